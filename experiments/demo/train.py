@@ -1,0 +1,625 @@
+#!/usr/bin/env python3
+"""Tokenizer, training and export of the two demo models.
+
+  train.py --model demo-a          train (resumes from the last checkpoint), write the loss curve, export
+  train.py --model demo-a --export export the last checkpoint again
+
+The data are generated on the fly by task.py from fixed seeds.  The parameters carry the names that
+transformers gives them, so an export is a cast to bf16 and a rename of the folder.
+"""
+import argparse
+import csv
+import json
+import math
+import os
+import random
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+import task
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+@dataclass
+class Shape:
+    wording: str
+    architecture: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    tied: bool
+    bias: bool            # on q, k and v, as Qwen2 has it
+    theta: float
+    seed: int
+    head_dim: int = 64
+
+
+SHAPES = {
+    "demo-a": Shape("a", "llama", 128, 6, 4, 2, 256, True, False, 10000.0, 11),
+    "demo-b": Shape("b", "qwen2", 192, 5, 3, 3, 320, False, True, 10000.0, 12),
+}
+
+# Stage by stage: shares of k; of chains with both groups; of restated definitions; of chains with steps
+# missing; of direct answers; fewest and most batches.  A stage ends when the model's choice of the next step is
+# close to the known distribution (the first one when its tokens are right).
+@dataclass
+class Stage:
+    ks: dict
+    share: float
+    restate: float = 0.0
+    marked: float = 0.0
+    thin: float = 0.0
+    direct: float = 0.0
+    fewest: int = 50
+    most: int = 500
+
+
+STAGES = [
+    Stage({2: 0.6, 3: 0.4}, 0.25, restate=0.25, marked=0.35, fewest=200, most=1200),
+    Stage({2: 0.8, 3: 0.2}, 0.0, restate=0.05, marked=0.4, most=800),
+    Stage({2: 0.2, 3: 0.8}, 0.1, marked=0.4, thin=0.05, most=1500),
+    Stage({2: 0.1, 3: 0.4, 4: 0.5}, 0.2, marked=0.35, thin=0.05, direct=0.01, most=2500),
+    Stage({2: 0.05, 3: 0.25, 4: 0.7}, 0.5, marked=0.1, thin=0.12, direct=0.03, fewest=10**9, most=10**9),
+]
+PASS = 0.12           # mean divergence from the known distribution of the next step, in nats
+CHOICE_WEIGHT = 20.0  # the choice of the next step
+VALUE_WEIGHT = 2.0    # a digit or an operand in a step
+ANSWER_WEIGHT = 10.0  # the digit after a cue on a thin chain
+MARK_WEIGHT = 15.0    # the word that says whether a step counts
+TAIL_SHARE = 0.2      # of the chains go on to the answer; the others end with the root's step, to save time
+
+
+# -------------------------------------------------------------------------------------- tokenizer
+
+# The pattern of GPT-2 with single digits, as newer models have them.
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def train_tokenizer(wording, count=6000, seed=5):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    rng = random.Random(seed)
+
+    def texts():
+        for _ in range(count):
+            problem = task.training_problem(rng, wording, 4)
+            order, _ = task.make_chain(rng, problem, 0.5)
+            yield (problem.question + " " + task.chain_text(problem, order)
+                   + task.answer_sentence(problem) + "\n\nThe answer is \\boxed{"
+                   + "\nuser\nassistant" + wording.marked + wording.counts + wording.idles)
+
+    trainer = trainers.BpeTrainer(vocab_size=2000, min_frequency=20, show_progress=False,
+                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(texts(), trainer)
+    tokenizer.add_special_tokens(wording.special_tokens)
+    for name in wording.names:
+        assert len(tokenizer.encode(" " + name).ids) == 1, name
+    return tokenizer
+
+
+def tokenizer_config(wording):
+    special = {"add_bos_token": False, "add_eos_token": False, "add_prefix_space": False,
+               "bos_token": wording.start or None, "eos_token": wording.end, "unk_token": None,
+               "pad_token": wording.special_tokens[0] if not wording.start else wording.end,
+               "clean_up_tokenization_spaces": False, "model_max_length": 512,
+               "chat_template": wording.chat_template, "tokenizer_class": "PreTrainedTokenizerFast"}
+    return special
+
+
+# ------------------------------------------------------------------------------------------ model
+
+class RMSNorm(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self, s):
+        super().__init__()
+        self.shape = s
+        self.q_proj = nn.Linear(s.hidden, s.heads * s.head_dim, bias=s.bias)
+        self.k_proj = nn.Linear(s.hidden, s.kv_heads * s.head_dim, bias=s.bias)
+        self.v_proj = nn.Linear(s.hidden, s.kv_heads * s.head_dim, bias=s.bias)
+        self.o_proj = nn.Linear(s.heads * s.head_dim, s.hidden, bias=False)
+
+    def forward(self, x, cos, sin):
+        s = self.shape
+        batch, length, _ = x.shape
+        q = self.q_proj(x).view(batch, length, s.heads, s.head_dim).transpose(1, 2)
+        k = self.k_proj(x).view(batch, length, s.kv_heads, s.head_dim).transpose(1, 2)
+        v = self.v_proj(x).view(batch, length, s.kv_heads, s.head_dim).transpose(1, 2)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        k = k.repeat_interleave(s.heads // s.kv_heads, 1)
+        v = v.repeat_interleave(s.heads // s.kv_heads, 1)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+
+
+def rotate(x, cos, sin):
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+class MLP(nn.Module):
+    def __init__(self, s):
+        super().__init__()
+        self.gate_proj = nn.Linear(s.hidden, s.intermediate, bias=False)
+        self.up_proj = nn.Linear(s.hidden, s.intermediate, bias=False)
+        self.down_proj = nn.Linear(s.intermediate, s.hidden, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, s):
+        super().__init__()
+        self.input_layernorm = RMSNorm(s.hidden)
+        self.self_attn = Attention(s)
+        self.post_attention_layernorm = RMSNorm(s.hidden)
+        self.mlp = MLP(s)
+
+    def forward(self, x, cos, sin):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Body(nn.Module):
+    def __init__(self, s, vocabulary):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(vocabulary, s.hidden)
+        self.layers = nn.ModuleList(Block(s) for _ in range(s.layers))
+        self.norm = RMSNorm(s.hidden)
+
+
+class Model(nn.Module):
+    """Llama and Qwen2 differ here only in the biases of q, k and v."""
+
+    def __init__(self, s, vocabulary):
+        super().__init__()
+        self.shape = s
+        self.model = Body(s, vocabulary)
+        self.lm_head = nn.Linear(s.hidden, vocabulary, bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02 if "embed" in name or "head" in name
+                                else 0.5 / math.sqrt(parameter.shape[1]))
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    parameter.data /= math.sqrt(2 * s.layers)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        if s.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        angles = torch.outer(torch.arange(512).float(),
+                             s.theta ** (-torch.arange(0, s.head_dim, 2).float() / s.head_dim))
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def hidden(self, ids):
+        x = self.model.embed_tokens(ids)
+        cos, sin = self.cos[:ids.shape[1]], self.sin[:ids.shape[1]]
+        for layer in self.model.layers:
+            x = layer(x, cos, sin)
+        return self.model.norm(x)
+
+    def forward(self, ids):
+        return self.lm_head(self.hidden(ids))
+
+
+# ------------------------------------------------------------------------------------------- data
+
+class Sample:
+    """Token ids, a weight for each token as a target, and the known distribution of every next step."""
+    __slots__ = ("text", "marks", "choices", "relevant", "k", "ids", "weights", "targets", "first")
+
+    def __init__(self, k):
+        self.k, self.marks, self.choices, self.relevant = k, [], [], set()
+        self.targets = {}
+
+
+def full_sample(rng, wording, problem, share):
+    sample = Sample(problem.k)
+    order, choices = task.make_chain(rng, problem, share)
+    sample.text = wording.prompt(problem.question)
+    begin = len(sample.text)
+    asked_again = sample.text.rindex(problem.quantities[problem.asked].name) - 1
+    sample.marks.append((asked_again, asked_again + 2, 0.5))
+    for number, (index, choice) in enumerate(zip(order, choices)):
+        step = wording.step(problem, problem.quantities[index])
+        start = len(sample.text) + (number > 0)
+        sample.text += (" " if number else "") + step
+        sample.choices.append((start + len(wording.opener),
+                               {problem.quantities[i].name: p for i, p in choice.items()}))
+    sample.marks.append((begin, len(sample.text), VALUE_WEIGHT))
+    sample.relevant = {q.name for i, q in enumerate(problem.quantities) if problem.relevant(i)}
+    if rng.random() > TAIL_SHARE:
+        sample.text += " Therefore"
+        sample.marks.append((len(sample.text) - 1, len(sample.text), VALUE_WEIGHT))
+        return sample
+    begin = len(sample.text)
+    sample.text += (task.answer_sentence(problem) + "\n</think>" + wording.rest(problem.answer))
+    sample.marks.append((begin, len(sample.text), 1.0))
+    return sample
+
+
+def thin_sample(rng, wording, problem, share):
+    """A chain with steps missing and the answer straight after the cue; only the answer is learned."""
+    sample = Sample(problem.k)
+    order, _ = task.make_chain(rng, problem, share)
+    kept = task.thin_chain(rng, problem, order)
+    sample.text = wording.prompt(problem.question) + task.chain_text(problem, kept) + task.CUE
+    begin = len(sample.text)
+    sample.text += problem.answer + "}."
+    sample.marks.append((begin, begin + 1, ANSWER_WEIGHT))
+    sample.marks.append((begin + 1, len(sample.text), 1.0))
+    return sample
+
+
+def direct_sample(wording, problem):
+    sample = Sample(problem.k)
+    sample.text = wording.prompt(problem.question) + task.CUE_EMPTY + problem.answer + "}."
+    begin = len(wording.prompt(problem.question)) + len(task.CUE_EMPTY)
+    sample.marks.append((begin, len(sample.text), 1.0))
+    return sample
+
+
+def marked_sample(rng, wording, problem):
+    """A chain whose steps say whether they count."""
+    sample = Sample(problem.k)
+    order, choices = task.make_chain(rng, problem, 0.5)
+    sample.text = wording.prompt(problem.question + wording.marked)
+    for number, ((step, mark), choice) in enumerate(zip(task.marked_steps(problem, order), choices)):
+        begin = len(sample.text) + (number > 0)
+        sample.text += (" " if number else "") + step
+        sample.choices.append((begin + len(wording.opener),
+                               {problem.quantities[i].name: p for i, p in choice.items()}))
+        sample.marks.append((begin, len(sample.text), VALUE_WEIGHT))
+        word = len(sample.text) + mark.rindex(" ")
+        sample.text += mark
+        sample.marks.append((word, len(sample.text) - 1, MARK_WEIGHT))
+    sample.relevant = {q.name for i, q in enumerate(problem.quantities) if problem.relevant(i)}
+    return sample
+
+
+def restated_sample(rng, wording, problem):
+    """The definitions once more in another order: looking a name up is learned from these first."""
+    sample = Sample(problem.k)
+    sample.text = wording.prompt(problem.question)
+    told = [wording.define(problem, q) for q in problem.quantities]
+    rng.shuffle(told)
+    begin = len(sample.text)
+    sample.text += " ".join(told)
+    sample.marks.append((begin, len(sample.text), VALUE_WEIGHT))
+    return sample
+
+
+class Data:
+    """Batches of samples of like length, drawn from pools of eight batches."""
+
+    def __init__(self, shape, tokenizer, seed, batch, marked=1):
+        self.marked = marked
+        self.wording, self.tokenizer, self.batch = task.WORDINGS[shape.wording], tokenizer, batch
+        self.rng = random.Random(seed)
+        self.queue, self.stage = [], None
+        self.name_id = {n: tokenizer.encode(" " + n).ids[0] for n in self.wording.names}
+
+    def draw(self, stage):
+        stage = STAGES[stage]
+        k = self.rng.choices(list(stage.ks), list(stage.ks.values()))[0]
+        restate = self.rng.random() < stage.restate
+        problem = task.training_problem(self.rng, self.wording, 4 if restate else k)
+        kind = self.rng.random()
+        marked = self.rng.random() < stage.marked * self.marked
+        if marked and not restate:
+            return marked_sample(self.rng, self.wording, problem)
+        if restate:
+            return restated_sample(self.rng, self.wording, problem)
+        if kind < stage.thin:
+            return thin_sample(self.rng, self.wording, problem, stage.share)
+        if kind < stage.thin + stage.direct:
+            return direct_sample(self.wording, problem)
+        return full_sample(self.rng, self.wording, problem, stage.share)
+
+    def encode(self, samples):
+        for sample, encoding in zip(samples, self.tokenizer.encode_batch([s.text for s in samples])):
+            sample.ids = encoding.ids
+            sample.weights = [0.0] * len(encoding.ids)
+            token_of = {begin: t for t, (begin, _) in enumerate(encoding.offsets)}
+            token_at = []  # token of every character
+            for t, (begin, end) in enumerate(encoding.offsets):
+                token_at += [t] * (end - len(token_at))
+            for begin, end, weight in sample.marks:
+                for t in range(token_at[begin], token_at[end - 1] + 1):
+                    sample.weights[t] = weight
+            for begin, choice in sample.choices:
+                token = token_of[begin]
+                sample.weights[token] = CHOICE_WEIGHT
+                sample.targets[token] = {self.name_id[n]: (p, n in sample.relevant)
+                                         for n, p in choice.items()}
+            sample.first = min(sample.targets) if sample.targets else -1
+
+    def next(self, stage):
+        if not self.queue or stage != self.stage:
+            self.stage = stage
+            pool = [self.draw(stage) for _ in range(8 * self.batch)]
+            self.encode(pool)
+            pool.sort(key=lambda s: len(s.ids))
+            self.queue = [pool[i:i + self.batch] for i in range(0, len(pool), self.batch)]
+            self.rng.shuffle(self.queue)
+        return self.queue.pop()
+
+
+def loss_and_metrics(model, samples, tally):
+    """Weighted cross entropy; at the choice of a step, against the known distribution."""
+    length = max(len(s.ids) for s in samples) - 1
+    ids = torch.zeros(len(samples), length, dtype=torch.long)
+    weights = torch.zeros(len(samples), length)
+    labels = torch.zeros(len(samples), length, dtype=torch.long)
+    for row, s in enumerate(samples):
+        n = len(s.ids) - 1
+        ids[row, :n] = torch.tensor(s.ids[:-1])
+        labels[row, :n] = torch.tensor(s.ids[1:])
+        weights[row, :n] = torch.tensor(s.weights[1:])
+    picked = weights.flatten().nonzero().squeeze(1)
+    where = {int(p): i for i, p in enumerate(picked)}
+    hidden = model.hidden(ids).flatten(0, 1)[picked]
+    logp = model.lm_head(hidden).log_softmax(-1)
+    labels, weights = labels.flatten()[picked], weights.flatten()[picked]
+    nll = -logp.gather(1, labels[:, None]).squeeze(1)
+
+    entries = [(s, token == s.first, where[r * length + token - 1], name, p, relevant)
+               for r, s in enumerate(samples) for token, target in s.targets.items()
+               for name, (p, relevant) in target.items()]
+    is_choice = torch.zeros(len(nll), dtype=torch.bool)
+    if entries:
+        rows, columns = torch.tensor([e[2] for e in entries]), torch.tensor([e[3] for e in entries])
+        p, relevant = torch.tensor([e[4] for e in entries]), torch.tensor([float(e[5]) for e in entries])
+        at = logp[rows, columns]
+        is_choice[rows] = True
+        divergence = torch.zeros(len(nll)).index_add(0, rows, p * (p.log() - at))
+        nll = torch.where(is_choice, divergence, nll)
+        with torch.no_grad():
+            zeros = torch.zeros(len(nll))
+            ready = zeros.index_add(0, rows, at.exp())
+            first = zeros.index_add(0, rows, at.exp() * relevant)
+            want = zeros.index_add(0, rows, p * relevant)
+            for s, is_first, row in {(e[0], e[1], e[2]) for e in entries}:
+                tally.add(("ready", s.k), float(ready[row]))    # on steps that may come next
+                tally.add(("kl", s.k), float(divergence[row]))
+                if is_first:
+                    tally.add(("first", s.k), float(first[row]))
+                    tally.add(("want", s.k), float(want[row]))
+    loss = (nll * weights).sum() / weights.sum()
+    tally.add("token", float((logp.argmax(-1) == labels)[~is_choice].float().mean()))
+    tally.add("loss", loss.item())
+    marked = weights == MARK_WEIGHT
+    if marked.any():
+        tally.add("mark", float((logp.argmax(-1) == labels)[marked].float().mean()))
+    return loss
+
+
+class Tally:
+    def __init__(self):
+        self.sums = {}
+
+    def add(self, key, value):
+        total, n = self.sums.get(key, (0.0, 0))
+        self.sums[key] = total + value, n + 1
+
+    def mean(self, key):
+        total, n = self.sums.get(key, (0.0, 0))
+        return total / n if n else float("nan")
+
+
+# ------------------------------------------------------------------------------------- optimiser
+
+def orthogonalise(g):
+    """Newton-Schulz iteration of Muon: the nearest orthogonal matrix, roughly."""
+    x = g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    for _ in range(5):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal, for the matrices inside the blocks."""
+
+    def __init__(self, parameters, lr, momentum=0.95, decay=0.01):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            by_shape = {}
+            for p in group["params"]:
+                buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                by_shape.setdefault(p.shape, []).append((p, p.grad.lerp(buffer, group["momentum"])))
+            for shape, pairs in by_shape.items():
+                updates = orthogonalise(torch.stack([u for _, u in pairs]))
+                scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for (p, _), update in zip(pairs, updates):
+                    p.mul_(1 - group["lr"] * group["decay"]).add_(update, alpha=-scale)
+
+
+def optimisers(model, muon_lr, adam_lr):
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and ".layers." in n]
+    taken = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in taken]
+    return [Muon(matrices, muon_lr),
+            torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)]
+
+
+# ----------------------------------------------------------------------------------------- export
+
+def model_config(name, tokenizer):
+    s, wording = SHAPES[name], task.WORDINGS[SHAPES[name].wording]
+    config = {
+        "architectures": ["LlamaForCausalLM" if s.architecture == "llama" else "Qwen2ForCausalLM"],
+        "model_type": s.architecture, "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": s.hidden, "intermediate_size": s.intermediate, "num_hidden_layers": s.layers,
+        "num_attention_heads": s.heads, "num_key_value_heads": s.kv_heads, "head_dim": s.head_dim,
+        "hidden_act": "silu", "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+        "rope_theta": s.theta, "rope_scaling": None, "attention_dropout": 0.0,
+        "tie_word_embeddings": s.tied, "use_cache": True, "initializer_range": 0.02,
+        "bos_token_id": tokenizer.token_to_id(wording.start) if wording.start else None,
+        "eos_token_id": tokenizer.token_to_id(wording.end), "torch_dtype": "bfloat16"}
+    if s.architecture == "llama":
+        config.update(attention_bias=False, mlp_bias=False, pretraining_tp=1)
+    else:
+        config.update(use_sliding_window=False, sliding_window=None)
+    return config
+
+
+def export(name, model, tokenizer):
+    """Write the model folder beside its place, then swap it in."""
+    final = os.path.join(HERE, "models", name)
+    folder = final + ".new"
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    wording = task.WORDINGS[SHAPES[name].wording]
+    state = {k: v.detach().to(torch.bfloat16).contiguous() for k, v in model.state_dict().items()
+             if not (SHAPES[name].tied and k == "lm_head.weight")}
+    save_file(state, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    tokenizer.save(os.path.join(folder, "tokenizer.json"))
+    config = model_config(name, tokenizer)
+    generation = {"do_sample": True, "temperature": 1.0, "bos_token_id": config["bos_token_id"],
+                  "eos_token_id": config["eos_token_id"],
+                  "pad_token_id": tokenizer.token_to_id(tokenizer_config(wording)["pad_token"])}
+    for file, content in (("config.json", config), ("generation_config.json", generation),
+                          ("tokenizer_config.json", tokenizer_config(wording))):
+        with open(os.path.join(folder, file), "w", encoding="utf-8") as out:
+            json.dump(content, out, indent=2, ensure_ascii=False)
+            out.write("\n")
+    old = final + ".old"
+    shutil.rmtree(old, ignore_errors=True)
+    if os.path.exists(final):
+        os.rename(final, old)
+    os.rename(folder, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# --------------------------------------------------------------------------------------- training
+
+CURVE = (["batch", "stage", "tokens", "seconds", "loss", "token_right", "mark_right"]
+         + [f"{m}_k{k}" for k in (1, 2, 3, 4) for m in ("ready", "kl", "first_relevant", "first_expected")])
+
+
+def curve_row(step, stage, tokens, seconds, tally):
+    row = [step, stage, tokens, round(seconds)] + [round(tally.mean(k), 4) for k in ("loss", "token", "mark")]
+    for k in (1, 2, 3, 4):
+        row += [round(tally.mean((m, k)), 4) for m in ("ready", "kl", "first", "want")]
+    return row
+
+
+def passed(tally, stage):
+    if stage == 0:
+        return tally.mean("token") > 0.94
+    return all(tally.mean(("kl", k)) < PASS for k in STAGES[stage].ks)
+
+
+def warm_then_decay(step, args):
+    return min(1.0, (step + 1) / 30) * min(1.0, max(0.0, (args.steps - step) / args.decay))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=sorted(SHAPES), required=True)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--decay", type=int, default=800, help="batches of linear decay to 0 at the end")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--muon-lr", type=float, default=0.02)
+    parser.add_argument("--adam-lr", type=float, default=0.004)
+    parser.add_argument("--every", type=int, default=25, help="batches a row of the curve")
+    parser.add_argument("--work", default="train", help="folder of the checkpoints")
+    parser.add_argument("--marked", type=float, default=1.0)
+    parser.add_argument("--export", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    shape = SHAPES[args.model]
+    torch.manual_seed(shape.seed)
+    os.makedirs(args.work, exist_ok=True)
+    tokenizer_path = os.path.join(args.work, f"{args.model}-tokenizer.json")
+    if not os.path.exists(tokenizer_path):
+        train_tokenizer(task.WORDINGS[shape.wording]).save(tokenizer_path)
+    tokenizer = Tokenizer.from_file(tokenizer_path)
+    model = Model(shape, tokenizer.get_vocab_size())
+    optimiser = optimisers(model, args.muon_lr, args.adam_lr)
+    data = Data(shape, tokenizer, shape.seed, args.batch, args.marked)
+    step = stage = in_stage = tokens = 0
+    seconds = 0.0
+    checkpoint = os.path.join(args.work, f"{args.model}.pt")
+    curve = os.path.join(HERE, f"training-{args.model}.csv")
+    if os.path.exists(checkpoint):
+        saved = torch.load(checkpoint, weights_only=False)
+        model.load_state_dict(saved["model"])
+        for o, state in zip(optimiser, saved["optimisers"]):
+            o.load_state_dict(state)
+        step, stage, in_stage, tokens, seconds = saved["progress"]
+        data.rng.setstate(saved["rng"])
+    else:
+        with open(curve, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(CURVE)
+    if args.export:
+        export(args.model, model, tokenizer)
+        return
+    print(f"{args.model}: {sum(p.numel() for p in model.parameters())} parameters, "
+          f"{tokenizer.get_vocab_size()} tokens", flush=True)
+    rates = [g["lr"] for o in optimiser for g in o.param_groups] if step == 0 else [args.muon_lr, args.adam_lr]
+    tally, began = Tally(), time.time()
+    while step < args.steps:
+        samples = data.next(stage)
+        loss = loss_and_metrics(model, samples, tally)
+        for o in optimiser:
+            o.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scale = warm_then_decay(step, args)
+        for o, rate in zip(optimiser, rates):
+            for group in o.param_groups:
+                group["lr"] = rate * scale
+            o.step()
+        step, in_stage = step + 1, in_stage + 1
+        tokens += sum(len(s.ids) for s in samples)
+        if step % args.every == 0:
+            seconds, began = seconds + time.time() - began, time.time()
+            row = curve_row(step, stage, tokens, seconds, tally)
+            print(*row, flush=True)
+            with open(curve, "a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow(row)
+            fewest, most = STAGES[stage].fewest, STAGES[stage].most
+            if in_stage >= most or (in_stage >= fewest and passed(tally, stage)):
+                stage, in_stage = stage + 1, 0
+            tally = Tally()
+        if step % (4 * args.every) == 0 or step == args.steps:
+            torch.save({"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimiser],
+                        "progress": (step, stage, in_stage, tokens, seconds), "rng": data.rng.getstate()},
+                       checkpoint + ".new")
+            os.replace(checkpoint + ".new", checkpoint)
+            export(args.model, model, tokenizer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

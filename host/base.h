@@ -1,0 +1,134 @@
+/* base.h - what every source file of the library shares: errors, checked
+ * memory, files, hashes, logging, JSON Lines. Nothing here knows a model. */
+#ifndef KS_BASE_H
+#define KS_BASE_H
+
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "keystep.h"
+
+#define KS_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define KS_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define KS_MAX(a, b) ((a) > (b) ? (a) : (b))
+
+#define KS_PRINTF(format_at, args_at)                                          \
+    __attribute__((format(printf, format_at, args_at)))
+
+/* ------------------------------------------------------------------ errors */
+
+/* Fills err (may be NULL) and returns code: return ks_fail(err, KS_IO, ...). */
+ks_status ks_fail(ks_err *err, ks_status code, const char *format, ...)
+    KS_PRINTF(3, 4);
+
+/* In a function with `ks_status st = KS_OK;` and one `done:` label. */
+#define KS_TRY(call)                                                           \
+    do {                                                                       \
+        st = (call);                                                           \
+        if (st != KS_OK) goto done;                                            \
+    } while (0)
+
+/* KS_TRY for a condition that the sentence explains; fills the function's own
+ * `err`: KS_CHECK(n > 0, KS_FORMAT, "%s: no rows", path). */
+#define KS_CHECK(condition, ...)                                               \
+    do {                                                                       \
+        if (!(condition)) {                                                    \
+            st = ks_fail(err, __VA_ARGS__);                                    \
+            goto done;                                                         \
+        }                                                                      \
+    } while (0)
+
+/* ------------------------------------------------------------------ memory */
+
+/* n elements of size bytes, zeroed; checks the product; the sentence says how
+ * much was wanted for what. */
+ks_status ks_alloc(void *out, size_t n, size_t size, const char *what,
+                   ks_err *err);
+/* Grows *array (malloc'd) to hold at least `need` elements, doubling. */
+ks_status ks_grow(void *array, size_t *capacity, size_t need, size_t size,
+                  const char *what, ks_err *err);
+
+/* A growing byte string, always NUL-terminated once something was added. */
+typedef struct ks_str {
+    char *data;
+    size_t length, capacity;
+} ks_str;
+ks_status ks_str_add(ks_str *s, const char *bytes, size_t n, ks_err *err);
+ks_status ks_str_printf(ks_str *s, ks_err *err, const char *format, ...)
+    KS_PRINTF(3, 4);
+void ks_str_free(ks_str *s);
+
+/* ------------------------------------------------------------------- files */
+
+/* A whole file mapped read-only. data is NULL for an empty file. */
+typedef struct ks_map {
+    const uint8_t *data;
+    size_t size;
+} ks_map;
+ks_status ks_map_open(ks_map *out, const char *path, ks_err *err);
+void ks_map_close(ks_map *map);
+
+/* Whole file ("-": stdin) into malloc'd, NUL-terminated text. */
+ks_status ks_read_file(const char *path, char **text, size_t *length,
+                       ks_err *err);
+/* Writes path.part, syncs, renames: a file of that name is always whole.
+ * Refuses an existing path unless force. */
+ks_status ks_write_file(const char *path, const char *text, size_t length,
+                        bool force, ks_err *err);
+/* Fails with KS_EXISTS when path exists and force is false. */
+ks_status ks_refuse_existing(const char *path, bool force, ks_err *err);
+bool ks_file_exists(const char *path);
+/* A new or renamed file is durable only once its folder is synced. */
+ks_status ks_sync_folder_of(const char *path, ks_err *err);
+/* dir + "/" + name, malloc'd */
+ks_status ks_path_join(char **out, const char *dir, const char *name,
+                       ks_err *err);
+
+/* ------------------------------------------------------------------ hashes */
+
+typedef struct ks_sha256 ks_sha256; /* incremental */
+ks_status ks_sha256_open(ks_sha256 **out, ks_err *err);
+void ks_sha256_add(ks_sha256 *hash, const void *data, size_t n);
+void ks_sha256_close(ks_sha256 **hash, char hex[65]);
+void ks_sha256_of(const void *data, size_t n, char hex[65]);
+
+/* ----------------------------------------------------------------- logging */
+
+typedef enum ks_log_level { KS_LOG_QUIET, KS_LOG_INFO, KS_LOG_DEBUG } ks_log_level;
+void ks_log_level_set(ks_log_level level);
+/* One line on stderr, with no time or host in it. The CLI's voice: library
+ * code below cli/ does not call it. */
+void ks_log(ks_log_level level, const char *format, ...) KS_PRINTF(2, 3);
+
+/* Progress on stderr: a bar with rate and time left on a terminal, a plain
+ * line every few seconds elsewhere. unit: "tok", "fit". */
+typedef struct ks_progress ks_progress;
+ks_progress *ks_progress_open(const char *what, const char *unit, double total);
+void ks_progress_set(ks_progress *progress, double done);
+void ks_progress_close(ks_progress **progress);
+
+/* SIGINT and SIGTERM set it; long loops look at it between batches. */
+extern volatile int ks_interrupted;
+
+/* -------------------------------------------------------------- JSON Lines */
+
+/* Reads path ("-": stdin) one JSON object a line, UTF-8 checked, and calls
+ * each(user, line_number, object). A bad line is an error naming file, line
+ * and reason; so is what `each` returns. Empty lines are skipped. */
+typedef ks_status (*ks_jsonl_fn)(void *user, size_t line, json_t *object,
+                                 ks_err *err);
+ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
+                        ks_err *err);
+
+/* Typed members of an object; `where` ("chains.jsonl line 3") leads the
+ * sentence on error. Strings are borrowed from the object. */
+ks_status ks_json_string(json_t *object, const char *key, const char *where,
+                         const char **out, size_t *length, ks_err *err);
+ks_status ks_json_int(json_t *object, const char *key, const char *where,
+                      int64_t low, int64_t high, int64_t *out, ks_err *err);
+
+/* Byte index of the first byte that is not well-formed UTF-8, or n. */
+size_t ks_utf8_check(const char *text, size_t n);
+
+#endif

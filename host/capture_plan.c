@@ -1,0 +1,385 @@
+/* capture_plan.c - from chains to token sequences, steps and batches. */
+#include "capture.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A sequence needs a token even when its step has none: this one stands in
+ * and is never pooled. */
+enum { STAND_IN = 0 };
+
+/* ------------------------------------------------------------------ pieces */
+
+static ks_status add_ids(ks_capture_job *job, const int32_t *ids, size_t n,
+                         ks_err *err) {
+    ks_status st = ks_grow(&job->ids, &job->ids_capacity, job->n_ids + n,
+                           sizeof *job->ids, "token ids", err);
+    if (st != KS_OK) return st;
+    if (n) memcpy(job->ids + job->n_ids, ids, n * sizeof *ids);
+    job->n_ids += n;
+    return KS_OK;
+}
+
+static ks_status add_seq(ks_capture_job *job, ks_capture_seq seq, ks_err *err) {
+    ks_status st = ks_grow(&job->seqs, &job->seqs_capacity, job->n_seqs + 1,
+                           sizeof *job->seqs, "sequences", err);
+    if (st == KS_OK) job->seqs[job->n_seqs++] = seq;
+    return st;
+}
+
+static ks_status add_step(ks_capture_job *job, ks_step_row step, ks_err *err) {
+    ks_status st = ks_grow(&job->steps, &job->steps_capacity, job->n_steps + 1,
+                           sizeof *job->steps, "steps", err);
+    if (st == KS_OK) job->steps[job->n_steps++] = step;
+    return st;
+}
+
+static int8_t label_of(const ks_capture_job *job, const ks_label *line,
+                       int32_t step) {
+    return job->options.labels && line ? line->labels[step] : -1;
+}
+
+static ks_status check_ids(const ks_capture_job *job, const ks_chain *chain,
+                           const ks_tokens *tokens, ks_err *err) {
+    int32_t n_vocab = ks_engine_info(job->engine).n_vocab;
+    for (size_t i = 0; i < tokens->n; i++)
+        if (tokens->ids[i] < 0 || tokens->ids[i] >= n_vocab)
+            return ks_fail(err, KS_MISMATCH, "%s: chain '%s' has token id %d; "
+                           "the model's vocabulary is 0 to %d: the tokenizer "
+                           "does not fit the model", job->options.chains,
+                           chain->id, tokens->ids[i], n_vocab - 1);
+    return KS_OK;
+}
+
+static ks_status tokenize(const ks_capture_job *job, const ks_chain *chain,
+                          const char *text, size_t n, ks_tokens *tokens,
+                          ks_err *err) {
+    ks_status st = ks_tokenize(job->tokenizer, text, n, tokens, err);
+    if (st != KS_OK) {
+        char reason[sizeof err->text] = "";
+        if (err) memcpy(reason, err->text, sizeof reason);
+        return ks_fail(err, st, "%s: chain '%s': %s", job->options.chains,
+                       chain->id, reason);
+    }
+    return check_ids(job, chain, tokens, err);
+}
+
+/* ------------------------------------------------------------ context: full */
+
+/* A token belongs to the step that holds its first byte. *at moves forward:
+ * steps are in order. */
+static void tokens_of(const ks_tokens *tokens, int64_t begin, int64_t end,
+                      size_t *at, int32_t *first, int32_t *last) {
+    while (*at < tokens->n && tokens->begin[*at] < begin) (*at)++;
+    *first = (int32_t)*at;
+    while (*at < tokens->n && tokens->begin[*at] < end) (*at)++;
+    *last = (int32_t)*at;
+}
+
+static ks_status chain_steps(ks_capture_job *job, int32_t c,
+                             const ks_tokens *tokens, int32_t limit,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_chain *chain = &job->chains.at[c];
+    const ks_label *line = ks_labels_find(&job->labels, chain->id);
+    bool before = job->options.positions & 1u << KS_BEFORE;
+    size_t at = 0;
+    for (int32_t i = 0; i < chain->n_steps; i++) {
+        ks_span span = chain->steps[i];
+        int64_t offset = (int64_t)chain->prompt_length;
+        int32_t first, last;
+        tokens_of(tokens, span.begin + offset, span.end + offset, &at, &first,
+                  &last);
+        /* half a step is not the step: cut ones count as without a token */
+        if (last > limit) first = last = KS_MIN(first, limit);
+        bool valid = first < last && !(before && first == 0);
+        KS_TRY(add_step(job, (ks_step_row){c, i, first, last, span.begin,
+                                           span.end, valid,
+                                           label_of(job, line, i)}, err));
+    }
+done:
+    return st;
+}
+
+static ks_status too_long(const ks_capture_job *job, const ks_chain *chain,
+                          size_t n, bool by_memory, int32_t longest,
+                          ks_err *err) {
+    if (by_memory)
+        return ks_fail(err, KS_LIMIT, "%s: chain '%s' has %zu tokens; buffers "
+                       "for at most %d fit into the memory allowed (--memory)",
+                       job->options.chains, chain->id, n, longest);
+    return ks_fail(err, KS_LIMIT, "%s: chain '%s' has %zu tokens, the model's "
+                   "context is %d; --truncate cuts it there",
+                   job->options.chains, chain->id, n, longest);
+}
+
+static ks_status plan_chain(ks_capture_job *job, int32_t c, ks_str *text,
+                            ks_tokens *tokens, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_chain *chain = &job->chains.at[c];
+    if (chain->n_steps == 0) return KS_OK;
+    text->length = 0;
+    KS_TRY(ks_str_add(text, chain->prompt, chain->prompt_length, err));
+    KS_TRY(ks_str_add(text, chain->text, chain->text_length, err));
+    KS_TRY(tokenize(job, chain, text->data, text->length, tokens, err));
+    bool by_memory = false;
+    int32_t longest = ks_engine_longest(job->engine, &by_memory);
+    size_t n = tokens->n;
+    if (n > (size_t)longest) {
+        if (!job->options.truncate || by_memory)
+            return too_long(job, chain, n, by_memory, longest, err);
+        n = (size_t)longest;
+        job->cost.truncated++;
+    }
+    ks_capture_seq seq = {(int64_t)job->n_ids, (int32_t)n, c,
+                          (int64_t)job->n_steps, chain->n_steps};
+    KS_TRY(chain_steps(job, c, tokens, (int32_t)n, err));
+    KS_TRY(add_ids(job, tokens->ids, n, err));
+    if (n == 0) {
+        KS_TRY(add_ids(job, &(int32_t){STAND_IN}, 1, err));
+        seq.n_tokens = 1;
+    }
+    KS_TRY(add_seq(job, seq, err));
+done:
+    return st;
+}
+
+/* ------------------------------------------------------------ context: none */
+
+static bool is_blank(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* One step alone: BOS where the model has one, then the trimmed text. */
+static ks_status plan_lone_step(ks_capture_job *job, int32_t c, int32_t i,
+                                const ks_label *line, ks_tokens *tokens,
+                                ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_chain *chain = &job->chains.at[c];
+    ks_span span = chain->steps[i];
+    int32_t begin = span.begin, end = span.end;
+    while (begin < end && is_blank(chain->text[begin])) begin++;
+    while (end > begin && is_blank(chain->text[end - 1])) end--;
+    KS_TRY(tokenize(job, chain, chain->text + begin, (size_t)(end - begin),
+                    tokens, err));
+    int32_t bos = ks_tokenizer_bos(job->tokenizer);
+    int32_t ahead = bos >= 0;
+    bool by_memory = false;
+    size_t n = tokens->n;
+    size_t longest =
+        (size_t)ks_engine_longest(job->engine, &by_memory) - (size_t)ahead;
+    bool whole = n <= longest;
+    if (!whole) {
+        if (!job->options.truncate || by_memory)
+            return too_long(job, chain, n, by_memory, (int32_t)longest, err);
+        n = longest;
+        job->cost.truncated++;
+    }
+    int32_t last = whole ? ahead + (int32_t)n : ahead;
+    KS_TRY(add_seq(job, (ks_capture_seq){(int64_t)job->n_ids,
+                                         KS_MAX(ahead + (int32_t)n, 1), c,
+                                         (int64_t)job->n_steps, 1}, err));
+    KS_TRY(add_step(job, (ks_step_row){c, i, ahead, last, span.begin, span.end,
+                                       last > ahead, label_of(job, line, i)},
+                    err));
+    if (ahead) KS_TRY(add_ids(job, &bos, 1, err));
+    KS_TRY(add_ids(job, tokens->ids, n, err));
+    if (ahead + n == 0) KS_TRY(add_ids(job, &(int32_t){STAND_IN}, 1, err));
+done:
+    return st;
+}
+
+static ks_status plan_lone_steps(ks_capture_job *job, int32_t c,
+                                 ks_tokens *tokens, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_chain *chain = &job->chains.at[c];
+    const ks_label *line = ks_labels_find(&job->labels, chain->id);
+    for (int32_t i = 0; i < chain->n_steps; i++)
+        KS_TRY(plan_lone_step(job, c, i, line, tokens, err));
+done:
+    return st;
+}
+
+/* ----------------------------------------------------------------- batches */
+
+size_t ks__capture_batch_end(const ks_capture_job *job, size_t from,
+                             int32_t *n_tokens, int32_t *n_steps) {
+    size_t end = from;
+    *n_tokens = *n_steps = 0;
+    do {
+        *n_tokens += job->seqs[end].n_tokens;
+        *n_steps += job->seqs[end].n_steps;
+        end++;
+    } while (end < job->n_seqs &&
+             (int64_t)*n_tokens + job->seqs[end].n_tokens <= job->batch_tokens);
+    return end;
+}
+
+static ks_run_limits measure_batches(ks_capture_job *job) {
+    ks_run_limits limits = {.streams = job->options.streams,
+                            .positions = job->options.positions,
+                            .dtype = job->options.dtype};
+    job->cost.batches = 0;
+    for (size_t at = 0; at < job->n_seqs; job->cost.batches++) {
+        int32_t tokens, steps;
+        at = ks__capture_batch_end(job, at, &tokens, &steps);
+        limits.max_tokens = KS_MAX(limits.max_tokens, tokens);
+        limits.max_rows = KS_MAX(limits.max_rows, steps);
+    }
+    return limits;
+}
+
+/* Smaller batches until their buffers fit into the memory allowed, or each is
+ * one sequence (then the engine refuses with the numbers). */
+static void plan_batches(ks_capture_job *job) {
+    const ks_config *config = &job->engine->model->config;
+    size_t memory = job->options.engine.memory;
+    job->batch_tokens = job->engine->limits.max_tokens;
+    ks_run_limits limits = measure_batches(job);
+    while (memory && ks_run_bytes(config, &limits) > memory &&
+           job->batch_tokens > 1) {
+        job->batch_tokens -= (job->batch_tokens + 7) / 8;
+        limits = measure_batches(job);
+    }
+    job->max_tokens = limits.max_tokens;
+    job->max_rows = limits.max_rows;
+    job->cost.run_bytes = ks_run_bytes(config, &limits);
+    /* the engine's own packing limit must not ask for more than this */
+    job->engine->limits.max_tokens = limits.max_tokens;
+}
+
+/* -------------------------------------------------------------------- spec */
+
+static json_t *names_of(uint32_t set, const char *(*name)(int), int n) {
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++)
+        if (set & 1u << i) json_array_append_new(list, json_string(name(i)));
+    return list;
+}
+
+static const char *stream_name(int i) {
+    return ks_stream_name((ks_stream)i);
+}
+
+static const char *position_name(int i) {
+    return ks_position_name((ks_position)i);
+}
+
+/* The settings that decide bits, and nothing that does not. */
+static ks_status write_config(ks_capture_job *job, ks_err *err) {
+    const ks_capture_options *o = &job->options;
+    json_t *config = json_pack(
+        "{s:o,s:o,s:s,s:s,s:b}", "streams",
+        names_of(o->streams, stream_name, KS_N_STREAMS), "positions",
+        names_of(o->positions, position_name, KS_N_POSITIONS), "context",
+        o->context_none ? "none" : "full", "dtype", ks_type_name(o->dtype),
+        "truncate", (int)o->truncate);
+    if (config && o->random_weights >= 0)
+        json_object_set_new(config, "random_weights",
+                            json_integer(o->random_weights));
+    job->config =
+        config ? json_dumps(config, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    json_decref(config);
+    return job->config ? KS_OK
+                       : ks_fail(err, KS_NOMEM, "out of memory for the config");
+}
+
+static ks_status fill_chain_rows(ks_capture_job *job, ks_err *err) {
+    ks_status st = ks_alloc(&job->chain_rows, job->chains.n,
+                            sizeof *job->chain_rows, "chains", err);
+    if (st != KS_OK) return st;
+    for (size_t i = 0; i < job->chains.n; i++) {
+        const ks_chain *chain = &job->chains.at[i];
+        ks_chain_row *row = &job->chain_rows[i];
+        row->id = chain->id;
+        row->problem = chain->problem;
+        memcpy(row->text_sha256, chain->text_sha256, sizeof row->text_sha256);
+    }
+    return KS_OK;
+}
+
+static ks_status fill_spec(ks_capture_job *job, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_capture_options *o = &job->options;
+    const ks_model *model = job->engine->model;
+    KS_TRY(write_config(job, err));
+    KS_TRY(fill_chain_rows(job, err));
+    KS_TRY(ks_alloc(&job->token_row, job->n_steps + 1, sizeof *job->token_row,
+                    "steps", err));
+    for (size_t i = 0; i < job->n_steps; i++)
+        job->token_row[i + 1] = job->token_row[i] + job->steps[i].token_end -
+                                job->steps[i].token_begin;
+    job->spec = (ks_acts_spec){
+        .streams = o->streams, .positions = o->positions,
+        .n_layers = model->config.n_layers, .d = model->config.d_model,
+        .dtype = o->dtype, .context_none = o->context_none,
+        .n_steps = (int64_t)job->n_steps, .n_chains = (int64_t)job->chains.n,
+        .steps = job->steps, .chains = job->chain_rows,
+        .has_labels = o->labels != NULL, .random_weights = o->random_weights,
+        .model_name = model->name, .model_sha256 = model->sha256,
+        .tokenizer_hash = ks_tokenizer_hash(job->tokenizer),
+        .isa = job->engine->ops->isa, .backend = job->engine->ops->name,
+        .config = job->config};
+done:
+    return st;
+}
+
+static void fill_cost(ks_capture_job *job) {
+    ks_capture_cost *cost = &job->cost;
+    cost->chains = (int64_t)job->chains.n;
+    cost->steps = (int64_t)job->n_steps;
+    cost->tokens = (int64_t)job->n_ids;
+    for (size_t i = 0; i < job->n_steps; i++) {
+        cost->invalid += !job->steps[i].valid;
+        cost->unlabelled += job->steps[i].label < 0;
+    }
+    cost->file_bytes = ks_acts_file_bytes(&job->spec);
+    cost->ring_bytes = KS_ACTS_RING;
+    cost->index_bytes = job->ids_capacity * sizeof *job->ids +
+                        job->steps_capacity * sizeof *job->steps +
+                        job->seqs_capacity * sizeof *job->seqs;
+    for (size_t i = 0; i < job->chains.n; i++)
+        cost->index_bytes += job->chains.at[i].prompt_length +
+                             job->chains.at[i].text_length +
+                             job->chains.at[i].rest_length + 512;
+    for (size_t i = 0; i < job->engine->model->n_files; i++)
+        cost->model_bytes += job->engine->model->files[i].size;
+}
+
+static ks_status read_inputs(ks_capture_job *job, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_capture_options *o = &job->options;
+    KS_TRY(ks_chains_read(&job->chains, o->chains, err));
+    for (size_t i = 0; i < job->chains.n; i++)
+        KS_CHECK(job->chains.at[i].steps || job->chains.at[i].n_steps == 0,
+                 KS_FORMAT, "%s: chain '%s' has no steps", o->chains,
+                 job->chains.at[i].id);
+    if (o->labels) {
+        KS_TRY(ks_labels_read(&job->labels, o->labels, err));
+        KS_TRY(ks_labels_fit(&job->labels, &job->chains, err));
+    }
+done:
+    return st;
+}
+
+ks_status ks__capture_plan(ks_capture_job *job, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_tokens tokens = {0};
+    ks_str text = {0};
+    KS_TRY(read_inputs(job, err));
+    for (size_t c = 0; c < job->chains.n; c++) {
+        if (job->options.context_none)
+            KS_TRY(plan_lone_steps(job, (int32_t)c, &tokens, err));
+        else
+            KS_TRY(plan_chain(job, (int32_t)c, &text, &tokens, err));
+    }
+    KS_CHECK(job->n_steps > 0, KS_FORMAT, "%s: no chain has a step; keystep "
+             "split cuts chains into steps", job->options.chains);
+    KS_TRY(fill_spec(job, err));
+    plan_batches(job);
+    fill_cost(job);
+done:
+    ks_tokens_free(&tokens);
+    ks_str_free(&text);
+    return st;
+}

@@ -1,0 +1,369 @@
+/* chains.c - readers of problems, chains and labels. */
+#include "chains.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { WHERE = 512 }; /* bytes of "file line n" in a sentence */
+
+/* What the three readers share: where the objects go and which ids were. */
+typedef struct reader {
+    const char *path;
+    void *list; /* ks_problems, ks_chains or ks_labels */
+    size_t capacity;
+    json_t *lines; /* id -> line, for the sentence on a second one */
+} reader;
+
+static void name_place(char *where, const reader *r, size_t line) {
+    bool standard = strcmp(r->path, "-") == 0;
+    snprintf(where, WHERE, "%.400s line %zu",
+             standard ? "standard input" : r->path, line);
+}
+
+static ks_status read_list(const char *path, ks_jsonl_fn each, void *list,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    reader r = {.path = path, .list = list, .lines = json_object()};
+    KS_CHECK(r.lines, KS_NOMEM, "out of memory for the ids of %s", path);
+    KS_TRY(ks_jsonl_read(path, each, &r, err));
+done:
+    json_decref(r.lines);
+    return st;
+}
+
+/* Enters id into the index; a second line of the same id is an error. */
+static ks_status enter(reader *r, json_t **index, const char *key,
+                       const char *id, size_t place, size_t line,
+                       const char *where, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_CHECK(*id, KS_FORMAT, "%s: \"%s\" is empty", where, key);
+    json_t *before = json_object_get(r->lines, id);
+    KS_CHECK(!before, KS_FORMAT, "%s: %s \"%s\" was already on line %lld",
+             where, key, id, (long long)json_integer_value(before));
+    if (!*index) *index = json_object();
+    KS_CHECK(*index &&
+                 !json_object_set_new(*index, id,
+                                      json_integer((json_int_t)place)) &&
+                 !json_object_set_new(r->lines, id,
+                                      json_integer((json_int_t)line)),
+             KS_NOMEM, "%s: out of memory for its id", where);
+done:
+    return st;
+}
+
+static int64_t place_of(const json_t *index, const char *id) {
+    const json_t *place = json_object_get(index, id);
+    return place ? (int64_t)json_integer_value(place) : -1;
+}
+
+/* A string that the line may leave out: *out is then `other`. */
+static ks_status optional_string(json_t *object, const char *key,
+                                 const char *where, const char *other,
+                                 const char **out, size_t *length,
+                                 ks_err *err) {
+    json_t *value = json_object_get(object, key);
+    if (value && !json_is_null(value))
+        return ks_json_string(object, key, where, out, length, err);
+    *out = other;
+    if (length) *length = other ? strlen(other) : 0;
+    return KS_OK;
+}
+
+/* ---------------------------------------------------------------- problems */
+
+static ks_status add_problem(void *user, size_t line, json_t *object,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    reader *r = user;
+    ks_problems *list = r->list;
+    ks_problem p = {.object = object};
+    char where[WHERE];
+    name_place(where, r, line);
+    KS_TRY(ks_json_string(object, "id", where, &p.id, NULL, err));
+    KS_TRY(ks_json_string(object, "question", where, &p.question, NULL, err));
+    KS_TRY(optional_string(object, "answer", where, NULL, &p.answer, NULL,
+                           err));
+    KS_TRY(ks_grow(&list->at, &r->capacity, list->n + 1, sizeof p, "problems",
+                   err));
+    KS_TRY(enter(r, &list->index, "id", p.id, list->n, line, where, err));
+    json_incref(object);
+    list->at[list->n++] = p;
+done:
+    return st;
+}
+
+ks_status ks_problems_read(ks_problems *out, const char *path, ks_err *err) {
+    *out = (ks_problems){0};
+    ks_status st = read_list(path, add_problem, out, err);
+    if (st != KS_OK) ks_problems_free(out);
+    return st;
+}
+
+void ks_problems_free(ks_problems *problems) {
+    for (size_t i = 0; i < problems->n; i++) json_decref(problems->at[i].object);
+    free(problems->at);
+    json_decref(problems->index);
+    *problems = (ks_problems){0};
+}
+
+const ks_problem *ks_problems_find(const ks_problems *problems,
+                                   const char *id) {
+    int64_t place = place_of(problems->index, id);
+    return place < 0 ? NULL : &problems->at[place];
+}
+
+/* ------------------------------------------------------------------ chains */
+
+/* Between characters: no UTF-8 continuation byte starts there. */
+static bool between(const char *text, size_t n, int64_t at) {
+    return (size_t)at == n || ((unsigned char)text[at] & 0xC0) != 0x80;
+}
+
+static ks_status read_step(const ks_chain *chain, json_t *step, int32_t i,
+                           const char *where, ks_err *err) {
+    ks_status st = KS_OK;
+    char place[WHERE + 32];
+    int64_t begin = 0, end = 0, n = (int64_t)chain->text_length;
+    snprintf(place, sizeof place, "%s: step %d", where, i);
+    KS_CHECK(json_is_object(step), KS_FORMAT,
+             "%s: expected {\"begin\",\"end\"}", place);
+    KS_TRY(ks_json_int(step, "begin", place, 0, INT32_MAX, &begin, err));
+    KS_TRY(ks_json_int(step, "end", place, 0, INT32_MAX, &end, err));
+    KS_CHECK(begin <= end && end <= n, KS_FORMAT,
+             "%s: bytes %lld to %lld, but the text has %lld", place,
+             (long long)begin, (long long)end, (long long)n);
+    int64_t before = i ? (int64_t)chain->steps[i - 1].end : 0;
+    KS_CHECK(begin >= before, KS_FORMAT,
+             "%s: begins at byte %lld, before the end of step %d at %lld",
+             place, (long long)begin, i - 1, (long long)before);
+    KS_CHECK(between(chain->text, chain->text_length, begin) &&
+                 between(chain->text, chain->text_length, end),
+             KS_FORMAT, "%s: bytes %lld to %lld cut a character", place,
+             (long long)begin, (long long)end);
+    chain->steps[i] = (ks_span){(size_t)begin, (size_t)end};
+done:
+    return st;
+}
+
+static ks_status read_steps(ks_chain *chain, const char *where, ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *steps = json_object_get(chain->object, "steps");
+    if (!steps || json_is_null(steps)) return KS_OK;
+    KS_CHECK(json_is_array(steps), KS_FORMAT,
+             "%s: \"steps\" is not an array of {\"begin\",\"end\"}", where);
+    size_t n = json_array_size(steps);
+    KS_CHECK(n <= INT32_MAX, KS_LIMIT, "%s: %zu steps", where, n);
+    KS_TRY(ks_alloc(&chain->steps, n, sizeof *chain->steps, "steps", err));
+    for (size_t i = 0; i < n; i++)
+        KS_TRY(read_step(chain, json_array_get(steps, i), (int32_t)i, where,
+                         err));
+    chain->n_steps = (int32_t)n;
+done:
+    return st;
+}
+
+static ks_status read_texts(ks_chain *c, const char *where, ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *o = c->object;
+    KS_TRY(ks_json_string(o, "id", where, &c->id, NULL, err));
+    KS_TRY(ks_json_string(o, "problem", where, &c->problem, NULL, err));
+    KS_TRY(ks_json_string(o, "prompt", where, &c->prompt, &c->prompt_length,
+                          err));
+    KS_TRY(ks_json_string(o, "text", where, &c->text, &c->text_length, err));
+    KS_TRY(optional_string(o, "rest", where, "", &c->rest, &c->rest_length,
+                           err));
+    size_t total = c->prompt_length + c->text_length + c->rest_length;
+    KS_CHECK(total <= INT32_MAX, KS_LIMIT, "%s: %zu bytes of text, at most %d",
+             where, total, INT32_MAX);
+    ks_sha256_of(c->text, c->text_length, c->text_sha256);
+done:
+    return st;
+}
+
+static ks_status add_chain(void *user, size_t line, json_t *object,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    reader *r = user;
+    ks_chains *list = r->list;
+    ks_chain c = {.object = object};
+    char where[WHERE];
+    name_place(where, r, line);
+    KS_TRY(read_texts(&c, where, err));
+    KS_TRY(read_steps(&c, where, err));
+    KS_TRY(ks_grow(&list->at, &r->capacity, list->n + 1, sizeof c, "chains",
+                   err));
+    KS_TRY(enter(r, &list->index, "id", c.id, list->n, line, where, err));
+    json_incref(object);
+    list->at[list->n++] = c;
+    c.steps = NULL;
+done:
+    free(c.steps);
+    return st;
+}
+
+ks_status ks_chains_read(ks_chains *out, const char *path, ks_err *err) {
+    *out = (ks_chains){0};
+    ks_status st = read_list(path, add_chain, out, err);
+    if (st != KS_OK) ks_chains_free(out);
+    return st;
+}
+
+void ks_chains_free(ks_chains *chains) {
+    for (size_t i = 0; i < chains->n; i++) {
+        free(chains->at[i].steps);
+        json_decref(chains->at[i].object);
+    }
+    free(chains->at);
+    json_decref(chains->index);
+    *chains = (ks_chains){0};
+}
+
+const ks_chain *ks_chains_find(const ks_chains *chains, const char *id) {
+    int64_t place = place_of(chains->index, id);
+    return place < 0 ? NULL : &chains->at[place];
+}
+
+ks_status ks_chain_set_steps(ks_chain *chain, const ks_spans *steps,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    ks_span *copy = NULL;
+    json_t *array = json_array();
+    KS_CHECK(array, KS_NOMEM, "out of memory for steps");
+    KS_CHECK(steps->n <= INT32_MAX, KS_LIMIT, "%zu steps", steps->n);
+    KS_TRY(ks_alloc(&copy, steps->n, sizeof *copy, "steps", err));
+    for (size_t i = 0; i < steps->n; i++) {
+        copy[i] = steps->at[i];
+        json_t *step = json_pack("{s:I,s:I}", "begin",
+                                 (json_int_t)copy[i].begin, "end",
+                                 (json_int_t)copy[i].end);
+        KS_CHECK(step && !json_array_append_new(array, step), KS_NOMEM,
+                 "out of memory for steps");
+    }
+    KS_CHECK(!json_object_set(chain->object, "steps", array), KS_NOMEM,
+             "out of memory for steps");
+    free(chain->steps);
+    chain->steps = copy;
+    chain->n_steps = (int32_t)steps->n;
+    copy = NULL;
+done:
+    free(copy);
+    json_decref(array);
+    return st;
+}
+
+/* ------------------------------------------------------------------ labels */
+
+static ks_status read_values(ks_label *label, const char *where, ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *values = json_object_get(label->object, "labels");
+    KS_CHECK(json_is_array(values), KS_FORMAT,
+             "%s: no \"labels\" array of 1, 0 or null", where);
+    size_t n = json_array_size(values);
+    KS_CHECK(n <= INT32_MAX, KS_LIMIT, "%s: %zu labels", where, n);
+    KS_TRY(ks_alloc(&label->labels, n, 1, "labels", err));
+    label->n_steps = (int32_t)n;
+    for (size_t i = 0; i < n; i++) {
+        json_t *v = json_array_get(values, i);
+        json_int_t number = json_is_integer(v) ? json_integer_value(v) : -1;
+        KS_CHECK(json_is_null(v) || number == 0 || number == 1, KS_FORMAT,
+                 "%s: label %zu is not 1, 0 or null", where, i);
+        label->labels[i] = (int8_t)number;
+    }
+done:
+    return st;
+}
+
+static ks_status check_scores(const ks_label *label, const char *where,
+                              ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *scores = json_object_get(label->object, "scores"), *list;
+    const char *name;
+    if (!scores || json_is_null(scores)) return KS_OK;
+    KS_CHECK(json_is_object(scores), KS_FORMAT,
+             "%s: \"scores\" is not an object of number arrays", where);
+    json_object_foreach(scores, name, list) {
+        KS_CHECK(json_is_array(list) &&
+                     json_array_size(list) == (size_t)label->n_steps,
+                 KS_FORMAT, "%s: score \"%s\" is not an array of %d numbers",
+                 where, name, label->n_steps);
+        for (size_t i = 0; i < json_array_size(list); i++) {
+            json_t *v = json_array_get(list, i);
+            KS_CHECK(json_is_number(v) || json_is_null(v), KS_FORMAT,
+                     "%s: score \"%s\" %zu is not a number or null", where,
+                     name, i);
+        }
+    }
+done:
+    return st;
+}
+
+static ks_status add_label(void *user, size_t line, json_t *object,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    reader *r = user;
+    ks_labels *list = r->list;
+    ks_label l = {.object = object};
+    char where[WHERE];
+    name_place(where, r, line);
+    KS_TRY(ks_json_string(object, "chain", where, &l.chain, NULL, err));
+    KS_TRY(optional_string(object, "method", where, "", &l.method, NULL, err));
+    KS_TRY(read_values(&l, where, err));
+    KS_TRY(check_scores(&l, where, err));
+    KS_TRY(ks_grow(&list->at, &r->capacity, list->n + 1, sizeof l, "labels",
+                   err));
+    KS_TRY(enter(r, &list->index, "chain", l.chain, list->n, line, where, err));
+    json_incref(object);
+    list->at[list->n++] = l;
+    l.labels = NULL;
+done:
+    free(l.labels);
+    return st;
+}
+
+ks_status ks_labels_read(ks_labels *out, const char *path, ks_err *err) {
+    *out = (ks_labels){0};
+    ks_status st = read_list(path, add_label, out, err);
+    if (st != KS_OK) ks_labels_free(out);
+    return st;
+}
+
+void ks_labels_free(ks_labels *labels) {
+    for (size_t i = 0; i < labels->n; i++) {
+        free(labels->at[i].labels);
+        json_decref(labels->at[i].object);
+    }
+    free(labels->at);
+    json_decref(labels->index);
+    *labels = (ks_labels){0};
+}
+
+const ks_label *ks_labels_find(const ks_labels *labels, const char *chain) {
+    int64_t place = place_of(labels->index, chain);
+    return place < 0 ? NULL : &labels->at[place];
+}
+
+ks_status ks_labels_fit(const ks_labels *labels, const ks_chains *chains,
+                        ks_err *err) {
+    ks_status st = KS_OK;
+    for (size_t i = 0; i < labels->n; i++) {
+        const ks_label *l = &labels->at[i];
+        const ks_chain *c = ks_chains_find(chains, l->chain);
+        const char *hash = NULL;
+        KS_CHECK(c, KS_MISMATCH,
+                 "labels name chain \"%s\", which is not among the chains",
+                 l->chain);
+        KS_CHECK(c->steps, KS_MISMATCH, "chain \"%s\" has labels but no steps",
+                 l->chain);
+        KS_CHECK(c->n_steps == l->n_steps, KS_MISMATCH,
+                 "chain \"%s\" has %d steps, its labels are for %d", l->chain,
+                 c->n_steps, l->n_steps);
+        KS_TRY(optional_string(l->object, "text_sha256", "labels", NULL, &hash,
+                               NULL, err));
+        KS_CHECK(!hash || strcmp(hash, c->text_sha256) == 0, KS_MISMATCH,
+                 "labels of chain \"%s\" were made for another text (SHA-256 "
+                 "%s, the chain's is %s)",
+                 l->chain, hash, c->text_sha256);
+    }
+done:
+    return st;
+}

@@ -1,0 +1,77 @@
+/* chains.h - problems, chains and labels as JSON Lines, read whole and
+ * validated before any model runs. Unknown fields stay in `object`. Every
+ * error names file, line and reason. */
+#ifndef KS_CHAINS_H
+#define KS_CHAINS_H
+
+#include "text/text.h"
+
+/* {"id","question","answer"?, ...} */
+typedef struct ks_problem {
+    const char *id, *question, *answer; /* borrowed from object; answer NULL:
+                                           the line has none */
+    json_t *object;                     /* owned */
+} ks_problem;
+
+typedef struct ks_problems {
+    ks_problem *at;
+    size_t n;
+    json_t *index; /* id -> place */
+} ks_problems;
+
+/* {"id","problem","prompt","text","rest"?,"steps"?:[{"begin","end"}], ...} */
+typedef struct ks_chain {
+    const char *id, *problem, *prompt, *text, *rest; /* borrowed from object */
+    size_t prompt_length, text_length, rest_length;
+    ks_span *steps; /* offsets into text; NULL: the line has none */
+    int32_t n_steps;
+    char text_sha256[65]; /* of the bytes of text */
+    json_t *object;       /* owned */
+} ks_chain;
+
+typedef struct ks_chains {
+    ks_chain *at;
+    size_t n;
+    json_t *index; /* id -> place */
+} ks_chains;
+
+/* {"chain","method"?,"labels":[1|0|null,...],"scores"?:{name:[number|null]}} */
+typedef struct ks_label {
+    const char *chain, *method; /* method "" when the line has none */
+    int8_t *labels;             /* [n_steps] 1, 0, -1 null */
+    int32_t n_steps;
+    json_t *object; /* owned */
+} ks_label;
+
+typedef struct ks_labels {
+    ks_label *at;
+    size_t n;
+    json_t *index; /* chain -> place */
+} ks_labels;
+
+/* Ids unique. The structs start as {0}; a failed read leaves {0}. */
+ks_status ks_problems_read(ks_problems *out, const char *path, ks_err *err);
+void ks_problems_free(ks_problems *problems);
+/* NULL: no such id. */
+const ks_problem *ks_problems_find(const ks_problems *problems,
+                                   const char *id);
+
+/* Ids unique; steps in order, inside the text, between characters. */
+ks_status ks_chains_read(ks_chains *out, const char *path, ks_err *err);
+void ks_chains_free(ks_chains *chains);
+const ks_chain *ks_chains_find(const ks_chains *chains, const char *id);
+/* Sets "steps" of the chain and of its object. */
+ks_status ks_chain_set_steps(ks_chain *chain, const ks_spans *steps,
+                             ks_err *err);
+
+/* One line a chain; all score lists as long as the labels. */
+ks_status ks_labels_read(ks_labels *out, const char *path, ks_err *err);
+void ks_labels_free(ks_labels *labels);
+/* The line for a chain id, or NULL. */
+const ks_label *ks_labels_find(const ks_labels *labels, const char *chain);
+/* Every label line has its chain, with as many steps and, where the line
+ * carries "text_sha256", the same text; else KS_MISMATCH. */
+ks_status ks_labels_fit(const ks_labels *labels, const ks_chains *chains,
+                        ks_err *err);
+
+#endif

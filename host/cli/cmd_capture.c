@@ -1,0 +1,217 @@
+/* cmd_capture.c - keystep capture: chains in, activations of every layer in
+ * HDF5 out. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../capture.h"
+#include "cli.h"
+
+enum { KEY_RANDOM = KS_KEY_OWN, KEY_TRUNCATE, KEY_TOKENIZER };
+
+typedef struct input {
+    ks_cli_common common;
+    const char *tokenizer;
+    int64_t random_weights;
+    bool truncate;
+} input;
+
+static const struct argp_option option_list[] = {
+    KS_CLI_MODEL, KS_CLI_CHAINS, KS_CLI_LABELS, KS_CLI_OUT, KS_CLI_FORCE,
+    KS_CLI_RESUME, KS_CLI_STREAMS, KS_CLI_POSITIONS, KS_CLI_CONTEXT,
+    KS_CLI_DTYPE, KS_CLI_BACKEND, KS_CLI_THREADS, KS_CLI_MEMORY,
+    KS_CLI_BATCH_TOKENS, KS_CLI_DRY_RUN, KS_CLI_JSON, KS_CLI_QUIET,
+    {"tokenizer", KEY_TOKENIZER, "PATH", 0,
+     "tokenizer.json, when it is not the model's own", 0},
+    {"truncate", KEY_TRUNCATE, NULL, 0,
+     "cut chains at the model's context instead of refusing them", 0},
+    {"random-weights", KEY_RANDOM, "SEED", 0,
+     "control: the model's shapes with weights drawn anew", 0},
+    {0}};
+
+static int64_t seed_of(const char *text, struct argp_state *state) {
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end || errno || value < 0)
+        argp_error(state, "--random-weights takes a seed of 0 or more, got "
+                   "'%s'", text);
+    return value;
+}
+
+static void check(const input *in, struct argp_state *state) {
+    const ks_cli_common *c = &in->common;
+    const char *missing = !c->model    ? "--model"
+                          : !c->chains ? "--chains"
+                          : !c->out    ? "--out"
+                                       : NULL;
+    if (missing) argp_error(state, "%s is missing", missing);
+    if (c->out && strcmp(c->out, "-") == 0)
+        argp_error(state, "--out takes a file: HDF5 is not written to a pipe");
+    if (c->context_none && c->positions & 1u << KS_BEFORE)
+        argp_error(state, "position 'before' needs --context full");
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    input *in = state->input;
+    switch (key) {
+    case KEY_RANDOM: in->random_weights = seed_of(arg, state); return 0;
+    case KEY_TRUNCATE: in->truncate = true; return 0;
+    case KEY_TOKENIZER: in->tokenizer = arg; return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "too many arguments: %s", arg);
+        return 0;
+    case ARGP_KEY_END: check(in, state); return 0;
+    default: return ks_cli_common_key(&in->common, key, arg, state);
+    }
+}
+
+/* ------------------------------------------------------------------- output */
+
+static void text_bytes(char out[32], uint64_t bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)bytes;
+    size_t u = 0;
+    for (; value >= 1024 && u + 1 < KS_COUNT(units); u++) value /= 1024;
+    snprintf(out, 32, u ? "%.1f %s" : "%.0f %s", value, units[u]);
+}
+
+static void print_bytes(const char *what, uint64_t bytes, const char *note) {
+    char text[32];
+    text_bytes(text, bytes);
+    printf("%-10s %s%s\n", what, text, note);
+}
+
+static uint64_t memory_of(const ks_capture_cost *cost) {
+    return cost->run_bytes + cost->ring_bytes + cost->index_bytes;
+}
+
+static void print_cost(const ks_capture_cost *cost, double rate) {
+    printf("%-10s %lld with %lld steps\n", "chains", (long long)cost->chains,
+           (long long)cost->steps);
+    printf("%-10s %lld in %lld batches\n", "tokens", (long long)cost->tokens,
+           (long long)cost->batches);
+    print_bytes("file", cost->file_bytes, "");
+    print_bytes("memory", memory_of(cost), ", of it:");
+    print_bytes("  run", cost->run_bytes, " of buffers for a batch");
+    print_bytes("  ring", cost->ring_bytes, " of rows on their way to the file");
+    print_bytes("  index", cost->index_bytes, " of chains, tokens and steps");
+    print_bytes("weights", cost->model_bytes, ", mapped from the model's files");
+    printf("%-10s about %.0f s at %.0f tok/s, measured on a short forward\n",
+           "time", (double)cost->tokens / rate, rate);
+}
+
+static void print_json(const ks_capture_cost *cost, const char *key,
+                       json_t *value) {
+    json_t *object = json_pack(
+        "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
+        (json_int_t)cost->chains, "steps", (json_int_t)cost->steps, "tokens",
+        (json_int_t)cost->tokens, "batches", (json_int_t)cost->batches,
+        "invalid_steps", (json_int_t)cost->invalid, "truncated_chains",
+        (json_int_t)cost->truncated, "file_bytes",
+        (json_int_t)cost->file_bytes, "memory_bytes",
+        (json_int_t)memory_of(cost), "model_bytes",
+        (json_int_t)cost->model_bytes);
+    json_object_set_new(object, key, value);
+    json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    putchar('\n');
+    json_decref(object);
+}
+
+static void warn(const ks_capture_job *job) {
+    const ks_capture_cost *cost = &job->cost;
+    if (cost->truncated)
+        ks_log(KS_LOG_INFO, "capture: %lld %s cut at the model's context",
+               (long long)cost->truncated,
+               job->options.context_none ? "steps were" : "chains were");
+    if (cost->invalid)
+        ks_log(KS_LOG_INFO, "capture: %lld of %lld steps have no token to show "
+               "(rows NaN, valid 0)", (long long)cost->invalid,
+               (long long)cost->steps);
+    if (job->options.labels && cost->unlabelled)
+        ks_log(KS_LOG_INFO, "capture: %lld of %lld steps have no label",
+               (long long)cost->unlabelled, (long long)cost->steps);
+}
+
+/* --------------------------------------------------------------------- runs */
+
+static ks_status dry_run(ks_capture_job *job, bool json, ks_err *err) {
+    double rate;
+    ks_status st = ks_capture_rate(job, &rate, err);
+    if (st != KS_OK) return st;
+    if (json)
+        print_json(&job->cost, "tokens_per_second", json_real(rate));
+    else
+        print_cost(&job->cost, rate);
+    return KS_OK;
+}
+
+static void show(void *user, int64_t done, int64_t all) {
+    (void)all;
+    ks_progress_set(user, (double)done);
+}
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static ks_status capture(ks_capture_job *job, bool json, ks_err *err) {
+    int64_t resumed = 0;
+    double start = seconds_now();
+    ks_progress *progress =
+        ks_progress_open("capture", "tok", (double)job->cost.tokens);
+    ks_status st = ks_capture_run(job, show, progress, &resumed, err);
+    ks_progress_close(&progress);
+    if (st != KS_OK) return st;
+    double seconds = seconds_now() - start;
+    if (resumed)
+        ks_log(KS_LOG_INFO, "capture: %lld of %lld steps were there already",
+               (long long)resumed, (long long)job->cost.steps);
+    if (json) {
+        print_json(&job->cost, "seconds", json_real(seconds));
+        return KS_OK;
+    }
+    char bytes[32];
+    text_bytes(bytes, job->cost.file_bytes);
+    printf("%s: %lld steps of %lld chains, %s\n", job->options.out,
+           (long long)job->cost.steps, (long long)job->cost.chains, bytes);
+    return KS_OK;
+}
+
+int ks_cmd_capture(int argc, char **argv) {
+    static const struct argp argp = {
+        .options = option_list, .parser = parse,
+        .doc = "Runs the chains through the model and stores the activations "
+               "of every layer, pooled over steps, in one HDF5 file."};
+    input in = {.random_weights = -1};
+    ks_err err = {0};
+    ks_capture_job *job = NULL;
+    ks_cli_common_init(&in.common);
+    int code = ks_cli_parse(&argp, "capture", argc, argv, &in);
+    if (code != KS_EXIT_DONE) return code;
+    const ks_cli_common *c = &in.common;
+    ks_capture_options options = {
+        .model = c->model, .tokenizer = in.tokenizer, .chains = c->chains,
+        .labels = c->labels, .out = c->out, .streams = c->streams,
+        .positions = c->positions, .dtype = c->dtype,
+        .context_none = c->context_none, .truncate = in.truncate,
+        .force = c->force, .resume = c->resume,
+        .random_weights = in.random_weights,
+        .engine = {.backend = c->backend, .threads = c->threads,
+                   .memory = c->memory, .batch_tokens = c->batch_tokens}};
+    ks_status st = KS_OK;
+    /* before minutes of reading: the answer will not change */
+    if (!c->resume && !c->dry_run)
+        st = ks_refuse_existing(c->out, c->force, &err);
+    if (st == KS_OK) st = ks_capture_open(&job, &options, &err);
+    if (st == KS_OK) {
+        warn(job);
+        st = c->dry_run ? dry_run(job, c->json, &err)
+                        : capture(job, c->json, &err);
+    }
+    ks_capture_close(&job);
+    return st == KS_OK ? KS_EXIT_DONE : ks_cli_failed("capture", &err);
+}

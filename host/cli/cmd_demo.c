@@ -1,0 +1,355 @@
+/* cmd_demo.c - the whole line on the embedded model, by the same commands that
+ * a user would type; each is printed before it runs. Only the labels are the
+ * demo's own: its problems say which quantities the asked one depends on. */
+#include "cli.h"
+
+#include "../chains.h"
+
+#include <ctype.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct demo {
+    ks_cli_common common;
+    const char *which; /* "a" or "b" */
+    int n_problems;
+    char data[PATH_MAX]; /* folder with models/ and problems-X.jsonl */
+} demo;
+
+/* --------------------------------------------------------- embedded data */
+
+/* The folder lies in the source tree or in share/ beside the program. */
+static ks_status find_data(demo *d, ks_err *err) {
+    const char *named = getenv("KEYSTEP_DEMO");
+    char exe[PATH_MAX], at[PATH_MAX * 2];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    if (n < 0) n = 0;
+    exe[n] = 0;
+    for (int i = 0; i < 2 && n > 0; i++) { /* folder of the program */
+        char *slash = strrchr(exe, '/');
+        if (i == 0 && slash) *slash = 0;
+    }
+    static const char *const places[] = {"/../../experiments/demo",
+                                         "/../share/keystep/demo"};
+    for (size_t i = 0; i < KS_COUNT(places) + 1; i++) {
+        if (i == 0 && !named) continue;
+        if (i == 0)
+            snprintf(at, sizeof at, "%s", named);
+        else
+            snprintf(at, sizeof at, "%s%s", exe, places[i - 1]);
+        if (realpath(at, d->data)) return KS_OK;
+    }
+    return ks_fail(err, KS_IO,
+                   "the embedded model is not there: looked for "
+                   "../../experiments/demo and ../share/keystep/demo beside "
+                   "%s; KEYSTEP_DEMO names another folder", exe);
+}
+
+/* ------------------------------------------------------------------ labels */
+
+static bool is_word(char c) {
+    return isalnum((unsigned char)c) || c == '_' || (c & 0x80);
+}
+
+/* Offset of the first whole-word occurrence of name in text, or SIZE_MAX. */
+static size_t find_word(const char *text, size_t n, const char *name) {
+    size_t length = strlen(name);
+    for (size_t i = 0; length && i + length <= n; i++)
+        if (memcmp(text + i, name, length) == 0 &&
+            (i == 0 || !is_word(text[i - 1])) &&
+            (i + length == n || !is_word(text[i + length])))
+            return i;
+    return SIZE_MAX;
+}
+
+/* A computing sentence starts with its quantity: the one named first. */
+static json_t *quantity_of(json_t *quantities, const char *step, size_t n) {
+    json_t *found = NULL, *quantity;
+    size_t first = SIZE_MAX, i;
+    json_array_foreach(quantities, i, quantity) {
+        const char *name =
+            json_string_value(json_object_get(quantity, "name"));
+        size_t at = name ? find_word(step, n, name) : SIZE_MAX;
+        if (at < first) {
+            first = at;
+            found = quantity;
+        }
+    }
+    return found;
+}
+
+typedef struct truth {
+    const ks_problems *problems;
+    ks_str chains, labels;
+    int kept, one_group, broken;
+} truth;
+
+static const ks_problem *find_problem(const ks_problems *all, const char *id) {
+    for (size_t i = 0; i < all->n; i++)
+        if (strcmp(all->at[i].id, id) == 0) return &all->at[i];
+    return NULL;
+}
+
+/* Labels and hops of one chain; *other counts steps of the other group. false
+ * when a quantity comes twice or the asked one never comes. */
+static bool label_chain(const ks_chain *chain, const ks_problem *problem,
+                        json_t *labels, json_t *hops, size_t *other,
+                        size_t *quantities_done) {
+    json_t *all = json_object_get(problem->object, "quantities");
+    const char *asked =
+        json_string_value(json_object_get(problem->object, "asked"));
+    bool seen[64] = {false}, answered = false;
+    *other = *quantities_done = 0;
+    if (!asked || !json_is_array(all) || json_array_size(all) > 64)
+        return false;
+    for (int32_t s = 0; s < chain->n_steps; s++) {
+        ks_span span = chain->steps[s];
+        json_t *q = answered ? NULL
+                             : quantity_of(all, chain->text + span.begin,
+                                           (size_t)(span.end - span.begin));
+        json_t *label = json_null(), *hop = json_null();
+        if (q) {
+            size_t index = 0;
+            while (json_array_get(all, index) != q) index++;
+            if (seen[index]) return false;
+            seen[index] = true;
+            answered = strcmp(json_string_value(json_object_get(q, "name")),
+                              asked) == 0;
+            if (!answered) {
+                bool relevant = json_is_true(json_object_get(q, "relevant"));
+                label = json_integer(relevant);
+                hop = json_incref(json_object_get(q, "hops"));
+                *other += !relevant;
+                (*quantities_done)++;
+            }
+        }
+        json_array_append_new(labels, label);
+        json_array_append_new(hops, hop);
+    }
+    return answered;
+}
+
+static ks_status add_line(ks_str *to, json_t *object, ks_err *err) {
+    char *line = json_dumps(object, JSON_COMPACT);
+    if (!line) return ks_fail(err, KS_NOMEM, "out of memory for a line");
+    ks_status st = ks_str_printf(to, err, "%s\n", line);
+    free(line);
+    return st;
+}
+
+static ks_status add_chain(truth *t, const ks_chain *chain, ks_err *err) {
+    const ks_problem *problem = find_problem(t->problems, chain->problem);
+    if (!problem)
+        return ks_fail(err, KS_MISMATCH, "chain %s: no problem %s", chain->id,
+                       chain->problem);
+    ks_status st = KS_OK;
+    json_t *labels = json_array(), *hops = json_array(), *line = NULL;
+    size_t other, done;
+    int64_t k;
+    KS_TRY(ks_json_int(problem->object, "k", problem->id, 2, 32, &k, err));
+    if (!label_chain(chain, problem, labels, hops, &other, &done)) {
+        t->broken++;
+    } else if (done != 2 * (size_t)(k - 1)) {
+        t->one_group += other == 0;
+        t->broken += other != 0;
+    } else {
+        line = json_pack("{s:s,s:s,s:O,s:O,s:{}}", "chain", chain->id,
+                         "method", "constructed", "labels", labels, "hops",
+                         hops, "scores");
+        KS_CHECK(line, KS_NOMEM, "out of memory for a label line");
+        KS_TRY(add_line(&t->labels, line, err));
+        KS_TRY(add_line(&t->chains, chain->object, err));
+        t->kept++;
+    }
+done:
+    json_decref(labels);
+    json_decref(hops);
+    json_decref(line);
+    return st;
+}
+
+/* Keeps the chains that hold both groups in full and writes their labels. */
+static ks_status write_truth(const char *problems_path, const char *in_path,
+                             const char *chains_path, const char *labels_path,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    ks_problems problems = {0};
+    ks_chains chains = {0};
+    truth t = {.problems = &problems};
+    int correct = 0;
+    KS_TRY(ks_problems_read(&problems, problems_path, err));
+    KS_TRY(ks_chains_read(&chains, in_path, err));
+    for (size_t i = 0; i < chains.n; i++) {
+        correct += json_is_true(
+            json_object_get(chains.at[i].object, "correct"));
+        KS_TRY(add_chain(&t, &chains.at[i], err));
+    }
+    ks_log(KS_LOG_INFO,
+           "%zu chains, %d with the right answer; %d hold both groups in full "
+           "and are probed, %d the asked group alone, %d are broken",
+           chains.n, correct, t.kept, t.one_group, t.broken);
+    KS_CHECK(t.kept >= 20, KS_FORMAT,
+             "%s: %d chains hold both groups in full, at least 20 are needed",
+             in_path, t.kept);
+    KS_TRY(ks_write_file(chains_path, t.chains.data, t.chains.length, true,
+                         err));
+    KS_TRY(ks_write_file(labels_path, t.labels.data, t.labels.length, true,
+                         err));
+done:
+    ks_str_free(&t.chains);
+    ks_str_free(&t.labels);
+    ks_chains_free(&chains);
+    ks_problems_free(&problems);
+    return st;
+}
+
+/* ---------------------------------------------------------------- pipeline */
+
+enum { MAX_WORDS = 40 };
+
+/* Prints the command as a user would type it, then runs it. */
+static int run(int (*command)(int, char **), const char *const *words) {
+    if (!command) {
+        ks_log(KS_LOG_QUIET, "keystep demo: %s is not built yet", words[0]);
+        return KS_EXIT_FAILED;
+    }
+    char *argv[MAX_WORDS + 1];
+    int argc = 0;
+    ks_str line = {0};
+    for (; words[argc] && argc < MAX_WORDS; argc++) {
+        argv[argc] = (char *)(uintptr_t)words[argc];
+        ks_str_printf(&line, NULL, " %s", words[argc]);
+    }
+    argv[argc] = NULL;
+    ks_log(KS_LOG_INFO, "\n$ keystep%s", line.data ? line.data : "");
+    ks_str_free(&line);
+    return command(argc, argv);
+}
+
+typedef struct paths {
+    char *model, *problems, *raw, *chains, *labels, *acts, *random, *tables;
+} paths;
+
+static ks_status make_paths(const demo *d, paths *p, ks_err *err) {
+    char model[32], problems[32];
+    snprintf(model, sizeof model, "models/demo-%s", d->which);
+    snprintf(problems, sizeof problems, "problems-%s.jsonl", d->which);
+    const char *out = d->common.out;
+    struct {
+        char **to;
+        const char *folder, *name;
+    } all[] = {{&p->model, d->data, model},
+               {&p->problems, d->data, problems},
+               {&p->raw, out, "sampled.jsonl"},
+               {&p->chains, out, "chains.jsonl"},
+               {&p->labels, out, "labels.jsonl"},
+               {&p->acts, out, "acts.h5"},
+               {&p->random, out, "random-weights.h5"},
+               {&p->tables, out, "probes"}};
+    for (size_t i = 0; i < KS_COUNT(all); i++) {
+        ks_status st = ks_path_join(all[i].to, all[i].folder, all[i].name, err);
+        if (st != KS_OK) return st;
+    }
+    return KS_OK;
+}
+
+static void free_paths(paths *p) {
+    char **all = &p->model;
+    for (size_t i = 0; i < sizeof *p / sizeof *all; i++) free(all[i]);
+}
+
+static int walk(const demo *d, const paths *p, ks_err *err) {
+    char seed[32];
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)d->common.seed);
+    int code = run(ks_cmd_generate,
+                   (const char *[]){"generate", "--model", p->model,
+                                    "--problems", p->problems, "--out", p->raw,
+                                    "--temperature", "1", "--top-p", "1",
+                                    "--max-new", "320", "--seed", seed,
+                                    "--force", NULL});
+    if (code != KS_EXIT_DONE) return code;
+    if (write_truth(p->problems, p->raw, p->chains, p->labels, err) != KS_OK)
+        return ks_cli_failed("demo", err);
+    code = run(ks_cmd_capture,
+               (const char *[]){"capture", "--model", p->model, "--chains",
+                                p->chains, "--out", p->acts, "--positions",
+                                "mean,first,middle,last,before", "--force",
+                                NULL});
+    if (code != KS_EXIT_DONE) return code;
+    code = run(ks_cmd_capture,
+               (const char *[]){"capture", "--model", p->model, "--chains",
+                                p->chains, "--out", p->random,
+                                "--random-weights", seed, "--positions",
+                                "mean,first,middle,last,before", "--force",
+                                NULL});
+    if (code != KS_EXIT_DONE) return code;
+    ks_str control = {0};
+    ks_str_printf(&control, NULL, "random weights=%s", p->random);
+    code = run(ks_cmd_probe,
+               (const char *[]){"probe", "--acts", p->acts, "--labels",
+                                p->labels, "--chains", p->chains,
+                                "--baseline-acts", control.data, "--strata",
+                                "hops", "--out", p->tables, "--force", NULL});
+    ks_str_free(&control);
+    return code;
+}
+
+/* ----------------------------------------------------------------- options */
+
+enum { KEY_WHICH = KS_KEY_OWN };
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    demo *d = state->input;
+    switch (key) {
+    case KEY_WHICH:
+        if (strcmp(arg, "a") != 0 && strcmp(arg, "b") != 0)
+            argp_error(state, "--which takes a or b, got '%s'", arg);
+        d->which = arg;
+        return 0;
+    case ARGP_KEY_ARG: return ARGP_ERR_UNKNOWN;
+    default: return ks_cli_common_key(&d->common, key, arg, state);
+    }
+}
+
+int ks_cmd_demo(int argc, char **argv) {
+    static const struct argp_option options[] = {
+        {"which", KEY_WHICH, "a|b", 0,
+         "embedded model: a (Llama, default) or b (Qwen2)", 0},
+        {"out", KS_KEY_OUT, "FOLDER", 0,
+         "where to put everything (default: keystep-demo)", 0},
+        KS_CLI_SEED,
+        KS_CLI_QUIET,
+        {0}};
+    static const struct argp argp = {
+        options, parse, NULL,
+        "Runs the whole line on the embedded model: its own chains of "
+        "reasoning, activations of every layer, probes, the per-layer table. "
+        "Model and problems are constructed, so which steps matter is known.",
+        NULL, NULL, NULL};
+    demo d = {.which = "a"};
+    ks_err err = {0};
+    paths p = {0};
+    ks_cli_common_init(&d.common);
+    d.common.out = "keystep-demo";
+    d.common.seed = 1;
+    int code = ks_cli_parse(&argp, "demo", argc, argv, &d);
+    if (code != KS_EXIT_DONE) return code;
+    if (find_data(&d, &err) != KS_OK) return ks_cli_failed("demo", &err);
+    if (mkdir(d.common.out, 0777) != 0 && !ks_file_exists(d.common.out)) {
+        ks_fail(&err, KS_IO, "%s: cannot make the folder", d.common.out);
+        return ks_cli_failed("demo", &err);
+    }
+    code = make_paths(&d, &p, &err) == KS_OK ? walk(&d, &p, &err)
+                                             : ks_cli_failed("demo", &err);
+    free_paths(&p);
+    if (code == KS_EXIT_DONE)
+        ks_log(KS_LOG_INFO,
+               "\nModel and problems are constructed; the figures say nothing "
+               "about other models.\nEverything is in %s/: sampled.jsonl, "
+               "chains.jsonl, labels.jsonl, acts.h5, probes/",
+               d.common.out);
+    return code;
+}

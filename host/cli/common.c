@@ -1,0 +1,296 @@
+/* common.c - options and habits that every subcommand shares. */
+#include "cli.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void ks_cli_common_init(ks_cli_common *common) {
+    *common = (ks_cli_common){.dtype = KS_BF16, .temperature = -1, .top_p = -1,
+                              .samples = 0, .max_new = 0};
+}
+
+/* ----------------------------------------------------------------- numbers */
+
+static long long whole(const char *text, long long low, long long high,
+                       const char *option, struct argp_state *state) {
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end || errno || value < low || value > high)
+        argp_error(state, "--%s takes a whole number from %lld to %lld, got "
+                   "'%s'", option, low, high, text);
+    return value;
+}
+
+static double real(const char *text, double low, double high,
+                   const char *option, struct argp_state *state) {
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end || !(value >= low && value <= high))
+        argp_error(state, "--%s takes a number from %g to %g, got '%s'", option,
+                   low, high, text);
+    return value;
+}
+
+/* "2G", "512M", "1.5GiB": binary multiples. */
+static size_t bytes(const char *text, struct argp_state *state) {
+    char *end;
+    double value = strtod(text, &end);
+    static const char units[] = "KMGT";
+    const char *unit = *end ? strchr(units, *end & ~0x20) : NULL;
+    if (unit) {
+        value = ldexp(value, 10 * (int)(unit - units + 1));
+        end++;
+        if (*end == 'i') end++;
+    }
+    if (*end == 'B') end++;
+    if (end == text || *end || !(value >= 1 && value < 1e18))
+        argp_error(state, "--memory takes bytes such as 512M or 2G, got '%s'",
+                   text);
+    return (size_t)value;
+}
+
+/* A comma-separated list of names as a bit set. */
+static uint32_t names(const char *text, const char *(*name)(int), int n,
+                      const char *option, struct argp_state *state) {
+    uint32_t set = 0;
+    while (true) {
+        size_t length = strcspn(text, ",");
+        int i = 0;
+        while (i < n && (strlen(name(i)) != length ||
+                         strncmp(name(i), text, length) != 0))
+            i++;
+        if (i == n) {
+            char all[128] = "";
+            for (int k = 0; k < n; k++) {
+                strcat(all, k ? ", " : "");
+                strcat(all, name(k));
+            }
+            argp_error(state, "--%s: '%.*s' is none of %s", option, (int)length,
+                       text, all);
+            return 0;
+        }
+        set |= 1u << i;
+        if (!text[length]) return set;
+        text += length + 1;
+    }
+}
+
+static const char *stream_name(int i) {
+    return ks_stream_name((ks_stream)i);
+}
+
+static const char *position_name(int i) {
+    return ks_position_name((ks_position)i);
+}
+
+static ks_type storage_type(const char *text, struct argp_state *state) {
+    for (ks_type t = KS_F32; t <= KS_BF16; t++)
+        if (strcmp(text, ks_type_name(t)) == 0) return t;
+    argp_error(state, "--dtype takes bf16, f16 or f32, got '%s'", text);
+    return KS_BF16;
+}
+
+static bool is_one_of(const char *text, const char *a, const char *b,
+                      const char *option, struct argp_state *state) {
+    if (strcmp(text, a) == 0) return false;
+    if (strcmp(text, b) == 0) return true;
+    argp_error(state, "--%s takes %s or %s, got '%s'", option, a, b, text);
+    return false;
+}
+
+/* ----------------------------------------------------------------- options */
+
+static error_t file_key(ks_cli_common *c, int key, char *arg) {
+    switch (key) {
+    case KS_KEY_MODEL: c->model = arg; return 0;
+    case KS_KEY_PROBLEMS: c->problems = arg; return 0;
+    case KS_KEY_CHAINS: c->chains = arg; return 0;
+    case KS_KEY_LABELS: c->labels = arg; return 0;
+    case KS_KEY_ACTS: c->acts = arg; return 0;
+    case KS_KEY_OUT: c->out = arg; return 0;
+    case KS_KEY_TEMPLATE: c->template_ = arg; return 0;
+    case KS_KEY_CUE: c->cue = arg; return 0;
+    case KS_KEY_LAYERS: c->layers = arg; return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static error_t flag_key(ks_cli_common *c, int key) {
+    switch (key) {
+    case KS_KEY_FORCE: c->force = true; return 0;
+    case KS_KEY_RESUME: c->resume = true; return 0;
+    case KS_KEY_DRY_RUN: c->dry_run = true; return 0;
+    case KS_KEY_JSON: c->json = true; return 0;
+    case KS_KEY_COMPAT: c->compat = true; return 0;
+    case KS_KEY_QUIET:
+        c->quiet = true;
+        ks_log_level_set(KS_LOG_QUIET);
+        return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static error_t number_key(ks_cli_common *c, int key, char *arg,
+                          struct argp_state *s) {
+    switch (key) {
+    case KS_KEY_THREADS:
+        c->threads = (int)whole(arg, 1, 4096, "threads", s);
+        return 0;
+    case KS_KEY_MEMORY: c->memory = bytes(arg, s); return 0;
+    case KS_KEY_BATCH_TOKENS:
+        c->batch_tokens = (int)whole(arg, 1, 1 << 24, "batch-tokens", s);
+        return 0;
+    case KS_KEY_SEED:
+        c->seed = (uint64_t)whole(arg, 0, INT64_MAX, "seed", s);
+        return 0;
+    case KS_KEY_SAMPLES:
+        c->samples = (int)whole(arg, 1, 1 << 20, "samples", s);
+        return 0;
+    case KS_KEY_MAX_NEW:
+        c->max_new = (int)whole(arg, 1, 1 << 24, "max-new", s);
+        return 0;
+    case KS_KEY_TOP_K:
+        c->top_k = (int)whole(arg, 0, 1 << 24, "top-k", s);
+        return 0;
+    case KS_KEY_TEMPERATURE:
+        c->temperature = real(arg, 0, 100, "temperature", s);
+        return 0;
+    case KS_KEY_TOP_P: c->top_p = real(arg, 1e-6, 1, "top-p", s); return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+error_t ks_cli_common_key(ks_cli_common *c, int key, char *arg,
+                          struct argp_state *s) {
+    switch (key) {
+    case KS_KEY_STREAMS:
+        c->streams = names(arg, stream_name, KS_N_STREAMS, "streams", s);
+        return 0;
+    case KS_KEY_POSITIONS:
+        c->positions =
+            names(arg, position_name, KS_N_POSITIONS, "positions", s);
+        return 0;
+    case KS_KEY_CONTEXT:
+        c->context_none = is_one_of(arg, "full", "none", "context", s);
+        return 0;
+    case KS_KEY_BACKEND:
+        is_one_of(arg, "cpu", "cuda", "backend", s);
+        c->backend = arg;
+        return 0;
+    case KS_KEY_LABELS_ON:
+        is_one_of(arg, "clean", "original", "labels-on", s);
+        c->labels_on = arg;
+        return 0;
+    case KS_KEY_DTYPE: c->dtype = storage_type(arg, s); return 0;
+    default: break;
+    }
+    if (file_key(c, key, arg) == 0) return 0;
+    if (flag_key(c, key) == 0) return 0;
+    return number_key(c, key, arg, s);
+}
+
+int ks_cli_parse(const struct argp *argp, const char *name, int argc,
+                 char **argv, void *input) {
+    char program[64];
+    snprintf(program, sizeof program, "keystep %s", name);
+    argp_err_exit_status = KS_EXIT_USAGE;
+    char *was = argv[0];
+    argv[0] = program; /* argp names itself after it, also in --help */
+    error_t failed = argp_parse(argp, argc, argv, 0, NULL, input);
+    argv[0] = was;
+    return failed ? KS_EXIT_USAGE : KS_EXIT_DONE;
+}
+
+ks_status ks_cli_layers(const char *text, int32_t n, bool *on, ks_err *err) {
+    for (int32_t i = 0; i < n; i++) on[i] = text == NULL;
+    for (const char *at = text; at;) {
+        char *end;
+        long first = strtol(at, &end, 10), last = first;
+        bool good = end != at && *at != '-';
+        if (good && *end == '-') {
+            const char *second = end + 1;
+            last = strtol(second, &end, 10);
+            good = end != second;
+        }
+        if (!good || (*end && *end != ',') || first < 0 || last < first ||
+            last >= n)
+            return ks_fail(err, KS_USAGE,
+                           "--layers: '%s' is not a list such as 0,3-7 of "
+                           "layers 0 to %d", text, n - 1);
+        for (long i = first; i <= last; i++) on[i] = true;
+        at = *end ? end + 1 : NULL;
+    }
+    return KS_OK;
+}
+
+/* ---------------------------------------------------------------- plumbing */
+
+static void print_line(json_t *object) {
+    json_dumpf(object, stdout,
+               JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    putchar('\n');
+    fflush(stdout);
+}
+
+int ks_cli_lines(ks_cli_line_fn answer, void *user) {
+    int code = KS_EXIT_DONE;
+    char *line = NULL;
+    size_t capacity = 0;
+    ssize_t got;
+    while ((got = getline(&line, &capacity, stdin)) >= 0) {
+        ks_err err = {0};
+        json_t *out = NULL, *in = NULL;
+        json_error_t reason;
+        size_t bad = ks_utf8_check(line, (size_t)got);
+        ks_status st = KS_OK;
+        if (bad < (size_t)got) {
+            st = ks_fail(&err, KS_FORMAT, "byte %zu is not valid UTF-8",
+                         bad + 1);
+        } else if (!(in = json_loadb(line, (size_t)got,
+                                     JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL,
+                                     &reason))) {
+            st = ks_fail(&err, KS_FORMAT, "column %d: %s", reason.column,
+                         reason.text);
+        } else if (!json_is_object(in)) {
+            st = ks_fail(&err, KS_FORMAT, "expected a JSON object {...}");
+        } else {
+            st = answer(user, in, &out, &err);
+        }
+        if (st != KS_OK) {
+            json_decref(out);
+            out = json_pack("{s:s}", "error", err.text);
+            code = KS_EXIT_FAILED;
+        }
+        print_line(out);
+        json_decref(out);
+        json_decref(in);
+        if (ferror(stdout)) break; /* nobody reads any more */
+    }
+    free(line);
+    return ferror(stdout) || ferror(stdin) ? KS_EXIT_FAILED : code;
+}
+
+int ks_cli_failed(const char *name, const ks_err *err) {
+    ks_log(KS_LOG_QUIET, "keystep %s: %s", name,
+           err->text[0] ? err->text : ks_status_text(err->code));
+    if (err->code == KS_USAGE) return KS_EXIT_USAGE;
+    if (err->code == KS_INTERRUPTED) return KS_EXIT_INTERRUPTED;
+    return KS_EXIT_FAILED;
+}
+
+static void on_signal(int number) {
+    if (ks_interrupted) _exit(128 + number); /* the second one is impatient */
+    ks_interrupted = number;
+}
+
+void ks_cli_catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}

@@ -1,0 +1,266 @@
+/* attention.c - causal attention over packed sequences and the paged store.
+ *
+ * A task is (sequence, heads of one kv head, tile of tokens). Its rows (token,
+ * head) share every key block of 64 at absolute positions: scores by the
+ * GEMM's micro-kernel on the transposed keys, online softmax a row at a time
+ * (Milakov and Gimelshein 2018), then probabilities times values by the same
+ * kernel. A row's operations depend on its position and keys only: in a block
+ * it does not see it is left as it is (factor exp(0) = 1, sum + 0), so its
+ * bits are the same in a prefill, in another tile, or decoded alone.
+ */
+#include "isa.h"
+#include "vmath.h"
+
+enum { BLOCK = 64, ROWS = 96 };
+
+typedef struct tile {
+    const ks_attn_spec *spec;
+    const ks_seqs *seqs;
+    const ks_kv_layer *kv;
+    ks_view out, q, k, v;
+    int32_t seq, group;           /* sequence, kv head */
+    int32_t head, n_heads;        /* query heads [head, head + n_heads) */
+    int32_t token, n_tokens;      /* in the sequence's part of the batch */
+    int32_t n_rows, position;     /* position of the first token */
+    float *queries, *scores, *sums; /* [rows, D] [rows, BLOCK] [rows, Dp] */
+    float *keys, *panels;         /* [BLOCK, D], and transposed or padded */
+    float *highest, *total;       /* [rows] running maximum, sum of exp */
+} tile;
+
+static int32_t padded(int32_t dim) {
+    return (dim + NR - 1) / NR * NR;
+}
+
+static void lay_out(tile *t, float *scratch) {
+    int32_t d = t->spec->head_dim;
+    t->queries = scratch;
+    t->scores = t->queries + ROWS * padded(d);
+    t->sums = t->scores + ROWS * BLOCK;
+    t->keys = t->sums + ROWS * padded(d);
+    t->panels = t->keys + BLOCK * padded(d);
+    t->highest = t->panels + BLOCK * padded(d);
+    t->total = t->highest + ROWS;
+}
+
+static void start(tile *t) {
+    int32_t d = t->spec->head_dim;
+    int64_t first = t->seqs->offsets[t->seq] + t->token;
+    for (int32_t r = 0; r < t->n_rows; r++) {
+        const float *q = ks__row_f32(&t->q, first + r / t->n_heads);
+        int32_t head = t->head + r % t->n_heads;
+        memcpy(t->queries + r * d, q + head * d, (size_t)d * sizeof *q);
+        t->highest[r] = t->spec->sinks ? t->spec->sinks[head] : -INFINITY;
+        t->total[r] = t->spec->sinks ? 1 : 0;
+    }
+    memset(t->sums, 0, (size_t)t->n_rows * padded(d) * sizeof(float));
+}
+
+/* Where the key (or value) of a position lies: in the store, or the batch. */
+static const float *row_at(const tile *t, const ks_view *batch,
+                           const float *store, int32_t position) {
+    int32_t d = t->spec->head_dim, past = ks__past(t->seqs, t->seq);
+    if (position >= past)
+        return ks__row_f32(batch, t->seqs->offsets[t->seq] + position - past) +
+               t->group * d;
+    int64_t page = t->seqs->pages[(int64_t)t->seq * t->seqs->max_pages +
+                                  position / KS_PAGE];
+    return store + ((page * KS_PAGE + position % KS_PAGE) *
+                        t->spec->n_kv_heads + t->group) * d;
+}
+
+/* scores[rows, n] = queries keys^T for keys base .. base + n. */
+static void score_block(tile *t, int32_t base, int32_t n) {
+    int32_t d = t->spec->head_dim;
+    ks_view keys = {t->keys, n, d, d, KS_F32};
+    if (base >= ks__past(t->seqs, t->seq)) {
+        keys.data = (void *)row_at(t, &t->k, NULL, base);
+        keys.stride = t->k.stride;
+    } else {
+        for (int32_t i = 0; i < n; i++)
+            memcpy(t->keys + i * d,
+                   row_at(t, &t->k, t->kv ? t->kv->k : NULL, base + i),
+                   (size_t)d * sizeof(float));
+    }
+    for (int32_t i = 0; i < n; i += NR) {
+        KS_ISA_NAME(unpack)(&keys, i, KS_MIN(NR, n - i), 0, d, t->panels, NULL);
+        for (int32_t r = 0; r < t->n_rows; r += MR)
+            KS_ISA_NAME(kernels)[KS_MIN(MR, t->n_rows - r)](
+                d, t->queries + r * d, d, t->panels,
+                t->scores + r * BLOCK + i, BLOCK, NR, NULL, false);
+    }
+}
+
+KS_INLINE float exp_one(float x) {
+    return vexp(vset(x))[0];
+}
+
+/* Turns one row's scores into probabilities relative to its new maximum,
+ * keys [low, high) of the block visible; rescales what it had. */
+static void softmax_row(tile *t, int32_t row, int32_t low, int32_t high) {
+    const ks_attn_spec *spec = t->spec;
+    float *s = t->scores + row * BLOCK;
+    vi lane;
+    for (int i = 0; i < VL; i++) lane[i] = i;
+    vf v[BLOCK / VL], top = vset(-INFINITY);
+    for (int i = 0; i < BLOCK / VL; i++) {
+        vi key = lane + i * VL;
+        v[i] = vload(s + i * VL) * vset(spec->scale);
+        if (spec->softcap > 0) v[i] = vsoftcap(v[i], spec->softcap);
+        v[i] = vselect((key >= low) & (key < high), v[i], vset(-INFINITY));
+        top = vmax(v[i], top); /* a NaN is passed over here, not by exp */
+    }
+    float before = t->highest[row], after = vmaxlane(top);
+    after = after > before ? after : before;
+    float shift = after > -INFINITY ? after : 0;
+    vf sum = vset(0);
+    for (int i = 0; i < BLOCK / VL; i++) {
+        v[i] = vexp(v[i] - vset(shift));
+        vstore(s + i * VL, v[i]);
+        sum = sum + v[i];
+    }
+    float factor = exp_one(before - shift);
+    t->highest[row] = after;
+    t->total[row] = madd1(t->total[row], factor, vsum(sum));
+    if (factor == 1) return;
+    int32_t dp = padded(spec->head_dim);
+    float *o = t->sums + row * dp;
+    for (int32_t j = 0; j < dp; j += VL)
+        vstore(o + j, vload(o + j) * vset(factor));
+}
+
+static void softmax_block(tile *t, int32_t base, int32_t n) {
+    for (int32_t r = 0; r < t->n_rows; r++) {
+        int32_t position = t->position + r / t->n_heads;
+        int32_t low = 0, high = KS_MIN(n, position + 1 - base);
+        if (t->spec->window > 0)
+            low = KS_MAX(0, position - t->spec->window + 1 - base);
+        if (low < high)
+            softmax_row(t, r, low, high);
+        else
+            memset(t->scores + r * BLOCK, 0, BLOCK * sizeof(float));
+    }
+}
+
+/* sums += probabilities values */
+static void value_block(tile *t, int32_t base, int32_t n) {
+    int32_t d = t->spec->head_dim, dp = padded(d);
+    for (int32_t i = 0; i < n; i++) {
+        const float *v =
+            row_at(t, &t->v, t->kv ? t->kv->v : NULL, base + i);
+        for (int32_t j = 0; j < d; j += NR) {
+            float *to = t->panels + j * n + i * NR;
+            int32_t m = KS_MIN(NR, d - j);
+            memcpy(to, v + j, (size_t)m * sizeof *v);
+            if (m < NR) memset(to + m, 0, (size_t)(NR - m) * sizeof *v);
+        }
+    }
+    for (int32_t j = 0; j < d; j += NR)
+        for (int32_t r = 0; r < t->n_rows; r += MR)
+            KS_ISA_NAME(kernels)[KS_MIN(MR, t->n_rows - r)](
+                n, t->scores + r * BLOCK, BLOCK, t->panels + j * n,
+                t->sums + r * dp + j, dp, NR, NULL, true);
+}
+
+static void finish(tile *t) {
+    int32_t d = t->spec->head_dim, dp = padded(d);
+    int64_t first = t->seqs->offsets[t->seq] + t->token;
+    for (int32_t r = 0; r < t->n_rows; r++) {
+        float *o = ks__row_f32(&t->out, first + r / t->n_heads) +
+                   (t->head + r % t->n_heads) * d;
+        for (int32_t j = 0; j < d; j++)
+            o[j] = t->sums[r * dp + j] / t->total[r];
+    }
+}
+
+static void run_tile(tile *t) {
+    int32_t last = t->position + t->n_tokens - 1, low = 0;
+    if (t->spec->window > 0) low = KS_MAX(0, t->position - t->spec->window + 1);
+    start(t);
+    for (int32_t base = low / BLOCK * BLOCK; base <= last; base += BLOCK) {
+        int32_t n = KS_MIN(BLOCK, last + 1 - base);
+        score_block(t, base, n);
+        softmax_block(t, base, n);
+        value_block(t, base, n);
+    }
+    finish(t);
+}
+
+/* ------------------------------------------------------------------- launch */
+
+/* Tiles are numbered so that sequence s starts at offsets[s] / step + s: no
+ * table needed, at most one number a sequence goes unused. */
+static int32_t tile_base(const ks_seqs *seqs, int32_t s, int32_t step) {
+    return seqs->offsets[s] / step + s;
+}
+
+static bool find_tile(tile *t, int32_t number, int32_t step) {
+    const ks_seqs *seqs = t->seqs;
+    int32_t low = 0, high = seqs->n_seq;
+    while (high - low > 1) {
+        int32_t mid = low + (high - low) / 2;
+        if (tile_base(seqs, mid, step) <= number)
+            low = mid;
+        else
+            high = mid;
+    }
+    int32_t length = seqs->offsets[low + 1] - seqs->offsets[low];
+    t->seq = low;
+    t->token = (number - tile_base(seqs, low, step)) * step;
+    if (t->token >= length) return false;
+    t->n_tokens = KS_MIN(step, length - t->token);
+    t->position = ks__past(seqs, low) + t->token;
+    return true;
+}
+
+static ks_status check(const ks_attn_spec *spec, const ks_seqs *seqs,
+                       const ks_kv_layer *kv, const ks_view *q,
+                       const ks_view *k, ks_err *err) {
+    if (spec->head_dim > KS_MAX_HEAD_DIM)
+        return ks_fail(err, KS_UNSUPPORTED,
+                       "attention: a head of %d dims, at most %d are built in",
+                       (int)spec->head_dim, (int)KS_MAX_HEAD_DIM);
+    if (spec->n_kv_heads < 1 || spec->n_heads % spec->n_kv_heads)
+        return ks_fail(err, KS_INTERNAL, "attention: %d heads on %d",
+                       (int)spec->n_heads, (int)spec->n_kv_heads);
+    if (q->cols != (int64_t)spec->n_heads * spec->head_dim ||
+        k->cols != (int64_t)spec->n_kv_heads * spec->head_dim)
+        return ks_fail(err, KS_INTERNAL,
+                       "attention: %lld and %lld columns for %d and %d heads "
+                       "of %d", (long long)q->cols, (long long)k->cols,
+                       (int)spec->n_heads, (int)spec->n_kv_heads,
+                       (int)spec->head_dim);
+    for (int32_t s = 0; seqs->past && s < seqs->n_seq; s++)
+        if (seqs->past[s] > 0 && (!kv || !seqs->pages))
+            return ks_fail(err, KS_INTERNAL,
+                           "attention: sequence %d has a past and no store",
+                           (int)s);
+    return KS_OK;
+}
+
+ks_status KS_ISA_NAME(attention)(ks_dev *dev, ks_view out, ks_view q,
+                                 ks_view k, ks_view v,
+                                 const ks_attn_spec *spec, const ks_seqs *seqs,
+                                 const ks_kv_layer *kv, ks_err *err) {
+    ks_status st = check(spec, seqs, kv, &q, &k, err);
+    if (st != KS_OK || seqs->n_tok == 0) return st;
+    int32_t group = spec->n_heads / spec->n_kv_heads;
+    int32_t heads = KS_MIN(group, ROWS); /* query heads of one task */
+    int32_t parts = (group + heads - 1) / heads;
+    int32_t step = ROWS / heads;
+    int64_t tiles = seqs->n_tok / step + seqs->n_seq;
+    int64_t per_tile = (int64_t)spec->n_kv_heads * parts;
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
+    for (int64_t task = tiles * per_tile - 1; task >= 0; task--) {
+        tile t = {.spec = spec, .seqs = seqs, .kv = kv, .out = out, .q = q,
+                  .k = k, .v = v};
+        if (!find_tile(&t, (int32_t)(task / per_tile), step)) continue;
+        int32_t part = (int32_t)(task % per_tile);
+        t.group = part / parts;
+        t.head = t.group * group + part % parts * heads;
+        t.n_heads = KS_MIN(heads, (t.group + 1) * group - t.head);
+        t.n_rows = t.n_tokens * t.n_heads;
+        lay_out(&t, ks__scratch(dev));
+        run_tile(&t);
+    }
+    return KS_OK;
+}

@@ -1,0 +1,172 @@
+/* unpack.c - rows of stored weights as a transposed f32 panel.
+ *
+ * Types whose elements stand alone (f32, f16, bf16) are transposed while they
+ * are loaded; block-quantised rows are expanded to f32 in L1 first. Every
+ * value is bit for bit what ks_dequantize gives.
+ */
+#include "isa.h"
+#include "expand.h"
+
+/* ------------------------------------------------- loads of a few elements */
+
+/* Width of the transposes, and a row's piece of that width. */
+#if defined(__AVX2__)
+enum { TW = 8 };
+typedef __m256 tv;
+#else
+enum { TW = 4 };
+typedef __m128 tv;
+#endif
+
+KS_INLINE tv load_f32(const char *row, int64_t k) {
+#if defined(__AVX2__)
+    return _mm256_loadu_ps((const float *)row + k);
+#else
+    return _mm_loadu_ps((const float *)row + k);
+#endif
+}
+
+KS_INLINE tv load_bf16(const char *row, int64_t k) {
+    const uint16_t *p = (const uint16_t *)row + k;
+#if defined(__AVX2__)
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+#else
+    __m128i low = _mm_loadl_epi64((const void *)p);
+    return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), low));
+#endif
+}
+
+KS_INLINE tv load_f16(const char *row, int64_t k) {
+    const uint16_t *p = (const uint16_t *)row + k;
+#if defined(__AVX2__)
+    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
+#else
+    float t[TW];
+    ks_dequantize(KS_F16, p, t, TW);
+    return _mm_loadu_ps(t);
+#endif
+}
+
+/* ---------------------------------------------------------------- transpose */
+
+/* r[i] = row i, elements k..k+TW; stores TW columns of TW at to, NR apart. */
+KS_INLINE void transpose(tv *r, float *to) {
+#if defined(__AVX2__)
+    tv t[8], u[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        u[i + 0] = _mm256_shuffle_ps(t[i + 0], t[i + 2], 0x44);
+        u[i + 1] = _mm256_shuffle_ps(t[i + 0], t[i + 2], 0xEE);
+        u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(to + i * NR,
+                         _mm256_permute2f128_ps(u[i], u[i + 4], 0x20));
+        _mm256_storeu_ps(to + (i + 4) * NR,
+                         _mm256_permute2f128_ps(u[i], u[i + 4], 0x31));
+    }
+#else
+    _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) _mm_storeu_ps(to + i * NR, r[i]);
+#endif
+}
+
+/* A weight is read once and its rows are short: the processor's own prefetch
+ * would start anew for each, so the next rows are asked for here. */
+enum { LINE = 64 };
+
+KS_INLINE void prefetch(const char *at, size_t offset) {
+    _mm_prefetch((const void *)((uintptr_t)at + offset), _MM_HINT_T0);
+}
+
+/* TW rows, kc columns from k0 on, by one of the loads above; ahead: prefetch
+ * the TW rows after them. */
+KS_INLINE void transpose_rows(tv load(const char *, int64_t), ks_type type,
+                              const char *first, size_t stride, int64_t k0,
+                              int64_t kc, float *to, bool ahead) {
+    const int64_t size = (int64_t)ks_type_size(type);
+    int64_t k = 0;
+    for (; k + TW <= kc; k += TW) {
+        tv r[TW];
+        int64_t byte = k * size;
+        if (ahead && byte % LINE < TW * size)
+            for (int i = 0; i < TW; i++)
+                prefetch(first + k0 * size + byte, (TW + i) * stride);
+#pragma GCC unroll 8
+        for (int i = 0; i < TW; i++) r[i] = load(first + i * stride, k0 + k);
+        transpose(r, to + k * NR);
+    }
+    for (; k < kc; k++)
+        for (int i = 0; i < TW; i++)
+            ks_dequantize(type,
+                          first + i * stride + (k0 + k) * size,
+                          to + k * NR + i, 1);
+}
+
+/* ------------------------------------------------------------------- panels */
+
+/* The TW rows from `first` on. Blocks that [k0, k0 + kc) cuts are expanded
+ * whole. */
+static void unpack_rows(ks_type type, const char *first, size_t stride,
+                        int64_t k0, int64_t kc, float *to, float *rows) {
+    switch (type) {
+    case KS_F32:
+        transpose_rows(load_f32, KS_F32, first, stride, k0, kc, to, true);
+        return;
+    case KS_F16:
+        transpose_rows(load_f16, KS_F16, first, stride, k0, kc, to, true);
+        return;
+    case KS_BF16:
+        transpose_rows(load_bf16, KS_BF16, first, stride, k0, kc, to, true);
+        return;
+    default: break;
+    }
+    int64_t size = ks_type_block(type), b0 = k0 / size;
+    int64_t b1 = (k0 + kc + size - 1) / size;
+    size_t from = b0 * ks_type_size(type), bytes = (b1 - b0) * ks_type_size(type);
+    for (int i = 0; i < TW; i++) {
+        const char *row = first + i * stride + from;
+        for (size_t j = 0; j < bytes; j += LINE) prefetch(row, TW * stride + j);
+        expand(type, row, rows + i * KS_ROWS_STRIDE, (b1 - b0) * size);
+    }
+    transpose_rows(load_f32, KS_F32, (const char *)rows,
+                   KS_ROWS_STRIDE * sizeof *rows, k0 - b0 * size, kc, to, false);
+}
+
+/* One row where fewer than TW are left. */
+static void unpack_row(ks_type type, const char *row, int64_t k0, int64_t kc,
+                       float *to, float *rows) {
+    if (type == KS_F32) { /* attention's keys come without scratch */
+        const float *from = (const float *)(const void *)row + k0;
+        for (int64_t k = 0; k < kc; k++) to[k * NR] = from[k];
+        return;
+    }
+    int64_t size = ks_type_block(type), b0 = k0 / size;
+    int64_t b1 = (k0 + kc + size - 1) / size;
+    expand(type, row + b0 * ks_type_size(type), rows, (b1 - b0) * size);
+    for (int64_t k = 0; k < kc; k++) to[k * NR] = rows[k0 - b0 * size + k];
+}
+
+void KS_ISA_NAME(unpack)(const ks_view *w, int64_t n0, int64_t n, int64_t k0,
+                         int64_t kc, float *panel, float *rows) {
+    size_t stride = ks_type_row_bytes(w->type, w->stride);
+    const char *first = (const char *)w->data + n0 * stride;
+    int64_t i = 0;
+    for (; i + TW <= n; i += TW)
+        unpack_rows(w->type, first + i * stride, stride, k0, kc, panel + i,
+                    rows);
+    for (; i < n; i++)
+        unpack_row(w->type, first + i * stride, k0, kc, panel + i, rows);
+    if (n < NR)
+        for (int64_t k = 0; k < kc; k++)
+            memset(panel + k * NR + n, 0, (size_t)(NR - n) * sizeof *panel);
+}

@@ -1,0 +1,184 @@
+/* engine.c - the engine of keystep.h: a model, a backend and run buffers that
+ * grow to what is asked, behind checks of everything that comes from outside.
+ */
+#include "forward.h"
+
+#include <stdlib.h>
+
+enum { DEFAULT_BATCH_TOKENS = 2048 }; /* long enough to feed every GEMM */
+
+/* The most tokens, up to `most`, whose buffers fit into memory (0: any). */
+static int32_t fitting_tokens(const ks_config *config, ks_run_limits limits,
+                              size_t memory, int32_t most) {
+    int32_t low = 0, high = most;
+    if (memory == 0) return most;
+    while (low < high) {
+        int32_t middle = low + (high - low + 1) / 2;
+        limits.max_tokens = middle;
+        if (ks_run_bytes(config, &limits) <= memory) low = middle;
+        else high = middle - 1;
+    }
+    return low;
+}
+
+static ks_status check_options(const ks_engine_options *o, ks_err *err) {
+    if (o->threads < 0 || o->batch_tokens < 0)
+        return ks_fail(err, KS_USAGE,
+                       "engine options: %d threads, %d batch tokens; both must "
+                       "be 0 (default) or more",
+                       o->threads, o->batch_tokens);
+    return KS_OK;
+}
+
+ks_status ks_engine_open(ks_engine **out, const char *model,
+                         const ks_engine_options *options, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_engine *engine = NULL;
+    *out = NULL;
+    KS_TRY(ks_alloc(&engine, 1, sizeof *engine, "an engine", err));
+    if (options) engine->options = *options;
+    ks_engine_options *o = &engine->options;
+    if (!o->backend) o->backend = "cpu";
+    KS_TRY(check_options(o, err));
+    KS_TRY(ks_dev_open(&engine->dev, &engine->ops, o->backend, o->threads,
+                       NULL, err));
+    KS_TRY(ks_model_open(&engine->model, model, err));
+    int32_t most = o->batch_tokens ? o->batch_tokens : DEFAULT_BATCH_TOKENS;
+    engine->limits.max_tokens = fitting_tokens(
+        &engine->model->config, (ks_run_limits){0}, o->memory, most);
+    KS_CHECK(engine->limits.max_tokens > 0, KS_LIMIT,
+             "%zu bytes of memory do not hold the buffers for one token of %s",
+             o->memory, model);
+    *out = engine;
+    engine = NULL;
+done:
+    ks_engine_close(&engine);
+    return st;
+}
+
+void ks_engine_close(ks_engine **engine) {
+    if (!*engine) return;
+    ks_run_close(&(*engine)->run);
+    ks_model_close(&(*engine)->model);
+    if ((*engine)->dev) ks_dev_close(&(*engine)->dev, (*engine)->ops);
+    free(*engine);
+    *engine = NULL;
+}
+
+ks_model_info ks_engine_info(const ks_engine *engine) {
+    const ks_model *m = engine->model;
+    return (ks_model_info){
+        .name = m->name, .architecture = m->config.arch, .sha256 = m->sha256,
+        .n_layers = m->config.n_layers, .d_model = m->config.d_model,
+        .n_vocab = m->config.n_vocab, .n_context = m->config.n_context,
+    };
+}
+
+int32_t ks_engine_longest(const ks_engine *engine, bool *by_memory) {
+    const ks_config *c = &engine->model->config;
+    ks_run_limits limits = engine->limits;
+    int32_t n =
+        fitting_tokens(c, limits, engine->options.memory, c->n_context);
+    if (by_memory) *by_memory = n < c->n_context;
+    return n;
+}
+
+static bool covers(const ks_run_limits *have, const ks_run_limits *want) {
+    return have->max_tokens >= want->max_tokens &&
+           have->max_rows >= want->max_rows &&
+           have->max_last >= want->max_last &&
+           !(want->streams & ~have->streams) &&
+           !(want->positions & ~have->positions) &&
+           (!want->streams || have->dtype == want->dtype);
+}
+
+ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    ks_run_limits *have = &engine->limits;
+    if (engine->run && covers(have, want)) return KS_OK;
+    ks_run_limits both = {
+        .max_tokens = KS_MAX(have->max_tokens, want->max_tokens),
+        .max_rows = KS_MAX(have->max_rows, want->max_rows),
+        .max_last = KS_MAX(have->max_last, want->max_last),
+        .streams = have->streams | want->streams,
+        .positions = have->positions | want->positions,
+        .dtype = want->streams ? want->dtype : have->dtype,
+    };
+    size_t bytes = ks_run_bytes(&engine->model->config, &both);
+    KS_CHECK(!engine->options.memory || bytes <= engine->options.memory,
+             KS_LIMIT,
+             "run buffers for %d tokens and %d steps take %zu bytes, more than "
+             "the %zu allowed",
+             both.max_tokens, both.max_rows, bytes, engine->options.memory);
+    ks_run_close(&engine->run);
+    KS_TRY(ks_run_open(&engine->run, engine->dev, engine->ops, engine->model,
+                       &both, err));
+    *have = both;
+done:
+    return st;
+}
+
+static ks_status check_batch(const ks_engine *engine, const ks_batch *batch,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_config *c = &engine->model->config;
+    KS_CHECK(batch->n_seq > 0, KS_USAGE, "a batch of %d sequences",
+             batch->n_seq);
+    KS_CHECK(batch->offsets[0] == 0, KS_USAGE,
+             "a batch's offsets begin at %d, expected 0", batch->offsets[0]);
+    for (int32_t s = 0; s < batch->n_seq; s++) {
+        int32_t begin = batch->offsets[s], end = batch->offsets[s + 1];
+        KS_CHECK(end > begin, KS_USAGE,
+                 "sequence %d of the batch has no token (offsets %d to %d)", s,
+                 begin, end);
+        KS_CHECK(end - begin <= c->n_context, KS_LIMIT,
+                 "sequence %d of the batch has %d tokens, the model's context "
+                 "is %d",
+                 s, end - begin, c->n_context);
+        for (int32_t t = begin; t < end; t++)
+            KS_CHECK(batch->ids[t] >= 0 && batch->ids[t] < c->n_vocab,
+                     KS_MISMATCH,
+                     "token %d of sequence %d has id %d, the model's "
+                     "vocabulary is 0 to %d: wrong tokenizer?",
+                     t - begin, s, batch->ids[t], c->n_vocab - 1);
+    }
+done:
+    return st;
+}
+
+static ks_status check_capture(const ks_capture *capture, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_CHECK(capture->streams && capture->streams < 1u << KS_N_STREAMS &&
+                 capture->positions &&
+                 capture->positions < 1u << KS_N_POSITIONS,
+             KS_USAGE, "a capture of streams %#x, positions %#x",
+             capture->streams, capture->positions);
+    KS_CHECK(capture->emit, KS_USAGE, "a capture without emit");
+    KS_CHECK(capture->n_segments >= 0, KS_USAGE, "a capture of %d steps",
+             capture->n_segments);
+done:
+    return st;
+}
+
+ks_status ks_engine_run(ks_engine *engine, const ks_batch *batch,
+                        const ks_capture *capture, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(check_batch(engine, batch, err));
+    ks_seqs seqs = {.n_seq = batch->n_seq,
+                    .n_tok = batch->offsets[batch->n_seq],
+                    .offsets = batch->offsets};
+    ks_run_limits limits = {.max_tokens = seqs.n_tok};
+    if (capture) {
+        KS_TRY(check_capture(capture, err));
+        limits.max_rows = capture->n_segments;
+        limits.streams = capture->streams;
+        limits.positions = capture->positions;
+        limits.dtype = capture->dtype;
+    }
+    KS_TRY(ks_engine_reserve(engine, &limits, err));
+    KS_TRY(ks_forward(engine->run, &seqs, batch->ids, NULL, capture, NULL, NULL,
+                      err));
+done:
+    return st;
+}

@@ -1,0 +1,172 @@
+/* file.c - mapped and whole files, atomic writes, SHA-256. */
+#include "base.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static ks_status io_error(ks_err *err, const char *path, const char *doing) {
+    return ks_fail(err, KS_IO, "%s: cannot %s: %s", path, doing,
+                   strerror(errno));
+}
+
+ks_status ks_map_open(ks_map *out, const char *path, ks_err *err) {
+    *out = (ks_map){0};
+    ks_status st = KS_OK;
+    struct stat info;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return io_error(err, path, "open");
+    if (fstat(fd, &info) != 0) {
+        st = io_error(err, path, "stat");
+        goto done;
+    }
+    KS_CHECK(S_ISREG(info.st_mode), KS_IO, "%s: not a regular file", path);
+    if (info.st_size == 0) goto done;
+    void *data =
+        mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    if (data == MAP_FAILED) {
+        st = io_error(err, path, "map");
+        goto done;
+    }
+    *out = (ks_map){data, (size_t)info.st_size};
+done:
+    close(fd);
+    return st;
+}
+
+void ks_map_close(ks_map *map) {
+    if (map->data) munmap((void *)(uintptr_t)map->data, map->size);
+    *map = (ks_map){0};
+}
+
+ks_status ks_read_file(const char *path, char **text, size_t *length,
+                       ks_err *err) {
+    ks_status st = KS_OK;
+    ks_str all = {0};
+    bool standard = strcmp(path, "-") == 0;
+    FILE *file = standard ? stdin : fopen(path, "rbe");
+    if (!file) return io_error(err, path, "open");
+    char buffer[1 << 16];
+    size_t n;
+    KS_TRY(ks_str_add(&all, "", 0, err));
+    while ((n = fread(buffer, 1, sizeof buffer, file)) > 0)
+        KS_TRY(ks_str_add(&all, buffer, n, err));
+    if (ferror(file)) KS_TRY(io_error(err, path, "read"));
+    *text = all.data;
+    if (length) *length = all.length;
+    all.data = NULL;
+done:
+    if (!standard) fclose(file);
+    free(all.data);
+    return st;
+}
+
+bool ks_file_exists(const char *path) {
+    struct stat info;
+    return lstat(path, &info) == 0;
+}
+
+ks_status ks_refuse_existing(const char *path, bool force, ks_err *err) {
+    if (!force && ks_file_exists(path))
+        return ks_fail(err, KS_EXISTS,
+                       "%s exists; --force overwrites it", path);
+    return KS_OK;
+}
+
+ks_status ks_path_join(char **out, const char *dir, const char *name,
+                       ks_err *err) {
+    size_t n = strlen(dir);
+    const char *slash = n && dir[n - 1] == '/' ? "" : "/";
+    if (asprintf(out, "%s%s%s", dir, slash, name) < 0)
+        return ks_fail(err, KS_NOMEM, "out of memory for a path");
+    return KS_OK;
+}
+
+ks_status ks_sync_folder_of(const char *path, ks_err *err) {
+    char *copy = strdup(path);
+    if (!copy) return ks_fail(err, KS_NOMEM, "out of memory for a path");
+    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    free(copy);
+    if (fd < 0) return io_error(err, path, "open the folder of");
+    int failed = fsync(fd) != 0 && errno != EINVAL;
+    ks_status st = failed ? io_error(err, path, "sync the folder of") : KS_OK;
+    close(fd);
+    return st;
+}
+
+ks_status ks_write_file(const char *path, const char *text, size_t length,
+                        bool force, ks_err *err) {
+    ks_status st = KS_OK;
+    char *part = NULL;
+    FILE *file = NULL;
+    KS_TRY(ks_refuse_existing(path, force, err));
+    if (asprintf(&part, "%s.part", path) < 0) {
+        part = NULL;
+        KS_CHECK(false, KS_NOMEM, "out of memory for a path");
+    }
+    file = fopen(part, "wbe");
+    if (!file) KS_TRY(io_error(err, part, "create"));
+    if (fwrite(text, 1, length, file) != length || fflush(file) != 0 ||
+        fsync(fileno(file)) != 0)
+        KS_TRY(io_error(err, part, "write"));
+    int closed = fclose(file);
+    file = NULL;
+    if (closed != 0) KS_TRY(io_error(err, part, "write"));
+    if (rename(part, path) != 0) KS_TRY(io_error(err, path, "rename to"));
+    KS_TRY(ks_sync_folder_of(path, err));
+done:
+    if (file) fclose(file);
+    if (st != KS_OK && st != KS_EXISTS && part) unlink(part);
+    free(part);
+    return st;
+}
+
+/* ------------------------------------------------------------------ hashes */
+
+struct ks_sha256 {
+    EVP_MD_CTX *context;
+};
+
+ks_status ks_sha256_open(ks_sha256 **out, ks_err *err) {
+    *out = NULL;
+    ks_sha256 *hash = calloc(1, sizeof *hash);
+    if (hash) hash->context = EVP_MD_CTX_new();
+    if (!hash || !hash->context ||
+        EVP_DigestInit_ex(hash->context, EVP_sha256(), NULL) != 1) {
+        ks_sha256_close(&hash, NULL);
+        return ks_fail(err, KS_NOMEM, "cannot start a SHA-256");
+    }
+    *out = hash;
+    return KS_OK;
+}
+
+void ks_sha256_add(ks_sha256 *hash, const void *data, size_t n) {
+    EVP_DigestUpdate(hash->context, data, n);
+}
+
+static void to_hex(const unsigned char *digest, char hex[65]) {
+    for (int i = 0; i < 32; i++)
+        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+}
+
+void ks_sha256_close(ks_sha256 **hash, char hex[65]) {
+    if (!*hash) return;
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    if (hex && EVP_DigestFinal_ex((*hash)->context, digest, NULL) == 1)
+        to_hex(digest, hex);
+    EVP_MD_CTX_free((*hash)->context);
+    free(*hash);
+    *hash = NULL;
+}
+
+void ks_sha256_of(const void *data, size_t n, char hex[65]) {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    EVP_Digest(data, n, digest, NULL, EVP_sha256(), NULL);
+    to_hex(digest, hex);
+}

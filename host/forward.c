@@ -1,0 +1,319 @@
+/* forward.c - the only forward pass. It asks what a feature is (a switch of
+ * ks_config, a tensor that is there), never what a model is called.
+ *
+ * One block of a transformer, with the switches that differ:
+ *     h = norm(x)                        pre_norm, else h = x
+ *     q, k, v = h W^T (+ b)              biases
+ *     q, k = norm(q), norm(k)            qk_norm per head or over all heads
+ *     q, k = rope(q, k)                  global or local angles
+ *     y = attention(q, k, v) W_o^T       window, softcap, sinks
+ *     y = norm(y)                        post_norm
+ *     x += y, h = norm(x)
+ *     y = (act(h W_gate^T) * h W_up^T) W_down^T, y = norm(y), x += y
+ *
+ * Everything but attention is local to a row, so it runs a block of rows at a
+ * time (run.h): after attention of layer l, a block goes on to the rotated
+ * q, k, v of layer l + 1. Residual adds are fused into the norm that follows.
+ */
+#include "run.h"
+
+/* Rows of a block in a buffer that holds the whole batch. */
+static ks_view rows_of(float *whole, const ks_block *b, int64_t cols) {
+    return ks_view_f32(whole + (int64_t)b->begin * cols, b->rows, cols);
+}
+
+static ks_view x_rows(const ks_run *run, const ks_block *b) {
+    return rows_of(run->x, b, run->model->config.d_model);
+}
+
+static int64_t q_cols(const ks_config *c) {
+    return (int64_t)c->n_heads * c->head_dim;
+}
+
+static int64_t kv_cols(const ks_config *c) {
+    return (int64_t)c->n_kv_heads * c->head_dim;
+}
+
+static ks_status embed(ks_run *run, const int32_t *ids, const ks_block *b,
+                       ks_err *err) {
+    const ks_config *c = &run->model->config;
+    return run->ops->embed(run->dev, x_rows(run, b),
+                           run->model->weights.embed, ids + b->begin,
+                           c->embed_scale, err);
+}
+
+static ks_status qk_norm(ks_run *run, const ks_layer *w, ks_view q, ks_view k,
+                         ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_config *c = &run->model->config;
+    if (c->qk_norm == KS_QK_NONE) return KS_OK;
+    if (c->qk_norm == KS_QK_HEAD) { /* heads are rows */
+        q = ks_view_f32(q.data, q.rows * c->n_heads, c->head_dim);
+        k = ks_view_f32(k.data, k.rows * c->n_kv_heads, c->head_dim);
+    }
+    KS_TRY(run->ops->norm(run->dev, q, q, NULL, w->q_norm, c->norm_eps, err));
+    KS_TRY(run->ops->norm(run->dev, k, k, NULL, w->k_norm, c->norm_eps, err));
+done:
+    return st;
+}
+
+/* x += y (NULL: nothing to add) and the input of the next projection: a
+ * normed copy in h, or x itself where the model has no norm there. */
+static ks_status add_and_norm(ks_run *run, ks_view x, const ks_view *y,
+                              const float *weight, ks_view *h, ks_err *err) {
+    ks_status st = KS_OK;
+    float eps = run->model->config.norm_eps;
+    if (weight) {
+        *h = ks_view_f32(run->h, x.rows, x.cols);
+        KS_TRY(run->ops->norm(run->dev, *h, x, y, weight, eps, err));
+    } else {
+        *h = x;
+        if (y) KS_TRY(run->ops->add(run->dev, x, *y, err));
+    }
+done:
+    return st;
+}
+
+/* From h to the rotated q, k and v of layer l. */
+static ks_status project_qkv(ks_run *run, int32_t l, const ks_block *b,
+                             ks_view h, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_config *c = &run->model->config;
+    const ks_weights *weights = &run->model->weights;
+    const ks_layer *w = &weights->layers[l];
+    const struct ks_ops *ops = run->ops;
+    ks_view q = rows_of(run->q, b, q_cols(c));
+    ks_view k = rows_of(run->k, b, kv_cols(c));
+    ks_view v = rows_of(run->v, b, kv_cols(c));
+    bool local = c->local[l] && weights->inv_freq_local;
+    ks_rope rope = {
+        .inv_freq = local ? weights->inv_freq_local : weights->inv_freq,
+        .scale = local ? weights->rope_scale_local : weights->rope_scale,
+        .rot_dims = c->head_dim,
+        .interleaved = c->rope_interleaved,
+    };
+    ks_kv_layer at = {0};
+    if (run->kv) at = ks_kv_layer_at(run->kv, l);
+
+    KS_TRY(ops->gemm(run->dev, q, h, w->wq, w->bq, false, err));
+    KS_TRY(ops->gemm(run->dev, k, h, w->wk, w->bk, false, err));
+    KS_TRY(ops->gemm(run->dev, v, h, w->wv, w->bv, false, err));
+    KS_TRY(qk_norm(run, w, q, k, err));
+    KS_TRY(ops->rope(run->dev, q, k, v, c->head_dim, &rope, &b->seqs,
+                     run->kv ? &at : NULL, err));
+done:
+    return st;
+}
+
+/* Ends layer l - 1 (its addition y, NULL at the embedding) and starts layer
+ * l; after the last layer only the addition is left to do. */
+static ks_status enter_layer(ks_run *run, int32_t l, const ks_block *b,
+                             const ks_view *y, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_model *m = run->model;
+    ks_view h, x = x_rows(run, b);
+    if (l == m->config.n_layers) {
+        KS_TRY(run->ops->add(run->dev, x, *y, err));
+        return KS_OK;
+    }
+    KS_TRY(add_and_norm(run, x, y, m->weights.layers[l].attn_norm, &h, err));
+    KS_TRY(project_qkv(run, l, b, h, err));
+done:
+    return st;
+}
+
+static ks_status attend(ks_run *run, int32_t l, ks_err *err) {
+    const ks_config *c = &run->model->config;
+    int64_t n = run->seqs->n_tok;
+    ks_attn_spec spec = {
+        .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim, .scale = c->attn_scale,
+        .softcap = c->attn_softcap, .window = c->window[l],
+        .sinks = run->model->weights.layers[l].sinks,
+    };
+    ks_kv_layer at = {0};
+    if (run->kv) at = ks_kv_layer_at(run->kv, l);
+    return run->ops->attention(
+        run->dev, ks_view_f32(run->mixed, n, q_cols(c)),
+        ks_view_f32(run->q, n, q_cols(c)), ks_view_f32(run->k, n, kv_cols(c)),
+        ks_view_f32(run->v, n, kv_cols(c)), &spec, run->seqs,
+        run->kv ? &at : NULL, err);
+}
+
+/* Where a block's addition goes: y, or the batch-long buffer that capture
+ * pools from. */
+static ks_view added_rows(ks_run *run, ks_stream stream, const ks_block *b) {
+    int64_t d = run->model->config.d_model;
+    if (ks__captures(run, stream)) return rows_of(run->added[stream], b, d);
+    return ks_view_f32(run->y, b->rows, d);
+}
+
+static ks_status post_norm(ks_run *run, ks_view y, const float *weight,
+                           ks_err *err) {
+    if (!weight) return KS_OK;
+    return run->ops->norm(run->dev, y, y, NULL, weight,
+                          run->model->config.norm_eps, err);
+}
+
+/* h -> y = (act(h W_gate^T) * h W_up^T) W_down^T */
+static ks_status mlp(ks_run *run, const ks_layer *w, ks_view h, ks_view y,
+                     ks_err *err) {
+    ks_status st = KS_OK;
+    const struct ks_ops *ops = run->ops;
+    const ks_config *c = &run->model->config;
+    ks_view gate = ks_view_f32(run->gate, h.rows, c->d_ff);
+    ks_view up = ks_view_f32(run->up, h.rows, c->d_ff);
+    KS_TRY(ops->gemm(run->dev, gate, h, w->w_gate, NULL, false, err));
+    KS_TRY(ops->gemm(run->dev, up, h, w->w_up, NULL, false, err));
+    KS_TRY(ops->gate(run->dev, gate, gate, up, c->act, err));
+    KS_TRY(ops->gemm(run->dev, y, gate, w->w_down, NULL, false, err));
+    KS_TRY(post_norm(run, y, w->mlp_post_norm, err));
+done:
+    return st;
+}
+
+/* What follows attention of layer l, up to q, k, v of layer l + 1. */
+static ks_status leave_layer(ks_run *run, int32_t l, const ks_block *b,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_config *c = &run->model->config;
+    const ks_layer *w = &run->model->weights.layers[l];
+    ks_view mixed = rows_of(run->mixed, b, q_cols(c)), h;
+    ks_view y = added_rows(run, KS_ATTN, b);
+    KS_TRY(run->ops->gemm(run->dev, y, mixed, w->wo, w->bo, false, err));
+    KS_TRY(post_norm(run, y, w->attn_post_norm, err));
+    KS_TRY(add_and_norm(run, x_rows(run, b), &y, w->mlp_norm, &h, err));
+    y = added_rows(run, KS_MLP, b);
+    KS_TRY(mlp(run, w, h, y, err));
+    KS_TRY(enter_layer(run, l + 1, b, &y, err));
+done:
+    return st;
+}
+
+static ks_view whole(const ks_run *run, float *data) {
+    return ks_view_f32(data, run->seqs->n_tok, run->model->config.d_model);
+}
+
+/* A value that is not finite stays in its row of the residual stream for
+ * good, so one look after the last layer sees all of them. */
+static ks_status check_residual(ks_run *run, int32_t layer, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t count = 0, row = -1;
+    KS_TRY(run->ops->count_nonfinite(run->dev, whole(run, run->x), &count,
+                                     &row, err));
+    if (count)
+        st = ks__run_fault_at(run, KS_RESID, layer, row, count, err);
+done:
+    return st;
+}
+
+static ks_status walk_layers(ks_run *run, const int32_t *ids, ks_err *err) {
+    ks_status st = KS_OK;
+    int32_t n_layers = run->model->config.n_layers;
+    for (int32_t i = 0; i < run->n_blocks; i++) {
+        KS_TRY(embed(run, ids, &run->blocks[i], err));
+        KS_TRY(enter_layer(run, 0, &run->blocks[i], NULL, err));
+    }
+    if (run->check_layers) KS_TRY(check_residual(run, 0, err));
+    KS_TRY(ks__gather(run, KS_RESID, 0, whole(run, run->x), err));
+    for (int32_t l = 0; l < n_layers; l++) {
+        KS_TRY(attend(run, l, err));
+        for (int32_t i = 0; i < run->n_blocks; i++)
+            KS_TRY(leave_layer(run, l, &run->blocks[i], err));
+        for (ks_stream s = KS_ATTN; s <= KS_MLP; s++)
+            if (ks__captures(run, s))
+                KS_TRY(ks__gather(run, s, l, whole(run, run->added[s]), err));
+        if (run->check_layers) KS_TRY(check_residual(run, l + 1, err));
+        KS_TRY(ks__gather(run, KS_RESID, l + 1, whole(run, run->x), err));
+    }
+    KS_TRY(check_residual(run, n_layers, err));
+done:
+    return st;
+}
+
+/* Names the first faulty layer: the same pass again, looking after every
+ * layer. Only a pass that fails pays for it. */
+static ks_status find_fault(ks_run *run, const int32_t *ids, ks_err *err) {
+    run->capture = NULL;
+    run->check_layers = true;
+    return walk_layers(run, ids, err);
+}
+
+static ks_status final_norm(ks_run *run, ks_view x, ks_err *err) {
+    return run->ops->norm(run->dev, x, x, NULL, run->model->weights.final_norm,
+                          run->model->config.norm_eps, err);
+}
+
+static ks_status heads(ks_run *run, ks_view *last_hidden, ks_view *all_hidden,
+                       ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_seqs *seqs = run->seqs;
+    if (last_hidden) {
+        for (int32_t s = 0; s < seqs->n_seq; s++)
+            run->last_rows[s] = seqs->offsets[s + 1] - 1;
+        *last_hidden =
+            ks_view_f32(run->last, seqs->n_seq, run->model->config.d_model);
+        KS_TRY(run->ops->convert(run->dev, run->last, KS_F32,
+                                 whole(run, run->x), run->last_rows,
+                                 seqs->n_seq, err));
+        KS_TRY(final_norm(run, *last_hidden, err));
+    }
+    if (all_hidden) {
+        *all_hidden = whole(run, run->x);
+        KS_TRY(final_norm(run, *all_hidden, err));
+    }
+done:
+    return st;
+}
+
+/* What the buffers cannot hold is the caller's mistake, said with numbers. */
+static ks_status check_fits(const ks_run *run, const ks_seqs *seqs,
+                            const ks_capture *capture, bool last, ks_err *err) {
+    const ks_run_limits *have = &run->limits;
+    if (seqs->n_tok < 1 || seqs->n_tok > have->max_tokens)
+        return ks_fail(err, KS_LIMIT,
+                       "a batch of %d tokens in buffers for 1 to %d",
+                       seqs->n_tok, have->max_tokens);
+    if (seqs->n_seq < 1 || seqs->n_seq > seqs->n_tok ||
+        (last && seqs->n_seq > have->max_last))
+        return ks_fail(err, KS_LIMIT,
+                       "%d sequences in a batch of %d tokens with buffers for "
+                       "%d last rows",
+                       seqs->n_seq, seqs->n_tok, have->max_last);
+    if (!capture) return KS_OK;
+    if (capture->n_segments > have->max_rows ||
+        capture->streams & ~have->streams ||
+        capture->positions & ~have->positions || capture->dtype != have->dtype)
+        return ks_fail(err, KS_LIMIT,
+                       "a capture of %d steps (streams %#x, positions %#x, %s) "
+                       "in buffers for %d (%#x, %#x, %s)",
+                       capture->n_segments, capture->streams,
+                       capture->positions, ks_type_name(capture->dtype),
+                       have->max_rows, have->streams, have->positions,
+                       ks_type_name(have->dtype));
+    return KS_OK;
+}
+
+ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                     ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
+                     ks_view *all_hidden, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(check_fits(run, seqs, capture, last_hidden != NULL, err));
+    run->seqs = seqs;
+    run->kv = kv;
+    run->capture = capture;
+    run->check_layers = false;
+    run->fault = (ks_fault){.seq = -1};
+    ks__run_cut(run);
+    if (capture) KS_TRY(ks__gather_plan(run, err));
+    st = walk_layers(run, ids, err);
+    if (st == KS_NUMERIC && run->fault.seq >= 0 && !run->fault.overflow) {
+        ks_status again = find_fault(run, ids, err);
+        if (again != KS_OK) st = again;
+    }
+    KS_TRY(st);
+    KS_TRY(heads(run, last_hidden, all_hidden, err));
+    KS_TRY(run->ops->sync(run->dev, err));
+done:
+    return st;
+}

@@ -1,0 +1,94 @@
+/* forward.h - the only forward pass, with capture in the graph, and the
+ * paged KV store that generation and shared prefixes stand on.
+ *
+ * L layers, d = d_model, V vocabulary. A run owns every buffer of a pass: one
+ * arena, sized from config and limits before the first token. ks_forward
+ * allocates nothing. One run serves one batch at a time.
+ */
+#ifndef KS_FORWARD_H
+#define KS_FORWARD_H
+
+#include "model.h"
+
+typedef struct ks_run ks_run;
+
+typedef struct ks_run_limits {
+    int32_t max_tokens; /* of one packed batch */
+    int32_t max_rows;   /* steps to pool (KS_TOKENS needs max_tokens rows) */
+    uint32_t streams, positions; /* bit sets that captures may ask for */
+    ks_type dtype;               /* of captured rows */
+    int32_t max_last;            /* sequences with last_hidden; 0: none */
+} ks_run_limits;
+
+/* Where a pass met values that are not finite. layer counts as KS_RESID does
+ * (0 embedding, l after block l) for that stream, as 0..L-1 for the others. */
+typedef struct ks_fault {
+    int32_t seq;   /* of the batch; -1: no fault */
+    int32_t layer;
+    int32_t token; /* of the sequence within the batch */
+    ks_stream stream;
+    bool overflow; /* finite in f32, beyond the storage type's range */
+    int64_t count; /* values not finite in that stream and layer */
+} ks_fault;
+
+/* Bytes that ks_run_open will take for these limits. */
+size_t ks_run_bytes(const ks_config *config, const ks_run_limits *limits);
+ks_status ks_run_open(ks_run **out, ks_dev *dev, const struct ks_ops *ops,
+                      const ks_model *model, const ks_run_limits *limits,
+                      ks_err *err);
+void ks_run_close(ks_run **run);
+/* Of the last pass that returned KS_NUMERIC: lets a caller that knows what
+ * the sequences are (chains) name them. */
+ks_fault ks_run_fault(const ks_run *run);
+
+/* Paged KV store for all layers; pages are counted so that sequences can
+ * share a prefix. */
+typedef struct ks_kv ks_kv;
+ks_status ks_kv_open(ks_kv **out, ks_dev *dev, const struct ks_ops *ops,
+                     const ks_config *config, int32_t n_pages, ks_err *err);
+void ks_kv_close(ks_kv **kv);
+size_t ks_kv_page_bytes(const ks_config *config); /* all layers, k and v */
+int32_t ks_kv_free_pages(const ks_kv *kv);
+/* A page with one owner; -1 when none is free. */
+int32_t ks_kv_page_take(ks_kv *kv);
+void ks_kv_page_share(ks_kv *kv, int32_t page);
+void ks_kv_page_drop(ks_kv *kv, int32_t page);
+/* Copies a page's first n tokens into another, all layers (a fork inside a
+ * page). */
+ks_status ks_kv_page_copy(ks_kv *kv, int32_t to, int32_t from, int32_t n,
+                          ks_err *err);
+ks_kv_layer ks_kv_layer_at(const ks_kv *kv, int32_t layer);
+
+/* One forward over the packed batch. Every sequence has at least one token,
+ * ids are in the vocabulary (ks_engine_run checks both). seqs->past and pages
+ * with kv continue stored sequences and store their new tokens; kv NULL: keys
+ * and values live in the batch alone. capture may be NULL.
+ *   last_hidden: NULL, or receives [n_seq, d]: the final-normed state of each
+ *     sequence's last token (for sampling).
+ *   all_hidden: NULL, or receives [n_tok, d], final-normed (for scoring).
+ * Both views borrow the run's memory until its next pass. Values that are not
+ * finite: KS_NUMERIC, and ks_run_fault says where. */
+ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                     ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
+                     ks_view *all_hidden, ks_err *err);
+
+/* The engine behind keystep.h, for code that drives the forward itself. run
+ * may be NULL until the first ks_engine_run or ks_engine_reserve. */
+struct ks_engine {
+    ks_model *model;
+    ks_dev *dev;
+    const struct ks_ops *ops;
+    ks_run *run;
+    ks_run_limits limits; /* of run; max_tokens: the packing limit at first */
+    ks_engine_options options;
+};
+
+/* Makes engine->run serve at least these limits (buffers only grow). Beyond
+ * options.memory: KS_LIMIT with the numbers. */
+ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *limits,
+                            ks_err *err);
+/* The longest sequence that the model's context and options.memory allow;
+ * *by_memory (may be NULL) says which of the two is the limit. */
+int32_t ks_engine_longest(const ks_engine *engine, bool *by_memory);
+
+#endif

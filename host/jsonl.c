@@ -1,0 +1,148 @@
+/* jsonl.c - JSON Lines through jansson, with the place in every sentence. */
+#include "base.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Well-formed UTF-8 after Unicode's table 3-7: no overlong forms, no
+ * surrogates, nothing above U+10FFFF. */
+size_t ks_utf8_check(const char *text, size_t n) {
+    const unsigned char *s = (const unsigned char *)text;
+    size_t i = 0;
+    while (i < n) {
+        unsigned char c = s[i];
+        size_t more;
+        unsigned char low = 0x80, high = 0xBF;
+        if (c < 0x80) {
+            i++;
+            continue;
+        } else if (c >= 0xC2 && c <= 0xDF) {
+            more = 1;
+        } else if (c >= 0xE0 && c <= 0xEF) {
+            more = 2;
+            if (c == 0xE0) low = 0xA0;
+            if (c == 0xED) high = 0x9F;
+        } else if (c >= 0xF0 && c <= 0xF4) {
+            more = 3;
+            if (c == 0xF0) low = 0x90;
+            if (c == 0xF4) high = 0x8F;
+        } else {
+            return i;
+        }
+        if (more >= n - i) return i;
+        if (s[i + 1] < low || s[i + 1] > high) return i;
+        for (size_t k = 2; k <= more; k++)
+            if ((s[i + k] & 0xC0) != 0x80) return i;
+        i += more + 1;
+    }
+    return n;
+}
+
+static ks_status parse_line(const char *name, size_t number, const char *line,
+                            size_t n, json_t **out, ks_err *err) {
+    size_t bad = ks_utf8_check(line, n);
+    if (bad < n)
+        return ks_fail(err, KS_FORMAT,
+                       "%s line %zu: byte %zu is not valid UTF-8", name, number,
+                       bad + 1);
+    json_error_t reason;
+    json_t *object =
+        json_loadb(line, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &reason);
+    if (!object)
+        return ks_fail(err, KS_FORMAT, "%s line %zu column %d: %s", name,
+                       number, reason.column, reason.text);
+    if (!json_is_object(object)) {
+        json_decref(object);
+        return ks_fail(err, KS_FORMAT,
+                       "%s line %zu: expected a JSON object {...}", name,
+                       number);
+    }
+    *out = object;
+    return KS_OK;
+}
+
+static bool is_blank(const char *line, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!strchr(" \t\r\n", line[i]) || !line[i]) return false;
+    return true;
+}
+
+ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
+                        ks_err *err) {
+    ks_status st = KS_OK;
+    bool standard = strcmp(path, "-") == 0;
+    const char *name = standard ? "standard input" : path;
+    char *line = NULL;
+    size_t capacity = 0;
+    FILE *file = standard ? stdin : fopen(path, "rbe");
+    if (!file)
+        return ks_fail(err, KS_IO, "%s: cannot open: %s", path,
+                       strerror(errno));
+    ssize_t got;
+    for (size_t number = 1; (got = getline(&line, &capacity, file)) >= 0;
+         number++) {
+        if (is_blank(line, (size_t)got)) continue;
+        json_t *object = NULL;
+        KS_TRY(parse_line(name, number, line, (size_t)got, &object, err));
+        st = each(user, number, object, err);
+        json_decref(object);
+        if (st != KS_OK) goto done;
+    }
+    KS_CHECK(!ferror(file), KS_IO, "%s: cannot read: %s", name,
+             strerror(errno));
+done:
+    free(line);
+    if (!standard) fclose(file);
+    return st;
+}
+
+static const char *kind_of(json_t *value) {
+    switch (json_typeof(value)) {
+    case JSON_OBJECT: return "an object";
+    case JSON_ARRAY: return "an array";
+    case JSON_STRING: return "a string";
+    case JSON_INTEGER: return "an integer";
+    case JSON_REAL: return "a real number";
+    case JSON_NULL: return "null";
+    default: return "a boolean";
+    }
+}
+
+ks_status ks_json_string(json_t *object, const char *key, const char *where,
+                         const char **out, size_t *length, ks_err *err) {
+    json_t *value = json_object_get(object, key);
+    if (!value)
+        return ks_fail(err, KS_FORMAT, "%s: no \"%s\", expected a string",
+                       where, key);
+    if (!json_is_string(value))
+        return ks_fail(err, KS_FORMAT,
+                       "%s: \"%s\" is %s, expected a string", where, key,
+                       kind_of(value));
+    *out = json_string_value(value);
+    size_t n = json_string_length(value);
+    if (length)
+        *length = n;
+    else if (strlen(*out) != n)
+        return ks_fail(err, KS_FORMAT, "%s: \"%s\" holds a NUL character",
+                       where, key);
+    return KS_OK;
+}
+
+ks_status ks_json_int(json_t *object, const char *key, const char *where,
+                      int64_t low, int64_t high, int64_t *out, ks_err *err) {
+    json_t *value = json_object_get(object, key);
+    if (!value)
+        return ks_fail(err, KS_FORMAT, "%s: no \"%s\", expected an integer",
+                       where, key);
+    if (!json_is_integer(value))
+        return ks_fail(err, KS_FORMAT,
+                       "%s: \"%s\" is %s, expected an integer", where, key,
+                       kind_of(value));
+    *out = json_integer_value(value);
+    if (*out < low || *out > high)
+        return ks_fail(err, KS_LIMIT,
+                       "%s: \"%s\" is %lld, expected %lld to %lld", where, key,
+                       (long long)*out, (long long)low, (long long)high);
+    return KS_OK;
+}

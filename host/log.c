@@ -1,0 +1,105 @@
+/* log.c - words and progress on stderr. */
+#include "base.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static ks_log_level level_now = KS_LOG_INFO;
+static bool bar_open; /* an unfinished bar line lies on the terminal */
+
+void ks_log_level_set(ks_log_level level) {
+    level_now = level;
+}
+
+void ks_log(ks_log_level level, const char *format, ...) {
+    if (level > level_now) return;
+    if (bar_open) fputs("\r\033[K", stderr);
+    bar_open = false;
+    va_list args;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+}
+
+struct ks_progress {
+    char what[64], unit[16];
+    double total, done, start, shown;
+    bool terminal;
+};
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+ks_progress *ks_progress_open(const char *what, const char *unit,
+                              double total) {
+    ks_progress *p = calloc(1, sizeof *p);
+    if (!p) return NULL; /* progress is a courtesy: NULL is accepted below */
+    snprintf(p->what, sizeof p->what, "%s", what);
+    snprintf(p->unit, sizeof p->unit, "%s", unit);
+    p->total = total;
+    p->start = p->shown = seconds_now();
+    p->terminal = isatty(STDERR_FILENO) == 1;
+    return p;
+}
+
+static void format_seconds(char *to, size_t n, double s) {
+    if (!isfinite(s) || s > 3600 * 1000.0)
+        snprintf(to, n, "--:--");
+    else if (s >= 3600)
+        snprintf(to, n, "%d:%02d:%02d", (int)s / 3600, (int)s / 60 % 60,
+                 (int)s % 60);
+    else
+        snprintf(to, n, "%d:%02d", (int)s / 60, (int)s % 60);
+}
+
+static void show(ks_progress *p, double now, bool last) {
+    double elapsed = now - p->start;
+    double rate = elapsed > 0 ? p->done / elapsed : 0;
+    double share = p->total > 0 ? p->done / p->total : 0;
+    char left[32];
+    format_seconds(left, sizeof left,
+                   last ? elapsed : (p->total - p->done) / rate);
+    const char *word = last ? "took" : "left";
+    if (p->terminal) {
+        enum { WIDTH = 24 };
+        char bar[WIDTH + 1];
+        int full = (int)(share * WIDTH + 0.5);
+        full = KS_MAX(0, KS_MIN(WIDTH, full));
+        memset(bar, '#', (size_t)full);
+        memset(bar + full, '.', (size_t)(WIDTH - full));
+        bar[WIDTH] = 0;
+        fprintf(stderr, "\r\033[K%-10s [%s] %3.0f%%  %.0f %s/s  %s %s",
+                p->what, bar, 100 * share, rate, p->unit, left, word);
+        if (last) fputc('\n', stderr);
+        fflush(stderr);
+        bar_open = !last;
+    } else {
+        fprintf(stderr, "%s: %3.0f%%, %.0f of %.0f %s, %.0f/s, %s %s\n",
+                p->what, 100 * share, p->done, p->total, p->unit, rate, left,
+                word);
+    }
+    p->shown = now;
+}
+
+void ks_progress_set(ks_progress *p, double done) {
+    if (!p) return;
+    p->done = done;
+    double now = seconds_now();
+    if (level_now == KS_LOG_QUIET) return;
+    if (now - p->shown >= (p->terminal ? 0.1 : 5.0)) show(p, now, false);
+}
+
+void ks_progress_close(ks_progress **progress) {
+    ks_progress *p = *progress;
+    if (!p) return;
+    if (level_now != KS_LOG_QUIET) show(p, seconds_now(), true);
+    free(p);
+    *progress = NULL;
+}

@@ -1,0 +1,185 @@
+/* ops.h - the contract of every op. forward.c and the probe trainers are
+ * written once over this table; ops_cpu.c and (later) ops_cuda.cu fill it.
+ * A missing entry is an error at open: no silent mix of memory spaces.
+ *
+ * Rules that hold for every op
+ *   - Views are row-major; stride counts elements between rows. Results and
+ *     accumulations are f32; weights come as stored (ks_type).
+ *   - Inputs and outputs do not overlap unless the op says it works in place.
+ *   - Fixed reduction orders: one row's bits do not depend on the number of
+ *     rows, their place in the batch, or the thread count.
+ *   - On a device, ops are queued on dev's stream; host memory is valid after
+ *     sync. Launch errors surface in the status, late ones at sync.
+ */
+#ifndef KS_OPS_H
+#define KS_OPS_H
+
+#include "base.h"
+
+typedef struct ks_dev ks_dev; /* a backend's own state: stream, scratch */
+
+/* Owns device memory; only a buf can be freed. */
+typedef struct ks_buf {
+    void *data;
+    size_t size;
+} ks_buf;
+
+/* Borrows: [rows, cols] elements of `type`, rows `stride` elements apart.
+ * Block-quantised types: stride == cols, cols a multiple of the block. */
+typedef struct ks_view {
+    void *data;
+    int64_t rows, cols, stride;
+    ks_type type;
+} ks_view;
+
+/* How positions turn into rotations. inv_freq: [head_dim / 2] f32 (host
+ * memory, all scalings applied); scale multiplies cos and sin (YaRN). */
+typedef struct ks_rope {
+    const float *inv_freq;
+    float scale;
+    int32_t rot_dims;   /* leading dims of a head that rotate (even) */
+    bool interleaved;   /* pairs (2i, 2i+1) instead of (i, i + rot/2) */
+} ks_rope;
+
+/* The packed batch as ops see it. Everything host memory on the CPU, device
+ * memory on CUDA. A sequence may continue one whose keys and values lie in the
+ * KV store: its tokens have positions past[s], past[s] + 1, ... */
+typedef struct ks_seqs {
+    int32_t n_seq, n_tok;
+    const int32_t *offsets; /* [n_seq + 1] into the packed tokens */
+    const int32_t *past;    /* [n_seq] tokens already in the store; or NULL */
+    const int32_t *pages;   /* [n_seq, max_pages] page ids, in order; or NULL */
+    int32_t max_pages;
+} ks_seqs;
+
+/* One layer of the paged KV store: pages of KS_PAGE tokens,
+ * k, v: [n_pages, KS_PAGE, n_kv_heads, head_dim] f32. */
+enum { KS_PAGE = 16 };
+typedef struct ks_kv_layer {
+    float *k, *v;
+} ks_kv_layer;
+
+typedef enum ks_act { KS_SILU, KS_GELU_TANH, KS_GELU_ERF } ks_act;
+
+/* Attention of one layer. */
+typedef struct ks_attn_spec {
+    int32_t n_heads, n_kv_heads, head_dim;
+    float scale;         /* of q.k, usually head_dim^-1/2 */
+    float softcap;       /* 0: none; else cap * tanh(s / cap) */
+    int32_t window;      /* 0: all; else keys in (t - window, t] */
+    const float *sinks;  /* [n_heads] extra logits, or NULL */
+} ks_attn_spec;
+
+/* One step to pool: rows [begin,end) of x; before = row ahead, or -1. */
+typedef struct ks_pool_row {
+    int32_t begin, end, before;
+} ks_pool_row;
+
+/* Sampling of one row of logits; temperature 0: greedy (lowest id wins). */
+typedef struct ks_sample_spec {
+    float temperature, top_p;
+    int32_t top_k;        /* 0: all */
+    uint64_t key[2];      /* Philox key: seed and stream of the sequence */
+    uint64_t counter;     /* token index: one draw a token */
+} ks_sample_spec;
+
+struct ks_ops {
+    const char *name; /* "cpu" */
+    const char *isa;  /* "avx2", "sm_90": part of what decides bits */
+
+    /* ---- memory: sizes in bytes; copy works between host and device */
+    ks_status (*alloc)(ks_dev *, ks_buf *, size_t, const char *what, ks_err *);
+    void (*free)(ks_dev *, ks_buf *);
+    ks_status (*copy)(ks_dev *, void *to, const void *from, size_t, ks_err *);
+    ks_status (*sync)(ks_dev *, ks_err *);
+
+    /* ---- forward */
+    /* out[t] = scale * table[ids[t]]; ids checked by the caller. */
+    ks_status (*embed)(ks_dev *, ks_view out, ks_view table,
+                       const int32_t *ids, float scale, ks_err *);
+    /* out = x W^T (+ bias) (+ out if accumulate); w: [n_out, n_in] as stored,
+     * bias f32 [n_out] or NULL. */
+    ks_status (*gemm)(ks_dev *, ks_view out, ks_view x, ks_view w,
+                      const float *bias, bool accumulate, ks_err *);
+    /* RMSNorm: out = x / sqrt(mean(x^2) + eps) * w. add != NULL: first
+     * x += add, in place (the residual add). In place (out == x) is allowed
+     * without add. q/k-norm: pass heads as rows. */
+    ks_status (*norm)(ks_dev *, ks_view out, ks_view x, const ks_view *add,
+                      const float *w, float eps, ks_err *);
+    /* x += y */
+    ks_status (*add)(ks_dev *, ks_view x, ks_view y, ks_err *);
+    /* Rotates q [n_tok, n_heads * head_dim] and k [n_tok, n_kv * head_dim] in
+     * place; with kv (may be NULL) also writes k and v into the store. */
+    ks_status (*rope)(ks_dev *, ks_view q, ks_view k, ks_view v,
+                      int32_t head_dim, const ks_rope *, const ks_seqs *,
+                      const ks_kv_layer *kv, ks_err *);
+    /* Causal attention: out [n_tok, n_heads * head_dim]. Keys before past[s]
+     * come from the store, the batch's own from k and v. Keys are walked in
+     * blocks at absolute positions, so a token's bits are the same whether its
+     * prefix was stored or is in the batch. */
+    ks_status (*attention)(ks_dev *, ks_view out, ks_view q, ks_view k,
+                           ks_view v, const ks_attn_spec *, const ks_seqs *,
+                           const ks_kv_layer *kv, ks_err *);
+    /* out = act(gate) * up; in place (out == gate) is allowed */
+    ks_status (*gate)(ks_dev *, ks_view out, ks_view gate, ks_view up, ks_act,
+                      ks_err *);
+    /* Pools x [n_tok, d] over steps. out[p], for each position p in the bit
+     * set (KS_TOKENS excluded): [n_rows, d] in out_type, f32 sums in token
+     * order, rounded once to nearest even. Empty steps: NaN. */
+    ks_status (*pool)(ks_dev *, void *const out[KS_N_POSITIONS], ks_type,
+                      ks_view x, const ks_pool_row *, int64_t n_rows,
+                      uint32_t positions, ks_err *);
+    /* out = x rounded to out_type, rows gathered by index (NULL: all). */
+    ks_status (*convert)(ks_dev *, void *out, ks_type, ks_view x,
+                         const int32_t *index, int64_t n_rows, ks_err *);
+    /* Number of values in x that are not finite, and the first such row (-1:
+     * none). */
+    ks_status (*count_nonfinite)(ks_dev *, ks_view x, int64_t *count,
+                                 int64_t *row, ks_err *);
+
+    /* ---- heads. hidden: normed rows [n, d]; head: [vocab, d] as stored.
+     * softcap as in ks_attn_spec. Logits exist a tile of rows at a time. */
+    /* logprob[i] = log softmax(head hidden[i])[target[i]] */
+    ks_status (*score)(ks_dev *, float *logprob, ks_view hidden, ks_view head,
+                       float softcap, const int32_t *target, ks_err *);
+    /* One spec a row. id[i] drawn from softmax(logits / temperature) cut at
+     * top-k, then top-p:
+     * u = philox(key, counter) in [0,1), the first id in descending
+     * probability (ties: lower id first) whose cumulative share exceeds u.
+     * logprob[i] (may be NULL): of the id at temperature 1, uncut. */
+    ks_status (*sample)(ks_dev *, int32_t *id, float *logprob, ks_view hidden,
+                        ks_view head, float softcap, const ks_sample_spec *,
+                        ks_err *);
+
+    /* ---- probes (all f32; see probes/l2.c) */
+    /* c = alpha op(a) op(b) + beta c, BLAS-like, t: transposed */
+    ks_status (*matmul)(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
+                        bool tb, float alpha, float beta, ks_err *);
+};
+
+/* Tables; NULL when this build has none of that name. */
+const struct ks_ops *ks_ops_cpu(void);
+
+/* Opens a backend: picks the instruction set, checks that every slot of the
+ * table is filled and that the GEMM gives right results (a small product
+ * against plain loops). threads 0: all the process may use. isa NULL: best. */
+ks_status ks_dev_open(ks_dev **out, const struct ks_ops **ops,
+                      const char *backend, int threads, const char *isa,
+                      ks_err *err);
+void ks_dev_close(ks_dev **dev, const struct ks_ops *ops);
+int ks_dev_threads(const ks_dev *dev);
+
+/* ------------------------------------------------------------------- types */
+
+int64_t ks_type_block(ks_type type);                  /* elements a block */
+size_t ks_type_size(ks_type type);                    /* bytes a block */
+size_t ks_type_row_bytes(ks_type type, int64_t cols); /* of one row */
+/* One row (or part: whole blocks) of any type to f32; the definition that
+ * every kernel's tile load is tested against. */
+void ks_dequantize(ks_type type, const void *from, float *to, int64_t n);
+
+static inline ks_view ks_view_f32(float *data, int64_t rows, int64_t cols) {
+    return (ks_view){data, rows, cols, cols, KS_F32};
+}
+
+#endif

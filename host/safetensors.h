@@ -1,0 +1,45 @@
+/* safetensors.h - reader of .safetensors files, one or many behind an index:
+ * every name, shape and byte range checked against the file before use. */
+#ifndef KS_SAFETENSORS_H
+#define KS_SAFETENSORS_H
+
+#include "base.h"
+
+/* The format knows types that we do not compute with (F64, I64, F8_E4M3...):
+ * such tensors are listed, their type is KS_N_TYPES. */
+typedef struct ks_st_tensor {
+    char *name;
+    ks_type type;
+    char dtype[16];  /* the file's word for the type */
+    int32_t n_dims;  /* may exceed 4; then dims holds the first 4 */
+    int64_t dims[4]; /* as in the file: the last runs fastest */
+    const void *data; /* aligned to nothing */
+    size_t size;
+    int32_t file; /* which file it lies in */
+} ks_st_tensor;
+
+typedef struct ks_safetensors ks_safetensors;
+
+/* path: a .safetensors file, or a model.safetensors.index.json whose shards
+ * lie in the same folder (a name that leads elsewhere is refused). */
+ks_status ks_safetensors_open(ks_safetensors **out, const char *path,
+                              ks_err *err);
+void ks_safetensors_close(ks_safetensors **safetensors);
+const char *ks_safetensors_path(const ks_safetensors *safetensors);
+
+/* Sorted by name. */
+size_t ks_safetensors_n(const ks_safetensors *safetensors);
+const ks_st_tensor *ks_safetensors_at(const ks_safetensors *safetensors,
+                                      size_t i);
+const ks_st_tensor *ks_safetensors_find(const ks_safetensors *safetensors,
+                                        const char *name);
+/* The file that a tensor lies in, for messages. */
+const char *ks_safetensors_file(const ks_safetensors *safetensors,
+                                int32_t file);
+
+/* Hands the mappings over, files in order of name: the caller unmaps each and
+ * frees the array; call ks_safetensors_close next. */
+void ks_safetensors_take_maps(ks_safetensors *safetensors, ks_map **maps,
+                              size_t *n);
+
+#endif

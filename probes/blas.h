@@ -1,0 +1,51 @@
+/* blas.h - the one place where the probes call BLAS. Everything below runs on
+ * the calling thread alone (see ks__blas_serial): the solvers split their work
+ * into fixed pieces themselves, so bits do not depend on the thread count. */
+#ifndef KS_PROBES_BLAS_H
+#define KS_PROBES_BLAS_H
+
+#include <cblas.h>
+#include <omp.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* OpenBLAS (OpenMP flavour) takes the calling thread's OpenMP setting: with 1
+ * a product is never split. Returns the old setting for ks__blas_restore.
+ * Parallel regions of the callers name their num_threads. */
+static inline int ks__blas_serial(void) {
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    return threads;
+}
+
+static inline void ks__blas_restore(int threads) {
+    omp_set_num_threads(threads);
+}
+
+/* c[m,n] = op(a) op(b) + beta c, row-major; ta, tb: transposed as stored. */
+static inline void ks__gemm_f32(bool ta, bool tb, int64_t m, int64_t n,
+                                int64_t k, const float *a, int64_t lda,
+                                const float *b, int64_t ldb, float beta,
+                                float *c, int64_t ldc) {
+    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans,
+                tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k, 1.0f,
+                a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+}
+
+static inline void ks__gemm_f64(bool ta, bool tb, int64_t m, int64_t n,
+                                int64_t k, const double *a, int64_t lda,
+                                const double *b, int64_t ldb, double beta,
+                                double *c, int64_t ldc) {
+    cblas_dgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans,
+                tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k, 1.0,
+                a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+}
+
+/* Lower triangle of g[d,d] += a^T a, a [n,d]. */
+static inline void ks__syrk_f32(int64_t d, int64_t n, const float *a,
+                                float *g) {
+    cblas_ssyrk(CblasRowMajor, CblasLower, CblasTrans, (int)d, (int)n, 1.0f, a,
+                (int)d, 1.0f, g, (int)d);
+}
+
+#endif

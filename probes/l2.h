@@ -1,0 +1,70 @@
+/* l2.h - the batch solver of L2-regularised logistic regression on one data
+ * matrix. A column is one problem: labels and folds of a design, the folds
+ * held out, a strength. All columns share every read of the matrix.
+ *
+ * A column minimises, over w and b,
+ *     sum_i c_i log(1 + exp(-s_i z_i)) + lambda |w|^2 / 2
+ *     z_i = w.(x_i - mean) / scale + b,  s_i = +-1,  lambda = 1 / (C n)
+ * over its n training rows (folds not held out): mean and scale are the
+ * training rows' own, c_i = 1 / (2 n_class), b is free. That is scikit-learn's
+ * LogisticRegression(C, class_weight='balanced') on standardised data, its
+ * objective divided by C n.
+ *
+ * Method (l2_solve.c): L-BFGS on all columns in step. The inverse Hessian
+ * starts from V diag(1 / (h Lambda + lambda)) V', where V Lambda V' is the
+ * class-balanced covariance of all rows, factorised once per matrix, and h the
+ * column's current sum_i c_i p_i (1 - p_i): one factorisation serves every
+ * strength, fold and seed, and is applied as a matrix product. The start is
+ * the linear discriminant, closed form from class means and V Lambda V'.
+ * The factorisation only decides the path, not where it ends. */
+#ifndef KS_L2_H
+#define KS_L2_H
+
+#include "base.h"
+
+enum { KS_L2_MAX_FOLDS = 32 };
+
+/* Labels and folds of all rows. Borrowed while the solver is open. */
+typedef struct ks_l2_design {
+    const int8_t *y;     /* [n] 1 or 0 */
+    const uint8_t *fold; /* [n] below KS_L2_MAX_FOLDS */
+} ks_l2_design;
+
+typedef struct ks_l2_column {
+    int32_t design;
+    uint32_t hold; /* bit set of the folds that do not train */
+    double strength;
+    const double *start; /* [d + 1] raw weights to start from; NULL: LDA */
+    double *weight;      /* out [d + 1] on raw x, bias last; NULL: not kept */
+    double *mean;        /* out [d] of the training rows; or NULL */
+    double *scale;       /* out [d], 1 for a constant feature; or NULL */
+    float *margin;       /* out [n], written at held-out rows only; or NULL */
+    double gradient;     /* out: max-norm in double at the solution */
+    int32_t passes;      /* out: reads of x while it was being solved */
+    bool converged;      /* out: gradient <= tolerance */
+} ks_l2_column;
+
+/* Where the time went, in seconds of wall clock, and how often x was read. */
+typedef struct ks_l2_cost {
+    double prepare, factor, passes, verify, other;
+    int32_t reads;       /* of x: preparing, passes and verifying */
+    double pass_columns; /* columns x passes x share of rows */
+} ks_l2_cost;
+
+typedef struct ks_l2 ks_l2;
+
+/* Copies x [n, d] shifted and ordered by folds; needs n d floats. Fails on a
+ * value that is not finite (KS_NUMERIC), naming row and feature. */
+ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
+                     const ks_l2_design *designs, int32_t n_designs,
+                     int threads, ks_err *err);
+void ks_l2_close(ks_l2 **l2);
+
+/* Solves all columns; a column whose training rows are of one class is
+ * KS_MISMATCH. One that does not converge in max_passes says so in converged
+ * and is no error. */
+ks_status ks_l2_fit(ks_l2 *l2, ks_l2_column *columns, int32_t n_columns,
+                    double tolerance, int32_t max_passes, ks_err *err);
+ks_l2_cost ks_l2_get_cost(const ks_l2 *l2);
+
+#endif

@@ -1,0 +1,208 @@
+/* l2_pass.c - one read of x for all active columns: block by block
+ * Z = X W', residuals, G = R' X, while the block lies in cache.
+ *
+ * Sums over rows are f32 inside a block of at most KS_L2_BLOCK rows and double
+ * beyond it, in lanes whose number depends on n alone, added in order. Columns
+ * that do not train on a block's folds are left out of its products. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "l2_state.h"
+
+/* What a lane works with. */
+typedef struct lane_work {
+    double *g, *r, *h;    /* sums of this lane: [n, d], [n], [n] */
+    int32_t *pick;        /* [n] active columns of the block */
+    int32_t n_pick, wide; /* their number, and padded */
+    float *w, *z, *part;  /* [wide, d], [BLOCK, wide], [wide, d] */
+    float *bias, *c;      /* [wide], [n_designs, codes, wide] */
+    float *r_part, *h_part; /* [wide] */
+    double *x64, *w64, *z64, *part64;
+    char *memory;
+} lane_work;
+
+enum { CODES = 2 * KS_L2_MAX_FOLDS };
+
+static ks_status lane_open(lane_work *lane, const ks_l2 *l2,
+                           const ks_l2_pass *pass, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = (size_t)pass->n, d = (size_t)l2->d;
+    size_t wide = (n + KS_L2_PAD - 1) / KS_L2_PAD * KS_L2_PAD;
+    size_t elem = pass->exact ? sizeof(double) : sizeof(float);
+    size_t bytes = 0;
+    /* two rounds over one list: first the sizes, then the places */
+    for (int round = 0; round < 2; round++) {
+        char *at = lane->memory;
+#define KS_PLACE(field, count, size)                                           \
+    do {                                                                       \
+        if (round) lane->field = (void *)at;                                   \
+        size_t take = ((count) * (size) + 63) / 64 * 64;                       \
+        if (round) at += take;                                                 \
+        else bytes += take;                                                    \
+    } while (0)
+        KS_PLACE(g, n * d, sizeof(double));
+        KS_PLACE(r, n, sizeof(double));
+        KS_PLACE(h, n, sizeof(double));
+        KS_PLACE(pick, n, sizeof(int32_t));
+        KS_PLACE(bias, wide, sizeof(float));
+        KS_PLACE(c, (size_t)l2->n_designs * CODES * wide, sizeof(float));
+        KS_PLACE(r_part, wide, sizeof(float));
+        KS_PLACE(h_part, wide, sizeof(float));
+        if (pass->exact) {
+            KS_PLACE(x64, KS_L2_BLOCK * d, elem);
+            KS_PLACE(w64, wide * d, elem);
+            KS_PLACE(z64, KS_L2_BLOCK * wide, elem);
+            KS_PLACE(part64, wide * d, elem);
+        } else {
+            KS_PLACE(w, wide * d, elem);
+            KS_PLACE(z, KS_L2_BLOCK * wide, elem);
+            KS_PLACE(part, wide * d, elem);
+        }
+#undef KS_PLACE
+        if (!round)
+            KS_TRY(ks_alloc(&lane->memory, bytes + 64, 1, "a pass", err));
+    }
+    lane->n_pick = -1;
+done:
+    return st;
+}
+
+/* Columns with a training row in the block (exact passes: all columns, since
+ * held-out rows need margins), their weights side by side. */
+static void choose(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
+                   const uint32_t *folds) {
+    int32_t n = 0;
+    bool same = true;
+    for (int32_t k = 0; k < pass->n; k++)
+        if (pass->exact || (folds[pass->design[k]] & ~pass->hold[k])) {
+            same = same && n < lane->n_pick && lane->pick[n] == k;
+            lane->pick[n++] = k;
+        }
+    if (same && n == lane->n_pick) return;
+    lane->n_pick = n;
+    lane->wide = (n + KS_L2_PAD - 1) / KS_L2_PAD * KS_L2_PAD;
+    int64_t d = l2->d, wide = lane->wide;
+    memset(lane->bias, 0, (size_t)wide * sizeof(float));
+    memset(lane->c, 0,
+           (size_t)(l2->n_designs * CODES * wide) * sizeof(float));
+    for (int32_t k = 0; k < wide; k++) {
+        const double *from = k < n ? pass->w + lane->pick[k] * d : NULL;
+        for (int64_t j = 0; j < d; j++) {
+            if (pass->exact) lane->w64[k * d + j] = from ? from[j] : 0;
+            else lane->w[k * d + j] = from ? (float)from[j] : 0;
+        }
+    }
+    for (int32_t k = 0; k < n; k++) {
+        int32_t column = lane->pick[k];
+        lane->bias[k] = (float)pass->b[column];
+        for (int32_t code = 0; code < CODES; code++)
+            if (!(pass->hold[column] >> (code / 2) & 1))
+                lane->c[(pass->design[column] * CODES + code) * wide + k] =
+                    (float)pass->class_c[2 * column + (code & 1)];
+    }
+}
+
+static void block_f32(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
+                      ks_l2_block block) {
+    int64_t rows = block.end - block.begin, d = l2->d, wide = lane->wide;
+    const float *x = l2->x + block.begin * d;
+    ks__gemm_f32(false, true, rows, wide, d, x, d, lane->w, d, 0, lane->z,
+                 wide);
+    memset(lane->r_part, 0, (size_t)wide * sizeof(float));
+    memset(lane->h_part, 0, (size_t)wide * sizeof(float));
+    for (int32_t from = 0, to; from < lane->n_pick; from = to) {
+        int32_t s = pass->design[lane->pick[from]];
+        for (to = from; to < lane->n_pick; to++)
+            if (pass->design[lane->pick[to]] != s) break;
+        if (to == lane->n_pick) to = lane->wide; /* padding has c = 0 */
+        ks__l2_kernel(rows, to - from, wide, lane->z + from, lane->bias + from,
+                      l2->code + s * l2->n + block.begin,
+                      lane->c + (int64_t)s * CODES * wide + from,
+                      lane->r_part + from, lane->h_part + from);
+    }
+    ks__gemm_f32(true, false, wide, d, rows, lane->z, wide, x, d, 0,
+                 lane->part, d);
+    for (int32_t k = 0; k < lane->n_pick; k++) {
+        double *g = lane->g + lane->pick[k] * d;
+        const float *part = lane->part + k * d;
+        for (int64_t j = 0; j < d; j++) g[j] += (double)part[j];
+        lane->r[lane->pick[k]] += (double)lane->r_part[k];
+        lane->h[lane->pick[k]] += (double)lane->h_part[k];
+    }
+}
+
+/* The kernel in double, and the margins of rows that are held out. */
+static void residuals_f64(lane_work *lane, const ks_l2 *l2,
+                          const ks_l2_pass *pass, ks_l2_block block) {
+    int64_t wide = lane->wide;
+    for (int64_t i = block.begin; i < block.end; i++)
+        for (int32_t k = 0; k < lane->n_pick; k++) {
+            int32_t column = lane->pick[k];
+            uint8_t code = l2->code[pass->design[column] * l2->n + i];
+            bool held = pass->hold[column] >> (code / 2) & 1;
+            double *at = lane->z64 + (i - block.begin) * wide + k;
+            double z = *at + pass->b[column];
+            double p = 1 / (1 + exp(-z));
+            double c = held ? 0 : pass->class_c[2 * column + (code & 1)];
+            *at = c * (p - (double)(code & 1));
+            lane->r[column] += *at;
+            lane->h[column] += c * p * (1 - p);
+            if (held && pass->margin && pass->margin[column])
+                pass->margin[column][l2->order[i]] = (float)z;
+        }
+}
+
+static void block_f64(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
+                      ks_l2_block block) {
+    int64_t rows = block.end - block.begin, d = l2->d, wide = lane->wide;
+    const float *x = l2->x + block.begin * d;
+    for (int64_t k = 0; k < rows * d; k++) lane->x64[k] = (double)x[k];
+    ks__gemm_f64(false, true, rows, wide, d, lane->x64, d, lane->w64, d, 0,
+                 lane->z64, wide);
+    residuals_f64(lane, l2, pass, block);
+    ks__gemm_f64(true, false, wide, d, rows, lane->z64, wide, lane->x64, d, 0,
+                 lane->part64, d);
+    for (int32_t k = 0; k < lane->n_pick; k++) {
+        double *g = lane->g + lane->pick[k] * d;
+        for (int64_t j = 0; j < d; j++) g[j] += lane->part64[k * d + j];
+    }
+}
+
+static void run_lane(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
+                     int32_t index) {
+    int32_t from = (int32_t)((int64_t)index * l2->n_blocks / l2->n_lanes);
+    int32_t to = (int32_t)((int64_t)(index + 1) * l2->n_blocks / l2->n_lanes);
+    for (int32_t k = from; k < to; k++) {
+        choose(lane, l2, pass, l2->block_folds + k * l2->n_designs);
+        if (!lane->n_pick) continue;
+        if (pass->exact) block_f64(lane, l2, pass, l2->blocks[k]);
+        else block_f32(lane, l2, pass, l2->blocks[k]);
+    }
+}
+
+ks_status ks__l2_run_pass(ks_l2 *l2, const ks_l2_pass *pass, ks_err *err) {
+    ks_status st = KS_OK;
+    lane_work lanes[KS_L2_MAX_LANES] = {{0}};
+    for (int32_t k = 0; k < l2->n_lanes; k++)
+        KS_TRY(lane_open(&lanes[k], l2, pass, err));
+#pragma omp parallel for num_threads(l2->threads) schedule(dynamic, 1)
+    for (int32_t k = 0; k < l2->n_lanes; k++)
+        run_lane(&lanes[k], l2, pass, k);
+#pragma omp parallel for num_threads(l2->threads) schedule(static)
+    for (int32_t k = 0; k < pass->n; k++) {
+        double *g = pass->g + k * l2->d;
+        pass->r[k] = pass->h[k] = 0;
+        memset(g, 0, (size_t)l2->d * sizeof *g);
+        for (int32_t lane = 0; lane < l2->n_lanes; lane++) {
+            const double *from = lanes[lane].g + k * l2->d;
+            for (int64_t j = 0; j < l2->d; j++) g[j] += from[j];
+            pass->r[k] += lanes[lane].r[k];
+            pass->h[k] += lanes[lane].h[k];
+        }
+    }
+    l2->cost.reads += 1;
+done:
+    for (int32_t k = 0; k < l2->n_lanes; k++) free(lanes[k].memory);
+    return st;
+}

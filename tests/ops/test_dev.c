@@ -1,0 +1,96 @@
+/* Opening the CPU backend, memory, and the BLAS product. */
+#include "reference.h"
+
+Test(dev, refuses_what_is_not_there) {
+    ks_dev *dev;
+    const struct ks_ops *ops;
+    ks_err err;
+    cr_assert(ks_dev_open(&dev, &ops, "tpu", 0, NULL, &err) == KS_UNSUPPORTED);
+    cr_assert(strstr(err.text, "tpu") && !dev);
+    cr_assert(ks_dev_open(&dev, &ops, "cpu", 0, "avx9", &err) ==
+              KS_UNSUPPORTED);
+    cr_assert(strstr(err.text, "avx9") && strstr(err.text, "v2"), "%s",
+              err.text);
+    cr_assert(ks_dev_open(&dev, &ops, "cpu", -1, NULL, &err) == KS_USAGE);
+    setenv("KS_ISA", "nonsense", 1);
+    cr_assert(ks_dev_open(&dev, &ops, NULL, 0, NULL, &err) == KS_UNSUPPORTED);
+    setenv("KS_ISA", "v2", 1);
+    cr_assert(ks_dev_open(&dev, &ops, NULL, 2, NULL, &err) == KS_OK);
+    cr_assert(strcmp(ops->isa, "v2") == 0 && ks_dev_threads(dev) == 2);
+    ks_dev_close(&dev, ops);
+    cr_assert(!dev);
+    ks_dev_close(&dev, ops);
+    unsetenv("KS_ISA");
+    cr_assert(ks_dev_open(&dev, &ops, "cpu", 0, NULL, &err) == KS_OK);
+    cr_assert(ops == ks_ops_cpu() && ks_dev_threads(dev) >= 1);
+    ks_dev_close(&dev, ops);
+}
+
+static void memory(backend *b) {
+    ks_buf buf = {0};
+    static const size_t sizes[] = {0, 1, 4097, 10 << 20};
+    for (int i = 0; i < 4; i++) {
+        RUN(b, alloc, &buf, sizes[i], "a test");
+        cr_assert(buf.size == sizes[i] && (uintptr_t)buf.data % 64 == 0);
+        char text[1] = {'x'}, back[1];
+        if (buf.size) {
+            RUN(b, copy, (char *)buf.data + buf.size - 1, text, 1);
+            RUN(b, copy, back, (char *)buf.data + buf.size - 1, 1);
+            cr_assert(back[0] == 'x');
+        }
+        RUN(b, copy, buf.data, text, 0);
+        cr_assert(b->ops->sync(b->dev, &b->err) == KS_OK);
+        b->ops->free(b->dev, &buf);
+        cr_assert(!buf.data && !buf.size);
+    }
+    cr_assert(b->ops->alloc(b->dev, &buf, SIZE_MAX - 100, "the impossible",
+                            &b->err) == KS_NOMEM);
+    cr_assert(strstr(b->err.text, "the impossible"), "%s", b->err.text);
+}
+
+Test(dev, memory) {
+    ON_EVERY_BACKEND(memory);
+}
+
+/* op(a) as [rows, cols] in double */
+static double entry(const ks_view *a, bool t, int64_t i, int64_t j) {
+    return (double)(t ? at(a, j)[i] : at(a, i)[j]);
+}
+
+static void matmul_one(backend *b, int64_t m, int64_t n, int64_t k, bool ta,
+                       bool tb) {
+    ks_view a = ta ? guarded_random(k, m, m + 2) : guarded_random(m, k, k + 1);
+    ks_view c = guarded_random(m, n, n + 3);
+    ks_view w = tb ? guarded_random(n, k, k + 4) : guarded_random(k, n, n);
+    double *ref = doubles(m * n);
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            double sum = 0;
+            for (int64_t l = 0; l < k; l++)
+                sum += entry(&a, ta, i, l) * entry(&w, tb, l, j);
+            ref[i * n + j] = 0.5 * sum - 2 * (double)at(&c, i)[j];
+        }
+    RUN(b, matmul, c, a, ta, w, tb, 0.5f, -2);
+    for (int64_t i = 0; i < m; i++)
+        cr_assert(close_f32("matmul", at(&c, i), ref + i * n, (size_t)n,
+                            1e-6 + 1e-7 * (double)k, 1e-6));
+    cr_assert(guards_whole(&c));
+    guarded_free(&a), guarded_free(&w), guarded_free(&c), free(ref);
+}
+
+static void matmul(backend *b) {
+    static const int64_t sizes[][3] = {
+        {1, 1, 1}, {31, 33, 7}, {5, 1, 300}, {64, 97, 128}, {130, 40, 61},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int t = 0; t < 4; t++)
+            matmul_one(b, sizes[i][0], sizes[i][1], sizes[i][2], t & 1, t >> 1);
+    float x[6] = {0};
+    cr_assert(b->ops->matmul(b->dev, ks_view_f32(x, 1, 1),
+                             ks_view_f32(x, 1, 2), false, ks_view_f32(x, 3, 1),
+                             false, 1, 0, &b->err) == KS_INTERNAL);
+}
+
+Test(dev, matmul) {
+    ON_EVERY_BACKEND(matmul);
+}
