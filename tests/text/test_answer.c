@@ -130,9 +130,9 @@ Test(states, rules)
         {"THUS, we have our RESULT: 42", "42", true, true},
         {"This means that the answer must be 42", "42", true, true},
         {"hence answer 42", "$42$", true, true},
-        {"So the answer is\n42", "42", true, true}, /* compat: (iii) */
+        {"So the answer is\n42", "42", true, false}, /* (iv) */
         {"So it is, as we\nsaid, answer 42", "42", false, false},
-        {"so answer42", "42", false, false}, /* no character between */
+        {"The answer42", "42", false, false}, /* no character between */
         {"42 so the answer", "42", false, false},
         {"consequently the result was 42", "42", true, true},
         {"So, it is 42", "42", false, false},
@@ -150,7 +150,7 @@ Test(states, rules)
         {"The  result,  42", "42", true, true},
         {"the final\nanswer of 42", "42", true, true},
         {"my answer 42", "42", true, true},
-        {"your answer 42", "42", false, false},
+        {"your answer 42", "42", false, true}, /* our */
         {"The answer\n42", "42", false, false},
         {"A first answer\nThe answer of 42", "42", true, true},
         /* (iii) of the published rules needs no gold */

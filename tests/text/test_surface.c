@@ -21,7 +21,7 @@ Test(surface, counts)
                               "9 \xc2\xb1", 0, false);
     cr_expect(r.position == 0);
     cr_expect(isnan(r.relative_position));
-    cr_expect(r.characters == 32, "%lld", (long long)r.characters);
+    cr_expect(r.characters == 33, "%lld", (long long)r.characters);
     cr_expect(r.words == 11, "%lld", (long long)r.words);
     /* 3, 4.5, 7.5, 8, 9; x2 is a word */
     cr_expect(r.numbers == 5, "%lld", (long long)r.numbers);
