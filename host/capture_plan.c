@@ -309,6 +309,7 @@ static ks_status fill_spec(ks_capture_job *job, ks_err *err) {
     for (size_t i = 0; i < job->n_steps; i++)
         job->token_row[i + 1] = job->token_row[i] + job->steps[i].token_end -
                                 job->steps[i].token_begin;
+    KS_TRY(ks_model_hash(job->engine->model, err));
     job->spec = (ks_acts_spec){
         .streams = o->streams, .positions = o->positions,
         .n_layers = model->config.n_layers, .d = model->config.d_model,

@@ -66,7 +66,8 @@ void ks_engine_close(ks_engine **engine) {
 }
 
 ks_model_info ks_engine_info(const ks_engine *engine) {
-    const ks_model *m = engine->model;
+    ks_model *m = engine->model;
+    ks_model_hash(m, NULL); /* once; on failure the hash stays empty */
     return (ks_model_info){
         .name = m->name, .architecture = m->config.arch, .sha256 = m->sha256,
         .n_layers = m->config.n_layers, .d_model = m->config.d_model,

@@ -44,7 +44,8 @@ static inline float ks_f16_to_f32(uint16_t h) {
 static inline uint16_t ks_f32_to_f16(float x) {
     uint32_t u = ks_bits_of_f32(x), rest = u & 0x7fffffff;
     uint16_t sign = (uint16_t)(u >> 16 & 0x8000);
-    if (rest > 0x7f800000) return sign | 0x7e00 | (uint16_t)(rest >> 13 & 0x3ff);
+    if (rest > 0x7f800000) /* NaN */
+        return sign | 0x7e00 | (uint16_t)(rest >> 13 & 0x3ff);
     if (rest >= 0x477ff000) return sign | 0x7c00; /* 65520 and up */
     if (rest >= 0x38800000)                       /* normal, 2^-14 and up */
         return sign | (uint16_t)((rest - (112u << 23) + 0xfff +

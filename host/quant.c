@@ -206,7 +206,8 @@ void ks_dequantize(ks_type type, const void *from, float *to, int64_t n) {
         for (int64_t i = 0; i < n; i++)
             to[i] = ks_bf16_to_f32(load_u16(p + 2 * i));
     } else if (type == KS_I32) {
-        for (int64_t i = 0; i < n; i++) to[i] = (float)(int32_t)load_u32(p + 4 * i);
+        for (int64_t i = 0; i < n; i++)
+            to[i] = (float)(int32_t)load_u32(p + 4 * i);
     } else {
         int64_t block = types[type].block;
         for (int64_t i = 0; i + block <= n; i += block, p += types[type].size)

@@ -15,7 +15,8 @@
 
 enum {
     PAIRS = 12,   /* of L-BFGS */
-    POLISH = 6,   /* most further passes for a small step, see below */
+    POLISH = 6,   /* most further passes for a small step, see below, */
+    POLISH_EXACT = 30, /* and with those in double */
     MAX_TRIES = 8 /* shortened steps in a row */
 };
 
@@ -23,7 +24,7 @@ enum {
 static const double MARGIN = 0.7;
 /* The next step over the weights' norm: near a well-conditioned optimum the
  * distance to it, so weights agree to more digits than a gradient says. */
-static const double STEP = 2e-4;
+static const double STEP = 1e-4;
 /* A step is kept while its slope is below this share of the first slope. */
 static const double OVERSHOT = 0.5;
 
@@ -454,6 +455,18 @@ static bool f32_done(fit *f, int32_t k) {
            c->polish++ >= POLISH;
 }
 
+/* In double: the gradient is reported; a column whose last step in f32 was
+ * not small (an ill-conditioned one) is taken further while passes last. */
+static bool verified(fit *f, int32_t k) {
+    int64_t m = f->l2->d + 1;
+    state *c = &f->states[k];
+    const double *p = f->p + k * m, *v = f->v + k * m;
+    f->columns[k].gradient = max_gradient(f, k);
+    if (f->columns[k].gradient > f->tolerance) return false;
+    return c->t * c->t * dot(p, p, m - 1) <= STEP * STEP * dot(v, v, m - 1) ||
+           c->polish++ >= POLISH_EXACT;
+}
+
 static void direct_chunk(fit *f, const int32_t *chunk, int32_t n, bool exact,
                          float *q, float *t) {
     int64_t m = f->l2->d + 1;
@@ -461,12 +474,8 @@ static void direct_chunk(fit *f, const int32_t *chunk, int32_t n, bool exact,
     double alpha[KS_L2_CHUNK][PAIRS];
     for (int32_t i = 0; i < n; i++) {
         int32_t k = chunk[i];
-        if (exact) f->columns[k].gradient = max_gradient(f, k);
-        if (exact && f->columns[k].gradient <= f->tolerance) {
-            f->states[k].done = true;
-        } else if (keep_step(f, k)) {
-            list[n_list++] = k;
-        }
+        if (exact && verified(f, k)) f->states[k].done = true;
+        else if (keep_step(f, k)) list[n_list++] = k;
     }
     for (int32_t i = 0; i < n_list; i++) recurse_down(f, list[i], alpha[i]);
     if (n_list) precondition(f, list, n_list, q, t);

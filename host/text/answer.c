@@ -98,7 +98,7 @@ ks_status ks__answer_stated(const char *text, size_t n, ks_span *out,
                             bool *found, ks_err *err)
 {
     ks_status st = KS_OK;
-    ks_span g[2];
+    ks_span g[2] = {{0}};
     KS_TRY(find_last(&hashes, text, (ks_span){0, n}, g, found, err));
     if (*found) {
         *out = ks_text_trim(text, g[1]);

@@ -167,7 +167,7 @@ static void more_layers(hid_t file) {
 }
 
 static void huge_width(hid_t file) {
-    set_int(file, "d_model", 1 << 28);
+    set_int(file, "d_model", INT32_MAX);
 }
 
 static void newer(hid_t file) {
@@ -232,7 +232,7 @@ Test(damage, lies_in_the_structure) {
     static const struct {
         void (*how)(hid_t);
         const char *words;
-    } lies[] = {{more_layers, "expected 5"}, {huge_width, "extent 7"},
+    } lies[] = {{more_layers, "expected 5"}, {huge_width, "d_model"},
                 {newer, "format_version"}, {far_chain, "chain 1000"},
                 {backward_tokens, "tokens"}, {more_tokens, "expected"},
                 {odd_label, "/steps/label"}, {odd_valid, "/steps/valid"},

@@ -244,7 +244,8 @@ def main():
     p.add_argument("--out", default=os.path.join(here, "../data/tokenizer"))
     a = p.parse_args()
     problems = list(gsm8k(a.gsm8k))
-    texts = TORTURE + problems[::700]
+    texts = TORTURE + ["An ecosystem, my ecosystems: ecosystem"]
+    texts += problems[::700]
     corpus = problems[::4] + TORTURE * 40 + [" ecosystem"] * 3
     os.makedirs(a.out, exist_ok=True)
     with open(os.path.join(a.out, "texts.jsonl"), "w") as f:

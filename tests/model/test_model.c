@@ -261,7 +261,8 @@ static void same_layer(const ks_config *c, const ks_layer *a,
  * packages), so no two slots are swapped and none is skipped. */
 Test(weights, both_formats_agree) {
     for (size_t i = 0; i < KS_COUNT(families); i++) {
-        ks_model *a = golden(families[i], ""), *b = golden(families[i], ".gguf");
+        ks_model *a = golden(families[i], "");
+        ks_model *b = golden(families[i], ".gguf");
         const ks_weights *v = &a->weights, *w = &b->weights;
         int64_t permuted = b->config.rope_interleaved ? b->config.head_dim : 0;
         same_matrix("embed", v->embed, w->embed, 0);

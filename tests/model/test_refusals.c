@@ -334,7 +334,7 @@ static void flip(const char *golden, const char *name, const char *path,
     free(copy);
 }
 
-enum { ROUNDS = 1500 };
+enum { ROUNDS = 600 };
 
 Test(fuzz, gguf) {
     const char *path = file_path("f.gguf");

@@ -32,11 +32,11 @@ static void refused_entry(const char *members, const char *words) {
 }
 
 #define GOOD                                                                   \
-    "{\"__metadata__\":{\"format\":\"pt\"},"                                    \
-    "\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[4,16]},"       \
-    "\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"           \
-    "\"c\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[16,24]},"          \
-    "\"odd\":{\"dtype\":\"F4\",\"shape\":[1,1,1,1,2],"                          \
+    "{\"__metadata__\":{\"format\":\"pt\"},"                                   \
+    "\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[4,16]},"      \
+    "\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"          \
+    "\"c\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[16,24]},"         \
+    "\"odd\":{\"dtype\":\"F4\",\"shape\":[1,1,1,1,2],"                         \
     "\"data_offsets\":[24,25]}}   "
 
 Test(safetensors, reads) {

@@ -200,6 +200,31 @@ Test(files, byte_that_the_vocabulary_lacks) {
     ks_tokenizer_close(&t);
 }
 
+/* What a file leaves out: a special token is looked for as written, another
+ * one in normalised text. */
+Test(files, normalized_is_what_is_not_special) {
+    ks_tokens got = {0};
+    const char *text = NORM("{\"type\":\"Lowercase\"}");
+    ks_str s = {0};
+    cr_assert(eq(int, ks_str_add(&s, text, strlen(text) - 1, NULL), KS_OK));
+    cr_assert(eq(int, ks_str_printf(&s, NULL, ",\"added_tokens\":["
+                 "{\"id\":7,\"content\":\"<X>\"},"
+                 "{\"id\":8,\"content\":\"<Y>\",\"special\":true}]}"), KS_OK));
+    write_own(s.data, s.length);
+    ks_tokenizer *t = must_open(own_file());
+    must_tokenize(t, "<x><X>", 6, &got);
+    cr_assert(eq(sz, got.n, 2));
+    cr_assert(eq(int, got.ids[0], 7));
+    cr_assert(eq(int, got.ids[1], 7));
+    must_tokenize(t, "<y><Y>", 6, &got);
+    cr_assert(eq(sz, got.n, 1));
+    cr_assert(eq(int, got.ids[0], 8));
+    cr_assert(eq(int, got.begin[0], 3));
+    ks_str_free(&s);
+    ks_tokens_free(&got);
+    ks_tokenizer_close(&t);
+}
+
 /* A pattern that backtracks without end gives up with a sentence. */
 Test(files, pattern_without_end, .timeout = 60) {
     ks_tokens got = {0};

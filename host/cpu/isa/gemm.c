@@ -15,120 +15,112 @@
 
 /* ------------------------------------------------------------ micro-kernels */
 
-/* Everything is a compile-time constant after inlining: acc lives in
- * registers. */
-KS_INLINE void multiply(const int mr, const int np, int64_t kc,
-                        const float *x, int64_t x_stride, const float *panel,
-                        float *out, int64_t out_stride, int64_t cols,
-                        const float *bias, bool add) {
-    vf acc[MR * NV * 2];
-    const int nv = np * NV;
-#pragma GCC unroll 32
-    for (int i = 0; i < mr * nv; i++) acc[i] = vset(0);
-    for (int64_t k = 0; k < kc; k++) {
-        vf b[MR * NV];
-#pragma GCC unroll 32
-        for (int j = 0; j < nv; j++)
-            b[j] = vload(panel + j / NV * (kc * NR) + j % NV * VL);
-#pragma GCC unroll 32
-        for (int i = 0; i < mr; i++) {
-            vf a = vset(x[i * x_stride + k]);
-#pragma GCC unroll 32
-            for (int j = 0; j < nv; j++)
-                acc[i * nv + j] = madd(a, b[j], acc[i * nv + j]);
-        }
-        panel += NR;
-    }
-    if (cols >= np * NR) {
-#pragma GCC unroll 32
-        for (int i = 0; i < mr; i++) {
-#pragma GCC unroll 32
-            for (int j = 0; j < nv; j++) {
-                float *o = out + i * out_stride + j * VL;
-                vf v = acc[i * nv + j];
-                if (bias) v = v + vload(bias + j * VL);
-                if (add) v = v + vload(o);
-                vstore(o, v);
-            }
-        }
-        return;
-    }
-    float edge[MR * NR * 2];
-#pragma GCC unroll 32
-    for (int i = 0; i < mr * nv; i++) vstore(edge + i * VL, acc[i]);
+/* Rows of the tile to out, fewer than NR columns: through memory. */
+static void store_edge(const vf *acc, int mr, float *out, int64_t out_stride,
+                       int64_t cols, const float *bias, bool add) {
     for (int i = 0; i < mr; i++) {
+        float row[NR];
+        for (int j = 0; j < NV; j++) vstore(row + j * VL, acc[i * NV + j]);
         for (int64_t j = 0; j < cols; j++) {
-            float *o = out + i * out_stride + j, v = edge[i * np * NR + j];
-            if (bias) v = v + bias[j];
-            if (add) v = v + *o;
-            *o = v;
+            float *o = out + i * out_stride + j;
+            if (bias) row[j] = row[j] + bias[j];
+            if (add) row[j] = row[j] + *o;
+            *o = row[j];
         }
     }
 }
 
-#define KERNEL(mr, np)                                                         \
-    static void kernel_##mr##x##np(int64_t kc, const float *x,                 \
-                                   int64_t x_stride, const float *panel,       \
-                                   float *out, int64_t out_stride,             \
-                                   int64_t cols, const float *bias,            \
-                                   bool add) {                                 \
-        multiply(mr, np, kc, x, x_stride, panel, out, out_stride, cols, bias,  \
+/* mr is a constant after inlining: acc lives in registers. */
+KS_INLINE void multiply(const int mr, int64_t kc, const float *x,
+                        int64_t x_stride, const float *panel, float *out,
+                        int64_t out_stride, int64_t cols, const float *bias,
+                        bool add) {
+    vf acc[MR * NV];
+#pragma GCC unroll 32
+    for (int i = 0; i < mr * NV; i++) acc[i] = vset(0);
+    for (int64_t k = 0; k < kc; k++) {
+        vf b[NV];
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; j++) b[j] = vload(panel + k * NR + j * VL);
+#pragma GCC unroll 16
+        for (int i = 0; i < mr; i++) {
+            vf a = vset(x[i * x_stride + k]);
+#pragma GCC unroll 2
+            for (int j = 0; j < NV; j++)
+                acc[i * NV + j] = madd(a, b[j], acc[i * NV + j]);
+        }
+    }
+    if (cols < NR) {
+        vf edge[MR * NV]; /* acc's address must not escape */
+#pragma GCC unroll 32
+        for (int i = 0; i < mr * NV; i++) edge[i] = acc[i];
+        store_edge(edge, mr, out, out_stride, cols, bias, add);
+        return;
+    }
+#pragma GCC unroll 32
+    for (int i = 0; i < mr * NV; i++) {
+        float *o = out + i / NV * out_stride + i % NV * VL;
+        vf v = acc[i];
+        if (bias) v = v + vload(bias + i % NV * VL);
+        if (add) v = v + vload(o);
+        vstore(o, v);
+    }
+}
+
+#define KERNEL(mr)                                                             \
+    static void kernel_##mr(int64_t kc, const float *x, int64_t x_stride,      \
+                            const float *panel, float *out,                    \
+                            int64_t out_stride, int64_t cols,                  \
+                            const float *bias, bool add) {                     \
+        multiply(mr, kc, x, x_stride, panel, out, out_stride, cols, bias,      \
                  add);                                                         \
     }
 
-KERNEL(1, 1) KERNEL(2, 1) KERNEL(3, 1) KERNEL(4, 1) KERNEL(5, 1) KERNEL(6, 1)
-KERNEL(1, 3) KERNEL(2, 3)
+KERNEL(1) KERNEL(2) KERNEL(3) KERNEL(4) KERNEL(5) KERNEL(6)
 #if KS_WIDE
-KERNEL(7, 1) KERNEL(8, 1) KERNEL(9, 1) KERNEL(10, 1) KERNEL(11, 1)
-KERNEL(12, 1) KERNEL(13, 1) KERNEL(14, 1)
-KERNEL(3, 3) KERNEL(4, 3)
+KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11)
+KERNEL(12) KERNEL(13) KERNEL(14)
 #endif
 
 const ks_kernel KS_ISA_NAME(kernels)[MR + 1] = {
-    NULL, kernel_1x1, kernel_2x1, kernel_3x1, kernel_4x1, kernel_5x1,
-    kernel_6x1,
+    NULL, kernel_1, kernel_2, kernel_3, kernel_4, kernel_5,
+    kernel_6,
 #if KS_WIDE
-    kernel_7x1, kernel_8x1, kernel_9x1, kernel_10x1, kernel_11x1, kernel_12x1,
-    kernel_13x1, kernel_14x1
-#endif
-};
-
-/* Few rows leave accumulators for three panels: enough chains to hide the
- * multiply-add's latency. */
-static const ks_kernel kernels_wide[MR + 1] = {
-    NULL, kernel_1x3, kernel_2x3,
-#if KS_WIDE
-    kernel_3x3, kernel_4x3,
+    kernel_7, kernel_8, kernel_9, kernel_10, kernel_11, kernel_12,
+    kernel_13, kernel_14
 #endif
 };
 
 /* ---------------------------------------------------------------- one block */
 
-/* Columns [k0, k0 + kc) of the product: unpacks the panels of columns
- * [n0, n1), then runs rows under each. */
+/* m rows under one unpacked panel; n: its columns that exist. */
+static void pass(int64_t kc, const float *x, int64_t x_stride, int64_t m,
+                 const float *panel, float *out, int64_t out_stride, int64_t n,
+                 const float *bias, bool add) {
+    for (int64_t i = 0; i < m; i += MR)
+        KS_ISA_NAME(kernels)[KS_MIN(MR, m - i)](
+            kc, x + i * x_stride, x_stride, panel, out + i * out_stride,
+            out_stride, n, bias, add);
+}
+
+/* Columns [k0, k0 + kc) of the product. Up to MB rows pass under a panel at
+ * once, while it is still in L1; more come back for panels kept in L2. */
 static void block(const ks_product *p, float *out, int64_t m0, int64_t m1,
                   int64_t n0, int64_t n1, int64_t k0, int64_t kc,
                   float *panels, float *rows) {
-    for (int64_t n = n0; n < n1; n += NR)
-        KS_ISA_NAME(unpack)(&p->w, n, KS_MIN(NR, n1 - n), k0, kc,
-                            panels + (n - n0) * kc, rows);
     bool add = p->accumulate || k0 > 0;
     const float *bias = k0 == 0 ? p->bias : NULL;
-    for (int64_t mb = m0; mb < m1; mb += MB) {
-        int64_t mb_end = KS_MIN(mb + MB, m1);
-        for (int64_t n = n0; n < n1;) {
-            int64_t wide = n1 - n >= 3 * NR ? 3 * NR : NR;
-            if (mb_end - mb > MR || !kernels_wide[mb_end - mb]) wide = NR;
-            for (int64_t m = mb; m < mb_end; m += MR) {
-                int64_t mr = KS_MIN(MR, mb_end - m);
-                ks_kernel kernel = wide > NR ? kernels_wide[mr]
-                                             : KS_ISA_NAME(kernels)[mr];
-                kernel(kc, p->x + m * p->x_stride + k0, p->x_stride,
-                       panels + (n - n0) * kc,
-                       out + (m - m0) * p->out_stride + n - n0, p->out_stride,
-                       KS_MIN(wide, n1 - n), bias ? bias + n : NULL, add);
-            }
-            n += wide;
+    int64_t kept = m1 - m0 > MB ? NR * kc : 0; /* from panel to panel */
+    for (int64_t m = m0; m < m1; m += MB) {
+        const float *x = p->x + m * p->x_stride + k0;
+        float *o = out + (m - m0) * p->out_stride;
+        for (int64_t n = n0; n < n1; n += NR) {
+            float *panel = panels + (n - n0) / NR * kept;
+            int64_t cols = KS_MIN(NR, n1 - n);
+            if (m == m0)
+                KS_ISA_NAME(unpack)(&p->w, n, cols, k0, kc, panel, rows);
+            pass(kc, x, p->x_stride, KS_MIN(MB, m1 - m), panel, o + n - n0,
+                 p->out_stride, cols, bias ? bias + n : NULL, add);
         }
     }
 }
@@ -153,16 +145,25 @@ void KS_ISA_NAME(product)(const ks_product *p, float *out, int64_t m0,
 
 /* ------------------------------------------------------------------- launch */
 
-/* Rows of out in one task. Many rows a task unpack W less often, until x no
- * longer stays in cache from one task to the next; enough tasks keep every
- * thread busy to the end. */
-static int64_t rows_per_task(int64_t m, int64_t n_blocks, int threads) {
-    enum { MOST = 5 * MB };
-    int64_t parts = (m + MOST - 1) / MOST;
-    int64_t want = threads > 1 ? threads * 4 : 1;
-    parts = KS_MAX(parts, (want + n_blocks - 1) / n_blocks);
-    int64_t rows = KS_MAX((m + parts - 1) / parts, MB);
-    return (rows + MR - 1) / MR * MR;
+/* The part of out that is one task. Many rows a task unpack W less often,
+ * until x no longer stays in cache from one task to the next; enough tasks
+ * keep every thread busy to the end. */
+typedef struct grid {
+    int64_t rows, cols, m_blocks, n_blocks;
+} grid;
+
+static grid cut(int64_t m, int64_t n, int threads) {
+    enum { MOST = 5 * MB, FEW = 4, NARROW = 32 };
+    int64_t want = threads > 1 ? threads * FEW : 1;
+    grid g = {.cols = NB};
+    if ((n + NB - 1) / NB * ((m + MB - 1) / MB) < want) g.cols = NARROW;
+    g.n_blocks = (n + g.cols - 1) / g.cols;
+    int64_t parts = KS_MAX((m + MOST - 1) / MOST,
+                           (want + g.n_blocks - 1) / g.n_blocks);
+    g.rows = KS_MAX((m + parts - 1) / parts, MB);
+    g.rows = (g.rows + MR - 1) / MR * MR;
+    g.m_blocks = (m + g.rows - 1) / g.rows;
+    return g;
 }
 
 ks_status KS_ISA_NAME(gemm)(ks_dev *dev, ks_view out, ks_view x, ks_view w,
@@ -178,16 +179,13 @@ ks_status KS_ISA_NAME(gemm)(ks_dev *dev, ks_view out, ks_view x, ks_view w,
                        (long long)x.rows, (long long)x.cols,
                        (long long)w.rows, (long long)w.cols);
     ks_product p = {out.stride, x.data, x.stride, w, bias, accumulate};
-    int64_t n_blocks = (w.rows + NB - 1) / NB;
-    int64_t step = rows_per_task(x.rows, n_blocks, dev->threads);
-    if (x.rows == 0) return KS_OK;
-    int64_t m_blocks = (x.rows + step - 1) / step;
+    grid g = cut(x.rows, w.rows, dev->threads);
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
-    for (int64_t task = 0; task < n_blocks * m_blocks; task++) {
-        int64_t n = task % n_blocks * NB, m = task / n_blocks * step;
+    for (int64_t task = 0; task < g.n_blocks * g.m_blocks; task++) {
+        int64_t n = task % g.n_blocks * g.cols, m = task / g.n_blocks * g.rows;
         KS_ISA_NAME(product)(&p, ks__row_f32(&out, m) + n, m,
-                             KS_MIN(m + step, x.rows), n,
-                             KS_MIN(n + NB, w.rows), ks__scratch(dev));
+                             KS_MIN(m + g.rows, x.rows), n,
+                             KS_MIN(n + g.cols, w.rows), ks__scratch(dev));
     }
     return KS_OK;
 }

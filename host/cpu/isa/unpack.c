@@ -7,77 +7,82 @@
 #include "isa.h"
 #include "expand.h"
 
-/* ------------------------------------------------- loads of a few elements */
+/* ------------------------------------------------- loads of four elements */
 
-/* Width of the transposes, and a row's piece of that width. */
+/* Four elements of one row, or of two rows four apart (one in each half), as
+ * f32: four of these are TW rows and four columns. */
 #if defined(__AVX2__)
 enum { TW = 8 };
 typedef __m256 tv;
+
+KS_INLINE __m128i two_quads(const uint16_t *a, const uint16_t *b) {
+    return _mm_castps_si128(_mm_loadh_pi(
+        _mm_castsi128_ps(_mm_loadl_epi64((const void *)a)), (const void *)b));
+}
+
+KS_INLINE tv load_f32(const char *row, size_t stride, int64_t k) {
+    const float *a = (const float *)row + k;
+    const float *b = (const float *)(row + 4 * stride) + k;
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a)),
+                                _mm_loadu_ps(b), 1);
+}
+
+KS_INLINE tv load_bf16(const char *row, size_t stride, int64_t k) {
+    __m128i q = two_quads((const uint16_t *)row + k,
+                          (const uint16_t *)(row + 4 * stride) + k);
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(q), 16));
+}
+
+KS_INLINE tv load_f16(const char *row, size_t stride, int64_t k) {
+    return _mm256_cvtph_ps(
+        two_quads((const uint16_t *)row + k,
+                  (const uint16_t *)(row + 4 * stride) + k));
+}
+
+#define SHUFFLE(a, b, pick) _mm256_shuffle_ps(a, b, pick)
+#define UNPACK_LOW(a, b) _mm256_unpacklo_ps(a, b)
+#define UNPACK_HIGH(a, b) _mm256_unpackhi_ps(a, b)
+#define STORE(to, a) _mm256_storeu_ps(to, a)
+
 #else
 enum { TW = 4 };
 typedef __m128 tv;
-#endif
 
-KS_INLINE tv load_f32(const char *row, int64_t k) {
-#if defined(__AVX2__)
-    return _mm256_loadu_ps((const float *)row + k);
-#else
+KS_INLINE tv load_f32(const char *row, size_t stride, int64_t k) {
+    (void)stride;
     return _mm_loadu_ps((const float *)row + k);
-#endif
 }
 
-KS_INLINE tv load_bf16(const char *row, int64_t k) {
-    const uint16_t *p = (const uint16_t *)row + k;
-#if defined(__AVX2__)
-    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
-#else
-    __m128i low = _mm_loadl_epi64((const void *)p);
-    return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), low));
-#endif
+KS_INLINE tv load_bf16(const char *row, size_t stride, int64_t k) {
+    (void)stride;
+    __m128i q = _mm_loadl_epi64((const void *)((const uint16_t *)row + k));
+    return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), q));
 }
 
-KS_INLINE tv load_f16(const char *row, int64_t k) {
-    const uint16_t *p = (const uint16_t *)row + k;
-#if defined(__AVX2__)
-    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
-#else
-    float t[TW];
-    ks_dequantize(KS_F16, p, t, TW);
+KS_INLINE tv load_f16(const char *row, size_t stride, int64_t k) {
+    (void)stride;
+    float t[4];
+    ks_dequantize(KS_F16, (const uint16_t *)row + k, t, 4);
     return _mm_loadu_ps(t);
-#endif
 }
+
+#define SHUFFLE(a, b, pick) _mm_shuffle_ps(a, b, pick)
+#define UNPACK_LOW(a, b) _mm_unpacklo_ps(a, b)
+#define UNPACK_HIGH(a, b) _mm_unpackhi_ps(a, b)
+#define STORE(to, a) _mm_storeu_ps(to, a)
+#endif
 
 /* ---------------------------------------------------------------- transpose */
 
-/* r[i] = row i, elements k..k+TW; stores TW columns of TW at to, NR apart. */
-KS_INLINE void transpose(tv *r, float *to) {
-#if defined(__AVX2__)
-    tv t[8], u[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-        u[i + 0] = _mm256_shuffle_ps(t[i + 0], t[i + 2], 0x44);
-        u[i + 1] = _mm256_shuffle_ps(t[i + 0], t[i + 2], 0xEE);
-        u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        _mm256_storeu_ps(to + i * NR,
-                         _mm256_permute2f128_ps(u[i], u[i + 4], 0x20));
-        _mm256_storeu_ps(to + (i + 4) * NR,
-                         _mm256_permute2f128_ps(u[i], u[i + 4], 0x31));
-    }
-#else
-    _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) _mm_storeu_ps(to + i * NR, r[i]);
-#endif
+/* r[i]: rows i (and i + 4), four columns; stores the columns, NR apart. */
+KS_INLINE void transpose(const tv *r, float *to) {
+    tv a = UNPACK_LOW(r[0], r[1]), b = UNPACK_HIGH(r[0], r[1]);
+    tv c = UNPACK_LOW(r[2], r[3]), d = UNPACK_HIGH(r[2], r[3]);
+    STORE(to, SHUFFLE(a, c, 0x44));
+    STORE(to + NR, SHUFFLE(a, c, 0xEE));
+    STORE(to + 2 * NR, SHUFFLE(b, d, 0x44));
+    STORE(to + 3 * NR, SHUFFLE(b, d, 0xEE));
 }
 
 /* A weight is read once and its rows are short: the processor's own prefetch
@@ -90,19 +95,20 @@ KS_INLINE void prefetch(const char *at, size_t offset) {
 
 /* TW rows, kc columns from k0 on, by one of the loads above; ahead: prefetch
  * the TW rows after them. */
-KS_INLINE void transpose_rows(tv load(const char *, int64_t), ks_type type,
+KS_INLINE void transpose_rows(tv load(const char *, size_t, int64_t), ks_type type,
                               const char *first, size_t stride, int64_t k0,
                               int64_t kc, float *to, bool ahead) {
     const int64_t size = (int64_t)ks_type_size(type);
     int64_t k = 0;
-    for (; k + TW <= kc; k += TW) {
-        tv r[TW];
+    for (; k + 4 <= kc; k += 4) {
+        tv r[4];
         int64_t byte = k * size;
-        if (ahead && byte % LINE < TW * size)
+        if (ahead && byte % LINE < 4 * size)
             for (int i = 0; i < TW; i++)
                 prefetch(first + k0 * size + byte, (TW + i) * stride);
-#pragma GCC unroll 8
-        for (int i = 0; i < TW; i++) r[i] = load(first + i * stride, k0 + k);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            r[i] = load(first + i * stride, stride, k0 + k);
         transpose(r, to + k * NR);
     }
     for (; k < kc; k++)

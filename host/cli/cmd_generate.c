@@ -1,0 +1,393 @@
+/* cmd_generate.c - keystep generate: problems in, reasoning chains out.
+ *
+ * Chains go to OUT.part as they end, in any order; when all are there OUT is
+ * written whole, in the order of the problems. --resume takes over what
+ * OUT.part has. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../generate.h"
+#include "cli.h"
+
+enum { KEY_INSTRUCTION = KS_KEY_OWN, KEY_TOKENIZER };
+
+typedef struct input {
+    ks_cli_common common;
+    const char *instruction, *tokenizer;
+} input;
+
+static const struct argp_option option_list[] = {
+    KS_CLI_MODEL, KS_CLI_PROBLEMS, KS_CLI_OUT, KS_CLI_FORCE, KS_CLI_RESUME,
+    KS_CLI_SAMPLES, KS_CLI_TEMPERATURE, KS_CLI_TOP_P, KS_CLI_TOP_K,
+    KS_CLI_MAX_NEW, KS_CLI_TEMPLATE, KS_CLI_SEED, KS_CLI_BACKEND,
+    KS_CLI_THREADS, KS_CLI_MEMORY, KS_CLI_BATCH_TOKENS, KS_CLI_DRY_RUN,
+    KS_CLI_QUIET,
+    {"instruction", KEY_INSTRUCTION, "TEXT", 0,
+     "what the user's turn asks ahead of the problem; empty: nothing", 0},
+    {"tokenizer", KEY_TOKENIZER, "PATH", 0,
+     "tokenizer.json, when it is not the model's own", 0},
+    {0}};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    input *in = state->input;
+    switch (key) {
+    case KEY_INSTRUCTION: in->instruction = arg; return 0;
+    case KEY_TOKENIZER: in->tokenizer = arg; return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "too many arguments: %s", arg);
+        return 0;
+    case ARGP_KEY_END:
+        if (!in->common.model) argp_error(state, "--model is missing");
+        if (!in->common.problems) argp_error(state, "--problems is missing");
+        if (!in->common.out && !in->common.dry_run)
+            argp_error(state, "--out is missing");
+        return 0;
+    default: return ks_cli_common_key(&in->common, key, arg, state);
+    }
+}
+
+static const struct argp argp = {
+    .options = option_list,
+    .parser = parse,
+    .doc = "Lets a model solve problems and writes its reasoning as chains, "
+           "JSON Lines. Greedy unless --temperature is given. A draw depends "
+           "on seed, problem, sample and place only.",
+};
+
+/* Everything of one call; chain i is sample i % samples of problem
+ * i / samples. */
+typedef struct work {
+    const input *in;
+    ks_engine *engine;
+    ks_tokenizer *tokenizer;
+    ks_prompt prompt;
+    ks_problems problems;
+    int32_t samples;
+    size_t n, n_done;  /* chains */
+    json_t **chains;   /* [n], NULL: not there yet */
+    ks_str *prompts;   /* [problems] */
+    ks_tokens *tokens; /* [problems] */
+    ks_request *requests; /* [n_requests] */
+    size_t *places;       /* [n_requests] chain of a request */
+    size_t n_requests;
+    ks_generate_options options;
+    ks_compose compose;
+    json_t *settings;
+    char *part;
+    FILE *part_file;
+    ks_progress *progress;
+    ks_generate_stats stats;
+} work;
+
+/* ------------------------------------------------------------------- opening */
+
+static ks_status open_model(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_cli_common *c = &w->in->common;
+    char *home = NULL;
+    ks_template which = KS_TEMPLATE_AUTO;
+    ks_engine_options options = {.backend = c->backend, .threads = c->threads,
+                                 .batch_tokens = c->batch_tokens};
+    if (c->template_) KS_TRY(ks_template_find(c->template_, &which, err));
+    KS_TRY(ks_model_home(&home, c->model, err));
+    KS_TRY(ks_tokenizer_open(&w->tokenizer,
+                             w->in->tokenizer ? w->in->tokenizer : home, err));
+    KS_TRY(ks_prompt_open(&w->prompt, c->model, w->tokenizer, which, err));
+    if (w->in->instruction) w->prompt.instruction = w->in->instruction;
+    KS_TRY(ks_engine_open(&w->engine, c->model, &options, err));
+done:
+    free(home);
+    return st;
+}
+
+static ks_status settle(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_cli_common *c = &w->in->common;
+    ks_model_info info = ks_engine_info(w->engine);
+    double temperature = c->temperature < 0 ? 0 : c->temperature;
+    double top_p = c->top_p < 0 ? 1 : c->top_p;
+    w->options = (ks_generate_options){
+        .temperature = (float)temperature, .top_p = (float)top_p,
+        .top_k = c->top_k, .max_new = c->max_new, .seed = c->seed,
+        .stops = w->prompt.stops, .n_stops = w->prompt.n_stops,
+        .memory = c->memory};
+    w->settings = json_pack(
+        "{s:f,s:f,s:i,s:i,s:I,s:s,s:s,s:s}", "temperature", temperature,
+        "top_p", top_p, "top_k", c->top_k, "max_new", c->max_new, "seed",
+        (json_int_t)c->seed, "template", ks_template_name(w->prompt.which),
+        "model_sha256", info.sha256, "tokenizer",
+        ks_tokenizer_hash(w->tokenizer));
+    KS_CHECK(w->settings, KS_NOMEM, "out of memory for settings");
+    w->compose = (ks_compose){w->tokenizer, w->prompt.which, info.name,
+                              w->settings};
+done:
+    return st;
+}
+
+static ks_status prepare_prompts(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = w->problems.n;
+    int32_t context = w->engine->model->config.n_context;
+    KS_TRY(ks_alloc(&w->prompts, n, sizeof *w->prompts, "prompts", err));
+    KS_TRY(ks_alloc(&w->tokens, n, sizeof *w->tokens, "prompts", err));
+    for (size_t i = 0; i < n; i++) {
+        const ks_problem *p = &w->problems.at[i];
+        ks_str *text = &w->prompts[i];
+        KS_TRY(ks_prompt_render(&w->prompt, p->question, text, err));
+        KS_TRY(ks_tokenize(w->tokenizer, text->data, text->length,
+                           &w->tokens[i], err));
+        KS_CHECK(w->tokens[i].n > 0 && w->tokens[i].n < (size_t)context,
+                 KS_LIMIT,
+                 "problem %s: its prompt has %zu tokens, the model's context "
+                 "is %d",
+                 p->id, w->tokens[i].n, context);
+    }
+done:
+    return st;
+}
+
+/* ------------------------------------------------------------------ resuming */
+
+static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
+    ks_status st = KS_OK;
+    work *w = user;
+    const char *id = json_string_value(json_object_get(object, "id"));
+    const char *problem = json_string_value(json_object_get(object, "problem"));
+    const ks_problem *p =
+        problem ? ks_problems_find(&w->problems, problem) : NULL;
+    size_t length = problem ? strlen(problem) : 0;
+    char *end = NULL;
+    KS_CHECK(p && id && strncmp(id, problem, length) == 0 && id[length] == '/',
+             KS_MISMATCH, "%s line %zu: not a chain of these problems", w->part,
+             line);
+    long sample = strtol(id + length + 1, &end, 10);
+    KS_CHECK(!*end && end != id + length + 1 && sample >= 0 &&
+                 sample < w->samples,
+             KS_MISMATCH, "%s line %zu: sample %s of 0 to %d", w->part, line,
+             id + length + 1, w->samples - 1);
+    KS_CHECK(json_equal(json_object_get(object, "sampling"), w->settings),
+             KS_MISMATCH,
+             "%s line %zu was sampled with other settings; --force starts "
+             "afresh",
+             w->part, line);
+    size_t at = (size_t)(p - w->problems.at) * (size_t)w->samples +
+                (size_t)sample;
+    if (w->chains[at]) goto done;
+    w->chains[at] = json_incref(object);
+    w->n_done++;
+done:
+    return st;
+}
+
+/* A kill may have cut the last line. */
+static ks_status cut_partial_line(const char *path, ks_err *err) {
+    ks_status st = KS_OK;
+    char *text = NULL;
+    size_t n = 0;
+    KS_TRY(ks_read_file(path, &text, &n, err));
+    while (n > 0 && text[n - 1] != '\n') n--;
+    KS_CHECK(truncate(path, (off_t)n) == 0, KS_IO, "%s: cannot truncate: %s",
+             path, strerror(errno));
+done:
+    free(text);
+    return st;
+}
+
+static ks_status open_part(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_cli_common *c = &w->in->common;
+    ks_str path = {0};
+    if (strcmp(c->out, "-") == 0) return KS_OK;
+    KS_TRY(ks_refuse_existing(c->out, c->force || c->resume, err));
+    KS_TRY(ks_str_printf(&path, err, "%s.part", c->out));
+    w->part = path.data;
+    bool there = ks_file_exists(w->part);
+    KS_CHECK(!there || c->resume || c->force, KS_EXISTS,
+             "%s is left from an interrupted run: --resume continues it, "
+             "--force starts afresh",
+             w->part);
+    if (there && c->resume) {
+        KS_TRY(cut_partial_line(w->part, err));
+        KS_TRY(ks_jsonl_read(w->part, adopt, w, err));
+    }
+    w->part_file = fopen(w->part, c->resume ? "ae" : "we");
+    KS_CHECK(w->part_file, KS_IO, "%s: cannot open: %s", w->part,
+             strerror(errno));
+done:
+    if (!w->part) ks_str_free(&path);
+    return st;
+}
+
+static ks_status list_requests(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(ks_alloc(&w->requests, w->n, sizeof *w->requests, "requests", err));
+    KS_TRY(ks_alloc(&w->places, w->n, sizeof *w->places, "requests", err));
+    for (size_t i = 0; i < w->n; i++) {
+        if (w->chains[i]) continue;
+        size_t p = i / (size_t)w->samples;
+        int32_t sample = (int32_t)(i % (size_t)w->samples);
+        w->requests[w->n_requests] = (ks_request){
+            w->tokens[p].ids, (int32_t)w->tokens[p].n,
+            ks_philox_stream(w->problems.at[p].id, "", sample), (int32_t)p};
+        w->places[w->n_requests++] = i;
+    }
+done:
+    return st;
+}
+
+/* ------------------------------------------------------------------- running */
+
+static ks_status put(FILE *file, json_t *chain, const char *path,
+                     ks_err *err) {
+    if (json_dumpf(chain, file, JSON_COMPACT) || putc('\n', file) == EOF ||
+        fflush(file))
+        return ks_fail(err, KS_IO, "%s: cannot write: %s", path,
+                       strerror(errno));
+    return KS_OK;
+}
+
+static ks_status keep(void *user, size_t request, const int32_t *ids, int32_t n,
+                      ks_finish finish, ks_err *err) {
+    ks_status st = KS_OK;
+    work *w = user;
+    size_t at = w->places[request], p = at / (size_t)w->samples;
+    KS_TRY(ks_compose_chain(&w->compose, &w->problems.at[p],
+                            (int32_t)(at % (size_t)w->samples),
+                            w->prompts[p].data, w->prompts[p].length, ids, n,
+                            finish, &w->chains[at], err));
+    if (w->part_file) KS_TRY(put(w->part_file, w->chains[at], w->part, err));
+    w->n_done++;
+    if (w->progress) ks_progress_set(w->progress, (double)w->n_done);
+done:
+    return st;
+}
+
+static ks_status write_all(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const char *out = w->in->common.out;
+    ks_str all = {0};
+    for (size_t i = 0; i < w->n; i++) {
+        char *line = json_dumps(w->chains[i], JSON_COMPACT);
+        KS_CHECK(line, KS_NOMEM, "out of memory for a chain");
+        st = ks_str_printf(&all, err, "%s\n", line);
+        free(line);
+        if (st != KS_OK) goto done;
+    }
+    if (w->part) {
+        KS_TRY(ks_write_file(out, all.data ? all.data : "", all.length, true,
+                             err));
+        unlink(w->part);
+    } else {
+        KS_CHECK(fwrite(all.data ? all.data : "", 1, all.length, stdout) ==
+                         all.length &&
+                     fflush(stdout) == 0,
+                 KS_IO, "standard output: cannot write: %s", strerror(errno));
+    }
+done:
+    ks_str_free(&all);
+    return st;
+}
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void sum_up(const work *w, double took) {
+    size_t finished = 0, correct = 0, judged = 0;
+    long long retokenized = 0;
+    for (size_t i = 0; i < w->n; i++) {
+        const json_t *c = w->chains[i];
+        const json_t *right = json_object_get(c, "correct");
+        finished += json_is_true(json_object_get(c, "finished"));
+        judged += json_is_boolean(right);
+        correct += json_is_true(right);
+        retokenized +=
+            json_integer_value(json_object_get(c, "retokenized"));
+    }
+    ks_log(KS_LOG_INFO,
+           "%zu chains, %zu unfinished, %zu of %zu right; %lld tokens sampled "
+           "(%.0f a second), %lld prompt tokens shared, %lld ids differ when "
+           "the text is tokenised again",
+           w->n, w->n - finished, correct, judged, (long long)w->stats.sampled,
+           took > 0 ? (double)w->stats.sampled / took : 0,
+           (long long)w->stats.shared, retokenized);
+}
+
+static void say_plan(const work *w) {
+    int64_t prompts = 0;
+    size_t longest = 0;
+    for (size_t i = 0; i < w->problems.n; i++) {
+        prompts += (int64_t)w->tokens[i].n;
+        longest = KS_MAX(longest, w->tokens[i].n);
+    }
+    printf("%zu problems x %d samples, template %s, %lld prompt tokens, the "
+           "longest prompt has %zu\n",
+           w->problems.n, w->samples, ks_template_name(w->prompt.which),
+           (long long)prompts, longest);
+}
+
+static ks_status run(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_cli_common *c = &w->in->common;
+    KS_TRY(ks_problems_read(&w->problems, c->problems, err));
+    KS_TRY(open_model(w, err));
+    KS_TRY(settle(w, err));
+    w->samples = c->samples ? c->samples : 1;
+    w->n = w->problems.n * (size_t)w->samples;
+    KS_TRY(ks_alloc(&w->chains, w->n, sizeof *w->chains, "chains", err));
+    KS_TRY(prepare_prompts(w, err));
+    if (c->dry_run) {
+        say_plan(w);
+        return KS_OK;
+    }
+    KS_TRY(open_part(w, err));
+    KS_TRY(list_requests(w, err));
+    if (!c->quiet)
+        w->progress = ks_progress_open("generate", "chain", (double)w->n);
+    double start = seconds();
+    st = ks_generate(w->engine, &w->options, w->requests, w->n_requests, keep,
+                     w, &w->stats, err);
+    ks_progress_close(&w->progress);
+    KS_TRY(st);
+    KS_TRY(write_all(w, err));
+    sum_up(w, seconds() - start);
+done:
+    return st;
+}
+
+static void finish(work *w) {
+    for (size_t i = 0; w->chains && i < w->n; i++) json_decref(w->chains[i]);
+    for (size_t i = 0; w->prompts && i < w->problems.n; i++)
+        ks_str_free(&w->prompts[i]);
+    for (size_t i = 0; w->tokens && i < w->problems.n; i++)
+        ks_tokens_free(&w->tokens[i]);
+    if (w->part_file) fclose(w->part_file);
+    free(w->chains);
+    free(w->prompts);
+    free(w->tokens);
+    free(w->requests);
+    free(w->places);
+    free(w->part);
+    json_decref(w->settings);
+    ks_prompt_close(&w->prompt);
+    ks_problems_free(&w->problems);
+    ks_tokenizer_close(&w->tokenizer);
+    ks_engine_close(&w->engine);
+}
+
+int ks_cmd_generate(int argc, char **argv) {
+    input in = {0};
+    ks_cli_common_init(&in.common);
+    int code = ks_cli_parse(&argp, "generate", argc, argv, &in);
+    if (code != KS_EXIT_DONE) return code;
+    work w = {.in = &in};
+    ks_err err = {0};
+    if (run(&w, &err) != KS_OK) code = ks_cli_failed("generate", &err);
+    finish(&w);
+    return code;
+}

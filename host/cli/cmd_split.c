@@ -1,0 +1,76 @@
+/* cmd_split.c - keystep split: cuts the text of chains into steps. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../chains.h"
+#include "cli.h"
+
+static const struct argp_option option_list[] = {
+    KS_CLI_CHAINS, KS_CLI_OUT, KS_CLI_FORCE, KS_CLI_QUIET, {0}};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    ks_cli_common *c = state->input;
+    if (key == ARGP_KEY_ARG) argp_error(state, "too many arguments: %s", arg);
+    if (key == ARGP_KEY_END && !c->chains)
+        argp_error(state, "--chains is missing");
+    return ks_cli_common_key(c, key, arg, state);
+}
+
+static const struct argp argp = {
+    .options = option_list,
+    .parser = parse,
+    .doc = "Adds \"steps\" to chains, in place of those they have; all other "
+           "fields stay. --out defaults to standard output.",
+};
+
+static ks_status split_chain(ks_chain *chain, ks_spans *spans, ks_str *all,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    char *line = NULL;
+    KS_TRY(ks_text_split(chain->text, chain->text_length, spans, err));
+    KS_TRY(ks_chain_set_steps(chain, spans, err));
+    line = json_dumps(chain->object, JSON_COMPACT);
+    KS_CHECK(line, KS_NOMEM, "out of memory for chain %s", chain->id);
+    KS_TRY(ks_str_printf(all, err, "%s\n", line));
+done:
+    free(line);
+    return st;
+}
+
+static ks_status run(const ks_cli_common *c, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_chains chains = {0};
+    ks_spans spans = {0};
+    ks_str all = {0};
+    size_t steps = 0;
+    bool standard = !c->out || strcmp(c->out, "-") == 0;
+    if (!standard) KS_TRY(ks_refuse_existing(c->out, c->force, err));
+    KS_TRY(ks_chains_read(&chains, c->chains, err));
+    KS_TRY(ks_str_add(&all, "", 0, err));
+    for (size_t i = 0; i < chains.n; i++) {
+        KS_TRY(split_chain(&chains.at[i], &spans, &all, err));
+        steps += spans.n;
+    }
+    if (standard)
+        KS_CHECK(fwrite(all.data, 1, all.length, stdout) == all.length &&
+                     fflush(stdout) == 0,
+                 KS_IO, "standard output: cannot write: %s", strerror(errno));
+    else
+        KS_TRY(ks_write_file(c->out, all.data, all.length, c->force, err));
+    ks_log(KS_LOG_INFO, "%zu chains, %zu steps", chains.n, steps);
+done:
+    ks_str_free(&all);
+    ks_spans_free(&spans);
+    ks_chains_free(&chains);
+    return st;
+}
+
+int ks_cmd_split(int argc, char **argv) {
+    ks_cli_common common;
+    ks_cli_common_init(&common);
+    int code = ks_cli_parse(&argp, "split", argc, argv, &common);
+    if (code != KS_EXIT_DONE) return code;
+    ks_err err = {0};
+    return run(&common, &err) == KS_OK ? code : ks_cli_failed("split", &err);
+}

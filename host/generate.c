@@ -1,0 +1,382 @@
+/* generate.c - the scheduler of generation: which tokens of which sequences go
+ * into the next batch, and which pages they live in. */
+#include "generate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEFAULT_ACTIVE = 128 };
+
+typedef enum state { WAITING, ACTIVE, DONE } state;
+
+/* A request under way. ids and n survive a preemption; pages do not. */
+typedef struct sequence {
+    const ks_request *request;
+    state state;
+    int32_t *ids; /* [most]: prompt, then what was sampled */
+    int32_t n, most;
+    int32_t past;   /* tokens in the store */
+    int32_t *pages; /* [n_pages] of max_pages */
+    int32_t n_pages;
+    int32_t taken; /* tokens in the batch in work */
+} sequence;
+
+typedef struct job {
+    ks_engine *engine;
+    const ks_generate_options *options;
+    ks_kv *kv;
+    sequence *all; /* [n] */
+    size_t n, first_waiting, n_done;
+    sequence **active; /* [most_active], in order of entry */
+    int32_t n_active, most_active;
+    int32_t max_pages, max_tokens;
+    /* the batch, as ks_seqs wants it */
+    int32_t *offsets, *past, *pages, *ids, *sampled;
+    sequence **members;
+    ks_sample_spec *specs;
+    int32_t n_seq, n_tok;
+    ks_generate_stats stats;
+} job;
+
+static int32_t pages_for(int32_t tokens) {
+    return (tokens + KS_PAGE - 1) / KS_PAGE;
+}
+
+uint64_t ks_philox_stream(const char *problem, const char *path,
+                          int32_t sample) {
+    char number[16], hex[65], head[17] = {0};
+    ks_sha256 *hash = NULL;
+    snprintf(number, sizeof number, "%d", sample);
+    if (ks_sha256_open(&hash, NULL) != KS_OK) return 0;
+    ks_sha256_add(hash, problem, strlen(problem) + 1);
+    ks_sha256_add(hash, path, strlen(path) + 1);
+    ks_sha256_add(hash, number, strlen(number) + 1);
+    ks_sha256_close(&hash, hex);
+    memcpy(head, hex, 16);
+    return strtoull(head, NULL, 16);
+}
+
+/* ------------------------------------------------------------------- opening */
+
+/* Tokens a request can come to. */
+static int32_t most_tokens(const job *j, const ks_request *r) {
+    int32_t context = j->engine->model->config.n_context;
+    int64_t most = (int64_t)r->n_prompt + j->options->max_new;
+    if (j->options->max_new == 0 || most > context) return context;
+    return (int32_t)most;
+}
+
+static ks_status check_request(const job *j, const ks_request *r, size_t i,
+                               ks_err *err) {
+    const ks_config *c = &j->engine->model->config;
+    if (r->n_prompt < 1 || r->n_prompt >= c->n_context)
+        return ks_fail(err, KS_LIMIT,
+                       "prompt %zu has %d tokens; from 1 to %d leave room in "
+                       "the model's context of %d",
+                       i, r->n_prompt, c->n_context - 1, c->n_context);
+    for (int32_t t = 0; t < r->n_prompt; t++)
+        if (r->prompt[t] < 0 || r->prompt[t] >= c->n_vocab)
+            return ks_fail(err, KS_MISMATCH,
+                           "prompt %zu holds id %d, the model's vocabulary is 0 "
+                           "to %d: wrong tokenizer?",
+                           i, r->prompt[t], c->n_vocab - 1);
+    return KS_OK;
+}
+
+/* As many pages as memory holds, no more than the work can use. */
+static ks_status open_store(job *j, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_config *c = &j->engine->model->config;
+    size_t page = ks_kv_page_bytes(c);
+    size_t memory = j->options->memory ? j->options->memory : (size_t)1 << 30;
+    int64_t useful = (int64_t)j->max_pages *
+                     (int64_t)KS_MIN(j->n, (size_t)j->most_active);
+    int64_t n = KS_MIN((int64_t)(memory / page), useful);
+    KS_CHECK(n >= j->max_pages, KS_LIMIT,
+             "%zu bytes for keys and values hold %lld tokens, the longest "
+             "sequence can come to %d",
+             memory, (long long)n * KS_PAGE, j->max_pages * KS_PAGE);
+    n = KS_MIN(n, INT32_MAX / KS_PAGE);
+    KS_TRY(ks_kv_open(&j->kv, j->engine->dev, j->engine->ops, c, (int32_t)n,
+                      err));
+done:
+    return st;
+}
+
+static ks_status open_batch(job *j, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t m = (size_t)j->most_active, t = (size_t)j->max_tokens;
+    KS_TRY(ks_alloc(&j->active, m, sizeof *j->active, "sequences", err));
+    KS_TRY(ks_alloc(&j->members, m, sizeof *j->members, "sequences", err));
+    KS_TRY(ks_alloc(&j->offsets, m + 1, sizeof(int32_t), "offsets", err));
+    KS_TRY(ks_alloc(&j->past, m, sizeof(int32_t), "lengths", err));
+    KS_TRY(ks_alloc(&j->pages, m * (size_t)j->max_pages, sizeof(int32_t),
+                    "page tables", err));
+    KS_TRY(ks_alloc(&j->ids, t, sizeof(int32_t), "ids", err));
+    KS_TRY(ks_alloc(&j->sampled, m, sizeof(int32_t), "ids", err));
+    KS_TRY(ks_alloc(&j->specs, m, sizeof *j->specs, "sampling", err));
+done:
+    return st;
+}
+
+static ks_status open_job(job *j, const ks_request *requests, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_generate_options *o = j->options;
+    int32_t longest = 1;
+    KS_CHECK(o->max_new >= 0 && o->top_k >= 0 && o->temperature >= 0 &&
+                 o->top_p > 0 && o->top_p <= 1,
+             KS_USAGE,
+             "sampling at temperature %g, top-p %g, top-k %d, %d new tokens",
+             (double)o->temperature, (double)o->top_p, o->top_k, o->max_new);
+    j->most_active = o->most_active > 0 ? o->most_active : DEFAULT_ACTIVE;
+    KS_TRY(ks_alloc(&j->all, j->n, sizeof *j->all, "requests", err));
+    for (size_t i = 0; i < j->n; i++) {
+        KS_TRY(check_request(j, &requests[i], i, err));
+        j->all[i].request = &requests[i];
+        j->all[i].most = most_tokens(j, &requests[i]);
+        longest = KS_MAX(longest, j->all[i].most);
+    }
+    j->max_pages = pages_for(longest);
+    ks_run_limits limits = {.max_tokens = j->engine->limits.max_tokens,
+                            .max_last = j->most_active};
+    KS_TRY(ks_engine_reserve(j->engine, &limits, err));
+    /* Every running sequence has a place in every batch. */
+    j->max_tokens = j->engine->limits.max_tokens;
+    j->most_active = KS_MIN(j->most_active, j->max_tokens);
+    KS_TRY(open_batch(j, err));
+    KS_TRY(open_store(j, err));
+done:
+    return st;
+}
+
+static void drop_pages(job *j, sequence *s) {
+    for (int32_t p = 0; p < s->n_pages; p++) ks_kv_page_drop(j->kv, s->pages[p]);
+    s->n_pages = s->past = 0;
+}
+
+static void close_job(job *j) {
+    for (size_t i = 0; j->all && i < j->n; i++) {
+        free(j->all[i].ids);
+        free(j->all[i].pages);
+    }
+    ks_kv_close(&j->kv);
+    free(j->all);
+    free(j->active);
+    free(j->members);
+    free(j->offsets);
+    free(j->past);
+    free(j->pages);
+    free(j->ids);
+    free(j->sampled);
+    free(j->specs);
+}
+
+/* ------------------------------------------------------------------ entering */
+
+/* Whoever of the same prompt has most of it in the store; *coming: one is
+ * still at it, so that waiting a batch saves the work. */
+static const sequence *find_sibling(const job *j, const sequence *s,
+                                    bool *coming) {
+    const sequence *best = NULL;
+    *coming = false;
+    for (int32_t i = 0; i < j->n_active; i++) {
+        const sequence *a = j->active[i];
+        if (a->request->group != s->request->group) continue;
+        if (a->past < a->request->n_prompt && a->request->n_prompt > KS_PAGE)
+            *coming = true;
+        if (!best || a->past > best->past) best = a;
+    }
+    return best;
+}
+
+/* The last prompt token is always computed anew: its state is sampled from. */
+static void share_prompt(job *j, sequence *s, const sequence *from) {
+    int32_t tokens = KS_MIN(from->past, s->request->n_prompt - 1);
+    s->n_pages = tokens / KS_PAGE;
+    s->past = s->n_pages * KS_PAGE;
+    for (int32_t p = 0; p < s->n_pages; p++) {
+        s->pages[p] = from->pages[p];
+        ks_kv_page_share(j->kv, s->pages[p]);
+    }
+    j->stats.shared += s->past;
+}
+
+static ks_status prepare(sequence *s, int32_t max_pages, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_request *r = s->request;
+    if (s->ids) return KS_OK;
+    KS_TRY(ks_alloc(&s->ids, (size_t)s->most, sizeof(int32_t), "ids", err));
+    KS_TRY(ks_alloc(&s->pages, (size_t)max_pages, sizeof(int32_t),
+                    "page tables", err));
+    memcpy(s->ids, r->prompt, (size_t)r->n_prompt * sizeof(int32_t));
+    s->n = r->n_prompt;
+done:
+    return st;
+}
+
+/* Lets sequences in, in order, while there are pages for what they have and
+ * for one more page of each that runs. */
+static ks_status enter(job *j, ks_err *err) {
+    ks_status st = KS_OK;
+    while (j->first_waiting < j->n && j->all[j->first_waiting].state != WAITING)
+        j->first_waiting++;
+    int32_t spare = ks_kv_free_pages(j->kv) - j->n_active;
+    for (size_t i = j->first_waiting;
+         i < j->n && j->n_active < j->most_active; i++) {
+        sequence *s = &j->all[i];
+        bool coming = false;
+        if (s->state != WAITING) continue;
+        const sequence *sibling = find_sibling(j, s, &coming);
+        if (coming) continue;
+        KS_TRY(prepare(s, j->max_pages, err));
+        int32_t need = pages_for(s->n) + 1;
+        if (need > spare && j->n_active > 0) break;
+        spare -= need;
+        if (sibling) share_prompt(j, s, sibling);
+        s->state = ACTIVE;
+        j->active[j->n_active++] = s;
+    }
+done:
+    return st;
+}
+
+static void leave(job *j, int32_t at, state next) {
+    sequence *s = j->active[at];
+    drop_pages(j, s);
+    s->state = next;
+    j->n_active--;
+    memmove(j->active + at, j->active + at + 1,
+            (size_t)(j->n_active - at) * sizeof *j->active);
+    if (next != WAITING) return;
+    j->stats.preempted++;
+    j->first_waiting = KS_MIN(j->first_waiting, (size_t)(s - j->all));
+}
+
+/* -------------------------------------------------------------------- batches */
+
+/* Pages for the first `tokens` of active[at], taken from the youngest if need
+ * be; false: it was the youngest itself. The oldest always gets them, for the
+ * store holds the longest sequence. */
+static bool ensure_pages(job *j, int32_t at, int32_t tokens) {
+    sequence *s = j->active[at];
+    while (s->n_pages < pages_for(tokens)) {
+        int32_t page = ks_kv_page_take(j->kv);
+        if (page >= 0) {
+            s->pages[s->n_pages++] = page;
+            continue;
+        }
+        bool self = at == j->n_active - 1;
+        leave(j, j->n_active - 1, WAITING);
+        if (self) return false;
+    }
+    return true;
+}
+
+static void add_to_batch(job *j, sequence *s, int32_t tokens) {
+    int32_t at = j->n_seq++;
+    s->taken = tokens;
+    j->members[at] = s;
+    j->past[at] = s->past;
+    memcpy(j->ids + j->n_tok, s->ids + s->past,
+           (size_t)tokens * sizeof(int32_t));
+    memcpy(j->pages + (int64_t)at * j->max_pages, s->pages,
+           (size_t)s->n_pages * sizeof(int32_t));
+    j->n_tok += tokens;
+    j->offsets[at + 1] = j->n_tok;
+    j->specs[at] = (ks_sample_spec){
+        .temperature = j->options->temperature, .top_p = j->options->top_p,
+        .top_k = j->options->top_k,
+        .key = {j->options->seed, s->request->stream},
+        .counter = (uint64_t)(s->n - s->request->n_prompt),
+    };
+}
+
+/* One token of everything that runs, and of prompts what still fits. */
+static void fill_batch(job *j) {
+    j->n_seq = j->n_tok = 0;
+    for (int32_t i = 0; i < j->n_active; i++) {
+        sequence *s = j->active[i];
+        int32_t others = j->n_active - i - 1; /* keep a place for each */
+        int32_t room = j->max_tokens - j->n_tok - others;
+        int32_t tokens = KS_MIN(s->n - s->past, room);
+        if (!ensure_pages(j, i, s->past + tokens)) break;
+        add_to_batch(j, s, tokens);
+    }
+}
+
+static bool is_stop(const ks_generate_options *o, int32_t id) {
+    for (size_t i = 0; i < o->n_stops; i++)
+        if (o->stops[i] == id) return true;
+    return false;
+}
+
+/* Takes what was sampled for a sequence whose tokens are all in the store. */
+static ks_status take_sample(job *j, sequence *s, int32_t id,
+                             ks_generated_fn done, void *user, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_finish finish;
+    s->ids[s->n++] = id;
+    j->stats.sampled++;
+    if (is_stop(j->options, id)) finish = KS_FINISH_STOP;
+    else if (s->n < s->most) return KS_OK;
+    else if (s->n - s->request->n_prompt == j->options->max_new)
+        finish = KS_FINISH_LENGTH;
+    else finish = KS_FINISH_CONTEXT;
+    int32_t from = s->request->n_prompt;
+    KS_TRY(done(user, (size_t)(s - j->all), s->ids + from, s->n - from, finish,
+                err));
+    for (int32_t i = 0; i < j->n_active; i++)
+        if (j->active[i] == s) leave(j, i, DONE);
+    j->n_done++;
+    free(s->ids);
+    s->ids = NULL;
+done:
+    return st;
+}
+
+static ks_status step(job *j, ks_generated_fn done, void *user, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_view hidden;
+    ks_seqs seqs = {j->n_seq, j->n_tok, j->offsets,
+                    j->past,  j->pages, j->max_pages};
+    const ks_weights *w = &j->engine->model->weights;
+    KS_TRY(ks_forward(j->engine->run, &seqs, j->ids, j->kv, NULL, &hidden, NULL,
+                      err));
+    KS_TRY(j->engine->ops->sample(j->engine->dev, j->sampled, NULL, hidden,
+                                  w->head,
+                                  j->engine->model->config.final_softcap,
+                                  j->specs, err));
+    KS_TRY(j->engine->ops->sync(j->engine->dev, err));
+    j->stats.batches++;
+    j->stats.computed += j->n_tok;
+    for (int32_t i = 0; i < j->n_seq; i++) {
+        sequence *s = j->members[i];
+        s->past += s->taken;
+        if (s->past == s->n) /* else: the prompt goes on in the next batch */
+            KS_TRY(take_sample(j, s, j->sampled[i], done, user, err));
+    }
+done:
+    return st;
+}
+
+ks_status ks_generate(ks_engine *engine, const ks_generate_options *options,
+                      const ks_request *requests, size_t n,
+                      ks_generated_fn done, void *user,
+                      ks_generate_stats *stats, ks_err *err) {
+    ks_status st = KS_OK;
+    job j = {.engine = engine, .options = options, .n = n};
+    if (stats) *stats = j.stats;
+    if (n == 0) return KS_OK;
+    KS_TRY(open_job(&j, requests, err));
+    while (j.n_done < n) {
+        KS_CHECK(!ks_interrupted, KS_INTERRUPTED,
+                 "interrupted after %zu of %zu sequences", j.n_done, n);
+        KS_TRY(enter(&j, err));
+        fill_batch(&j);
+        KS_TRY(step(&j, done, user, err));
+    }
+done:
+    if (stats) *stats = j.stats;
+    close_job(&j);
+    return st;
+}
