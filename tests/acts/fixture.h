@@ -3,11 +3,13 @@
 #ifndef KS_TESTS_ACTS_FIXTURE_H
 #define KS_TESTS_ACTS_FIXTURE_H
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "half.h"
 #include "acts.h"
 
 enum { LAYERS = 3, WIDTH = 7, CHAINS = 9, MAX_STEPS = 64 };
@@ -37,7 +39,7 @@ static inline void fill_row(const fixture *f, ks_stream s, ks_position p,
         bool nan = p != KS_TOKENS && !f->spec.steps[row].valid;
         if (nan) bits = 0x7fc00000;
         uint16_t bf16 = (uint16_t)(bits >> 16);
-        _Float16 half = nan ? (_Float16)__builtin_nanf("") : (_Float16)x;
+        uint16_t half = ks_f32_to_f16(nan ? NAN : x);
         if (f->spec.dtype == KS_F32) memcpy((char *)to + 4 * i, &bits, 4);
         else if (f->spec.dtype == KS_BF16) memcpy((char *)to + 2 * i, &bf16, 2);
         else memcpy((char *)to + 2 * i, &half, 2);
