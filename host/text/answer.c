@@ -8,7 +8,7 @@
 #include "compat.h"
 
 /* A box far longer than gold is not it; keeps nested boxes linear. */
-enum { LONGEST_BOX = 4096 };
+enum { LONGEST_BOX = 1024 };
 
 static ks_regex hashes = KS_REGEX("^####[ \\t]*(\\S.*)$", PCRE2_MULTILINE);
 static ks_regex cue = KS_REGEX(

@@ -49,7 +49,8 @@
  *  ratios     a:b:c up to a common factor; a:b is a/b.
  *  matrices   Entry by entry.
  *
- * What is none of these is equal only by its words.
+ * What is none of these is equal only by its words. Answers of more than
+ * 65,536 bytes are compared byte by byte.
  */
 #ifndef KS_TEXT_EQUAL_H
 #define KS_TEXT_EQUAL_H

@@ -2,6 +2,7 @@
 #include "regex.h"
 
 #include <ctype.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -38,14 +39,42 @@ static ks_status compiled(ks_regex *regex, pcre2_code **out, ks_err *err)
     return KS_OK;
 }
 
+/* One block of match data a thread, since PCRE2 keeps its stack of frames in
+ * it: with a fresh one for each of a million matches most time goes there. */
+static pthread_key_t match_key;
+static pthread_once_t match_once = PTHREAD_ONCE_INIT;
+static bool match_known;
+
+static void free_match(void *match) {
+    pcre2_match_data_free(match);
+}
+
+static void make_key(void) {
+    match_known = pthread_key_create(&match_key, free_match) == 0;
+}
+
+static pcre2_match_data *own_match(void) {
+    enum { MOST_GROUPS = 16 };
+    pthread_once(&match_once, make_key);
+    if (!match_known) return NULL;
+    pcre2_match_data *match = pthread_getspecific(match_key);
+    if (match == NULL) {
+        match = pcre2_match_data_create(MOST_GROUPS, NULL);
+        if (match != NULL && pthread_setspecific(match_key, match) != 0) {
+            pcre2_match_data_free(match);
+            match = NULL;
+        }
+    }
+    return match;
+}
+
 ks_status ks__regex_find(ks_regex *regex, const char *text, size_t n,
                          size_t from, ks_span *groups, size_t n_groups,
-                         bool *found, ks_err *err)
-{
+                         bool *found, ks_err *err) {
     pcre2_code *code;
     ks_status st = compiled(regex, &code, err);
     if (st != KS_OK) return st;
-    pcre2_match_data *match = pcre2_match_data_create_from_pattern(code, NULL);
+    pcre2_match_data *match = own_match();
     if (match == NULL) return fail(err, regex, PCRE2_ERROR_NOMEMORY);
 
     int rc = pcre2_match(code, (PCRE2_SPTR)(n > 0 ? text : ""), n, from,
@@ -53,13 +82,11 @@ ks_status ks__regex_find(ks_regex *regex, const char *text, size_t n,
     *found = rc > 0;
     if (rc < 0 && rc != PCRE2_ERROR_NOMATCH) st = fail(err, regex, rc);
     const PCRE2_SIZE *at = pcre2_get_ovector_pointer(match);
-    size_t n_at = pcre2_get_ovector_count(match);
     for (size_t i = 0; *found && i < n_groups; i++) {
-        bool took = i < n_at && i < (size_t)rc;
+        bool took = i < (size_t)rc;
         groups[i].begin = took ? at[2 * i] : SIZE_MAX;
         groups[i].end = took ? at[2 * i + 1] : SIZE_MAX;
     }
-    pcre2_match_data_free(match);
     return st;
 }
 

@@ -1,0 +1,184 @@
+/* Generation: greedy ids equal transformers' on every golden model; what a
+ * sequence samples depends neither on its batch nor on the store's size. */
+#include "generate.h"
+#include "golden.h"
+
+typedef struct result {
+    int32_t ids[64], n;
+    ks_finish finish;
+    int times;
+} result;
+
+static ks_status keep(void *user, size_t i, const int32_t *ids, int32_t n,
+                      ks_finish finish, ks_err *err) {
+    result *r = (result *)user + i;
+    (void)err;
+    cr_assert(n <= 64);
+    memcpy(r->ids, ids, (size_t)n * sizeof *ids);
+    r->n = n;
+    r->finish = finish;
+    r->times++;
+    return KS_OK;
+}
+
+static void expect_equal_results(const char *what, const result *a,
+                                 const result *b) {
+    cr_expect(b->times == 1, "%s: ended %d times", what, b->times);
+    cr_expect(a->n == b->n && a->finish == b->finish &&
+                  memcmp(a->ids, b->ids, (size_t)a->n * sizeof *a->ids) == 0,
+              "%s: other ids (%d and %d of them)", what, a->n, b->n);
+}
+
+Test(generate, greedy_equals_transformers) {
+    for (size_t i = 0; i < KS_COUNT(golden_cases); i++) {
+        char path[512];
+        snprintf(path, sizeof path, DATA "%s", golden_cases[i]);
+        ks_engine *engine = open_case(path, 1);
+        golden g = golden_open(golden_cases[i], engine);
+        ks_generate_options options = {.max_new = g.n_new, .top_p = 1};
+        ks_request request = {g.ids, g.n_prompt, 1, 0};
+        result r = {.n = 0};
+        must(ks_generate(engine, &options, &request, 1, keep, &r, NULL, err));
+        cr_expect_eq(r.finish, KS_FINISH_LENGTH);
+        cr_assert_eq(r.n, g.n_new);
+        for (int32_t t = 0; t < g.n_new; t++)
+            cr_expect_eq(r.ids[t], g.new_ids[t], "%s token %d: %d, expected %d",
+                         golden_cases[i], t, r.ids[t], g.new_ids[t]);
+        golden_close(&g);
+        ks_engine_close(&engine);
+    }
+}
+
+enum { CROWD = 21 };
+
+/* Prompts of many lengths; groups of three have the same one. */
+static void fill_requests(const golden *g, ks_request *requests) {
+    for (int32_t i = 0; i < CROWD; i++)
+        requests[i] = (ks_request){
+            g->ids + i / 3, 1 + i / 3 * 11,
+            ks_philox_stream("problem", "", i), i / 3};
+}
+
+static ks_engine *open_small(int32_t batch_tokens, int threads) {
+    ks_engine *engine = NULL;
+    ks_engine_options options = {.threads = threads,
+                                 .batch_tokens = batch_tokens};
+    must(ks_engine_open(&engine, DATA "qwen3", &options, err));
+    return engine;
+}
+
+static void run_crowd(ks_engine *engine, const ks_generate_options *options,
+                      const ks_request *requests, result *results,
+                      ks_generate_stats *stats) {
+    memset(results, 0, CROWD * sizeof *results);
+    must(ks_generate(engine, options, requests, CROWD, keep, results, stats,
+                     err));
+}
+
+Test(generate, sampled_ids_do_not_depend_on_the_batch) {
+    static result alone[CROWD], crowd[CROWD];
+    static const int32_t stops[] = {7, 8};
+    ks_request requests[CROWD];
+    ks_engine *engine = open_small(512, 1);
+    golden g = golden_open("qwen3", engine);
+    fill_requests(&g, requests);
+    ks_generate_options options = {.temperature = 1.3f, .top_p = 0.95f,
+                                   .max_new = 40, .seed = 11, .stops = stops,
+                                   .n_stops = 2};
+    int stopped = 0, distinct = 0;
+    for (int32_t i = 0; i < CROWD; i++) {
+        must(ks_generate(engine, &options, requests + i, 1, keep, alone + i,
+                         NULL, err));
+        stopped += alone[i].finish == KS_FINISH_STOP;
+        if (i % 3)
+            distinct += memcmp(alone[i].ids, alone[i - 1].ids,
+                               sizeof alone[i].ids) != 0;
+    }
+    cr_expect(stopped > 2 && stopped < CROWD, "%d stopped", stopped);
+    cr_expect_gt(distinct, 10, "samples of one prompt are alike");
+
+    ks_generate_stats stats;
+    run_crowd(engine, &options, requests, crowd, &stats);
+    cr_expect_gt(stats.shared, 0, "no prompt page was shared");
+    for (int32_t i = 0; i < CROWD; i++)
+        expect_equal_results("one batch", alone + i, crowd + i);
+    ks_engine_close(&engine);
+
+    /* A store that holds little more than the longest sequence, and batches
+     * that cut prompts. */
+    engine = open_small(9, 2);
+    options.memory = 9 * ks_kv_page_bytes(&engine->model->config);
+    run_crowd(engine, &options, requests, crowd, &stats);
+    cr_expect_gt(stats.preempted, 0, "no sequence had to give way");
+    for (int32_t i = 0; i < CROWD; i++)
+        expect_equal_results("small store", alone + i, crowd + i);
+    golden_close(&g);
+    ks_engine_close(&engine);
+}
+
+Test(generate, seeds_and_places_decide) {
+    static result a[CROWD], b[CROWD];
+    ks_request requests[CROWD];
+    ks_engine *engine = open_small(512, 1);
+    golden g = golden_open("qwen3", engine);
+    fill_requests(&g, requests);
+    ks_generate_options options = {.temperature = 1, .top_p = 1, .max_new = 20,
+                                   .seed = 1};
+    run_crowd(engine, &options, requests, a, NULL);
+    options.seed = 2;
+    run_crowd(engine, &options, requests, b, NULL);
+    int same = 0;
+    for (int32_t i = 0; i < CROWD; i++)
+        same += memcmp(a[i].ids, b[i].ids, sizeof a[i].ids) == 0;
+    cr_expect_lt(same, 3, "%d sequences are alike under two seeds", same);
+    /* The stream is of problem, path and sample, parted. */
+    cr_expect_neq(ks_philox_stream("a", "b", 0), ks_philox_stream("ab", "", 0));
+    cr_expect_neq(ks_philox_stream("a", "", 1), ks_philox_stream("a", "", 2));
+    golden_close(&g);
+    ks_engine_close(&engine);
+}
+
+Test(generate, context_ends_a_sequence) {
+    result r = {.n = 0};
+    ks_engine *engine = open_small(512, 1);
+    int32_t n = engine->model->config.n_context;
+    int32_t *prompt = malloc((size_t)n * sizeof *prompt);
+    for (int32_t i = 0; i < n; i++) prompt[i] = 3 + i % 50;
+    ks_generate_options options = {.top_p = 1};
+    ks_request request = {prompt, n - 5, 0, 0};
+    must(ks_generate(engine, &options, &request, 1, keep, &r, NULL, err));
+    cr_expect_eq(r.n, 5);
+    cr_expect_eq(r.finish, KS_FINISH_CONTEXT);
+    free(prompt);
+    ks_engine_close(&engine);
+}
+
+static void expect_refusal(ks_engine *engine, ks_generate_options options,
+                           ks_request request, ks_status code,
+                           const char *words) {
+    ks_err err = {0};
+    result r = {.n = 0};
+    cr_expect_eq(ks_generate(engine, &options, &request, 1, keep, &r, NULL,
+                             &err), code, "%s", err.text);
+    cr_expect(strstr(err.text, words), "'%s' lacks '%s'", err.text, words);
+    cr_expect_eq(r.times, 0);
+}
+
+Test(generate, refusals) {
+    ks_engine *engine = open_small(512, 1);
+    int32_t ids[300] = {0}, wrong[] = {3, 61};
+    ks_generate_options good = {.top_p = 1, .max_new = 4}, bad = good;
+    expect_refusal(engine, good, (ks_request){ids, 256, 0, 0}, KS_LIMIT, "256");
+    expect_refusal(engine, good, (ks_request){ids, 0, 0, 0}, KS_LIMIT, "0");
+    expect_refusal(engine, good, (ks_request){wrong, 2, 0, 0}, KS_MISMATCH,
+                   "61");
+    bad.top_p = 0;
+    expect_refusal(engine, bad, (ks_request){ids, 2, 0, 0}, KS_USAGE, "top-p");
+    bad = good;
+    bad.memory = 100;
+    expect_refusal(engine, bad, (ks_request){ids, 2, 0, 0}, KS_LIMIT, "100");
+    ks_interrupted = 1;
+    expect_refusal(engine, good, (ks_request){ids, 2, 0, 0}, KS_INTERRUPTED,
+                   "0 of 1");
+    ks_engine_close(&engine);
+}
