@@ -200,31 +200,42 @@ ks_status ks_engine_run(ks_engine *engine, const ks_batch *batch,
  * on standardised data. */
 typedef struct ks_probe_problem {
     int64_t n, d;
-    const float *x;        /* [n, d] */
-    const int8_t *y;       /* [n], 1 important, 0 removable */
-    const int32_t *group;  /* [n], problem of the row; folds never split one */
-    const int32_t *chain;  /* [n], chain of the row (within-chain AUC) */
+    const float *x;       /* [n, d] */
+    const int8_t *y;      /* [n], 1 important, 0 removable */
+    const int32_t *group; /* [n], problem of the row; folds never split one */
+    const int32_t *chain; /* [n], chain of the row; not used for fitting */
+    const uint64_t *group_keys; /* [groups] what folds are drawn by, so that
+                                   they do not depend on order; may be NULL */
 } ks_probe_problem;
 
 typedef struct ks_probe_options {
-    int32_t n_strengths;
+    int32_t n_strengths;     /* 0: eight, 1e-4 ... 1e3 */
     const double *strengths; /* C of scikit-learn, ascending */
-    int32_t n_folds, n_inner_folds, n_seeds;
+    int32_t n_folds;         /* 3 to 32 */
+    int32_t n_inner_folds;   /* 0 or n_folds - 1: the other outer folds */
+    int32_t n_seeds;         /* foldings */
     const uint64_t *seeds;
-    double tolerance; /* max-norm of the mean loss's gradient; 0: 1e-6 */
+    double tolerance;   /* max-norm of the mean loss's gradient; 0: 1e-6 */
     int32_t max_passes; /* 0: 200 */
-    int threads;
+    int threads;        /* 0: all that the process may use; bits do not
+                           depend on it */
 } ks_probe_options;
 
 typedef struct ks_probe_fit {
-    double strength;        /* chosen inside the training folds */
-    double gradient;        /* max-norm at the solution */
-    int32_t passes;         /* reads of x */
+    double strength;       /* chosen inside the training folds by log loss */
+    double gradient;       /* max-norm at the solution, in double */
+    int32_t passes;        /* reads of x while this fit was being solved */
+    bool converged;        /* gradient <= tolerance */
+    double inner_loss;     /* class-balanced log loss on the inner folds */
+    double inner_balanced; /* balanced accuracy there */
 } ks_probe_fit;
 
-/* scores: out-of-fold margins [n_seeds, n] (higher = more important);
- * fits: [n_seeds, n_folds]; weights [n_seeds, n_folds, d + 1] on raw x, bias
- * last, may be NULL. All owned by the caller. */
+/* scores: out-of-fold margins [n_seeds, n] (higher = more important, above 0
+ * is the guess 'important'); fits: [n_seeds, n_folds]; weights
+ * [n_seeds, n_folds, d + 1] on raw x, bias last, may be NULL. All owned by the
+ * caller. A fit that did not converge in max_passes says so in its ks_probe_fit
+ * and is no error; one class only in a training part is KS_MISMATCH, a value
+ * that is not finite KS_NUMERIC. */
 ks_status ks_probe_l2(const ks_probe_problem *problem,
                       const ks_probe_options *options, float *scores,
                       ks_probe_fit *fits, double *weights, ks_err *err);

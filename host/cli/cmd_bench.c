@@ -24,8 +24,10 @@ static const struct argp_option option_list[] = {
     KS_CLI_JSON,
     {"shapes", KEY_SHAPES, "LIST", 0,
      "rows x outputs x inputs, e.g. 512x576x1536; default: SmolLM2-135M's", 0},
-    {"types", KEY_TYPES, "LIST", 0, "of the weights, e.g. f32,q4_1; default: "
-     "f32,bf16,q8_0,q4_1", 0},
+    {"types", KEY_TYPES, "LIST", 0,
+     "of the weights, e.g. f32,q4_1; default: "
+     "f32,bf16,q8_0,q4_1",
+     0},
     {"repeats", KEY_REPEATS, "N", 0, "of each pair, default 11", 0},
     {"isa", KEY_ISA, "NAME", 0, "instruction set: v2, avx2 or avx512", 0},
     {0}};
@@ -33,9 +35,15 @@ static const struct argp_option option_list[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
     switch (key) {
-    case KEY_SHAPES: in->shapes = arg; return 0;
-    case KEY_TYPES: in->types = arg; return 0;
-    case KEY_ISA: in->isa = arg; return 0;
+    case KEY_SHAPES:
+        in->shapes = arg;
+        return 0;
+    case KEY_TYPES:
+        in->types = arg;
+        return 0;
+    case KEY_ISA:
+        in->isa = arg;
+        return 0;
     case KEY_REPEATS: {
         char *end;
         long n = strtol(arg, &end, 10);
@@ -48,8 +56,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (in->what) argp_error(state, "one bench at a time: '%s'", arg);
         in->what = arg;
         return 0;
-    case ARGP_KEY_NO_ARGS: argp_error(state, "what to measure: gemm"); return 0;
-    default: return ks_cli_common_key(&in->common, key, arg, state);
+    case ARGP_KEY_NO_ARGS:
+        argp_error(state, "what to measure: gemm");
+        return 0;
+    default:
+        return ks_cli_common_key(&in->common, key, arg, state);
     }
 }
 
@@ -59,7 +70,8 @@ static double seconds(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* ------------------------------------------------------------------ the gemm */
+/* ------------------------------------------------------------------ the gemm
+ */
 
 typedef struct shape {
     long long m, n, k;
@@ -103,7 +115,8 @@ static ks_status add_row(bench *b, shape s, ks_type type, figures *f,
         return json_array_append_new(
                    b->rows,
                    json_pack("{s:I,s:I,s:I,s:s,s:s,s:i,s:f,s:f,s:f,s:f,s:f,"
-                             "s:f,s:f}", "m", s.m, "n", s.n, "k", s.k, "type",
+                             "s:f,s:f}",
+                             "m", s.m, "n", s.n, "k", s.k, "type",
                              ks_type_name(type), "isa", b->ops->isa, "threads",
                              ks_dev_threads(b->dev), "gflops", q[0][1],
                              "gflops_q1", q[0][0], "gflops_q3", q[0][2],
@@ -113,9 +126,10 @@ static ks_status add_row(bench *b, shape s, ks_type type, figures *f,
                    : KS_OK;
     return ks_str_printf(&b->text, err,
                          "%lld,%lld,%lld,%s,%s,%d,%.1f,%.1f,%.1f,%.1f,%.1f,"
-                         "%.1f,%.3f\n", s.m, s.n, s.k, ks_type_name(type),
-                         b->ops->isa, ks_dev_threads(b->dev), q[0][1], q[0][0],
-                         q[0][2], q[1][1], q[1][0], q[1][2], q[2][1]);
+                         "%.1f,%.3f\n",
+                         s.m, s.n, s.k, ks_type_name(type), b->ops->isa,
+                         ks_dev_threads(b->dev), q[0][1], q[0][0], q[0][2],
+                         q[1][1], q[1][0], q[1][2], q[2][1]);
 }
 
 /* Weights of any type whose values are small: every byte the same, scales
@@ -127,8 +141,8 @@ static ks_status make_operands(ks_buf *x, ks_buf *w, ks_buf *wf, ks_buf *out,
     size_t row = ks_type_row_bytes(type, s.k);
     KS_TRY(b->ops->alloc(b->dev, x, (size_t)(s.m * s.k) * f, "x", err));
     KS_TRY(b->ops->alloc(b->dev, w, row * rows, "the weights", err));
-    KS_TRY(b->ops->alloc(b->dev, wf, (size_t)s.k * f * rows, "the weights",
-                         err));
+    KS_TRY(
+        b->ops->alloc(b->dev, wf, (size_t)s.k * f * rows, "the weights", err));
     KS_TRY(b->ops->alloc(b->dev, out, (size_t)(s.m * s.n) * f, "out", err));
     for (int64_t i = 0; i < s.m * s.k; i++)
         ((float *)x->data)[i] = (float)(i % 97) / 97;
@@ -222,12 +236,11 @@ static ks_status bench_gemm(bench *b, const input *in, ks_err *err) {
     ks_status st = KS_OK;
     char item[64];
     double *memory = NULL;
-    const char *shapes = in->shapes
-                             ? in->shapes
-                             : "512x576x576,512x192x576,512x1536x576,"
-                               "512x576x1536,2048x576x576,2048x192x576,"
-                               "2048x1536x576,2048x576x1536,"
-                               "1x1536x576,8x1536x576,64x1536x576";
+    const char *shapes = in->shapes ? in->shapes
+                                    : "512x576x576,512x192x576,512x1536x576,"
+                                      "512x576x1536,2048x576x576,2048x192x576,"
+                                      "2048x1536x576,2048x576x1536,"
+                                      "1x1536x576,8x1536x576,64x1536x576";
     const char *types = in->types ? in->types : "f32,bf16,q8_0,q4_1";
     KS_TRY(ks_alloc(&memory, 3 * (size_t)b->repeats, sizeof *memory,
                     "the figures", err));
@@ -245,7 +258,8 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------------------- command */
+/* ------------------------------------------------------------------- command
+ */
 
 static ks_status write_table(const bench *b, const input *in, ks_err *err) {
     char *json = b->json ? json_dumps(b->rows, JSON_INDENT(1)) : NULL;
@@ -253,8 +267,8 @@ static ks_status write_table(const bench *b, const input *in, ks_err *err) {
     const char *text = json ? json : b->text.data;
     ks_status st = KS_OK;
     if (in->common.out && strcmp(in->common.out, "-") != 0)
-        st = ks_write_file(in->common.out, text, strlen(text),
-                           in->common.force, err);
+        st = ks_write_file(in->common.out, text, strlen(text), in->common.force,
+                           err);
     else if (fputs(text, stdout) == EOF || fflush(stdout))
         st = ks_fail(err, KS_IO, "standard output cannot be written");
     free(json);
@@ -269,8 +283,8 @@ static ks_status run(const input *in, ks_err *err) {
     if (in->common.out && strcmp(in->common.out, "-") != 0)
         KS_TRY(ks_refuse_existing(in->common.out, in->common.force, err));
     b.rows = json_array();
-    KS_TRY(ks_dev_open(&b.dev, &b.ops, "cpu", in->common.threads, in->isa,
-                       err));
+    KS_TRY(
+        ks_dev_open(&b.dev, &b.ops, "cpu", in->common.threads, in->isa, err));
     KS_TRY(bench_gemm(&b, in, err));
     KS_TRY(write_table(&b, in, err));
 done:
@@ -282,7 +296,9 @@ done:
 
 int ks_cmd_bench(int argc, char **argv) {
     static const struct argp argp = {
-        .options = option_list, .parser = parse, .args_doc = "gemm",
+        .options = option_list,
+        .parser = parse,
+        .args_doc = "gemm",
         .doc = "Measures this machine. gemm: the forward's matrix product on "
                "stored weights beside the BLAS's sgemm on the same weights in "
                "f32, in turn: median and quartiles of GFLOP/s, and the median "

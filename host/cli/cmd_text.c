@@ -46,7 +46,8 @@ static ks_status extract(void *user, json_t *line, json_t **out, ks_err *err) {
     if (name) KS_TRY(ks_template_find(name, &which, err));
     KS_TRY(ks_text_extract(text, n, which, &s, NULL, err));
     KS_TRY(packed(json_pack("{sosI}", "text", piece(text, s), "begin",
-                            (json_int_t)s.begin), out, err));
+                            (json_int_t)s.begin),
+                  out, err));
 done:
     return st;
 }
@@ -107,8 +108,9 @@ static ks_status answer(void *user, json_t *line, json_t **out, ks_err *err) {
     bool found;
     KS_TRY(text_of(line, "text", &text, &n, err));
     KS_TRY(ks_text_answer(text, n, in->common.compat, &s, &found, err));
-    KS_TRY(packed(json_pack("{so}", "answer",
-                            found ? piece(text, s) : json_null()), out, err));
+    KS_TRY(packed(
+        json_pack("{so}", "answer", found ? piece(text, s) : json_null()), out,
+        err));
 done:
     return st;
 }
@@ -135,8 +137,8 @@ static ks_status states(void *user, json_t *line, json_t **out, ks_err *err) {
     bool gives;
     KS_TRY(text_of(line, "text", &text, &n, err));
     KS_TRY(text_of(line, "gold", &gold, &n_gold, err));
-    KS_TRY(ks_text_states(text, n, gold, n_gold, in->common.compat, &gives,
-                          err));
+    KS_TRY(
+        ks_text_states(text, n, gold, n_gold, in->common.compat, &gives, err));
     KS_TRY(packed(json_pack("{sb}", "states", gives), out, err));
 done:
     return st;
@@ -151,10 +153,9 @@ static ks_status row_as_json(const ks_surface_row *row, json_t **out,
     json_t *o = json_pack(
         "{sIsosIsIsIsIsososo}", "position", (json_int_t)row->position,
         "relative_position", real(row->relative_position), "characters",
-        (json_int_t)row->characters, "words", (json_int_t)row->words,
-        "numbers", (json_int_t)row->numbers, "operators",
-        (json_int_t)row->operators, "tfidf_mean_before",
-        real(row->tfidf_mean_before), "tfidf_max_before",
+        (json_int_t)row->characters, "words", (json_int_t)row->words, "numbers",
+        (json_int_t)row->numbers, "operators", (json_int_t)row->operators,
+        "tfidf_mean_before", real(row->tfidf_mean_before), "tfidf_max_before",
         real(row->tfidf_max_before), "tfidf_prompt", real(row->tfidf_prompt));
     for (int i = 0; o && i < KS_N_CATEGORIES; i++) {
         const char *name = ks_category_name((ks_category)i);
@@ -197,8 +198,8 @@ static ks_status surface(void *user, json_t *line, json_t **out, ks_err *err) {
         KS_TRY(text_of(line, "prompt", &prompt, &n_prompt, err));
     if (json_object_get(line, "n"))
         KS_TRY(ks_json_int(line, "n", "line", 1, INT32_MAX, &n_steps, err));
-    KS_TRY(ks_surface_open(&s, prompt, n_prompt, n_steps, in->common.compat,
-                           err));
+    KS_TRY(
+        ks_surface_open(&s, prompt, n_prompt, n_steps, in->common.compat, err));
     if (before) KS_TRY(add_before(s, before, err));
     KS_TRY(ks_surface_step(s, text, n, &row, err));
     KS_TRY(row_as_json(&row, out, err));
@@ -208,8 +209,8 @@ done:
 }
 
 static const topic topics[] = {
-    {"extract", extract}, {"split", split},   {"boxes", boxes},
-    {"answer", answer},   {"equal", equal},   {"states", states},
+    {"extract", extract}, {"split", split}, {"boxes", boxes},
+    {"answer", answer},   {"equal", equal}, {"states", states},
     {"surface", surface},
 };
 
@@ -220,21 +221,25 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         for (size_t i = 0; i < KS_COUNT(topics); i++)
             if (strcmp(topics[i].name, arg) == 0) in->topic = &topics[i];
         if (!in->topic)
-            argp_error(state, "'%s' is none of extract, split, boxes, answer, "
-                       "equal, states, surface", arg);
+            argp_error(state,
+                       "'%s' is none of extract, split, boxes, answer, "
+                       "equal, states, surface",
+                       arg);
         return 0;
     }
     if (key == ARGP_KEY_END && !in->topic)
         argp_error(state, "what to do is missing: extract, split, boxes, "
-                   "answer, equal, states or surface");
+                          "answer, equal, states or surface");
     return ks_cli_common_key(&in->common, key, arg, state);
 }
 
 int ks_cmd_text(int argc, char **argv) {
-    static const struct argp_option options[] = {KS_CLI_COMPAT, KS_CLI_TEMPLATE,
-                                                 {0}};
+    static const struct argp_option options[] = {
+        KS_CLI_COMPAT, KS_CLI_TEMPLATE, {0}};
     static const struct argp argp = {
-        options, parse, "extract|split|boxes|answer|equal|states|surface",
+        options,
+        parse,
+        "extract|split|boxes|answer|equal|states|surface",
         "What Keystep reads out of text: a JSON object a line from stdin, one "
         "a line to stdout, in order; {\"error\":...} for a line that fails."
         "\vextract   {\"text\",\"template\"?}     -> {\"text\",\"begin\"}\n"
@@ -249,7 +254,9 @@ int ks_cmd_text(int argc, char **argv) {
         "steps of the chain\n\n"
         "Offsets are UTF-8 bytes, end exclusive. Exit code 1: some line "
         "failed.",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     input in = {0};
     ks_cli_common_init(&in.common);
     int code = ks_cli_parse(&argp, "text", argc, argv, &in);

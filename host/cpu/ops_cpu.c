@@ -6,6 +6,7 @@
 #include "ops_cpu.h"
 
 #include <cblas.h>
+#include <cpuid.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -14,10 +15,15 @@
 
 /* --------------------------------------------------------- instruction sets */
 
+static bool has_f16c(void) { /* no builtin knows it in clang 14 */
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 static bool has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-           __builtin_cpu_supports("f16c");
+           has_f16c();
 }
 
 static bool has_avx512(void) {
@@ -76,17 +82,23 @@ static ks_status choose(const struct ks_ops **out, const char *isa,
 
 /* ------------------------------------------------------------------- checks */
 
-#define SLOT(name) {#name, offsetof(struct ks_ops, name)}
+#define SLOT(name)                                                             \
+    { #name, offsetof(struct ks_ops, name) }
 
 static ks_status check_slots(const struct ks_ops *ops, ks_err *err) {
     static const struct {
         const char *name;
         size_t offset;
     } slots[] = {
-        SLOT(alloc), SLOT(free), SLOT(copy), SLOT(sync), SLOT(embed),
-        SLOT(gemm), SLOT(norm), SLOT(add), SLOT(rope), SLOT(attention),
-        SLOT(gate), SLOT(pool), SLOT(convert), SLOT(count_nonfinite),
-        SLOT(score), SLOT(sample), SLOT(matmul),
+        SLOT(alloc),   SLOT(free),
+        SLOT(copy),    SLOT(sync),
+        SLOT(embed),   SLOT(gemm),
+        SLOT(norm),    SLOT(add),
+        SLOT(rope),    SLOT(attention),
+        SLOT(gate),    SLOT(pool),
+        SLOT(convert), SLOT(count_nonfinite),
+        SLOT(score),   SLOT(sample),
+        SLOT(matmul),
     };
     _Static_assert(sizeof(struct ks_ops) ==
                        (KS_COUNT(slots) + 2) * sizeof(void *),
@@ -160,13 +172,14 @@ static ks_status check_products(ks_dev *dev, const struct ks_ops *ops,
                      ks_view_f32(b, N, K), NULL, false, err));
     KS_CHECK(product_is_right(c, a, false, b, true), KS_INTERNAL,
              "the %s matrix product gives wrong results on this processor: "
-             "set KS_ISA to another instruction set (avx2, v2)", ops->isa);
+             "set KS_ISA to another instruction set (avx2, v2)",
+             ops->isa);
 done:
     free(a);
     return st;
 }
 
-/* ------------------------------------------------------------ open and close */
+/* ----------------------------------------------------------- open and close */
 
 ks_status ks_dev_open(ks_dev **out, const struct ks_ops **ops,
                       const char *backend, int threads, const char *isa,
@@ -217,14 +230,14 @@ ks_status ks__shared(ks_dev *dev, size_t size, const char *what, ks_err *err) {
     return ks__cpu_alloc(dev, &dev->shared, size, what, err);
 }
 
-/* -------------------------------------------------------------------- memory */
+/* ------------------------------------------------------------------- memory */
 
 /* Large buffers start on a huge page and ask for them: one TLB entry where
  * 512 would be needed. */
 enum { LINE = 64, HUGE_PAGE = 2 << 20 };
 
-ks_status ks__cpu_alloc(ks_dev *dev, ks_buf *buf, size_t size,
-                        const char *what, ks_err *err) {
+ks_status ks__cpu_alloc(ks_dev *dev, ks_buf *buf, size_t size, const char *what,
+                        ks_err *err) {
     (void)dev;
     size_t align = size >= 2 * HUGE_PAGE ? HUGE_PAGE : LINE;
     void *data = NULL;
@@ -255,7 +268,8 @@ ks_status ks__cpu_sync(ks_dev *dev, ks_err *err) {
     return KS_OK;
 }
 
-/* -------------------------------------------------------------------- matmul */
+/* -------------------------------------------------------------------- matmul
+ */
 
 ks_status ks__cpu_matmul(ks_dev *dev, ks_view c, ks_view a, bool ta, ks_view b,
                          bool tb, float alpha, float beta, ks_err *err) {

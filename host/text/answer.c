@@ -19,12 +19,12 @@ static ks_regex cue = KS_REGEX(
 static ks_regex digits = KS_REGEX("\\d", 0);
 static ks_regex number = KS_REGEX(
     "(?:(?<![\\w.)\\]}])-)?\\\\?\\$?(?:\\d+(?:,\\d{3})*(?:\\.\\d+)?|\\.\\d+)"
-    "(?:/\\d+)?(?:\\\\?%)?", 0);
+    "(?:/\\d+)?(?:\\\\?%)?",
+    0);
 
 /* The last match, group 0 and 1; *found. */
 static ks_status find_last(ks_regex *regex, const char *text, ks_span in,
-                           ks_span g[2], bool *found, ks_err *err)
-{
+                           ks_span g[2], bool *found, ks_err *err) {
     ks_status st = KS_OK;
     size_t from = in.begin;
     *found = false;
@@ -43,8 +43,7 @@ done:
 }
 
 /* The sentence's end: a line's end, or . ! ? before white space. */
-static size_t sentence_end(const char *text, size_t from, size_t n)
-{
+static size_t sentence_end(const char *text, size_t from, size_t n) {
     size_t i = from;
     while (i < n && text[i] != '\n') {
         bool stop = text[i] == '.' || text[i] == '!' || text[i] == '?';
@@ -58,18 +57,15 @@ static size_t sentence_end(const char *text, size_t from, size_t n)
     return i;
 }
 
-static size_t find(const char *text, size_t from, size_t n, const char *mark)
-{
-    const char *at = from < n ? memmem(text + from, n - from, mark,
-                                       strlen(mark))
-                              : NULL;
+static size_t find(const char *text, size_t from, size_t n, const char *mark) {
+    const char *at =
+        from < n ? memmem(text + from, n - from, mark, strlen(mark)) : NULL;
     return at == NULL ? SIZE_MAX : (size_t)(at - text);
 }
 
 /* From `from` to the end of its sentence, or the mathematics that starts
  * there; without ** and punctuation at the ends. */
-static ks_span statement(const char *text, size_t from, size_t n)
-{
+static ks_span statement(const char *text, size_t from, size_t n) {
     static const struct {
         const char *open, *close;
     } marks[] = {{"$$", "$$"}, {"\\[", "\\]"}, {"\\(", "\\)"}, {"$", "$"}};
@@ -95,8 +91,7 @@ static ks_span statement(const char *text, size_t from, size_t n)
 }
 
 ks_status ks__answer_stated(const char *text, size_t n, ks_span *out,
-                            bool *found, ks_err *err)
-{
+                            bool *found, ks_err *err) {
     ks_status st = KS_OK;
     ks_span g[2] = {{0}};
     KS_TRY(find_last(&hashes, text, (ks_span){0, n}, g, found, err));
@@ -114,8 +109,7 @@ done:
 
 /* In the last step that has a number: after its last "=", or that number. */
 static ks_status from_last_number(const char *text, size_t n, ks_span *out,
-                                  bool *found, ks_err *err)
-{
+                                  bool *found, ks_err *err) {
     ks_status st = KS_OK;
     ks_spans steps = {0};
     ks_span g[2], in = {0, 0};
@@ -123,18 +117,20 @@ static ks_status from_last_number(const char *text, size_t n, ks_span *out,
     KS_TRY(ks_text_split(text, n, &steps, err));
     for (size_t i = steps.n; i-- > 0 && !*found;) {
         in = steps.at[i];
-        KS_TRY(ks__regex_find(&digits, text, in.end, in.begin, g, 1, found,
-                              err));
+        KS_TRY(
+            ks__regex_find(&digits, text, in.end, in.begin, g, 1, found, err));
     }
     if (!*found) goto done;
     const char *equals = memrchr(text + in.begin, '=', in.end - in.begin);
     if (equals != NULL) {
-        *out = statement(text, ks_text_trim(text, (ks_span){
-                                   (size_t)(equals - text) + 1, in.end}).begin,
-                         in.end);
+        *out = statement(
+            text,
+            ks_text_trim(text, (ks_span){(size_t)(equals - text) + 1, in.end})
+                .begin,
+            in.end);
         /* "$x = 5$ dollars": up to the end of the mathematics */
-        const char *dollar = memchr(text + out->begin, '$',
-                                    out->end - out->begin);
+        const char *dollar =
+            memchr(text + out->begin, '$', out->end - out->begin);
         if (dollar != NULL && dollar > text + out->begin)
             out->end = (size_t)(dollar - text);
         if (out->begin < out->end) goto done;
@@ -147,8 +143,7 @@ done:
 }
 
 ks_status ks_text_answer(const char *text, size_t n, bool compat, ks_span *out,
-                         bool *found, ks_err *err)
-{
+                         bool *found, ks_err *err) {
     ks_status st = KS_OK;
     ks_spans boxes = {0};
     KS_TRY(ks_text_boxes(text, n, compat, &boxes, err));
@@ -165,8 +160,7 @@ done:
 
 ks_status ks__answer_boxed(const char *text, size_t n, const char *gold,
                            size_t n_gold, bool last, bool compat, bool *boxed,
-                           bool *equal, ks_err *err)
-{
+                           bool *equal, ks_err *err) {
     ks_status st = KS_OK;
     ks_spans boxes = {0};
     *equal = false;
@@ -185,8 +179,7 @@ done:
 }
 
 ks_status ks__gold_open(ks_gold *out, const char *gold, size_t n, bool compat,
-                        ks_err *err)
-{
+                        ks_err *err) {
     ks_status st = KS_OK;
     ks_span s = ks_text_trim(gold, (ks_span){0, n});
     *out = (ks_gold){.regex = {.options = PCRE2_CASELESS}};
@@ -196,20 +189,22 @@ ks_status ks__gold_open(ks_gold *out, const char *gold, size_t n, bool compat,
         unsigned char c = (unsigned char)gold[s.begin];
         digit = c >= '0' && c <= '9';
         word = digit || c >= 0x80 || isalpha(c);
-        const char *before = digit ? "(?<![\\p{L}\\p{N}_/-])(?<!\\d[.,:])"
-                                     "(?<!frac\\{)(?<!\\}\\{)"
-                             : word ? "(?<![\\p{L}\\p{N}_\\\\])" : "";
+        const char *before = digit  ? "(?<![\\p{L}\\p{N}_/-])(?<!\\d[.,:])"
+                                      "(?<!frac\\{)(?<!\\}\\{)"
+                             : word ? "(?<![\\p{L}\\p{N}_\\\\])"
+                                    : "";
         KS_TRY(ks_str_add(&out->pattern, before, strlen(before), err));
     }
-    KS_TRY(ks__regex_quote(&out->pattern, gold + s.begin, s.end - s.begin,
-                           err));
+    KS_TRY(
+        ks__regex_quote(&out->pattern, gold + s.begin, s.end - s.begin, err));
     if (!compat && first) {
         unsigned char c = (unsigned char)gold[s.end - 1];
         digit = c >= '0' && c <= '9';
         word = digit || c >= 0x80 || isalpha(c);
-        const char *after = digit ? "(?![\\p{L}\\p{N}_/^])(?![.,:]\\d)"
-                                    "(?!\\}\\{)"
-                            : word ? "(?![\\p{L}\\p{N}_])" : "";
+        const char *after = digit  ? "(?![\\p{L}\\p{N}_/^])(?![.,:]\\d)"
+                                     "(?!\\}\\{)"
+                            : word ? "(?![\\p{L}\\p{N}_])"
+                                   : "";
         KS_TRY(ks_str_add(&out->pattern, after, strlen(after), err));
     }
     KS_TRY(ks_str_add(&out->pattern, "", 0, err));
@@ -219,8 +214,7 @@ done:
     return st;
 }
 
-void ks__gold_close(ks_gold *gold)
-{
+void ks__gold_close(ks_gold *gold) {
     pcre2_code_free(gold->regex.code);
     ks_str_free(&gold->pattern);
     *gold = (ks_gold){0};
@@ -228,8 +222,7 @@ void ks__gold_close(ks_gold *gold)
 
 /* Whether the step's normal form contains gold's. */
 static ks_status normal_contains(const char *step, size_t n, const ks_str *gold,
-                                 bool *contains, ks_err *err)
-{
+                                 bool *contains, ks_err *err) {
     ks_str normal = {0};
     ks_status st = ks__compat_normal(step, n, &normal, err);
     if (st == KS_OK) {
@@ -242,13 +235,14 @@ static ks_status normal_contains(const char *step, size_t n, const ks_str *gold,
 
 static ks_status step_that_says(const char *text, const ks_spans *steps,
                                 const char *gold, size_t n_gold, bool compat,
-                                int64_t *index, ks_err *err)
-{
+                                int64_t *index, ks_err *err) {
     ks_status st = KS_OK;
     ks_gold pattern = {0};
     ks_str normal = {0};
-    if (compat) KS_TRY(ks__compat_normal(gold, n_gold, &normal, err));
-    else KS_TRY(ks__gold_open(&pattern, gold, n_gold, false, err));
+    if (compat)
+        KS_TRY(ks__compat_normal(gold, n_gold, &normal, err));
+    else
+        KS_TRY(ks__gold_open(&pattern, gold, n_gold, false, err));
     for (size_t i = steps->n; i-- > 0 && *index < 0;) {
         ks_span s = steps->at[i], g;
         bool says;
@@ -267,11 +261,9 @@ done:
     return st;
 }
 
-ks_status ks_text_answer_step(const char *text, size_t n,
-                              const ks_spans *steps, const char *gold,
-                              size_t n_gold, bool compat, int64_t *index,
-                              bool *wrong, ks_err *err)
-{
+ks_status ks_text_answer_step(const char *text, size_t n, const ks_spans *steps,
+                              const char *gold, size_t n_gold, bool compat,
+                              int64_t *index, bool *wrong, ks_err *err) {
     ks_status st = KS_OK;
     *index = -1;
     *wrong = false;

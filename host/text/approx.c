@@ -7,14 +7,12 @@
 
 static const ks_real unknown = {0, 0, false};
 
-static ks_real checked(long double value, long double error)
-{
+static ks_real checked(long double value, long double error) {
     bool known = isfinite(value) && isfinite(error);
     return (ks_real){value, error + LDBL_EPSILON * fabsl(value), known};
 }
 
-static ks_real from_rational(const mpq_t q)
-{
+static ks_real from_rational(const mpq_t q) {
     /* mpz_get_d would lose eleven bits */
     long double above = 0, below = 0;
     for (int i = 0; i < 2; i++) {
@@ -27,8 +25,10 @@ static ks_real from_rational(const mpq_t q)
         mpz_fdiv_q_2exp(n, n, (mp_bitcnt_t)shift);
         unsigned long low = mpz_get_ui(n);
         long double v = ldexpl((long double)low, (int)KS_MIN(shift, 20000L));
-        if (i == 0) above = sign < 0 ? -v : v;
-        else below = v;
+        if (i == 0)
+            above = sign < 0 ? -v : v;
+        else
+            below = v;
         mpz_clear(n);
     }
     long double value = above / below;
@@ -36,8 +36,7 @@ static ks_real from_rational(const mpq_t q)
 }
 
 /* Spread over (0.3, 2.3); of the later points two in three are negative. */
-static ks_real symbol(const char *name, size_t n, int point)
-{
+static ks_real symbol(const char *name, size_t n, int point) {
     if (n == 1 && name[0] == 'e') return checked(expl(1), LDBL_EPSILON);
     if (n == 1 && name[0] == 'i') return unknown;
     uint64_t h = 14695981039346656037u + (uint64_t)point * 0x9e3779b97f4a7c15u;
@@ -51,36 +50,31 @@ static ks_real symbol(const char *name, size_t n, int point)
     return checked(v, 0);
 }
 
-static ks_real add(ks_real a, ks_real b)
-{
+static ks_real add(ks_real a, ks_real b) {
     if (!a.known || !b.known) return unknown;
     return checked(a.value + b.value, a.error + b.error);
 }
 
-static ks_real multiply(ks_real a, ks_real b)
-{
+static ks_real multiply(ks_real a, ks_real b) {
     if (!a.known || !b.known) return unknown;
     return checked(a.value * b.value, fabsl(a.value) * b.error +
                                           fabsl(b.value) * a.error +
                                           a.error * b.error);
 }
 
-static ks_real invert(ks_real a)
-{
+static ks_real invert(ks_real a) {
     if (!a.known || fabsl(a.value) <= 2 * a.error) return unknown;
     long double v = 1 / a.value;
     return checked(v, a.error * v * v * 2);
 }
 
-static ks_real negate(ks_real a)
-{
+static ks_real negate(ks_real a) {
     a.value = -a.value;
     return a;
 }
 
 /* f of a with the error that a's error makes. */
-static ks_real apply(long double (*f)(long double), ks_real a)
-{
+static ks_real apply(long double (*f)(long double), ks_real a) {
     if (!a.known) return unknown;
     long double v = f(a.value);
     long double up = fabsl(f(a.value + a.error) - v);
@@ -90,8 +84,7 @@ static ks_real apply(long double (*f)(long double), ks_real a)
     return checked(v, fmaxl(up, down) + 4 * LDBL_EPSILON * fabsl(v));
 }
 
-static ks_real power(ks_real a, ks_real b)
-{
+static ks_real power(ks_real a, ks_real b) {
     if (!a.known || !b.known) return unknown;
     if (a.value == 0 && b.value <= 0) return unknown;
     long double v = powl(a.value, b.value);
@@ -103,8 +96,7 @@ static ks_real power(ks_real a, ks_real b)
 
 /* The real root of a negative number where the index is odd. */
 static ks_real root(const ks_tree *tree, const ks_node *node, ks_real base,
-                    ks_real exponent)
-{
+                    ks_real exponent) {
     const ks_node *e = &tree->at[tree->at[node->first].next];
     bool root_of = e->kind == KS_X_DIV && base.known && base.value < 0;
     if (!root_of) return power(base, exponent);
@@ -118,27 +110,33 @@ static ks_real root(const ks_tree *tree, const ks_node *node, ks_real base,
     return mpz_odd_p(mpq_numref(p->value)) ? negate(v) : v;
 }
 
-static long double cotangent(long double x) { return 1 / tanl(x); }
-static long double secant(long double x) { return 1 / cosl(x); }
-static long double cosecant(long double x) { return 1 / sinl(x); }
-static long double common_log(long double x) { return logl(x) / logl(10); }
+static long double cotangent(long double x) {
+    return 1 / tanl(x);
+}
+static long double secant(long double x) {
+    return 1 / cosl(x);
+}
+static long double cosecant(long double x) {
+    return 1 / sinl(x);
+}
+static long double common_log(long double x) {
+    return logl(x) / logl(10);
+}
 
-static ks_real extreme(ks_real a, ks_real b, bool least)
-{
+static ks_real extreme(ks_real a, ks_real b, bool least) {
     if (!a.known || !b.known) return unknown;
     return (a.value < b.value) == least ? a : b;
 }
 
 static ks_real function(const ks_tree *tree, const ks_node *node, int pm,
-                        int point)
-{
+                        int point) {
     static long double (*const plain[KS_N_FUNCTIONS])(long double) = {
-        [KS_F_SIN] = sinl, [KS_F_COS] = cosl, [KS_F_TAN] = tanl,
-        [KS_F_COT] = cotangent, [KS_F_SEC] = secant, [KS_F_CSC] = cosecant,
-        [KS_F_ASIN] = asinl, [KS_F_ACOS] = acosl, [KS_F_ATAN] = atanl,
-        [KS_F_SINH] = sinhl, [KS_F_COSH] = coshl, [KS_F_TANH] = tanhl,
-        [KS_F_LN] = logl, [KS_F_LOG] = common_log, [KS_F_EXP] = expl,
-        [KS_F_ABS] = fabsl, [KS_F_FLOOR] = floorl, [KS_F_CEIL] = ceill,
+        [KS_F_SIN] = sinl,      [KS_F_COS] = cosl,       [KS_F_TAN] = tanl,
+        [KS_F_COT] = cotangent, [KS_F_SEC] = secant,     [KS_F_CSC] = cosecant,
+        [KS_F_ASIN] = asinl,    [KS_F_ACOS] = acosl,     [KS_F_ATAN] = atanl,
+        [KS_F_SINH] = sinhl,    [KS_F_COSH] = coshl,     [KS_F_TANH] = tanhl,
+        [KS_F_LN] = logl,       [KS_F_LOG] = common_log, [KS_F_EXP] = expl,
+        [KS_F_ABS] = fabsl,     [KS_F_FLOOR] = floorl,   [KS_F_CEIL] = ceill,
     };
     int32_t second = tree->at[node->first].next;
     ks_real x = ks__approx(tree, node->first, pm, point);
@@ -165,23 +163,23 @@ static ks_real function(const ks_tree *tree, const ks_node *node, int pm,
 }
 
 static ks_real chain(const ks_tree *tree, const ks_node *node, int pm,
-                     int point)
-{
+                     int point) {
     ks_real x = ks__approx(tree, node->first, pm, point);
     int32_t child = tree->at[node->first].next;
     while (child >= 0 && x.known) {
         ks_real y = ks__approx(tree, child, pm, point);
-        if (node->kind == KS_X_ADD) x = add(x, y);
+        if (node->kind == KS_X_ADD)
+            x = add(x, y);
         else if (node->kind == KS_X_DIV || tree->at[child].sign == '/')
             x = multiply(x, invert(y));
-        else x = multiply(x, y);
+        else
+            x = multiply(x, y);
         child = tree->at[child].next;
     }
     return x;
 }
 
-ks_real ks__approx(const ks_tree *tree, int32_t at, int pm, int point)
-{
+ks_real ks__approx(const ks_tree *tree, int32_t at, int pm, int point) {
     const ks_node *node = &tree->at[at];
     ks_real x;
     switch (node->kind) {
@@ -218,8 +216,7 @@ ks_real ks__approx(const ks_tree *tree, int32_t at, int pm, int point)
     }
 }
 
-bool ks__approx_is_small(const ks_tree *tree)
-{
+bool ks__approx_is_small(const ks_tree *tree) {
     for (size_t i = 0; i < tree->n; i++) {
         if (tree->at[i].kind != KS_X_NUMBER) continue;
         mpq_srcptr q = tree->at[i].value;
@@ -231,8 +228,7 @@ bool ks__approx_is_small(const ks_tree *tree)
     return true;
 }
 
-bool ks__approx_has_symbol(const ks_tree *tree, int32_t at)
-{
+bool ks__approx_has_symbol(const ks_tree *tree, int32_t at) {
     const ks_node *node = &tree->at[at];
     if (node->kind == KS_X_SYMBOL) {
         return node->text.end - node->text.begin != 1 ||
@@ -245,8 +241,7 @@ bool ks__approx_has_symbol(const ks_tree *tree, int32_t at)
     return false;
 }
 
-bool ks__approx_same(ks_real a, ks_real b)
-{
+bool ks__approx_same(ks_real a, ks_real b) {
     if (!a.known || !b.known) return false;
     long double error = a.error + b.error;
     long double size = fmaxl(fmaxl(fabsl(a.value), fabsl(b.value)), 1);

@@ -12,8 +12,7 @@ typedef struct open_list {
     size_t n, capacity;
 } open_list;
 
-static ks_status push(open_list *open, int64_t box, ks_err *err)
-{
+static ks_status push(open_list *open, int64_t box, ks_err *err) {
     ks_status st = ks_grow(&open->box, &open->capacity, open->n + 1,
                            sizeof *open->box, "open braces", err);
     if (st == KS_OK) open->box[open->n++] = box;
@@ -21,8 +20,7 @@ static ks_status push(open_list *open, int64_t box, ks_err *err)
 }
 
 /* A brace after an odd number of backslashes. */
-static bool escaped(const char *text, size_t i)
-{
+static bool escaped(const char *text, size_t i) {
     if (text[i] != '{' && text[i] != '}') return false;
     size_t backslashes = 0;
     while (backslashes < i && text[i - 1 - backslashes] == '\\') backslashes++;
@@ -30,8 +28,7 @@ static bool escaped(const char *text, size_t i)
 }
 
 /* Drops the boxes that hold nothing. */
-static void drop_empty(const char *text, bool compat, ks_spans *boxes)
-{
+static void drop_empty(const char *text, bool compat, ks_spans *boxes) {
     size_t kept = 0;
     for (size_t i = 0; i < boxes->n; i++) {
         ks_span box = boxes->at[i];
@@ -42,8 +39,7 @@ static void drop_empty(const char *text, bool compat, ks_spans *boxes)
 }
 
 ks_status ks_text_boxes(const char *text, size_t n, bool compat, ks_spans *out,
-                        ks_err *err)
-{
+                        ks_err *err) {
     ks_status st = KS_OK;
     open_list open = {0};
     out->n = 0;

@@ -10,13 +10,13 @@
  * chain of a=b=c... is as deep as it is long. */
 enum { DEEPEST = 32 };
 
-static ks_regex list = KS_REGEX(
-    "^\\(?+([\\w.+\\-*/^]++(?:,[\\w.+\\-*/^]++)++)\\)?$", 0);
+static ks_regex list =
+    KS_REGEX("^\\(?+([\\w.+\\-*/^]++(?:,[\\w.+\\-*/^]++)++)\\)?$", 0);
 static ks_regex assignment = KS_REGEX("^[a-z_]\\w*=(.+)$", 0);
-static ks_regex between = KS_REGEX(
-    "^(-?[\\d.]+)(?:<=?|≤|\\\\leq?|\\\\lt)\\\\?[a-z]\\w*(?:<=?|≤|\\\\leq?|\\\\lt)"
-    "(-?[\\d.]+)$",
-    PCRE2_CASELESS);
+static ks_regex between = KS_REGEX("^(-?[\\d.]+)(?:<=?|≤|\\\\leq?|\\\\lt)\\\\?["
+                                   "a-z]\\w*(?:<=?|≤|\\\\leq?|\\\\lt)"
+                                   "(-?[\\d.]+)$",
+                                   PCRE2_CASELESS);
 static ks_regex open = KS_REGEX("^\\((-?[\\d.]+),(-?[\\d.]+)\\)$", 0);
 static ks_regex spaces = KS_REGEX("[$" KS_SPACES "]+|\\\\[,;:! ]", 0);
 static ks_regex rationals[] = {
@@ -37,18 +37,16 @@ typedef struct side {
 static ks_status equal(const char *a, size_t n_a, const char *b, size_t n_b,
                        int depth, bool *out, ks_err *err);
 
-static bool same(const char *a, size_t n_a, const char *b, size_t n_b)
-{
+static bool same(const char *a, size_t n_a, const char *b, size_t n_b) {
     return n_a == n_b && memcmp(a, b, n_a) == 0;
 }
 
 /* The parts of a comma list one by one; false at its end. */
-static bool next_part(const char *text, ks_span all, size_t *at, ks_span *part)
-{
+static bool next_part(const char *text, ks_span all, size_t *at,
+                      ks_span *part) {
     if (*at > all.end) return false;
-    const char *comma = *at < all.end
-                            ? memchr(text + *at, ',', all.end - *at)
-                            : NULL;
+    const char *comma =
+        *at < all.end ? memchr(text + *at, ',', all.end - *at) : NULL;
     part->begin = *at;
     part->end = comma == NULL ? all.end : (size_t)(comma - text);
     *at = part->end + 1;
@@ -56,8 +54,7 @@ static bool next_part(const char *text, ks_span all, size_t *at, ks_span *part)
 }
 
 static ks_status by_list(const side *a, const side *b, int depth, bool *out,
-                         ks_err *err)
-{
+                         ks_err *err) {
     ks_status st = KS_OK;
     ks_span g[2][2], p, q;
     bool is_a, is_b;
@@ -84,8 +81,7 @@ done:
 }
 
 static ks_status by_assignment(const side *a, const side *b, int depth,
-                               bool *out, ks_err *err)
-{
+                               bool *out, ks_err *err) {
     ks_status st = KS_OK;
     ks_span g[2][2];
     bool is_a, is_b;
@@ -95,20 +91,20 @@ static ks_status by_assignment(const side *a, const side *b, int depth,
                           g[1], 2, &is_b, err));
     if (is_a == is_b) return KS_OK;
     if (is_a) {
-        KS_TRY(equal(a->normal.data + g[0][1].begin, g[0][1].end - g[0][1].begin,
-                     b->normal.data, b->normal.length, depth + 1, out, err));
+        KS_TRY(equal(a->normal.data + g[0][1].begin,
+                     g[0][1].end - g[0][1].begin, b->normal.data,
+                     b->normal.length, depth + 1, out, err));
     } else {
         KS_TRY(equal(a->normal.data, a->normal.length,
-                     b->normal.data + g[1][1].begin, g[1][1].end - g[1][1].begin,
-                     depth + 1, out, err));
+                     b->normal.data + g[1][1].begin,
+                     g[1][1].end - g[1][1].begin, depth + 1, out, err));
     }
 done:
     return st;
 }
 
 /* Ends of lo<v<hi or (lo,hi) in the text without white space. */
-static ks_status ends(const side *s, ks_span *g, bool *found, ks_err *err)
-{
+static ks_status ends(const side *s, ks_span *g, bool *found, ks_err *err) {
     ks_status st = ks__regex_find(&between, s->tight.data, s->tight.length, 0,
                                   g, 3, found, err);
     if (st == KS_OK && !*found) {
@@ -119,8 +115,7 @@ static ks_status ends(const side *s, ks_span *g, bool *found, ks_err *err)
 }
 
 static ks_status by_interval(const side *a, const side *b, bool *out,
-                             ks_err *err)
-{
+                             ks_err *err) {
     ks_status st = KS_OK;
     ks_span g[2][3];
     bool is_a, is_b;
@@ -129,33 +124,33 @@ static ks_status by_interval(const side *a, const side *b, bool *out,
     if (!is_a || !is_b) return KS_OK;
     *out = true;
     for (int i = 1; i <= 2; i++) {
-        *out = *out && same(a->tight.data + g[0][i].begin,
-                            g[0][i].end - g[0][i].begin,
-                            b->tight.data + g[1][i].begin,
-                            g[1][i].end - g[1][i].begin);
+        *out = *out &&
+               same(a->tight.data + g[0][i].begin, g[0][i].end - g[0][i].begin,
+                    b->tight.data + g[1][i].begin, g[1][i].end - g[1][i].begin);
     }
 done:
     return st;
 }
 
-static ks_status by_number(const side *a, const side *b, bool *out, ks_err *err)
-{
+static ks_status by_number(const side *a, const side *b, bool *out,
+                           ks_err *err) {
     ks_status st = KS_OK;
     double f, g;
     bool is_a, is_b;
     KS_TRY(ks__compat_number(a->raw, a->n, &f, &is_a, err));
     KS_TRY(ks__compat_number(b->raw, b->n, &g, &is_b, err));
     if (!is_a || !is_b) return KS_OK;
-    if (fabs(g) <= 1e-10) *out = fabs(f - g) < 1e-10;
-    else *out = fabs(f - g) / fabs(g) < 5e-4;
+    if (fabs(g) <= 1e-10)
+        *out = fabs(f - g) < 1e-10;
+    else
+        *out = fabs(f - g) / fabs(g) < 5e-4;
 done:
     return st;
 }
 
 /* The sign of a fraction is lost here, as published. */
 static ks_status rational(const side *s, int64_t *above, int64_t *below,
-                          bool *found, ks_err *err)
-{
+                          bool *found, ks_err *err) {
     ks_status st = KS_OK;
     ks_span g[3];
     *found = false;
@@ -185,8 +180,7 @@ done:
     return st;
 }
 
-static int64_t divisor(int64_t a, int64_t b)
-{
+static int64_t divisor(int64_t a, int64_t b) {
     while (b != 0) {
         int64_t rest = a % b;
         a = b;
@@ -196,15 +190,13 @@ static int64_t divisor(int64_t a, int64_t b)
 }
 
 /* p/q == r/s, q and s positive, compared in lowest terms. */
-static bool cross_equal(int64_t p, int64_t q, int64_t r, int64_t s)
-{
+static bool cross_equal(int64_t p, int64_t q, int64_t r, int64_t s) {
     int64_t g = divisor(p, q), h = divisor(r, s);
     return p / g == r / h && q / g == s / h;
 }
 
 static ks_status by_rational(const side *a, const side *b, bool *out,
-                             ks_err *err)
-{
+                             ks_err *err) {
     ks_status st = KS_OK;
     int64_t p, q, r, s;
     bool is_a, is_b;
@@ -223,8 +215,7 @@ typedef struct term {
 } term;
 
 /* Positive terms first, each kind by its text. */
-static int by_sign_and_text(const void *x, const void *y)
-{
+static int by_sign_and_text(const void *x, const void *y) {
     const term *a = x, *b = y;
     if (a->minus != b->minus) return a->minus ? 1 : -1;
     int order = memcmp(a->text, b->text, KS_MIN(a->n, b->n));
@@ -233,8 +224,7 @@ static int by_sign_and_text(const void *x, const void *y)
 }
 
 static ks_status terms_of(const ks_str *s, term **terms, size_t *n,
-                          ks_err *err)
-{
+                          ks_err *err) {
     ks_status st = KS_OK;
     size_t capacity = 0, begin = 0;
     bool minus = false;
@@ -255,8 +245,7 @@ done:
     return st;
 }
 
-static ks_status by_sum(const side *a, const side *b, bool *out, ks_err *err)
-{
+static ks_status by_sum(const side *a, const side *b, bool *out, ks_err *err) {
     ks_status st = KS_OK;
     term *left = NULL, *right = NULL;
     size_t n_left, n_right;
@@ -282,8 +271,7 @@ static const char *const months[] = {
 };
 
 /* 1..12 for a month's name or its abbreviation of three letters (sept too). */
-static int month(const char *text, size_t n)
-{
+static int month(const char *text, size_t n) {
     if (n == 4 && memcmp(text, "sept", 4) == 0) return 9;
     for (int i = 0; i < 12; i++) {
         if (same(text, n, months[i], strlen(months[i])) ||
@@ -294,8 +282,8 @@ static int month(const char *text, size_t n)
     return 0;
 }
 
-static ks_status by_month(const side *a, const side *b, bool *out, ks_err *err)
-{
+static ks_status by_month(const side *a, const side *b, bool *out,
+                          ks_err *err) {
     ks_status st = KS_OK;
     ks_span g[2];
     bool is_a, is_b;
@@ -312,8 +300,7 @@ done:
     return st;
 }
 
-static ks_status side_open(side *s, const char *text, size_t n, ks_err *err)
-{
+static ks_status side_open(side *s, const char *text, size_t n, ks_err *err) {
     ks_status st = KS_OK;
     s->raw = text;
     s->n = n;
@@ -323,15 +310,13 @@ done:
     return st;
 }
 
-static void side_close(side *s)
-{
+static void side_close(side *s) {
     ks_str_free(&s->normal);
     ks_str_free(&s->tight);
 }
 
 static ks_status equal(const char *a, size_t n_a, const char *b, size_t n_b,
-                       int depth, bool *out, ks_err *err)
-{
+                       int depth, bool *out, ks_err *err) {
     ks_status st = KS_OK;
     side l = {0}, r = {0};
     *out = false;
@@ -353,8 +338,7 @@ done:
     return st;
 }
 
-ks_status ks__compat_equal(const char *a, size_t n_a, const char *b,
-                           size_t n_b, bool *out, ks_err *err)
-{
+ks_status ks__compat_equal(const char *a, size_t n_a, const char *b, size_t n_b,
+                           bool *out, ks_err *err) {
     return equal(a, n_a, b, n_b, 0, out, err);
 }

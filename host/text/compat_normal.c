@@ -32,8 +32,7 @@ static rewrite rewrites[] = {
 };
 
 /* Lower case of each code point into out. */
-static ks_status lower(const char *text, size_t n, ks_str *out, ks_err *err)
-{
+static ks_status lower(const char *text, size_t n, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     size_t i = 0;
     while (i < n) {
@@ -49,8 +48,7 @@ done:
 }
 
 ks_status ks__compat_normal(const char *text, size_t n, ks_str *out,
-                            ks_err *err)
-{
+                            ks_err *err) {
     ks_status st = KS_OK;
     ks_str next = {0};
     ks_span inner = ks_text_trim(text, (ks_span){0, n});

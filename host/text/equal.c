@@ -11,8 +11,7 @@ enum { MOST_WORK = 5000000 };
 enum { LONGEST = 65536 };
 
 static ks_status by_trees(const ks_tree *a, const ks_tree *b, bool *equal,
-                          ks_err *err)
-{
+                          ks_err *err) {
     ks_comparison c = {.work = MOST_WORK, .err = err};
     if (a->root >= 0 && b->root >= 0) {
         *equal = ks__equal_views(&c, (ks_view){a, a->root, 0},
@@ -21,8 +20,7 @@ static ks_status by_trees(const ks_tree *a, const ks_tree *b, bool *equal,
     return c.status;
 }
 
-static bool is_parted(const ks_tree *t)
-{
+static bool is_parted(const ks_tree *t) {
     if (t->root < 0) return false;
     ks_kind kind = t->at[t->root].kind;
     return kind == KS_X_LIST || kind == KS_X_TUPLE || kind == KS_X_SET;
@@ -31,8 +29,7 @@ static bool is_parted(const ks_tree *t)
 /* "1,234" against a list is a list as well. */
 static ks_status with_groups_parted(const char *text, size_t n, ks_tree *own,
                                     const ks_tree *other, bool *equal,
-                                    ks_err *err)
-{
+                                    ks_err *err) {
     ks_status st = KS_OK;
     if (*equal || !own->tokens.grouped || !is_parted(other)) return KS_OK;
     ks__expr_free(own);
@@ -50,8 +47,7 @@ static bool same_text(const char *a, size_t n_a, const char *b, size_t n_b) {
 }
 
 ks_status ks_text_equal(const char *a, size_t n_a, const char *b, size_t n_b,
-                        bool compat, bool *equal, ks_err *err)
-{
+                        bool compat, bool *equal, ks_err *err) {
     ks_status st = KS_OK;
     ks_tree left = {.root = -1}, right = {.root = -1};
     ks_str p = {0}, q = {0};

@@ -6,16 +6,14 @@
 #include "approx.h"
 #include "equal.h"
 
-static const ks_node *node_of(ks_view v)
-{
+static const ks_node *node_of(ks_view v) {
     return &v.tree->at[v.node];
 }
 
 /* What one comparison of numbers may cost, and what it costs at least. */
 enum { MOST_ALGEBRA = 1000000, LEAST_ALGEBRA = 200 };
 
-static bool algebra_open(ks_comparison *c, ks_algebra *a)
-{
+static bool algebra_open(ks_comparison *c, ks_algebra *a) {
     c->status = ks__algebra_open(a, c->err);
     if (c->status != KS_OK) return false;
     a->work = KS_MIN(c->work, (int64_t)MOST_ALGEBRA);
@@ -23,15 +21,13 @@ static bool algebra_open(ks_comparison *c, ks_algebra *a)
     return true;
 }
 
-static void algebra_close(ks_comparison *c, ks_algebra *a)
-{
+static void algebra_close(ks_comparison *c, ks_algebra *a) {
     c->work += KS_MAX(a->work, 0) - LEAST_ALGEBRA;
     if (a->status != KS_OK) c->status = a->status;
     ks__algebra_close(a);
 }
 
-static ks_view child_of(ks_view v)
-{
+static ks_view child_of(ks_view v) {
     v.node = node_of(v)->first;
     return v;
 }
@@ -45,8 +41,7 @@ typedef struct lone {
     int32_t places, digits;
 } lone;
 
-static bool is_power_of_ten(const ks_view v)
-{
+static bool is_power_of_ten(const ks_view v) {
     const ks_node *n = node_of(v);
     if (n->kind == KS_X_NUMBER) {
         if (n->decimal || mpq_cmp_ui(n->value, 1, 1) < 0) return false;
@@ -61,8 +56,7 @@ static bool is_power_of_ten(const ks_view v)
     return base->kind == KS_X_NUMBER && mpq_cmp_ui(base->value, 10, 1) == 0;
 }
 
-static bool scale_lone(lone *l, const ks_tree *tree, int32_t by, bool divide)
-{
+static bool scale_lone(lone *l, const ks_tree *tree, int32_t by, bool divide) {
     ks_algebra a;
     ks_err err;
     mpq_t q;
@@ -82,13 +76,12 @@ static bool scale_lone(lone *l, const ks_tree *tree, int32_t by, bool divide)
 }
 
 /* l must be initialised. */
-static bool read_lone(ks_view v, lone *l)
-{
+static bool read_lone(ks_view v, lone *l) {
     const ks_node *n = node_of(v);
     if (n->kind == KS_X_NEG || n->kind == KS_X_PM || n->kind == KS_X_PERCENT) {
         if (!read_lone(child_of(v), l)) return false;
-        bool minus = n->kind == KS_X_NEG ||
-                     (n->kind == KS_X_PM && n->code * v.pm < 0);
+        bool minus =
+            n->kind == KS_X_NEG || (n->kind == KS_X_PM && n->code * v.pm < 0);
         if (minus) mpq_neg(l->value, l->value);
         if (n->kind == KS_X_PERCENT) {
             mpq_t hundred;
@@ -114,30 +107,29 @@ static bool read_lone(ks_view v, lone *l)
     mpz_t ten;
     mpz_init(ten);
     mpz_ui_pow_ui(ten, 10, (unsigned long)labs(n->places));
-    if (n->places >= 0) mpz_set(mpq_denref(l->step), ten);
-    else mpz_set(mpq_numref(l->step), ten);
+    if (n->places >= 0)
+        mpz_set(mpq_denref(l->step), ten);
+    else
+        mpz_set(mpq_numref(l->step), ten);
     mpz_clear(ten);
     l->places = n->places;
     l->digits = n->digits;
     return true;
 }
 
-static void lone_open(lone *l)
-{
+static void lone_open(lone *l) {
     mpq_init(l->value);
     mpq_init(l->step);
     l->places = l->digits = 0;
 }
 
-static void lone_close(lone *l)
-{
+static void lone_close(lone *l) {
     mpq_clear(l->value);
     mpq_clear(l->step);
 }
 
 /* exact is what l rounds (needs `rounding` digits) or cuts short. */
-static bool stands_for(const lone *l, const mpq_t exact, int32_t rounding)
-{
+static bool stands_for(const lone *l, const mpq_t exact, int32_t rounding) {
     enum { CUTTING = 5, NOISE_PLACES = 10 };
     mpq_t off, bound;
     bool same = false;
@@ -171,8 +163,7 @@ static bool stands_for(const lone *l, const mpq_t exact, int32_t rounding)
 
 /* One side is a lone decimal, the other a number that it may stand for. */
 static bool decimal_stands(const lone *l, ks_view v, bool is_rational,
-                           const mpq_t rational)
-{
+                           const mpq_t rational) {
     lone other;
     bool same = false;
     lone_open(&other);
@@ -207,8 +198,7 @@ static bool decimal_stands(const lone *l, ks_view v, bool is_rational,
 
 /* ----------------------------------------------------------- plain numbers */
 
-static bool agree_at_points(ks_view a, ks_view b)
-{
+static bool agree_at_points(ks_view a, ks_view b) {
     if (!ks__approx_is_small(a.tree) || !ks__approx_is_small(b.tree))
         return false;
     int agreed = 0;
@@ -223,8 +213,7 @@ static bool agree_at_points(ks_view a, ks_view b)
 }
 
 /* Without percent, degrees and units at the top. */
-static bool equal_plain(ks_comparison *c, ks_view a, ks_view b)
-{
+static bool equal_plain(ks_comparison *c, ks_view a, ks_view b) {
     ks_algebra algebra;
     lone l;
     mpq_t p, q;
@@ -260,8 +249,7 @@ static bool equal_plain(ks_comparison *c, ks_view a, ks_view b)
 
 /* The sign may stand outside: -50%, -120^\circ. Takes the mark off a view that
  * is kept in `spare`, a copy of the tree's nodes being out of the question. */
-static bool marked(ks_view v, ks_kind kind, ks_view *inner, bool *minus)
-{
+static bool marked(ks_view v, ks_kind kind, ks_view *inner, bool *minus) {
     *minus = false;
     const ks_node *n = node_of(v);
     while (n->kind == KS_X_NEG) {
@@ -275,8 +263,7 @@ static bool marked(ks_view v, ks_kind kind, ks_view *inner, bool *minus)
 }
 
 /* b == a with its mark left away; the minus stays. */
-static bool equal_unmarked(ks_comparison *c, ks_view a, bool minus, ks_view b)
-{
+static bool equal_unmarked(ks_comparison *c, ks_view a, bool minus, ks_view b) {
     if (!minus) return equal_plain(c, a, b);
     const ks_node *n = node_of(b);
     if (n->kind == KS_X_NEG) return equal_plain(c, a, child_of(b));
@@ -284,22 +271,19 @@ static bool equal_unmarked(ks_comparison *c, ks_view a, bool minus, ks_view b)
 }
 
 /* a alone has the mark: the number under it, or its value. */
-static bool equal_marked(ks_comparison *c, ks_view a, ks_view b, ks_kind kind)
-{
+static bool equal_marked(ks_comparison *c, ks_view a, ks_view b, ks_kind kind) {
     ks_view inner;
     bool minus;
     if (!marked(a, kind, &inner, &minus)) return false;
     return equal_unmarked(c, inner, minus, b) || equal_plain(c, a, b);
 }
 
-static bool same_label(const char *a, const char *b)
-{
+static bool same_label(const char *a, const char *b) {
     return strcmp(a, b) == 0;
 }
 
 /* Same dimensions: the numbers must agree after conversion. */
-static bool equal_units(ks_comparison *c, ks_view a, ks_view b)
-{
+static bool equal_units(ks_comparison *c, ks_view a, ks_view b) {
     const ks_unit *u = &a.tree->units[node_of(a)->code];
     const ks_unit *v = &b.tree->units[node_of(b)->code];
     ks_view x = child_of(a), y = child_of(b);
@@ -332,8 +316,7 @@ static bool equal_units(ks_comparison *c, ks_view a, ks_view b)
     return same;
 }
 
-bool ks__equal_scalars(ks_comparison *c, ks_view a, ks_view b)
-{
+bool ks__equal_scalars(ks_comparison *c, ks_view a, ks_view b) {
     ks_view inner;
     bool minus;
     if (c->status != KS_OK || c->work <= 0) return false;
@@ -352,11 +335,11 @@ bool ks__equal_scalars(ks_comparison *c, ks_view a, ks_view b)
     return equal_plain(c, a, b);
 }
 
-/* ------------------------------------------------------ relations and ratios */
+/* ------------------------------------------------------ relations and ratios
+ */
 
 /* left - right, or right - left */
-static ks_fraction difference(ks_algebra *a, ks_view v, bool turned)
-{
+static ks_fraction difference(ks_algebra *a, ks_view v, bool turned) {
     int32_t left = node_of(v)->first, right = v.tree->at[left].next;
     ks_fraction x = ks__value_of(a, v.tree, left, v.pm);
     ks_fraction y = ks__value_of(a, v.tree, right, v.pm);
@@ -365,14 +348,12 @@ static ks_fraction difference(ks_algebra *a, ks_view v, bool turned)
 }
 
 /* > as < and >= as <= of the turned difference */
-static int direction(int sign, bool *turned)
-{
+static int direction(int sign, bool *turned) {
     *turned = sign == '>' || sign == KS_S_GE;
     return sign == '>' ? '<' : sign == KS_S_GE ? KS_S_LE : sign;
 }
 
-bool ks__equal_relations(ks_comparison *c, ks_view a, ks_view b)
-{
+bool ks__equal_relations(ks_comparison *c, ks_view a, ks_view b) {
     ks_algebra algebra;
     bool turn_a, turn_b;
     int32_t p = node_of(a)->first, q = node_of(b)->first;
@@ -391,10 +372,10 @@ bool ks__equal_relations(ks_comparison *c, ks_view a, ks_view b)
     return same && c->status == KS_OK;
 }
 
-bool ks__equal_ratios(ks_comparison *c, ks_view a, ks_view b)
-{
+bool ks__equal_ratios(ks_comparison *c, ks_view a, ks_view b) {
     ks_algebra algebra;
-    bool both = node_of(a)->kind == KS_X_RATIO && node_of(b)->kind == KS_X_RATIO;
+    bool both =
+        node_of(a)->kind == KS_X_RATIO && node_of(b)->kind == KS_X_RATIO;
     if (c->work <= 0) return false;
     if (!algebra_open(c, &algebra)) return false;
     int32_t p = node_of(a)->first, q = node_of(b)->first;
@@ -403,12 +384,13 @@ bool ks__equal_ratios(ks_comparison *c, ks_view a, ks_view b)
         ks_fraction a0 = ks__value_of(&algebra, a.tree, p, a.pm);
         ks_fraction b0 = ks__value_of(&algebra, b.tree, q, b.pm);
         same = !ks__value_is_zero(a0) && !ks__value_is_zero(b0);
-        for (; p >= 0 && q >= 0 && same; p = a.tree->at[p].next,
-                                         q = b.tree->at[q].next) {
+        for (; p >= 0 && q >= 0 && same;
+             p = a.tree->at[p].next, q = b.tree->at[q].next) {
             ks_fraction x = ks__value_of(&algebra, a.tree, p, a.pm);
             ks_fraction y = ks__value_of(&algebra, b.tree, q, b.pm);
-            same = ks__value_equal(&algebra, ks__value_multiply(&algebra, x, b0),
-                                   ks__value_multiply(&algebra, y, a0));
+            same =
+                ks__value_equal(&algebra, ks__value_multiply(&algebra, x, b0),
+                                ks__value_multiply(&algebra, y, a0));
         }
         same = same && p < 0 && q < 0;
     } else {
@@ -418,11 +400,12 @@ bool ks__equal_ratios(ks_comparison *c, ks_view a, ks_view b)
         int32_t below = ratio.tree->at[above].next;
         ks_fraction x = ks__value_of(&algebra, ratio.tree, above, ratio.pm);
         ks_fraction y = ks__value_of(&algebra, ratio.tree, below, ratio.pm);
-        ks_fraction z = ks__value_of(&algebra, other.tree, other.node,
-                                     other.pm);
-        same = ratio.tree->at[below].next < 0 &&
-               ks__value_equal(&algebra, x, ks__value_multiply(&algebra, y, z)) &&
-               !ks__value_is_zero(y);
+        ks_fraction z =
+            ks__value_of(&algebra, other.tree, other.node, other.pm);
+        same =
+            ratio.tree->at[below].next < 0 &&
+            ks__value_equal(&algebra, x, ks__value_multiply(&algebra, y, z)) &&
+            !ks__value_is_zero(y);
     }
     algebra_close(c, &algebra);
     return same && c->status == KS_OK;

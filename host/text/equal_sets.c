@@ -1,4 +1,5 @@
-/* equal_sets.c - lists, tuples, sets, intervals, unions, relations, matrices. */
+/* equal_sets.c - lists, tuples, sets, intervals, unions, relations, matrices.
+ */
 #include <stdlib.h>
 
 #include "equal.h"
@@ -6,24 +7,20 @@
 /* Parts of a list compared in any order cost their number squared. */
 enum { MOST_UNORDERED = 200 };
 
-static const ks_node *node_of(ks_view v)
-{
+static const ks_node *node_of(ks_view v) {
     return &v.tree->at[v.node];
 }
 
-static ks_view at(ks_view v, int32_t node)
-{
+static ks_view at(ks_view v, int32_t node) {
     v.node = node;
     return v;
 }
 
-static ks_kind kind_of(ks_view v)
-{
+static ks_kind kind_of(ks_view v) {
     return node_of(v)->kind;
 }
 
-static bool has_pm(const ks_tree *tree, int32_t node)
-{
+static bool has_pm(const ks_tree *tree, int32_t node) {
     if (tree->at[node].kind == KS_X_PM) return true;
     for (int32_t c = tree->at[node].first; c >= 0; c = tree->at[c].next) {
         if (has_pm(tree, c)) return true;
@@ -38,8 +35,7 @@ typedef struct views {
     size_t n, capacity;
 } views;
 
-static void add_view(ks_comparison *c, views *list, ks_view v)
-{
+static void add_view(ks_comparison *c, views *list, ks_view v) {
     if (c->status != KS_OK) return;
     c->status = ks_grow(&list->at, &list->capacity, list->n + 1,
                         sizeof *list->at, "parts of an answer", c->err);
@@ -47,8 +43,7 @@ static void add_view(ks_comparison *c, views *list, ks_view v)
 }
 
 /* v itself, or one view for each sign of its +-. */
-static void add_signs(ks_comparison *c, views *list, ks_view v)
-{
+static void add_signs(ks_comparison *c, views *list, ks_view v) {
     bool both = v.pm == 0 && has_pm(v.tree, v.node);
     v.pm = v.pm == 0 ? 1 : v.pm;
     add_view(c, list, v);
@@ -58,8 +53,7 @@ static void add_signs(ks_comparison *c, views *list, ks_view v)
 }
 
 /* The parts of a list, set, tuple or matrix; of another thing: itself. */
-static void parts_of(ks_comparison *c, ks_view v, views *list)
-{
+static void parts_of(ks_comparison *c, ks_view v, views *list) {
     ks_kind kind = kind_of(v);
     bool many = kind == KS_X_LIST || kind == KS_X_SET || kind == KS_X_TUPLE ||
                 kind == KS_X_MATRIX;
@@ -72,8 +66,7 @@ static void parts_of(ks_comparison *c, ks_view v, views *list)
         add_signs(c, list, at(v, p));
 }
 
-static bool equal_in_order(ks_comparison *c, const views *a, const views *b)
-{
+static bool equal_in_order(ks_comparison *c, const views *a, const views *b) {
     if (a->n != b->n) return false;
     for (size_t i = 0; i < a->n; i++) {
         if (!ks__equal_views(c, a->at[i], b->at[i])) return false;
@@ -83,8 +76,7 @@ static bool equal_in_order(ks_comparison *c, const views *a, const views *b)
 
 /* Each part of a finds a part of b of its own. */
 static bool equal_in_any_order(ks_comparison *c, const views *a,
-                               const views *b)
-{
+                               const views *b) {
     bool taken[MOST_UNORDERED] = {false};
     if (a->n != b->n) return false;
     if (a->n > MOST_UNORDERED) return equal_in_order(c, a, b);
@@ -101,8 +93,7 @@ static bool equal_in_any_order(ks_comparison *c, const views *a,
 }
 
 /* Keeps the first of equal parts. */
-static void drop_repeats(ks_comparison *c, views *list)
-{
+static void drop_repeats(ks_comparison *c, views *list) {
     size_t kept = 0;
     if (list->n > MOST_UNORDERED) return;
     for (size_t i = 0; i < list->n; i++) {
@@ -115,8 +106,7 @@ static void drop_repeats(ks_comparison *c, views *list)
 
 /* ------------------------------------------------------------- assignments */
 
-static bool is_name(const ks_tree *tree, int32_t node)
-{
+static bool is_name(const ks_tree *tree, int32_t node) {
     const ks_node *n = &tree->at[node];
     if (n->kind == KS_X_SYMBOL) return true;
     if (n->kind != KS_X_MUL && n->kind != KS_X_TUPLE) return false;
@@ -128,8 +118,7 @@ static bool is_name(const ks_tree *tree, int32_t node)
 }
 
 /* name = ... = value, or name in set: the value. */
-static bool assignment(ks_view v, ks_view *name, ks_view *value)
-{
+static bool assignment(ks_view v, ks_view *name, ks_view *value) {
     if (kind_of(v) != KS_X_RELATION) return false;
     int32_t first = node_of(v)->first, last = first;
     if (!is_name(v.tree, first)) return false;
@@ -144,8 +133,7 @@ static bool assignment(ks_view v, ks_view *name, ks_view *value)
 }
 
 /* Assignments to names that differ: their order says which is which. */
-static bool is_named(const views *list)
-{
+static bool is_named(const views *list) {
     ks_view name, other, value;
     if (list->n < 2 || !assignment(list->at[0], &name, &value)) return false;
     if (!assignment(list->at[1], &other, &value)) return false;
@@ -169,14 +157,12 @@ typedef struct interval {
     bool low_closed, high_closed;
 } interval;
 
-static ks_view infinite(ks_view v)
-{
+static ks_view infinite(ks_view v) {
     v.node = -1;
     return v;
 }
 
-static bool is_infinite(ks_view v, bool minus)
-{
+static bool is_infinite(ks_view v, bool minus) {
     if (v.node < 0) return true;
     const ks_node *n = node_of(v);
     if (minus) {
@@ -186,8 +172,7 @@ static bool is_infinite(ks_view v, bool minus)
     return n->kind == KS_X_INFINITY;
 }
 
-static bool from_tuple(ks_view v, interval *out)
-{
+static bool from_tuple(ks_view v, interval *out) {
     const ks_node *n = node_of(v);
     int32_t low = n->first, high = v.tree->at[low].next;
     if (high < 0 || v.tree->at[high].next >= 0) return false;
@@ -198,24 +183,20 @@ static bool from_tuple(ks_view v, interval *out)
     return true;
 }
 
-static bool less(int sign)
-{
+static bool less(int sign) {
     return sign == '<' || sign == KS_S_LE;
 }
 
-static bool more(int sign)
-{
+static bool more(int sign) {
     return sign == '>' || sign == KS_S_GE;
 }
 
-static bool closed(int sign)
-{
+static bool closed(int sign) {
     return sign == KS_S_LE || sign == KS_S_GE;
 }
 
 /* x < b, a < x, a < x < b and the same the other way round */
-static bool from_relation(ks_view v, interval *out)
-{
+static bool from_relation(ks_view v, interval *out) {
     int32_t a = node_of(v)->first, b = v.tree->at[a].next;
     int32_t c = v.tree->at[b].next;
     int first = v.tree->at[b].sign;
@@ -224,9 +205,9 @@ static bool from_relation(ks_view v, interval *out)
         bool up = less(first) && less(second);
         if (v.tree->at[c].next >= 0 || !is_name(v.tree, b)) return false;
         if (!up && !(more(first) && more(second))) return false;
-        *out = up ? (interval){at(v, a), at(v, c), closed(first), closed(second)}
-                  : (interval){at(v, c), at(v, a), closed(second),
-                               closed(first)};
+        *out =
+            up ? (interval){at(v, a), at(v, c), closed(first), closed(second)}
+               : (interval){at(v, c), at(v, a), closed(second), closed(first)};
         return true;
     }
     bool left = is_name(v.tree, a), right = is_name(v.tree, b);
@@ -238,8 +219,7 @@ static bool from_relation(ks_view v, interval *out)
     return true;
 }
 
-static bool read_interval(ks_view v, interval *out)
-{
+static bool read_interval(ks_view v, interval *out) {
     bool read = false;
     if (kind_of(v) == KS_X_TUPLE) read = from_tuple(v, out);
     if (kind_of(v) == KS_X_RELATION) read = from_relation(v, out);
@@ -259,14 +239,12 @@ static bool read_interval(ks_view v, interval *out)
     return true;
 }
 
-static bool equal_ends(ks_comparison *c, ks_view a, ks_view b)
-{
+static bool equal_ends(ks_comparison *c, ks_view a, ks_view b) {
     if (a.node < 0 || b.node < 0) return a.node < 0 && b.node < 0;
     return ks__equal_views(c, a, b);
 }
 
-static bool equal_intervals(ks_comparison *c, ks_view a, ks_view b)
-{
+static bool equal_intervals(ks_comparison *c, ks_view a, ks_view b) {
     interval p, q;
     return read_interval(a, &p) && read_interval(b, &q) &&
            p.low_closed == q.low_closed && p.high_closed == q.high_closed &&
@@ -275,8 +253,7 @@ static bool equal_intervals(ks_comparison *c, ks_view a, ks_view b)
 
 /* ------------------------------------------------------------------ unions */
 
-static void members_of(ks_comparison *c, ks_view v, int code, views *list)
-{
+static void members_of(ks_comparison *c, ks_view v, int code, views *list) {
     if (kind_of(v) != KS_X_SETOP || node_of(v)->code != code) {
         add_view(c, list, v);
         return;
@@ -286,8 +263,7 @@ static void members_of(ks_comparison *c, ks_view v, int code, views *list)
     members_of(c, at(v, v.tree->at[first].next), code, list);
 }
 
-static bool equal_setops(ks_comparison *c, ks_view a, ks_view b)
-{
+static bool equal_setops(ks_comparison *c, ks_view a, ks_view b) {
     int code = kind_of(a) == KS_X_SETOP ? node_of(a)->code : node_of(b)->code;
     views p = {0}, q = {0};
     for (int i = 0; i < 2; i++) {
@@ -295,7 +271,8 @@ static bool equal_setops(ks_comparison *c, ks_view a, ks_view b)
         /* "x < 1 or x > 3" is a union too */
         if (kind_of(v) == KS_X_LIST && code == KS_S_CUP)
             parts_of(c, v, i == 0 ? &p : &q);
-        else members_of(c, v, code, i == 0 ? &p : &q);
+        else
+            members_of(c, v, code, i == 0 ? &p : &q);
     }
     bool same = c->status == KS_OK && p.n > 1 &&
                 (code == KS_S_MINUS_SET ? equal_in_order(c, &p, &q)
@@ -307,22 +284,19 @@ static bool equal_setops(ks_comparison *c, ks_view a, ks_view b)
 
 /* --------------------------------------------------------------- all kinds */
 
-static bool is_ordered_tuple(ks_view v)
-{
+static bool is_ordered_tuple(ks_view v) {
     if (kind_of(v) == KS_X_MATRIX) return true;
     if (kind_of(v) != KS_X_TUPLE) return false;
     int code = node_of(v)->code;
     int32_t second = v.tree->at[node_of(v)->first].next;
     bool two = v.tree->at[second].next < 0;
-    return code == 0 ||
-           (!two && code == (KS_CLOSED_LEFT | KS_CLOSED_RIGHT));
+    return code == 0 || (!two && code == (KS_CLOSED_LEFT | KS_CLOSED_RIGHT));
 }
 
-static bool equal_parts(ks_comparison *c, ks_view a, ks_view b)
-{
+static bool equal_parts(ks_comparison *c, ks_view a, ks_view b) {
     ks_kind p = kind_of(a), q = kind_of(b);
-    bool set = p == KS_X_SET || q == KS_X_SET || p == KS_X_EMPTY ||
-               q == KS_X_EMPTY;
+    bool set =
+        p == KS_X_SET || q == KS_X_SET || p == KS_X_EMPTY || q == KS_X_EMPTY;
     bool tuple = p == KS_X_TUPLE || q == KS_X_TUPLE || p == KS_X_MATRIX ||
                  q == KS_X_MATRIX;
     if (set && tuple) return false;
@@ -336,16 +310,15 @@ static bool equal_parts(ks_comparison *c, ks_view a, ks_view b)
         drop_repeats(c, &y);
     }
     bool named = !set && is_named(&x) != is_named(&y);
-    bool same = c->status == KS_OK &&
-                (tuple || named ? equal_in_order(c, &x, &y)
-                                : equal_in_any_order(c, &x, &y));
+    bool same =
+        c->status == KS_OK && (tuple || named ? equal_in_order(c, &x, &y)
+                                              : equal_in_any_order(c, &x, &y));
     free(x.at);
     free(y.at);
     return same;
 }
 
-static bool equal_matrices(ks_comparison *c, ks_view a, ks_view b)
-{
+static bool equal_matrices(ks_comparison *c, ks_view a, ks_view b) {
     if (kind_of(a) == KS_X_MATRIX && kind_of(b) == KS_X_MATRIX)
         return node_of(a)->code == node_of(b)->code && equal_parts(c, a, b);
     ks_view m = kind_of(a) == KS_X_MATRIX ? a : b;
@@ -357,14 +330,12 @@ static bool equal_matrices(ks_comparison *c, ks_view a, ks_view b)
     return (rows == 1 || columns == 1) && equal_parts(c, a, b);
 }
 
-static bool either(ks_kind a, ks_kind b, ks_kind kind)
-{
+static bool either(ks_kind a, ks_kind b, ks_kind kind) {
     return a == kind || b == kind;
 }
 
 /* Both relations: an assignment each to the same name, intervals, or alike. */
-static bool equal_two_relations(ks_comparison *c, ks_view a, ks_view b)
-{
+static bool equal_two_relations(ks_comparison *c, ks_view a, ks_view b) {
     ks_view name_a, name_b, value_a, value_b;
     bool is_a = assignment(a, &name_a, &value_a);
     bool is_b = assignment(b, &name_b, &value_b);
@@ -374,8 +345,7 @@ static bool equal_two_relations(ks_comparison *c, ks_view a, ks_view b)
     return ks__equal_relations(c, a, b);
 }
 
-bool ks__equal_views(ks_comparison *c, ks_view a, ks_view b)
-{
+bool ks__equal_views(ks_comparison *c, ks_view a, ks_view b) {
     ks_view name, value;
     if (c->status != KS_OK || (c->work -= 20) <= 0) return false;
     ks_kind p = kind_of(a), q = kind_of(b);

@@ -11,23 +11,26 @@
 
 static ks_regex wrappers = KS_REGEX(
     "\\\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\\{([^{}]*)\\}", 0);
-static ks_regex blanks = KS_REGEX("\\\\[,;:! ]|\\\\q?quad|[~" KS_SPACES "]+",
-                                  0);
-static ks_regex months = KS_REGEX(
-    "\\b(jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec)"
-    "(?:uary|ruary|ch|il|e|y|ust|ember|ober)?\\b\\.?", PCRE2_CASELESS);
-static ks_regex ordinal = KS_REGEX("\\b(\\d+)(?:st|nd|rd|th)\\b",
-                                   PCRE2_CASELESS);
+static ks_regex blanks =
+    KS_REGEX("\\\\[,;:! ]|\\\\q?quad|[~" KS_SPACES "]+", 0);
+static ks_regex months =
+    KS_REGEX("\\b(jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec)"
+             "(?:uary|ruary|ch|il|e|y|ust|ember|ober)?\\b\\.?",
+             PCRE2_CASELESS);
+static ks_regex ordinal =
+    KS_REGEX("\\b(\\d+)(?:st|nd|rd|th)\\b", PCRE2_CASELESS);
 static ks_regex day_first = KS_REGEX(
     "^(\\d{1,2}) (?:of )?(jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec)"
-    "\\b", PCRE2_CASELESS);
+    "\\b",
+    PCRE2_CASELESS);
 static ks_regex sept = KS_REGEX("\\bsept\\b", PCRE2_CASELESS);
-static ks_regex date = KS_REGEX(
-    "^(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec) (\\d{1,2}),? ?"
-    "(\\d{4})?$", PCRE2_CASELESS);
+static ks_regex date =
+    KS_REGEX("^(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec) (\\d{1,2}),? ?"
+             "(\\d{4})?$",
+             PCRE2_CASELESS);
 /* A blank matters between two letters or digits only. */
-static ks_regex loose = KS_REGEX(
-    "(?<![\\p{L}\\p{N}]) +| +(?![\\p{L}\\p{N}])", 0);
+static ks_regex loose =
+    KS_REGEX("(?<![\\p{L}\\p{N}]) +| +(?![\\p{L}\\p{N}])", 0);
 
 typedef struct rewrite {
     ks_regex *find;
@@ -36,8 +39,7 @@ typedef struct rewrite {
 
 /* Lower case for words of three letters and more, and for all of it where
  * there is nothing but letters and what stands between words. */
-static ks_status fold(ks_str *s, ks_err *err)
-{
+static ks_status fold(ks_str *s, ks_err *err) {
     ks_status st = KS_OK;
     ks_str out = {0};
     bool words = true;
@@ -59,9 +61,9 @@ static ks_status fold(ks_str *s, ks_err *err)
         while (i < end) {
             utf8proc_int32_t c;
             utf8proc_uint8_t bytes[4];
-            i += (size_t)utf8proc_iterate(
-                (const utf8proc_uint8_t *)s->data + i,
-                (utf8proc_ssize_t)(s->length - i), &c);
+            i +=
+                (size_t)utf8proc_iterate((const utf8proc_uint8_t *)s->data + i,
+                                         (utf8proc_ssize_t)(s->length - i), &c);
             if (lower) c = utf8proc_tolower(c);
             utf8proc_ssize_t w = utf8proc_encode_char(c, bytes);
             KS_TRY(ks_str_add(&out, (char *)bytes, (size_t)w, err));
@@ -77,8 +79,7 @@ done:
 }
 
 /* "(a)" is the choice a */
-static void bare_choice(ks_str *s)
-{
+static void bare_choice(ks_str *s) {
     if (s->length == 3 && s->data[0] == '(' && s->data[2] == ')' &&
         isalpha((unsigned char)s->data[1])) {
         s->data[0] = s->data[1];
@@ -87,11 +88,10 @@ static void bare_choice(ks_str *s)
     }
 }
 
-static ks_status key_of(const char *text, size_t n, ks_str *out, ks_err *err)
-{
+static ks_status key_of(const char *text, size_t n, ks_str *out, ks_err *err) {
     static const rewrite rewrites[] = {
-        {&wrappers, "$1"}, {&blanks, " "},  {&ordinal, "$1"},
-        {&months, "$1"},   {&sept, "sep"},  {&day_first, "$2 $1"},
+        {&wrappers, "$1"}, {&blanks, " "},      {&ordinal, "$1"},
+        {&months, "$1"},   {&sept, "sep"},      {&day_first, "$2 $1"},
         {&sept, "sep"},    {&date, "$1 $2 $3"}, {&loose, ""},
     };
     ks_status st = KS_OK;
@@ -112,8 +112,7 @@ done:
 }
 
 ks_status ks__equal_words(const char *a, size_t n_a, const char *b, size_t n_b,
-                          bool *equal, ks_err *err)
-{
+                          bool *equal, ks_err *err) {
     ks_status st = KS_OK;
     ks_str p = {0}, q = {0};
     KS_TRY(key_of(a, n_a, &p, err));
@@ -129,14 +128,13 @@ done:
 
 typedef struct moment {
     int hour, minute;
-    char half; /* 'a', 'p', 0: not said */
-    bool bare; /* an hour and nothing else */
+    char half;  /* 'a', 'p', 0: not said */
+    bool bare;  /* an hour and nothing else */
     bool clock; /* o'clock, am or pm was said */
 } moment;
 
 /* The word at text[*at] without blanks and dots, lower case. */
-static void next_word(const char *text, size_t n, size_t *at, char word[12])
-{
+static void next_word(const char *text, size_t n, size_t *at, char word[12]) {
     size_t used = 0;
     while (*at < n && used < 11) {
         char c = text[(*at)++];
@@ -146,8 +144,7 @@ static void next_word(const char *text, size_t n, size_t *at, char word[12])
     word[used] = 0;
 }
 
-static bool read_time(const char *text, size_t n, moment *out)
-{
+static bool read_time(const char *text, size_t n, moment *out) {
     size_t i = 0;
     *out = (moment){.bare = true};
     int digits = 0;
@@ -167,16 +164,18 @@ static bool read_time(const char *text, size_t n, moment *out)
     char word[12];
     if (n - i > 20) return false;
     next_word(text, n, &i, word);
-    if (strncmp(word, "text", 4) == 0) memmove(word, word + 4, strlen(word) - 3);
-    if (strcmp(word, "am") == 0 || strcmp(word, "pm") == 0) out->half = word[0];
-    else if (strcmp(word, "o'clock") != 0 && word[0] != 0) return false;
+    if (strncmp(word, "text", 4) == 0)
+        memmove(word, word + 4, strlen(word) - 3);
+    if (strcmp(word, "am") == 0 || strcmp(word, "pm") == 0)
+        out->half = word[0];
+    else if (strcmp(word, "o'clock") != 0 && word[0] != 0)
+        return false;
     out->clock = word[0] != 0;
     return i == n;
 }
 
 void ks__equal_times(const char *a, size_t n_a, const char *b, size_t n_b,
-                     bool *applies, bool *equal)
-{
+                     bool *applies, bool *equal) {
     moment p, q;
     *applies = read_time(a, n_a, &p) && read_time(b, n_b, &q) &&
                (p.clock || q.clock || (!p.bare && !q.bare));

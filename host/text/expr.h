@@ -27,22 +27,72 @@ typedef enum ks_token_type {
 } ks_token_type;
 
 typedef enum ks_sign {
-    KS_S_LE = 256, KS_S_GE, KS_S_NE, KS_S_IN, KS_S_APPROX,
-    KS_S_CUP, KS_S_CAP, KS_S_MINUS_SET, KS_S_PM, KS_S_MP,
-    KS_S_SET_OPEN, KS_S_SET_CLOSE, KS_S_BAR_OPEN, KS_S_BAR_CLOSE,
-    KS_S_FLOOR_OPEN, KS_S_FLOOR_CLOSE, KS_S_CEIL_OPEN, KS_S_CEIL_CLOSE,
-    KS_S_ANGLE_OPEN, KS_S_ANGLE_CLOSE, KS_S_FRAC, KS_S_SQRT, KS_S_CBRT,
-    KS_S_BINOM, KS_S_OVERLINE, KS_S_PI, KS_S_INFINITY, KS_S_EMPTY, KS_S_REALS,
-    KS_S_DEGREE, KS_S_DOLLAR, KS_S_EURO, KS_S_STERLING, KS_S_MID, KS_S_BEGIN,
-    KS_S_END, KS_S_ROW, KS_S_ACCENT, KS_S_SKIP
+    KS_S_LE = 256,
+    KS_S_GE,
+    KS_S_NE,
+    KS_S_IN,
+    KS_S_APPROX,
+    KS_S_CUP,
+    KS_S_CAP,
+    KS_S_MINUS_SET,
+    KS_S_PM,
+    KS_S_MP,
+    KS_S_SET_OPEN,
+    KS_S_SET_CLOSE,
+    KS_S_BAR_OPEN,
+    KS_S_BAR_CLOSE,
+    KS_S_FLOOR_OPEN,
+    KS_S_FLOOR_CLOSE,
+    KS_S_CEIL_OPEN,
+    KS_S_CEIL_CLOSE,
+    KS_S_ANGLE_OPEN,
+    KS_S_ANGLE_CLOSE,
+    KS_S_FRAC,
+    KS_S_SQRT,
+    KS_S_CBRT,
+    KS_S_BINOM,
+    KS_S_OVERLINE,
+    KS_S_PI,
+    KS_S_INFINITY,
+    KS_S_EMPTY,
+    KS_S_REALS,
+    KS_S_DEGREE,
+    KS_S_DOLLAR,
+    KS_S_EURO,
+    KS_S_STERLING,
+    KS_S_MID,
+    KS_S_BEGIN,
+    KS_S_END,
+    KS_S_ROW,
+    KS_S_ACCENT,
+    KS_S_SKIP
 } ks_sign;
 
 typedef enum ks_function {
-    KS_F_SIN, KS_F_COS, KS_F_TAN, KS_F_COT, KS_F_SEC, KS_F_CSC,
-    KS_F_ASIN, KS_F_ACOS, KS_F_ATAN, KS_F_SINH, KS_F_COSH, KS_F_TANH,
-    KS_F_LN, KS_F_LOG, /* log: children base, argument */
-    KS_F_EXP, KS_F_ABS, KS_F_FLOOR, KS_F_CEIL, KS_F_FACTORIAL,
-    KS_F_BINOMIAL, KS_F_GCD, KS_F_LCM, KS_F_MIN, KS_F_MAX,
+    KS_F_SIN,
+    KS_F_COS,
+    KS_F_TAN,
+    KS_F_COT,
+    KS_F_SEC,
+    KS_F_CSC,
+    KS_F_ASIN,
+    KS_F_ACOS,
+    KS_F_ATAN,
+    KS_F_SINH,
+    KS_F_COSH,
+    KS_F_TANH,
+    KS_F_LN,
+    KS_F_LOG, /* log: children base, argument */
+    KS_F_EXP,
+    KS_F_ABS,
+    KS_F_FLOOR,
+    KS_F_CEIL,
+    KS_F_FACTORIAL,
+    KS_F_BINOMIAL,
+    KS_F_GCD,
+    KS_F_LCM,
+    KS_F_MIN,
+    KS_F_MAX,
     KS_N_FUNCTIONS
 } ks_function;
 
@@ -101,7 +151,7 @@ bool ks__unit_known(const char *word, size_t n);
 
 typedef enum ks_kind {
     KS_X_NUMBER,
-    KS_X_SYMBOL,   /* text */
+    KS_X_SYMBOL, /* text */
     KS_X_PI,
     KS_X_INFINITY,
     KS_X_ADD, /* two children and more */
@@ -119,10 +169,10 @@ typedef enum ks_kind {
     KS_X_LIST,     /* without brackets */
     KS_X_TUPLE,    /* in brackets; code: KS_OPEN_* bits */
     KS_X_SET,
-    KS_X_SETOP,    /* code: KS_S_CUP, KS_S_CAP, KS_S_MINUS_SET */
+    KS_X_SETOP, /* code: KS_S_CUP, KS_S_CAP, KS_S_MINUS_SET */
     KS_X_EMPTY,
     KS_X_REALS,
-    KS_X_MATRIX    /* row by row; code: columns */
+    KS_X_MATRIX /* row by row; code: columns */
 } ks_kind;
 
 enum { KS_CLOSED_LEFT = 1, KS_CLOSED_RIGHT = 2 };
@@ -142,7 +192,7 @@ typedef struct ks_node {
 
 typedef struct ks_tree {
     ks_tokens_of tokens;
-    ks_str text;   /* prepared text, then names and units put together */
+    ks_str text; /* prepared text, then names and units put together */
     ks_node *at;
     size_t n, capacity;
     ks_unit *units;

@@ -11,93 +11,172 @@ typedef struct name {
     int code;
 } name;
 
-#define SIGN(word, code) {word, KS_T_SIGN, code}
-#define FUNCTION(word, code) {word, KS_T_FUNCTION, code}
-#define SKIP(word) {word, KS_T_SIGN, KS_S_SKIP}
+#define SIGN(word, code)                                                       \
+    { word, KS_T_SIGN, code }
+#define FUNCTION(word, code)                                                   \
+    { word, KS_T_FUNCTION, code }
+#define SKIP(word)                                                             \
+    { word, KS_T_SIGN, KS_S_SKIP }
 
 static const name commands[] = {
-    SIGN("le", KS_S_LE), SIGN("leq", KS_S_LE), SIGN("leqslant", KS_S_LE),
-    SIGN("ge", KS_S_GE), SIGN("geq", KS_S_GE), SIGN("geqslant", KS_S_GE),
-    SIGN("lt", '<'), SIGN("gt", '>'), SIGN("ne", KS_S_NE),
-    SIGN("neq", KS_S_NE), SIGN("in", KS_S_IN), SIGN("approx", KS_S_APPROX),
-    SIGN("cup", KS_S_CUP), SIGN("cap", KS_S_CAP),
-    SIGN("setminus", KS_S_MINUS_SET), SIGN("backslash", KS_S_MINUS_SET),
-    SIGN("pm", KS_S_PM), SIGN("mp", KS_S_MP), SIGN("{", KS_S_SET_OPEN),
-    SIGN("}", KS_S_SET_CLOSE), SIGN("lbrace", KS_S_SET_OPEN),
-    SIGN("rbrace", KS_S_SET_CLOSE), SIGN("lvert", KS_S_BAR_OPEN),
-    SIGN("rvert", KS_S_BAR_CLOSE), SIGN("|", '|'), SIGN("vert", '|'),
-    SIGN("lfloor", KS_S_FLOOR_OPEN), SIGN("rfloor", KS_S_FLOOR_CLOSE),
-    SIGN("lceil", KS_S_CEIL_OPEN), SIGN("rceil", KS_S_CEIL_CLOSE),
-    SIGN("langle", KS_S_ANGLE_OPEN), SIGN("rangle", KS_S_ANGLE_CLOSE),
-    SIGN("lparen", '('), SIGN("rparen", ')'), SIGN("lbrack", '['),
-    SIGN("rbrack", ']'), SIGN("frac", KS_S_FRAC), SIGN("dfrac", KS_S_FRAC),
-    SIGN("tfrac", KS_S_FRAC), SIGN("cfrac", KS_S_FRAC),
-    SIGN("sqrt", KS_S_SQRT), SIGN("cbrt", KS_S_CBRT),
-    SIGN("binom", KS_S_BINOM), SIGN("dbinom", KS_S_BINOM),
-    SIGN("tbinom", KS_S_BINOM), SIGN("overline", KS_S_OVERLINE),
-    SIGN("bar", KS_S_OVERLINE), SIGN("pi", KS_S_PI),
-    SIGN("infty", KS_S_INFINITY), SIGN("emptyset", KS_S_EMPTY),
-    SIGN("varnothing", KS_S_EMPTY), SIGN("circ", KS_S_DEGREE),
-    SIGN("degree", KS_S_DEGREE), SIGN("degrees", KS_S_DEGREE),
-    SIGN("$", KS_S_DOLLAR), SIGN("euro", KS_S_EURO),
-    SIGN("sterling", KS_S_STERLING), SIGN("pounds", KS_S_STERLING),
-    SIGN("mid", KS_S_MID), SIGN("\\", KS_S_ROW), SIGN("times", '*'),
-    SIGN("cdot", '*'), SIGN("div", '/'), SIGN("colon", ':'),
-    SIGN("%", '%'), SIGN("vec", KS_S_ACCENT), SIGN("hat", KS_S_ACCENT),
-    SIGN("widehat", KS_S_ACCENT), SIGN("tilde", KS_S_ACCENT),
-    FUNCTION("sin", KS_F_SIN), FUNCTION("cos", KS_F_COS),
-    FUNCTION("tan", KS_F_TAN), FUNCTION("cot", KS_F_COT),
-    FUNCTION("sec", KS_F_SEC), FUNCTION("csc", KS_F_CSC),
-    FUNCTION("arcsin", KS_F_ASIN), FUNCTION("arccos", KS_F_ACOS),
-    FUNCTION("arctan", KS_F_ATAN), FUNCTION("sinh", KS_F_SINH),
-    FUNCTION("cosh", KS_F_COSH), FUNCTION("tanh", KS_F_TANH),
-    FUNCTION("ln", KS_F_LN), FUNCTION("log", KS_F_LOG),
-    FUNCTION("lg", KS_F_LOG), FUNCTION("exp", KS_F_EXP),
-    FUNCTION("gcd", KS_F_GCD), FUNCTION("lcm", KS_F_LCM),
-    FUNCTION("min", KS_F_MIN), FUNCTION("max", KS_F_MAX),
-    SKIP("left"), SKIP("right"), SKIP("big"), SKIP("Big"), SKIP("bigl"),
-    SKIP("bigr"), SKIP("Bigl"), SKIP("Bigr"), SKIP("bigg"), SKIP("Bigg"),
-    SKIP("displaystyle"), SKIP("textstyle"), SKIP("quad"), SKIP("qquad"),
-    SKIP(","), SKIP(";"), SKIP(":"), SKIP("!"), SKIP(" "), SKIP(">"),
-    SKIP("limits"), SKIP("nolimits"), SKIP("rm"), SKIP("bf"), SKIP("angle"),
-    SKIP("operatorname"), SKIP("mathbf"), SKIP("boldsymbol"), SKIP("bm"),
-    SKIP("mathit"), SKIP("mathsf"), SKIP("therefore"), SKIP("triangle"),
-    SKIP("("), SKIP(")"),
+    SIGN("le", KS_S_LE),
+    SIGN("leq", KS_S_LE),
+    SIGN("leqslant", KS_S_LE),
+    SIGN("ge", KS_S_GE),
+    SIGN("geq", KS_S_GE),
+    SIGN("geqslant", KS_S_GE),
+    SIGN("lt", '<'),
+    SIGN("gt", '>'),
+    SIGN("ne", KS_S_NE),
+    SIGN("neq", KS_S_NE),
+    SIGN("in", KS_S_IN),
+    SIGN("approx", KS_S_APPROX),
+    SIGN("cup", KS_S_CUP),
+    SIGN("cap", KS_S_CAP),
+    SIGN("setminus", KS_S_MINUS_SET),
+    SIGN("backslash", KS_S_MINUS_SET),
+    SIGN("pm", KS_S_PM),
+    SIGN("mp", KS_S_MP),
+    SIGN("{", KS_S_SET_OPEN),
+    SIGN("}", KS_S_SET_CLOSE),
+    SIGN("lbrace", KS_S_SET_OPEN),
+    SIGN("rbrace", KS_S_SET_CLOSE),
+    SIGN("lvert", KS_S_BAR_OPEN),
+    SIGN("rvert", KS_S_BAR_CLOSE),
+    SIGN("|", '|'),
+    SIGN("vert", '|'),
+    SIGN("lfloor", KS_S_FLOOR_OPEN),
+    SIGN("rfloor", KS_S_FLOOR_CLOSE),
+    SIGN("lceil", KS_S_CEIL_OPEN),
+    SIGN("rceil", KS_S_CEIL_CLOSE),
+    SIGN("langle", KS_S_ANGLE_OPEN),
+    SIGN("rangle", KS_S_ANGLE_CLOSE),
+    SIGN("lparen", '('),
+    SIGN("rparen", ')'),
+    SIGN("lbrack", '['),
+    SIGN("rbrack", ']'),
+    SIGN("frac", KS_S_FRAC),
+    SIGN("dfrac", KS_S_FRAC),
+    SIGN("tfrac", KS_S_FRAC),
+    SIGN("cfrac", KS_S_FRAC),
+    SIGN("sqrt", KS_S_SQRT),
+    SIGN("cbrt", KS_S_CBRT),
+    SIGN("binom", KS_S_BINOM),
+    SIGN("dbinom", KS_S_BINOM),
+    SIGN("tbinom", KS_S_BINOM),
+    SIGN("overline", KS_S_OVERLINE),
+    SIGN("bar", KS_S_OVERLINE),
+    SIGN("pi", KS_S_PI),
+    SIGN("infty", KS_S_INFINITY),
+    SIGN("emptyset", KS_S_EMPTY),
+    SIGN("varnothing", KS_S_EMPTY),
+    SIGN("circ", KS_S_DEGREE),
+    SIGN("degree", KS_S_DEGREE),
+    SIGN("degrees", KS_S_DEGREE),
+    SIGN("$", KS_S_DOLLAR),
+    SIGN("euro", KS_S_EURO),
+    SIGN("sterling", KS_S_STERLING),
+    SIGN("pounds", KS_S_STERLING),
+    SIGN("mid", KS_S_MID),
+    SIGN("\\", KS_S_ROW),
+    SIGN("times", '*'),
+    SIGN("cdot", '*'),
+    SIGN("div", '/'),
+    SIGN("colon", ':'),
+    SIGN("%", '%'),
+    SIGN("vec", KS_S_ACCENT),
+    SIGN("hat", KS_S_ACCENT),
+    SIGN("widehat", KS_S_ACCENT),
+    SIGN("tilde", KS_S_ACCENT),
+    FUNCTION("sin", KS_F_SIN),
+    FUNCTION("cos", KS_F_COS),
+    FUNCTION("tan", KS_F_TAN),
+    FUNCTION("cot", KS_F_COT),
+    FUNCTION("sec", KS_F_SEC),
+    FUNCTION("csc", KS_F_CSC),
+    FUNCTION("arcsin", KS_F_ASIN),
+    FUNCTION("arccos", KS_F_ACOS),
+    FUNCTION("arctan", KS_F_ATAN),
+    FUNCTION("sinh", KS_F_SINH),
+    FUNCTION("cosh", KS_F_COSH),
+    FUNCTION("tanh", KS_F_TANH),
+    FUNCTION("ln", KS_F_LN),
+    FUNCTION("log", KS_F_LOG),
+    FUNCTION("lg", KS_F_LOG),
+    FUNCTION("exp", KS_F_EXP),
+    FUNCTION("gcd", KS_F_GCD),
+    FUNCTION("lcm", KS_F_LCM),
+    FUNCTION("min", KS_F_MIN),
+    FUNCTION("max", KS_F_MAX),
+    SKIP("left"),
+    SKIP("right"),
+    SKIP("big"),
+    SKIP("Big"),
+    SKIP("bigl"),
+    SKIP("bigr"),
+    SKIP("Bigl"),
+    SKIP("Bigr"),
+    SKIP("bigg"),
+    SKIP("Bigg"),
+    SKIP("displaystyle"),
+    SKIP("textstyle"),
+    SKIP("quad"),
+    SKIP("qquad"),
+    SKIP(","),
+    SKIP(";"),
+    SKIP(":"),
+    SKIP("!"),
+    SKIP(" "),
+    SKIP(">"),
+    SKIP("limits"),
+    SKIP("nolimits"),
+    SKIP("rm"),
+    SKIP("bf"),
+    SKIP("angle"),
+    SKIP("operatorname"),
+    SKIP("mathbf"),
+    SKIP("boldsymbol"),
+    SKIP("bm"),
+    SKIP("mathit"),
+    SKIP("mathsf"),
+    SKIP("therefore"),
+    SKIP("triangle"),
+    SKIP("("),
+    SKIP(")"),
 };
 
 /* The same in plain text, as whole words. */
 static const name words[] = {
-    SIGN("pi", KS_S_PI), SIGN("sqrt", KS_S_SQRT), SIGN("cbrt", KS_S_CBRT),
-    SIGN("infinity", KS_S_INFINITY), SIGN("infty", KS_S_INFINITY),
-    SIGN("inf", KS_S_INFINITY), SIGN("oo", KS_S_INFINITY),
-    FUNCTION("sin", KS_F_SIN), FUNCTION("cos", KS_F_COS),
-    FUNCTION("tan", KS_F_TAN), FUNCTION("cot", KS_F_COT),
-    FUNCTION("sec", KS_F_SEC), FUNCTION("csc", KS_F_CSC),
-    FUNCTION("arcsin", KS_F_ASIN), FUNCTION("arccos", KS_F_ACOS),
-    FUNCTION("arctan", KS_F_ATAN), FUNCTION("asin", KS_F_ASIN),
-    FUNCTION("acos", KS_F_ACOS), FUNCTION("atan", KS_F_ATAN),
-    FUNCTION("sinh", KS_F_SINH), FUNCTION("cosh", KS_F_COSH),
-    FUNCTION("tanh", KS_F_TANH), FUNCTION("ln", KS_F_LN),
-    FUNCTION("log", KS_F_LOG), FUNCTION("exp", KS_F_EXP),
-    FUNCTION("abs", KS_F_ABS), FUNCTION("floor", KS_F_FLOOR),
-    FUNCTION("ceil", KS_F_CEIL), FUNCTION("gcd", KS_F_GCD),
-    FUNCTION("lcm", KS_F_LCM), FUNCTION("min", KS_F_MIN),
-    FUNCTION("max", KS_F_MAX),
+    SIGN("pi", KS_S_PI),           SIGN("sqrt", KS_S_SQRT),
+    SIGN("cbrt", KS_S_CBRT),       SIGN("infinity", KS_S_INFINITY),
+    SIGN("infty", KS_S_INFINITY),  SIGN("inf", KS_S_INFINITY),
+    SIGN("oo", KS_S_INFINITY),     FUNCTION("sin", KS_F_SIN),
+    FUNCTION("cos", KS_F_COS),     FUNCTION("tan", KS_F_TAN),
+    FUNCTION("cot", KS_F_COT),     FUNCTION("sec", KS_F_SEC),
+    FUNCTION("csc", KS_F_CSC),     FUNCTION("arcsin", KS_F_ASIN),
+    FUNCTION("arccos", KS_F_ACOS), FUNCTION("arctan", KS_F_ATAN),
+    FUNCTION("asin", KS_F_ASIN),   FUNCTION("acos", KS_F_ACOS),
+    FUNCTION("atan", KS_F_ATAN),   FUNCTION("sinh", KS_F_SINH),
+    FUNCTION("cosh", KS_F_COSH),   FUNCTION("tanh", KS_F_TANH),
+    FUNCTION("ln", KS_F_LN),       FUNCTION("log", KS_F_LOG),
+    FUNCTION("exp", KS_F_EXP),     FUNCTION("abs", KS_F_ABS),
+    FUNCTION("floor", KS_F_FLOOR), FUNCTION("ceil", KS_F_CEIL),
+    FUNCTION("gcd", KS_F_GCD),     FUNCTION("lcm", KS_F_LCM),
+    FUNCTION("min", KS_F_MIN),     FUNCTION("max", KS_F_MAX),
 };
 
-const char *ks__function_name(ks_function function)
-{
+const char *ks__function_name(ks_function function) {
     static const char *const names[KS_N_FUNCTIONS] = {
-        "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos",
-        "arctan", "sinh", "cosh", "tanh", "ln", "log", "exp", "abs", "floor",
-        "ceil", "factorial", "binomial", "gcd", "lcm", "min", "max",
+        "sin",       "cos",      "tan",    "cot",  "sec",   "csc",
+        "arcsin",    "arccos",   "arctan", "sinh", "cosh",  "tanh",
+        "ln",        "log",      "exp",    "abs",  "floor", "ceil",
+        "factorial", "binomial", "gcd",    "lcm",  "min",   "max",
     };
     return names[function];
 }
 
 static const name *look_up(const name *list, size_t n_list, const char *word,
-                           size_t n)
-{
+                           size_t n) {
     for (size_t i = 0; i < n_list; i++) {
         if (strlen(list[i].word) == n && memcmp(list[i].word, word, n) == 0)
             return &list[i];
@@ -113,26 +192,22 @@ typedef struct lexer {
     ks_tokens_of *out;
 } lexer;
 
-static bool digit(const lexer *l, size_t at)
-{
+static bool digit(const lexer *l, size_t at) {
     return at < l->n && l->text[at] >= '0' && l->text[at] <= '9';
 }
 
-static bool here(const lexer *l, size_t at, const char *mark)
-{
+static bool here(const lexer *l, size_t at, const char *mark) {
     size_t n = strlen(mark);
     return at <= l->n && l->n - at >= n && memcmp(l->text + at, mark, n) == 0;
 }
 
-static size_t run_of_digits(const lexer *l, size_t at)
-{
+static size_t run_of_digits(const lexer *l, size_t at) {
     size_t n = 0;
     while (digit(l, at + n)) n++;
     return n;
 }
 
-static ks_status add(lexer *l, ks_token token, ks_err *err)
-{
+static ks_status add(lexer *l, ks_token token, ks_err *err) {
     ks_tokens_of *out = l->out;
     ks_status st = ks_grow(&out->at, &out->capacity, out->n + 1,
                            sizeof *out->at, "tokens", err);
@@ -143,10 +218,9 @@ static ks_status add(lexer *l, ks_token token, ks_err *err)
     return KS_OK;
 }
 
-static ks_status add_sign(lexer *l, int code, size_t length, ks_err *err)
-{
-    ks_token token = {.type = KS_T_SIGN, .code = code,
-                      .text = {l->at, l->at + length}};
+static ks_status add_sign(lexer *l, int code, size_t length, ks_err *err) {
+    ks_token token = {
+        .type = KS_T_SIGN, .code = code, .text = {l->at, l->at + length}};
     l->at += length;
     return add(l, token, err);
 }
@@ -154,10 +228,9 @@ static ks_status add_sign(lexer *l, int code, size_t length, ks_err *err)
 /* ----------------------------------------------------------------- numbers */
 
 /* Length of a separator of groups of three at `at`, 0: none. */
-static size_t group_mark(const lexer *l, size_t at, bool *comma)
-{
-    static const char *const marks[] = {",\\!", "{,}\\!", "{,}", "\\,", "\\!",
-                                        "\\ ", "~", " "};
+static size_t group_mark(const lexer *l, size_t at, bool *comma) {
+    static const char *const marks[] = {",\\!", "{,}\\!", "{,}", "\\,",
+                                        "\\!",  "\\ ",    "~",   " "};
     *comma = false;
     for (size_t i = 0; i < KS_COUNT(marks); i++) {
         if (here(l, at, marks[i])) return strlen(marks[i]);
@@ -167,8 +240,7 @@ static size_t group_mark(const lexer *l, size_t at, bool *comma)
 }
 
 /* Whole digits with their groups. */
-static ks_status lex_whole(lexer *l, ks_token *token, ks_err *err)
-{
+static ks_status lex_whole(lexer *l, ks_token *token, ks_err *err) {
     ks_str *digits = &l->out->digits;
     size_t n = run_of_digits(l, l->at);
     ks_status st = ks_str_add(digits, l->text + l->at, n, err);
@@ -189,8 +261,7 @@ static ks_status lex_whole(lexer *l, ks_token *token, ks_err *err)
 }
 
 /* Digits after the point, and those that repeat for ever. */
-static ks_status lex_places(lexer *l, ks_token *token, ks_err *err)
-{
+static ks_status lex_places(lexer *l, ks_token *token, ks_err *err) {
     ks_str *digits = &l->out->digits;
     ks_status st = KS_OK;
     size_t mark = here(l, l->at, ".") ? 1 : here(l, l->at, "{,}") ? 3 : 0;
@@ -216,16 +287,18 @@ static ks_status lex_places(lexer *l, ks_token *token, ks_err *err)
         token->repeats = (int32_t)repeats;
         l->at += bar + repeats + 1;
     }
-    if (here(l, l->at, "...")) l->at += 3;
-    else if (here(l, l->at, "\\ldots")) l->at += strlen("\\ldots");
-    else if (here(l, l->at, "\\dots")) l->at += strlen("\\dots");
+    if (here(l, l->at, "..."))
+        l->at += 3;
+    else if (here(l, l->at, "\\ldots"))
+        l->at += strlen("\\ldots");
+    else if (here(l, l->at, "\\dots"))
+        l->at += strlen("\\dots");
 done:
     return st;
 }
 
 /* "1.5e-3", not "2e" or "2ex" */
-static void lex_exponent(lexer *l, ks_token *token)
-{
+static void lex_exponent(lexer *l, ks_token *token) {
     if (!here(l, l->at, "e") && !here(l, l->at, "E")) return;
     size_t at = l->at + 1;
     bool minus = here(l, at, "-");
@@ -238,8 +311,7 @@ static void lex_exponent(lexer *l, ks_token *token)
     l->at = at + n;
 }
 
-static ks_status lex_number(lexer *l, ks_err *err)
-{
+static ks_status lex_number(lexer *l, ks_err *err) {
     ks_status st = KS_OK;
     ks_token token = {.type = KS_T_NUMBER, .places = -1};
     token.text.begin = l->out->digits.length;
@@ -255,14 +327,15 @@ done:
 /* ---------------------------------------------------------------- commands */
 
 /* Content of the brace group at `at`; false when it does not close. */
-static bool group_at(const lexer *l, size_t at, ks_span *content)
-{
+static bool group_at(const lexer *l, size_t at, ks_span *content) {
     while (at < l->n && l->text[at] == ' ') at++;
     if (at >= l->n || l->text[at] != '{') return false;
     size_t depth = 0;
     for (size_t i = at; i < l->n; i++) {
-        if (l->text[i] == '\\') i++;
-        else if (l->text[i] == '{') depth++;
+        if (l->text[i] == '\\')
+            i++;
+        else if (l->text[i] == '{')
+            depth++;
         else if (l->text[i] == '}' && --depth == 0) {
             *content = (ks_span){at + 1, i};
             return true;
@@ -271,8 +344,7 @@ static bool group_at(const lexer *l, size_t at, ks_span *content)
     return false;
 }
 
-static bool is_letters(const char *text, ks_span s)
-{
+static bool is_letters(const char *text, ks_span s) {
     for (size_t i = s.begin; i < s.end; i++) {
         if (!isalpha((unsigned char)text[i])) return false;
     }
@@ -280,11 +352,10 @@ static bool is_letters(const char *text, ks_span s)
 }
 
 /* \text{...} and its kin; *took is false when it is none. */
-static ks_status lex_text(lexer *l, size_t length, bool *took, ks_err *err)
-{
-    static const char *const kin[] = {"text", "mathrm", "textbf", "textrm",
-                                      "mbox", "textit", "hbox", "operatorname",
-                                      "mathbb", "mathcal"};
+static ks_status lex_text(lexer *l, size_t length, bool *took, ks_err *err) {
+    static const char *const kin[] = {
+        "text",   "mathrm", "textbf",       "textrm", "mbox",
+        "textit", "hbox",   "operatorname", "mathbb", "mathcal"};
     ks_span content;
     size_t which = 0;
     *took = false;
@@ -303,9 +374,9 @@ static ks_status lex_text(lexer *l, size_t length, bool *took, ks_err *err)
         token.type = KS_T_SIGN;
         token.code = KS_S_REALS;
     } else if (is_letters(l->text, word)) {
-        const name *known = look_up(words, KS_COUNT(words),
-                                    l->text + word.begin,
-                                    word.end - word.begin);
+        const name *known =
+            look_up(words, KS_COUNT(words), l->text + word.begin,
+                    word.end - word.begin);
         if (known != NULL) {
             token.type = known->type;
             token.code = known->code;
@@ -317,33 +388,32 @@ static ks_status lex_text(lexer *l, size_t length, bool *took, ks_err *err)
 
 /* \begin{pmatrix} and \end{pmatrix} */
 static ks_status lex_environment(lexer *l, size_t length, bool *known,
-                                 ks_err *err)
-{
+                                 ks_err *err) {
     ks_span content;
     bool begin = length == 6;
     *known = group_at(l, l->at + length, &content);
     if (!*known) return KS_OK;
-    ks_token token = {.type = KS_T_SIGN, .text = content,
+    ks_token token = {.type = KS_T_SIGN,
+                      .text = content,
                       .code = begin ? KS_S_BEGIN : KS_S_END};
     l->at = content.end + 1;
     bool array = content.end - content.begin == 5 &&
                  memcmp(l->text + content.begin, "array", 5) == 0;
     ks_span columns;
-    if (begin && array && group_at(l, l->at, &columns))
-        l->at = columns.end + 1;
+    if (begin && array && group_at(l, l->at, &columns)) l->at = columns.end + 1;
     return add(l, token, err);
 }
 
 static const char *const greek[] = {
-    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta",
-    "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho",
-    "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega",
-    "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi",
-    "Omega", "ell", "ldots", "cdots", "dots", "aleph",
+    "alpha",  "beta",  "gamma",    "delta", "epsilon", "varepsilon", "zeta",
+    "eta",    "theta", "vartheta", "iota",  "kappa",   "lambda",     "mu",
+    "nu",     "xi",    "rho",      "sigma", "tau",     "upsilon",    "phi",
+    "varphi", "chi",   "psi",      "omega", "Gamma",   "Delta",      "Theta",
+    "Lambda", "Xi",    "Pi",       "Sigma", "Phi",     "Psi",        "Omega",
+    "ell",    "ldots", "cdots",    "dots",  "aleph",
 };
 
-static bool is_greek(const char *word, size_t n)
-{
+static bool is_greek(const char *word, size_t n) {
     for (size_t i = 0; i < KS_COUNT(greek); i++) {
         if (strlen(greek[i]) == n && memcmp(greek[i], word, n) == 0)
             return true;
@@ -351,8 +421,7 @@ static bool is_greek(const char *word, size_t n)
     return false;
 }
 
-static ks_status skip_command(lexer *l, size_t length)
-{
+static ks_status skip_command(lexer *l, size_t length) {
     const char *word = l->text + l->at + 1;
     bool delimiter = (length == 5 && memcmp(word, "left", 4) == 0) ||
                      (length == 6 && memcmp(word, "right", 5) == 0);
@@ -364,8 +433,7 @@ static ks_status skip_command(lexer *l, size_t length)
     return KS_OK;
 }
 
-static ks_status lex_command(lexer *l, bool *known, ks_err *err)
-{
+static ks_status lex_command(lexer *l, bool *known, ks_err *err) {
     size_t n = 1; /* with the backslash */
     while (l->at + n < l->n && isalpha((unsigned char)l->text[l->at + n])) n++;
     if (n == 1 && l->at + n < l->n) n = 2;
@@ -401,8 +469,7 @@ static ks_status lex_command(lexer *l, bool *known, ks_err *err)
 
 /* ------------------------------------------------------------------- words */
 
-static ks_status lex_letters(lexer *l, ks_err *err)
-{
+static ks_status lex_letters(lexer *l, ks_err *err) {
     size_t n = 0;
     while (l->at + n < l->n && isalpha((unsigned char)l->text[l->at + n])) n++;
     ks_token token = {.type = KS_T_LETTERS, .text = {l->at, l->at + n}};
@@ -415,14 +482,18 @@ static ks_status lex_letters(lexer *l, ks_err *err)
     return add(l, token, err);
 }
 
-static ks_status lex_sign(lexer *l, bool *known, ks_err *err)
-{
+static ks_status lex_sign(lexer *l, bool *known, ks_err *err) {
     static const struct {
         const char *mark;
         int code;
     } pairs[] = {
-        {"**", '^'}, {"<=", KS_S_LE}, {">=", KS_S_GE}, {"!=", KS_S_NE},
-        {"==", '='}, {"^\\circ", KS_S_DEGREE}, {"^{\\circ}", KS_S_DEGREE},
+        {"**", '^'},
+        {"<=", KS_S_LE},
+        {">=", KS_S_GE},
+        {"!=", KS_S_NE},
+        {"==", '='},
+        {"^\\circ", KS_S_DEGREE},
+        {"^{\\circ}", KS_S_DEGREE},
         {"^\\degree", KS_S_DEGREE},
     };
     for (size_t i = 0; i < KS_COUNT(pairs); i++) {
@@ -438,8 +509,7 @@ static ks_status lex_sign(lexer *l, bool *known, ks_err *err)
 }
 
 ks_status ks__expr_lex(const char *text, size_t n, bool group,
-                       ks_tokens_of *out, bool *known, ks_err *err)
-{
+                       ks_tokens_of *out, bool *known, ks_err *err) {
     ks_status st = KS_OK;
     lexer l = {.text = text, .n = n, .group = group, .out = out};
     *known = true;
@@ -469,8 +539,7 @@ done:
     return st;
 }
 
-void ks__expr_lex_free(ks_tokens_of *tokens)
-{
+void ks__expr_lex_free(ks_tokens_of *tokens) {
     free(tokens->at);
     ks_str_free(&tokens->digits);
     *tokens = (ks_tokens_of){0};

@@ -18,8 +18,7 @@
 
 /* ------------------------------------------------------------------- nodes */
 
-int32_t ks__node_add(parser *p, ks_kind kind, int code)
-{
+int32_t ks__node_add(parser *p, ks_kind kind, int code) {
     ks_tree *t = p->tree;
     if (p->failed) return -1;
     p->status = ks_grow(&t->at, &t->capacity, t->n + 1, sizeof *t->at,
@@ -34,8 +33,7 @@ int32_t ks__node_add(parser *p, ks_kind kind, int code)
     return (int32_t)t->n++;
 }
 
-int32_t ks__node_of(parser *p, ks_kind kind, int code, int32_t a, int32_t b)
-{
+int32_t ks__node_of(parser *p, ks_kind kind, int code, int32_t a, int32_t b) {
     int32_t node = ks__node_add(p, kind, code);
     if (p->failed) return -1;
     p->tree->at[node].first = a;
@@ -45,43 +43,39 @@ int32_t ks__node_of(parser *p, ks_kind kind, int code, int32_t a, int32_t b)
 }
 
 /* Appends child after last (the node's last child so far, -1: none). */
-static void append(parser *p, int32_t node, int32_t *last, int32_t child)
-{
+static void append(parser *p, int32_t node, int32_t *last, int32_t child) {
     if (p->failed) return;
-    if (*last < 0) p->tree->at[node].first = child;
-    else p->tree->at[*last].next = child;
+    if (*last < 0)
+        p->tree->at[node].first = child;
+    else
+        p->tree->at[*last].next = child;
     p->tree->at[child].next = -1;
     *last = child;
 }
 
-int32_t ks__parse_fail(parser *p)
-{
+int32_t ks__parse_fail(parser *p) {
     p->failed = true;
     return -1;
 }
 
 /* ------------------------------------------------------------------ tokens */
 
-ks_token *ks__peek(parser *p)
-{
+ks_token *ks__peek(parser *p) {
     return &p->tree->tokens.at[p->at];
 }
 
-bool ks__is_sign(parser *p, int code)
-{
+bool ks__is_sign(parser *p, int code) {
     ks_token *t = ks__peek(p);
     return t->type == KS_T_SIGN && t->code == code;
 }
 
-bool ks__take_sign(parser *p, int code)
-{
+bool ks__take_sign(parser *p, int code) {
     if (!ks__is_sign(p, code)) return false;
     p->at++;
     return true;
 }
 
-bool ks__is_word(parser *p, const char *word)
-{
+bool ks__is_word(parser *p, const char *word) {
     ks_token *t = ks__peek(p);
     size_t n = t->text.end - t->text.begin;
     return (t->type == KS_T_LETTERS || t->type == KS_T_TEXT) &&
@@ -89,15 +83,13 @@ bool ks__is_word(parser *p, const char *word)
            strncasecmp(p->tree->text.data + t->text.begin, word, n) == 0;
 }
 
-static bool take_word(parser *p, const char *word)
-{
+static bool take_word(parser *p, const char *word) {
     if (!ks__is_word(p, word)) return false;
     p->at++;
     return true;
 }
 
-static bool is_separator(parser *p)
-{
+static bool is_separator(parser *p) {
     return ks__is_sign(p, ',') || ks__is_sign(p, ';') ||
            ks__is_word(p, "and") || ks__is_word(p, "or") ||
            ks__is_word(p, ", and") || ks__is_word(p, ", or");
@@ -106,8 +98,7 @@ static bool is_separator(parser *p)
 /* ------------------------------------------------------------------- terms */
 
 /* A word that ends the value: a unit or a label. */
-static bool is_unit_here(parser *p)
-{
+static bool is_unit_here(parser *p) {
     ks_token *t = ks__peek(p);
     if (t->type == KS_T_TEXT) return true;
     if (t->type != KS_T_LETTERS || p->at == 0 || p->has_symbol) return false;
@@ -118,8 +109,7 @@ static bool is_unit_here(parser *p)
     return ks__unit_known(word, n) || (n >= 3 && t->spaced);
 }
 
-bool ks__starts_factor(parser *p)
-{
+bool ks__starts_factor(parser *p) {
     ks_token *t = ks__peek(p);
     switch (t->type) {
     case KS_T_SYMBOL:
@@ -155,8 +145,7 @@ bool ks__starts_factor(parser *p)
     }
 }
 
-static int32_t subscript(parser *p, int32_t base)
-{
+static int32_t subscript(parser *p, int32_t base) {
     ks_token *t = ks__peek(p);
     size_t begin = t->text.begin, end = t->text.end;
     const char *text = p->tree->text.data;
@@ -186,8 +175,7 @@ static int32_t subscript(parser *p, int32_t base)
     return ks__rename(p, base, text + end, close - end);
 }
 
-static int32_t postfix(parser *p)
-{
+static int32_t postfix(parser *p) {
     int32_t node = ks__parse_primary(p);
     for (int i = 0; i < 4 && !p->failed; i++) {
         if (ks__take_sign(p, '!'))
@@ -196,15 +184,16 @@ static int32_t postfix(parser *p)
             node = ks__node_of(p, KS_X_PERCENT, 0, node, -1);
         else if (ks__take_sign(p, KS_S_DEGREE))
             node = ks__node_of(p, KS_X_DEGREE, 0, node, -1);
-        else if (ks__take_sign(p, '_')) node = subscript(p, node);
-        else break;
+        else if (ks__take_sign(p, '_'))
+            node = subscript(p, node);
+        else
+            break;
     }
     return node;
 }
 
 /* In braces, or one signed primary. */
-int32_t ks__parse_exponent(parser *p)
-{
+int32_t ks__parse_exponent(parser *p) {
     bool before = p->plain_numbers;
     p->plain_numbers = true;
     int32_t node;
@@ -222,8 +211,7 @@ int32_t ks__parse_exponent(parser *p)
     return node;
 }
 
-int32_t ks__parse_power(parser *p)
-{
+int32_t ks__parse_power(parser *p) {
     if (++p->depth > KS_EXPR_DEPTH) return ks__parse_fail(p);
     int32_t base = postfix(p);
     if (!p->failed && ks__take_sign(p, '^')) {
@@ -245,8 +233,7 @@ int32_t ks__parse_power(parser *p)
     return base;
 }
 
-static int32_t sign(parser *p)
-{
+static int32_t sign(parser *p) {
     if (++p->depth > KS_EXPR_DEPTH) return ks__parse_fail(p);
     int32_t node;
     if (ks__take_sign(p, '+')) {
@@ -269,8 +256,7 @@ static int32_t sign(parser *p)
 /* Adds one more operand to a sum or product that starts with `left`: flat, so
  * that a long sum is no deep tree. */
 static int32_t extend(parser *p, ks_kind kind, int32_t node, int32_t *last,
-                      int32_t left, int32_t right)
-{
+                      int32_t left, int32_t right) {
     if (!p->failed && node < 0) {
         node = ks__node_add(p, kind, 0);
         append(p, node, last, left);
@@ -279,8 +265,7 @@ static int32_t extend(parser *p, ks_kind kind, int32_t node, int32_t *last,
     return p->failed ? -1 : node;
 }
 
-static int32_t term(parser *p)
-{
+static int32_t term(parser *p) {
     int32_t first = sign(p), node = -1, last = -1;
     while (!p->failed) {
         int code = 0;
@@ -301,8 +286,7 @@ static int32_t term(parser *p)
     return p->failed ? -1 : node < 0 ? first : node;
 }
 
-int32_t ks__parse_sum(parser *p)
-{
+int32_t ks__parse_sum(parser *p) {
     if (++p->depth > KS_EXPR_DEPTH) return ks__parse_fail(p);
     int32_t first = term(p), node = -1, last = -1;
     while (!p->failed) {
@@ -322,8 +306,7 @@ int32_t ks__parse_sum(parser *p)
 
 /* --------------------------------------------------------------- relations */
 
-static int32_t setop(parser *p)
-{
+static int32_t setop(parser *p) {
     int32_t left = ks__parse_sum(p);
     int operations = 0;
     while (!p->failed && operations++ < KS_EXPR_DEPTH &&
@@ -337,8 +320,7 @@ static int32_t setop(parser *p)
     return left;
 }
 
-static int32_t ratio(parser *p)
-{
+static int32_t ratio(parser *p) {
     int32_t first = setop(p), last = -1;
     if (p->failed || p->builder || !ks__is_sign(p, ':')) return first;
     int32_t node = ks__node_add(p, KS_X_RATIO, 0);
@@ -351,8 +333,7 @@ static int32_t ratio(parser *p)
 }
 
 /* Appends the token to the words of a unit; false when it belongs to none. */
-static bool unit_token(parser *p, ks_str *words, int *depth, bool *raised)
-{
+static bool unit_token(parser *p, ks_str *words, int *depth, bool *raised) {
     ks_token *t = ks__peek(p);
     const char *text = p->tree->text.data + t->text.begin;
     size_t n = t->text.end - t->text.begin;
@@ -380,8 +361,7 @@ static bool unit_token(parser *p, ks_str *words, int *depth, bool *raised)
 }
 
 /* The unit behind a value: "miles per hour", "cm^2", "apples". */
-static int32_t unit(parser *p, int32_t value)
-{
+static int32_t unit(parser *p, int32_t value) {
     ks_str words = {0};
     ks_unit read;
     int depth = 0;
@@ -390,8 +370,8 @@ static int32_t unit(parser *p, int32_t value)
     while (p->status == KS_OK && unit_token(p, &words, &depth, &raised))
         p->at++;
     if (p->status == KS_OK && p->currency != NULL && words.length == 0) {
-        p->status = ks_str_add(&words, p->currency, strlen(p->currency),
-                               p->err);
+        p->status =
+            ks_str_add(&words, p->currency, strlen(p->currency), p->err);
     }
     p->currency = NULL;
     p->failed = p->status != KS_OK;
@@ -403,8 +383,7 @@ static int32_t unit(parser *p, int32_t value)
     return p->failed ? -1 : value;
 }
 
-static int relation_sign(parser *p)
-{
+static int relation_sign(parser *p) {
     ks_token *t = ks__peek(p);
     if (t->type != KS_T_SIGN) return 0;
     switch (t->code) {
@@ -423,9 +402,8 @@ static int relation_sign(parser *p)
     }
 }
 
-static void skip_lead(parser *p)
-{
-    static const char *const lead[] = {"is", "equals", "approximately",
+static void skip_lead(parser *p) {
+    static const char *const lead[] = {"is",    "equals", "approximately",
                                        "about", "around", "are"};
     bool more = true;
     while (more) {
@@ -435,8 +413,7 @@ static void skip_lead(parser *p)
     }
 }
 
-int32_t ks__parse_relation(parser *p)
-{
+int32_t ks__parse_relation(parser *p) {
     if (++p->depth > KS_EXPR_DEPTH) return ks__parse_fail(p);
     p->has_symbol = false;
     skip_lead(p);
@@ -459,8 +436,7 @@ int32_t ks__parse_relation(parser *p)
     return p->failed ? -1 : node < 0 ? left : node;
 }
 
-int32_t ks__parse_list(parser *p, ks_kind kind, int code)
-{
+int32_t ks__parse_list(parser *p, ks_kind kind, int code) {
     int32_t node = ks__node_add(p, kind, code), last = -1;
     while (!p->failed) {
         append(p, node, &last, ks__parse_relation(p));

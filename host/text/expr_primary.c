@@ -8,27 +8,30 @@
 
 /* ----------------------------------------------------------------- numbers */
 
-int ks__magnitude(const char *word, size_t n)
-{
+int ks__magnitude(const char *word, size_t n) {
     static const struct {
         const char *word;
         int zeros;
-    } list[] = {{"hundred", 2}, {"thousand", 3}, {"million", 6},
-                {"billion", 9}, {"trillion", 12}};
+    } list[] = {{"hundred", 2},
+                {"thousand", 3},
+                {"million", 6},
+                {"billion", 9},
+                {"trillion", 12}};
     for (size_t i = 0; i < KS_COUNT(list); i++) {
-        if (strlen(list[i].word) == n && strncasecmp(list[i].word, word, n) == 0)
+        if (strlen(list[i].word) == n &&
+            strncasecmp(list[i].word, word, n) == 0)
             return list[i].zeros;
     }
     return 0;
 }
 
-int ks__number_word(const char *word, size_t n)
-{
+int ks__number_word(const char *word, size_t n) {
     static const char *const list[] = {
-        "zero", "one", "two", "three", "four", "five", "six", "seven",
-        "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
-        "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-        "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"};
+        "zero",     "one",      "two",      "three",   "four",    "five",
+        "six",      "seven",    "eight",    "nine",    "ten",     "eleven",
+        "twelve",   "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
+        "eighteen", "nineteen", "twenty",   "thirty",  "forty",   "fifty",
+        "sixty",    "seventy",  "eighty",   "ninety"};
     for (int i = 0; i < (int)KS_COUNT(list); i++) {
         if (strlen(list[i]) == n && strncasecmp(list[i], word, n) == 0)
             return i <= 20 ? i : (i - 18) * 10;
@@ -37,8 +40,7 @@ int ks__number_word(const char *word, size_t n)
 }
 
 /* digits[begin,end) as an integer. */
-static bool read_integer(parser *p, ks_span s, mpz_ptr out)
-{
+static bool read_integer(parser *p, ks_span s, mpz_ptr out) {
     size_t n = s.end - s.begin;
     char *copy = malloc(n + 2);
     if (copy == NULL) {
@@ -53,27 +55,26 @@ static bool read_integer(parser *p, ks_span s, mpz_ptr out)
     return true;
 }
 
-static int32_t significant(const char *digits, ks_span s)
-{
+static int32_t significant(const char *digits, ks_span s) {
     while (s.begin < s.end && digits[s.begin] == '0') s.begin++;
     return (int32_t)KS_MIN(s.end - s.begin, (size_t)INT32_MAX);
 }
 
 /* value *= 10^e */
-static void scale_ten(mpq_ptr value, long e)
-{
+static void scale_ten(mpq_ptr value, long e) {
     mpz_t ten;
     mpz_init(ten);
     mpz_ui_pow_ui(ten, 10, (unsigned long)(e < 0 ? -e : e));
-    if (e < 0) mpz_mul(mpq_denref(value), mpq_denref(value), ten);
-    else mpz_mul(mpq_numref(value), mpq_numref(value), ten);
+    if (e < 0)
+        mpz_mul(mpq_denref(value), mpq_denref(value), ten);
+    else
+        mpz_mul(mpq_numref(value), mpq_numref(value), ten);
     mpq_canonicalize(value);
     mpz_clear(ten);
 }
 
 /* The digits `s` of a number token as a node. */
-static int32_t number_of(parser *p, const ks_token *t, ks_span s)
-{
+static int32_t number_of(parser *p, const ks_token *t, ks_span s) {
     int32_t node = ks__node_add(p, KS_X_NUMBER, 0);
     if (p->failed) return -1;
     ks_node *x = &p->tree->at[node];
@@ -106,31 +107,27 @@ static int32_t number_of(parser *p, const ks_token *t, ks_span s)
     return node;
 }
 
-static int32_t whole_number(parser *p, unsigned long value)
-{
+static int32_t whole_number(parser *p, unsigned long value) {
     int32_t node = ks__node_add(p, KS_X_NUMBER, 0);
     if (p->failed) return -1;
     mpq_set_ui(p->tree->at[node].value, value, 1);
     return node;
 }
 
-static int32_t ten_to(parser *p, int zeros)
-{
+static int32_t ten_to(parser *p, int zeros) {
     int32_t node = whole_number(p, 1);
     if (!p->failed) scale_ten(p->tree->at[node].value, zeros);
     return node;
 }
 
-static bool is_whole(parser *p, int32_t node)
-{
+static bool is_whole(parser *p, int32_t node) {
     ks_node *x = &p->tree->at[node];
     return x->kind == KS_X_NUMBER && !x->decimal &&
            mpz_cmp_ui(mpq_denref(x->value), 1) == 0;
 }
 
 /* 2\frac{1}{2} and "2 1/2": a sum. */
-static int32_t mixed(parser *p, int32_t whole, bool spaced_slash)
-{
+static int32_t mixed(parser *p, int32_t whole, bool spaced_slash) {
     int32_t part;
     if (spaced_slash) {
         ks_token *above = ks__peek(p), *below = above + 2;
@@ -149,8 +146,7 @@ static int32_t mixed(parser *p, int32_t whole, bool spaced_slash)
     return ks__node_of(p, is_mixed ? KS_X_ADD : KS_X_MUL, 0, whole, part);
 }
 
-static int32_t number(parser *p)
-{
+static int32_t number(parser *p) {
     ks_token *t = ks__peek(p);
     int32_t node = number_of(p, t, t->text);
     bool whole = t->places < 0 && t->exponent == 0;
@@ -166,8 +162,7 @@ static int32_t number(parser *p)
     return node;
 }
 
-int32_t ks__number_in_base(parser *p, int32_t number)
-{
+int32_t ks__number_in_base(parser *p, int32_t number) {
     bool braces = ks__take_sign(p, '{');
     ks_token *t = ks__peek(p);
     mpz_t base;
@@ -188,22 +183,20 @@ int32_t ks__number_in_base(parser *p, int32_t number)
 
 /* ------------------------------------------------------------------- names */
 
-static int32_t symbol(parser *p, size_t begin, size_t end)
-{
+static int32_t symbol(parser *p, size_t begin, size_t end) {
     int32_t node = ks__node_add(p, KS_X_SYMBOL, 0);
     if (!p->failed) p->tree->at[node].text = (ks_span){begin, end};
     p->has_symbol = true;
     return node;
 }
 
-int32_t ks__rename(parser *p, int32_t node, const char *suffix, size_t n)
-{
+int32_t ks__rename(parser *p, int32_t node, const char *suffix, size_t n) {
     ks_tree *t = p->tree;
     ks_str name = {0};
     ks_span s = t->at[node].text;
     ks_span tight = ks_text_trim(suffix, (ks_span){0, n});
-    p->status = ks_str_add(&name, t->text.data + s.begin, s.end - s.begin,
-                           p->err);
+    p->status =
+        ks_str_add(&name, t->text.data + s.begin, s.end - s.begin, p->err);
     if (p->status == KS_OK) p->status = ks_str_add(&name, "_", 1, p->err);
     if (p->status == KS_OK)
         p->status = ks_str_add(&name, suffix + tight.begin,
@@ -217,8 +210,7 @@ int32_t ks__rename(parser *p, int32_t node, const char *suffix, size_t n)
     return node;
 }
 
-int32_t ks__node_unit(parser *p, int32_t value, const ks_unit *unit)
-{
+int32_t ks__node_unit(parser *p, int32_t value, const ks_unit *unit) {
     ks_tree *t = p->tree;
     p->status = ks_grow(&t->units, &t->unit_capacity, t->n_units + 1,
                         sizeof *t->units, "units", p->err);
@@ -228,8 +220,7 @@ int32_t ks__node_unit(parser *p, int32_t value, const ks_unit *unit)
 }
 
 /* "xy" is x times y, "five" 5, "million" 10^6; longer words mean nothing. */
-static int32_t letters(parser *p)
-{
+static int32_t letters(parser *p) {
     ks_token *t = ks__peek(p);
     const char *word = p->tree->text.data + t->text.begin;
     size_t n = t->text.end - t->text.begin;
@@ -246,8 +237,7 @@ static int32_t letters(parser *p)
     return symbol(p, begin, begin + 1);
 }
 
-static int32_t text(parser *p)
-{
+static int32_t text(parser *p) {
     ks_token *t = ks__peek(p);
     const char *word = p->tree->text.data + t->text.begin;
     size_t n = t->text.end - t->text.begin;
@@ -260,8 +250,7 @@ static int32_t text(parser *p)
 }
 
 /* \vec{v}, \overline{AB}: one name */
-static int32_t accented(parser *p)
-{
+static int32_t accented(parser *p) {
     size_t begin = ks__peek(p)->text.begin;
     p->at++;
     if (!ks__take_sign(p, '{')) {
@@ -289,8 +278,7 @@ typedef struct inside {
     const char *currency;
 } inside;
 
-static inside enter(parser *p)
-{
+static inside enter(parser *p) {
     inside before = {p->has_symbol, p->plain_numbers, p->builder, p->bars,
                      p->currency};
     p->plain_numbers = p->builder = false;
@@ -299,8 +287,7 @@ static inside enter(parser *p)
     return before;
 }
 
-static void leave(parser *p, inside before)
-{
+static void leave(parser *p, inside before) {
     p->has_symbol = p->has_symbol || before.has_symbol;
     p->plain_numbers = before.plain_numbers;
     p->builder = before.builder;
@@ -309,8 +296,7 @@ static void leave(parser *p, inside before)
 }
 
 /* Ends at ) or ] (also [ after ]: French); one part alone is grouping. */
-static int32_t brackets(parser *p)
-{
+static int32_t brackets(parser *p) {
     int open = ks__peek(p)->code;
     p->at++;
     inside before = enter(p);
@@ -332,8 +318,7 @@ static int32_t brackets(parser *p)
 }
 
 /* \{...\}, or braces of plain text with a comma inside. */
-static int32_t set(parser *p)
-{
+static int32_t set(parser *p) {
     p->at++;
     if (ks__take_sign(p, KS_S_SET_CLOSE)) return ks__node_add(p, KS_X_EMPTY, 0);
     inside before = enter(p);
@@ -355,12 +340,12 @@ static int32_t set(parser *p)
         }
     }
     leave(p, before);
-    if (p->failed || !ks__take_sign(p, KS_S_SET_CLOSE)) return ks__parse_fail(p);
+    if (p->failed || !ks__take_sign(p, KS_S_SET_CLOSE))
+        return ks__parse_fail(p);
     return node;
 }
 
-static int32_t braces(parser *p)
-{
+static int32_t braces(parser *p) {
     p->at++;
     if (ks__take_sign(p, '}')) return ks__node_add(p, KS_X_EMPTY, 0);
     inside before = enter(p);
@@ -371,8 +356,7 @@ static int32_t braces(parser *p)
     return p->tree->at[x->first].next < 0 ? x->first : node;
 }
 
-static int32_t enclosed(parser *p, int close, ks_function function)
-{
+static int32_t enclosed(parser *p, int close, ks_function function) {
     p->at++;
     inside before = enter(p);
     if (close == '|') p->bars = 1;
@@ -382,8 +366,7 @@ static int32_t enclosed(parser *p, int close, ks_function function)
     return ks__node_of(p, KS_X_FUNCTION, (int)function, node, -1);
 }
 
-static int32_t matrix(parser *p)
-{
+static int32_t matrix(parser *p) {
     ks_span name = ks__peek(p)->text;
     const char *word = p->tree->text.data + name.begin;
     size_t n = name.end - name.begin;
@@ -397,8 +380,10 @@ static int32_t matrix(parser *p)
     while (!p->failed && !ks__is_sign(p, KS_S_END)) {
         int32_t cell = ks__parse_sum(p);
         if (p->failed) break;
-        if (last < 0) p->tree->at[node].first = cell;
-        else p->tree->at[last].next = cell;
+        if (last < 0)
+            p->tree->at[node].first = cell;
+        else
+            p->tree->at[last].next = cell;
         p->tree->at[cell].next = -1;
         last = cell;
         column++;
@@ -419,8 +404,7 @@ static int32_t matrix(parser *p)
 /* --------------------------------------------- functions, fractions, roots */
 
 /* {...}, one digit, one letter or one command. */
-static int32_t argument(parser *p, bool one_digit)
-{
+static int32_t argument(parser *p, bool one_digit) {
     ks_token *t = ks__peek(p);
     bool before = p->plain_numbers;
     int32_t node;
@@ -439,8 +423,7 @@ static int32_t argument(parser *p, bool one_digit)
     return node;
 }
 
-static int32_t fraction(parser *p)
-{
+static int32_t fraction(parser *p) {
     p->at++;
     int32_t above = argument(p, true);
     int32_t below = p->failed ? -1 : argument(p, true);
@@ -448,8 +431,7 @@ static int32_t fraction(parser *p)
     return ks__node_of(p, KS_X_DIV, 0, above, below);
 }
 
-static int32_t root(parser *p, unsigned long degree)
-{
+static int32_t root(parser *p, unsigned long degree) {
     p->at++;
     int32_t index = -1;
     if (ks__take_sign(p, '[')) {
@@ -465,8 +447,7 @@ static int32_t root(parser *p, unsigned long degree)
 }
 
 /* What a function without brackets takes: factors up to a sign. */
-static int32_t open_argument(parser *p)
-{
+static int32_t open_argument(parser *p) {
     int32_t left = ks__parse_power(p);
     while (!p->failed && ks__starts_factor(p) &&
            ks__peek(p)->type != KS_T_FUNCTION && !ks__is_sign(p, '(')) {
@@ -476,24 +457,25 @@ static int32_t open_argument(parser *p)
     return left;
 }
 
-static bool inverse_of(int *function)
-{
-    if (*function == KS_F_SIN) *function = KS_F_ASIN;
-    else if (*function == KS_F_COS) *function = KS_F_ACOS;
-    else if (*function == KS_F_TAN) *function = KS_F_ATAN;
-    else return false;
+static bool inverse_of(int *function) {
+    if (*function == KS_F_SIN)
+        *function = KS_F_ASIN;
+    else if (*function == KS_F_COS)
+        *function = KS_F_ACOS;
+    else if (*function == KS_F_TAN)
+        *function = KS_F_ATAN;
+    else
+        return false;
     return true;
 }
 
-static bool is_minus_one(parser *p, int32_t node)
-{
+static bool is_minus_one(parser *p, int32_t node) {
     ks_node *x = &p->tree->at[node];
     return x->kind == KS_X_NEG && is_whole(p, x->first) &&
            mpq_cmp_ui(p->tree->at[x->first].value, 1, 1) == 0;
 }
 
-static int32_t function(parser *p)
-{
+static int32_t function(parser *p) {
     int code = ks__peek(p)->code;
     int32_t base = -1, power = -1, node;
     p->at++;
@@ -519,8 +501,7 @@ static int32_t function(parser *p)
     return power < 0 ? node : ks__node_of(p, KS_X_POW, 0, node, power);
 }
 
-static int32_t binomial(parser *p)
-{
+static int32_t binomial(parser *p) {
     p->at++;
     int32_t n = argument(p, true);
     int32_t k = p->failed ? -1 : argument(p, true);
@@ -528,14 +509,15 @@ static int32_t binomial(parser *p)
     return ks__node_of(p, KS_X_FUNCTION, KS_F_BINOMIAL, n, k);
 }
 
-static int32_t by_sign(parser *p)
-{
+static int32_t by_sign(parser *p) {
     int code = ks__peek(p)->code;
     static const struct {
         int code;
         ks_kind kind;
-    } constants[] = {{KS_S_PI, KS_X_PI}, {KS_S_INFINITY, KS_X_INFINITY},
-                     {KS_S_EMPTY, KS_X_EMPTY}, {KS_S_REALS, KS_X_REALS}};
+    } constants[] = {{KS_S_PI, KS_X_PI},
+                     {KS_S_INFINITY, KS_X_INFINITY},
+                     {KS_S_EMPTY, KS_X_EMPTY},
+                     {KS_S_REALS, KS_X_REALS}};
     for (size_t i = 0; i < KS_COUNT(constants); i++) {
         if (code != constants[i].code) continue;
         p->at++;
@@ -545,46 +527,71 @@ static int32_t by_sign(parser *p)
     case '(':
     case '[':
     case ']':
-    case KS_S_ANGLE_OPEN: return brackets(p);
-    case '{': return braces(p);
-    case KS_S_SET_OPEN: return set(p);
-    case '|': return enclosed(p, '|', KS_F_ABS);
-    case KS_S_BAR_OPEN: return enclosed(p, KS_S_BAR_CLOSE, KS_F_ABS);
-    case KS_S_FLOOR_OPEN: return enclosed(p, KS_S_FLOOR_CLOSE, KS_F_FLOOR);
-    case KS_S_CEIL_OPEN: return enclosed(p, KS_S_CEIL_CLOSE, KS_F_CEIL);
-    case KS_S_FRAC: return fraction(p);
-    case KS_S_SQRT: return root(p, 2);
-    case KS_S_CBRT: return root(p, 3);
-    case KS_S_BINOM: return binomial(p);
+    case KS_S_ANGLE_OPEN:
+        return brackets(p);
+    case '{':
+        return braces(p);
+    case KS_S_SET_OPEN:
+        return set(p);
+    case '|':
+        return enclosed(p, '|', KS_F_ABS);
+    case KS_S_BAR_OPEN:
+        return enclosed(p, KS_S_BAR_CLOSE, KS_F_ABS);
+    case KS_S_FLOOR_OPEN:
+        return enclosed(p, KS_S_FLOOR_CLOSE, KS_F_FLOOR);
+    case KS_S_CEIL_OPEN:
+        return enclosed(p, KS_S_CEIL_CLOSE, KS_F_CEIL);
+    case KS_S_FRAC:
+        return fraction(p);
+    case KS_S_SQRT:
+        return root(p, 2);
+    case KS_S_CBRT:
+        return root(p, 3);
+    case KS_S_BINOM:
+        return binomial(p);
     case KS_S_ACCENT:
-    case KS_S_OVERLINE: return accented(p);
-    case KS_S_BEGIN: return matrix(p);
+    case KS_S_OVERLINE:
+        return accented(p);
+    case KS_S_BEGIN:
+        return matrix(p);
     case KS_S_DOLLAR:
     case KS_S_EURO:
     case KS_S_STERLING:
         p->currency = code == KS_S_DOLLAR ? "dollar"
-                      : code == KS_S_EURO ? "euro" : "gbp";
+                      : code == KS_S_EURO ? "euro"
+                                          : "gbp";
         p->at++;
         return ks__parse_primary(p);
-    default: return ks__parse_fail(p);
+    default:
+        return ks__parse_fail(p);
     }
 }
 
-int32_t ks__parse_primary(parser *p)
-{
+int32_t ks__parse_primary(parser *p) {
     if (p->failed || ++p->depth > KS_EXPR_DEPTH) return ks__parse_fail(p);
     int32_t node;
     switch (ks__peek(p)->type) {
-    case KS_T_NUMBER: node = number(p); break;
-    case KS_T_LETTERS: node = letters(p); break;
+    case KS_T_NUMBER:
+        node = number(p);
+        break;
+    case KS_T_LETTERS:
+        node = letters(p);
+        break;
     case KS_T_SYMBOL:
         node = symbol(p, ks__peek(p)->text.begin, ks__peek(p)->text.end);
         p->at++;
         break;
-    case KS_T_TEXT: node = text(p); break;
-    case KS_T_FUNCTION: node = function(p); break;
-    case KS_T_SIGN: node = by_sign(p); break;
-    default: node = ks__parse_fail(p);
+    case KS_T_TEXT:
+        node = text(p);
+        break;
+    case KS_T_FUNCTION:
+        node = function(p);
+        break;
+    case KS_T_SIGN:
+        node = by_sign(p);
+        break;
+    default:
+        node = ks__parse_fail(p);
     }
     p->depth--;
     return node;
@@ -592,8 +599,7 @@ int32_t ks__parse_primary(parser *p)
 
 /* ------------------------------------------------------------------ a text */
 
-static size_t letters_at(const ks_str *text, size_t at)
-{
+static size_t letters_at(const ks_str *text, size_t at) {
     size_t n = 0;
     while (at + n < text->length &&
            (isalpha((unsigned char)text->data[at + n]) ||
@@ -605,8 +611,7 @@ static size_t letters_at(const ks_str *text, size_t at)
 
 /* Words without a digit or a sign are read as words: AB is not BA. A hyphen
  * between single letters is a minus. */
-static bool only_words(const ks_str *text)
-{
+static bool only_words(const ks_str *text) {
     size_t all = 0, longest = 0, i = 0;
     bool hyphen = false;
     while (i < text->length) {
@@ -622,10 +627,8 @@ static bool only_words(const ks_str *text)
 }
 
 /* "pi", "five", "two million" */
-static bool is_constant(const ks_str *text)
-{
-    static const char *const names[] = {"pi", "infinity", "infty", "inf",
-                                        "oo"};
+static bool is_constant(const ks_str *text) {
+    static const char *const names[] = {"pi", "infinity", "infty", "inf", "oo"};
     for (size_t i = 0; i < KS_COUNT(names); i++) {
         if (strcmp(text->data, names[i]) == 0) return true;
     }
@@ -638,8 +641,7 @@ static bool is_constant(const ks_str *text)
 }
 
 ks_status ks__expr_parse(const char *text, size_t n, bool group, ks_tree *out,
-                         ks_err *err)
-{
+                         ks_err *err) {
     ks_status st = KS_OK;
     bool known;
     *out = (ks_tree){.root = -1};
@@ -659,8 +661,7 @@ done:
     return st;
 }
 
-void ks__expr_free(ks_tree *tree)
-{
+void ks__expr_free(ks_tree *tree) {
     for (size_t i = 0; i < tree->n; i++) {
         if (tree->at[i].kind == KS_X_NUMBER) mpq_clear(tree->at[i].value);
     }

@@ -7,13 +7,11 @@ static const char *const names[KS_N_TEMPLATES] = {
     "auto", "chatml", "deepseek-r1", "llama3", "qwen", "olmo", "harmony", "raw",
 };
 
-const char *ks_template_name(ks_template which)
-{
+const char *ks_template_name(ks_template which) {
     return (unsigned)which < KS_N_TEMPLATES ? names[which] : NULL;
 }
 
-ks_status ks_template_find(const char *name, ks_template *out, ks_err *err)
-{
+ks_status ks_template_find(const char *name, ks_template *out, ks_err *err) {
     for (int i = 0; i < KS_N_TEMPLATES; i++) {
         if (strcmp(name, names[i]) == 0) {
             *out = (ks_template)i;
@@ -29,16 +27,15 @@ ks_status ks_template_find(const char *name, ks_template *out, ks_err *err)
 #define NONE SIZE_MAX
 
 /* Byte of the first `mark` in text[from, end), or NONE. */
-static size_t find(const char *text, size_t from, size_t end, const char *mark)
-{
+static size_t find(const char *text, size_t from, size_t end,
+                   const char *mark) {
     if (from >= end) return NONE;
     const char *at = memmem(text + from, end - from, mark, strlen(mark));
     return at == NULL ? NONE : (size_t)(at - text);
 }
 
 static size_t find_last(const char *text, size_t from, size_t end,
-                        const char *mark)
-{
+                        const char *mark) {
     size_t last = NONE;
     size_t at = find(text, from, end, mark);
     while (at != NONE) {
@@ -48,8 +45,7 @@ static size_t find_last(const char *text, size_t from, size_t end,
     return last;
 }
 
-static bool starts(const char *text, size_t at, size_t end, const char *mark)
-{
+static bool starts(const char *text, size_t at, size_t end, const char *mark) {
     size_t n = strlen(mark);
     return n <= end - at && memcmp(text + at, mark, n) == 0;
 }
@@ -57,8 +53,7 @@ static bool starts(const char *text, size_t at, size_t end, const char *mark)
 #define THINK "<think>"
 #define THINK_END "</think>"
 
-static ks_span by_think(const char *text, ks_span whole, bool *closed)
-{
+static ks_span by_think(const char *text, ks_span whole, bool *closed) {
     size_t open = find(text, whole.begin, whole.end, THINK);
     size_t inside = open == NONE ? NONE : open + strlen(THINK);
     *closed = true;
@@ -77,8 +72,7 @@ static ks_span by_think(const char *text, ks_span whole, bool *closed)
 #define H_FINAL "<|end|><|start|>assistant<|channel|>final"
 
 /* Begin of the first <|start|> block that no known role opens, or NONE. */
-static size_t unnamed_block(const char *text, size_t n)
-{
+static size_t unnamed_block(const char *text, size_t n) {
     size_t at = find(text, 0, n, H_START);
     while (at != NONE) {
         size_t inside = at + strlen(H_START);
@@ -92,15 +86,16 @@ static size_t unnamed_block(const char *text, size_t n)
     return NONE;
 }
 
-static ks_span by_harmony(const char *text, size_t n, bool *closed)
-{
+static ks_span by_harmony(const char *text, size_t n, bool *closed) {
     static const char analysis[] = "analysis<|message|>";
     static const char commentary[] = "commentary<|message|>";
     size_t a = find(text, 0, n, analysis);
     size_t c = find(text, 0, n, commentary);
     size_t inside = NONE;
-    if (a != NONE && (c == NONE || a < c)) inside = a + strlen(analysis);
-    else if (c != NONE) inside = c + strlen(commentary);
+    if (a != NONE && (c == NONE || a < c))
+        inside = a + strlen(analysis);
+    else if (c != NONE)
+        inside = c + strlen(commentary);
     if (inside != NONE) {
         size_t close = find(text, inside, n, H_END);
         *closed = close != NONE;
@@ -130,8 +125,7 @@ static ks_span by_harmony(const char *text, size_t n, bool *closed)
 
 /* The last turn opened by `open`, up to `close`; the whole text without. */
 static ks_span last_turn(const char *text, size_t n, const char *open,
-                         const char *close)
-{
+                         const char *close) {
     ks_span turn = {0, n};
     size_t at = find_last(text, 0, n, open);
     if (at != NONE) turn.begin = at + strlen(open);
@@ -140,8 +134,7 @@ static ks_span last_turn(const char *text, size_t n, const char *open,
     return turn;
 }
 
-static ks_template by_first_mark(const char *text, size_t n)
-{
+static ks_template by_first_mark(const char *text, size_t n) {
     static const struct {
         const char *mark;
         ks_template which;
@@ -170,8 +163,7 @@ static ks_template by_first_mark(const char *text, size_t n)
 }
 
 ks_status ks_text_extract(const char *text, size_t n, ks_template which,
-                          ks_span *out, bool *closed, ks_err *err)
-{
+                          ks_span *out, bool *closed, ks_err *err) {
     bool ends = false;
     ks_status st = ks_text_check(text, n, "text", err);
     if (st != KS_OK) return st;
@@ -191,11 +183,13 @@ ks_status ks_text_extract(const char *text, size_t n, ks_template which,
             &ends);
         break;
     case KS_TEMPLATE_LLAMA3:
-        *out = by_think(
-            text,
-            last_turn(text, n, "<|start_header_id|>assistant<|end_header_id|>"
-                               "\n\n", "<|eot_id|>"),
-            &ends);
+        *out =
+            by_think(text,
+                     last_turn(text, n,
+                               "<|start_header_id|>assistant<|end_header_id|>"
+                               "\n\n",
+                               "<|eot_id|>"),
+                     &ends);
         break;
     case KS_TEMPLATE_RAW:
         *out = (ks_span){0, n};

@@ -9,8 +9,7 @@
  * roots that hide a common factor beyond this are told apart numerically. */
 enum { LARGEST_TRIED = 20000, MOST_FACTORED_BITS = 4096, MOST_POWER = 200 };
 
-static ks_fraction whole_power(ks_algebra *a, ks_fraction x, int32_t k)
-{
+static ks_fraction whole_power(ks_algebra *a, ks_fraction x, int32_t k) {
     ks_fraction result = {a->one, a->one};
     if (k < 0) {
         x = ks__value_invert(a, x);
@@ -33,8 +32,7 @@ static ks_fraction whole_power(ks_algebra *a, ks_fraction x, int32_t k)
 
 /* prime^(p/q) as a value */
 static ks_fraction prime_power(ks_algebra *a, const mpz_t prime, int64_t p,
-                               int64_t q)
-{
+                               int64_t q) {
     char *key = mpz_get_str(NULL, 10, prime);
     ks_fraction x = {a->one, a->one};
     if (key == NULL || p > 100000 || p < -100000) a->failed = true;
@@ -49,8 +47,8 @@ static ks_fraction prime_power(ks_algebra *a, const mpz_t prime, int64_t p,
         p -= floor * q;
         mpq_clear(whole);
         if (p > 0 && !a->failed) {
-            ks_fraction root = ks__value_generator(a, KS_G_PRIME, key,
-                                                   strlen(key));
+            ks_fraction root =
+                ks__value_generator(a, KS_G_PRIME, key, strlen(key));
             ks_factor *f = &root.top->m[0].f[0];
             f->above = (int32_t)p;
             f->below = (int32_t)q;
@@ -71,8 +69,7 @@ static ks_fraction prime_power(ks_algebra *a, const mpz_t prime, int64_t p,
 
 /* n^(p/q) for an integer n > 0 */
 static ks_fraction integer_root(ks_algebra *a, const mpz_t n, int32_t p,
-                                int32_t q)
-{
+                                int32_t q) {
     ks_fraction x = {a->one, a->one};
     mpz_t rest, f;
     if (mpz_sizeinbase(n, 2) > MOST_FACTORED_BITS) {
@@ -112,8 +109,7 @@ static ks_fraction integer_root(ks_algebra *a, const mpz_t n, int32_t p,
 }
 
 static ks_fraction opaque_power(ks_algebra *a, ks_fraction x, int32_t p,
-                                int32_t q)
-{
+                                int32_t q) {
     char name[48];
     snprintf(name, sizeof name, "root %d", q);
     return whole_power(a, ks__value_opaque(a, name, &x, 1), p);
@@ -121,16 +117,14 @@ static ks_fraction opaque_power(ks_algebra *a, ks_fraction x, int32_t p,
 
 /* One product: the root of the number and of every factor. */
 static ks_fraction mono_power(ks_algebra *a, const ks_mono *m, int32_t p,
-                              int32_t q)
-{
+                              int32_t q) {
     ks_fraction x = {a->one, a->one}, y;
     mpz_t above;
     mpz_init(above);
     mpz_abs(above, mpq_numref(m->c));
     x = integer_root(a, above, p, q);
     if (!a->failed)
-        x = ks__value_multiply(a, x,
-                               integer_root(a, mpq_denref(m->c), -p, q));
+        x = ks__value_multiply(a, x, integer_root(a, mpq_denref(m->c), -p, q));
     mpz_clear(above);
     if (mpq_sgn(m->c) < 0 && q == 2)
         x = ks__value_multiply(
@@ -143,7 +137,8 @@ static ks_fraction mono_power(ks_algebra *a, const ks_mono *m, int32_t p,
         const ks_generator *g = &a->generators[f->generator];
         y = ks__value_generator(a, g->kind, g->key, strlen(g->key));
         if (a->failed) break;
-        int64_t above_e = (int64_t)f->above * p, below_e = (int64_t)f->below * q;
+        int64_t above_e = (int64_t)f->above * p,
+                below_e = (int64_t)f->below * q;
         int64_t u = above_e < 0 ? -above_e : above_e, v = below_e;
         while (v != 0) {
             int64_t rest = u % v;
@@ -165,9 +160,9 @@ static ks_fraction mono_power(ks_algebra *a, const ks_mono *m, int32_t p,
     return x;
 }
 
-/* The root of x^2 is |x|, of a negative number imaginary: no rule for either. */
-static bool has_rule(const ks_algebra *a, const ks_mono *m, int32_t q)
-{
+/* The root of x^2 is |x|, of a negative number imaginary: no rule for either.
+ */
+static bool has_rule(const ks_algebra *a, const ks_mono *m, int32_t q) {
     if (mpq_sgn(m->c) < 0 && q % 2 == 0 && q != 2) return false;
     for (size_t i = 0; i < m->n; i++) {
         if (a->generators[m->f[i].generator].kind == KS_G_IMAGINARY)
@@ -181,8 +176,8 @@ static bool has_rule(const ks_algebra *a, const ks_mono *m, int32_t q)
     return true;
 }
 
-ks_fraction ks__value_power(ks_algebra *a, ks_fraction x, int32_t p, int32_t q)
-{
+ks_fraction ks__value_power(ks_algebra *a, ks_fraction x, int32_t p,
+                            int32_t q) {
     ks_fraction one = {a->one, a->one};
     if (a->failed || p == 0) return one;
     if (q == 1) return whole_power(a, x, p);

@@ -6,8 +6,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-static ks_status fail(ks_err *err, const ks_regex *regex, int code)
-{
+static ks_status fail(ks_err *err, const ks_regex *regex, int code) {
     char reason[128];
     pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof reason);
     if (code == PCRE2_ERROR_NOMEMORY || code == PCRE2_ERROR_HEAPLIMIT) {
@@ -19,8 +18,7 @@ static ks_status fail(ks_err *err, const ks_regex *regex, int code)
 }
 
 /* Two threads may compile the same pattern; the second lets go of its own. */
-static ks_status compiled(ks_regex *regex, pcre2_code **out, ks_err *err)
-{
+static ks_status compiled(ks_regex *regex, pcre2_code **out, ks_err *err) {
     pcre2_code *code = atomic_load(&regex->code);
     if (code == NULL) {
         int reason;
@@ -91,8 +89,7 @@ ks_status ks__regex_find(ks_regex *regex, const char *text, size_t n,
 }
 
 ks_status ks__regex_replace(ks_regex *regex, const char *text, size_t n,
-                            const char *replacement, ks_str *out, ks_err *err)
-{
+                            const char *replacement, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     pcre2_code *code;
     KS_TRY(compiled(regex, &code, err));
@@ -117,8 +114,8 @@ done:
     return st;
 }
 
-ks_status ks__regex_quote(ks_str *out, const char *text, size_t n, ks_err *err)
-{
+ks_status ks__regex_quote(ks_str *out, const char *text, size_t n,
+                          ks_err *err) {
     ks_status st = KS_OK;
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)text[i];

@@ -14,7 +14,8 @@
 
 /* Static data: KS_REGEX("pattern", 0) or KS_REGEX("pattern", PCRE2_CASELESS).
  * Always UTF, with Unicode classes. */
-#define KS_REGEX(pattern, options) {pattern, options, NULL}
+#define KS_REGEX(pattern, options)                                             \
+    { pattern, options, NULL }
 typedef struct ks_regex {
     const char *pattern;
     uint32_t options;
@@ -29,11 +30,9 @@ ks_status ks__regex_find(ks_regex *regex, const char *text, size_t n,
 
 /* Replaces every match; out is emptied first and must not hold text. */
 ks_status ks__regex_replace(ks_regex *regex, const char *text, size_t n,
-                            const char *replacement, ks_str *out,
-                            ks_err *err);
+                            const char *replacement, ks_str *out, ks_err *err);
 
 /* Appends bytes with every character escaped that means something to PCRE2. */
-ks_status ks__regex_quote(ks_str *out, const char *text, size_t n,
-                          ks_err *err);
+ks_status ks__regex_quote(ks_str *out, const char *text, size_t n, ks_err *err);
 
 #endif

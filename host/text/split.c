@@ -6,14 +6,12 @@
 /* Code points a piece must have to stand on its own. */
 enum { SHORTEST_STEP = 10 };
 
-static bool paragraph_at(const char *text, size_t n, size_t i)
-{
+static bool paragraph_at(const char *text, size_t n, size_t i) {
     return (n - i >= 2 && memcmp(text + i, "\n\n", 2) == 0) ||
            (n - i >= 4 && memcmp(text + i, "\r\n\r\n", 4) == 0);
 }
 
-static bool sentence_at(const char *text, size_t n, size_t i)
-{
+static bool sentence_at(const char *text, size_t n, size_t i) {
     char c = text[i];
     return (c == '.' || c == '?' || c == '!') && i + 1 < n &&
            (text[i + 1] == ' ' || text[i + 1] == '\n');
@@ -21,8 +19,7 @@ static bool sentence_at(const char *text, size_t n, size_t i)
 
 /* Adds text[begin, end), or joins it to the step before it. */
 static ks_status add_piece(const char *text, size_t begin, size_t end,
-                           ks_spans *out, ks_err *err)
-{
+                           ks_spans *out, ks_err *err) {
     ks_span own = ks_text_trim(text, (ks_span){begin, end});
     size_t length = ks_text_code_points(text + own.begin, own.end - own.begin);
     if (length < SHORTEST_STEP && out->n > 0) {
@@ -32,8 +29,8 @@ static ks_status add_piece(const char *text, size_t begin, size_t end,
     return ks_spans_add(out, begin, end, err);
 }
 
-ks_status ks_text_split(const char *text, size_t n, ks_spans *out, ks_err *err)
-{
+ks_status ks_text_split(const char *text, size_t n, ks_spans *out,
+                        ks_err *err) {
     ks_status st = KS_OK;
     out->n = 0;
     KS_TRY(ks_text_check(text, n, "text", err));

@@ -23,17 +23,15 @@ static ks_regex possessed[2] = {
     KS_REGEX("(?:the|our|my)\\s+(?:final\\s+)?(?:answer|result)",
              PCRE2_CASELESS),
 };
-static ks_regex concluded_answer = KS_REGEX(
-    "(?:" CONCLUDE "),? (?:answer|result).", PCRE2_CASELESS);
+static ks_regex concluded_answer =
+    KS_REGEX("(?:" CONCLUDE "),? (?:answer|result).", PCRE2_CASELESS);
 
-static size_t line_end(const char *text, size_t from, size_t n)
-{
+static size_t line_end(const char *text, size_t from, size_t n) {
     const char *end = from < n ? memchr(text + from, '\n', n - from) : NULL;
     return end == NULL ? n : (size_t)(end - text);
 }
 
-static size_t next_code_point(const char *text, size_t at, size_t n)
-{
+static size_t next_code_point(const char *text, size_t at, size_t n) {
     at++;
     while (at < n && ((unsigned char)text[at] & 0xc0) == 0x80) at++;
     return at;
@@ -42,8 +40,7 @@ static size_t next_code_point(const char *text, size_t at, size_t n)
 /* Gold begins on the line that `from` is on, at least one character on. */
 static ks_status gold_follows(const char *text, size_t n, size_t from,
                               ks_gold *gold, size_t n_gold, bool *says,
-                              ks_err *err)
-{
+                              ks_err *err) {
     ks_span g;
     size_t end = line_end(text, from, n);
     *says = false;
@@ -52,15 +49,15 @@ static ks_status gold_follows(const char *text, size_t n, size_t from,
     /* gold itself may run on beyond the line */
     size_t reach = n - end > n_gold ? end + n_gold : n;
     while (reach < n && ((unsigned char)text[reach] & 0xc0) == 0x80) reach++;
-    ks_status st = ks__regex_find(&gold->regex, text, reach, from, &g, 1, says,
-                                  err);
+    ks_status st =
+        ks__regex_find(&gold->regex, text, reach, from, &g, 1, says, err);
     if (st == KS_OK && *says) *says = g.begin <= end;
     return st;
 }
 
 static ks_status concludes(const char *text, size_t n, ks_gold *gold,
-                           size_t n_gold, bool compat, bool *says, ks_err *err)
-{
+                           size_t n_gold, bool compat, bool *says,
+                           ks_err *err) {
     ks_status st = KS_OK;
     size_t begin = 0;
     *says = false;
@@ -82,8 +79,8 @@ done:
 }
 
 static ks_status possesses(const char *text, size_t n, ks_gold *gold,
-                           size_t n_gold, bool compat, bool *says, ks_err *err)
-{
+                           size_t n_gold, bool compat, bool *says,
+                           ks_err *err) {
     ks_status st = KS_OK;
     size_t from = 0;
     *says = false;
@@ -102,8 +99,7 @@ done:
 }
 
 static ks_status states_equal(const char *step, size_t n, const char *gold,
-                              size_t n_gold, bool *says, ks_err *err)
-{
+                              size_t n_gold, bool *says, ks_err *err) {
     ks_span s;
     ks_status st = ks__answer_stated(step, n, &s, says, err);
     if (st != KS_OK || !*says) return st;
@@ -113,8 +109,7 @@ static ks_status states_equal(const char *step, size_t n, const char *gold,
 
 /* gold without its $ */
 static ks_status without_dollars(const char *gold, size_t n, ks_str *out,
-                                 ks_err *err)
-{
+                                 ks_err *err) {
     ks_status st = ks_str_add(out, "", 0, err);
     for (size_t i = 0; i < n && st == KS_OK; i++) {
         if (gold[i] != '$') st = ks_str_add(out, gold + i, 1, err);
@@ -123,8 +118,8 @@ static ks_status without_dollars(const char *gold, size_t n, ks_str *out,
 }
 
 ks_status ks_text_states(const char *step, size_t n, const char *gold,
-                         size_t n_gold, bool compat, bool *states, ks_err *err)
-{
+                         size_t n_gold, bool compat, bool *states,
+                         ks_err *err) {
     ks_status st = KS_OK;
     ks_str bare = {0};
     ks_gold pattern = {0};
@@ -142,8 +137,8 @@ ks_status ks_text_states(const char *step, size_t n, const char *gold,
     if (!*states)
         KS_TRY(possesses(step, n, &pattern, bare.length, compat, states, err));
     if (!*states && compat)
-        KS_TRY(ks__regex_find(&concluded_answer, step, n, 0, &g, 1, states,
-                              err));
+        KS_TRY(
+            ks__regex_find(&concluded_answer, step, n, 0, &g, 1, states, err));
     if (!*states)
         KS_TRY(ks__answer_boxed(step, n, gold, n_gold, false, compat, &boxed,
                                 states, err));

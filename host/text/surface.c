@@ -8,8 +8,9 @@
 
 static ks_regex number = KS_REGEX("\\b\\d+(?:\\.\\d+)?\\b", 0);
 static ks_regex word = KS_REGEX("[^" KS_SPACES "]+", 0);
-static ks_regex operator = KS_REGEX("[-+*/^=<>\\x{2264}\\x{2265}\\x{2260}"
-                                    "\\x{b1}]", 0);
+static ks_regex operator= KS_REGEX("[-+*/^=<>\\x{2264}\\x{2265}\\x{2260}"
+                                   "\\x{b1}]",
+                                   0);
 /* scikit-learn's words, and ours, which keep signs and one-digit numbers */
 static ks_regex term[2] = {
     KS_REGEX("\\w+|[^\\w" KS_SPACES "]", 0),
@@ -22,14 +23,13 @@ static const char *const phrases[KS_N_CATEGORIES][20] = {
                    "let's see", "let me ensure", "let's ensure", "lets ensure",
                    "hmm", "okay", "alright", "so basically", "in other words"},
     [KS_VERIFICATION] = {"wait", "double check", "double-check", "recompute",
-                         "recalculate", "verify", "let me check",
-                         "let's check", "checking", "is this correct",
-                         "does this make sense", "let me re",
-                         "actually, let me", "hold on"},
+                         "recalculate", "verify", "let me check", "let's check",
+                         "checking", "is this correct", "does this make sense",
+                         "let me re", "actually, let me", "hold on"},
     [KS_PLANNING] = {"we need", "first, i", "step 1", "step 2", "my approach",
                      "i'll start by", "the plan is", "i need to", "i should",
-                     "let me start", "to solve this", "the strategy",
-                     "i will", "my strategy"},
+                     "let me start", "to solve this", "the strategy", "i will",
+                     "my strategy"},
     [KS_COMPUTATION] = {"calculating", "computing", "plugging in",
                         "substituting", "evaluating", "simplifying",
                         "expanding", "factoring", "multiplying", "dividing",
@@ -42,8 +42,7 @@ static const char *const phrases[KS_N_CATEGORIES][20] = {
                            "by theorem", "since we know"},
 };
 
-const char *ks_category_name(ks_category category)
-{
+const char *ks_category_name(ks_category category) {
     static const char *const names[KS_N_CATEGORIES] = {
         "filler", "verification", "planning", "computation", "fact_retrieval"};
     return (unsigned)category < KS_N_CATEGORIES ? names[category] : NULL;
@@ -75,8 +74,7 @@ struct ks_surface {
 
 /* Lower case; ours also reads a curled apostrophe as a straight one. */
 static ks_status lower(const char *text, size_t n, bool compat, ks_str *out,
-                       ks_err *err)
-{
+                       ks_err *err) {
     ks_status st = KS_OK;
     size_t i = 0;
     out->length = 0;
@@ -95,8 +93,7 @@ done:
 }
 
 static ks_status term_number(ks_surface *s, const char *text, size_t n,
-                             int32_t *out, ks_err *err)
-{
+                             int32_t *out, ks_err *err) {
     ks_status st = KS_OK;
     json_t *known = json_object_getn(s->terms, text, n);
     if (known != NULL) {
@@ -107,25 +104,23 @@ static ks_status term_number(ks_surface *s, const char *text, size_t n,
              INT32_MAX);
     KS_TRY(ks_grow(&s->in, &s->in_capacity, (size_t)s->n_terms + 1,
                    sizeof *s->in, "terms", err));
-    KS_CHECK(json_object_setn_new(s->terms, text, n,
-                                  json_integer(s->n_terms)) == 0,
-             KS_NOMEM, "no memory for term %d", s->n_terms);
+    KS_CHECK(
+        json_object_setn_new(s->terms, text, n, json_integer(s->n_terms)) == 0,
+        KS_NOMEM, "no memory for term %d", s->n_terms);
     s->in[s->n_terms] = 0;
     *out = s->n_terms++;
 done:
     return st;
 }
 
-static int by_term(const void *a, const void *b)
-{
+static int by_term(const void *a, const void *b) {
     int32_t x = ((const count *)a)->term, y = ((const count *)b)->term;
     return (x > y) - (x < y);
 }
 
 /* The terms of lower-case text with their counts; counts each in s->in. */
 static ks_status document_of(ks_surface *s, const ks_str *text, document *out,
-                             ks_err *err)
-{
+                             ks_err *err) {
     ks_status st = KS_OK;
     size_t capacity = 0, from = 0;
     *out = (document){0};
@@ -161,10 +156,8 @@ done:
     return st;
 }
 
-ks_status ks_surface_open(ks_surface **out, const char *prompt,
-                          size_t n_prompt, int64_t n_steps, bool compat,
-                          ks_err *err)
-{
+ks_status ks_surface_open(ks_surface **out, const char *prompt, size_t n_prompt,
+                          int64_t n_steps, bool compat, ks_err *err) {
     ks_status st = KS_OK;
     ks_surface *s = NULL;
     ks_str low = {0};
@@ -188,8 +181,7 @@ done:
     return st;
 }
 
-void ks_surface_close(ks_surface **surface)
-{
+void ks_surface_close(ks_surface **surface) {
     ks_surface *s = *surface;
     if (s == NULL) return;
     for (size_t i = 0; i < s->n; i++) free(s->steps[i].at);
@@ -205,16 +197,14 @@ void ks_surface_close(ks_surface **surface)
 
 /* Squared inverse document frequency of a term: with raw counts, the weight
  * of a product of two counts. */
-static double weight(const ks_surface *s, int32_t t)
-{
+static double weight(const ks_surface *s, int32_t t) {
     double n = (double)s->n + (s->has_prompt ? 1 : 0);
     double idf = log((1 + n) / (1 + s->in[t])) + 1;
     return idf * idf;
 }
 
 static double product(const ks_surface *s, const document *a,
-                      const document *b)
-{
+                      const document *b) {
     double sum = 0;
     size_t i = 0, k = 0;
     while (i < a->n && k < b->n) {
@@ -233,15 +223,13 @@ static double product(const ks_surface *s, const document *a,
 }
 
 static double cosine(const ks_surface *s, const document *a, double norm_a,
-                     const document *b)
-{
+                     const document *b) {
     double norm_b = sqrt(product(s, b, b));
     return norm_a > 0 && norm_b > 0 ? product(s, a, b) / (norm_a * norm_b) : 0;
 }
 
 /* own: the last of s->steps */
-static void compare(const ks_surface *s, ks_surface_row *row)
-{
+static void compare(const ks_surface *s, ks_surface_row *row) {
     const document *own = &s->steps[s->n - 1];
     double norm = sqrt(product(s, own, own)), sum = 0, most = 0;
     for (size_t i = 0; i + 1 < s->n; i++) {
@@ -255,8 +243,7 @@ static void compare(const ks_surface *s, ks_surface_row *row)
 }
 
 static ks_status count_of(ks_regex *regex, const char *text, size_t n,
-                          int64_t *out, ks_err *err)
-{
+                          int64_t *out, ks_err *err) {
     ks_status st = KS_OK;
     size_t from = 0;
     *out = 0;
@@ -272,8 +259,7 @@ done:
     return st;
 }
 
-static bool has_phrase(const ks_str *low, const char *const *list)
-{
+static bool has_phrase(const ks_str *low, const char *const *list) {
     for (; *list != NULL; list++) {
         if (memmem(low->data, low->length, *list, strlen(*list)) != NULL)
             return true;
@@ -281,16 +267,14 @@ static bool has_phrase(const ks_str *low, const char *const *list)
     return false;
 }
 
-static double relative(const ks_surface *s, int64_t position)
-{
+static double relative(const ks_surface *s, int64_t position) {
     if (s->n_steps <= 0) return NAN;
     if (!s->compat) return (double)(position + 1) / (double)s->n_steps;
     return s->n_steps == 1 ? 0 : (double)position / (double)(s->n_steps - 1);
 }
 
 static ks_status row_of(const ks_surface *s, const char *step, size_t n,
-                        const ks_str *low, ks_surface_row *row, ks_err *err)
-{
+                        const ks_str *low, ks_surface_row *row, ks_err *err) {
     ks_status st = KS_OK;
     *row = (ks_surface_row){.position = (int64_t)s->n - 1};
     row->relative_position = relative(s, row->position);
@@ -306,15 +290,14 @@ done:
 }
 
 ks_status ks_surface_step(ks_surface *s, const char *step, size_t n,
-                          ks_surface_row *row, ks_err *err)
-{
+                          ks_surface_row *row, ks_err *err) {
     ks_status st = KS_OK;
     ks_str low = {0};
     KS_TRY(ks_text_check(step, n, "text", err));
     KS_CHECK(s->n_steps <= 0 || (int64_t)s->n < s->n_steps, KS_MISMATCH,
              "step %zu of a chain of %lld", s->n + 1, (long long)s->n_steps);
-    KS_TRY(ks_grow(&s->steps, &s->capacity, s->n + 1, sizeof *s->steps,
-                   "steps", err));
+    KS_TRY(ks_grow(&s->steps, &s->capacity, s->n + 1, sizeof *s->steps, "steps",
+                   err));
     KS_TRY(lower(step, n, s->compat, &low, err));
     KS_TRY(document_of(s, &low, &s->steps[s->n], err));
     s->n++;

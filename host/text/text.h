@@ -80,8 +80,7 @@ ks_status ks_text_extract(const char *text, size_t n, ks_template which,
  * at the end is a step unless blank. A piece of fewer than 10 code points
  * (white space at its ends not counted) joins the step before it; the first
  * piece never does. Steps tile the text; only a blank tail stays out. */
-ks_status ks_text_split(const char *text, size_t n, ks_spans *out,
-                        ks_err *err);
+ks_status ks_text_split(const char *text, size_t n, ks_spans *out, ks_err *err);
 
 /* ----------------------------------------------------------------- answers */
 
@@ -103,10 +102,9 @@ ks_status ks_text_answer(const char *text, size_t n, bool compat, ks_span *out,
  * that step if its last box equals gold, else -1 and *wrong. Without any box:
  * the last step that holds gold as a whole word or number (compat: whose
  * normal form contains gold's); none: -1 and not wrong. */
-ks_status ks_text_answer_step(const char *text, size_t n,
-                              const ks_spans *steps, const char *gold,
-                              size_t n_gold, bool compat, int64_t *index,
-                              bool *wrong, ks_err *err);
+ks_status ks_text_answer_step(const char *text, size_t n, const ks_spans *steps,
+                              const char *gold, size_t n_gold, bool compat,
+                              int64_t *index, bool *wrong, ks_err *err);
 
 /* Whether two final answers mean the same; the rules stand in equal.h. b is
  * the reference where compat is not symmetric. */
@@ -128,8 +126,7 @@ ks_status ks_text_equal(const char *a, size_t n_a, const char *b, size_t n_b,
  * or consequently, an optional comma, a space, answer or result and one more
  * character, with no look at gold. */
 ks_status ks_text_states(const char *step, size_t n, const char *gold,
-                         size_t n_gold, bool compat, bool *states,
-                         ks_err *err);
+                         size_t n_gold, bool compat, bool *states, ks_err *err);
 
 /* ----------------------------------------------------------------- surface */
 
@@ -167,9 +164,8 @@ typedef struct ks_surface_row {
 typedef struct ks_surface ks_surface;
 
 /* prompt may be NULL. n_steps: of the whole chain, 0 when unknown. */
-ks_status ks_surface_open(ks_surface **out, const char *prompt,
-                          size_t n_prompt, int64_t n_steps, bool compat,
-                          ks_err *err);
+ks_status ks_surface_open(ks_surface **out, const char *prompt, size_t n_prompt,
+                          int64_t n_steps, bool compat, ks_err *err);
 void ks_surface_close(ks_surface **surface);
 /* Adds the next step; row (may be NULL: only remember it) gets its features.
  * Time linear in all terms so far. */

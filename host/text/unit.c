@@ -45,8 +45,7 @@ static const measure measures[] = {
     {"kj kilojoule kilojoules", 1000, 1, {0, 0, 0, 0, 0, 1}},
 };
 
-static bool in_list(const char *names, const char *word, size_t n)
-{
+static bool in_list(const char *names, const char *word, size_t n) {
     while (*names != 0) {
         size_t length = strcspn(names, " ");
         if (length == n && memcmp(names, word, n) == 0) return true;
@@ -56,11 +55,11 @@ static bool in_list(const char *names, const char *word, size_t n)
     return false;
 }
 
-static const measure *find(const char *word, size_t n)
-{
+static const measure *find(const char *word, size_t n) {
     char low[32];
     if (n == 0 || n >= sizeof low) return NULL;
-    for (size_t i = 0; i < n; i++) low[i] = (char)tolower((unsigned char)word[i]);
+    for (size_t i = 0; i < n; i++)
+        low[i] = (char)tolower((unsigned char)word[i]);
     /* M, S, G, H are no units; L is. */
     if (n == 1 && isupper((unsigned char)word[0]) && word[0] != 'L')
         return NULL;
@@ -70,13 +69,11 @@ static const measure *find(const char *word, size_t n)
     return NULL;
 }
 
-bool ks__unit_known(const char *word, size_t n)
-{
+bool ks__unit_known(const char *word, size_t n) {
     return find(word, n) != NULL;
 }
 
-static bool multiply(int64_t *a, int64_t b)
-{
+static bool multiply(int64_t *a, int64_t b) {
     int64_t product;
     if (__builtin_mul_overflow(*a, b, &product) || product > INT64_MAX / 2)
         return false;
@@ -84,8 +81,7 @@ static bool multiply(int64_t *a, int64_t b)
     return true;
 }
 
-static void reduce(ks_unit *u)
-{
+static void reduce(ks_unit *u) {
     int64_t a = u->above, b = u->below;
     while (b != 0) {
         int64_t rest = a % b;
@@ -96,8 +92,7 @@ static void reduce(ks_unit *u)
     u->below /= a;
 }
 
-static bool apply(ks_unit *u, const measure *m, int power)
-{
+static bool apply(ks_unit *u, const measure *m, int power) {
     int sign = power < 0 ? -1 : 1;
     for (int i = 0; i < sign * power; i++) {
         bool fits = sign > 0 ? multiply(&u->above, m->above) &&
@@ -113,12 +108,14 @@ static bool apply(ks_unit *u, const measure *m, int power)
 }
 
 /* The label, with the word in lower case and in the singular. */
-static void add_label(ks_unit *u, const char *word, size_t n, bool per)
-{
+static void add_label(ks_unit *u, const char *word, size_t n, bool per) {
     size_t used = strlen(u->label);
-    if (n > 3 && memcmp(word + n - 3, "ies", 3) == 0) n -= 2; /* ponies, poni */
-    else if (n > 1 && word[n - 1] == 's') n--;
-    else if (n > 1 && word[n - 1] == 'y') n--;
+    if (n > 3 && memcmp(word + n - 3, "ies", 3) == 0)
+        n -= 2; /* ponies, poni */
+    else if (n > 1 && word[n - 1] == 's')
+        n--;
+    else if (n > 1 && word[n - 1] == 'y')
+        n--;
     const char *gap = per ? "/" : used > 0 ? " " : "";
     size_t room = sizeof u->label - used - 1;
     size_t lead = strlen(gap);
@@ -136,15 +133,13 @@ typedef struct reader {
     size_t n, at;
 } reader;
 
-static void skip_blanks(reader *r)
-{
+static void skip_blanks(reader *r) {
     while (r->at < r->n && strchr(" \t\n.{}*\\,~", r->text[r->at]) != NULL)
         r->at++;
 }
 
 /* The exponent behind a word, 1 when there is none. */
-static int exponent(reader *r)
-{
+static int exponent(reader *r) {
     skip_blanks(r);
     if (r->at >= r->n || r->text[r->at] != '^') return 1;
     r->at++;
@@ -156,16 +151,15 @@ static int exponent(reader *r)
     return minus ? -power : power;
 }
 
-static bool word_is(const char *word, size_t n, const char *names)
-{
+static bool word_is(const char *word, size_t n, const char *names) {
     char low[16];
     if (n >= sizeof low) return false;
-    for (size_t i = 0; i < n; i++) low[i] = (char)tolower((unsigned char)word[i]);
+    for (size_t i = 0; i < n; i++)
+        low[i] = (char)tolower((unsigned char)word[i]);
     return in_list(names, low, n);
 }
 
-bool ks__unit_parse(const char *text, size_t n, ks_unit *out)
-{
+bool ks__unit_parse(const char *text, size_t n, ks_unit *out) {
     reader r = {text, n, 0};
     int words = 0, power = 1;
     bool per = false;

@@ -8,21 +8,18 @@
  * to be worth comparing: the comparison gives up. */
 enum { MOST_BITS = 1 << 22, MOST_POWER_BITS = 1 << 16, MOST_TERMS = 2000 };
 
-static void give_up(ks_algebra *a)
-{
+static void give_up(ks_algebra *a) {
     a->failed = true;
 }
 
-static void spend(ks_algebra *a, int64_t work)
-{
+static void spend(ks_algebra *a, int64_t work) {
     a->work -= work;
     if (a->work < 0) give_up(a);
 }
 
 /* ------------------------------------------------------------------ memory */
 
-static void *take(ks_algebra *a, size_t n, size_t size)
-{
+static void *take(ks_algebra *a, size_t n, size_t size) {
     void *p = NULL;
     if (a->status == KS_OK)
         a->status = ks_alloc(&p, KS_MAX(n, 1u), size, "an expression", a->err);
@@ -31,8 +28,7 @@ static void *take(ks_algebra *a, size_t n, size_t size)
 }
 
 /* A sum with room for n terms, owned by a. */
-static ks_poly *new_poly(ks_algebra *a, size_t n)
-{
+static ks_poly *new_poly(ks_algebra *a, size_t n) {
     if (n > (size_t)MOST_TERMS * 10) give_up(a);
     if (a->failed) return NULL;
     a->status = ks_grow(&a->polys, &a->poly_capacity, a->n_polys + 1,
@@ -47,8 +43,7 @@ static ks_poly *new_poly(ks_algebra *a, size_t n)
     return a->failed ? NULL : p;
 }
 
-static ks_mono *new_mono(ks_algebra *a, ks_poly *p, size_t n_factors)
-{
+static ks_mono *new_mono(ks_algebra *a, ks_poly *p, size_t n_factors) {
     ks_mono *m = &p->m[p->n];
     m->f = take(a, n_factors, sizeof *m->f);
     if (a->failed) return NULL;
@@ -57,8 +52,7 @@ static ks_mono *new_mono(ks_algebra *a, ks_poly *p, size_t n_factors)
     return m;
 }
 
-ks_status ks__algebra_open(ks_algebra *a, ks_err *err)
-{
+ks_status ks__algebra_open(ks_algebra *a, ks_err *err) {
     *a = (ks_algebra){.work = 1000000, .err = err};
     mpq_t one;
     mpq_init(one);
@@ -72,8 +66,7 @@ ks_status ks__algebra_open(ks_algebra *a, ks_err *err)
     return a->status;
 }
 
-void ks__algebra_close(ks_algebra *a)
-{
+void ks__algebra_close(ks_algebra *a) {
     for (size_t i = 0; i < a->n_polys; i++) {
         ks_poly *p = a->polys[i];
         for (size_t k = 0; k < p->n; k++) {
@@ -94,8 +87,7 @@ void ks__algebra_close(ks_algebra *a)
 }
 
 static uint32_t generator(ks_algebra *a, ks_generator_kind kind,
-                          const char *key, size_t n)
-{
+                          const char *key, size_t n) {
     for (size_t i = 0; i < a->n_generators; i++) {
         ks_generator *g = &a->generators[i];
         if (g->kind == kind && strlen(g->key) == n &&
@@ -105,9 +97,9 @@ static uint32_t generator(ks_algebra *a, ks_generator_kind kind,
     }
     spend(a, 10 + (int64_t)a->n_generators);
     if (a->failed) return 0;
-    a->status = ks_grow(&a->generators, &a->generator_capacity,
-                        a->n_generators + 1, sizeof *a->generators,
-                        "an expression", a->err);
+    a->status =
+        ks_grow(&a->generators, &a->generator_capacity, a->n_generators + 1,
+                sizeof *a->generators, "an expression", a->err);
     char *copy = a->status == KS_OK ? take(a, n + 1, 1) : NULL;
     if (a->status != KS_OK) {
         give_up(a);
@@ -124,8 +116,7 @@ static uint32_t generator(ks_algebra *a, ks_generator_kind kind,
 
 /* --------------------------------------------------------------- exponents */
 
-static int64_t divisor(int64_t a, int64_t b)
-{
+static int64_t divisor(int64_t a, int64_t b) {
     while (b != 0) {
         int64_t rest = a % b;
         a = b;
@@ -136,8 +127,7 @@ static int64_t divisor(int64_t a, int64_t b)
 
 /* f's exponent becomes above/below in lowest terms. */
 static void set_exponent(ks_algebra *a, ks_factor *f, int64_t above,
-                         int64_t below)
-{
+                         int64_t below) {
     int64_t g = divisor(above, below);
     if (g > 1) {
         above /= g;
@@ -148,8 +138,7 @@ static void set_exponent(ks_algebra *a, ks_factor *f, int64_t above,
     f->below = (int32_t)below;
 }
 
-static int compare_factors(const ks_mono *x, const ks_mono *y)
-{
+static int compare_factors(const ks_mono *x, const ks_mono *y) {
     for (size_t i = 0; i < x->n && i < y->n; i++) {
         const ks_factor *p = &x->f[i], *q = &y->f[i];
         if (p->generator != q->generator)
@@ -161,14 +150,12 @@ static int compare_factors(const ks_mono *x, const ks_mono *y)
     return (x->n > y->n) - (x->n < y->n);
 }
 
-static int by_factors(const void *x, const void *y)
-{
+static int by_factors(const void *x, const void *y) {
     return compare_factors(x, y);
 }
 
 /* c *= base^k; base an integer > 0 */
-static void scale_power(ks_algebra *a, mpq_t c, const mpz_t base, int32_t k)
-{
+static void scale_power(ks_algebra *a, mpq_t c, const mpz_t base, int32_t k) {
     unsigned long times = (unsigned long)(k < 0 ? -(int64_t)k : k);
     if ((double)mpz_sizeinbase(base, 2) * (double)times > MOST_POWER_BITS) {
         give_up(a);
@@ -177,16 +164,17 @@ static void scale_power(ks_algebra *a, mpq_t c, const mpz_t base, int32_t k)
     mpz_t power;
     mpz_init(power);
     mpz_pow_ui(power, base, times);
-    if (k >= 0) mpz_mul(mpq_numref(c), mpq_numref(c), power);
-    else mpz_mul(mpq_denref(c), mpq_denref(c), power);
+    if (k >= 0)
+        mpz_mul(mpq_numref(c), mpq_numref(c), power);
+    else
+        mpz_mul(mpq_denref(c), mpq_denref(c), power);
     mpq_canonicalize(c);
     mpz_clear(power);
 }
 
 /* Whole powers of primes go into the coefficient, i^2 is -1, factors with
  * exponent 0 go away. */
-static void normalise(ks_algebra *a, ks_mono *m)
-{
+static void normalise(ks_algebra *a, ks_mono *m) {
     size_t kept = 0;
     for (size_t i = 0; i < m->n && !a->failed; i++) {
         ks_factor f = m->f[i];
@@ -209,8 +197,7 @@ static void normalise(ks_algebra *a, ks_mono *m)
 /* -------------------------------------------------------------------- sums */
 
 /* Sorts, joins equal products, drops zeros. */
-static void collect(ks_poly *p)
-{
+static void collect(ks_poly *p) {
     qsort(p->m, p->n, sizeof *p->m, by_factors);
     size_t kept = 0;
     for (size_t i = 0; i < p->n; i++) {
@@ -236,14 +223,12 @@ static void collect(ks_poly *p)
     p->n = kept;
 }
 
-static int64_t cost(const mpq_t c)
-{
+static int64_t cost(const mpq_t c) {
     return 4 + (int64_t)(mpz_size(mpq_numref(c)) + mpz_size(mpq_denref(c)));
 }
 
 static const ks_poly *poly_add(ks_algebra *a, const ks_poly *x,
-                               const ks_poly *y)
-{
+                               const ks_poly *y) {
     if (a->failed) return a->one;
     ks_poly *sum = new_poly(a, x->n + y->n);
     for (size_t i = 0; i < x->n + y->n && !a->failed; i++) {
@@ -261,8 +246,7 @@ static const ks_poly *poly_add(ks_algebra *a, const ks_poly *x,
 }
 
 static void multiply_mono(ks_algebra *a, ks_poly *p, const ks_mono *x,
-                          const ks_mono *y)
-{
+                          const ks_mono *y) {
     ks_mono *m = new_mono(a, p, x->n + y->n);
     if (m == NULL) return;
     if (mpz_sizeinbase(mpq_numref(x->c), 2) > MOST_BITS ||
@@ -291,8 +275,7 @@ static void multiply_mono(ks_algebra *a, ks_poly *p, const ks_mono *x,
 }
 
 static const ks_poly *poly_multiply(ks_algebra *a, const ks_poly *x,
-                                    const ks_poly *y)
-{
+                                    const ks_poly *y) {
     if (a->failed || x == a->one) return y;
     if (y == a->one) return x;
     ks_poly *product = new_poly(a, x->n * y->n);
@@ -306,8 +289,7 @@ static const ks_poly *poly_multiply(ks_algebra *a, const ks_poly *x,
     return product;
 }
 
-static bool poly_same(const ks_poly *x, const ks_poly *y)
-{
+static bool poly_same(const ks_poly *x, const ks_poly *y) {
     if (x == y) return true;
     if (x->n != y->n) return false;
     for (size_t i = 0; i < x->n; i++) {
@@ -321,13 +303,11 @@ static bool poly_same(const ks_poly *x, const ks_poly *y)
 
 /* ------------------------------------------------------------------ values */
 
-static ks_fraction nothing(ks_algebra *a)
-{
+static ks_fraction nothing(ks_algebra *a) {
     return (ks_fraction){a->one, a->one};
 }
 
-ks_fraction ks__value_rational(ks_algebra *a, const mpq_t q)
-{
+ks_fraction ks__value_rational(ks_algebra *a, const mpq_t q) {
     ks_poly *p = new_poly(a, 1);
     if (p == NULL) return nothing(a);
     if (mpq_sgn(q) != 0) {
@@ -339,8 +319,7 @@ ks_fraction ks__value_rational(ks_algebra *a, const mpq_t q)
 }
 
 ks_fraction ks__value_generator(ks_algebra *a, ks_generator_kind kind,
-                                const char *key, size_t n)
-{
+                                const char *key, size_t n) {
     uint32_t g = generator(a, kind, key, n);
     ks_poly *p = new_poly(a, 1);
     ks_mono *m = p == NULL ? NULL : new_mono(a, p, 1);
@@ -351,8 +330,7 @@ ks_fraction ks__value_generator(ks_algebra *a, ks_generator_kind kind,
     return (ks_fraction){p, a->one};
 }
 
-ks_fraction ks__value_add(ks_algebra *a, ks_fraction x, ks_fraction y)
-{
+ks_fraction ks__value_add(ks_algebra *a, ks_fraction x, ks_fraction y) {
     if (a->failed) return nothing(a);
     if (poly_same(x.bottom, y.bottom))
         return (ks_fraction){poly_add(a, x.top, y.top), x.bottom};
@@ -362,15 +340,13 @@ ks_fraction ks__value_add(ks_algebra *a, ks_fraction x, ks_fraction y)
                          poly_multiply(a, x.bottom, y.bottom)};
 }
 
-ks_fraction ks__value_multiply(ks_algebra *a, ks_fraction x, ks_fraction y)
-{
+ks_fraction ks__value_multiply(ks_algebra *a, ks_fraction x, ks_fraction y) {
     if (a->failed) return nothing(a);
     return (ks_fraction){poly_multiply(a, x.top, y.top),
                          poly_multiply(a, x.bottom, y.bottom)};
 }
 
-ks_fraction ks__value_negate(ks_algebra *a, ks_fraction x)
-{
+ks_fraction ks__value_negate(ks_algebra *a, ks_fraction x) {
     mpq_t minus;
     mpq_init(minus);
     mpq_set_si(minus, -1, 1);
@@ -379,8 +355,7 @@ ks_fraction ks__value_negate(ks_algebra *a, ks_fraction x)
     return ks__value_multiply(a, m, x);
 }
 
-ks_fraction ks__value_invert(ks_algebra *a, ks_fraction x)
-{
+ks_fraction ks__value_invert(ks_algebra *a, ks_fraction x) {
     if (a->failed) return nothing(a);
     if (x.top->n == 0) { /* 1/0 */
         give_up(a);
@@ -401,13 +376,11 @@ ks_fraction ks__value_invert(ks_algebra *a, ks_fraction x)
     return (ks_fraction){poly_multiply(a, x.bottom, p), a->one};
 }
 
-bool ks__value_is_zero(ks_fraction x)
-{
+bool ks__value_is_zero(ks_fraction x) {
     return x.top->n == 0;
 }
 
-bool ks__value_as_rational(ks_fraction x, mpq_t out)
-{
+bool ks__value_as_rational(ks_fraction x, mpq_t out) {
     bool whole = x.bottom->n == 1 && x.bottom->m[0].n == 0;
     if (!whole || x.top->n > 1) return false;
     if (x.top->n == 0) {
@@ -419,8 +392,7 @@ bool ks__value_as_rational(ks_fraction x, mpq_t out)
     return true;
 }
 
-bool ks__value_equal(ks_algebra *a, ks_fraction x, ks_fraction y)
-{
+bool ks__value_equal(ks_algebra *a, ks_fraction x, ks_fraction y) {
     if (a->failed) return false;
     if (poly_same(x.bottom, y.bottom)) return poly_same(x.top, y.top);
     const ks_poly *left = poly_multiply(a, x.top, y.bottom);
@@ -429,8 +401,7 @@ bool ks__value_equal(ks_algebra *a, ks_fraction x, ks_fraction y)
 }
 
 bool ks__value_proportional(ks_algebra *a, ks_fraction x, ks_fraction y,
-                            bool positive)
-{
+                            bool positive) {
     if (a->failed) return false;
     if (x.top->n == 0 || y.top->n == 0) return x.top->n == y.top->n;
     const ks_poly *p = x.top, *q = y.top;
@@ -445,8 +416,8 @@ bool ks__value_proportional(ks_algebra *a, ks_fraction x, ks_fraction y,
     bool same = !positive || mpq_sgn(ratio) > 0;
     for (size_t i = 0; i < p->n && same; i++) {
         mpq_div(other, p->m[i].c, q->m[i].c);
-        same = compare_factors(&p->m[i], &q->m[i]) == 0 &&
-               mpq_equal(ratio, other);
+        same =
+            compare_factors(&p->m[i], &q->m[i]) == 0 && mpq_equal(ratio, other);
     }
     mpq_clear(ratio);
     mpq_clear(other);
@@ -455,8 +426,7 @@ bool ks__value_proportional(ks_algebra *a, ks_fraction x, ks_fraction y,
 
 /* ----------------------------------------------------------- opaque values */
 
-static void write_poly(ks_algebra *a, ks_str *s, const ks_poly *p)
-{
+static void write_poly(ks_algebra *a, ks_str *s, const ks_poly *p) {
     for (size_t i = 0; i < p->n && a->status == KS_OK; i++) {
         const ks_mono *m = &p->m[i];
         char *c = mpq_get_str(NULL, 10, m->c);
@@ -464,33 +434,30 @@ static void write_poly(ks_algebra *a, ks_str *s, const ks_poly *p)
         spend(a, cost(m->c) * 20);
         free(c);
         for (size_t k = 0; k < m->n && a->status == KS_OK; k++) {
-            a->status = ks_str_printf(s, a->err, "*g%u^%d/%d",
-                                      m->f[k].generator, m->f[k].above,
-                                      m->f[k].below);
+            a->status =
+                ks_str_printf(s, a->err, "*g%u^%d/%d", m->f[k].generator,
+                              m->f[k].above, m->f[k].below);
         }
     }
     if (a->status != KS_OK) give_up(a);
 }
 
 ks_fraction ks__value_opaque(ks_algebra *a, const char *name,
-                             const ks_fraction *arguments, size_t n)
-{
+                             const ks_fraction *arguments, size_t n) {
     ks_str key = {0};
     if (a->failed) return nothing(a);
     a->status = ks_str_printf(&key, a->err, "%s", name);
     for (size_t i = 0; i < n && a->status == KS_OK; i++) {
         a->status = ks_str_printf(&key, a->err, "(");
         write_poly(a, &key, arguments[i].top);
-        if (a->status == KS_OK)
-            a->status = ks_str_printf(&key, a->err, "/");
+        if (a->status == KS_OK) a->status = ks_str_printf(&key, a->err, "/");
         write_poly(a, &key, arguments[i].bottom);
-        if (a->status == KS_OK)
-            a->status = ks_str_printf(&key, a->err, ")");
+        if (a->status == KS_OK) a->status = ks_str_printf(&key, a->err, ")");
     }
     if (a->status != KS_OK) give_up(a);
-    ks_fraction x = a->failed ? nothing(a)
-                              : ks__value_generator(a, KS_G_OPAQUE, key.data,
-                                                    key.length);
+    ks_fraction x =
+        a->failed ? nothing(a)
+                  : ks__value_generator(a, KS_G_OPAQUE, key.data, key.length);
     ks_str_free(&key);
     return x;
 }

@@ -39,8 +39,8 @@ typedef struct ks_fraction {
 typedef enum ks_generator_kind {
     KS_G_SYMBOL,
     KS_G_IMAGINARY,
-    KS_G_PRIME,  /* only with exponents in (0,1) */
-    KS_G_OPAQUE  /* without a rule */
+    KS_G_PRIME, /* only with exponents in (0,1) */
+    KS_G_OPAQUE /* without a rule */
 } ks_generator_kind;
 
 typedef struct ks_generator {

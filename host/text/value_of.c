@@ -3,14 +3,12 @@
 
 #include "value.h"
 
-static ks_fraction give_up(ks_algebra *a)
-{
+static ks_fraction give_up(ks_algebra *a) {
     a->failed = true;
     return (ks_fraction){a->one, a->one};
 }
 
-static ks_fraction small(ks_algebra *a, long above, unsigned long below)
-{
+static ks_fraction small(ks_algebra *a, long above, unsigned long below) {
     mpq_t q;
     mpq_init(q);
     mpq_set_si(q, above, below);
@@ -21,18 +19,16 @@ static ks_fraction small(ks_algebra *a, long above, unsigned long below)
 }
 
 static ks_fraction symbol(ks_algebra *a, const ks_tree *tree,
-                          const ks_node *node)
-{
+                          const ks_node *node) {
     const char *name = tree->text.data + node->text.begin;
     size_t n = node->text.end - node->text.begin;
     bool imaginary = n == 1 && name[0] == 'i';
-    return ks__value_generator(
-        a, imaginary ? KS_G_IMAGINARY : KS_G_SYMBOL, name, n);
+    return ks__value_generator(a, imaginary ? KS_G_IMAGINARY : KS_G_SYMBOL,
+                               name, n);
 }
 
 static ks_fraction product(ks_algebra *a, const ks_tree *tree,
-                           const ks_node *node, int pm)
-{
+                           const ks_node *node, int pm) {
     ks_fraction x = ks__value_of(a, tree, node->first, pm);
     int32_t child = tree->at[node->first].next;
     while (child >= 0 && !a->failed) {
@@ -45,8 +41,7 @@ static ks_fraction product(ks_algebra *a, const ks_tree *tree,
 }
 
 static ks_fraction sum(ks_algebra *a, const ks_tree *tree, const ks_node *node,
-                       int pm)
-{
+                       int pm) {
     ks_fraction x = ks__value_of(a, tree, node->first, pm);
     int32_t child = tree->at[node->first].next;
     while (child >= 0 && !a->failed) {
@@ -56,8 +51,8 @@ static ks_fraction sum(ks_algebra *a, const ks_tree *tree, const ks_node *node,
     return x;
 }
 
-static ks_fraction power(ks_algebra *a, ks_fraction base, ks_fraction exponent)
-{
+static ks_fraction power(ks_algebra *a, ks_fraction base,
+                         ks_fraction exponent) {
     mpq_t e;
     mpq_init(e);
     bool rational = ks__value_as_rational(exponent, e);
@@ -73,11 +68,11 @@ static ks_fraction power(ks_algebra *a, ks_fraction base, ks_fraction exponent)
     return ks__value_opaque(a, "power", both, 2);
 }
 
-/* ------------------------------------------------- functions of whole numbers */
+/* ------------------------------------------------- functions of whole numbers
+ */
 
 /* A whole number of 0..most, or -1. */
-static long small_whole(ks_fraction x, long most)
-{
+static long small_whole(ks_fraction x, long most) {
     mpq_t q;
     mpq_init(q);
     long value = -1;
@@ -90,15 +85,17 @@ static long small_whole(ks_fraction x, long most)
 }
 
 static bool counted(ks_algebra *a, ks_function f, const ks_fraction *x,
-                    size_t n, ks_fraction *out)
-{
+                    size_t n, ks_fraction *out) {
     mpq_t q;
     long first = small_whole(x[0], 2000);
     long second = n > 1 ? small_whole(x[1], 2000) : -1;
     if (first < 0 || (f == KS_F_BINOMIAL && second < 0)) return false;
     mpq_init(q);
-    if (f == KS_F_FACTORIAL) mpz_fac_ui(mpq_numref(q), (unsigned long)first);
-    else mpz_bin_uiui(mpq_numref(q), (unsigned long)first, (unsigned long)second);
+    if (f == KS_F_FACTORIAL)
+        mpz_fac_ui(mpq_numref(q), (unsigned long)first);
+    else
+        mpz_bin_uiui(mpq_numref(q), (unsigned long)first,
+                     (unsigned long)second);
     *out = ks__value_rational(a, q);
     mpq_clear(q);
     return true;
@@ -106,8 +103,7 @@ static bool counted(ks_algebra *a, ks_function f, const ks_fraction *x,
 
 /* abs, floor, ceil, gcd, lcm, min, max of rational numbers */
 static bool rounded(ks_algebra *a, ks_function f, const ks_fraction *x,
-                    size_t n, ks_fraction *out)
-{
+                    size_t n, ks_fraction *out) {
     bool known = true;
     mpq_t q, r;
     mpq_init(q);
@@ -122,13 +118,15 @@ static bool rounded(ks_algebra *a, ks_function f, const ks_fraction *x,
         } else if (f == KS_F_FLOOR || f == KS_F_CEIL) {
             if (f == KS_F_FLOOR)
                 mpz_fdiv_q(mpq_numref(q), mpq_numref(q), mpq_denref(q));
-            else mpz_cdiv_q(mpq_numref(q), mpq_numref(q), mpq_denref(q));
+            else
+                mpz_cdiv_q(mpq_numref(q), mpq_numref(q), mpq_denref(q));
             mpz_set_ui(mpq_denref(q), 1);
         } else if (f == KS_F_GCD || f == KS_F_LCM) {
             known = whole;
             if (f == KS_F_GCD)
                 mpz_gcd(mpq_numref(q), mpq_numref(q), mpq_numref(r));
-            else mpz_lcm(mpq_numref(q), mpq_numref(q), mpq_numref(r));
+            else
+                mpz_lcm(mpq_numref(q), mpq_numref(q), mpq_numref(r));
         } else if ((f == KS_F_MIN) == (mpq_cmp(r, q) < 0)) {
             mpq_set(q, r);
         }
@@ -140,8 +138,7 @@ static bool rounded(ks_algebra *a, ks_function f, const ks_fraction *x,
 }
 
 static ks_fraction function(ks_algebra *a, const ks_tree *tree,
-                            const ks_node *node, int pm)
-{
+                            const ks_node *node, int pm) {
     enum { MOST_ARGUMENTS = 16 };
     ks_fraction x[MOST_ARGUMENTS], out;
     size_t n = 0;
@@ -177,8 +174,8 @@ static ks_fraction function(ks_algebra *a, const ks_tree *tree,
     return ks__value_opaque(a, ks__function_name(f), x, n);
 }
 
-ks_fraction ks__value_of(ks_algebra *a, const ks_tree *tree, int32_t at, int pm)
-{
+ks_fraction ks__value_of(ks_algebra *a, const ks_tree *tree, int32_t at,
+                         int pm) {
     const ks_node *node = &tree->at[at];
     ks_fraction x;
     if (a->failed) return give_up(a);
@@ -201,8 +198,8 @@ ks_fraction ks__value_of(ks_algebra *a, const ks_tree *tree, int32_t at, int pm)
         return ks__value_multiply(a, ks__value_of(a, tree, node->first, pm), x);
     case KS_X_POW:
         x = ks__value_of(a, tree, node->first, pm);
-        return power(a, x, ks__value_of(a, tree, tree->at[node->first].next,
-                                        pm));
+        return power(a, x,
+                     ks__value_of(a, tree, tree->at[node->first].next, pm));
     case KS_X_NEG:
         return ks__value_negate(a, ks__value_of(a, tree, node->first, pm));
     case KS_X_PM:

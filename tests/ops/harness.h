@@ -100,8 +100,8 @@ static inline float *at(const ks_view *v, int64_t row) {
 static inline bool guards_whole(const ks_view *v) {
     const float *x = v->data;
     for (int64_t i = -GUARD; i < v->rows * v->stride + GUARD; i++) {
-        bool inside = i >= 0 && i < v->rows * v->stride &&
-                      i % v->stride < v->cols;
+        bool inside =
+            i >= 0 && i < v->rows * v->stride && i % v->stride < v->cols;
         if (!inside && x[i] != GUARD_VALUE) return false;
     }
     return true;
@@ -123,17 +123,28 @@ static inline bool rows_equal(const ks_view *a, int64_t i, const ks_view *b,
 static inline void scale_offsets(ks_type type, int at_[2]) {
     at_[0] = 0, at_[1] = -1;
     switch (type) {
-    case KS_Q4_1: case KS_Q5_1: case KS_Q4_K: case KS_Q5_K: at_[1] = 2; break;
-    case KS_Q2_K: at_[0] = 80, at_[1] = 82; break;
-    case KS_Q3_K: at_[0] = 108; break;
-    case KS_Q6_K: at_[0] = 208; break;
-    default: break;
+    case KS_Q4_1:
+    case KS_Q5_1:
+    case KS_Q4_K:
+    case KS_Q5_K:
+        at_[1] = 2;
+        break;
+    case KS_Q2_K:
+        at_[0] = 80, at_[1] = 82;
+        break;
+    case KS_Q3_K:
+        at_[0] = 108;
+        break;
+    case KS_Q6_K:
+        at_[0] = 208;
+        break;
+    default:
+        break;
     }
 }
 
 /* Random weights of any type, [rows, cols]; cols a multiple of the block. */
-static inline ks_view random_weights(ks_type type, int64_t rows,
-                                     int64_t cols) {
+static inline ks_view random_weights(ks_type type, int64_t rows, int64_t cols) {
     size_t size = ks_type_row_bytes(type, cols) * (size_t)rows;
     uint8_t *data = malloc(size + 1);
     cr_assert(data);

@@ -78,8 +78,7 @@ static inline void ref_attention(double *out, const float *q, const float *k,
     for (int64_t j = first; j <= position; j++) {
         double p = exp(s[j] - top);
         total += p;
-        for (int32_t i = 0; i < d; i++)
-            out[i] += p * (double)v[j * stride + i];
+        for (int32_t i = 0; i < d; i++) out[i] += p * (double)v[j * stride + i];
     }
     for (int32_t i = 0; i < d; i++) out[i] /= total;
     free(s);

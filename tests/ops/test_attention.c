@@ -8,11 +8,11 @@ typedef struct attn_case {
 } attn_case;
 
 static const attn_case CASES[] = {
-    {9, 3, 64, 0, 0, false},   {4, 4, 32, 0, 0, false},
-    {8, 1, 128, 0, 0, true},   {2, 1, 256, 0, 50, false},
-    {3, 3, 34, 0, 0, false},   {6, 2, 96, 17, 0, true},
+    {9, 3, 64, 0, 0, false},    {4, 4, 32, 0, 0, false},
+    {8, 1, 128, 0, 0, true},    {2, 1, 256, 0, 50, false},
+    {3, 3, 34, 0, 0, false},    {6, 2, 96, 17, 0, true},
     {14, 2, 64, 128, 0, false}, {1, 1, 80, 1, 0, false},
-    {4, 2, 66, 65, 30, true},  {100, 1, 32, 0, 0, false},
+    {4, 2, 66, 65, 30, true},   {100, 1, 32, 0, 0, false},
     {2, 2, 2, 64, 0, false},
 };
 
@@ -26,8 +26,8 @@ typedef struct batch {
 
 /* Peaked attention: scores of some units, so that softmax matters. */
 static batch make_batch(attn_case c, const int32_t *offsets, int32_t n_seq) {
-    batch b = {.spec = {c.heads, c.kv_heads, c.dim,
-                        6 / sqrtf((float)c.dim), c.softcap, c.window, NULL}};
+    batch b = {.spec = {c.heads, c.kv_heads, c.dim, 6 / sqrtf((float)c.dim),
+                        c.softcap, c.window, NULL}};
     int32_t n = offsets[n_seq];
     for (int i = 0; i < 128; i++) b.sinks[i] = 3 * random_unit();
     int64_t qc = c.heads * c.dim, kc = c.kv_heads * c.dim;
@@ -80,8 +80,8 @@ static void values(backend *be) {
     static const int32_t offsets[] = {0, 1, 1, 64, 67, 230};
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         batch b = make_batch(CASES[i], offsets, 5);
-        RUN(be, attention, b.out, b.q, b.k, b.v, spec_of(&b, CASES[i]),
-            &b.seqs, NULL);
+        RUN(be, attention, b.out, b.q, b.k, b.v, spec_of(&b, CASES[i]), &b.seqs,
+            NULL);
         for (int32_t s = 0; s < 5; s++) check_values(&b, s);
         cr_assert(guards_whole(&b.out), "case %zu", i);
         free_batch(&b);
@@ -132,8 +132,8 @@ static ks_kv_layer fill_store(const batch *b, int32_t first, int32_t past,
                       malloc(sizeof(float) * (size_t)n)};
     for (int64_t i = 0; i < n; i++) kv.k[i] = kv.v[i] = NAN;
     for (int32_t t = 0; t < past; t++) {
-        int64_t row = ((int64_t)pages[t / KS_PAGE] * KS_PAGE + t % KS_PAGE) *
-                      kc;
+        int64_t row =
+            ((int64_t)pages[t / KS_PAGE] * KS_PAGE + t % KS_PAGE) * kc;
         memcpy(kv.k + row, at(&b->k, first + t), (size_t)kc * sizeof(float));
         memcpy(kv.v + row, at(&b->v, first + t), (size_t)kc * sizeof(float));
     }
@@ -167,8 +167,8 @@ static void decode(backend *be) {
     static const int32_t offsets[] = {0, 200};
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         batch b = make_batch(CASES[i], offsets, 1);
-        RUN(be, attention, b.out, b.q, b.k, b.v, spec_of(&b, CASES[i]),
-            &b.seqs, NULL);
+        RUN(be, attention, b.out, b.q, b.k, b.v, spec_of(&b, CASES[i]), &b.seqs,
+            NULL);
         for (int32_t past = 1; past < 199; past += 3)
             continue_from(be, &b, past, 1, i);
         continue_from(be, &b, 64, 100, i);
@@ -182,7 +182,8 @@ Test(attention, bits_of_decode_and_prefill) {
     ON_EVERY_BACKEND(decode);
 }
 
-/* ----------------------------------------------------------------- bad input */
+/* ----------------------------------------------------------------- bad input
+ */
 
 static void wrong(backend *be) {
     static const int32_t offsets[] = {0, 8}, past[] = {3};

@@ -86,9 +86,9 @@ static void matmul(backend *b) {
         for (int t = 0; t < 4; t++)
             matmul_one(b, sizes[i][0], sizes[i][1], sizes[i][2], t & 1, t >> 1);
     float x[6] = {0};
-    cr_assert(b->ops->matmul(b->dev, ks_view_f32(x, 1, 1),
-                             ks_view_f32(x, 1, 2), false, ks_view_f32(x, 3, 1),
-                             false, 1, 0, &b->err) == KS_INTERNAL);
+    cr_assert(b->ops->matmul(b->dev, ks_view_f32(x, 1, 1), ks_view_f32(x, 1, 2),
+                             false, ks_view_f32(x, 3, 1), false, 1, 0,
+                             &b->err) == KS_INTERNAL);
 }
 
 Test(dev, matmul) {

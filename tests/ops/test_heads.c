@@ -29,8 +29,8 @@ static void score_one(backend *b, ks_type type, int64_t rows, int64_t vocab,
         ref[i] = ref_logprob(logits + i * vocab, vocab, target[i]);
     }
     RUN(b, score, got, hidden, head, softcap, target);
-    cr_assert(close_f32("score", got, ref, (size_t)rows, 2e-5, 2e-6),
-              "%s %s", b->ops->isa, ks_type_name(type));
+    cr_assert(close_f32("score", got, ref, (size_t)rows, 2e-5, 2e-6), "%s %s",
+              b->ops->isa, ks_type_name(type));
     cr_assert(got[rows] == GUARD_VALUE);
     for (int64_t i = 0; i < rows; i += 7) {
         ks_view row = {at(&hidden, i), 1, d, d, KS_F32};
@@ -58,8 +58,8 @@ static void score_large(backend *b) {
     float hidden = 1, head[1500], got;
     for (int i = 0; i < 1500; i++) head[i] = (float)i - 300;
     int32_t target = 1499;
-    RUN(b, score, &got, ks_view_f32(&hidden, 1, 1),
-        ks_view_f32(head, 1500, 1), 0, &target);
+    RUN(b, score, &got, ks_view_f32(&hidden, 1, 1), ks_view_f32(head, 1500, 1),
+        0, &target);
     double ref = -log(1 / (1 - exp(-1.0)));
     cr_assert(close_f32("large", &got, &ref, 1, 1e-6, 1e-6));
 }
@@ -90,9 +90,9 @@ static int32_t ref_sample(const float *logits, int32_t n,
     if (spec->temperature > 0) {
         double *w = doubles(n), total = 0, sum = 0;
         for (int32_t i = 0; i < kept; i++)
-            total += w[i] = exp(((double)logits[ids[i]] -
-                                 (double)logits[ids[0]]) /
-                                (double)spec->temperature);
+            total += w[i] =
+                exp(((double)logits[ids[i]] - (double)logits[ids[0]]) /
+                    (double)spec->temperature);
         int32_t m = 0;
         while (m < kept && (m == 0 || sum < (double)spec->top_p * total))
             sum += w[m++];
@@ -128,8 +128,7 @@ static void rule(backend *b, int32_t n, float spread, float softcap) {
     ks_sample_spec spec[ROWS];
     int32_t ids[ROWS];
     for (int32_t i = 0; i < n; i++) /* ties: multiples of 1/8 of the spread */
-        head[i] = i & 1 ? head[i] * spread
-                        : roundf(head[i] * 8) / 8 * spread;
+        head[i] = i & 1 ? head[i] * spread : roundf(head[i] * 8) / 8 * spread;
     for (int i = 0; i < ROWS; i++) one[i] = 1;
     for (size_t c = 0; c < sizeof SPECS / sizeof *SPECS; c++) {
         for (int i = 0; i < ROWS; i++) {
@@ -182,8 +181,7 @@ static void frequencies(backend *b) {
     int count[5] = {0};
     for (int i = 0; i < N; i++) count[ids[i]]++;
     double chi = 0;
-    for (int i = 0; i < 5; i++)
-        chi += pow(count[i] - N * p[i], 2) / (N * p[i]);
+    for (int i = 0; i < 5; i++) chi += pow(count[i] - N * p[i], 2) / (N * p[i]);
     cr_assert(chi < 18.5, "chi-square %g with 4 degrees of freedom", chi);
     free(one), free(spec), free(ids);
 }

@@ -36,7 +36,8 @@ static bool same(float a, float b) {
 
 static void pool_type(backend *b, ks_type type, int64_t cols) {
     static const ks_pool_row rows[] = {
-        {0, 1, -1}, {1, 3, 0}, {3, 3, 2}, {3, 40, 2}, {40, 41, 39}, {44, 60, 43},
+        {0, 1, -1}, {1, 3, 0},    {3, 3, 2},
+        {3, 40, 2}, {40, 41, 39}, {44, 60, 43},
     };
     enum { N = sizeof rows / sizeof *rows };
     ks_view x = guarded_random(60, cols, cols + 3);
@@ -74,13 +75,31 @@ Test(pool, positions_and_types) {
     ON_EVERY_BACKEND(pool);
 }
 
-/* ------------------------------------------------------------------- convert */
+/* ------------------------------------------------------------------- convert
+ */
 
 /* Values whose rounding is a question: ties, subnormals, limits. */
 static const float HARD[] = {
-    0, -0.0f, 1, 1 + 0x1p-8f, 1 + 0x3p-9f, 1 + 0x1p-11f, 1 + 0x3p-12f,
-    0x1p-24f, 0x1p-25f, 0x1.000002p-25f, -0x3p-26f, 0x1.ffcp-15f, 65504,
-    65519.996f, 0x1p-140f, INFINITY, -INFINITY, NAN, 0x1.fep127f, 3,
+    0,
+    -0.0f,
+    1,
+    1 + 0x1p-8f,
+    1 + 0x3p-9f,
+    1 + 0x1p-11f,
+    1 + 0x3p-12f,
+    0x1p-24f,
+    0x1p-25f,
+    0x1.000002p-25f,
+    -0x3p-26f,
+    0x1.ffcp-15f,
+    65504,
+    65519.996f,
+    0x1p-140f,
+    INFINITY,
+    -INFINITY,
+    NAN,
+    0x1.fep127f,
+    3,
 };
 
 static void convert(backend *b) {
@@ -96,8 +115,8 @@ static void convert(backend *b) {
         for (int64_t i = 0; i < 50; i++)
             for (int64_t j = 0; j < COLS; j++)
                 cr_assert(same(load(type, out, i * COLS + j),
-                               rounded(type, at(&x, i)[j])), "%s %a",
-                          ks_type_name(type), (double)at(&x, i)[j]);
+                               rounded(type, at(&x, i)[j])),
+                          "%s %a", ks_type_name(type), (double)at(&x, i)[j]);
         RUN(b, convert, out, type, x, index, 11);
         for (int64_t i = 0; i < 11; i++)
             for (int64_t j = 0; j < COLS; j++)
@@ -135,7 +154,8 @@ Test(pool, f16_overflow_is_an_error) {
     ON_EVERY_BACKEND(overflow);
 }
 
-/* ----------------------------------------------------------- count_nonfinite */
+/* ----------------------------------------------------------- count_nonfinite
+ */
 
 static void count(backend *b) {
     ks_view x = guarded_random(40, 101, 107); /* guards in between are finite */

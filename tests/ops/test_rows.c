@@ -46,8 +46,8 @@ static void norm_one(backend *b, int64_t rows, int64_t cols, bool residual,
         cr_assert(close_f32("norm", at(&out, i), ref + i * cols, (size_t)cols,
                             1e-9, 1e-6));
         if (residual)
-            cr_assert(close_f32("sum", at(&x, i), sum + i * cols,
-                                (size_t)cols, 0, 0));
+            cr_assert(close_f32("sum", at(&x, i), sum + i * cols, (size_t)cols,
+                                0, 0));
     }
     cr_assert(guards_whole(&out) && guards_whole(&x) && guards_whole(&y));
     if (!in_place) guarded_free(&out);
@@ -115,8 +115,7 @@ static void gate_one(backend *b, ks_act act, int64_t rows, int64_t cols) {
     RUN(b, gate, out, g, u, act);
     for (int64_t i = 0; i < rows; i++) {
         for (int64_t j = 0; j < cols; j++)
-            ref[j] = ref_act((double)at(&g, i)[j], act) *
-                     (double)at(&u, i)[j];
+            ref[j] = ref_act((double)at(&g, i)[j], act) * (double)at(&u, i)[j];
         /* GELU's 1 + erf loses its relative precision far below 0 */
         cr_assert(close_f32("gate", at(&out, i), ref, (size_t)cols,
                             act == KS_SILU ? 1e-30 : 2e-6, 1e-6));
@@ -173,8 +172,9 @@ static void check_heads(const ks_view *got, const ks_view *from, int64_t t,
     for (int64_t h = 0; h < from->cols; h += dim) {
         for (int32_t i = 0; i < dim; i++) head[i] = (double)at(from, t)[h + i];
         ref_rope(head, position, rope);
-        cr_assert(close_f32("rope", at(got, t) + h, head, (size_t)dim, 3e-7,
-                            3e-7), "position %lld", (long long)position);
+        cr_assert(
+            close_f32("rope", at(got, t) + h, head, (size_t)dim, 3e-7, 3e-7),
+            "position %lld", (long long)position);
     }
     free(head);
 }
@@ -198,8 +198,8 @@ static void rope_one(backend *b, rope_case c) {
     int32_t max_pages = (c.past + N) / KS_PAGE + 1;
     int32_t *pages = malloc(sizeof *pages * 3 * (size_t)max_pages);
     for (int i = 0; i < 3 * max_pages; i++) /* last pages of each, reversed */
-        pages[i] = i / max_pages * PAGES + (max_pages - 1 - i % max_pages) %
-                                               PAGES;
+        pages[i] =
+            i / max_pages * PAGES + (max_pages - 1 - i % max_pages) % PAGES;
     ks_seqs seqs = {3, N, offsets, c.past ? past : NULL, pages, max_pages};
     ks_view ks = guarded(3 * PAGES * KS_PAGE, kc, kc);
     ks_view vs = guarded(3 * PAGES * KS_PAGE, kc, kc);
@@ -224,9 +224,9 @@ static void rope_one(backend *b, rope_case c) {
 
 static void rope(backend *b) {
     static const rope_case cases[] = {
-        {64, 64, 9, 3, false, false, 0},  {64, 64, 9, 3, true, true, 0},
-        {128, 128, 2, 1, false, true, 1}, {80, 32, 2, 2, false, true, 17},
-        {34, 34, 3, 1, true, true, 100},  {256, 64, 2, 1, true, false, 0},
+        {64, 64, 9, 3, false, false, 0},     {64, 64, 9, 3, true, true, 0},
+        {128, 128, 2, 1, false, true, 1},    {80, 32, 2, 2, false, true, 17},
+        {34, 34, 3, 1, true, true, 100},     {256, 64, 2, 1, true, false, 0},
         {64, 64, 1, 1, false, true, 131000}, {2, 2, 1, 1, false, true, 3},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)

@@ -7,8 +7,7 @@
 
 #include "text/text.h"
 
-static inline json_t *golden(const char *key, json_t **root)
-{
+static inline json_t *golden(const char *key, json_t **root) {
     json_error_t reason;
     *root = json_load_file(KS_TEST_DATA "/text/golden.json", JSON_ALLOW_NUL,
                            &reason);
@@ -18,8 +17,7 @@ static inline json_t *golden(const char *key, json_t **root)
     return list;
 }
 
-static inline const char *string_at(json_t *list, size_t i, size_t *n)
-{
+static inline const char *string_at(json_t *list, size_t i, size_t *n) {
     json_t *s = json_array_get(list, i);
     cr_assert(json_is_string(s));
     *n = json_string_length(s);

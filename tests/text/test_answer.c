@@ -5,8 +5,7 @@
 #include "text/text.h"
 
 /* expected NULL: none */
-static void check_answer(const char *text, bool compat, const char *expected)
-{
+static void check_answer(const char *text, bool compat, const char *expected) {
     ks_span s = {0, 0};
     bool found;
     ks_err err = {0};
@@ -21,8 +20,7 @@ static void check_answer(const char *text, bool compat, const char *expected)
               text + s.begin, expected);
 }
 
-Test(answer, boxed)
-{
+Test(answer, boxed) {
     check_answer("first \\boxed{1}, then \\boxed{2}.", false, "2");
     check_answer("\\boxed{x = \\boxed{3}}", false, "3");
     check_answer("The answer is 5. \\boxed{4", false, "4");
@@ -30,8 +28,7 @@ Test(answer, boxed)
     check_answer("the answer is 5, \\boxed{}", false, "5, \\boxed{}");
 }
 
-Test(answer, stated)
-{
+Test(answer, stated) {
     check_answer("He pays 3 * 4 = 12.\n#### 12", false, "12");
     check_answer("#### 1,200\n", false, "1,200");
     check_answer("The answer is 42.", false, "42");
@@ -48,8 +45,7 @@ Test(answer, stated)
     check_answer("answer = 7", false, "7");
 }
 
-Test(answer, last_number)
-{
+Test(answer, last_number) {
     check_answer("So she has 18 apples left.", false, "18");
     check_answer("Thus x = 12. That is all of it, done.", false, "12");
     check_answer("It costs $1,234.50 in all.", false, "$1,234.50");
@@ -62,22 +58,20 @@ Test(answer, last_number)
 }
 
 static int64_t step_of(const char *text, const char *gold, bool compat,
-                       bool *wrong)
-{
+                       bool *wrong) {
     ks_spans steps = {0};
     ks_err err = {0};
     int64_t index;
     cr_assert(ks_text_split(text, strlen(text), &steps, &err) == KS_OK);
-    ks_status st = ks_text_answer_step(text, strlen(text), &steps, gold,
-                                       strlen(gold), compat, &index, wrong,
-                                       &err);
+    ks_status st =
+        ks_text_answer_step(text, strlen(text), &steps, gold, strlen(gold),
+                            compat, &index, wrong, &err);
     cr_assert(st == KS_OK, "%s", err.text);
     ks_spans_free(&steps);
     return index;
 }
 
-Test(answer_step, rules)
-{
+Test(answer_step, rules) {
     bool wrong;
     const char *boxed = "We find that it is 7. So we get \\boxed{7} here. And "
                         "that is all of it.";
@@ -96,8 +90,7 @@ Test(answer_step, rules)
     cr_expect(step_of("", "9", false, &wrong) == -1 && !wrong);
 }
 
-Test(answer_step, refuses)
-{
+Test(answer_step, refuses) {
     ks_span far = {0, 9};
     ks_spans steps = {&far, 1, 1};
     ks_err err = {0};
@@ -109,8 +102,7 @@ Test(answer_step, refuses)
                                   &wrong, &err) == KS_FORMAT);
 }
 
-static bool states(const char *step, const char *gold, bool compat)
-{
+static bool states(const char *step, const char *gold, bool compat) {
     bool gives;
     ks_err err = {0};
     ks_status st = ks_text_states(step, strlen(step), gold, strlen(gold),
@@ -119,8 +111,7 @@ static bool states(const char *step, const char *gold, bool compat)
     return gives;
 }
 
-Test(states, rules)
-{
+Test(states, rules) {
     static const struct {
         const char *step, *gold;
         bool plain, compat;
@@ -186,8 +177,7 @@ Test(states, rules)
     }
 }
 
-Test(states, refuses)
-{
+Test(states, refuses) {
     bool gives;
     ks_err err = {0};
     cr_expect(ks_text_states("a", 1, " $ ", 3, false, &gives, &err) ==

@@ -5,12 +5,11 @@
 
 #include "text/text.h"
 
-static bool equal(const char *a, const char *b, bool compat)
-{
+static bool equal(const char *a, const char *b, bool compat) {
     bool same = false;
     ks_err err = {0};
-    ks_status st = ks_text_equal(a, strlen(a), b, strlen(b), compat, &same,
-                                 &err);
+    ks_status st =
+        ks_text_equal(a, strlen(a), b, strlen(b), compat, &same, &err);
     cr_assert(st == KS_OK, "'%s' and '%s': %s", a, b, err.text);
     return same;
 }
@@ -20,8 +19,7 @@ typedef struct pair {
 } pair;
 
 /* Splits a line of the table in place; false for comments. */
-static bool read_pair(char *line, pair *out)
-{
+static bool read_pair(char *line, pair *out) {
     if (line[0] == '#' || line[0] == 0) return false;
     out->rule = strsep(&line, "\t");
     out->verdict = strsep(&line, "\t");
@@ -33,20 +31,20 @@ static bool read_pair(char *line, pair *out)
     return true;
 }
 
-Test(equal, table)
-{
+Test(equal, table) {
     char *text = NULL;
     size_t n, pairs = 0, wrong = 0;
     ks_err err = {0};
     cr_assert(ks_read_file(KS_TEST_DATA "/text/equal.tsv", &text, &n, &err) ==
-                  KS_OK, "%s", err.text);
+                  KS_OK,
+              "%s", err.text);
     char *rest = text, *line;
     while ((line = strsep(&rest, "\n")) != NULL) {
         pair p;
         if (!read_pair(line, &p)) continue;
         bool same = p.verdict[0] == '=';
-        bool bad = equal(p.a, p.b, false) != same ||
-                   equal(p.b, p.a, false) != same;
+        bool bad =
+            equal(p.a, p.b, false) != same || equal(p.b, p.a, false) != same;
         if (p.compat[0] != '.')
             bad |= equal(p.a, p.b, true) != (p.compat[0] == '=');
         if (bad)
@@ -61,13 +59,12 @@ Test(equal, table)
 }
 
 /* Every side of every pair is itself. */
-Test(equal, reflexive)
-{
+Test(equal, reflexive) {
     char *text = NULL;
     size_t n;
     ks_err err = {0};
     cr_assert(ks_read_file(KS_TEST_DATA "/text/equal.tsv", &text, &n, &err) ==
-                  KS_OK);
+              KS_OK);
     char *rest = text, *line;
     while ((line = strsep(&rest, "\n")) != NULL) {
         pair p;
@@ -78,8 +75,7 @@ Test(equal, reflexive)
     free(text);
 }
 
-Test(equal, long_integers_are_exact)
-{
+Test(equal, long_integers_are_exact) {
     size_t n = 60000;
     char *a = malloc(n + 1), *b = malloc(n + 1);
     memset(a, '7', n);
@@ -93,16 +89,14 @@ Test(equal, long_integers_are_exact)
 }
 
 /* The published tolerance is on the second answer. */
-Test(equal, compat_tolerance)
-{
+Test(equal, compat_tolerance) {
     cr_expect(equal("10004", "10000", true));
     cr_expect_not(equal("10006", "10000", true));
     cr_expect(equal("0.00000000001", "0", true));
     cr_expect_not(equal("0.001", "0", true));
 }
 
-Test(equal, refuses_bad_utf8_by_byte)
-{
+Test(equal, refuses_bad_utf8_by_byte) {
     ks_err err = {0};
     bool same;
     ks_status st = ks_text_equal("12\xff", 3, "12", 2, false, &same, &err);
@@ -113,8 +107,7 @@ Test(equal, refuses_bad_utf8_by_byte)
     cr_expect(strstr(err.text, "b: byte 0") != NULL, "%s", err.text);
 }
 
-Test(equal, nul_is_a_character)
-{
+Test(equal, nul_is_a_character) {
     bool same = true;
     ks_err err = {0};
     cr_expect(ks_text_equal("1\0002", 3, "1", 1, false, &same, &err) == KS_OK);

@@ -2,8 +2,7 @@
 #include "golden.h"
 
 /* expected: "0-3 3-10" */
-static void check_steps(const char *text, size_t n, const char *expected)
-{
+static void check_steps(const char *text, size_t n, const char *expected) {
     ks_spans steps = {0};
     ks_err err = {0};
     ks_str got = {0};
@@ -20,8 +19,7 @@ static void check_steps(const char *text, size_t n, const char *expected)
 
 #define STEPS(text, expected) check_steps(text, sizeof text - 1, expected)
 
-Test(split, rules)
-{
+Test(split, rules) {
     STEPS("", "");
     STEPS("   \n ", "");
     STEPS("One sentence only", "0-17");
@@ -51,22 +49,23 @@ Test(split, rules)
 }
 
 /* Code points count, not bytes; white space is Unicode's. */
-Test(split, code_points)
-{
+Test(split, code_points) {
     /* nine CJK characters and a stop are ten */
     STEPS("This is a whole step. \xe5\x9b\xa0\xe5\x9b\xa0\xe5\x9b\xa0"
           "\xe5\x9b\xa0\xe5\x9b\xa0\xe5\x9b\xa0\xe5\x9b\xa0\xe5\x9b\xa0"
-          "\xe5\x9b\xa0. Next whole step", "0-21 21-50 50-66");
+          "\xe5\x9b\xa0. Next whole step",
+          "0-21 21-50 50-66");
     STEPS("This is a whole step. \xf0\x9f\x99\x82\xf0\x9f\x99\x82. Next whole "
-          "step", "0-31 31-47");
+          "step",
+          "0-31 31-47");
     /* U+3000 and U+00A0 around it do not lengthen a piece */
     STEPS("This is a whole step. \xe3\x80\x80\xc2\xa0\xc2\xa0\xc2\xa0\xc2\xa0"
-          "\xc2\xa0\xc2\xa0hm. Next whole step", "0-40 40-56");
+          "\xc2\xa0\xc2\xa0hm. Next whole step",
+          "0-40 40-56");
     STEPS("This is a whole step. \xe3\x80\x80\xe2\x80\x83", "0-21");
 }
 
-Test(split, refuses_bad_utf8_by_byte)
-{
+Test(split, refuses_bad_utf8_by_byte) {
     ks_spans steps = {0};
     ks_err err = {0};
     cr_expect(ks_text_split("ab\xc3(", 4, &steps, &err) == KS_FORMAT);
@@ -74,8 +73,7 @@ Test(split, refuses_bad_utf8_by_byte)
     ks_spans_free(&steps);
 }
 
-Test(split, white_space_as_python_has_it)
-{
+Test(split, white_space_as_python_has_it) {
     json_t *root, *list = golden("spaces", &root);
     size_t at = 0;
     for (int32_t c = 0; c < 0x110000; c++) {
@@ -88,8 +86,7 @@ Test(split, white_space_as_python_has_it)
     json_decref(root);
 }
 
-Test(split, reference)
-{
+Test(split, reference) {
     json_t *root, *list = golden("split", &root), *item;
     size_t i;
     json_array_foreach(list, i, item) {
@@ -106,7 +103,8 @@ Test(split, reference)
             json_int_t b = json_integer_value(json_array_get(s, 0));
             json_int_t e = json_integer_value(json_array_get(s, 1));
             cr_expect(steps.at[k].begin == (size_t)b &&
-                      steps.at[k].end == (size_t)e, "case %zu step %zu", i, k);
+                          steps.at[k].end == (size_t)e,
+                      "case %zu step %zu", i, k);
             cr_expect(steps.at[k].begin == end, "a gap");
             end = steps.at[k].end;
         }
@@ -116,8 +114,7 @@ Test(split, reference)
 }
 
 /* expected: contents joined by "|" */
-static void check_boxes(const char *text, bool compat, const char *expected)
-{
+static void check_boxes(const char *text, bool compat, const char *expected) {
     ks_spans boxes = {0};
     ks_err err = {0};
     ks_str got = {0};
@@ -135,8 +132,7 @@ static void check_boxes(const char *text, bool compat, const char *expected)
     ks_spans_free(&boxes);
 }
 
-Test(boxes, rules)
-{
+Test(boxes, rules) {
     check_boxes("no box", false, "");
     check_boxes("\\boxed{42} and \\boxed{43}", false, "42|43");
     check_boxes("\\boxed{\\frac{1}{2}}", false, "\\frac{1}{2}");
@@ -150,20 +146,17 @@ Test(boxes, rules)
     check_boxes("\\\\boxed{4}", false, "4");
 }
 
-Test(boxes, escaped_braces)
-{
+Test(boxes, escaped_braces) {
     check_boxes("\\boxed{\\{1,2\\}}", false, "\\{1,2\\}");
     check_boxes("\\boxed{\\{1,2\\}}", true, "\\{1,2\\}");
     check_boxes("\\boxed{\\left\\{1\\right.} x", false, "\\left\\{1\\right.");
-    check_boxes("\\boxed{\\left\\{1\\right.} x", true,
-                "\\left\\{1\\right.} x");
+    check_boxes("\\boxed{\\left\\{1\\right.} x", true, "\\left\\{1\\right.} x");
     check_boxes("\\boxed{a\\\\} b", false, "a\\\\");
     check_boxes("\\boxed{ }\\boxed{1}", false, "1");
     check_boxes("\\boxed{ }\\boxed{1}", true, " |1");
 }
 
-Test(boxes, reference)
-{
+Test(boxes, reference) {
     json_t *root, *list = golden("boxes", &root), *item;
     size_t i;
     json_array_foreach(list, i, item) {
@@ -178,7 +171,8 @@ Test(boxes, reference)
             const char *content = string_at(expected, k, &m);
             ks_span b = boxes.at[k];
             cr_expect(b.end - b.begin == m &&
-                      memcmp(text + b.begin, content, m) == 0, "%s", text);
+                          memcmp(text + b.begin, content, m) == 0,
+                      "%s", text);
         }
         ks_spans_free(&boxes);
     }

@@ -3,8 +3,7 @@
 
 #include "golden.h"
 
-static ks_surface_row row_of(const char *step, int64_t n_steps, bool compat)
-{
+static ks_surface_row row_of(const char *step, int64_t n_steps, bool compat) {
     ks_surface *s;
     ks_surface_row row;
     ks_err err = {0};
@@ -15,10 +14,10 @@ static ks_surface_row row_of(const char *step, int64_t n_steps, bool compat)
     return row;
 }
 
-Test(surface, counts)
-{
+Test(surface, counts) {
     ks_surface_row r = row_of("na\xc3\xafve: 3 + 4.5 = 7.5 \xe2\x89\xa0 x2 - 8,"
-                              "9 \xc2\xb1", 0, false);
+                              "9 \xc2\xb1",
+                              0, false);
     cr_expect(r.position == 0);
     cr_expect(isnan(r.relative_position));
     cr_expect(r.characters == 33, "%lld", (long long)r.characters);
@@ -35,8 +34,7 @@ Test(surface, counts)
     cr_expect(r.numbers == 3, "%lld", (long long)r.numbers);
 }
 
-Test(surface, categories)
-{
+Test(surface, categories) {
     static const struct {
         const char *step;
         int set; /* bits in the order of ks_category */
@@ -57,12 +55,11 @@ Test(surface, categories)
     }
     /* a curled apostrophe is one too, but not in the published code */
     cr_expect(row_of("let\xe2\x80\x99s think", 0, false).category[KS_FILLER]);
-    cr_expect_not(row_of("let\xe2\x80\x99s think", 0, true)
-                      .category[KS_FILLER]);
+    cr_expect_not(
+        row_of("let\xe2\x80\x99s think", 0, true).category[KS_FILLER]);
 }
 
-Test(surface, relative_position)
-{
+Test(surface, relative_position) {
     for (int compat = 0; compat < 2; compat++) {
         ks_surface *s;
         ks_surface_row row;
@@ -80,8 +77,7 @@ Test(surface, relative_position)
     }
 }
 
-Test(surface, cosines)
-{
+Test(surface, cosines) {
     json_t *root, *list = golden("surface", &root), *item;
     size_t i;
     json_array_foreach(list, i, item) {
@@ -98,8 +94,8 @@ Test(surface, cosines)
         size_t k;
         json_array_foreach(chain, k, step) {
             cr_assert(ks_surface_step(s, json_string_value(step),
-                                      json_string_length(step), &row, &err) ==
-                      KS_OK);
+                                      json_string_length(step), &row,
+                                      &err) == KS_OK);
         }
         double got[3] = {row.tfidf_mean_before, row.tfidf_max_before,
                          row.tfidf_prompt};
@@ -113,8 +109,7 @@ Test(surface, cosines)
     json_decref(root);
 }
 
-Test(surface, refuses_bad_utf8)
-{
+Test(surface, refuses_bad_utf8) {
     ks_surface *s;
     ks_err err = {0};
     cr_expect(ks_surface_open(&s, "\xff", 1, 0, false, &err) == KS_FORMAT);

@@ -18,13 +18,13 @@ typedef struct tile {
     const ks_seqs *seqs;
     const ks_kv_layer *kv;
     ks_view out, q, k, v;
-    int32_t seq, group;           /* sequence, kv head */
-    int32_t head, n_heads;        /* query heads [head, head + n_heads) */
-    int32_t token, n_tokens;      /* in the sequence's part of the batch */
-    int32_t n_rows, position;     /* position of the first token */
+    int32_t seq, group;             /* sequence, kv head */
+    int32_t head, n_heads;          /* query heads [head, head + n_heads) */
+    int32_t token, n_tokens;        /* in the sequence's part of the batch */
+    int32_t n_rows, position;       /* position of the first token */
     float *queries, *scores, *sums; /* [rows, D] [rows, BLOCK] [rows, Dp] */
-    float *keys, *panels;         /* [BLOCK, D], and transposed or padded */
-    float *highest, *total;       /* [rows] running maximum, sum of exp */
+    float *keys, *panels;           /* [BLOCK, D], and transposed or padded */
+    float *highest, *total;         /* [rows] running maximum, sum of exp */
 } tile;
 
 static int32_t padded(int32_t dim) {
@@ -62,10 +62,13 @@ static const float *row_at(const tile *t, const ks_view *batch,
     if (position >= past)
         return ks__row_f32(batch, t->seqs->offsets[t->seq] + position - past) +
                t->group * d;
-    int64_t page = t->seqs->pages[(int64_t)t->seq * t->seqs->max_pages +
-                                  position / KS_PAGE];
-    return store + ((page * KS_PAGE + position % KS_PAGE) *
-                        t->spec->n_kv_heads + t->group) * d;
+    int64_t page =
+        t->seqs
+            ->pages[(int64_t)t->seq * t->seqs->max_pages + position / KS_PAGE];
+    return store +
+           ((page * KS_PAGE + position % KS_PAGE) * t->spec->n_kv_heads +
+            t->group) *
+               d;
 }
 
 /* scores[rows, n] = queries keys^T for keys base .. base + n. */
@@ -82,11 +85,11 @@ static void score_block(tile *t, int32_t base, int32_t n) {
                    (size_t)d * sizeof(float));
     }
     for (int32_t i = 0; i < n; i += NR) {
-        KS_ISA_NAME(unpack)(&keys, i, KS_MIN(NR, n - i), 0, d, t->panels, NULL);
+        ks__unpack(&keys, i, KS_MIN(NR, n - i), 0, d, t->panels, NULL);
         for (int32_t r = 0; r < t->n_rows; r += MR)
-            KS_ISA_NAME(kernels)[KS_MIN(MR, t->n_rows - r)](
-                d, t->queries + r * d, d, t->panels,
-                t->scores + r * BLOCK + i, BLOCK, NR, NULL, false);
+            ks__kernels[KS_MIN(MR, t->n_rows - r)](
+                d, t->queries + r * d, d, t->panels, t->scores + r * BLOCK + i,
+                BLOCK, NR, NULL, false);
     }
 }
 
@@ -145,8 +148,7 @@ static void softmax_block(tile *t, int32_t base, int32_t n) {
 static void value_block(tile *t, int32_t base, int32_t n) {
     int32_t d = t->spec->head_dim, dp = padded(d);
     for (int32_t i = 0; i < n; i++) {
-        const float *v =
-            row_at(t, &t->v, t->kv ? t->kv->v : NULL, base + i);
+        const float *v = row_at(t, &t->v, t->kv ? t->kv->v : NULL, base + i);
         for (int32_t j = 0; j < d; j += NR) {
             float *to = t->panels + j * n + i * NR;
             int32_t m = KS_MIN(NR, d - j);
@@ -156,7 +158,7 @@ static void value_block(tile *t, int32_t base, int32_t n) {
     }
     for (int32_t j = 0; j < d; j += NR)
         for (int32_t r = 0; r < t->n_rows; r += MR)
-            KS_ISA_NAME(kernels)[KS_MIN(MR, t->n_rows - r)](
+            ks__kernels[KS_MIN(MR, t->n_rows - r)](
                 n, t->scores + r * BLOCK, BLOCK, t->panels + j * n,
                 t->sums + r * dp + j, dp, NR, NULL, true);
 }
@@ -226,7 +228,8 @@ static ks_status check(const ks_attn_spec *spec, const ks_seqs *seqs,
         k->cols != (int64_t)spec->n_kv_heads * spec->head_dim)
         return ks_fail(err, KS_INTERNAL,
                        "attention: %lld and %lld columns for %d and %d heads "
-                       "of %d", (long long)q->cols, (long long)k->cols,
+                       "of %d",
+                       (long long)q->cols, (long long)k->cols,
                        (int)spec->n_heads, (int)spec->n_kv_heads,
                        (int)spec->head_dim);
     for (int32_t s = 0; seqs->past && s < seqs->n_seq; s++)
@@ -237,10 +240,10 @@ static ks_status check(const ks_attn_spec *spec, const ks_seqs *seqs,
     return KS_OK;
 }
 
-ks_status KS_ISA_NAME(attention)(ks_dev *dev, ks_view out, ks_view q,
-                                 ks_view k, ks_view v,
-                                 const ks_attn_spec *spec, const ks_seqs *seqs,
-                                 const ks_kv_layer *kv, ks_err *err) {
+ks_status KS_ISA_NAME(attention)(ks_dev *dev, ks_view out, ks_view q, ks_view k,
+                                 ks_view v, const ks_attn_spec *spec,
+                                 const ks_seqs *seqs, const ks_kv_layer *kv,
+                                 ks_err *err) {
     ks_status st = check(spec, seqs, kv, &q, &k, err);
     if (st != KS_OK || seqs->n_tok == 0) return st;
     int32_t group = spec->n_heads / spec->n_kv_heads;
@@ -251,8 +254,13 @@ ks_status KS_ISA_NAME(attention)(ks_dev *dev, ks_view out, ks_view q,
     int64_t per_tile = (int64_t)spec->n_kv_heads * parts;
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
     for (int64_t task = tiles * per_tile - 1; task >= 0; task--) {
-        tile t = {.spec = spec, .seqs = seqs, .kv = kv, .out = out, .q = q,
-                  .k = k, .v = v};
+        tile t = {.spec = spec,
+                  .seqs = seqs,
+                  .kv = kv,
+                  .out = out,
+                  .q = q,
+                  .k = k,
+                  .v = v};
         if (!find_tile(&t, (int32_t)(task / per_tile), step)) continue;
         int32_t part = (int32_t)(task % per_tile);
         t.group = part / parts;

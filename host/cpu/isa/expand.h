@@ -109,8 +109,8 @@ KS_INLINE void expand_q2_k(const uint8_t *b, float *to) {
     float d = half_at(b + 80), dmin = half_at(b + 82);
     for (int s = 0; s < 16; s++) {
         __m128i q = bytes_at(b + 16 + s / 8 * 32 + s % 2 * 16);
-        shifted(to + s * 16, field(q, s % 8 / 2 * 2, 3),
-                d * (float)(b[s] & 15), -(dmin * (float)(b[s] >> 4)));
+        shifted(to + s * 16, field(q, s % 8 / 2 * 2, 3), d * (float)(b[s] & 15),
+                -(dmin * (float)(b[s] >> 4)));
     }
 }
 
@@ -145,8 +145,7 @@ KS_INLINE void expand_q45_k(const uint8_t *b, const uint8_t *h,
         for (int i = 0; i < 32; i += 16) {
             __m128i v = field(bytes_at(q + s / 2 * 32 + i), s % 2 * 4, 15);
             if (h) v = _mm_or_si128(v, fifth(bytes_at(h + i), s));
-            shifted(to + s * 32 + i, v, d * (float)scale,
-                    -(dmin * (float)min));
+            shifted(to + s * 32 + i, v, d * (float)scale, -(dmin * (float)min));
         }
     }
 }
@@ -164,7 +163,8 @@ KS_INLINE void expand_q6_k(const uint8_t *b, float *to) {
     float d = half_at(b + 208);
     for (int s = 0; s < 16; s++) {
         int part = s / 8, r = s % 8; /* 16 elements from r * 16 of a half */
-        __m128i v = field(bytes_at(low + part * 64 + r % 4 * 16), r / 4 * 4, 15);
+        __m128i v =
+            field(bytes_at(low + part * 64 + r % 4 * 16), r / 4 * 4, 15);
         __m128i t = field(bytes_at(top + part * 32 + r % 2 * 16), r / 2 * 2, 3);
         v = _mm_or_si128(v, _mm_slli_epi16(t, 4));
         scaled(to + s * 16, minus(v, 32), d * (float)(int8_t)b[192 + s]);
@@ -190,7 +190,8 @@ static void expand(ks_type type, const char *from, float *to, int64_t n) {
         EXPAND(KS_Q4_K, expand_q4_k, 256, 144);
         EXPAND(KS_Q5_K, expand_q5_k, 256, 176);
         EXPAND(KS_Q6_K, expand_q6_k, 256, 210);
-    default: ks_dequantize(type, from, to, n);
+    default:
+        ks_dequantize(type, from, to, n);
     }
 }
 

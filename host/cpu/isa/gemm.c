@@ -76,20 +76,21 @@ KS_INLINE void multiply(const int mr, int64_t kc, const float *x,
                  add);                                                         \
     }
 
+/* clang-format off */
 KERNEL(1) KERNEL(2) KERNEL(3) KERNEL(4) KERNEL(5) KERNEL(6)
 #if KS_WIDE
-KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10) KERNEL(11)
-KERNEL(12) KERNEL(13) KERNEL(14)
+KERNEL(7) KERNEL(8) KERNEL(9) KERNEL(10)
+KERNEL(11) KERNEL(12) KERNEL(13) KERNEL(14)
 #endif
 
-const ks_kernel KS_ISA_NAME(kernels)[MR + 1] = {
-    NULL, kernel_1, kernel_2, kernel_3, kernel_4, kernel_5,
-    kernel_6,
+const ks_kernel ks__kernels[MR + 1] = {
+    NULL, kernel_1, kernel_2, kernel_3, kernel_4, kernel_5, kernel_6,
 #if KS_WIDE
-    kernel_7, kernel_8, kernel_9, kernel_10, kernel_11, kernel_12,
-    kernel_13, kernel_14
+    kernel_7, kernel_8, kernel_9, kernel_10, kernel_11, kernel_12, kernel_13,
+    kernel_14,
 #endif
 };
+/* clang-format on */
 
 /* ---------------------------------------------------------------- one block */
 
@@ -98,16 +99,16 @@ static void pass(int64_t kc, const float *x, int64_t x_stride, int64_t m,
                  const float *panel, float *out, int64_t out_stride, int64_t n,
                  const float *bias, bool add) {
     for (int64_t i = 0; i < m; i += MR)
-        KS_ISA_NAME(kernels)[KS_MIN(MR, m - i)](
-            kc, x + i * x_stride, x_stride, panel, out + i * out_stride,
-            out_stride, n, bias, add);
+        ks__kernels[KS_MIN(MR, m - i)](kc, x + i * x_stride, x_stride, panel,
+                                       out + i * out_stride, out_stride, n,
+                                       bias, add);
 }
 
 /* Columns [k0, k0 + kc) of the product. Up to MB rows pass under a panel at
  * once, while it is still in L1; more come back for panels kept in L2. */
 static void block(const ks_product *p, float *out, int64_t m0, int64_t m1,
-                  int64_t n0, int64_t n1, int64_t k0, int64_t kc,
-                  float *panels, float *rows) {
+                  int64_t n0, int64_t n1, int64_t k0, int64_t kc, float *panels,
+                  float *rows) {
     bool add = p->accumulate || k0 > 0;
     const float *bias = k0 == 0 ? p->bias : NULL;
     int64_t kept = m1 - m0 > MB ? NR * kc : 0; /* from panel to panel */
@@ -117,8 +118,7 @@ static void block(const ks_product *p, float *out, int64_t m0, int64_t m1,
         for (int64_t n = n0; n < n1; n += NR) {
             float *panel = panels + (n - n0) / NR * kept;
             int64_t cols = KS_MIN(NR, n1 - n);
-            if (m == m0)
-                KS_ISA_NAME(unpack)(&p->w, n, cols, k0, kc, panel, rows);
+            if (m == m0) ks__unpack(&p->w, n, cols, k0, kc, panel, rows);
             pass(kc, x, p->x_stride, KS_MIN(MB, m1 - m), panel, o + n - n0,
                  p->out_stride, cols, bias ? bias + n : NULL, add);
         }
@@ -132,8 +132,8 @@ static int64_t k_block(int64_t k) {
     return (k + parts * 32 - 1) / (parts * 32) * 32;
 }
 
-void KS_ISA_NAME(product)(const ks_product *p, float *out, int64_t m0,
-                          int64_t m1, int64_t n0, int64_t n1, void *scratch) {
+void ks__product(const ks_product *p, float *out, int64_t m0, int64_t m1,
+                 int64_t n0, int64_t n1, void *scratch) {
     float *rows = scratch;
     float *panels = (float *)((char *)scratch + KS_ROWS_BYTES);
     int64_t k = p->w.cols, step = k_block(k);
@@ -158,8 +158,8 @@ static grid cut(int64_t m, int64_t n, int threads) {
     grid g = {.cols = NB};
     if ((n + NB - 1) / NB * ((m + MB - 1) / MB) < want) g.cols = NARROW;
     g.n_blocks = (n + g.cols - 1) / g.cols;
-    int64_t parts = KS_MAX((m + MOST - 1) / MOST,
-                           (want + g.n_blocks - 1) / g.n_blocks);
+    int64_t parts =
+        KS_MAX((m + MOST - 1) / MOST, (want + g.n_blocks - 1) / g.n_blocks);
     g.rows = KS_MAX((m + parts - 1) / parts, MB);
     g.rows = (g.rows + MR - 1) / MR * MR;
     g.m_blocks = (m + g.rows - 1) / g.rows;
@@ -176,16 +176,15 @@ ks_status KS_ISA_NAME(gemm)(ks_dev *dev, ks_view out, ks_view x, ks_view w,
         return ks_fail(err, KS_INTERNAL,
                        "gemm: shapes [%lld,%lld] = [%lld,%lld] [%lld,%lld]^T",
                        (long long)out.rows, (long long)out.cols,
-                       (long long)x.rows, (long long)x.cols,
-                       (long long)w.rows, (long long)w.cols);
+                       (long long)x.rows, (long long)x.cols, (long long)w.rows,
+                       (long long)w.cols);
     ks_product p = {out.stride, x.data, x.stride, w, bias, accumulate};
     grid g = cut(x.rows, w.rows, dev->threads);
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
     for (int64_t task = 0; task < g.n_blocks * g.m_blocks; task++) {
         int64_t n = task % g.n_blocks * g.cols, m = task / g.n_blocks * g.rows;
-        KS_ISA_NAME(product)(&p, ks__row_f32(&out, m) + n, m,
-                             KS_MIN(m + g.rows, x.rows), n,
-                             KS_MIN(n + g.cols, w.rows), ks__scratch(dev));
+        ks__product(&p, ks__row_f32(&out, m) + n, m, KS_MIN(m + g.rows, x.rows),
+                    n, KS_MIN(n + g.cols, w.rows), ks__scratch(dev));
     }
     return KS_OK;
 }

@@ -40,8 +40,8 @@ static float highest(const float *row, int64_t n) {
 static float exp_sum(const float *row, int64_t n, float shift, float rate) {
     vf sum = vset(0);
     for (int64_t j = 0; j < n; j += VL) {
-        vf v = j + VL <= n ? vload(row + j)
-                           : vload_n(row + j, n - j, -INFINITY);
+        vf v =
+            j + VL <= n ? vload(row + j) : vload_n(row + j, n - j, -INFINITY);
         sum = sum + vexp((v - vset(shift)) * vset(rate));
     }
     return vsum(sum);
@@ -65,8 +65,8 @@ static void score_piece(const scorer *s, int64_t first, int64_t m,
     ks_product p = s->logits;
     float *tile = (float *)scratch;
     p.out_stride = PIECE_COLS;
-    KS_ISA_NAME(product)(&p, tile, m, m_end, n0, n0 + n,
-                         scratch + PIECE_ROWS * PIECE_COLS * sizeof(float));
+    ks__product(&p, tile, m, m_end, n0, n0 + n,
+                scratch + PIECE_ROWS * PIECE_COLS * sizeof(float));
     for (int64_t i = m; i < m_end; i++) {
         float *row = tile + (i - m) * PIECE_COLS;
         if (s->softcap > 0) cap_row(row, n, s->softcap);
@@ -88,12 +88,18 @@ static double log_sum(const float *top, const float *sum, int64_t n) {
 }
 
 ks_status KS_ISA_NAME(score)(ks_dev *dev, float *logprob, ks_view hidden,
-                             ks_view head, float softcap,
-                             const int32_t *target, ks_err *err) {
+                             ks_view head, float softcap, const int32_t *target,
+                             ks_err *err) {
     ks_status st = check(hidden, head, err);
     int64_t pieces = (head.rows + PIECE_COLS - 1) / PIECE_COLS;
-    scorer s = {logits_of(hidden, head), softcap, target, hidden.rows, pieces,
-                NULL, NULL, NULL};
+    scorer s = {logits_of(hidden, head),
+                softcap,
+                target,
+                hidden.rows,
+                pieces,
+                NULL,
+                NULL,
+                NULL};
     if (st == KS_OK)
         st = ks__shared(dev, (size_t)GROUP * (2 * pieces + 1) * sizeof(float),
                         "scoring", err);
@@ -107,8 +113,8 @@ ks_status KS_ISA_NAME(score)(ks_dev *dev, float *logprob, ks_view hidden,
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
         for (int64_t task = 0; task < tiles * pieces; task++) {
             int64_t m = first + task % tiles * PIECE_ROWS;
-            score_piece(&s, first, m, KS_MIN(m + PIECE_ROWS, end),
-                        task / tiles, ks__scratch(dev));
+            score_piece(&s, first, m, KS_MIN(m + PIECE_ROWS, end), task / tiles,
+                        ks__scratch(dev));
         }
         for (int64_t i = first; i < end; i++) {
             int64_t at = (i - first) * pieces;
@@ -150,8 +156,8 @@ static double total_weight(const float *row, int64_t n, float top,
                            float temperature) {
     double total = 0;
     for (int64_t j = 0; j < n; j += PIECE_COLS)
-        total += exp_sum(row + j, KS_MIN(PIECE_COLS, n - j), top,
-                         1 / temperature);
+        total +=
+            exp_sum(row + j, KS_MIN(PIECE_COLS, n - j), top, 1 / temperature);
     return total;
 }
 
@@ -202,8 +208,8 @@ static int32_t draw(uint64_t *keys, const float *row, int64_t n, float top,
     for (float reach = 8; reach < 64; reach *= 2) {
         int64_t count =
             candidates(keys, row, n, top - reach * spec->temperature);
-        int32_t id = walk(keys, count, count == n, row, top, everything, spec,
-                          u);
+        int32_t id =
+            walk(keys, count, count == n, row, top, everything, spec, u);
         if (id >= 0) return id;
     }
     return walk(keys, candidates(keys, row, n, -INFINITY), true, row, top,
@@ -228,8 +234,9 @@ ks_status KS_ISA_NAME(sample)(ks_dev *dev, int32_t *id, float *logprob,
     ks_status st = check(hidden, head, err);
     int64_t n = head.rows, held = KS_MIN(HELD, hidden.rows), bad = hidden.rows;
     if (st == KS_OK)
-        st = ks__shared(dev, (size_t)n * (held * sizeof(float) +
-                                          dev->threads * sizeof(uint64_t)),
+        st = ks__shared(dev,
+                        (size_t)n * (held * sizeof(float) +
+                                     dev->threads * sizeof(uint64_t)),
                         "sampling", err);
     if (st != KS_OK) return st;
     uint64_t *keys = dev->shared.data;
@@ -242,8 +249,8 @@ ks_status KS_ISA_NAME(sample)(ks_dev *dev, int32_t *id, float *logprob,
         {
 #pragma omp for schedule(dynamic, 1)
             for (int64_t j = 0; j < n; j += NB)
-                KS_ISA_NAME(product)(&p, logits + j, first, first + rows, j,
-                                     KS_MIN(j + NB, n), ks__scratch(dev));
+                ks__product(&p, logits + j, first, first + rows, j,
+                            KS_MIN(j + NB, n), ks__scratch(dev));
 #pragma omp for schedule(dynamic, 1) reduction(min : bad)
             for (int64_t i = 0; i < rows; i++)
                 if (!sample_row(id + first + i,

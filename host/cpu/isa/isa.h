@@ -4,7 +4,7 @@
 
 #include "simd.h"
 
-/* ------------------------------------------------------------- the launchers */
+/* ------------------------------------------------------------ the launchers */
 
 ks_status KS_ISA_NAME(embed)(ks_dev *, ks_view out, ks_view table,
                              const int32_t *ids, float scale, ks_err *);
@@ -15,30 +15,33 @@ ks_status KS_ISA_NAME(norm)(ks_dev *, ks_view out, ks_view x,
                             ks_err *);
 ks_status KS_ISA_NAME(add)(ks_dev *, ks_view x, ks_view y, ks_err *);
 ks_status KS_ISA_NAME(rope)(ks_dev *, ks_view q, ks_view k, ks_view v,
-                            int32_t head_dim, const ks_rope *,
-                            const ks_seqs *, const ks_kv_layer *, ks_err *);
+                            int32_t head_dim, const ks_rope *, const ks_seqs *,
+                            const ks_kv_layer *, ks_err *);
 ks_status KS_ISA_NAME(attention)(ks_dev *, ks_view out, ks_view q, ks_view k,
                                  ks_view v, const ks_attn_spec *,
                                  const ks_seqs *, const ks_kv_layer *,
                                  ks_err *);
 ks_status KS_ISA_NAME(gate)(ks_dev *, ks_view out, ks_view gate, ks_view up,
                             ks_act, ks_err *);
-ks_status KS_ISA_NAME(pool)(ks_dev *, void *const out[KS_N_POSITIONS],
-                            ks_type, ks_view x, const ks_pool_row *,
-                            int64_t n_rows, uint32_t positions, ks_err *);
+ks_status KS_ISA_NAME(pool)(ks_dev *, void *const out[KS_N_POSITIONS], ks_type,
+                            ks_view x, const ks_pool_row *, int64_t n_rows,
+                            uint32_t positions, ks_err *);
 ks_status KS_ISA_NAME(convert)(ks_dev *, void *out, ks_type, ks_view x,
-                               const int32_t *index, int64_t n_rows,
-                               ks_err *);
+                               const int32_t *index, int64_t n_rows, ks_err *);
 ks_status KS_ISA_NAME(count_nonfinite)(ks_dev *, ks_view x, int64_t *count,
                                        int64_t *row, ks_err *);
 ks_status KS_ISA_NAME(score)(ks_dev *, float *logprob, ks_view hidden,
-                             ks_view head, float softcap,
-                             const int32_t *target, ks_err *);
+                             ks_view head, float softcap, const int32_t *target,
+                             ks_err *);
 ks_status KS_ISA_NAME(sample)(ks_dev *, int32_t *id, float *logprob,
                               ks_view hidden, ks_view head, float softcap,
                               const ks_sample_spec *, ks_err *);
 
 /* -------------------------------------------------------- the GEMM's pieces */
+
+#define ks__unpack KS_ISA_NAME(unpack)
+#define ks__product KS_ISA_NAME(product)
+#define ks__kernels KS_ISA_NAME(kernels)
 
 /* Shapes of the micro-kernel: MR rows of x times NR rows of w, in 12 (28 with
  * AVX-512) accumulators of VL lanes, which leaves registers for two vectors of
@@ -48,16 +51,18 @@ enum {
     NR = NV * VL,
     MR = KS_WIDE ? 14 : 6,
     KC = 320,
-    NB = 96,                   /* columns of out in one task; panels in L2 */
-    MB = KS_WIDE ? 112 : 96   /* rows that pass under one panel: x in L2 */
+    NB = 96,                /* columns of out in one task; panels in L2 */
+    MB = KS_WIDE ? 112 : 96 /* rows that pass under one panel: x in L2 */
 };
 
 /* Rows [n0, n0 + n) of w, columns [k0, k0 + kc), as panel[kc, NR] in f32,
  * zeros for rows n..NR. rows: scratch of KS_ROWS_BYTES. */
-enum { KS_ROWS_STRIDE = KC + 2 * 256, /* whole K-quant blocks around KC */
-       KS_ROWS_BYTES = KS_ROWS_STRIDE * 8 * 4 };
-void KS_ISA_NAME(unpack)(const ks_view *w, int64_t n0, int64_t n, int64_t k0,
-                         int64_t kc, float *panel, float *rows);
+enum {
+    KS_ROWS_STRIDE = KC + 2 * 256, /* whole K-quant blocks around KC */
+    KS_ROWS_BYTES = KS_ROWS_STRIDE * 8 * 4
+};
+void ks__unpack(const ks_view *w, int64_t n0, int64_t n, int64_t k0, int64_t kc,
+                float *panel, float *rows);
 
 /* Rows [m0, m1) and columns [n0, n1) of the product, any range: an element's
  * operations are the same whatever the range. out: where (m0, n0) goes. */
@@ -69,8 +74,8 @@ typedef struct ks_product {
     const float *bias;
     bool accumulate;
 } ks_product;
-void KS_ISA_NAME(product)(const ks_product *p, float *out, int64_t m0,
-                          int64_t m1, int64_t n0, int64_t n1, void *scratch);
+void ks__product(const ks_product *p, float *out, int64_t m0, int64_t m1,
+                 int64_t n0, int64_t n1, void *scratch);
 
 /* The micro-kernel for mr rows and one panel: out[mr, NR] (its first cols
  * columns) = x panel (+ bias) (+ out if add); the sum over kc is one chain of
@@ -78,6 +83,6 @@ void KS_ISA_NAME(product)(const ks_product *p, float *out, int64_t m0,
 typedef void (*ks_kernel)(int64_t kc, const float *x, int64_t x_stride,
                           const float *panel, float *out, int64_t out_stride,
                           int64_t cols, const float *bias, bool add);
-extern const ks_kernel KS_ISA_NAME(kernels)[MR + 1];
+extern const ks_kernel ks__kernels[MR + 1];
 
 #endif

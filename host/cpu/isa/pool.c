@@ -38,9 +38,10 @@ static bool round_row(ks_type type, void *to, const float *from, int64_t n) {
 }
 
 static ks_status overflowed(int64_t row, ks_err *err) {
-    return ks_fail(err, KS_NUMERIC,
-                   "row %lld holds values beyond f16's 65504: store bf16 or f32",
-                   (long long)row);
+    return ks_fail(
+        err, KS_NUMERIC,
+        "row %lld holds values beyond f16's 65504: store bf16 or f32",
+        (long long)row);
 }
 
 static bool check_type(ks_type type) {
@@ -68,10 +69,14 @@ static int32_t picked(ks_position position, const ks_pool_row *row) {
     int32_t n = row->end - row->begin;
     if (n <= 0) return -1;
     switch (position) {
-    case KS_FIRST: return row->begin;
-    case KS_MIDDLE: return row->begin + n / 2;
-    case KS_LAST: return row->end - 1;
-    default: return row->before;
+    case KS_FIRST:
+        return row->begin;
+    case KS_MIDDLE:
+        return row->begin + n / 2;
+    case KS_LAST:
+        return row->end - 1;
+    default:
+        return row->before;
     }
 }
 
@@ -103,12 +108,12 @@ ks_status KS_ISA_NAME(pool)(ks_dev *dev, void *const out[KS_N_POSITIONS],
     int64_t bad = n_rows;
     size_t size = ks_type_row_bytes(type, x.cols);
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 4)        \
-    reduction(min : bad)
+    reduction(min                                                              \
+              : bad)
     for (int64_t r = 0; r < n_rows; r++)
         for (int p = 0; p < KS_TOKENS; p++)
-            if (positions >> p & 1 &&
-                pool_one((char *)out[p] + r * size, type, &x, rows + r,
-                         (ks_position)p))
+            if (positions >> p & 1 && pool_one((char *)out[p] + r * size, type,
+                                               &x, rows + r, (ks_position)p))
                 bad = KS_MIN(bad, r);
     return bad < n_rows ? overflowed(bad, err) : KS_OK;
 }
@@ -122,8 +127,9 @@ ks_status KS_ISA_NAME(convert)(ks_dev *dev, void *out, ks_type type, ks_view x,
         return ks_fail(err, KS_INTERNAL, "convert: to %s", ks_type_name(type));
     int64_t bad = n_rows;
     size_t size = ks_type_row_bytes(type, x.cols);
-#pragma omp parallel for num_threads(dev->threads) reduction(min : bad)        \
-    if (n_rows > 8)
+#pragma omp parallel for num_threads(dev->threads)                             \
+    reduction(min                                                              \
+              : bad) if (n_rows > 8)
     for (int64_t r = 0; r < n_rows; r++)
         if (round_row(type, (char *)out + r * size,
                       ks__row_f32(&x, index ? index[r] : r), x.cols))

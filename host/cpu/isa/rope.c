@@ -73,7 +73,8 @@ ks_status KS_ISA_NAME(rope)(ks_dev *dev, ks_view q, ks_view k, ks_view v,
         for (int64_t h = 0; h < k.cols; h += head_dim)
             rotate(kt + h, cosine, sine, half, rope->interleaved);
         if (!kv) continue;
-        int32_t page = seqs->pages[(int64_t)s * seqs->max_pages + pos / KS_PAGE];
+        int32_t page =
+            seqs->pages[(int64_t)s * seqs->max_pages + pos / KS_PAGE];
         int64_t at = ((int64_t)page * KS_PAGE + pos % KS_PAGE) * k.cols;
         memcpy(kv->k + at, kt, (size_t)k.cols * sizeof(float));
         memcpy(kv->v + at, ks__row_f32(&v, t), (size_t)v.cols * sizeof(float));

@@ -81,8 +81,8 @@ ks_status KS_ISA_NAME(norm)(ks_dev *dev, ks_view out, ks_view x,
 ks_status KS_ISA_NAME(add)(ks_dev *dev, ks_view x, ks_view y, ks_err *err) {
     if (x.cols != y.cols || x.rows != y.rows)
         return ks_fail(err, KS_INTERNAL, "add: shapes [%lld,%lld] [%lld,%lld]",
-                       (long long)x.rows, (long long)x.cols,
-                       (long long)y.rows, (long long)y.cols);
+                       (long long)x.rows, (long long)x.cols, (long long)y.rows,
+                       (long long)y.cols);
 #pragma omp parallel for num_threads(dev->threads) if (x.rows * x.cols > SMALL)
     for (int64_t t = 0; t < x.rows; t++) {
         float *a = ks__row_f32(&x, t);
@@ -96,7 +96,8 @@ ks_status KS_ISA_NAME(add)(ks_dev *dev, ks_view x, ks_view y, ks_err *err) {
 
 KS_INLINE vf activate(vf x, ks_act act) {
     switch (act) {
-    case KS_SILU: return x / (vset(1.0f) + vexp(-x));
+    case KS_SILU:
+        return x / (vset(1.0f) + vexp(-x));
     case KS_GELU_TANH: {
         /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
         vf u = x * madd(x * x, vset(0.044715f * 0.7978845608f),
@@ -122,8 +123,8 @@ KS_INLINE void gate_row(float *out, const float *gate, const float *up,
 
 ks_status KS_ISA_NAME(gate)(ks_dev *dev, ks_view out, ks_view gate, ks_view up,
                             ks_act act, ks_err *err) {
-    if (out.cols != gate.cols || out.rows != gate.rows ||
-        out.cols != up.cols || out.rows != up.rows)
+    if (out.cols != gate.cols || out.rows != gate.rows || out.cols != up.cols ||
+        out.rows != up.rows)
         return ks_fail(err, KS_INTERNAL, "gate: shapes differ");
     int64_t n = out.cols;
 #pragma omp parallel for num_threads(dev->threads) if (out.rows * n > SMALL)
@@ -131,9 +132,14 @@ ks_status KS_ISA_NAME(gate)(ks_dev *dev, ks_view out, ks_view gate, ks_view up,
         float *o = ks__row_f32(&out, t);
         const float *g = ks__row_f32(&gate, t), *u = ks__row_f32(&up, t);
         switch (act) {
-        case KS_SILU: gate_row(o, g, u, n, KS_SILU); break;
-        case KS_GELU_TANH: gate_row(o, g, u, n, KS_GELU_TANH); break;
-        default: gate_row(o, g, u, n, KS_GELU_ERF);
+        case KS_SILU:
+            gate_row(o, g, u, n, KS_SILU);
+            break;
+        case KS_GELU_TANH:
+            gate_row(o, g, u, n, KS_GELU_TANH);
+            break;
+        default:
+            gate_row(o, g, u, n, KS_GELU_ERF);
         }
     }
     return KS_OK;

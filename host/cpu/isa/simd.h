@@ -38,6 +38,7 @@ typedef __m128 vf;
 enum { VL = sizeof(vf) / sizeof(float) };
 typedef int32_t vi __attribute__((vector_size(sizeof(vf))));
 
+/* clang-format off */
 #if defined(__AVX512F__)
 KS_INLINE vf vset(float s) { return _mm512_set1_ps(s); }
 KS_INLINE vf vload(const float *p) { return _mm512_loadu_ps(p); }
@@ -88,6 +89,7 @@ KS_INLINE vf vmin(vf a, vf b) { return _mm_min_ps(a, b); }
 KS_INLINE vi vround(vf a) { return (vi)_mm_cvtps_epi32(a); }
 KS_INLINE vf vfloat(vi a) { return _mm_cvtepi32_ps((__m128i)a); }
 #endif
+/* clang-format on */
 
 /* The same multiply-add on one number. */
 KS_INLINE float madd1(float a, float b, float c) {
@@ -96,10 +98,6 @@ KS_INLINE float madd1(float a, float b, float c) {
 #else
     return a * b + c;
 #endif
-}
-
-KS_INLINE vi vseti(int32_t s) {
-    return (vi)(vset(0)) + s;
 }
 
 /* The first n (0..VL) elements; the rest reads as `fill`. */

@@ -30,14 +30,12 @@ KS_INLINE tv load_f32(const char *row, size_t stride, int64_t k) {
 KS_INLINE tv load_bf16(const char *row, size_t stride, int64_t k) {
     __m128i q = two_quads((const uint16_t *)row + k,
                           (const uint16_t *)(row + 4 * stride) + k);
-    return _mm256_castsi256_ps(
-        _mm256_slli_epi32(_mm256_cvtepu16_epi32(q), 16));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(q), 16));
 }
 
 KS_INLINE tv load_f16(const char *row, size_t stride, int64_t k) {
-    return _mm256_cvtph_ps(
-        two_quads((const uint16_t *)row + k,
-                  (const uint16_t *)(row + 4 * stride) + k));
+    return _mm256_cvtph_ps(two_quads((const uint16_t *)row + k,
+                                     (const uint16_t *)(row + 4 * stride) + k));
 }
 
 #define SHUFFLE(a, b, pick) _mm256_shuffle_ps(a, b, pick)
@@ -95,9 +93,9 @@ KS_INLINE void prefetch(const char *at, size_t offset) {
 
 /* TW rows, kc columns from k0 on, by one of the loads above; ahead: prefetch
  * the TW rows after them. */
-KS_INLINE void transpose_rows(tv load(const char *, size_t, int64_t), ks_type type,
-                              const char *first, size_t stride, int64_t k0,
-                              int64_t kc, float *to, bool ahead) {
+KS_INLINE void transpose_rows(tv load(const char *, size_t, int64_t),
+                              ks_type type, const char *first, size_t stride,
+                              int64_t k0, int64_t kc, float *to, bool ahead) {
     const int64_t size = (int64_t)ks_type_size(type);
     int64_t k = 0;
     for (; k + 4 <= kc; k += 4) {
@@ -113,8 +111,7 @@ KS_INLINE void transpose_rows(tv load(const char *, size_t, int64_t), ks_type ty
     }
     for (; k < kc; k++)
         for (int i = 0; i < TW; i++)
-            ks_dequantize(type,
-                          first + i * stride + (k0 + k) * size,
+            ks_dequantize(type, first + i * stride + (k0 + k) * size,
                           to + k * NR + i, 1);
 }
 
@@ -134,18 +131,21 @@ static void unpack_rows(ks_type type, const char *first, size_t stride,
     case KS_BF16:
         transpose_rows(load_bf16, KS_BF16, first, stride, k0, kc, to, true);
         return;
-    default: break;
+    default:
+        break;
     }
     int64_t size = ks_type_block(type), b0 = k0 / size;
     int64_t b1 = (k0 + kc + size - 1) / size;
-    size_t from = b0 * ks_type_size(type), bytes = (b1 - b0) * ks_type_size(type);
+    size_t from = b0 * ks_type_size(type),
+           bytes = (b1 - b0) * ks_type_size(type);
     for (int i = 0; i < TW; i++) {
         const char *row = first + i * stride + from;
         for (size_t j = 0; j < bytes; j += LINE) prefetch(row, TW * stride + j);
         expand(type, row, rows + i * KS_ROWS_STRIDE, (b1 - b0) * size);
     }
     transpose_rows(load_f32, KS_F32, (const char *)rows,
-                   KS_ROWS_STRIDE * sizeof *rows, k0 - b0 * size, kc, to, false);
+                   KS_ROWS_STRIDE * sizeof *rows, k0 - b0 * size, kc, to,
+                   false);
 }
 
 /* One row where fewer than TW are left. */
@@ -162,8 +162,8 @@ static void unpack_row(ks_type type, const char *row, int64_t k0, int64_t kc,
     for (int64_t k = 0; k < kc; k++) to[k * NR] = rows[k0 - b0 * size + k];
 }
 
-void KS_ISA_NAME(unpack)(const ks_view *w, int64_t n0, int64_t n, int64_t k0,
-                         int64_t kc, float *panel, float *rows) {
+void ks__unpack(const ks_view *w, int64_t n0, int64_t n, int64_t k0, int64_t kc,
+                float *panel, float *rows) {
     size_t stride = ks_type_row_bytes(w->type, w->stride);
     const char *first = (const char *)w->data + n0 * stride;
     int64_t i = 0;

@@ -1,0 +1,294 @@
+/* baselines.c - see baselines.h. */
+#include "baselines.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "philox.h"
+#include "words.h"
+
+typedef struct work {
+    const ks_dataset *d;
+    const ks_folds *folds;
+    const ks_baseline_options *options;
+    ks_baselines *out;
+} work;
+
+enum { MOST = 8 };
+
+/* A new baseline with room for its scores. */
+static ks_status add(work *w, const char *name, const char *note,
+                     ks_baseline **out, ks_err *err) {
+    ks_baseline *b = &w->out->at[w->out->n++];
+    b->name = name;
+    b->note = note;
+    *out = b;
+    return ks_alloc(&b->score, (size_t)w->d->n, sizeof *b->score, name, err);
+}
+
+static ks_status finish(work *w, ks_baseline *b, ks_err *err) {
+    const ks_dataset *d = w->d;
+    ks_scored rows = {.n = d->n, .score = b->score, .y = d->y,
+                      .group = d->group, .chain = d->chain,
+                      .n_groups = d->n_groups, .n_chains = d->n_chains};
+    return ks_stats_bootstrap(&rows, w->options->bootstrap, w->options->seed,
+                              b->metrics, err);
+}
+
+/* ----------------------------------------------------------------- majorities */
+
+static ks_status majority(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = w->d;
+    const uint8_t *fold = w->folds->fold; /* of the first seed */
+    ks_baseline *b;
+    KS_TRY(add(w, "majority", "the class with more training rows", &b, err));
+    for (int32_t f = 0; f < w->folds->n_folds; f++) {
+        int64_t count[2] = {0, 0};
+        for (int64_t i = 0; i < d->n; i++)
+            if (fold[i] != f) count[d->y[i]]++;
+        for (int64_t i = 0; i < d->n; i++)
+            if (fold[i] == f) b->score[i] = count[1] > count[0] ? 1 : -1;
+    }
+    KS_TRY(finish(w, b, err));
+done:
+    return st;
+}
+
+static ks_status chain_majority(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = w->d;
+    ks_baseline *b;
+    KS_TRY(add(w, "chain majority",
+               "what most of the chain's other labelled steps are; it reads "
+               "labels of the tested chain, and with as many of each kind in "
+               "every chain it is wrong by construction", &b, err));
+    for (int64_t begin = 0, end; begin < d->n; begin = end) {
+        int64_t important = 0;
+        for (end = begin; end < d->n && d->chain[end] == d->chain[begin];
+             end++)
+            important += d->y[end];
+        int64_t others = end - begin - 1;
+        for (int64_t i = begin; i < end; i++)
+            b->score[i] = others ? (float)(important - d->y[i]) /
+                                           (float)others - 0.5f
+                                 : 0;
+    }
+    KS_TRY(finish(w, b, err));
+done:
+    return st;
+}
+
+/* ------------------------------------------------------------- dense features */
+
+typedef void (*features_fn)(const work *w, int64_t i, float *row);
+
+static void position_features(const work *w, int64_t i, float *row) {
+    const ks_step_row *s = &w->d->info->steps[w->d->row[i]];
+    row[0] = (float)s->index;
+    row[1] = (float)s->index * (float)s->index;
+    row[2] = (float)(s->index + 1) / (float)ks_dataset_steps(w->d, i);
+}
+
+static void length_features(const work *w, int64_t i, float *row) {
+    const ks_step_row *s = &w->d->info->steps[w->d->row[i]];
+    position_features(w, i, row);
+    row[3] = (float)(s->byte_end - s->byte_begin);
+    row[4] = (float)(s->token_end - s->token_begin);
+    row[5] = 0;
+    if (w->d->has_text) {
+        size_t n;
+        const char *text = ks_dataset_text(w->d, i, &n);
+        row[5] = (float)ks_words_count(text, n);
+    }
+}
+
+static ks_status fit(work *w, ks_baseline *b, const float *x, int32_t n_features,
+                     ks_err *err) {
+    ks_status st = KS_OK;
+    const int8_t *y[KS_MAX_SEEDS];
+    ks_nest nest = {0};
+    const ks_nest *one = &nest;
+    for (int32_t s = 0; s < w->folds->n_seeds; s++) y[s] = w->d->y;
+    KS_TRY(ks_nest_fit(&nest, x, n_features, y, w->folds, &w->options->nest,
+                       err));
+    ks_nest_mix(&one, NULL, w->folds, b->score);
+    b->by_seed = nest.score;
+    b->strength = nest.strength;
+    nest.score = NULL;
+    nest.strength = NULL;
+    KS_TRY(finish(w, b, err));
+done:
+    ks_nest_free(&nest);
+    return st;
+}
+
+static ks_status dense(work *w, const char *name, const char *note,
+                       features_fn features, int32_t n_features, ks_err *err) {
+    ks_status st = KS_OK;
+    float *x = NULL;
+    ks_baseline *b;
+    KS_TRY(add(w, name, note, &b, err));
+    KS_TRY(ks_alloc(&x, (size_t)(w->d->n * n_features), sizeof *x, name, err));
+    for (int64_t i = 0; i < w->d->n; i++) features(w, i, x + i * n_features);
+    KS_TRY(fit(w, b, x, n_features, err));
+done:
+    free(x);
+    return st;
+}
+
+/* ------------------------------------------------------------------ overlap */
+
+static ks_status overlap(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = w->d;
+    float *x = NULL;
+    ks_baseline *b;
+    KS_TRY(add(w, "question overlap",
+               "shares of the step's words and of its numbers that stand in "
+               "the question", &b, err));
+    KS_TRY(ks_alloc(&x, (size_t)d->n * 3, sizeof *x, "question overlap", err));
+    for (int64_t i = 0; i < d->n; i++) {
+        size_t n, n_question;
+        const char *text = ks_dataset_text(d, i, &n);
+        const char *question = ks_dataset_question(d, i, &n_question);
+        KS_TRY(ks_words_overlap(text, n, question, n_question, x + 3 * i,
+                                err));
+    }
+    KS_TRY(fit(w, b, x, 3, err));
+done:
+    free(x);
+    return st;
+}
+
+/* -------------------------------------------------------------------- words */
+
+static ks_status words(work *w, const char *name, const char *note,
+                       ks_words_kind kind, const ks_words *all, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = w->d;
+    const ks_folds *f = w->folds;
+    ks_baseline *b;
+    KS_TRY(add(w, name, note, &b, err));
+    KS_TRY(ks_alloc(&b->by_seed, (size_t)(f->n_seeds * d->n), sizeof(float),
+                    name, err));
+    KS_TRY(ks_alloc(&b->strength, (size_t)(f->n_seeds * f->n_folds),
+                    sizeof(double), name, err));
+    KS_TRY(ks_words_fit(all, kind, d->y, f, w->options->nest.threads,
+                        b->by_seed, b->strength, err));
+    for (int64_t i = 0; i < d->n; i++) {
+        double sum = 0;
+        for (int32_t s = 0; s < f->n_seeds; s++)
+            sum += (double)b->by_seed[s * d->n + i];
+        b->score[i] = (float)(sum / f->n_seeds);
+    }
+    KS_TRY(finish(w, b, err));
+done:
+    return st;
+}
+
+static ks_status all_words(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = w->d;
+    ks_words *all = NULL;
+    KS_TRY(ks_words_open(&all, err));
+    for (int64_t i = 0; i < d->n; i++) {
+        size_t n;
+        const char *text = ks_dataset_text(d, i, &n);
+        KS_TRY(ks_words_add(all, text, n, err));
+    }
+    KS_TRY(words(w, "bag of words",
+                 "counts of the step's words, numbers and signs", KS_WORDS_BAG,
+                 all, err));
+    KS_TRY(words(w, "TF-IDF 1-5 grams",
+                 "1-5 grams of the step's words, numbers and signs",
+                 KS_WORDS_TFIDF, all, err));
+done:
+    ks_words_close(&all);
+    return st;
+}
+
+/* ---------------------------------------------------------------------- all */
+
+ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
+                           const ks_folds *folds,
+                           const ks_baseline_options *options, ks_err *err) {
+    ks_status st = KS_OK;
+    work w = {.d = dataset, .folds = folds, .options = options, .out = out};
+    *out = (ks_baselines){0};
+    KS_TRY(ks_alloc(&out->at, MOST, sizeof *out->at, "baselines", err));
+    KS_TRY(majority(&w, err));
+    KS_TRY(chain_majority(&w, err));
+    KS_TRY(dense(&w, "position", "the step's index, its square, and relative "
+                 "index", position_features, 3, err));
+    KS_TRY(dense(&w, "position+length",
+                 dataset->has_text
+                     ? "and its bytes, tokens and words"
+                     : "and its bytes and tokens",
+                 length_features, dataset->has_text ? 6 : 5, err));
+    if (dataset->has_text) KS_TRY(overlap(&w, err));
+    if (dataset->has_text && options->words) KS_TRY(all_words(&w, err));
+done:
+    if (st != KS_OK) ks_baselines_free(out);
+    return st;
+}
+
+void ks_baselines_free(ks_baselines *baselines) {
+    for (int32_t i = 0; i < baselines->n; i++) {
+        free(baselines->at[i].score);
+        free(baselines->at[i].by_seed);
+        free(baselines->at[i].strength);
+    }
+    free(baselines->at);
+    *baselines = (ks_baselines){0};
+}
+
+/* ----------------------------------------------------------------- permuted */
+
+/* Fisher and Yates among the rows of one fold. */
+static void permute_fold(int8_t *y, const uint8_t *fold, int64_t n, int32_t f,
+                         int64_t *rows, const uint64_t key[2]) {
+    int64_t m = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (fold[i] == f) rows[m++] = i;
+    for (int64_t i = m - 1; i > 0; i--) {
+        uint32_t word[4];
+        ks_philox(key, (uint64_t)i << 8 | (uint64_t)f, word);
+        uint64_t draw = (uint64_t)word[0] << 32 | word[1];
+        int64_t k = (int64_t)(draw % (uint64_t)(i + 1));
+        int8_t was = y[rows[i]];
+        y[rows[i]] = y[rows[k]];
+        y[rows[k]] = was;
+    }
+}
+
+ks_status ks_permuted_fit(const float *x, int64_t d, const int8_t *y,
+                          const ks_folds *folds,
+                          const ks_nest_options *options, uint64_t seed,
+                          float *score, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t n = folds->n, *rows = NULL;
+    int8_t *permuted = NULL;
+    const int8_t *sets[KS_MAX_SEEDS];
+    ks_nest nest = {0};
+    const ks_nest *one = &nest;
+    KS_TRY(ks_alloc(&permuted, (size_t)(folds->n_seeds * n), 1, "labels",
+                    err));
+    KS_TRY(ks_alloc(&rows, (size_t)n, sizeof *rows, "labels", err));
+    for (int32_t s = 0; s < folds->n_seeds; s++) {
+        int8_t *mine = permuted + s * n;
+        uint64_t key[2] = {seed, 0x7065726d75746564u + (uint64_t)s};
+        memcpy(mine, y, (size_t)n);
+        for (int32_t f = 0; f < folds->n_folds; f++)
+            permute_fold(mine, folds->fold + s * n, n, f, rows, key);
+        sets[s] = mine;
+    }
+    KS_TRY(ks_nest_fit(&nest, x, d, sets, folds, options, err));
+    ks_nest_mix(&one, NULL, folds, score);
+done:
+    free(permuted);
+    free(rows);
+    ks_nest_free(&nest);
+    return st;
+}

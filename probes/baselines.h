@@ -1,0 +1,58 @@
+/* baselines.h - what can be had without activations, on the same rows and
+ * folds: a probe has to beat these. All scores are out of fold, 0 is the
+ * threshold, higher = important. */
+#ifndef KS_BASELINES_H
+#define KS_BASELINES_H
+
+#include "dataset.h"
+#include "nest.h"
+#include "stats.h"
+
+typedef struct ks_baseline {
+    const char *name; /* "position" */
+    const char *note; /* one sentence: what it is and knows */
+    float *score;     /* [n] mean over seeds */
+    double *strength; /* [fits] chosen in the training folds; NULL: no fit */
+    float *by_seed;   /* [n_seeds, n] with strength */
+    ks_interval metrics[KS_N_METRICS];
+} ks_baseline;
+
+typedef struct ks_baselines {
+    ks_baseline *at;
+    int32_t n;
+} ks_baselines;
+
+typedef struct ks_baseline_options {
+    ks_nest_options nest;
+    int32_t bootstrap;
+    uint64_t seed;
+    bool words; /* bag of words and TF-IDF, where the data set has text */
+} ks_baseline_options;
+
+/* majority: the class with more training rows.
+ * chain majority: the share of important ones among the chain's other labelled
+ *   steps, above or below one half. It reads labels of the test chain's other
+ *   steps, so it is no predictor but a measure of how far recognising the
+ *   chain would go; where every chain has as many of each kind, leaving the
+ *   step out makes it wrong by construction.
+ * position: index, its square, and relative index, through the probes' solver.
+ * position+length: and bytes, tokens and, with text, words of the step.
+ * question overlap (with text): shares of the step's words and of its numbers
+ *   that the question holds (the prompt where a chain has no "question"), and
+ *   whether it has a number at all.
+ * bag of words, TF-IDF 1-5 grams (with text): words.h.
+ * out starts as {0}; a failed call leaves {0}. */
+ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
+                           const ks_folds *folds,
+                           const ks_baseline_options *options, ks_err *err);
+void ks_baselines_free(ks_baselines *baselines);
+
+/* Labels permuted among the rows of each fold (so every fold keeps its counts)
+ * by Philox keyed with seed: what the same procedure finds where there is
+ * nothing to find. x [n, d]; score [n] is to be read against the true y. */
+ks_status ks_permuted_fit(const float *x, int64_t d, const int8_t *y,
+                          const ks_folds *folds,
+                          const ks_nest_options *options, uint64_t seed,
+                          float *score, ks_err *err);
+
+#endif

@@ -1,0 +1,65 @@
+/* grid.h - every layer x position of an activation file probed, one matrix in
+ * memory at a time, and for every position the best layer, chosen inside the
+ * training folds: for each outer fold the layer with the least inner loss
+ * (nest.h) gives the scores of that fold's rows, so that no test row is looked
+ * at when layer or strength are chosen. */
+#ifndef KS_GRID_H
+#define KS_GRID_H
+
+#include "dataset.h"
+#include "nest.h"
+#include "stats.h"
+
+typedef struct ks_grid_options {
+    ks_nest_options nest;
+    uint32_t streams, positions; /* bit sets; 0: all that the file holds */
+    const bool *layers;          /* [info.n_layers + 1]; NULL: all */
+    int32_t bootstrap;           /* replicates */
+    uint64_t seed;
+    void (*progress)(void *user, int64_t cells); /* may be NULL */
+    void *user;
+} ks_grid_options;
+
+typedef struct ks_cell {
+    int32_t layer;
+    ks_nest nest;
+    float *score; /* [n] mean over seeds of the out-of-fold margins */
+    ks_interval metrics[KS_N_METRICS];
+} ks_cell;
+
+/* The layers of one stream and position. */
+typedef struct ks_series {
+    ks_stream stream;
+    ks_position position;
+    int32_t n_cells;
+    ks_cell *cells;
+    int32_t *chosen; /* [fits] place in cells, inside the training folds */
+    float *score;    /* [n] of the chosen layers */
+    ks_interval metrics[KS_N_METRICS];
+} ks_series;
+
+typedef struct ks_grid {
+    int32_t d, n_series;
+    ks_series *series;
+    int32_t columns, passes, unconverged;
+} ks_grid;
+
+/* Pooled rows as ks_stats takes them. */
+ks_scored ks_grid_scored(const ks_dataset *dataset, const float *score);
+
+/* KS_TOKENS is left out: it has no row a step. path names file in errors;
+ * place as in ks_dataset_match. out starts as {0}, a failed run leaves {0}. */
+ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
+                      const ks_acts_file *file, const char *path,
+                      const int64_t *place, const ks_folds *folds,
+                      const ks_grid_options *options, ks_err *err);
+void ks_grid_free(ks_grid *grid);
+/* Cells that ks_grid_run would fit. */
+int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *options);
+/* NULL: the grid has no such series. */
+const ks_series *ks_grid_find(const ks_grid *grid, ks_stream stream,
+                              ks_position position);
+/* Place in cells of the layer that most fits chose; the lower on a tie. */
+int32_t ks_series_usual(const ks_series *series, int32_t n_fits);
+
+#endif

@@ -1,0 +1,260 @@
+/* nest.c - see nest.h. */
+#include "nest.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "l2.h"
+
+static const double TOLERANCE = 1e-6;
+enum { MAX_PASSES = 200 };
+
+uint32_t ks_nest_hold(int32_t n_folds, int32_t n_inner, int32_t f,
+                      int32_t part) {
+    uint32_t hold = 1u << f;
+    for (int32_t k = 0; k + 1 < n_folds; k++)
+        if (k * n_inner / (n_folds - 1) == part)
+            hold |= 1u << ((f + 1 + k) % n_folds);
+    return hold;
+}
+
+double ks_nest_loss(const float *margin, const int8_t *y, const uint8_t *fold,
+                    int64_t n, uint32_t in) {
+    double sum[2] = {0, 0}, count[2] = {0, 0};
+    for (int64_t i = 0; i < n; i++) {
+        if (!(in >> fold[i] & 1)) continue;
+        double z = y[i] ? (double)-margin[i] : (double)margin[i];
+        sum[y[i]] += z > 0 ? z + log1p(exp(-z)) : log1p(exp(z));
+        count[y[i]]++;
+    }
+    double loss = 0;
+    int classes = 0;
+    for (int c = 0; c < 2; c++)
+        if (count[c] > 0) {
+            loss += sum[c] / count[c];
+            classes++;
+        }
+    return classes ? loss / classes : NAN;
+}
+
+/* -------------------------------------------------------------- inner fits */
+
+/* The distinct sets held out; two outer folds share one where they can. */
+typedef struct holds {
+    uint32_t set[KS_L2_MAX_FOLDS * KS_L2_MAX_FOLDS];
+    int32_t n;
+} holds;
+
+static int32_t find_hold(holds *all, uint32_t set) {
+    for (int32_t i = 0; i < all->n; i++)
+        if (all->set[i] == set) return i;
+    all->set[all->n] = set;
+    return all->n++;
+}
+
+typedef struct work {
+    ks_l2 *l2;
+    const ks_folds *folds;
+    const ks_nest_options *options;
+    const int8_t *const *y;
+    ks_l2_column *columns;
+    float *margin;
+    double *raw; /* [n_fits, d + 1] */
+    double *mean, *scale;
+    ks_nest *out;
+} work;
+
+static ks_status solve(work *w, int32_t n, ks_err *err) {
+    const ks_nest_options *o = w->options;
+    ks_status st = ks_l2_fit(w->l2, w->columns, n,
+                             o->tolerance > 0 ? o->tolerance : TOLERANCE,
+                             o->max_passes ? o->max_passes : MAX_PASSES, err);
+    for (int32_t i = 0; st == KS_OK && i < n; i++) {
+        w->out->columns++;
+        w->out->passes = KS_MAX(w->out->passes, w->columns[i].passes);
+        w->out->unconverged += !w->columns[i].converged;
+    }
+    return st;
+}
+
+/* Chooses strength and loss of every outer fold of one seed. */
+static ks_status choose(work *w, int32_t seed, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_folds *f = w->folds;
+    int32_t n_strengths = w->options->n_strengths;
+    holds all = {.n = 0};
+    for (int32_t k = 0; k < f->n_folds; k++)
+        for (int32_t part = 0; part < f->n_inner; part++)
+            find_hold(&all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
+    int32_t n = all.n * n_strengths;
+    for (int32_t i = 0; i < n; i++)
+        w->columns[i] = (ks_l2_column){
+            .design = seed, .hold = all.set[i / n_strengths],
+            .strength = w->options->strengths[i % n_strengths],
+            .margin = w->margin + (int64_t)i * f->n};
+    KS_TRY(solve(w, n, err));
+    const uint8_t *fold = f->fold + seed * f->n;
+    for (int32_t k = 0; k < f->n_folds; k++) {
+        int32_t fit = seed * f->n_folds + k;
+        w->out->loss[fit] = INFINITY;
+        for (int32_t c = 0; c < n_strengths; c++) {
+            double loss = 0;
+            for (int32_t part = 0; part < f->n_inner; part++) {
+                uint32_t set = ks_nest_hold(f->n_folds, f->n_inner, k, part);
+                int64_t column = find_hold(&all, set) * n_strengths + c;
+                loss += ks_nest_loss(w->margin + column * f->n, w->y[seed],
+                                     fold, f->n, set & ~(1u << k));
+            }
+            loss /= f->n_inner;
+            if (loss < w->out->loss[fit]) {
+                w->out->loss[fit] = loss;
+                w->out->strength[fit] = w->options->strengths[c];
+            }
+        }
+        KS_CHECK(isfinite(w->out->loss[fit]), KS_NUMERIC,
+                 "seed %d fold %d: no strength has a finite loss", seed, k);
+    }
+done:
+    return st;
+}
+
+/* -------------------------------------------------------------- outer fits */
+
+static ks_status refit(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_nest *out = w->out;
+    int64_t d = out->d, n = out->n;
+    for (int32_t i = 0; i < out->n_fits; i++)
+        w->columns[i] = (ks_l2_column){
+            .design = i / w->folds->n_folds,
+            .hold = 1u << (i % w->folds->n_folds),
+            .strength = out->strength[i],
+            .weight = w->raw ? w->raw + i * (d + 1) : NULL,
+            .mean = w->raw ? w->mean + i * d : NULL,
+            .scale = w->raw ? w->scale + i * d : NULL,
+            .margin = out->score + i / w->folds->n_folds * n};
+    KS_TRY(solve(w, out->n_fits, err));
+    for (int32_t i = 0; w->raw && i < out->n_fits; i++) {
+        const double *raw = w->raw + i * (d + 1);
+        double bias = raw[d];
+        for (int64_t j = 0; j < d; j++) {
+            double mean = w->mean[i * d + j], scale = w->scale[i * d + j];
+            out->weight[i * d + j] = (float)(raw[j] * scale);
+            out->mean[i * d + j] = (float)mean;
+            out->scale[i * d + j] = (float)scale;
+            bias += raw[j] * mean;
+        }
+        out->bias[i] = (float)bias;
+    }
+done:
+    return st;
+}
+
+static ks_status alloc_out(ks_nest *out, bool weights, int32_t n_seeds,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    size_t fits = (size_t)out->n_fits, d = (size_t)out->d;
+    KS_TRY(ks_alloc(&out->score, (size_t)n_seeds * (size_t)out->n,
+                    sizeof(float), "scores", err));
+    KS_TRY(ks_alloc(&out->strength, fits, sizeof(double), "fits", err));
+    KS_TRY(ks_alloc(&out->loss, fits, sizeof(double), "fits", err));
+    if (!weights) return KS_OK;
+    KS_TRY(ks_alloc(&out->bias, fits, sizeof(float), "weights", err));
+    KS_TRY(ks_alloc(&out->weight, fits * d, sizeof(float), "weights", err));
+    KS_TRY(ks_alloc(&out->mean, fits * d, sizeof(float), "weights", err));
+    KS_TRY(ks_alloc(&out->scale, fits * d, sizeof(float), "weights", err));
+done:
+    return st;
+}
+
+static ks_status alloc_work(work *w, int64_t n, int64_t d, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_folds *f = w->folds;
+    size_t fits = (size_t)w->out->n_fits;
+    size_t inner = (size_t)f->n_folds * (size_t)f->n_inner *
+                   (size_t)w->options->n_strengths;
+    KS_TRY(ks_alloc(&w->columns, KS_MAX(inner, fits), sizeof *w->columns,
+                    "columns", err));
+    KS_TRY(ks_alloc(&w->margin, inner * (size_t)n, sizeof(float), "margins",
+                    err));
+    if (!w->options->keep_weights) return KS_OK;
+    KS_TRY(ks_alloc(&w->raw, fits * ((size_t)d + 1), sizeof(double), "weights",
+                    err));
+    KS_TRY(ks_alloc(&w->mean, fits * (size_t)d, sizeof(double), "weights",
+                    err));
+    KS_TRY(ks_alloc(&w->scale, fits * (size_t)d, sizeof(double), "weights",
+                    err));
+done:
+    return st;
+}
+
+ks_status ks_nest_fit(ks_nest *out, const float *x, int64_t d,
+                      const int8_t *const *train_y, const ks_folds *folds,
+                      const ks_nest_options *options, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_l2_design designs[KS_MAX_SEEDS];
+    work w = {.folds = folds, .options = options, .y = train_y, .out = out};
+    *out = (ks_nest){.n = folds->n, .d = d,
+                     .n_fits = folds->n_seeds * folds->n_folds};
+    KS_CHECK(folds->n_seeds >= 1 && folds->n_seeds <= KS_MAX_SEEDS &&
+                 folds->n_folds >= 3 && folds->n_folds <= KS_L2_MAX_FOLDS &&
+                 folds->n_inner >= 2 && folds->n_inner < folds->n_folds,
+             KS_USAGE, "%d seeds, %d folds, %d inner parts: expected 1 to %d, "
+             "3 to %d, and 2 to one less than the folds", folds->n_seeds,
+             folds->n_folds, folds->n_inner, KS_MAX_SEEDS, KS_L2_MAX_FOLDS);
+    for (int32_t s = 0; s < folds->n_seeds; s++)
+        designs[s] = (ks_l2_design){train_y[s], folds->fold + s * folds->n};
+    KS_TRY(alloc_out(out, options->keep_weights, folds->n_seeds, err));
+    KS_TRY(alloc_work(&w, folds->n, d, err));
+    KS_TRY(ks_l2_open(&w.l2, x, folds->n, d, designs, folds->n_seeds,
+                      options->threads ? options->threads
+                                       : omp_get_max_threads(), err));
+    for (int32_t s = 0; s < folds->n_seeds; s++) KS_TRY(choose(&w, s, err));
+    KS_TRY(refit(&w, err));
+done:
+    ks_l2_close(&w.l2);
+    free(w.columns);
+    free(w.margin);
+    free(w.raw);
+    free(w.mean);
+    free(w.scale);
+    if (st != KS_OK) ks_nest_free(out);
+    return st;
+}
+
+void ks_nest_free(ks_nest *nest) {
+    free(nest->score);
+    free(nest->strength);
+    free(nest->loss);
+    free(nest->weight);
+    free(nest->bias);
+    free(nest->mean);
+    free(nest->scale);
+    *nest = (ks_nest){0};
+}
+
+/* ------------------------------------------------------------------- choice */
+
+void ks_nest_choose(const ks_nest *const *nests, int32_t n_nests,
+                    int32_t *chosen) {
+    for (int32_t i = 0; i < nests[0]->n_fits; i++) {
+        chosen[i] = 0;
+        for (int32_t k = 1; k < n_nests; k++)
+            if (nests[k]->loss[i] < nests[chosen[i]]->loss[i]) chosen[i] = k;
+    }
+}
+
+void ks_nest_mix(const ks_nest *const *nests, const int32_t *chosen,
+                 const ks_folds *folds, float *score) {
+    for (int64_t i = 0; i < folds->n; i++) {
+        double sum = 0;
+        for (int32_t s = 0; s < folds->n_seeds; s++) {
+            int64_t at = s * folds->n + i;
+            int32_t fit = s * folds->n_folds + folds->fold[at];
+            sum += (double)nests[chosen ? chosen[fit] : 0]->score[at];
+        }
+        score[i] = (float)(sum / folds->n_seeds);
+    }
+}

@@ -1,0 +1,71 @@
+/* nest.h - one matrix probed with its strength chosen inside the training
+ * folds.
+ *
+ * The rows of outer fold f are scored by a fit that never saw them, and so is
+ * the choice of that fit's strength: the other folds are cut into inner parts
+ * (whole folds, so problems stay together), each held out in turn together
+ * with f, and the strength with the least balanced log-loss
+ *     sum over classes of (mean log(1 + exp(-s z)) of its rows) / 2
+ * on the inner parts is refitted on all training folds. A fit that holds out
+ * folds f and g serves both as outer folds, so the parts cost half. */
+#ifndef KS_NEST_H
+#define KS_NEST_H
+
+#include "base.h"
+
+enum { KS_MAX_STRENGTHS = 64, KS_MAX_SEEDS = 64 };
+
+/* Folds of all rows, one set a seed; the solver's limit is 32. */
+typedef struct ks_folds {
+    int64_t n;
+    int32_t n_folds, n_inner, n_seeds;
+    const uint8_t *fold; /* [n_seeds, n] */
+} ks_folds;
+
+typedef struct ks_nest_options {
+    int32_t n_strengths;
+    const double *strengths; /* C of scikit-learn, ascending */
+    double tolerance;        /* 0: 1e-6 */
+    int32_t max_passes;      /* 0: 200 */
+    int threads;             /* 0: all */
+    bool keep_weights;
+} ks_nest_options;
+
+typedef struct ks_nest {
+    int64_t n, d;
+    int32_t n_fits;    /* seeds x folds */
+    float *score;      /* [n_seeds, n] out-of-fold margins */
+    double *strength;  /* [n_fits] chosen */
+    double *loss;      /* [n_fits] its balanced log-loss on the inner parts */
+    float *weight;     /* [n_fits, d] on standardised x; NULL: not kept */
+    float *bias;       /* [n_fits] */
+    float *mean, *scale; /* [n_fits, d] of the training rows */
+    int32_t columns, passes, unconverged; /* all fits; passes: the most */
+} ks_nest;
+
+/* The folds held out, as bit sets, for the inner part `part` of outer fold f:
+ * f's own bit and those of the part. */
+uint32_t ks_nest_hold(int32_t n_folds, int32_t n_inner, int32_t f,
+                      int32_t part);
+
+/* train_y: [n_seeds, n] labels to train and choose on, one set a seed. out
+ * starts as {0}; a failed call leaves {0}. */
+ks_status ks_nest_fit(ks_nest *out, const float *x, int64_t d,
+                      const int8_t *const *train_y, const ks_folds *folds,
+                      const ks_nest_options *options, ks_err *err);
+void ks_nest_free(ks_nest *nest);
+
+/* Balanced log-loss of margins over the rows whose fold is in `in`. */
+double ks_nest_loss(const float *margin, const int8_t *y, const uint8_t *fold,
+                    int64_t n, uint32_t in);
+
+/* Which of n_nests (layers) each fit's training folds prefer: least loss, the
+ * first on a tie. chosen: [n_fits]. */
+void ks_nest_choose(const ks_nest *const *nests, int32_t n_nests,
+                    int32_t *chosen);
+/* score [n]: the mean over seeds of the out-of-fold margins, each row's from
+ * the nest chosen for its fold; chosen NULL: nests[0] for all. */
+void ks_nest_mix(const ks_nest *const *nests, const int32_t *chosen,
+                 const ks_folds *folds, float *score);
+
+#endif

@@ -1,0 +1,319 @@
+/* report.c - see report.h. */
+#include "report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "split.h"
+
+/* -------------------------------------------------------------------- folds */
+
+static ks_status make_folds(ks_report *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_report_options *o = r->options;
+    const ks_dataset *d = r->dataset;
+    ks_split_input input = {.n = d->n, .y = d->y, .group = d->group,
+                            .n_groups = d->n_groups, .ids = d->group_ids};
+    KS_TRY(ks_alloc(&r->fold, (size_t)(o->n_seeds * d->n), 1, "folds", err));
+    for (int32_t s = 0; s < o->n_seeds; s++)
+        KS_TRY(ks_split_folds(&input, o->n_folds, o->grid.seed + (uint64_t)s,
+                              r->fold + s * d->n, err));
+    r->folds = (ks_folds){.n = d->n, .n_folds = o->n_folds,
+                          .n_inner = o->n_inner, .n_seeds = o->n_seeds,
+                          .fold = r->fold};
+done:
+    return st;
+}
+
+/* Texts that stand on both sides of a split. */
+static ks_status count_shared(ks_report *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = r->dataset;
+    char **texts = NULL;
+    if (!d->has_text) return KS_OK;
+    KS_TRY(ks_alloc(&texts, (size_t)d->n, sizeof *texts, "texts", err));
+    for (int64_t i = 0; i < d->n; i++) {
+        size_t n;
+        const char *text = ks_dataset_text(d, i, &n);
+        ks_span trimmed = ks_text_trim(text, (ks_span){0, n});
+        KS_TRY(ks_alloc(&texts[i], trimmed.end - trimmed.begin + 1, 1, "texts",
+                        err));
+        memcpy(texts[i], text + trimmed.begin, trimmed.end - trimmed.begin);
+    }
+    r->shared_texts = ks_split_shared_texts(
+        d->n, (const char *const *)texts, r->fold, err);
+    KS_CHECK(r->shared_texts >= 0, KS_NOMEM, "out of memory for texts");
+done:
+    for (int64_t i = 0; texts && i < d->n; i++) free(texts[i]);
+    free(texts);
+    return st;
+}
+
+/* ------------------------------------------------------------------- rivals */
+
+static ks_status compare(const ks_report *r, const ks_series *best,
+                         const float *other, ks_interval *gain, ks_err *err) {
+    ks_interval all[KS_N_METRICS];
+    ks_scored rows = ks_grid_scored(r->dataset, best->score);
+    ks_status st = ks_stats_paired(&rows, other, r->options->grid.bootstrap,
+                                   r->options->grid.seed, all, err);
+    if (st == KS_OK) *gain = all[KS_BALANCED_ACCURACY];
+    return st;
+}
+
+static ks_status run_rival(ks_report *r, ks_rival *rival,
+                           const ks_grid_options *options, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t *place = NULL;
+    ks_grid_options mine = *options;
+    mine.nest.keep_weights = false;
+    KS_TRY(ks_acts_open(&rival->file, rival->path, err));
+    KS_TRY(ks_alloc(&place, (size_t)r->dataset->n, sizeof *place, "rows",
+                    err));
+    KS_TRY(ks_dataset_match(r->dataset, rival->file, rival->path, place, err));
+    KS_CHECK(ks_acts_get_info(rival->file)->n_layers ==
+                     r->dataset->info->n_layers || !mine.layers,
+             KS_MISMATCH, "%s: %d layers, --layers chooses among %d",
+             rival->path, ks_acts_get_info(rival->file)->n_layers,
+             r->dataset->info->n_layers);
+    if (r->options->begin)
+        r->options->begin(mine.user, rival->name,
+                          ks_grid_cells(rival->file, &mine));
+    st = ks_grid_run(&rival->grid, r->dataset, rival->file, rival->path, place,
+                     &r->folds, &mine, err);
+    if (r->options->end) r->options->end(mine.user);
+    KS_TRY(st);
+    KS_TRY(ks_alloc(&rival->gain, (size_t)r->grid.n_series,
+                    sizeof *rival->gain, "comparison", err));
+    for (int32_t k = 0; k < r->grid.n_series; k++) {
+        const ks_series *best = &r->grid.series[k];
+        const ks_series *other =
+            ks_grid_find(&rival->grid, best->stream, best->position);
+        rival->gain[k] = (ks_interval){NAN, NAN, NAN};
+        if (other)
+            KS_TRY(compare(r, best, other->score, &rival->gain[k], err));
+    }
+done:
+    free(place);
+    return st;
+}
+
+static ks_status run_rivals(ks_report *r, const ks_grid_options *options,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_report_options *o = r->options;
+    KS_TRY(ks_alloc(&r->rivals, (size_t)KS_MAX(o->n_rivals, 1),
+                    sizeof *r->rivals, "comparison", err));
+    for (; r->n_rivals < o->n_rivals; ) {
+        ks_rival *rival = &r->rivals[r->n_rivals];
+        rival->name = o->rival_names[r->n_rivals];
+        rival->path = o->rival_paths[r->n_rivals++];
+        KS_TRY(run_rival(r, rival, options, err));
+    }
+done:
+    return st;
+}
+
+/* ---------------------------------------------------------------- baselines */
+
+static ks_status run_baselines(ks_report *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_report_options *o = r->options;
+    ks_baseline_options options = {.nest = o->grid.nest,
+                                   .bootstrap = o->grid.bootstrap,
+                                   .seed = o->grid.seed,
+                                   .words = !o->no_text};
+    int32_t n_series = r->grid.n_series;
+    options.nest.keep_weights = false;
+    KS_TRY(ks_baselines_run(&r->baselines, r->dataset, &r->folds, &options,
+                            err));
+    KS_TRY(ks_alloc(&r->gain, (size_t)(r->baselines.n * n_series),
+                    sizeof *r->gain, "comparison", err));
+    for (int32_t b = 0; b < r->baselines.n; b++)
+        for (int32_t k = 0; k < n_series; k++)
+            KS_TRY(compare(r, &r->grid.series[k], r->baselines.at[b].score,
+                           &r->gain[b * n_series + k], err));
+done:
+    return st;
+}
+
+/* The permuted control on every position's usual layer. */
+static ks_status run_permuted(ks_report *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = r->dataset;
+    const ks_grid_options *o = &r->options->grid;
+    ks_nest_options nest = o->nest;
+    size_t width = (size_t)d->info->d;
+    float *buffer = NULL, *x = NULL, *score = NULL;
+    nest.keep_weights = false;
+    KS_TRY(ks_alloc(&buffer, (size_t)d->info->n_steps * width, sizeof *buffer,
+                    "activations of a layer", err));
+    KS_TRY(ks_alloc(&x, (size_t)d->n * width, sizeof *x,
+                    "activations of a layer", err));
+    KS_TRY(ks_alloc(&score, (size_t)d->n, sizeof *score, "scores", err));
+    KS_TRY(ks_alloc(&r->permuted, (size_t)r->grid.n_series * KS_N_METRICS,
+                    sizeof *r->permuted, "control", err));
+    for (int32_t k = 0; k < r->grid.n_series; k++) {
+        const ks_series *series = &r->grid.series[k];
+        int32_t usual = ks_series_usual(
+            series, r->folds.n_seeds * r->folds.n_folds);
+        KS_TRY(ks_dataset_read(d, d->acts, d->row, series->stream,
+                               series->position, series->cells[usual].layer,
+                               buffer, x, err));
+        KS_TRY(ks_permuted_fit(x, d->info->d, d->y, &r->folds, &nest, o->seed,
+                               score, err));
+        ks_scored rows = ks_grid_scored(d, score);
+        KS_TRY(ks_stats_bootstrap(&rows, o->bootstrap, o->seed,
+                                  r->permuted + k * KS_N_METRICS, err));
+    }
+done:
+    free(buffer);
+    free(x);
+    free(score);
+    return st;
+}
+
+/* ------------------------------------------------------------------- strata */
+
+/* Important rows of one stratum with all removable rows, numbered anew. */
+typedef struct part {
+    ks_scored rows;
+    int64_t *from; /* row of the data set */
+    float *score;
+    int8_t *y;
+    int32_t *group, *chain;
+} part;
+
+static void free_part(part *p) {
+    free(p->from);
+    free(p->score);
+    free(p->y);
+    free(p->group);
+    free(p->chain);
+}
+
+static ks_status take_part(part *p, const ks_dataset *d, int32_t stratum,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = (size_t)d->n;
+    int32_t last_chain = -1;
+    int32_t *number = NULL; /* of a problem */
+    KS_TRY(ks_alloc(&p->from, n, sizeof *p->from, "stratum", err));
+    KS_TRY(ks_alloc(&p->score, n, sizeof *p->score, "stratum", err));
+    KS_TRY(ks_alloc(&p->y, n, sizeof *p->y, "stratum", err));
+    KS_TRY(ks_alloc(&p->group, n, sizeof *p->group, "stratum", err));
+    KS_TRY(ks_alloc(&p->chain, n, sizeof *p->chain, "stratum", err));
+    KS_TRY(ks_alloc(&number, (size_t)d->n_groups, sizeof *number, "stratum",
+                    err));
+    p->rows = (ks_scored){.score = p->score, .y = p->y, .group = p->group,
+                          .chain = p->chain};
+    for (int64_t i = 0; i < d->n; i++) {
+        if (d->y[i] == 1 && d->stratum[i] != stratum) continue;
+        int64_t k = p->rows.n++;
+        p->from[k] = i;
+        p->y[k] = d->y[i];
+        if (!number[d->group[i]]) number[d->group[i]] = ++p->rows.n_groups;
+        p->group[k] = number[d->group[i]] - 1;
+        if (d->chain[i] != last_chain) p->rows.n_chains++;
+        last_chain = d->chain[i];
+        p->chain[k] = p->rows.n_chains - 1;
+    }
+done:
+    free(number);
+    return st;
+}
+
+static ks_status run_stratum(ks_report *r, int32_t stratum, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_grid_options *o = &r->options->grid;
+    ks_stratum_row *row = &r->strata[stratum];
+    part p = {0};
+    KS_TRY(take_part(&p, r->dataset, stratum, err));
+    for (int64_t i = 0; i < p.rows.n; i++)
+        *(p.y[i] ? &row->n_important : &row->n_removable) += 1;
+    KS_TRY(ks_alloc(&row->metrics, (size_t)r->grid.n_series * KS_N_METRICS,
+                    sizeof *row->metrics, "stratum", err));
+    for (int32_t k = 0; k < r->grid.n_series; k++) {
+        for (int64_t i = 0; i < p.rows.n; i++)
+            p.score[i] = r->grid.series[k].score[p.from[i]];
+        KS_TRY(ks_stats_bootstrap(&p.rows, o->bootstrap, o->seed,
+                                  row->metrics + k * KS_N_METRICS, err));
+    }
+done:
+    free_part(&p);
+    return st;
+}
+
+static ks_status run_strata(ks_report *r, ks_err *err) {
+    ks_status st = KS_OK;
+    if (!r->dataset->n_strata) return KS_OK;
+    KS_TRY(ks_alloc(&r->strata, (size_t)r->dataset->n_strata,
+                    sizeof *r->strata, "strata", err));
+    for (int32_t s = 0; s < r->dataset->n_strata; s++)
+        KS_TRY(run_stratum(r, s, err));
+done:
+    return st;
+}
+
+/* ---------------------------------------------------------------------- all */
+
+static ks_status read_layers(ks_report *r, ks_grid_options *grid,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_report_options *o = r->options;
+    if (!o->layers || !o->layers_of) return KS_OK;
+    int32_t n = r->dataset->info->n_layers + 1;
+    KS_TRY(ks_alloc(&r->layers, (size_t)n, sizeof *r->layers, "layers", err));
+    KS_TRY(o->layers_of(o->layers, n, r->layers, err));
+    grid->layers = r->layers;
+done:
+    return st;
+}
+
+ks_status ks_report_run(ks_report *out, const ks_report_options *options,
+                        ks_err *err) {
+    ks_status st = KS_OK;
+    ks_report *r = out;
+    ks_grid_options grid = options->grid;
+    *r = (ks_report){.options = options};
+    KS_TRY(ks_dataset_open(&r->dataset, &options->paths, err));
+    KS_TRY(read_layers(r, &grid, err));
+    KS_TRY(make_folds(r, err));
+    KS_TRY(count_shared(r, err));
+    if (options->begin)
+        options->begin(grid.user, "probe",
+                       ks_grid_cells(r->dataset->acts, &grid));
+    st = ks_grid_run(&r->grid, r->dataset, r->dataset->acts,
+                     options->paths.acts, r->dataset->row, &r->folds, &grid,
+                     err);
+    if (options->end) options->end(grid.user);
+    KS_TRY(st);
+    KS_TRY(run_strata(r, err));
+    KS_TRY(run_permuted(r, err));
+    KS_TRY(run_baselines(r, err));
+    KS_TRY(run_rivals(r, &grid, err));
+done:
+    if (st != KS_OK) ks_report_free(r);
+    return st;
+}
+
+void ks_report_free(ks_report *r) {
+    for (int32_t i = 0; i < r->n_rivals; i++) {
+        ks_grid_free(&r->rivals[i].grid);
+        ks_acts_close(&r->rivals[i].file);
+        free(r->rivals[i].gain);
+    }
+    free(r->rivals);
+    for (int32_t s = 0; r->strata && s < r->dataset->n_strata; s++)
+        free(r->strata[s].metrics);
+    free(r->strata);
+    ks_baselines_free(&r->baselines);
+    free(r->gain);
+    free(r->permuted);
+    ks_grid_free(&r->grid);
+    free(r->layers);
+    free(r->fold);
+    ks_dataset_close(&r->dataset);
+    *r = (ks_report){0};
+}

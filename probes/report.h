@@ -1,0 +1,63 @@
+/* report.h - one whole evaluation: the grid of probes, the baselines on the
+ * same rows and folds, what the best layer has beyond each of them, and the
+ * strata. table.h prints it, export.h writes it. */
+#ifndef KS_REPORT_H
+#define KS_REPORT_H
+
+#include "baselines.h"
+#include "grid.h"
+
+/* Another activation file probed on the same rows and folds. */
+typedef struct ks_rival {
+    const char *name, *path;
+    ks_acts_file *file;
+    ks_grid grid;
+    ks_interval *gain; /* [n_series] of the main grid: its best layer minus
+                          this one's, balanced accuracy, paired; NaN where
+                          this file lacks the position */
+} ks_rival;
+
+typedef struct ks_stratum_row {
+    int64_t n_important, n_removable; /* of the stratum, of all */
+    ks_interval *metrics; /* [n_series, KS_N_METRICS] of the chosen layers */
+} ks_stratum_row;
+
+typedef struct ks_report_options {
+    ks_dataset_paths paths;
+    ks_grid_options grid; /* its layers are taken from layers_of */
+    int32_t n_folds, n_inner, n_seeds;
+    int32_t n_rivals;
+    const char *const *rival_names;
+    const char *const *rival_paths;
+    bool no_text; /* leave the word baselines out */
+    /* "0,3-7" to a bool per layer; NULL: all layers */
+    ks_status (*layers_of)(const char *text, int32_t n, bool *on, ks_err *err);
+    const char *layers;
+    /* words for progress: total cells are known after open; may be NULL */
+    void (*begin)(void *user, const char *what, int64_t cells);
+    void (*end)(void *user);
+} ks_report_options;
+
+typedef struct ks_report {
+    const ks_report_options *options;
+    ks_dataset *dataset;
+    uint8_t *fold; /* [n_seeds, n] */
+    ks_folds folds;
+    int64_t shared_texts; /* rows of seed 0 whose text is in two folds */
+    bool *layers;
+    ks_grid grid;
+    ks_baselines baselines;
+    ks_interval *gain; /* [n_baselines, n_series] best layer minus baseline */
+    ks_interval *permuted; /* [n_series, KS_N_METRICS] */
+    ks_rival *rivals;
+    int32_t n_rivals;
+    ks_stratum_row *strata; /* [dataset->n_strata] */
+} ks_report;
+
+/* out starts as {0}; options are borrowed until free. A failed run leaves
+ * {0}. */
+ks_status ks_report_run(ks_report *out, const ks_report_options *options,
+                        ks_err *err);
+void ks_report_free(ks_report *report);
+
+#endif

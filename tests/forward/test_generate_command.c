@@ -1,0 +1,195 @@
+/* keystep generate, split and score as a user runs them, on the embedded demo
+ * model. */
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef KS_PROGRAM
+
+#define MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
+
+static char folder[64];
+
+static void make_folder(void) {
+    strcpy(folder, "/tmp/keystep-generate-XXXXXX");
+    cr_assert(mkdtemp(folder));
+}
+
+static void drop_folder(void) {
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    cr_assert_eq(system(command), 0);
+}
+
+TestSuite(generate_command, .init = make_folder, .fini = drop_folder);
+
+/* Runs `keystep ARGS` in the folder; $P is the model. Exit code; out gets
+ * stdout and stderr. */
+static int keystep(char *out, size_t size, const char *args) {
+    char command[2048];
+    snprintf(command, sizeof command, "cd '%s' && M='%s' && { %s %s; } 2>&1",
+             folder, MODEL, KS_PROGRAM, args);
+    FILE *pipe = popen(command, "r");
+    cr_assert(pipe);
+    size_t n = fread(out, 1, size - 1, pipe);
+    out[n] = 0;
+    int status = pclose(pipe);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void write_problems(void) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/problems.jsonl", folder);
+    FILE *file = fopen(path, "w");
+    cr_assert(file);
+    for (int i = 0; i < 3; i++)
+        fprintf(file, "{\"id\":\"p%d\",\"question\":\"How many coins has Ben? "
+                "Ben has %d coins.\",\"answer\":\"%d\"}\n", i, i + 2, i + 2);
+    fclose(file);
+}
+
+static json_t *read_lines(const char *name) {
+    char path[128], line[65536];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "r");
+    cr_assert(file, "%s", path);
+    json_t *all = json_array();
+    while (fgets(line, sizeof line, file))
+        json_array_append_new(all, json_loads(line, 0, NULL));
+    fclose(file);
+    return all;
+}
+
+#define GENERATE                                                               \
+    "generate --model $M --problems problems.jsonl --samples 2 "               \
+    "--temperature 1 --seed 3 --max-new 24 --instruction '' --threads 1 "
+
+static char out[65536];
+
+Test(generate_command, chains_in_the_order_of_problems) {
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0, "%s",
+                 out);
+    cr_expect(strstr(out, "6 chains"), "%s", out);
+    json_t *all = read_lines("a.jsonl");
+    cr_assert_eq(json_array_size(all), 6);
+    for (size_t i = 0; i < 6; i++) {
+        json_t *c = json_array_get(all, i);
+        char id[16];
+        snprintf(id, sizeof id, "p%zu/%zu", i / 2, i % 2);
+        cr_expect_str_eq(json_string_value(json_object_get(c, "id")), id);
+        json_int_t n = json_integer_value(json_object_get(c, "tokens"));
+        cr_expect(n > 0 && n <= 24);
+        cr_expect(json_is_boolean(json_object_get(c, "correct")));
+        if (n < 24) cr_expect(json_is_true(json_object_get(c, "finished")));
+        const char *prompt = json_string_value(json_object_get(c, "prompt"));
+        cr_expect(strstr(prompt, "Ben?") && !strstr(prompt, "Problem:"));
+        cr_expect(json_is_array(json_object_get(c, "steps")));
+    }
+    json_decref(all);
+}
+
+Test(generate_command, same_bytes_whatever_the_batch) {
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0);
+    cr_assert_eq(keystep(out, sizeof out, GENERATE
+                         "--out b.jsonl --batch-tokens 7 --memory 2M"), 0,
+                 "%s", out);
+    cr_expect_eq(system("exit 0"), 0);
+    char command[256];
+    snprintf(command, sizeof command, "cd '%s' && cmp a.jsonl b.jsonl", folder);
+    cr_expect_eq(system(command), 0, "the files differ");
+}
+
+Test(generate_command, resume_takes_over_what_is_there) {
+    write_problems();
+    char command[512];
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0);
+    /* Three chains, out of order, and a line that a kill cut. */
+    snprintf(command, sizeof command,
+             "cd '%s' && { sed -n 5p a.jsonl; sed -n 1,2p a.jsonl; "
+             "sed -n 4p a.jsonl | head -c 40; } > b.jsonl.part", folder);
+    cr_assert_eq(system(command), 0);
+    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out b.jsonl"), 1);
+    cr_expect(strstr(out, "--resume"), "%s", out);
+    cr_expect_eq(keystep(out, sizeof out, GENERATE
+                         "--top-k 5 --out b.jsonl --resume"), 1);
+    cr_expect(strstr(out, "other settings"), "%s", out);
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out b.jsonl --resume"),
+                 0, "%s", out);
+    snprintf(command, sizeof command,
+             "cd '%s' && cmp a.jsonl b.jsonl && ! test -e b.jsonl.part",
+             folder);
+    cr_expect_eq(system(command), 0, "the files differ");
+}
+
+Test(generate_command, refusals) {
+    write_problems();
+    cr_expect_eq(keystep(out, sizeof out, "generate --model $M"), 2);
+    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out a --template x"), 2);
+    cr_expect(strstr(out, "chatml"), "%s", out);
+    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out problems.jsonl"), 1);
+    cr_expect(strstr(out, "problems.jsonl"), "%s", out);
+    cr_expect_eq(keystep(out, sizeof out,
+                         "generate --model /nowhere --problems problems.jsonl "
+                         "--out x"), 1);
+    cr_expect(strstr(out, "/nowhere"), "%s", out);
+}
+
+Test(generate_command, split_keeps_other_fields) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/c.jsonl", folder);
+    FILE *file = fopen(path, "w");
+    fputs("{\"id\":\"a\",\"problem\":\"p\",\"prompt\":\"\",\"text\":\"One is "
+          "one thing. Two is another.\",\"mine\":{\"x\":1}}\n", file);
+    fclose(file);
+    cr_assert_eq(keystep(out, sizeof out,
+                         "split --chains c.jsonl --out d.jsonl"), 0, "%s", out);
+    json_t *all = read_lines("d.jsonl"), *c = json_array_get(all, 0);
+    json_t *steps = json_object_get(c, "steps");
+    cr_assert_eq(json_array_size(steps), 2);
+    json_t *second = json_array_get(steps, 1);
+    cr_expect_eq(json_integer_value(json_object_get(second, "begin")), 17);
+    cr_expect_eq(json_integer_value(json_object_get(second, "end")), 33);
+    cr_expect_not_null(json_object_get(c, "mine"));
+    json_decref(all);
+    cr_expect_eq(keystep(out, sizeof out,
+                         "split --chains c.jsonl --out d.jsonl"), 1);
+}
+
+/* The chain rule, and an error that does not stop the lines after it. */
+Test(generate_command, score) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/in.jsonl", folder);
+    FILE *file = fopen(path, "w");
+    fputs("{\"context\":\"How many coins\",\"continuation\":\" has Ben?\"}\n"
+          "{\"context\":\"How many coins has\",\"continuation\":\" Ben?\"}\n"
+          "{\"context\":3}\n"
+          "{\"context\":\"How many\",\"continuation\":\"\"}\n", file);
+    fclose(file);
+    cr_assert_eq(keystep(out, sizeof out,
+                         "score --model $M --threads 1 < in.jsonl > o.jsonl"),
+                 1, "%s", out);
+    json_t *all = read_lines("o.jsonl");
+    cr_assert_eq(json_array_size(all), 4);
+    json_t *a = json_object_get(json_array_get(all, 0), "logprobs");
+    json_t *b = json_object_get(json_array_get(all, 1), "logprobs");
+    size_t n = json_array_size(a), m = json_array_size(b);
+    cr_assert(n > m && m > 0);
+    for (size_t i = 0; i < m; i++) {
+        double x = json_real_value(json_array_get(a, n - m + i));
+        cr_expect(x < 0);
+        cr_expect_eq(x, json_real_value(json_array_get(b, i)));
+    }
+    cr_expect(json_object_get(json_array_get(all, 2), "error"));
+    cr_expect_eq(json_array_size(json_object_get(json_array_get(all, 3),
+                                                 "ids")), 0);
+    json_decref(all);
+}
+
+#endif
