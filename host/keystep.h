@@ -204,15 +204,17 @@ typedef struct ks_probe_problem {
     const int8_t *y;      /* [n], 1 important, 0 removable */
     const int32_t *group; /* [n], problem of the row; folds never split one */
     const int32_t *chain; /* [n], chain of the row; not used for fitting */
-    const uint64_t *group_keys; /* [groups] what folds are drawn by, so that
-                                   they do not depend on order; may be NULL */
+    const char *const *group_ids; /* [groups] what folds are drawn by, so that
+                                     they do not depend on order; NULL: the
+                                     groups' numbers */
 } ks_probe_problem;
 
 typedef struct ks_probe_options {
     int32_t n_strengths;     /* 0: eight, 1e-4 ... 1e3 */
     const double *strengths; /* C of scikit-learn, ascending */
     int32_t n_folds;         /* 3 to 32 */
-    int32_t n_inner_folds;   /* 0 or n_folds - 1: the other outer folds */
+    int32_t n_inner_folds;   /* 2 to n_folds - 1 parts of the other folds;
+                                0: n_folds - 1 */
     int32_t n_seeds;         /* foldings */
     const uint64_t *seeds;
     double tolerance;   /* max-norm of the mean loss's gradient; 0: 1e-6 */
@@ -227,7 +229,6 @@ typedef struct ks_probe_fit {
     int32_t passes;        /* reads of x while this fit was being solved */
     bool converged;        /* gradient <= tolerance */
     double inner_loss;     /* class-balanced log loss on the inner folds */
-    double inner_balanced; /* balanced accuracy there */
 } ks_probe_fit;
 
 /* scores: out-of-fold margins [n_seeds, n] (higher = more important, above 0

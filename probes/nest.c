@@ -136,6 +136,10 @@ static ks_status refit(work *w, ks_err *err) {
             .scale = w->raw ? w->scale + i * d : NULL,
             .margin = out->score + i / w->folds->n_folds * n};
     KS_TRY(solve(w, out->n_fits, err));
+    for (int32_t i = 0; i < out->n_fits; i++) {
+        out->gradient[i] = w->columns[i].gradient;
+        out->reads[i] = w->columns[i].passes;
+    }
     for (int32_t i = 0; w->raw && i < out->n_fits; i++) {
         const double *raw = w->raw + i * (d + 1);
         double bias = raw[d];
@@ -160,6 +164,8 @@ static ks_status alloc_out(ks_nest *out, bool weights, int32_t n_seeds,
                     sizeof(float), "scores", err));
     KS_TRY(ks_alloc(&out->strength, fits, sizeof(double), "fits", err));
     KS_TRY(ks_alloc(&out->loss, fits, sizeof(double), "fits", err));
+    KS_TRY(ks_alloc(&out->gradient, fits, sizeof(double), "fits", err));
+    KS_TRY(ks_alloc(&out->reads, fits, sizeof(int32_t), "fits", err));
     if (!weights) return KS_OK;
     KS_TRY(ks_alloc(&out->bias, fits, sizeof(float), "weights", err));
     KS_TRY(ks_alloc(&out->weight, fits * d, sizeof(float), "weights", err));
@@ -228,6 +234,8 @@ void ks_nest_free(ks_nest *nest) {
     free(nest->score);
     free(nest->strength);
     free(nest->loss);
+    free(nest->gradient);
+    free(nest->reads);
     free(nest->weight);
     free(nest->bias);
     free(nest->mean);

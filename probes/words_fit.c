@@ -1,0 +1,249 @@
+/* words_fit.c - liblinear on n-grams, nested as in nest.h. */
+#include "words_state.h"
+
+#include <linear.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+
+#include "l2.h"
+
+static const double strengths[] = {0.01, 0.1, 1, 10, 100};
+enum { N_STRENGTHS = (int)KS_COUNT(strengths) };
+
+static void silent(const char *text) {
+    (void)text;
+}
+
+/* All rows as sparse vectors under the vocabulary of one training set. */
+typedef struct sparse {
+    int32_t *index;  /* [n_grams] feature from 1; 0: not in the vocabulary */
+    double *idf;     /* [n_grams] */
+    struct feature_node *nodes, **x; /* [n] rows, each ends with index -1 */
+    struct feature_node **train;
+    double *y;
+    int32_t n_features, n_train;
+    int64_t count[2];
+} sparse;
+
+static void free_sparse(sparse *s) {
+    free(s->index);
+    free(s->idf);
+    free(s->nodes);
+    free(s->x);
+    free(s->train);
+    free(s->y);
+}
+
+static ks_status find_vocabulary(sparse *s, const ks_words *w,
+                                 ks_words_kind kind, const uint8_t *fold,
+                                 uint32_t hold, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t n = 0;
+    KS_TRY(ks_alloc(&s->index, w->n_grams + 1, sizeof *s->index, "n-grams",
+                    err));
+    KS_TRY(ks_alloc(&s->idf, w->n_grams + 1, sizeof *s->idf, "n-grams", err));
+    for (int64_t i = 0; i < w->n; i++) {
+        if (hold >> fold[i] & 1) continue;
+        n++;
+        for (size_t e = w->row[i]; e < w->row[i + 1]; e++)
+            s->idf[w->entries[e].gram]++;
+    }
+    for (size_t g = 0; g < w->n_grams; g++) {
+        double df = s->idf[g];
+        if (df == 0 || (kind == KS_WORDS_BAG && w->grams[g].length > 1))
+            continue;
+        s->index[g] = ++s->n_features;
+        s->idf[g] = log((1 + (double)n) / (1 + df)) + 1;
+    }
+done:
+    return st;
+}
+
+/* Writes row i at `at` with the bias feature last; returns past its end. */
+static struct feature_node *fill_row(const sparse *s, const ks_words *w,
+                                     ks_words_kind kind, int64_t i,
+                                     struct feature_node *at) {
+    struct feature_node *begin = at;
+    double square = 0;
+    for (size_t e = w->row[i]; e < w->row[i + 1]; e++) {
+        int32_t gram = w->entries[e].gram;
+        double times = w->entries[e].times;
+        if (!s->index[gram]) continue;
+        double value = kind == KS_WORDS_BAG ? times
+                                            : (1 + log(times)) * s->idf[gram];
+        *at++ = (struct feature_node){s->index[gram], value};
+        square += value * value;
+    }
+    if (kind == KS_WORDS_TFIDF && square > 0)
+        for (struct feature_node *p = begin; p < at; p++)
+            p->value /= sqrt(square);
+    *at++ = (struct feature_node){s->n_features + 1, 1};
+    *at++ = (struct feature_node){-1, 0};
+    return at;
+}
+
+static ks_status make_sparse(sparse *s, const ks_words *w, ks_words_kind kind,
+                             const int8_t *y, const uint8_t *fold,
+                             uint32_t hold, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = (size_t)w->n;
+    KS_TRY(find_vocabulary(s, w, kind, fold, hold, err));
+    KS_TRY(ks_alloc(&s->nodes, w->n_entries + 2 * n, sizeof *s->nodes,
+                    "n-grams", err));
+    KS_TRY(ks_alloc(&s->x, n, sizeof *s->x, "n-grams", err));
+    KS_TRY(ks_alloc(&s->train, n, sizeof *s->train, "n-grams", err));
+    KS_TRY(ks_alloc(&s->y, n, sizeof *s->y, "n-grams", err));
+    struct feature_node *at = s->nodes;
+    for (int64_t i = 0; i < w->n; i++) {
+        s->x[i] = at;
+        at = fill_row(s, w, kind, i, at);
+        if (hold >> fold[i] & 1) continue;
+        s->train[s->n_train] = s->x[i];
+        s->y[s->n_train++] = y[i];
+        s->count[y[i]]++;
+    }
+    KS_CHECK(s->count[0] && s->count[1], KS_MISMATCH,
+             "training rows of one class only");
+done:
+    return st;
+}
+
+/* Margins of the held-out rows at one C. */
+static ks_status fit_one(const sparse *s, int64_t n, const uint8_t *fold,
+                         uint32_t hold, double strength, float *margin,
+                         ks_err *err) {
+    ks_status st = KS_OK;
+    int labels[2] = {0, 1}, order[2];
+    double weights[2];
+    for (int c = 0; c < 2; c++)
+        weights[c] = (double)s->n_train / (2 * (double)s->count[c]);
+    struct problem problem = {.l = s->n_train, .n = s->n_features + 1,
+                              .y = s->y, .x = s->train, .bias = 1};
+    struct parameter parameter = {.solver_type = L2R_LR, .eps = 1e-3,
+                                  .C = strength, .nr_weight = 2,
+                                  .weight_label = labels, .weight = weights};
+    const char *wrong = check_parameter(&problem, &parameter);
+    KS_CHECK(!wrong, KS_INTERNAL, "liblinear: %s", wrong);
+    struct model *model = train(&problem, &parameter);
+    KS_CHECK(model, KS_NOMEM, "liblinear gave no model");
+    get_labels(model, order);
+    for (int64_t i = 0; i < n; i++) {
+        double value = 0;
+        if (!(hold >> fold[i] & 1)) continue;
+        predict_values(model, s->x[i], &value);
+        margin[i] = (float)(order[0] == 1 ? value : -value);
+    }
+    free_and_destroy_model(&model);
+done:
+    return st;
+}
+
+/* One held-out set at all strengths, or at one (chosen). */
+typedef struct job {
+    uint32_t hold;
+    double chosen;  /* 0: all strengths */
+    float *margin;  /* [N_STRENGTHS or 1, n] */
+} job;
+
+static ks_status run_job(const ks_words *w, ks_words_kind kind,
+                         const int8_t *y, const uint8_t *fold, const job *j,
+                         ks_err *err) {
+    ks_status st = KS_OK;
+    sparse s = {0};
+    KS_TRY(make_sparse(&s, w, kind, y, fold, j->hold, err));
+    for (int c = 0; c < (j->chosen > 0 ? 1 : N_STRENGTHS); c++)
+        KS_TRY(fit_one(&s, w->n, fold, j->hold,
+                       j->chosen > 0 ? j->chosen : strengths[c],
+                       j->margin + c * w->n, err));
+done:
+    free_sparse(&s);
+    return st;
+}
+
+static ks_status run_jobs(const ks_words *w, ks_words_kind kind,
+                          const int8_t *y, const uint8_t *fold,
+                          const job *jobs, int32_t n_jobs, int threads,
+                          ks_err *err) {
+    ks_status st = KS_OK;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int32_t i = 0; i < n_jobs; i++) {
+        ks_err mine = {0};
+        ks_status got = run_job(w, kind, y, fold, &jobs[i], &mine);
+        if (got != KS_OK)
+#pragma omp critical(ks_words_jobs)
+        {
+            st = got;
+            if (err) *err = mine;
+        }
+    }
+    return st;
+}
+
+/* The strength with the least mean loss over the inner parts of fold f. */
+static double choose(const job *jobs, int32_t n_jobs, const ks_folds *folds,
+                     const int8_t *y, const uint8_t *fold, int32_t f) {
+    double best = INFINITY, chosen = strengths[0];
+    for (int c = 0; c < N_STRENGTHS; c++) {
+        double loss = 0;
+        for (int32_t part = 0; part < folds->n_inner; part++) {
+            uint32_t hold =
+                ks_nest_hold(folds->n_folds, folds->n_inner, f, part);
+            int32_t i = 0;
+            while (i < n_jobs && jobs[i].hold != hold) i++;
+            loss += ks_nest_loss(jobs[i].margin + c * folds->n, y, fold,
+                                 folds->n, hold & ~(1u << f));
+        }
+        if (loss < best) {
+            best = loss;
+            chosen = strengths[c];
+        }
+    }
+    return chosen;
+}
+
+static ks_status fit_seed(const ks_words *w, ks_words_kind kind,
+                          const int8_t *y, const ks_folds *folds,
+                          const uint8_t *fold, int threads, float *score,
+                          double *strength, ks_err *err) {
+    ks_status st = KS_OK;
+    job jobs[KS_L2_MAX_FOLDS * KS_L2_MAX_FOLDS];
+    int32_t n_jobs = 0;
+    float *margins = NULL;
+    int64_t n = folds->n;
+    for (int32_t f = 0; f < folds->n_folds; f++)
+        for (int32_t part = 0; part < folds->n_inner; part++) {
+            uint32_t hold =
+                ks_nest_hold(folds->n_folds, folds->n_inner, f, part);
+            int32_t i = 0;
+            while (i < n_jobs && jobs[i].hold != hold) i++;
+            if (i == n_jobs) jobs[n_jobs++] = (job){.hold = hold};
+        }
+    KS_TRY(ks_alloc(&margins, (size_t)(n_jobs * N_STRENGTHS) * (size_t)n,
+                    sizeof *margins, "margins", err));
+    for (int32_t i = 0; i < n_jobs; i++)
+        jobs[i].margin = margins + (int64_t)i * N_STRENGTHS * n;
+    KS_TRY(run_jobs(w, kind, y, fold, jobs, n_jobs, threads, err));
+    for (int32_t f = 0; f < folds->n_folds; f++)
+        strength[f] = choose(jobs, n_jobs, folds, y, fold, f);
+    for (int32_t f = 0; f < folds->n_folds; f++) /* held-out rows differ */
+        jobs[f] = (job){1u << f, strength[f], score};
+    KS_TRY(run_jobs(w, kind, y, fold, jobs, folds->n_folds, threads, err));
+done:
+    free(margins);
+    return st;
+}
+
+ks_status ks_words_fit(const ks_words *words, ks_words_kind kind,
+                       const int8_t *y, const ks_folds *folds, int threads,
+                       float *score, double *strength, ks_err *err) {
+    ks_status st = KS_OK;
+    set_print_string_function(silent);
+    if (threads <= 0) threads = omp_get_max_threads();
+    for (int32_t s = 0; s < folds->n_seeds; s++)
+        KS_TRY(fit_seed(words, kind, y, folds, folds->fold + s * folds->n,
+                        threads, score + s * folds->n,
+                        strength + s * folds->n_folds, err));
+done:
+    return st;
+}
