@@ -85,7 +85,7 @@ Test(api, a_c_user_captures_and_trains) {
     double strengths[] = {0.01, 1};
     uint64_t seeds[] = {1};
     ks_probe_problem problem = {TEXTS * STEPS, info.d_model, x, y, group,
-                                group};
+                                group, NULL};
     ks_probe_options options = {.n_strengths = 2, .strengths = strengths,
                                 .n_folds = 4, .n_inner_folds = 3, .n_seeds = 1,
                                 .seeds = seeds};
