@@ -1,11 +1,9 @@
 /* baselines.c - see baselines.h. */
 #include "baselines.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "philox.h"
 #include "words.h"
 
 typedef struct work {
@@ -15,7 +13,7 @@ typedef struct work {
     ks_baselines *out;
 } work;
 
-enum { MOST = 8 };
+enum { MOST = 12 };
 
 /* A new baseline with room for its scores. */
 static ks_status add(work *w, const char *name, const char *note,
@@ -88,19 +86,22 @@ static void position_features(const work *w, int64_t i, float *row) {
     const ks_step_row *s = &w->d->info->steps[w->d->row[i]];
     row[0] = (float)s->index;
     row[1] = (float)s->index * (float)s->index;
-    row[2] = (float)(s->index + 1) / (float)ks_dataset_steps(w->d, i);
+}
+
+static void relative_features(const work *w, int64_t i, float *row) {
+    position_features(w, i, row);
+    row[2] = (row[0] + 1) / (float)ks_dataset_steps(w->d, i);
 }
 
 static void length_features(const work *w, int64_t i, float *row) {
     const ks_step_row *s = &w->d->info->steps[w->d->row[i]];
     position_features(w, i, row);
-    row[3] = (float)(s->byte_end - s->byte_begin);
-    row[4] = (float)(s->token_end - s->token_begin);
-    row[5] = 0;
+    row[2] = (float)(s->byte_end - s->byte_begin);
+    row[3] = (float)(s->token_end - s->token_begin);
     if (w->d->has_text) {
         size_t n;
         const char *text = ks_dataset_text(w->d, i, &n);
-        row[5] = (float)ks_words_count(text, n);
+        row[4] = (float)ks_words_count(text, n);
     }
 }
 
@@ -110,9 +111,10 @@ static ks_status fit(work *w, ks_baseline *b, const float *x, int32_t n_features
     const int8_t *y[KS_MAX_SEEDS];
     ks_nest nest = {0};
     const ks_nest *one = &nest;
+    ks_nest_options options = w->options->nest;
+    options.threads = 1; /* few features: not worth a barrier */
     for (int32_t s = 0; s < w->folds->n_seeds; s++) y[s] = w->d->y;
-    KS_TRY(ks_nest_fit(&nest, x, n_features, y, w->folds, &w->options->nest,
-                       err));
+    KS_TRY(ks_nest_fit(&nest, x, n_features, y, w->folds, &options, err));
     ks_nest_mix(&one, NULL, w->folds, b->score);
     b->by_seed = nest.score;
     b->strength = nest.strength;
@@ -220,13 +222,16 @@ ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
     KS_TRY(ks_alloc(&out->at, MOST, sizeof *out->at, "baselines", err));
     KS_TRY(majority(&w, err));
     KS_TRY(chain_majority(&w, err));
-    KS_TRY(dense(&w, "position", "the step's index, its square, and relative "
-                 "index", position_features, 3, err));
+    KS_TRY(dense(&w, "position", "the step's index and its square",
+                 position_features, 2, err));
+    KS_TRY(dense(&w, "relative position",
+                 "and index over the chain's length, which nobody knows when "
+                 "the step is written", relative_features, 3, err));
     KS_TRY(dense(&w, "position+length",
                  dataset->has_text
-                     ? "and its bytes, tokens and words"
-                     : "and its bytes and tokens",
-                 length_features, dataset->has_text ? 6 : 5, err));
+                     ? "index and square, bytes, tokens and words"
+                     : "index and square, bytes and tokens",
+                 length_features, dataset->has_text ? 5 : 4, err));
     if (dataset->has_text) KS_TRY(overlap(&w, err));
     if (dataset->has_text && options->words) KS_TRY(all_words(&w, err));
 done:
@@ -242,53 +247,4 @@ void ks_baselines_free(ks_baselines *baselines) {
     }
     free(baselines->at);
     *baselines = (ks_baselines){0};
-}
-
-/* ----------------------------------------------------------------- permuted */
-
-/* Fisher and Yates among the rows of one fold. */
-static void permute_fold(int8_t *y, const uint8_t *fold, int64_t n, int32_t f,
-                         int64_t *rows, const uint64_t key[2]) {
-    int64_t m = 0;
-    for (int64_t i = 0; i < n; i++)
-        if (fold[i] == f) rows[m++] = i;
-    for (int64_t i = m - 1; i > 0; i--) {
-        uint32_t word[4];
-        ks_philox(key, (uint64_t)i << 8 | (uint64_t)f, word);
-        uint64_t draw = (uint64_t)word[0] << 32 | word[1];
-        int64_t k = (int64_t)(draw % (uint64_t)(i + 1));
-        int8_t was = y[rows[i]];
-        y[rows[i]] = y[rows[k]];
-        y[rows[k]] = was;
-    }
-}
-
-ks_status ks_permuted_fit(const float *x, int64_t d, const int8_t *y,
-                          const ks_folds *folds,
-                          const ks_nest_options *options, uint64_t seed,
-                          float *score, ks_err *err) {
-    ks_status st = KS_OK;
-    int64_t n = folds->n, *rows = NULL;
-    int8_t *permuted = NULL;
-    const int8_t *sets[KS_MAX_SEEDS];
-    ks_nest nest = {0};
-    const ks_nest *one = &nest;
-    KS_TRY(ks_alloc(&permuted, (size_t)(folds->n_seeds * n), 1, "labels",
-                    err));
-    KS_TRY(ks_alloc(&rows, (size_t)n, sizeof *rows, "labels", err));
-    for (int32_t s = 0; s < folds->n_seeds; s++) {
-        int8_t *mine = permuted + s * n;
-        uint64_t key[2] = {seed, 0x7065726d75746564u + (uint64_t)s};
-        memcpy(mine, y, (size_t)n);
-        for (int32_t f = 0; f < folds->n_folds; f++)
-            permute_fold(mine, folds->fold + s * n, n, f, rows, key);
-        sets[s] = mine;
-    }
-    KS_TRY(ks_nest_fit(&nest, x, d, sets, folds, options, err));
-    ks_nest_mix(&one, NULL, folds, score);
-done:
-    free(permuted);
-    free(rows);
-    ks_nest_free(&nest);
-    return st;
 }

@@ -35,8 +35,10 @@ typedef struct ks_baseline_options {
  *   steps, so it is no predictor but a measure of how far recognising the
  *   chain would go; where every chain has as many of each kind, leaving the
  *   step out makes it wrong by construction.
- * position: index, its square, and relative index, through the probes' solver.
- * position+length: and bytes, tokens and, with text, words of the step.
+ * position: index and its square, through the probes' solver.
+ * relative position: and index over the chain's final length, which is not
+ *   known when the step is written: it may tell what comes later.
+ * position+length: position, and bytes, tokens and, with text, words.
  * question overlap (with text): shares of the step's words and of its numbers
  *   that the question holds (the prompt where a chain has no "question"), and
  *   whether it has a number at all.
@@ -47,12 +49,17 @@ ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
                            const ks_baseline_options *options, ks_err *err);
 void ks_baselines_free(ks_baselines *baselines);
 
-/* Labels permuted among the rows of each fold (so every fold keeps its counts)
- * by Philox keyed with seed: what the same procedure finds where there is
- * nothing to find. x [n, d]; score [n] is to be read against the true y. */
-ks_status ks_permuted_fit(const float *x, int64_t d, const int8_t *y,
-                          const ks_folds *folds,
+enum { KS_PERMUTATIONS = 20 };
+
+/* What the procedure finds where there is nothing to find: labels permuted
+ * among the rows of each fold (so every fold keeps its counts) by Philox keyed
+ * with seed, KS_PERMUTATIONS times; fits at strength[f] of fold f of the first
+ * seed, metrics against the true labels. out: mean over the permutations, and
+ * the 2.5% and 97.5% quantiles (type 7) of them: not an interval of the mean
+ * but the spread of chance. x [n, d]. */
+ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
+                          const ks_folds *folds, const double *strength,
                           const ks_nest_options *options, uint64_t seed,
-                          float *score, ks_err *err);
+                          ks_interval out[KS_N_METRICS], ks_err *err);
 
 #endif

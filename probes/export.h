@@ -9,7 +9,8 @@
  * row a fit (split test: its held-out rows), one pooled over folds and seeds
  * (fold all) with the 95% interval of balanced accuracy. layer "best": chosen
  * inside the training folds, strength empty. Baselines have no stream,
- * position and layer. */
+ * position and layer; ci_low and ci_high of permuted labels are the spread of
+ * the permutations. */
 ks_status ks_export_csv(const ks_report *report, ks_str *out, ks_err *err);
 /* A new reference. */
 ks_status ks_export_json(const ks_report *report, json_t **out, ks_err *err);

@@ -4,6 +4,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
+static const int64_t LANE_BYTES = (int64_t)512 << 20;
+
 ks_scored ks_grid_scored(const ks_dataset *d, const float *score) {
     return (ks_scored){.n = d->n, .score = score, .y = d->y,
                        .group = d->group, .chain = d->chain,
@@ -75,34 +77,108 @@ typedef struct work {
     const ks_folds *folds;
     const ks_grid_options *options;
     const int8_t *y[KS_MAX_SEEDS];
-    float *buffer, *x;
+    int lanes, lane_threads; /* layers at a time, threads for each */
+    float *buffer, *x;       /* [lanes] of one layer each */
     int64_t done;
     ks_grid *out;
 } work;
 
+/* Small matrices go side by side, each on its own thread, which scales better
+ * than threads within one; big ones one after another, so that memory holds
+ * few of them. Bits do not depend on it. */
+static void plan_lanes(work *w, int64_t file_values, int64_t values) {
+    int threads = w->options->nest.threads ? w->options->nest.threads
+                                           : omp_get_max_threads();
+    int64_t bytes = 4 * (file_values + 2 * values);
+    w->lanes = (int)KS_MIN(threads, KS_MAX(1, LANE_BYTES / bytes));
+    w->lane_threads = KS_MAX(1, threads / w->lanes);
+}
+
+/* A value that is not finite, named by chain, step and layer. */
+static ks_status check_values(const work *w, const ks_series *series,
+                              int32_t layer, const float *x, ks_err *err) {
+    const ks_dataset *d = w->dataset;
+    int64_t bad = 0, first = -1, width = w->out->d;
+    for (int64_t i = 0; i < d->n; i++) {
+        float sum = 0;
+        for (int64_t j = 0; j < width; j++) sum += x[i * width + j] * 0.0f;
+        if (sum == 0) continue; /* NaN unless every value is finite */
+        if (!bad++) first = i;
+    }
+    if (!bad) return KS_OK;
+    const ks_step_row *step = &d->info->steps[d->row[first]];
+    return ks_fail(err, KS_NUMERIC,
+                   "%s: %s/%s layer %d: %lld of %lld probed steps hold a value "
+                   "that is not finite, the first is step %d of chain %s",
+                   w->path, ks_stream_name(series->stream),
+                   ks_position_name(series->position), layer, (long long)bad,
+                   (long long)d->n, step->index,
+                   d->info->chains[step->chain].id);
+}
+
 static ks_status fit_cell(work *w, const ks_series *series, ks_cell *cell,
-                          ks_err *err) {
+                          int lane, ks_err *err) {
     ks_status st = KS_OK;
     const ks_nest *nest = &cell->nest;
+    ks_nest_options options = w->options->nest;
     ks_err inner = {0};
+    size_t d = (size_t)w->out->d;
+    const ks_acts_info *info = ks_acts_get_info(w->file);
+    float *buffer = w->buffer + (size_t)lane * (size_t)info->n_steps * d;
+    float *x = w->x + (size_t)lane * (size_t)w->folds->n * d;
+    options.threads = w->lane_threads;
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
     KS_TRY(ks_dataset_read(w->dataset, w->file, w->place, series->stream,
-                           series->position, cell->layer, w->buffer, w->x,
-                           err));
-    st = ks_nest_fit(&cell->nest, w->x, w->out->d, w->y, w->folds,
-                     &w->options->nest, &inner);
+                           series->position, cell->layer, buffer, x, err));
+    KS_TRY(check_values(w, series, cell->layer, x, err));
+    st = ks_nest_fit(&cell->nest, x, w->out->d, w->y, w->folds, &options,
+                     &inner);
     KS_CHECK(st == KS_OK, st, "%s: %s/%s layer %d: %s", w->path,
              ks_stream_name(series->stream),
              ks_position_name(series->position), cell->layer, inner.text);
     KS_TRY(ks_alloc(&cell->score, (size_t)w->folds->n, sizeof(float), "scores",
                     err));
     ks_nest_mix(&nest, NULL, w->folds, cell->score);
+done:
+    return st;
+}
+
+static void count_cell(work *w, const ks_nest *nest) {
     w->out->columns += nest->columns;
     w->out->passes = KS_MAX(w->out->passes, nest->passes);
     w->out->unconverged += nest->unconverged;
     w->done++;
     if (w->options->progress) w->options->progress(w->options->user, w->done);
-done:
+}
+
+/* The error of the lowest layer that failed is told. */
+static ks_status fit_cells(work *w, ks_series *series, ks_err *err) {
+    ks_status st = KS_OK;
+    int32_t failed = series->n_cells;
+    int was = omp_get_max_active_levels();
+    if (w->lane_threads > 1 && w->lanes > 1) omp_set_max_active_levels(2);
+#pragma omp parallel for num_threads(w->lanes) schedule(dynamic, 1)
+    for (int32_t i = 0; i < series->n_cells; i++) {
+        ks_err mine = {0};
+        int32_t limit;
+#pragma omp atomic read
+        limit = failed;
+        if (limit < i) continue;
+        ks_status got = fit_cell(w, series, &series->cells[i],
+                                 omp_get_thread_num(), &mine);
+#pragma omp critical(ks_grid_cells)
+        {
+            if (got == KS_OK) {
+                count_cell(w, &series->cells[i].nest);
+            } else if (i < failed) {
+#pragma omp atomic write
+                failed = i;
+                st = got;
+                if (err) *err = mine;
+            }
+        }
+    }
+    omp_set_max_active_levels(was);
     return st;
 }
 
@@ -135,8 +211,7 @@ static ks_status run_series(work *w, ks_series *series, ks_err *err) {
     for (int32_t l = 0; l < layers_of(info, series->stream); l++)
         if (!o->layers || o->layers[l])
             series->cells[series->n_cells++].layer = l;
-    for (int32_t i = 0; i < series->n_cells; i++)
-        KS_TRY(fit_cell(w, series, &series->cells[i], err));
+    KS_TRY(fit_cells(w, series, err));
     KS_TRY(choose_layers(w, series, err));
 done:
     return st;
@@ -156,10 +231,11 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
     KS_CHECK(ks_grid_cells(file, options) > 0, KS_USAGE,
              "%s holds none of the streams, positions and layers asked for",
              path);
-    KS_TRY(ks_alloc(&w.buffer, (size_t)info->n_steps * d, sizeof(float),
-                    "activations of a layer", err));
-    KS_TRY(ks_alloc(&w.x, (size_t)dataset->n * d, sizeof(float),
-                    "activations of a layer", err));
+    plan_lanes(&w, info->n_steps * info->d, dataset->n * info->d);
+    KS_TRY(ks_alloc(&w.buffer, (size_t)w.lanes * (size_t)info->n_steps * d,
+                    sizeof(float), "activations of a layer", err));
+    KS_TRY(ks_alloc(&w.x, (size_t)w.lanes * (size_t)dataset->n * d,
+                    sizeof(float), "activations of a layer", err));
     KS_TRY(ks_alloc(&out->series, KS_N_STREAMS * KS_N_POSITIONS,
                     sizeof *out->series, "series", err));
     for (int s = 0; s < KS_N_STREAMS; s++)

@@ -143,34 +143,28 @@ static ks_status run_permuted(ks_report *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = r->dataset;
     const ks_grid_options *o = &r->options->grid;
-    ks_nest_options nest = o->nest;
     size_t width = (size_t)d->info->d;
-    float *buffer = NULL, *x = NULL, *score = NULL;
-    nest.keep_weights = false;
+    float *buffer = NULL, *x = NULL;
     KS_TRY(ks_alloc(&buffer, (size_t)d->info->n_steps * width, sizeof *buffer,
                     "activations of a layer", err));
     KS_TRY(ks_alloc(&x, (size_t)d->n * width, sizeof *x,
                     "activations of a layer", err));
-    KS_TRY(ks_alloc(&score, (size_t)d->n, sizeof *score, "scores", err));
     KS_TRY(ks_alloc(&r->permuted, (size_t)r->grid.n_series * KS_N_METRICS,
                     sizeof *r->permuted, "control", err));
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         const ks_series *series = &r->grid.series[k];
-        int32_t usual = ks_series_usual(
-            series, r->folds.n_seeds * r->folds.n_folds);
+        const ks_cell *usual = &series->cells[ks_series_usual(
+            series, r->folds.n_seeds * r->folds.n_folds)];
         KS_TRY(ks_dataset_read(d, d->acts, d->row, series->stream,
-                               series->position, series->cells[usual].layer,
-                               buffer, x, err));
-        KS_TRY(ks_permuted_fit(x, d->info->d, d->y, &r->folds, &nest, o->seed,
-                               score, err));
-        ks_scored rows = ks_grid_scored(d, score);
-        KS_TRY(ks_stats_bootstrap(&rows, o->bootstrap, o->seed,
-                                  r->permuted + k * KS_N_METRICS, err));
+                               series->position, usual->layer, buffer, x,
+                               err));
+        KS_TRY(ks_permuted_run(x, d->info->d, d, &r->folds,
+                               usual->nest.strength, &o->nest, o->seed,
+                               r->permuted + k * KS_N_METRICS, err));
     }
 done:
     free(buffer);
     free(x);
-    free(score);
     return st;
 }
 

@@ -186,8 +186,9 @@ static ks_status write_layers(const ks_report *r, bool markdown, ks_str *out,
         out, err,
         "* the layer with the least loss on inner parts of the training "
         "folds, chosen anew\nfor every fold; test rows were read once. "
-        "Permuted labels: the same procedure on the\nlayer chosen most, "
-        "labels permuted within folds.\n\n"));
+        "Permuted labels: training labels permuted within\nfolds, %d times, "
+        "on the layer chosen most: mean [95%% of the permutations].\n\n",
+        KS_PERMUTATIONS));
 done:
     free(t.at);
     return st;
@@ -292,8 +293,8 @@ static ks_status write_strata(const ks_report *r, bool markdown, ks_str *out,
     grid_text t = {.n_columns = n + 2};
     const char *field = r->options->paths.strata;
     char text[128];
-    text_cell *row = add_row(&t, err);
     if (!r->dataset->n_strata) return KS_OK;
+    text_cell *row = add_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
     snprintf(text, sizeof text, "By %.60s, best layer, balanced accuracy, %%",
              field);

@@ -13,7 +13,7 @@
 enum { KEY_RIVAL = KS_KEY_OWN, KEY_STRATA, KEY_FOLDS, KEY_INNER, KEY_SEEDS,
        KEY_STRENGTHS, KEY_BOOTSTRAP, KEY_NO_TEXT };
 
-enum { MAX_RIVALS = 16 };
+enum { MAX_RIVALS = 16, MAX_PASSES = 1000 };
 
 typedef struct input {
     ks_cli_common common;
@@ -228,6 +228,7 @@ static ks_status run(input *in, ks_err *err) {
         .paths = {c->acts, c->labels, c->chains, in->strata},
         .grid = {.nest = {.n_strengths = in->n_strengths,
                           .strengths = in->strengths, .threads = c->threads,
+                          .max_passes = MAX_PASSES,
                           .keep_weights = true},
                  .streams = c->streams, .positions = c->positions,
                  .bootstrap = in->bootstrap, .seed = c->seed,
