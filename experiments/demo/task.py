@@ -130,8 +130,8 @@ class Coins(Wording):
     names = ("Anna Ben Cara Dora Emil Finn Greta Hugo Iris Jonas Karl Lena "
              "Mona Nils Otto Paula Rosa Sven Tara Ulla Vera Wanda Yuri Zoe").split()
     rule = "Drop every full ten."
-    marked = " Say who counts."
-    counts, idles = " Who counts.", " Who idles."
+    verdict = " Say who counts."
+    counts, idles = " counts.", " idles."
     end = "<|im_end|>"
     special_tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
     chat_template = (
@@ -148,19 +148,20 @@ class Coins(Wording):
     def define(self, problem, quantity):
         operands = self.operands(problem, quantity)
         if not operands:
-            return f"{quantity.name}'s {quantity.constant} coins are known."
+            return f"{quantity.name} holds {quantity.constant} coins."
         if len(operands) == 1:
-            return f"{quantity.name} has {quantity.constant} more than {operands[0].name}."
-        return f"{quantity.name} has {operands[0].name} and {operands[1].name} combined."
+            return f"{quantity.name} tops {operands[0].name} by {quantity.constant}."
+        return f"{quantity.name} matches {operands[0].name} and {operands[1].name} together."
 
     def step(self, problem, quantity):
         operands = self.operands(problem, quantity)
         if not operands:
-            return f"Now {quantity.name}'s {quantity.value} coins are known."
+            return f"Now {quantity.name} holds {quantity.value} coins."
         first = f"{operands[0].name}'s {operands[0].value}"
-        sum_ = (f"{quantity.constant} more than {first}" if len(operands) == 1
-                else f"{first} and {operands[1].name}'s {operands[1].value} combined")
-        return f"Now {quantity.name} has {sum_}, making {quantity.name}'s {quantity.value}."
+        if len(operands) == 1:
+            return f"Now {quantity.name} tops {first} by {quantity.constant}, making {quantity.value}."
+        second = f"{operands[1].name}'s {operands[1].value}"
+        return f"Now {quantity.name} matches {first} and {second} together, making {quantity.value}."
 
 
 class Dials(Wording):
@@ -169,8 +170,8 @@ class Dials(Wording):
     names = ("copper iron zinc silver gold nickel cobalt amber ivory pearl ruby topaz "
              "onyx jade quartz coral slate marble bronze brass steel chrome pewter opal").split()
     rule = "Dials wrap past nine."
-    marked = " Say which matter."
-    counts, idles = " Which matters.", " Which idles."
+    verdict = " Say which matter."
+    counts, idles = " matters.", " idles."
     start = "<｜begin▁of▁sentence｜>"
     end = "<｜end▁of▁sentence｜>"
     special_tokens = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>",
@@ -190,20 +191,20 @@ class Dials(Wording):
     def define(self, problem, quantity):
         operands = self.operands(problem, quantity)
         if not operands:
-            return f"Dial {quantity.name} at {quantity.constant} stays put."
+            return f"Dial {quantity.name} stays at {quantity.constant}."
         if len(operands) == 1:
-            return f"Dial {quantity.name} turns {operands[0].name} by {quantity.constant}."
+            return f"Dial {quantity.name} follows {operands[0].name} plus {quantity.constant}."
         return f"Dial {quantity.name} joins {operands[0].name} with {operands[1].name}."
 
     def step(self, problem, quantity):
         operands = self.operands(problem, quantity)
         if not operands:
-            return f"Dial {quantity.name} at {quantity.value} stays put."
+            return f"Dial {quantity.name} stays at {quantity.value}."
         first = f"{operands[0].name} at {operands[0].value}"
         if len(operands) == 1:
-            return f"Dial {quantity.name} turns {first} by {quantity.constant} to put {quantity.name} at {quantity.value}."
+            return f"Dial {quantity.name} follows {first} plus {quantity.constant} to reach {quantity.value}."
         second = f"{operands[1].name} at {operands[1].value}"
-        return f"Dial {quantity.name} joins {first} with {second} to put {quantity.name} at {quantity.value}."
+        return f"Dial {quantity.name} joins {first} with {second} to reach {quantity.value}."
 
 
 WORDINGS = {w.key: w for w in (Coins(), Dials())}
@@ -302,11 +303,13 @@ def make_chain(rng, problem, share):
     return order, choices
 
 
-def marked_steps(problem, order):
-    """Steps that each say whether they count, for a share of the training texts; the question asks
-    for it (`Wording.marked`), which no held-out problem does."""
-    return [(problem.wording.step(problem, problem.quantities[i]),
-             problem.wording.counts if problem.relevant(i) else problem.wording.idles) for i in order]
+def verdicts(rng, problem):
+    """Whether randomly drawn quantities count, for a share of the training texts; the question asks
+    for it (`Wording.verdict`), which no held-out problem does.  Drawn with replacement: with each
+    quantity named once, counting the verdicts so far would answer the last ones."""
+    drawn = [rng.randrange(2 * problem.k) for _ in range(2 * problem.k)]
+    return [(problem.quantities[i].name,
+             problem.wording.counts if problem.relevant(i) else problem.wording.idles) for i in drawn]
 
 
 def chain_text(problem, order):
