@@ -130,12 +130,15 @@ ks_fault ks_run_fault(const ks_run *run) {
     return run->fault;
 }
 
+/* Even blocks: a short last one would starve the GEMM. */
+int32_t ks__run_rows(const ks_run *run, int32_t n) {
+    int32_t count = (n + run->block_rows - 1) / run->block_rows;
+    return (n + count - 1) / count;
+}
+
 void ks__run_cut(ks_run *run) {
     const ks_seqs *all = run->seqs;
-    int32_t n = all->n_tok, s = 0, used = 0;
-    int32_t count = (n + run->block_rows - 1) / run->block_rows;
-    /* Even blocks: a short last one would starve the GEMM. */
-    int32_t rows = (n + count - 1) / count;
+    int32_t n = all->n_tok, s = 0, used = 0, rows = ks__run_rows(run, n);
     run->n_blocks = 0;
     for (int32_t begin = 0; begin < n; begin += rows) {
         int32_t end = KS_MIN(n, begin + rows);

@@ -57,7 +57,9 @@ struct ks_run {
     ks_fault fault;
 };
 
-/* Cuts the batch into row blocks (run.c). */
+/* Rows of the blocks that a batch of n tokens is cut into (run.c). */
+int32_t ks__run_rows(const ks_run *run, int32_t n);
+/* Cuts the batch into row blocks. */
 void ks__run_cut(ks_run *run);
 
 /* Before the first layer: pool rows and gathered rows of the capture. */
