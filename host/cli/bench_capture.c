@@ -83,33 +83,33 @@ static ks_status batch_forward(const capture_bench *b, size_t from, size_t to,
 }
 
 /* The capture's own batches, without a capture. */
-static ks_status run_plain(const capture_bench *b, kind kind, ks_err *err) {
+static ks_status run_plain(const capture_bench *b, kind what, ks_err *err) {
     ks_status st = KS_OK;
     const ks_capture_job *job = b->pooled;
     for (size_t from = 0, to; from < job->n_seqs; from = to) {
         int32_t tokens, steps;
         KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
         to = ks__capture_batch_end(job, from, &tokens, &steps);
-        if (kind == PRODUCTS) KS_TRY(batch_products(b, tokens, err));
+        if (what == PRODUCTS) KS_TRY(batch_products(b, tokens, err));
         else KS_TRY(batch_forward(b, from, to, err));
     }
 done:
     return st;
 }
 
-static ks_status run_kind(capture_bench *b, kind kind, double *seconds,
+static ks_status run_kind(capture_bench *b, kind what, double *seconds,
                           ks_err *err) {
     ks_status st = KS_OK;
     double start = ks_bench_seconds();
-    if (kind == PRODUCTS || kind == FORWARD)
-        KS_TRY(run_plain(b, kind, err));
+    if (what == PRODUCTS || what == FORWARD)
+        KS_TRY(run_plain(b, what, err));
     else
-        KS_TRY(ks_capture_run(kind == ALL ? b->all : b->pooled, NULL, NULL,
+        KS_TRY(ks_capture_run(what == ALL ? b->all : b->pooled, NULL, NULL,
                               NULL, err));
     *seconds = ks_bench_seconds() - start;
-    if (kind != PRODUCTS && kind != FORWARD) {
+    if (what != PRODUCTS && what != FORWARD) {
         struct stat info;
-        b->bytes[kind] = stat(b->path, &info) == 0 ? (uint64_t)info.st_size : 0;
+        b->bytes[what] = stat(b->path, &info) == 0 ? (uint64_t)info.st_size : 0;
         unlink(b->path);
     }
 done:
@@ -118,29 +118,29 @@ done:
 
 /* -------------------------------------------------------------------- table */
 
-static ks_status pair_row(const capture_bench *b, kind kind, int pair,
+static ks_status pair_row(const capture_bench *b, kind what, int pair,
                           ks_err *err) {
-    double s = b->seconds[kind][pair], forward = b->seconds[FORWARD][pair];
+    double s = b->seconds[what][pair], forward = b->seconds[FORWARD][pair];
     int64_t tokens = b->pooled->cost.tokens;
     return ks_bench_row(
         b->bench,
         json_pack("{s:s,s:i,s:I,s:f,s:f,s:f,s:f,s:n,s:n,s:I}", "what",
-                  kind_names[kind], "pair", pair + 1, "tokens",
+                  kind_names[what], "pair", pair + 1, "tokens",
                   (json_int_t)tokens, "seconds", s, "tokens_per_s",
                   (double)tokens / s, "products_share",
                   b->seconds[PRODUCTS][pair] / s, "over_forward",
                   s / forward - 1, "over_forward_low", "over_forward_high",
-                  "file_bytes", (json_int_t)b->bytes[kind]),
+                  "file_bytes", (json_int_t)b->bytes[what]),
         err);
 }
 
 /* Medians, and the mean of what a kind takes over the forward, paired. */
-static ks_status summary_row(const capture_bench *b, kind kind, int pairs,
+static ks_status summary_row(const capture_bench *b, kind what, int pairs,
                              double *work, ks_err *err) {
     int64_t tokens = b->pooled->cost.tokens;
     double *over = work, *share = work + pairs, *times = work + 2 * pairs;
     for (int i = 0; i < pairs; i++) {
-        times[i] = b->seconds[kind][i];
+        times[i] = b->seconds[what][i];
         over[i] = times[i] / b->seconds[FORWARD][i] - 1;
         share[i] = b->seconds[PRODUCTS][i] / times[i];
     }
@@ -151,12 +151,12 @@ static ks_status summary_row(const capture_bench *b, kind kind, int pairs,
     return ks_bench_row(
         b->bench,
         json_pack("{s:s,s:s,s:I,s:f,s:f,s:f,s:f,s:o,s:o,s:I}", "what",
-                  kind_names[kind], "pair", "all", "tokens",
+                  kind_names[what], "pair", "all", "tokens",
                   (json_int_t)tokens, "seconds", s.median, "tokens_per_s",
                   (double)tokens / s.median, "products_share",
                   ks_bench_spread(share, pairs).median, "over_forward", o.mean,
                   "over_forward_low", low, "over_forward_high", high,
-                  "file_bytes", (json_int_t)b->bytes[kind]),
+                  "file_bytes", (json_int_t)b->bytes[what]),
         err);
 }
 

@@ -240,7 +240,7 @@ static ks_status terms_of(const ks_str *s, term **terms, size_t *n,
         minus = i < s->length && s->data[i] == '-';
         begin = i + 1;
     }
-    qsort(*terms, *n, sizeof **terms, by_sign_and_text);
+    if (*n > 1) qsort(*terms, *n, sizeof **terms, by_sign_and_text);
 done:
     return st;
 }
