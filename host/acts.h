@@ -88,8 +88,8 @@ ks_status ks_acts_create(ks_acts **out, const char *path,
  * counted over the tokens of all steps in order. Reports what went wrong in
  * the writer thread since the last call. One thread at a time. */
 ks_status ks_acts_write(ks_acts *acts, ks_stream stream, ks_position position,
-                        int32_t layer, int64_t row, int64_t n,
-                        const void *rows, ks_err *err);
+                        int32_t layer, int64_t row, int64_t n, const void *rows,
+                        ks_err *err);
 /* All rows of steps [begin,end) were queued: journal them once durable.
  * begin is the end of the commit before (or *done). */
 ks_status ks_acts_commit(ks_acts *acts, int64_t begin, int64_t end,
@@ -140,7 +140,6 @@ typedef struct ks_acts_report {
 
 /* Structure, every row's checksum, NaN only where steps are not valid,
  * sources of virtual data sets (each verified in turn). report may be NULL. */
-ks_status ks_acts_verify(const char *path, ks_acts_report *report,
-                         ks_err *err);
+ks_status ks_acts_verify(const char *path, ks_acts_report *report, ks_err *err);
 
 #endif

@@ -37,8 +37,8 @@ static ks_status take_lock(ks_acts *acts, ks_err *err) {
             read_holder(fd, holder, sizeof holder);
             bool held = errno == EWOULDBLOCK;
             st = held ? ks_fail(err, KS_EXISTS, "%s is being written by %s",
-                                acts->path, holder[0] ? holder
-                                                      : "another process")
+                                acts->path,
+                                holder[0] ? holder : "another process")
                       : io_error(err, acts->lock_path, "lock");
             close(fd);
             acts->lock_fd = -1;
@@ -70,8 +70,7 @@ static void drop_lock(ks_acts *acts) {
 /* ------------------------------------------------------------------- fresh */
 
 static ks_status reserve_space(const ks_acts *acts, ks_err *err) {
-    int failed =
-        posix_fallocate(acts->fd, 0, (off_t)acts->layout.file_bytes);
+    int failed = posix_fallocate(acts->fd, 0, (off_t)acts->layout.file_bytes);
     if (failed)
         return ks_fail(err, KS_IO, "%s: cannot reserve its %llu bytes: %s",
                        acts->part, (unsigned long long)acts->layout.file_bytes,
@@ -122,8 +121,10 @@ done:
 
 static ks_status differs(ks_err *err, const char *path, const char *what,
                          const char *have, const char *want) {
-    return ks_fail(err, KS_MISMATCH, "%s was made with %s '%.300s', now it is "
-                   "'%.300s'", path, what, have, want);
+    return ks_fail(err, KS_MISMATCH,
+                   "%s was made with %s '%.300s', now it is "
+                   "'%.300s'",
+                   path, what, have, want);
 }
 
 static ks_status differs_in(ks_err *err, const char *path, const char *what,
@@ -139,8 +140,10 @@ static ks_status compare_steps(const char *path, const ks_acts_info *have,
         if (strcmp(a->id, b->id) != 0)
             return differs(err, path, "a chain", a->id, b->id);
         if (strcmp(a->text_sha256, b->text_sha256) != 0)
-            return ks_fail(err, KS_MISMATCH, "%s was made with another text of "
-                           "chain '%s'", path, a->id);
+            return ks_fail(err, KS_MISMATCH,
+                           "%s was made with another text of "
+                           "chain '%s'",
+                           path, a->id);
     }
     for (int64_t i = 0; i < want->n_steps; i++) {
         const ks_step_row *a = &have->steps[i], *b = &want->steps[i];
@@ -148,15 +151,18 @@ static ks_status compare_steps(const char *path, const ks_acts_info *have,
             a->byte_end != b->byte_end || a->token_begin != b->token_begin ||
             a->token_end != b->token_end ||
             (want->has_labels && a->label != b->label))
-            return ks_fail(err, KS_MISMATCH, "%s was made with other steps or "
+            return ks_fail(err, KS_MISMATCH,
+                           "%s was made with other steps or "
                            "labels: row %lld was bytes %d to %d of chain '%s', "
-                           "label %d, now bytes %d to %d, label %d", path,
-                           (long long)i, a->byte_begin, a->byte_end,
+                           "label %d, now bytes %d to %d, label %d",
+                           path, (long long)i, a->byte_begin, a->byte_end,
                            have->chains[a->chain].id, a->label, b->byte_begin,
                            b->byte_end, b->label);
     }
-    return ks_fail(err, KS_MISMATCH, "%s was made from other chains or "
-                   "settings", path);
+    return ks_fail(err, KS_MISMATCH,
+                   "%s was made from other chains or "
+                   "settings",
+                   path);
 }
 
 /* The file's spec hash differs: say where. */
@@ -265,8 +271,7 @@ static ks_status keep_good_runs(const ks_acts *acts, const ks_acts_file *file,
                                 err));
         if (crc != runs[good].crc) break;
     }
-    int64_t until =
-        first_bad_step(acts, file, good ? runs[good - 1].end : 0);
+    int64_t until = first_bad_step(acts, file, good ? runs[good - 1].end : 0);
     while (good && runs[good - 1].end > until) good--;
     *n = good;
 done:
@@ -290,8 +295,10 @@ static ks_status take_up(ks_acts *acts, const ks_acts_spec *spec, bool force,
              "%s: has %d data sets, expected %d", acts->part,
              file->layout.n_sets, acts->layout.n_sets);
     for (int i = 0; i < file->layout.n_sets; i++)
-        KS_CHECK(file->has_sums[i], KS_FORMAT, "%s: a data set is virtual or "
-                 "has no checksums", acts->part);
+        KS_CHECK(file->has_sums[i], KS_FORMAT,
+                 "%s: a data set is virtual or "
+                 "has no checksums",
+                 acts->part);
     acts->layout = file->layout;
     KS_TRY(ks__journal_read(acts->journal_path, hash, acts->layout.file_bytes,
                             spec->n_steps, &runs, &n, err));
@@ -333,8 +340,7 @@ static ks_status name_files(ks_acts *acts, const char *path, ks_err *err) {
     if (asprintf(&acts->part, "%s.part", path) < 0) acts->part = NULL;
     if (asprintf(&acts->journal_path, "%s.journal", path) < 0)
         acts->journal_path = NULL;
-    if (asprintf(&acts->lock_path, "%s.lock", path) < 0)
-        acts->lock_path = NULL;
+    if (asprintf(&acts->lock_path, "%s.lock", path) < 0) acts->lock_path = NULL;
     return acts->path && acts->part && acts->journal_path && acts->lock_path
                ? KS_OK
                : ks_fail(err, KS_NOMEM, "out of memory for a path");
@@ -346,9 +352,8 @@ static ks_status count_tokens(ks_acts *acts, const ks_acts_spec *spec,
     ks_status st = ks_alloc(&acts->token_row, n + 1, sizeof *acts->token_row,
                             "the steps", err);
     for (size_t i = 0; i < n && st == KS_OK; i++)
-        acts->token_row[i + 1] =
-            acts->token_row[i] + spec->steps[i].token_end -
-            spec->steps[i].token_begin;
+        acts->token_row[i + 1] = acts->token_row[i] + spec->steps[i].token_end -
+                                 spec->steps[i].token_begin;
     return st;
 }
 
@@ -395,7 +400,8 @@ static ks_status make_or_take_up(ks_acts *acts, const ks_acts_spec *spec,
     if (options->resume && part && journal)
         return take_up(acts, spec, options->force, done, err);
     if (part && !options->resume && !options->force)
-        return ks_fail(err, KS_EXISTS, "%s: an interrupted capture is there; "
+        return ks_fail(err, KS_EXISTS,
+                       "%s: an interrupted capture is there; "
                        "--resume continues it, --force starts afresh",
                        acts->part);
     return make_fresh(acts, spec, err);

@@ -25,11 +25,12 @@ static ks_status check_spec(const ks_acts_spec *spec, ks_err *err) {
     KS_CHECK(spec->positions && !(spec->positions & ~positions), KS_USAGE,
              "no position, or an unknown one, to keep activations of");
     KS_CHECK(!spec->context_none || !(spec->positions & 1u << KS_BEFORE),
-             KS_USAGE, "position 'before' needs context: a step alone has "
+             KS_USAGE,
+             "position 'before' needs context: a step alone has "
              "nothing ahead of it");
     KS_CHECK(spec->dtype == KS_BF16 || spec->dtype == KS_F16 ||
-             spec->dtype == KS_F32, KS_USAGE,
-             "activations are stored as bf16, f16 or f32, not as %s",
+                 spec->dtype == KS_F32,
+             KS_USAGE, "activations are stored as bf16, f16 or f32, not as %s",
              ks_type_name(spec->dtype));
     KS_CHECK(spec->n_layers > 0 && spec->d > 0, KS_USAGE,
              "a model of %d layers and width %d has no activations",
@@ -39,10 +40,12 @@ static ks_status check_spec(const ks_acts_spec *spec, ks_err *err) {
     for (int64_t i = 0; i < spec->n_steps; i++) {
         const ks_step_row *s = &spec->steps[i];
         KS_CHECK(s->chain >= 0 && s->chain < spec->n_chains &&
-                 s->token_begin >= 0 && s->token_begin <= s->token_end,
-                 KS_INTERNAL, "step %lld of the activations has chain %d of "
-                 "%lld and tokens %d to %d", (long long)i, s->chain,
-                 (long long)spec->n_chains, s->token_begin, s->token_end);
+                     s->token_begin >= 0 && s->token_begin <= s->token_end,
+                 KS_INTERNAL,
+                 "step %lld of the activations has chain %d of "
+                 "%lld and tokens %d to %d",
+                 (long long)i, s->chain, (long long)spec->n_chains,
+                 s->token_begin, s->token_end);
     }
 done:
     return st;
@@ -81,23 +84,28 @@ ks_status ks__acts_plan(ks__acts_layout *layout, const ks_acts_spec *spec,
             if (!(spec->streams & 1u << s) || !(spec->positions & 1u << p))
                 continue;
             ks__acts_set *set = &layout->sets[layout->n_sets++];
-            *set = (ks__acts_set){
-                s, p, spec->n_layers + (s == KS_RESID),
-                p == KS_TOKENS ? layout->n_tokens : spec->n_steps, 0, 0};
-            fits = fits && add_product(&layout->raw_bytes,
-                                       (uint64_t)set->n_layers,
-                                       (uint64_t)set->n_rows,
-                                       layout->row_bytes + 4);
+            *set = (ks__acts_set){s,
+                                  p,
+                                  spec->n_layers + (s == KS_RESID),
+                                  p == KS_TOKENS ? layout->n_tokens
+                                                 : spec->n_steps,
+                                  0,
+                                  0};
+            fits = fits &&
+                   add_product(&layout->raw_bytes, (uint64_t)set->n_layers,
+                               (uint64_t)set->n_rows, layout->row_bytes + 4);
         }
     size_t step_bytes = 6 * sizeof(int32_t) + 2;
     size_t chain_bytes = longest(spec, false) + longest(spec, true) + 67;
-    fits = fits && add_product(&layout->raw_bytes, (uint64_t)spec->n_steps,
-                               step_bytes, 1) &&
+    fits = fits &&
+           add_product(&layout->raw_bytes, (uint64_t)spec->n_steps, step_bytes,
+                       1) &&
            add_product(&layout->raw_bytes, (uint64_t)spec->n_chains,
                        chain_bytes, 1);
-    KS_CHECK(fits, KS_LIMIT, "%lld steps of %d layers of width %d are more "
-             "than a file can hold", (long long)spec->n_steps, spec->n_layers,
-             spec->d);
+    KS_CHECK(fits, KS_LIMIT,
+             "%lld steps of %d layers of width %d are more "
+             "than a file can hold",
+             (long long)spec->n_steps, spec->n_layers, spec->d);
 done:
     return st;
 }
@@ -121,10 +129,10 @@ ks_status ks__acts_spec_hash(const ks_acts_spec *spec, char hex[65],
     ks_sha256 *hash = NULL;
     ks_status st = ks_sha256_open(&hash, err);
     if (st != KS_OK) return st;
-    int64_t numbers[] = {KS__ACTS_VERSION, spec->streams, spec->positions,
-                         spec->n_layers, spec->d, spec->dtype,
-                         spec->context_none, spec->n_steps, spec->n_chains,
-                         spec->has_labels, spec->random_weights};
+    int64_t numbers[] = {
+        KS__ACTS_VERSION, spec->streams,    spec->positions,     spec->n_layers,
+        spec->d,          spec->dtype,      spec->context_none,  spec->n_steps,
+        spec->n_chains,   spec->has_labels, spec->random_weights};
     ks_sha256_add(hash, numbers, sizeof numbers);
     hash_text(hash, spec->model_name);
     hash_text(hash, spec->model_sha256);
@@ -132,9 +140,10 @@ ks_status ks__acts_spec_hash(const ks_acts_spec *spec, char hex[65],
     hash_text(hash, spec->config);
     for (int64_t i = 0; i < spec->n_steps; i++) {
         const ks_step_row *s = &spec->steps[i];
-        int32_t row[] = {s->chain, s->index, s->token_begin, s->token_end,
-                         s->byte_begin, s->byte_end, s->valid,
-                         spec->has_labels ? s->label : 0};
+        int32_t row[] = {s->chain,       s->index,
+                         s->token_begin, s->token_end,
+                         s->byte_begin,  s->byte_end,
+                         s->valid,       spec->has_labels ? s->label : 0};
         ks_sha256_add(hash, row, sizeof row);
     }
     for (int64_t i = 0; i < spec->n_chains; i++) {
@@ -152,8 +161,7 @@ ks_status ks__acts_spec_hash(const ks_acts_spec *spec, char hex[65],
 static hid_t string_type(size_t n) {
     hid_t type = H5Tcopy(H5T_C_S1);
     if (type < 0) return type;
-    if (H5Tset_size(type, n) < 0 ||
-        H5Tset_cset(type, H5T_CSET_UTF8) < 0)
+    if (H5Tset_size(type, n) < 0 || H5Tset_cset(type, H5T_CSET_UTF8) < 0)
         ks__h5_drop(&type);
     return type;
 }
@@ -165,8 +173,10 @@ static ks_status put_text(hid_t at, const char *path, const char *name,
     hid_t type = -1, space = -1, attribute = -1;
     char *padded = NULL;
     size_t n = strlen(text);
-    KS_CHECK(n <= MAX_STRING, KS_LIMIT, "%s: attribute %s of %zu bytes; at "
-             "most %d fit", path, name, n, MAX_STRING);
+    KS_CHECK(n <= MAX_STRING, KS_LIMIT,
+             "%s: attribute %s of %zu bytes; at "
+             "most %d fit",
+             path, name, n, MAX_STRING);
     size_t size = KS_MAX(n + 1, room);
     KS_TRY(ks_alloc(&padded, size, 1, "an attribute", err));
     memcpy(padded, text, n);
@@ -187,8 +197,8 @@ static ks_status put_int(hid_t at, const char *path, const char *name,
                          int64_t value, ks_err *err) {
     ks_status st = KS_OK;
     hid_t space = H5Screate(H5S_SCALAR);
-    hid_t attribute = H5Acreate2(at, name, H5T_STD_I64LE, space, H5P_DEFAULT,
-                                 H5P_DEFAULT);
+    hid_t attribute =
+        H5Acreate2(at, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT);
     if (attribute < 0 || H5Awrite(attribute, H5T_NATIVE_INT64, &value) < 0)
         st = ks__h5_fail(err, path, "write an attribute");
     ks__h5_drop(&attribute);
@@ -209,8 +219,8 @@ static ks_status put_attributes(hid_t file, const char *path,
     KS_TRY(put_text(file, path, "backend", spec->backend, KS__ACTS_WORD, err));
     KS_TRY(put_text(file, path, "model_name", spec->model_name, 0, err));
     KS_TRY(put_text(file, path, "model_sha256", spec->model_sha256, 0, err));
-    KS_TRY(put_text(file, path, "tokenizer_hash", spec->tokenizer_hash, 0,
-                    err));
+    KS_TRY(
+        put_text(file, path, "tokenizer_hash", spec->tokenizer_hash, 0, err));
     KS_TRY(put_int(file, path, "n_layers", spec->n_layers, err));
     KS_TRY(put_int(file, path, "d_model", spec->d, err));
     KS_TRY(put_text(file, path, "dtype", ks_type_name(spec->dtype), 0, err));
@@ -291,8 +301,8 @@ static ks_status put_steps(hid_t file, const char *path,
                      bytes, err));
     if (spec->has_labels) {
         for (int64_t i = 0; i < n; i++) bytes[i] = spec->steps[i].label;
-        KS_TRY(put_array(group, path, "label", H5T_STD_I8LE, H5T_NATIVE_INT8,
-                         n, bytes, err));
+        KS_TRY(put_array(group, path, "label", H5T_STD_I8LE, H5T_NATIVE_INT8, n,
+                         bytes, err));
     }
 done:
     free(column);
@@ -317,8 +327,7 @@ static ks_status put_chains(hid_t file, const char *path,
         KS_TRY(ks_alloc(&column, n, widths[f], "the chains' names", err));
         for (size_t i = 0; i < n; i++) {
             const char *text = chain_text(&spec->chains[i], f);
-            memcpy(column + i * widths[f], text,
-                   strnlen(text, widths[f] - 1));
+            memcpy(column + i * widths[f], text, strnlen(text, widths[f] - 1));
         }
         type = string_type(widths[f]);
         KS_TRY(put_array(group, path, names[f], type, type, spec->n_chains,
@@ -466,9 +475,8 @@ static ks_status rewrite_text(hid_t file, const char *path, const char *name,
     return st;
 }
 
-ks_status ks__acts_amend(const char *path, const char *isa,
-                         const char *backend, const char *version,
-                         ks_err *err) {
+ks_status ks__acts_amend(const char *path, const char *isa, const char *backend,
+                         const char *version, ks_err *err) {
     ks_status st = KS_OK;
     ks__h5 was;
     ks__h5_enter(&was);

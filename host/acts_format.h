@@ -29,7 +29,7 @@ typedef struct ks__acts_layout {
     int n_sets;
     size_t row_bytes; /* d values as stored */
     int64_t n_tokens;
-    uint64_t raw_bytes; /* of activations, checksums, steps and chains */
+    uint64_t raw_bytes;  /* of activations, checksums, steps and chains */
     uint64_t file_bytes; /* 0 until built */
 } ks__acts_layout;
 
@@ -43,9 +43,8 @@ ks_status ks__acts_build(const char *path, const ks_acts_spec *spec,
 ks_status ks__acts_spec_hash(const ks_acts_spec *spec, char hex[65],
                              ks_err *err);
 /* Rewrites isa, backend and program_version in place ("avx2+avx512"). */
-ks_status ks__acts_amend(const char *path, const char *isa,
-                         const char *backend, const char *version,
-                         ks_err *err);
+ks_status ks__acts_amend(const char *path, const char *isa, const char *backend,
+                         const char *version, ks_err *err);
 
 static inline uint64_t ks__acts_row_at(const ks__acts_layout *layout,
                                        const ks__acts_set *set, int64_t layer,
@@ -95,9 +94,9 @@ typedef ks_status (*ks__acts_source_fn)(void *user, const char *path,
                                         ks_err *err);
 /* The sources of one virtual data set: present, of this type, large enough,
  * and together as many values as the set has. Inside ks__h5_enter. */
-ks_status ks__acts_check_virtual(hid_t set, const char *path,
-                                 const char *what, ks__acts_source_fn each,
-                                 void *user, ks_err *err);
+ks_status ks__acts_check_virtual(hid_t set, const char *path, const char *what,
+                                 ks__acts_source_fn each, void *user,
+                                 ks_err *err);
 
 /* ----------------------------------------------------------------- journal */
 

@@ -50,16 +50,19 @@ static hid_t bf16_type(void) {
 static hid_t f16_type(void) {
     hid_t type = H5Tcopy(H5T_IEEE_F32LE);
     if (type < 0) return type;
-    if (H5Tset_fields(type, 15, 10, 5, 0, 10) < 0 ||
-        H5Tset_size(type, 2) < 0 || H5Tset_ebias(type, 15) < 0)
+    if (H5Tset_fields(type, 15, 10, 5, 0, 10) < 0 || H5Tset_size(type, 2) < 0 ||
+        H5Tset_ebias(type, 15) < 0)
         ks__h5_drop(&type);
     return type;
 }
 
 hid_t ks__h5_type(ks_type type) {
     switch (type) {
-    case KS_BF16: return bf16_type();
-    case KS_F16: return f16_type();
-    default: return H5Tcopy(H5T_IEEE_F32LE);
+    case KS_BF16:
+        return bf16_type();
+    case KS_F16:
+        return f16_type();
+    default:
+        return H5Tcopy(H5T_IEEE_F32LE);
     }
 }

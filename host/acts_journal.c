@@ -15,8 +15,8 @@ static ks_status io_error(ks_err *err, const char *path, const char *doing) {
                    strerror(errno));
 }
 
-static ks_status write_all(int fd, const char *path, const char *text,
-                           size_t n, ks_err *err) {
+static ks_status write_all(int fd, const char *path, const char *text, size_t n,
+                           ks_err *err) {
     while (n) {
         ssize_t wrote = write(fd, text, n);
         if (wrote < 0 && errno == EINTR) continue;
@@ -31,10 +31,9 @@ static ks_status add_runs(ks_str *text, const ks__acts_run *runs, size_t n,
                           ks_err *err) {
     ks_status st = KS_OK;
     for (size_t i = 0; i < n && st == KS_OK; i++)
-        st = ks_str_printf(text, err,
-                           "{\"begin\":%lld,\"end\":%lld,\"crc32c\":%u}\n",
-                           (long long)runs[i].begin, (long long)runs[i].end,
-                           runs[i].crc);
+        st = ks_str_printf(
+            text, err, "{\"begin\":%lld,\"end\":%lld,\"crc32c\":%u}\n",
+            (long long)runs[i].begin, (long long)runs[i].end, runs[i].crc);
     return st;
 }
 
@@ -89,24 +88,28 @@ static ks_status check_header(const char *line, size_t n, const char *path,
     json_int_t version = 0, bytes = 0;
     const char *hash = NULL;
     json_t *header = json_loadb(line, n, JSON_REJECT_DUPLICATES, NULL);
-    int bad = !header || json_unpack(header, "{s:I,s:s,s:I}",
-                                     "keystep_journal", &version, "spec_sha256",
-                                     &hash, "bytes", &bytes);
-    KS_CHECK(!bad && version == 1, KS_FORMAT, "%s: line 1 is not the head of "
-             "a journal; --force without --resume starts afresh", path);
+    int bad =
+        !header || json_unpack(header, "{s:I,s:s,s:I}", "keystep_journal",
+                               &version, "spec_sha256", &hash, "bytes", &bytes);
+    KS_CHECK(!bad && version == 1, KS_FORMAT,
+             "%s: line 1 is not the head of "
+             "a journal; --force without --resume starts afresh",
+             path);
     KS_CHECK(strcmp(hash, spec_hash) == 0 && (uint64_t)bytes == file_bytes,
-             KS_MISMATCH, "%s belongs to another file (%lld bytes, spec "
+             KS_MISMATCH,
+             "%s belongs to another file (%lld bytes, spec "
              "%.12s..., expected %llu bytes, spec %.12s...); --force without "
-             "--resume starts afresh", path, (long long)bytes, hash,
-             (unsigned long long)file_bytes, spec_hash);
+             "--resume starts afresh",
+             path, (long long)bytes, hash, (unsigned long long)file_bytes,
+             spec_hash);
 done:
     json_decref(header);
     return st;
 }
 
 /* A torn or foreign line is the end of what counts, not an error. */
-static bool parse_run(const char *line, size_t n, int64_t from,
-                      int64_t n_steps, ks__acts_run *run) {
+static bool parse_run(const char *line, size_t n, int64_t from, int64_t n_steps,
+                      ks__acts_run *run) {
     json_int_t begin = 0, end = 0, crc = 0;
     json_t *object = json_loadb(line, n, JSON_REJECT_DUPLICATES, NULL);
     bool good = object &&
@@ -143,8 +146,10 @@ ks_status ks__journal_read(const char *path, const char *spec_hash,
                        err));
         (*runs)[(*n)++] = run;
     }
-    KS_CHECK(line != text, KS_FORMAT, "%s: has no head line; --force without "
-             "--resume starts afresh", path);
+    KS_CHECK(line != text, KS_FORMAT,
+             "%s: has no head line; --force without "
+             "--resume starts afresh",
+             path);
 done:
     free(text);
     if (st != KS_OK) {

@@ -17,13 +17,15 @@ static ks_status get_text(hid_t at, const char *path, const char *name,
     char *variable = NULL;
     *out = NULL;
     attribute = H5Aopen(at, name, H5P_DEFAULT);
-    KS_CHECK(attribute >= 0, KS_FORMAT, "%s: has no attribute '%s'; expected "
-             "an activation file of keystep", path, name);
+    KS_CHECK(attribute >= 0, KS_FORMAT,
+             "%s: has no attribute '%s'; expected "
+             "an activation file of keystep",
+             path, name);
     type = H5Aget_type(attribute);
     space = H5Aget_space(attribute);
     KS_CHECK(type >= 0 && H5Tget_class(type) == H5T_STRING &&
-             H5Sget_simple_extent_npoints(space) == 1, KS_FORMAT,
-             "%s: attribute '%s' is not one string", path, name);
+                 H5Sget_simple_extent_npoints(space) == 1,
+             KS_FORMAT, "%s: attribute '%s' is not one string", path, name);
     memory = H5Tcopy(type);
     if (H5Tis_variable_str(type) > 0) {
         if (H5Aread(attribute, memory, &variable) < 0 || !variable)
@@ -52,22 +54,25 @@ done:
 }
 
 static ks_status get_int(hid_t at, const char *path, const char *name,
-                         int64_t low, int64_t high, int64_t *out,
-                         ks_err *err) {
+                         int64_t low, int64_t high, int64_t *out, ks_err *err) {
     ks_status st = KS_OK;
     hid_t attribute = H5Aopen(at, name, H5P_DEFAULT), space = -1, type = -1;
-    KS_CHECK(attribute >= 0, KS_FORMAT, "%s: has no attribute '%s'; expected "
-             "an activation file of keystep", path, name);
+    KS_CHECK(attribute >= 0, KS_FORMAT,
+             "%s: has no attribute '%s'; expected "
+             "an activation file of keystep",
+             path, name);
     space = H5Aget_space(attribute);
     type = H5Aget_type(attribute);
     KS_CHECK(H5Tget_class(type) == H5T_INTEGER &&
-             H5Sget_simple_extent_npoints(space) == 1, KS_FORMAT,
-             "%s: attribute '%s' is not one whole number", path, name);
+                 H5Sget_simple_extent_npoints(space) == 1,
+             KS_FORMAT, "%s: attribute '%s' is not one whole number", path,
+             name);
     if (H5Aread(attribute, H5T_NATIVE_INT64, out) < 0)
         KS_TRY(ks__h5_fail(err, path, "read an attribute"));
-    KS_CHECK(*out >= low && *out <= high, KS_FORMAT, "%s: attribute '%s' is "
-             "%lld, expected %lld to %lld", path, name, (long long)*out,
-             (long long)low, (long long)high);
+    KS_CHECK(*out >= low && *out <= high, KS_FORMAT,
+             "%s: attribute '%s' is "
+             "%lld, expected %lld to %lld",
+             path, name, (long long)*out, (long long)low, (long long)high);
 done:
     ks__h5_drop(&type);
     ks__h5_drop(&space);
@@ -143,9 +148,10 @@ static ks_status open_column(const ks_acts_file *f, const char *name,
     KS_CHECK(rank == 1 && H5Sget_simple_extent_dims(space, extent, NULL) == 1,
              KS_FORMAT, "%s: %s has %d dimensions, expected 1", f->path, name,
              rank);
-    KS_CHECK(*n < 0 || extent[0] == (hsize_t)*n, KS_FORMAT, "%s: %s has %llu "
-             "rows, expected %lld", f->path, name,
-             (unsigned long long)extent[0], (long long)*n);
+    KS_CHECK(*n < 0 || extent[0] == (hsize_t)*n, KS_FORMAT,
+             "%s: %s has %llu "
+             "rows, expected %lld",
+             f->path, name, (unsigned long long)extent[0], (long long)*n);
     how = H5Dget_create_plist(*set);
     H5D_layout_t layout = H5Pget_layout(how);
     KS_CHECK(layout == H5D_CONTIGUOUS || layout == H5D_COMPACT, KS_FORMAT,
@@ -153,7 +159,8 @@ static ks_status open_column(const ks_acts_file *f, const char *name,
              name);
     hsize_t bytes = H5Dget_storage_size(*set);
     KS_CHECK(H5Pget_external_count(how) == 0 && bytes <= f->map.size &&
-             extent[0] <= bytes, KS_FORMAT,
+                 extent[0] <= bytes,
+             KS_FORMAT,
              "%s: %s says it has %llu rows in %llu bytes; the file has %zu",
              f->path, name, (unsigned long long)extent[0],
              (unsigned long long)bytes, f->map.size);
@@ -165,14 +172,13 @@ done:
     return st;
 }
 
-static ks_status get_numbers(const ks_acts_file *f, const char *name,
-                             int64_t n, size_t at, int32_t *scratch,
-                             ks_err *err) {
+static ks_status get_numbers(const ks_acts_file *f, const char *name, int64_t n,
+                             size_t at, int32_t *scratch, ks_err *err) {
     hid_t set = -1;
     ks_status st = open_column(f, name, &n, &set, err);
     if (st != KS_OK) return st;
-    if (H5Dread(set, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT,
-                scratch) < 0)
+    if (H5Dread(set, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, scratch) <
+        0)
         st = ks__h5_fail(err, f->path, "read the steps");
     ks__h5_drop(&set);
     for (int64_t i = 0; i < n && st == KS_OK; i++)
@@ -185,8 +191,8 @@ static ks_status get_flags(ks_acts_file *f, int32_t *scratch, ks_err *err) {
     int64_t n = f->info.n_steps;
     hid_t set = -1;
     KS_TRY(open_column(f, "/steps/valid", &n, &set, err));
-    if (H5Dread(set, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT,
-                scratch) < 0)
+    if (H5Dread(set, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, scratch) <
+        0)
         KS_TRY(ks__h5_fail(err, f->path, "read the steps"));
     for (int64_t i = 0; i < n; i++) {
         KS_CHECK(scratch[i] == 0 || scratch[i] == 1, KS_FORMAT,
@@ -199,8 +205,8 @@ static ks_status get_flags(ks_acts_file *f, int32_t *scratch, ks_err *err) {
     f->info.has_labels = H5Lexists(f->file, "/steps/label", H5P_DEFAULT) > 0;
     if (!f->info.has_labels) goto done;
     KS_TRY(open_column(f, "/steps/label", &n, &set, err));
-    if (H5Dread(set, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT,
-                scratch) < 0)
+    if (H5Dread(set, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, scratch) <
+        0)
         KS_TRY(ks__h5_fail(err, f->path, "read the labels"));
     for (int64_t i = 0; i < n; i++) {
         KS_CHECK(scratch[i] >= -1 && scratch[i] <= 1, KS_FORMAT,
@@ -221,8 +227,9 @@ static ks_status check_steps(ks_acts_file *f, ks_err *err) {
                  "%s: step %lld is of chain %d; there are %lld chains", f->path,
                  (long long)i, s->chain, (long long)f->info.n_chains);
         KS_CHECK(s->index >= 0 && s->token_begin >= 0 &&
-                 s->token_begin <= s->token_end && s->byte_begin >= 0 &&
-                 s->byte_begin <= s->byte_end, KS_FORMAT,
+                     s->token_begin <= s->token_end && s->byte_begin >= 0 &&
+                     s->byte_begin <= s->byte_end,
+                 KS_FORMAT,
                  "%s: step %lld has index %d, tokens %d to %d, bytes %d to %d",
                  f->path, (long long)i, s->index, s->token_begin, s->token_end,
                  s->byte_begin, s->byte_end);
@@ -314,10 +321,10 @@ static ks_status get_chains(ks_acts_file *f, ks_err *err) {
     KS_TRY(get_strings(f, "/chains/id", &n, &f->ids, &wide[0], err));
     KS_CHECK(n > 0, KS_FORMAT, "%s: has no chains", f->path);
     KS_TRY(get_strings(f, "/chains/problem", &n, &f->problems, &wide[1], err));
-    KS_TRY(get_strings(f, "/chains/text_sha256", &n, &f->hashes, &wide[2],
-                       err));
-    KS_TRY(ks_alloc(&f->chains, (size_t)n, sizeof *f->chains, "the chains",
-                    err));
+    KS_TRY(
+        get_strings(f, "/chains/text_sha256", &n, &f->hashes, &wide[2], err));
+    KS_TRY(
+        ks_alloc(&f->chains, (size_t)n, sizeof *f->chains, "the chains", err));
     for (size_t i = 0; i < (size_t)n; i++) {
         ks_chain_row *c = &f->chains[i];
         c->id = f->ids + i * wide[0];

@@ -20,12 +20,14 @@ static ks_status place_of(const ks_acts_file *f, hid_t set, const char *name,
                  "%s: %s has an impossible size", f->path, name);
     haddr_t where = H5Dget_offset(set);
     if (bytes == 0) where = 0;
-    KS_CHECK(where != HADDR_UNDEF &&
-             !__builtin_add_overflow(where, bytes, &end) &&
-             end <= f->map.size, KS_FORMAT, "%s: %s should end at byte %llu; "
-             "the file has %zu (was it cut short?)", f->path, name,
-             (unsigned long long)(where == HADDR_UNDEF ? bytes : end),
-             f->map.size);
+    KS_CHECK(
+        where != HADDR_UNDEF && !__builtin_add_overflow(where, bytes, &end) &&
+            end <= f->map.size,
+        KS_FORMAT,
+        "%s: %s should end at byte %llu; "
+        "the file has %zu (was it cut short?)",
+        f->path, name, (unsigned long long)(where == HADDR_UNDEF ? bytes : end),
+        f->map.size);
     *at = where;
 done:
     return st;
@@ -45,13 +47,14 @@ static ks_status open_set(const ks_acts_file *f, const char *name, hid_t type,
     have = H5Dget_type(*set);
     how = H5Dget_create_plist(*set);
     KS_CHECK(H5Sget_simple_extent_ndims(space) == rank &&
-             H5Sget_simple_extent_dims(space, extent, NULL) == rank,
+                 H5Sget_simple_extent_dims(space, extent, NULL) == rank,
              KS_FORMAT, "%s: %s does not have %d dimensions", f->path, name,
              rank);
     for (int i = 0; i < rank; i++)
-        KS_CHECK(extent[i] == want[i], KS_FORMAT, "%s: %s has extent %llu in "
-                 "dimension %d, expected %llu", f->path, name,
-                 (unsigned long long)extent[i], i,
+        KS_CHECK(extent[i] == want[i], KS_FORMAT,
+                 "%s: %s has extent %llu in "
+                 "dimension %d, expected %llu",
+                 f->path, name, (unsigned long long)extent[i], i,
                  (unsigned long long)want[i]);
     KS_CHECK(H5Tequal(have, type) > 0, KS_FORMAT,
              "%s: %s is not stored as its dtype attribute says", f->path, name);
@@ -60,8 +63,10 @@ static ks_status open_set(const ks_acts_file *f, const char *name, hid_t type,
         KS_TRY(ks__acts_check_virtual(*set, f->path, name, NULL, NULL, err));
     } else {
         KS_CHECK(layout == H5D_CONTIGUOUS && H5Pget_external_count(how) == 0,
-                 KS_FORMAT, "%s: %s is chunked or external, expected "
-                 "contiguous", f->path, name);
+                 KS_FORMAT,
+                 "%s: %s is chunked or external, expected "
+                 "contiguous",
+                 f->path, name);
         KS_TRY(place_of(f, *set, name, extent, rank, size, at, err));
         ks__h5_drop(set);
     }
@@ -89,19 +94,21 @@ static ks_status get_set(ks_acts_file *f, ks_stream s, ks_position p,
     char name[80];
     hid_t sums = -1;
     const char *stream = ks_stream_name(s), *position = ks_position_name(p);
-    if (!has_link(f->file, "activations", stream, position, name))
-        return KS_OK;
+    if (!has_link(f->file, "activations", stream, position, name)) return KS_OK;
     int i = f->layout.n_sets;
     ks__acts_set *set = &f->layout.sets[i];
-    *set = (ks__acts_set){
-        s, p, f->info.n_layers + (s == KS_RESID),
-        p == KS_TOKENS ? f->info.n_tokens : f->info.n_steps, 0, 0};
+    *set = (ks__acts_set){s,
+                          p,
+                          f->info.n_layers + (s == KS_RESID),
+                          p == KS_TOKENS ? f->info.n_tokens : f->info.n_steps,
+                          0,
+                          0};
     hsize_t want[] = {(hsize_t)set->n_layers, (hsize_t)set->n_rows,
                       (hsize_t)f->info.d};
     size_t size = f->info.dtype == KS_F32 ? 4 : 2;
     f->layout.row_bytes = size * (size_t)f->info.d;
-    KS_TRY(open_set(f, name, type, size, want, 3, &set->data_at,
-                    &f->virtual[i], err));
+    KS_TRY(open_set(f, name, type, size, want, 3, &set->data_at, &f->virtual[i],
+                    err));
     f->layout.n_sets++;
     f->set_of[s][p] = (int8_t)i;
     f->info.streams |= 1u << s;
@@ -123,8 +130,10 @@ static ks_status get_sets(ks_acts_file *f, ks_err *err) {
     for (ks_stream s = 0; s < KS_N_STREAMS; s++)
         for (ks_position p = 0; p < KS_N_POSITIONS; p++)
             KS_TRY(get_set(f, s, p, type, err));
-    KS_CHECK(f->layout.n_sets > 0, KS_FORMAT, "%s: has no data set under "
-             "/activations", f->path);
+    KS_CHECK(f->layout.n_sets > 0, KS_FORMAT,
+             "%s: has no data set under "
+             "/activations",
+             f->path);
     f->layout.n_tokens = f->info.n_tokens;
     f->layout.file_bytes = f->map.size;
 done:
@@ -132,7 +141,8 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------------ open and close */
+/* ------------------------------------------------------------ open and close
+ */
 
 /* Inside the library's lock. */
 static ks_status open_structure(ks_acts_file *f, ks_err *err) {
@@ -179,14 +189,18 @@ ks_status ks_acts_open(ks_acts_file **out, const char *path, ks_err *err) {
     size_t n = strlen(path);
     *out = NULL;
     if (n > 5 && strcmp(path + n - 5, ".part") == 0)
-        return ks_fail(err, KS_FORMAT, "%s: is an unfinished file; capture "
-                       "--resume finishes it", path);
+        return ks_fail(err, KS_FORMAT,
+                       "%s: is an unfinished file; capture "
+                       "--resume finishes it",
+                       path);
     ks_status st = ks__acts_open_any(out, path, err);
     if (st == KS_IO && !ks_file_exists(path)) {
         char *part = NULL;
         if (asprintf(&part, "%s.part", path) >= 0 && ks_file_exists(part))
-            ks_fail(err, KS_IO, "%s: is not finished (%s is there); capture "
-                    "--resume finishes it", path, part);
+            ks_fail(err, KS_IO,
+                    "%s: is not finished (%s is there); capture "
+                    "--resume finishes it",
+                    path, part);
         free(part);
     }
     return st;
@@ -240,8 +254,7 @@ const uint8_t *ks__acts_mapped_sums(const ks_acts_file *f,
 /* Rows of a virtual set, a few at a time: HDF5 gathers them from the shards
  * as stored (no conversion of its own), we widen. */
 static ks_status read_virtual(const ks_acts_file *f, int i, int32_t layer,
-                              int64_t row, int64_t n, float *out,
-                              ks_err *err) {
+                              int64_t row, int64_t n, float *out, ks_err *err) {
     ks_status st = KS_OK;
     int64_t d = f->info.d;
     int64_t step = KS_MAX((1 << 22) / (int64_t)f->layout.row_bytes, 1);
@@ -261,8 +274,8 @@ static ks_status read_virtual(const ks_acts_file *f, int i, int32_t layer,
         memory = H5Screate_simple(3, count, NULL);
         if (H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start, NULL, count,
                                 NULL) < 0 ||
-            H5Dread(f->virtual[i], type, memory, file_space, H5P_DEFAULT,
-                    raw) < 0)
+            H5Dread(f->virtual[i], type, memory, file_space, H5P_DEFAULT, raw) <
+                0)
             KS_TRY(ks__h5_fail(err, f->path, "read a shard"));
         ks_dequantize(f->info.dtype, raw, out + at * d, now * d);
     }
@@ -301,12 +314,13 @@ ks_status ks_acts_read(const ks_acts_file *f, ks_stream stream,
     int i = f->set_of[stream][position];
     const ks__acts_set *set = &f->layout.sets[i];
     KS_CHECK(layer >= 0 && layer < set->n_layers && row >= 0 && n >= 0 &&
-             row <= set->n_rows && n <= set->n_rows - row, KS_LIMIT,
+                 row <= set->n_rows && n <= set->n_rows - row,
+             KS_LIMIT,
              "%s: %lld rows at row %lld of layer %d of %s/%s are asked for; it "
-             "has %lld rows and %d layers", f->path, (long long)n,
-             (long long)row, layer, ks_stream_name(stream),
-             ks_position_name(position), (long long)set->n_rows,
-             set->n_layers);
+             "has %lld rows and %d layers",
+             f->path, (long long)n, (long long)row, layer,
+             ks_stream_name(stream), ks_position_name(position),
+             (long long)set->n_rows, set->n_layers);
     if (n == 0) goto done;
     if (f->virtual[i] >= 0)
         KS_TRY(read_virtual(f, i, layer, row, n, out, err));

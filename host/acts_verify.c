@@ -17,7 +17,8 @@ static ks_status source_path(const char *joined, const char *name, char **out,
                              ks_err *err) {
     if (name[0] == '/' || strcmp(name, ".") == 0) {
         *out = strdup(name[0] == '/' ? name : joined);
-        return *out ? KS_OK : ks_fail(err, KS_NOMEM, "out of memory for a path");
+        return *out ? KS_OK
+                    : ks_fail(err, KS_NOMEM, "out of memory for a path");
     }
     char *copy = strdup(joined);
     if (!copy) return ks_fail(err, KS_NOMEM, "out of memory for a path");
@@ -52,20 +53,23 @@ static ks_status check_extent(const char *path, const char *name,
         uint64_t all = 1;
         for (int i = 0; i < rank; i++)
             if (__builtin_mul_overflow(all, extent[i], &all)) all = 0;
-        KS_CHECK(all == (uint64_t)points, KS_FORMAT, "%s: the shard's %s has "
-                 "%llu values, the joined file takes %lld", path, name,
-                 (unsigned long long)all, (long long)points);
+        KS_CHECK(all == (uint64_t)points, KS_FORMAT,
+                 "%s: the shard's %s has "
+                 "%llu values, the joined file takes %lld",
+                 path, name, (unsigned long long)all, (long long)points);
         return KS_OK;
     }
     KS_CHECK(rank == H5Sget_simple_extent_ndims(wanted) &&
-             points == H5Sget_select_npoints(wanted) &&
-             H5Sget_select_bounds(wanted, low, high) >= 0, KS_FORMAT,
+                 points == H5Sget_select_npoints(wanted) &&
+                 H5Sget_select_bounds(wanted, low, high) >= 0,
+             KS_FORMAT,
              "%s: the shard's %s has another shape than the joined file takes",
              path, name);
     for (int i = 0; i < rank; i++)
-        KS_CHECK(high[i] < extent[i], KS_FORMAT, "%s: the shard's %s has %llu "
-                 "rows in dimension %d, the joined file takes %llu", path, name,
-                 (unsigned long long)extent[i], i,
+        KS_CHECK(high[i] < extent[i], KS_FORMAT,
+                 "%s: the shard's %s has %llu "
+                 "rows in dimension %d, the joined file takes %llu",
+                 path, name, (unsigned long long)extent[i], i,
                  (unsigned long long)high[i] + 1);
 done:
     return st;
@@ -97,9 +101,8 @@ static ks_status check_source(const char *path, const char *name, hid_t type,
              path, name);
     space = H5Dget_space(set);
     int rank = H5Sget_simple_extent_ndims(space);
-    KS_CHECK(rank > 0 &&
-             H5Sget_simple_extent_dims(space, extent, NULL) == rank, KS_FORMAT,
-             "%s: the shard's %s has no extent", path, name);
+    KS_CHECK(rank > 0 && H5Sget_simple_extent_dims(space, extent, NULL) == rank,
+             KS_FORMAT, "%s: the shard's %s has no extent", path, name);
     KS_TRY(check_extent(path, name, extent, rank, wanted, points, err));
     uint64_t bytes = H5Tget_size(have);
     for (int i = 0; i < rank; i++)
@@ -119,9 +122,9 @@ done:
     return st;
 }
 
-ks_status ks__acts_check_virtual(hid_t set, const char *path,
-                                 const char *what, ks__acts_source_fn each,
-                                 void *user, ks_err *err) {
+ks_status ks__acts_check_virtual(hid_t set, const char *path, const char *what,
+                                 ks__acts_source_fn each, void *user,
+                                 ks_err *err) {
     ks_status st = KS_OK;
     hid_t how = H5Dget_create_plist(set), type = H5Dget_type(set);
     hid_t space = H5Dget_space(set), to = -1, from = -1;
@@ -138,8 +141,9 @@ ks_status ks__acts_check_virtual(hid_t set, const char *path,
         KS_CHECK(to >= 0 && from >= 0 && file && name, KS_FORMAT,
                  "%s: source %zu of %s cannot be read", path, i, what);
         hssize_t points = H5Sget_select_npoints(to);
-        KS_CHECK(points >= 0, KS_FORMAT, "%s: source %zu of %s (%s) has no fixed extent",
-                 path, i, what, file);
+        KS_CHECK(points >= 0, KS_FORMAT,
+                 "%s: source %zu of %s (%s) has no fixed extent", path, i, what,
+                 file);
         covered += points;
         KS_TRY(source_path(path, file, &source, err));
         KS_TRY(check_source(source, name, type, from, points, err));
@@ -152,8 +156,10 @@ ks_status ks__acts_check_virtual(hid_t set, const char *path,
         ks__h5_drop(&from);
     }
     hssize_t all = H5Sget_simple_extent_npoints(space);
-    KS_CHECK(covered == all, KS_FORMAT, "%s: the shards of %s give %lld of its "
-             "%lld values", path, what, (long long)covered, (long long)all);
+    KS_CHECK(covered == all, KS_FORMAT,
+             "%s: the shards of %s give %lld of its "
+             "%lld values",
+             path, what, (long long)covered, (long long)all);
 done:
     free(file);
     free(name);
@@ -192,7 +198,7 @@ static ks_status list_sources(const ks_acts_file *f, names *all, ks_err *err) {
     for (int i = 0; i < f->layout.n_sets; i++)
         if (f->virtual[i] >= 0)
             KS_TRY(ks__acts_check_virtual(
-                f->virtual[i], f->path,
+                f->virtual[i], f -> path,
                 ks_position_name(f->layout.sets[i].position), remember, all,
                 err));
 done:
@@ -223,7 +229,8 @@ static ks_status blame(const ks_acts_file *f, const ks__acts_set *set,
     const ks_step_row *s = &info->steps[step];
     return ks_fail(err, KS_FORMAT,
                    "%s: /activations/%s/%s layer %d row %lld (chain '%s', step "
-                   "%d) %s", f->path, ks_stream_name(set->stream),
+                   "%d) %s",
+                   f->path, ks_stream_name(set->stream),
                    ks_position_name(set->position), layer, (long long)row,
                    info->chains[s->chain].id, s->index, what);
 }
@@ -249,8 +256,10 @@ static ks_status verify_row(const ks_acts_file *f, const ks__acts_set *set,
     int bad = 0;
     for (int32_t i = 0; i < info->d; i++) bad |= !isfinite(scratch[i]);
     if (bad && !nan_allowed(info, set, row))
-        KS_TRY(blame(f, set, layer, row, "is not finite though the step has "
-                     "tokens", err));
+        KS_TRY(blame(f, set, layer, row,
+                     "is not finite though the step has "
+                     "tokens",
+                     err));
     report->nan_rows += bad;
     report->rows++;
 done:
@@ -261,8 +270,8 @@ static ks_status verify_rows(const ks_acts_file *f, ks_acts_report *report,
                              ks_err *err) {
     ks_status st = KS_OK;
     float *scratch = NULL;
-    KS_TRY(ks_alloc(&scratch, (size_t)f->info.d, sizeof *scratch, "a row",
-                    err));
+    KS_TRY(
+        ks_alloc(&scratch, (size_t)f->info.d, sizeof *scratch, "a row", err));
     for (int i = 0; i < f->layout.n_sets; i++) {
         const ks__acts_set *set = &f->layout.sets[i];
         if (f->virtual[i] >= 0) continue; /* the shards are verified */
@@ -283,11 +292,12 @@ static ks_status same_origin(const ks_acts_file *joined,
     if (strcmp(a->model_sha256, b->model_sha256) != 0 ||
         a->context_none != b->context_none ||
         a->random_weights != b->random_weights)
-        return ks_fail(err, KS_MISMATCH, "%s: the shard %s is of model %s "
+        return ks_fail(err, KS_MISMATCH,
+                       "%s: the shard %s is of model %s "
                        "(SHA-256 %.12s...), the joined file of %s (%.12s...), "
-                       "or of another context", joined->path, shard->path,
-                       b->model_name, b->model_sha256, a->model_name,
-                       a->model_sha256);
+                       "or of another context",
+                       joined->path, shard->path, b->model_name,
+                       b->model_sha256, a->model_name, a->model_sha256);
     return KS_OK;
 }
 

@@ -31,8 +31,7 @@ static double seconds_now(void) {
 
 /* ------------------------------------------------------------------- input */
 
-static ks_status io_error(const ks_acts *acts, const char *doing,
-                          ks_err *err) {
+static ks_status io_error(const ks_acts *acts, const char *doing, ks_err *err) {
     return ks_fail(err, KS_IO, "%s: cannot %s: %s", acts->part, doing,
                    strerror(errno));
 }
@@ -41,8 +40,8 @@ static ks_status io_error(const ks_acts *acts, const char *doing,
 static ks_status read_at(const ks_acts *acts, void *to, size_t n, uint64_t at,
                          ks_err *err) {
     for (size_t got = 0; got < n;) {
-        ssize_t now = pread(acts->fd, (char *)to + got, n - got,
-                            (off_t)(at + got));
+        ssize_t now =
+            pread(acts->fd, (char *)to + got, n - got, (off_t)(at + got));
         if (now < 0 && errno == EINTR) continue;
         if (now < 0) return io_error(acts, "read", err);
         if (now == 0)
@@ -64,8 +63,8 @@ ks_status ks__acts_run_sum(const ks_acts *acts, int64_t begin, int64_t end,
         int64_t row = ks__acts_rows_until(acts, set, begin);
         int64_t n = ks__acts_rows_until(acts, set, end) - row;
         if (n == 0) continue;
-        KS_TRY(ks_grow(&sums, &capacity, (size_t)n, sizeof *sums,
-                       "checksums", err));
+        KS_TRY(ks_grow(&sums, &capacity, (size_t)n, sizeof *sums, "checksums",
+                       err));
         for (int32_t l = 0; l < set->n_layers; l++) {
             KS_TRY(read_at(acts, sums, (size_t)n * 4,
                            ks__acts_sum_at(set, l, row), err));
@@ -112,12 +111,14 @@ static ks_status write_group(ks_acts *acts, const ks__acts_item *const *items,
     for (int i = 0; i < n; i++) {
         uint8_t *data = acts->ring + items[i]->at;
         pieces[i] = (struct iovec){data, items[i]->bytes};
-        for (int64_t r = 0; r < items[i]->n; r++, data += acts->layout.row_bytes)
+        for (int64_t r = 0; r < items[i]->n;
+             r++, data += acts->layout.row_bytes)
             acts->sums[at++] = ks__crc32c(0, data, acts->layout.row_bytes);
     }
-    KS_TRY(write_at(acts, pieces, n,
-                    ks__acts_row_at(&acts->layout, head->set, head->layer,
-                                    head->row), err));
+    KS_TRY(write_at(
+        acts, pieces, n,
+        ks__acts_row_at(&acts->layout, head->set, head->layer, head->row),
+        err));
     struct iovec sums = {acts->sums, rows * 4};
     KS_TRY(write_at(acts, &sums, 1,
                     ks__acts_sum_at(head->set, head->layer, head->row), err));
@@ -345,25 +346,29 @@ static ks_status push(ks_acts *acts, ks__acts_item item, const void *rows,
 }
 
 ks_status ks_acts_write(ks_acts *acts, ks_stream stream, ks_position position,
-                        int32_t layer, int64_t row, int64_t n,
-                        const void *rows, ks_err *err) {
+                        int32_t layer, int64_t row, int64_t n, const void *rows,
+                        ks_err *err) {
     ks_status st = KS_OK;
-    const ks__acts_set *set =
-        stream < KS_N_STREAMS && position < KS_N_POSITIONS
-            ? acts->set_of[stream][position] : NULL;
-    KS_CHECK(set && layer >= 0 && layer < set->n_layers && row >= 0 && n >= 0 &&
-             row <= set->n_rows && n <= set->n_rows - row, KS_INTERNAL,
-             "%s: %lld rows at row %lld of %s/%s layer %d are not part of the file",
-             acts->path, (long long)n, (long long)row,
-             ks_stream_name(stream), ks_position_name(position), layer);
+    const ks__acts_set *set = stream < KS_N_STREAMS && position < KS_N_POSITIONS
+                                  ? acts->set_of[stream][position]
+                                  : NULL;
+    KS_CHECK(
+        set && layer >= 0 && layer < set->n_layers && row >= 0 && n >= 0 &&
+            row <= set->n_rows && n <= set->n_rows - row,
+        KS_INTERNAL,
+        "%s: %lld rows at row %lld of %s/%s layer %d are not part of the file",
+        acts->path, (long long)n, (long long)row, ks_stream_name(stream),
+        ks_position_name(position), layer);
     /* small enough that several pieces are in flight at once */
     size_t row_bytes = acts->layout.row_bytes;
     int64_t step = (int64_t)KS_MAX(acts->ring_size / 8 / row_bytes, 1);
     for (int64_t at = 0; at < n; at += step) {
-        ks__acts_item item = {.set = set, .layer = layer, .row = row + at,
+        ks__acts_item item = {.set = set,
+                              .layer = layer,
+                              .row = row + at,
                               .n = KS_MIN(step, n - at)};
-        KS_TRY(push(acts, item, (const char *)rows + (size_t)at * row_bytes,
-                    err));
+        KS_TRY(
+            push(acts, item, (const char *)rows + (size_t)at * row_bytes, err));
     }
     acts->rows_since += n;
 done:
@@ -374,8 +379,10 @@ ks_status ks_acts_commit(ks_acts *acts, int64_t begin, int64_t end,
                          ks_err *err) {
     ks_status st = KS_OK;
     KS_CHECK(begin == acts->committed && end > begin && end <= acts->n_steps,
-             KS_INTERNAL, "%s: steps %lld to %lld are committed; %lld of %lld "
-             "were before", acts->path, (long long)begin, (long long)end,
+             KS_INTERNAL,
+             "%s: steps %lld to %lld are committed; %lld of %lld "
+             "were before",
+             acts->path, (long long)begin, (long long)end,
              (long long)acts->committed, (long long)acts->n_steps);
     int64_t expected = 0;
     for (int i = 0; i < acts->layout.n_sets; i++) {
@@ -387,8 +394,8 @@ ks_status ks_acts_commit(ks_acts *acts, int64_t begin, int64_t end,
              "%s: steps %lld to %lld have %lld rows, %lld were written",
              acts->path, (long long)begin, (long long)end, (long long)expected,
              (long long)acts->rows_since);
-    KS_TRY(push(acts, (ks__acts_item){.row = begin, .n = end - begin}, NULL,
-                err));
+    KS_TRY(
+        push(acts, (ks__acts_item){.row = begin, .n = end - begin}, NULL, err));
     acts->rows_since = 0;
     acts->committed = end;
 done:

@@ -29,9 +29,9 @@ struct ks_acts {
     double sync_seconds;
 
     /* the producer's side */
-    int64_t committed;       /* steps [0, committed) were committed */
-    int64_t rows_since;      /* rows queued since the last commit */
-    bool running;            /* the writer thread was started */
+    int64_t committed;  /* steps [0, committed) were committed */
+    int64_t rows_since; /* rows queued since the last commit */
+    bool running;       /* the writer thread was started */
     pthread_t thread;
 
     /* shared, under mutex */
@@ -47,8 +47,8 @@ struct ks_acts {
     /* the writer thread's own */
     ks__acts_run *runs; /* committed, not yet durable */
     size_t n_runs, runs_capacity;
-    uint64_t unsynced;  /* bytes since the last sync */
-    uint32_t *sums;     /* checksums of one group of rows */
+    uint64_t unsynced; /* bytes since the last sync */
+    uint32_t *sums;    /* checksums of one group of rows */
     size_t sums_capacity;
 };
 

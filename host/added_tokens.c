@@ -20,8 +20,8 @@ static int by_key(const void *a, const void *b) {
 ks_status ks_added_set_open(ks_added_set *set, const ks_added *added, size_t n,
                             bool normalized, ks_err *err) {
     *set = (ks_added_set){0};
-    ks_status st =
-        ks_alloc(&set->tokens, n + 1, sizeof(*set->tokens), "added tokens", err);
+    ks_status st = ks_alloc(&set->tokens, n + 1, sizeof(*set->tokens),
+                            "added tokens", err);
     if (st != KS_OK) return st;
     for (size_t i = 0; i < n; i++)
         if (added[i].normalized == normalized && added[i].key.length > 0)
@@ -84,7 +84,8 @@ static bool is_word(int32_t c) {
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC: return true;
+    case UTF8PROC_CATEGORY_PC:
+        return true;
     default: /* joiners, and symbols that are Alphabetic: circled letters */
         return c == 0x200c || c == 0x200d || (c >= 0x24b6 && c <= 0x24e9) ||
                (c >= 0x1f130 && c <= 0x1f149) ||

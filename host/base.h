@@ -95,7 +95,11 @@ void ks_sha256_of(const void *data, size_t n, char hex[65]);
 
 /* ----------------------------------------------------------------- logging */
 
-typedef enum ks_log_level { KS_LOG_QUIET, KS_LOG_INFO, KS_LOG_DEBUG } ks_log_level;
+typedef enum ks_log_level {
+    KS_LOG_QUIET,
+    KS_LOG_INFO,
+    KS_LOG_DEBUG
+} ks_log_level;
 void ks_log_level_set(ks_log_level level);
 /* One line on stderr, with no time or host in it. The CLI's voice: library
  * code below cli/ does not call it. */

@@ -12,7 +12,8 @@
 
 enum { SHORT_SPLIT = 24 };
 
-/* ---------------------------------------------------------------- dictionary */
+/* ---------------------------------------------------------------- dictionary
+ */
 
 struct ks_dict_slot {
     size_t at;
@@ -32,14 +33,15 @@ static struct ks_dict_slot *dict_slot(const ks_dict *d, const char *key,
     size_t mask = d->capacity - 1, i = hash_bytes(key, n) & mask;
     for (;; i = (i + 1) & mask) {
         struct ks_dict_slot *slot = &d->slots[i];
-        if (slot->id < 0 || (slot->n == n && memcmp(d->keys.data + slot->at,
-                                                    key, n) == 0))
+        if (slot->id < 0 ||
+            (slot->n == n && memcmp(d->keys.data + slot->at, key, n) == 0))
             return slot;
     }
 }
 
 static ks_status dict_grow(ks_dict *d, ks_err *err) {
-    ks_dict bigger = {.keys = d->keys, .n = d->n,
+    ks_dict bigger = {.keys = d->keys,
+                      .n = d->n,
                       .capacity = d->capacity ? d->capacity * 2 : 1024};
     ks_status st = ks_alloc(&bigger.slots, bigger.capacity,
                             sizeof(*bigger.slots), "a vocabulary", err);
@@ -47,8 +49,8 @@ static ks_status dict_grow(ks_dict *d, ks_err *err) {
     for (size_t i = 0; i < bigger.capacity; i++) bigger.slots[i].id = -1;
     for (size_t i = 0; i < d->capacity; i++)
         if (d->slots[i].id >= 0)
-            *dict_slot(&bigger, d->keys.data + d->slots[i].at,
-                       d->slots[i].n) = d->slots[i];
+            *dict_slot(&bigger, d->keys.data + d->slots[i].at, d->slots[i].n) =
+                d->slots[i];
     free(d->slots);
     *d = bigger;
     return KS_OK;
@@ -82,7 +84,8 @@ void ks_dict_free(ks_dict *d) {
     *d = (ks_dict){0};
 }
 
-/* -------------------------------------------------------------------- merges */
+/* -------------------------------------------------------------------- merges
+ */
 
 static size_t pair_slot(const ks_bpe *bpe, int32_t left, int32_t right) {
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
@@ -132,7 +135,8 @@ void ks_bpe_free(ks_bpe *bpe) {
     *bpe = (ks_bpe){0};
 }
 
-/* ------------------------------------------------------------------- merging */
+/* ------------------------------------------------------------------- merging
+ */
 
 /* Joins symbol `at` with the one behind it. */
 static void join(ks_symbol *symbols, int32_t at, int32_t id) {
@@ -149,9 +153,8 @@ static void join(ks_symbol *symbols, int32_t at, int32_t id) {
 static void merge_short(const ks_bpe *bpe, ks_symbol *symbols, int32_t n) {
     const ks_merge *pairs[SHORT_SPLIT];
     for (int32_t i = 0; i < n; i++)
-        pairs[i] = i + 1 < n ? find_pair(bpe, symbols[i].id,
-                                         symbols[i + 1].id)
-                             : NULL;
+        pairs[i] =
+            i + 1 < n ? find_pair(bpe, symbols[i].id, symbols[i + 1].id) : NULL;
     for (;;) {
         int32_t best = -1;
         for (int32_t i = 0; i >= 0; i = symbols[i].next)
@@ -220,8 +223,7 @@ static ks_status merge_long(const ks_bpe *bpe, ks_scratch *s, int32_t n,
         ks_symbol *left = &s->symbols[top.at];
         /* the pair may be gone since it was put there */
         if (left->begin == left->end || left->next < 0) continue;
-        const ks_merge *m =
-            find_pair(bpe, left->id, s->symbols[left->next].id);
+        const ks_merge *m = find_pair(bpe, left->id, s->symbols[left->next].id);
         if (!m || m->id != top.id) continue;
         join(s->symbols, top.at, top.id);
         KS_TRY(push_pair(bpe, s, top.at, err));

@@ -36,7 +36,8 @@ done:
 
 static ks_status check_options(const ks_capture_options *o, ks_err *err) {
     if (o->context_none && o->positions & 1u << KS_BEFORE)
-        return ks_fail(err, KS_USAGE, "position 'before' needs --context full: "
+        return ks_fail(err, KS_USAGE,
+                       "position 'before' needs --context full: "
                        "a step alone has nothing ahead of it");
     return KS_OK;
 }
@@ -80,7 +81,8 @@ void ks_capture_close(ks_capture_job **job_at) {
     *job_at = NULL;
 }
 
-/* ------------------------------------------------------------------- batches */
+/* ------------------------------------------------------------------- batches
+ */
 
 /* What the engine gets, and what its rows are. */
 typedef struct batch {
@@ -96,8 +98,7 @@ static ks_status emit(void *user, ks_stream stream, ks_position position,
                       int32_t layer, const void *rows, int64_t n_rows,
                       ks_err *err) {
     const batch *b = user;
-    int64_t row =
-        position == KS_TOKENS ? b->job->token_row[b->step] : b->step;
+    int64_t row = position == KS_TOKENS ? b->job->token_row[b->step] : b->step;
     return ks_acts_write(b->acts, stream, position, layer, row, n_rows, rows,
                          err);
 }
@@ -139,25 +140,31 @@ static ks_status name_fault(const batch *b, ks_status st, ks_err *err) {
     const char *stream = ks_stream_name(fault.stream);
     long long count = (long long)fault.count;
     if (fault.overflow)
-        return ks_fail(err, st, "chain '%s', %s layer %d: %lld values are "
+        return ks_fail(err, st,
+                       "chain '%s', %s layer %d: %lld values are "
                        "beyond the range of %s, the first at token %d (%s); "
-                       "--dtype bf16 has the range of f32", id, stream,
-                       fault.layer, count, ks_type_name(b->job->options.dtype),
-                       fault.token, where);
-    return ks_fail(err, st, "chain '%s', %s layer %d: %lld values are not "
-                   "finite, the first at token %d (%s)", id, stream,
-                   fault.layer, count, fault.token, where);
+                       "--dtype bf16 has the range of f32",
+                       id, stream, fault.layer, count,
+                       ks_type_name(b->job->options.dtype), fault.token, where);
+    return ks_fail(err, st,
+                   "chain '%s', %s layer %d: %lld values are not "
+                   "finite, the first at token %d (%s)",
+                   id, stream, fault.layer, count, fault.token, where);
 }
 
 static ks_status run_batch(batch *b, ks_err *err) {
     const ks_capture_options *o = &b->job->options;
     fill_batch(b);
     ks_batch tokens = {.n_seq = (int32_t)(b->to - b->from),
-                       .offsets = b->offsets, .ids = b->ids};
-    ks_capture capture = {.streams = o->streams, .positions = o->positions,
+                       .offsets = b->offsets,
+                       .ids = b->ids};
+    ks_capture capture = {.streams = o->streams,
+                          .positions = o->positions,
                           .dtype = o->dtype,
                           .n_segments = (int32_t)b->n_steps,
-                          .segments = b->segments, .emit = emit, .user = b};
+                          .segments = b->segments,
+                          .emit = emit,
+                          .user = b};
     ks_status st = ks_engine_run(b->job->engine, &tokens, &capture, err);
     return name_fault(b, st, err);
 }
@@ -178,8 +185,10 @@ static size_t first_undone(const ks_capture_job *job, int64_t done) {
     size_t low = 0, high = job->n_seqs;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (job->seqs[middle].step < done) low = middle + 1;
-        else high = middle;
+        if (job->seqs[middle].step < done)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }
@@ -190,9 +199,11 @@ static int64_t tokens_before(const ks_capture_job *job, size_t seq) {
 
 static ks_status stop_here(const ks_capture_job *job, int64_t done,
                            ks_err *err) {
-    return ks_fail(err, KS_INTERRUPTED, "%s.part keeps %lld of %lld steps; "
-                   "--resume goes on from there", job->options.out,
-                   (long long)done, (long long)job->spec.n_steps);
+    return ks_fail(err, KS_INTERRUPTED,
+                   "%s.part keeps %lld of %lld steps; "
+                   "--resume goes on from there",
+                   job->options.out, (long long)done,
+                   (long long)job->spec.n_steps);
 }
 
 static ks_status run_batches(batch *b, size_t from,
@@ -223,8 +234,8 @@ ks_status ks_capture_run(ks_capture_job *job, ks_capture_progress_fn progress,
     ks_acts_options store = {.force = job->options.force,
                              .resume = job->options.resume};
     KS_TRY(reserve(job, err));
-    KS_TRY(ks_alloc(&b.offsets, job->n_seqs + 1, sizeof *b.offsets,
-                    "a batch", err));
+    KS_TRY(ks_alloc(&b.offsets, job->n_seqs + 1, sizeof *b.offsets, "a batch",
+                    err));
     KS_TRY(ks_alloc(&b.segments, (size_t)job->max_rows, sizeof *b.segments,
                     "a batch", err));
     KS_TRY(ks_acts_create(&b.acts, job->options.out, &job->spec, &store, &done,

@@ -13,15 +13,15 @@
 #include "forward.h"
 
 typedef struct ks_capture_options {
-    const char *model;     /* as for ks_engine_open */
-    const char *tokenizer; /* NULL: the model's own */
+    const char *model;           /* as for ks_engine_open */
+    const char *tokenizer;       /* NULL: the model's own */
     const char *chains, *labels; /* JSON Lines; labels may be NULL */
-    const char *out;       /* the HDF5 file */
-    uint32_t streams;      /* bit set; 0: resid */
-    uint32_t positions;    /* 0: every pooled one that the context allows */
+    const char *out;             /* the HDF5 file */
+    uint32_t streams;            /* bit set; 0: resid */
+    uint32_t positions; /* 0: every pooled one that the context allows */
     ks_type dtype;
-    bool context_none;     /* each step alone, behind a BOS where there is one */
-    bool truncate;         /* cut chains at the model's context */
+    bool context_none; /* each step alone, behind a BOS where there is one */
+    bool truncate;     /* cut chains at the model's context */
     bool force, resume;
     int64_t random_weights; /* seed of the control with random weights, or -1 */
     ks_engine_options engine;
@@ -39,8 +39,8 @@ typedef struct ks_capture_seq {
 /* What a capture takes; known before anything is computed or made. */
 typedef struct ks_capture_cost {
     int64_t chains, steps, tokens, batches;
-    int64_t invalid;   /* steps without a token, or `before` at token 0 */
-    int64_t truncated; /* chains cut at the model's context */
+    int64_t invalid;    /* steps without a token, or `before` at token 0 */
+    int64_t truncated;  /* chains cut at the model's context */
     int64_t unlabelled; /* steps whose label is null or missing */
     uint64_t file_bytes;
     uint64_t run_bytes;   /* buffers of the forward pass */
@@ -66,7 +66,7 @@ typedef struct ks_capture_job {
     ks_chain_row *chain_rows;
     char *config;
     ks_acts_spec spec;
-    int32_t batch_tokens; /* packing limit */
+    int32_t batch_tokens;         /* packing limit */
     int32_t max_tokens, max_rows; /* of the largest batch */
     ks_capture_cost cost;
 } ks_capture_job;

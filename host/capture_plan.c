@@ -44,10 +44,12 @@ static ks_status check_ids(const ks_capture_job *job, const ks_chain *chain,
     int32_t n_vocab = ks_engine_info(job->engine).n_vocab;
     for (size_t i = 0; i < tokens->n; i++)
         if (tokens->ids[i] < 0 || tokens->ids[i] >= n_vocab)
-            return ks_fail(err, KS_MISMATCH, "%s: chain '%s' has token id %d; "
+            return ks_fail(err, KS_MISMATCH,
+                           "%s: chain '%s' has token id %d; "
                            "the model's vocabulary is 0 to %d: the tokenizer "
-                           "does not fit the model", job->options.chains,
-                           chain->id, tokens->ids[i], n_vocab - 1);
+                           "does not fit the model",
+                           job->options.chains, chain->id, tokens->ids[i],
+                           n_vocab - 1);
     return KS_OK;
 }
 
@@ -93,9 +95,10 @@ static ks_status chain_steps(ks_capture_job *job, int32_t c,
         /* half a step is not the step: cut ones count as without a token */
         if (last > limit) first = last = KS_MIN(first, limit);
         bool valid = first < last && !(before && first == 0);
-        KS_TRY(add_step(job, (ks_step_row){c, i, first, last, span.begin,
-                                           span.end, valid,
-                                           label_of(job, line, i)}, err));
+        KS_TRY(add_step(job,
+                        (ks_step_row){c, i, first, last, span.begin, span.end,
+                                      valid, label_of(job, line, i)},
+                        err));
     }
 done:
     return st;
@@ -105,10 +108,12 @@ static ks_status too_long(const ks_capture_job *job, const ks_chain *chain,
                           size_t n, bool by_memory, int32_t longest,
                           ks_err *err) {
     if (by_memory)
-        return ks_fail(err, KS_LIMIT, "%s: chain '%s' has %zu tokens; buffers "
+        return ks_fail(err, KS_LIMIT,
+                       "%s: chain '%s' has %zu tokens; buffers "
                        "for at most %d fit into the memory allowed (--memory)",
                        job->options.chains, chain->id, n, longest);
-    return ks_fail(err, KS_LIMIT, "%s: chain '%s' has %zu tokens, the model's "
+    return ks_fail(err, KS_LIMIT,
+                   "%s: chain '%s' has %zu tokens, the model's "
                    "context is %d; --truncate cuts it there",
                    job->options.chains, chain->id, n, longest);
 }
@@ -176,11 +181,14 @@ static ks_status plan_lone_step(ks_capture_job *job, int32_t c, int32_t i,
         job->cost.truncated++;
     }
     int32_t last = whole ? ahead + (int32_t)n : ahead;
-    KS_TRY(add_seq(job, (ks_capture_seq){(int64_t)job->n_ids,
-                                         KS_MAX(ahead + (int32_t)n, 1), c,
-                                         (int64_t)job->n_steps, 1}, err));
-    KS_TRY(add_step(job, (ks_step_row){c, i, ahead, last, span.begin, span.end,
-                                       last > ahead, label_of(job, line, i)},
+    KS_TRY(add_seq(job,
+                   (ks_capture_seq){(int64_t)job->n_ids,
+                                    KS_MAX(ahead + (int32_t)n, 1), c,
+                                    (int64_t)job->n_steps, 1},
+                   err));
+    KS_TRY(add_step(job,
+                    (ks_step_row){c, i, ahead, last, span.begin, span.end,
+                                  last > ahead, label_of(job, line, i)},
                     err));
     if (ahead) KS_TRY(add_ids(job, &bos, 1, err));
     KS_TRY(add_ids(job, tokens->ids, n, err));
@@ -268,12 +276,12 @@ static const char *position_name(int i) {
 /* The settings that decide bits, and nothing that does not. */
 static ks_status write_config(ks_capture_job *job, ks_err *err) {
     const ks_capture_options *o = &job->options;
-    json_t *config = json_pack(
-        "{s:o,s:o,s:s,s:s,s:b}", "streams",
-        names_of(o->streams, stream_name, KS_N_STREAMS), "positions",
-        names_of(o->positions, position_name, KS_N_POSITIONS), "context",
-        o->context_none ? "none" : "full", "dtype", ks_type_name(o->dtype),
-        "truncate", (int)o->truncate);
+    json_t *config =
+        json_pack("{s:o,s:o,s:s,s:s,s:b}", "streams",
+                  names_of(o->streams, stream_name, KS_N_STREAMS), "positions",
+                  names_of(o->positions, position_name, KS_N_POSITIONS),
+                  "context", o->context_none ? "none" : "full", "dtype",
+                  ks_type_name(o->dtype), "truncate", (int)o->truncate);
     if (config && o->random_weights >= 0)
         json_object_set_new(config, "random_weights",
                             json_integer(o->random_weights));
@@ -310,17 +318,25 @@ static ks_status fill_spec(ks_capture_job *job, ks_err *err) {
         job->token_row[i + 1] = job->token_row[i] + job->steps[i].token_end -
                                 job->steps[i].token_begin;
     KS_TRY(ks_model_hash(job->engine->model, err));
-    job->spec = (ks_acts_spec){
-        .streams = o->streams, .positions = o->positions,
-        .n_layers = model->config.n_layers, .d = model->config.d_model,
-        .dtype = o->dtype, .context_none = o->context_none,
-        .n_steps = (int64_t)job->n_steps, .n_chains = (int64_t)job->chains.n,
-        .steps = job->steps, .chains = job->chain_rows,
-        .has_labels = o->labels != NULL, .random_weights = o->random_weights,
-        .model_name = model->name, .model_sha256 = model->sha256,
-        .tokenizer_hash = ks_tokenizer_hash(job->tokenizer),
-        .isa = job->engine->ops->isa, .backend = job->engine->ops->name,
-        .config = job->config};
+    job->spec =
+        (ks_acts_spec){.streams = o->streams,
+                       .positions = o->positions,
+                       .n_layers = model->config.n_layers,
+                       .d = model->config.d_model,
+                       .dtype = o->dtype,
+                       .context_none = o->context_none,
+                       .n_steps = (int64_t)job->n_steps,
+                       .n_chains = (int64_t)job->chains.n,
+                       .steps = job->steps,
+                       .chains = job->chain_rows,
+                       .has_labels = o->labels != NULL,
+                       .random_weights = o->random_weights,
+                       .model_name = model->name,
+                       .model_sha256 = model->sha256,
+                       .tokenizer_hash = ks_tokenizer_hash(job->tokenizer),
+                       .isa = job->engine->ops->isa,
+                       .backend = job->engine->ops->name,
+                       .config = job->config};
 done:
     return st;
 }
@@ -374,8 +390,10 @@ ks_status ks__capture_plan(ks_capture_job *job, ks_err *err) {
         else
             KS_TRY(plan_chain(job, (int32_t)c, &text, &tokens, err));
     }
-    KS_CHECK(job->n_steps > 0, KS_FORMAT, "%s: no chain has a step; keystep "
-             "split cuts chains into steps", job->options.chains);
+    KS_CHECK(job->n_steps > 0, KS_FORMAT,
+             "%s: no chain has a step; keystep "
+             "split cuts chains into steps",
+             job->options.chains);
     KS_TRY(fill_spec(job, err));
     plan_batches(job);
     fill_cost(job);

@@ -41,12 +41,11 @@ static ks_status enter(reader *r, json_t **index, const char *key,
     KS_CHECK(!before, KS_FORMAT, "%s: %s \"%s\" was already on line %lld",
              where, key, id, (long long)json_integer_value(before));
     if (!*index) *index = json_object();
-    KS_CHECK(*index &&
-                 !json_object_set_new(*index, id,
-                                      json_integer((json_int_t)place)) &&
-                 !json_object_set_new(r->lines, id,
-                                      json_integer((json_int_t)line)),
-             KS_NOMEM, "%s: out of memory for its id", where);
+    KS_CHECK(
+        *index &&
+            !json_object_set_new(*index, id, json_integer((json_int_t)place)) &&
+            !json_object_set_new(r->lines, id, json_integer((json_int_t)line)),
+        KS_NOMEM, "%s: out of memory for its id", where);
 done:
     return st;
 }
@@ -81,8 +80,8 @@ static ks_status add_problem(void *user, size_t line, json_t *object,
     name_place(where, r, line);
     KS_TRY(ks_json_string(object, "id", where, &p.id, NULL, err));
     KS_TRY(ks_json_string(object, "question", where, &p.question, NULL, err));
-    KS_TRY(optional_string(object, "answer", where, NULL, &p.answer, NULL,
-                           err));
+    KS_TRY(
+        optional_string(object, "answer", where, NULL, &p.answer, NULL, err));
     KS_TRY(ks_grow(&list->at, &r->capacity, list->n + 1, sizeof p, "problems",
                    err));
     KS_TRY(enter(r, &list->index, "id", p.id, list->n, line, where, err));
@@ -100,7 +99,8 @@ ks_status ks_problems_read(ks_problems *out, const char *path, ks_err *err) {
 }
 
 void ks_problems_free(ks_problems *problems) {
-    for (size_t i = 0; i < problems->n; i++) json_decref(problems->at[i].object);
+    for (size_t i = 0; i < problems->n; i++)
+        json_decref(problems->at[i].object);
     free(problems->at);
     json_decref(problems->index);
     *problems = (ks_problems){0};
@@ -155,8 +155,8 @@ static ks_status read_steps(ks_chain *chain, const char *where, ks_err *err) {
     KS_CHECK(n <= INT32_MAX, KS_LIMIT, "%s: %zu steps", where, n);
     KS_TRY(ks_alloc(&chain->steps, n, sizeof *chain->steps, "steps", err));
     for (size_t i = 0; i < n; i++)
-        KS_TRY(read_step(chain, json_array_get(steps, i), (int32_t)i, where,
-                         err));
+        KS_TRY(
+            read_step(chain, json_array_get(steps, i), (int32_t)i, where, err));
     chain->n_steps = (int32_t)n;
 done:
     return st;
@@ -167,11 +167,11 @@ static ks_status read_texts(ks_chain *c, const char *where, ks_err *err) {
     json_t *o = c->object;
     KS_TRY(ks_json_string(o, "id", where, &c->id, NULL, err));
     KS_TRY(ks_json_string(o, "problem", where, &c->problem, NULL, err));
-    KS_TRY(ks_json_string(o, "prompt", where, &c->prompt, &c->prompt_length,
-                          err));
+    KS_TRY(
+        ks_json_string(o, "prompt", where, &c->prompt, &c->prompt_length, err));
     KS_TRY(ks_json_string(o, "text", where, &c->text, &c->text_length, err));
-    KS_TRY(optional_string(o, "rest", where, "", &c->rest, &c->rest_length,
-                           err));
+    KS_TRY(
+        optional_string(o, "rest", where, "", &c->rest, &c->rest_length, err));
     size_t total = c->prompt_length + c->text_length + c->rest_length;
     KS_CHECK(total <= INT32_MAX, KS_LIMIT, "%s: %zu bytes of text, at most %d",
              where, total, INT32_MAX);
@@ -190,8 +190,8 @@ static ks_status add_chain(void *user, size_t line, json_t *object,
     name_place(where, r, line);
     KS_TRY(read_texts(&c, where, err));
     KS_TRY(read_steps(&c, where, err));
-    KS_TRY(ks_grow(&list->at, &r->capacity, list->n + 1, sizeof c, "chains",
-                   err));
+    KS_TRY(
+        ks_grow(&list->at, &r->capacity, list->n + 1, sizeof c, "chains", err));
     KS_TRY(enter(r, &list->index, "id", c.id, list->n, line, where, err));
     json_incref(object);
     list->at[list->n++] = c;
@@ -233,9 +233,9 @@ ks_status ks_chain_set_steps(ks_chain *chain, const ks_spans *steps,
     KS_TRY(ks_alloc(&copy, steps->n, sizeof *copy, "steps", err));
     for (size_t i = 0; i < steps->n; i++) {
         copy[i] = steps->at[i];
-        json_t *step = json_pack("{s:I,s:I}", "begin",
-                                 (json_int_t)copy[i].begin, "end",
-                                 (json_int_t)copy[i].end);
+        json_t *step =
+            json_pack("{s:I,s:I}", "begin", (json_int_t)copy[i].begin, "end",
+                      (json_int_t)copy[i].end);
         KS_CHECK(step && !json_array_append_new(array, step), KS_NOMEM,
                  "out of memory for steps");
     }
@@ -309,8 +309,8 @@ static ks_status add_label(void *user, size_t line, json_t *object,
     KS_TRY(optional_string(object, "method", where, "", &l.method, NULL, err));
     KS_TRY(read_values(&l, where, err));
     KS_TRY(check_scores(&l, where, err));
-    KS_TRY(ks_grow(&list->at, &r->capacity, list->n + 1, sizeof l, "labels",
-                   err));
+    KS_TRY(
+        ks_grow(&list->at, &r->capacity, list->n + 1, sizeof l, "labels", err));
     KS_TRY(enter(r, &list->index, "chain", l.chain, list->n, line, where, err));
     json_incref(object);
     list->at[list->n++] = l;

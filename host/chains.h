@@ -53,8 +53,7 @@ typedef struct ks_labels {
 ks_status ks_problems_read(ks_problems *out, const char *path, ks_err *err);
 void ks_problems_free(ks_problems *problems);
 /* NULL: no such id. */
-const ks_problem *ks_problems_find(const ks_problems *problems,
-                                   const char *id);
+const ks_problem *ks_problems_find(const ks_problems *problems, const char *id);
 
 /* Ids unique; steps in order, inside the text, between characters. */
 ks_status ks_chains_read(ks_chains *out, const char *path, ks_err *err);

@@ -8,25 +8,58 @@
 /* Which switch stands for which paper or release is in docs of transformers:
  * models/<name>/configuration_<name>.py has the defaults used here. */
 static const ks_family families[] = {
-    {.json = "llama", .gguf = "llama", .pre_norm = true, .gguf_permuted = true,
-     .windows = KS_WINDOW_NONE, .theta = 1e4},
-    {.json = "mistral", .pre_norm = true, .windows = KS_WINDOW_ALL,
-     .default_window = 4096, .theta = 1e4},
-    {.json = "qwen2", .gguf = "qwen2", .pre_norm = true, .qkv_bias = true,
-     .windows = KS_WINDOW_QWEN, .default_window = 4096, .theta = 1e4},
-    {.json = "qwen3", .gguf = "qwen3", .pre_norm = true,
-     .qk_norm = KS_QK_HEAD, .windows = KS_WINDOW_QWEN, .default_window = 4096,
+    {.json = "llama",
+     .gguf = "llama",
+     .pre_norm = true,
+     .gguf_permuted = true,
+     .windows = KS_WINDOW_NONE,
      .theta = 1e4},
-    {.json = "olmo2", .gguf = NULL, .post_norm = true, .qk_norm = KS_QK_FULL,
-     .windows = KS_WINDOW_NONE, .theta = 1e4},
+    {.json = "mistral",
+     .pre_norm = true,
+     .windows = KS_WINDOW_ALL,
+     .default_window = 4096,
+     .theta = 1e4},
+    {.json = "qwen2",
+     .gguf = "qwen2",
+     .pre_norm = true,
+     .qkv_bias = true,
+     .windows = KS_WINDOW_QWEN,
+     .default_window = 4096,
+     .theta = 1e4},
+    {.json = "qwen3",
+     .gguf = "qwen3",
+     .pre_norm = true,
+     .qk_norm = KS_QK_HEAD,
+     .windows = KS_WINDOW_QWEN,
+     .default_window = 4096,
+     .theta = 1e4},
+    {.json = "olmo2",
+     .gguf = NULL,
+     .post_norm = true,
+     .qk_norm = KS_QK_FULL,
+     .windows = KS_WINDOW_NONE,
+     .theta = 1e4},
     /* llama.cpp calls both OLMo 2 and 3 olmo2; a window marks the latter. */
-    {.json = "olmo3", .gguf = "olmo2", .post_norm = true,
-     .qk_norm = KS_QK_FULL, .windows = KS_WINDOW_PERIOD, .period = 4,
-     .default_window = 4096, .theta = 5e5, .local_theta = 5e5},
-    {.json = "gemma3_text", .gguf = "gemma3", .pre_norm = true,
-     .post_norm = true, .qk_norm = KS_QK_HEAD, .gemma = true,
-     .windows = KS_WINDOW_PERIOD, .period = 6, .default_window = 4096,
-     .theta = 1e6, .local_theta = 1e4},
+    {.json = "olmo3",
+     .gguf = "olmo2",
+     .post_norm = true,
+     .qk_norm = KS_QK_FULL,
+     .windows = KS_WINDOW_PERIOD,
+     .period = 4,
+     .default_window = 4096,
+     .theta = 5e5,
+     .local_theta = 5e5},
+    {.json = "gemma3_text",
+     .gguf = "gemma3",
+     .pre_norm = true,
+     .post_norm = true,
+     .qk_norm = KS_QK_HEAD,
+     .gemma = true,
+     .windows = KS_WINDOW_PERIOD,
+     .period = 6,
+     .default_window = 4096,
+     .theta = 1e6,
+     .local_theta = 1e4},
 };
 
 const ks_family *ks_family_by_json(const char *model_type) {
@@ -66,28 +99,28 @@ static ks_status check_rope(const ks_rope_config *r, const char *where,
              (double)r->theta);
     if (r->kind == KS_ROPE_NONE || r->kind == KS_ROPE_FACTORS) goto done;
     KS_CHECK(positive(r->factor), KS_FORMAT,
-             "%s: rope scaling factor is %g, expected a positive number",
-             where, (double)r->factor);
+             "%s: rope scaling factor is %g, expected a positive number", where,
+             (double)r->factor);
     if (r->kind == KS_ROPE_LINEAR) goto done;
     KS_CHECK(r->original_context > 0, KS_FORMAT,
              "%s: rope original context is %d, expected a positive number",
              where, r->original_context);
     if (r->kind == KS_ROPE_LLAMA3)
-        KS_CHECK(positive(r->low_freq_factor) &&
-                     positive(r->high_freq_factor) &&
-                     r->high_freq_factor > r->low_freq_factor,
-                 KS_FORMAT,
-                 "%s: rope low_freq_factor %g and high_freq_factor %g, "
-                 "expected positive numbers, the second above the first",
-                 where, (double)r->low_freq_factor,
-                 (double)r->high_freq_factor);
+        KS_CHECK(
+            positive(r->low_freq_factor) && positive(r->high_freq_factor) &&
+                r->high_freq_factor > r->low_freq_factor,
+            KS_FORMAT,
+            "%s: rope low_freq_factor %g and high_freq_factor %g, "
+            "expected positive numbers, the second above the first",
+            where, (double)r->low_freq_factor, (double)r->high_freq_factor);
     else
         KS_CHECK(positive(r->beta_fast) && positive(r->beta_slow) &&
                      positive(r->attention_factor),
                  KS_FORMAT,
                  "%s: rope beta_fast %g, beta_slow %g, attention_factor %g, "
-                 "expected positive numbers", where, (double)r->beta_fast,
-                 (double)r->beta_slow, (double)r->attention_factor);
+                 "expected positive numbers",
+                 where, (double)r->beta_fast, (double)r->beta_slow,
+                 (double)r->attention_factor);
 done:
     return st;
 }
@@ -123,12 +156,12 @@ ks_status ks_config_check(const ks_config *c, const char *where, ks_err *err) {
              "%s: the head size is %d, expected an even number", where,
              c->head_dim);
     KS_CHECK(positive(c->norm_eps) && c->norm_eps < 1, KS_FORMAT,
-             "%s: the norm's epsilon is %g, expected a number in (0, 1)",
-             where, (double)c->norm_eps);
+             "%s: the norm's epsilon is %g, expected a number in (0, 1)", where,
+             (double)c->norm_eps);
     KS_CHECK(positive(c->attn_scale) && positive(c->embed_scale), KS_FORMAT,
              "%s: attention scale %g and embedding scale %g, expected "
-             "positive numbers", where, (double)c->attn_scale,
-             (double)c->embed_scale);
+             "positive numbers",
+             where, (double)c->attn_scale, (double)c->embed_scale);
     KS_CHECK(c->attn_softcap >= 0 && isfinite(c->attn_softcap) &&
                  c->final_softcap >= 0 && isfinite(c->final_softcap),
              KS_FORMAT, "%s: soft caps %g and %g, expected 0 or more", where,

@@ -10,9 +10,9 @@ typedef struct ks_family {
     const char *json, *gguf; /* model_type, general.architecture; or NULL */
     bool pre_norm, post_norm;
     ks_qk_norm qk_norm;
-    bool qkv_bias;     /* always, whatever the file says (Qwen2) */
+    bool qkv_bias;      /* always, whatever the file says (Qwen2) */
     bool gguf_permuted; /* llama.cpp's converter permutes q and k */
-    bool gemma;        /* embed scale, norm weights + 1, tied, GELU */
+    bool gemma;         /* embed scale, norm weights + 1, tied, GELU */
     enum {
         KS_WINDOW_NONE,
         KS_WINDOW_ALL,   /* Mistral: every layer */

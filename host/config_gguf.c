@@ -47,8 +47,8 @@ static ks_status get_float(const keys *k, const char *name, double fallback,
         ks_gguf_float(k->gguf, key_of(k, name, key), &value, &found, err);
     if (st != KS_OK) return st;
     if (found && !isfinite((float)value))
-        return ks_fail(err, KS_FORMAT,
-                       "%s: metadata '%s' is no finite number", k->path, key);
+        return ks_fail(err, KS_FORMAT, "%s: metadata '%s' is no finite number",
+                       k->path, key);
     *out = (float)(found ? value : fallback);
     return KS_OK;
 }
@@ -76,13 +76,13 @@ static ks_status read_scaling_type(const keys *k, ks_rope_config *r,
     else
         return ks_fail(err, KS_UNSUPPORTED,
                        "%s: metadata '%s' is '%.*s', which is not supported; "
-                       "none, linear and yarn are", k->path, key,
-                       (int)KS_MIN(n, 40), s);
+                       "none, linear and yarn are",
+                       k->path, key, (int)KS_MIN(n, 40), s);
     return KS_OK;
 }
 
-static ks_status read_rope(const keys *k, const ks_family *family,
-                           ks_config *c, ks_err *err) {
+static ks_status read_rope(const keys *k, const ks_family *family, ks_config *c,
+                           ks_err *err) {
     ks_status st = KS_OK;
     ks_rope_config *r = &c->rope;
     float attention;
@@ -90,15 +90,15 @@ static ks_status read_rope(const keys *k, const ks_family *family,
     KS_TRY(get_int(k, "rope.dimension_count", c->head_dim, &dims, err));
     KS_CHECK(dims == c->head_dim, KS_UNSUPPORTED,
              "%s: rotates %d of a head's %d dimensions, which is not "
-             "supported", k->path, dims, c->head_dim);
+             "supported",
+             k->path, dims, c->head_dim);
     KS_TRY(get_float(k, "rope.freq_base", family->gemma ? 1e6 : 1e4, &r->theta,
                      err));
     KS_TRY(read_scaling_type(k, r, err));
     KS_TRY(get_float(k, "rope.scaling.factor", 1, &r->factor, err));
     KS_TRY(get_int(k, "rope.scaling.original_context_length", c->n_context,
                    &r->original_context, err));
-    KS_TRY(get_float(k, "rope.scaling.yarn_beta_fast", 32, &r->beta_fast,
-                     err));
+    KS_TRY(get_float(k, "rope.scaling.yarn_beta_fast", 32, &r->beta_fast, err));
     KS_TRY(get_float(k, "rope.scaling.yarn_beta_slow", 1, &r->beta_slow, err));
     KS_TRY(get_float(k, "rope.scaling.attn_factor", 1, &attention, err));
     r->truncate = true;
@@ -109,7 +109,8 @@ static ks_status read_rope(const keys *k, const ks_family *family,
     if (has_tensor(k, "rope_freqs.weight")) {
         KS_CHECK(r->kind == KS_ROPE_NONE, KS_UNSUPPORTED,
                  "%s: has both 'rope_freqs.weight' and a rope scaling, which "
-                 "is not supported", k->path);
+                 "is not supported",
+                 k->path);
         r->kind = KS_ROPE_FACTORS;
     }
     c->rope_local.theta = r->theta;
@@ -205,18 +206,18 @@ static ks_status read_sizes(const keys *k, ks_config *c, ks_err *err) {
     KS_TRY(get_int(k, "attention.head_count", -1, &c->n_heads, err));
     KS_CHECK(c->n_heads > 0, KS_FORMAT,
              "%s: metadata '%s.attention.head_count' is 0", k->path, k->arch);
-    KS_TRY(get_int(k, "attention.head_count_kv", c->n_heads, &c->n_kv_heads,
-                   err));
+    KS_TRY(
+        get_int(k, "attention.head_count_kv", c->n_heads, &c->n_kv_heads, err));
     KS_TRY(get_int(k, "attention.key_length", c->d_model / c->n_heads,
                    &c->head_dim, err));
-    KS_TRY(get_int(k, "attention.value_length", c->head_dim, &value_length,
-                   err));
+    KS_TRY(
+        get_int(k, "attention.value_length", c->head_dim, &value_length, err));
     KS_CHECK(value_length == c->head_dim, KS_UNSUPPORTED,
              "%s: keys of %d and values of %d a head, which is not supported",
              k->path, c->head_dim, value_length);
     KS_TRY(get_int(k, "context_length", -1, &c->n_context, err));
-    KS_TRY(get_float(k, "attention.layer_norm_rms_epsilon", 0, &c->norm_eps,
-                     err));
+    KS_TRY(
+        get_float(k, "attention.layer_norm_rms_epsilon", 0, &c->norm_eps, err));
     KS_TRY(read_vocab(k, c, err));
     c->init_std = 0.02f;
 done:
@@ -248,8 +249,7 @@ static ks_status read_switches(const keys *k, const ks_family *family,
     scale = c->attn_scale;
     if (family->gemma && c->n_layers == 62)
         scale = (float)pow((double)c->d_model / c->n_heads, -0.5);
-    KS_TRY(get_float(k, "attention.scale", (double)scale, &c->attn_scale,
-                     err));
+    KS_TRY(get_float(k, "attention.scale", (double)scale, &c->attn_scale, err));
 done:
     return st;
 }
@@ -261,13 +261,14 @@ ks_status ks_config_from_gguf(ks_config *c, const ks_gguf *gguf, ks_err *err) {
     bool found;
     *c = (ks_config){0};
     KS_TRY(ks_gguf_string(gguf, "general.architecture", &s, &n, &found, err));
-    KS_CHECK(found, KS_FORMAT,
-             "%s: metadata 'general.architecture' is missing", path);
+    KS_CHECK(found, KS_FORMAT, "%s: metadata 'general.architecture' is missing",
+             path);
     snprintf(c->arch, sizeof c->arch, "%.*s", (int)KS_MIN(n, 31), s);
     const ks_family *family = n < 32 ? ks_family_by_gguf(c->arch) : NULL;
     KS_CHECK(family, KS_UNSUPPORTED,
              "%s: the architecture '%s' is not supported; llama, qwen2, "
-             "qwen3, olmo2 and gemma3 are", path, c->arch);
+             "qwen3, olmo2 and gemma3 are",
+             path, c->arch);
     keys k = {.gguf = gguf, .path = path, .arch = c->arch};
     KS_TRY(read_sizes(&k, c, err));
     KS_TRY(read_switches(&k, family, c, err));

@@ -22,9 +22,8 @@ static ks_status get_int(const json_t *o, const char *key, const char *path,
     if (!v) return KS_OK;
     int64_t value = json_integer_value(v);
     if (!json_is_integer(v) || value < 0 || value > INT32_MAX)
-        return ks_fail(err, KS_FORMAT,
-                       "%s: \"%s\" is no integer from 0 to %d", path, key,
-                       INT32_MAX);
+        return ks_fail(err, KS_FORMAT, "%s: \"%s\" is no integer from 0 to %d",
+                       path, key, INT32_MAX);
     *out = (int32_t)value;
     return KS_OK;
 }
@@ -68,8 +67,8 @@ static ks_status get_object(json_t *o, const char *key, const char *path,
 }
 
 /* A key whose presence with `true` changes the numbers in a way we lack. */
-static ks_status refuse_true(const json_t *o, const char *key,
-                             const char *path, ks_err *err) {
+static ks_status refuse_true(const json_t *o, const char *key, const char *path,
+                             ks_err *err) {
     bool on;
     ks_status st = get_bool(o, key, path, false, &on, err);
     if (st == KS_OK && on)
@@ -85,8 +84,8 @@ static ks_status parse_llama3(json_t *o, const char *path, ks_rope_config *r,
     ks_status st = KS_OK;
     r->kind = KS_ROPE_LLAMA3;
     KS_TRY(get_float(o, "low_freq_factor", path, 0, &r->low_freq_factor, err));
-    KS_TRY(get_float(o, "high_freq_factor", path, 0, &r->high_freq_factor,
-                     err));
+    KS_TRY(
+        get_float(o, "high_freq_factor", path, 0, &r->high_freq_factor, err));
 done:
     return st;
 }
@@ -154,7 +153,8 @@ static ks_status parse_rope(json_t *root, json_t *o, const char *path,
     } else {
         KS_CHECK(false, KS_UNSUPPORTED,
                  "%s: the rope scaling \"%s\" is not supported; default, "
-                 "linear, llama3 and yarn are", path, name);
+                 "linear, llama3 and yarn are",
+                 path, name);
     }
 done:
     return st;
@@ -179,7 +179,8 @@ static ks_status parse_two_ropes(json_t *root, const ks_family *family,
         KS_TRY(get_object(both, "sliding_attention", path, &local, err));
         KS_CHECK(full || local, KS_FORMAT,
                  "%s: \"rope_parameters\" has neither \"full_attention\" nor "
-                 "\"sliding_attention\"", path);
+                 "\"sliding_attention\"",
+                 path);
     } else {
         full = scaling;
     }
@@ -201,10 +202,11 @@ static ks_status parse_one_rope(json_t *root, const ks_family *family,
     if (old) o = old;
     KS_CHECK(!member(o, "full_attention"), KS_UNSUPPORTED,
              "%s: \"rope_parameters\" by layer type are not supported for "
-             "this architecture", path);
+             "this architecture",
+             path);
     KS_TRY(get_float(root, "rope_theta", path, family->theta, &theta, err));
-    KS_TRY(parse_rope(root, o, path, (double)theta, c->n_context, &c->rope,
-                      err));
+    KS_TRY(
+        parse_rope(root, o, path, (double)theta, c->n_context, &c->rope, err));
 done:
     return st;
 }
@@ -238,8 +240,8 @@ static ks_status parse_slides(json_t *root, const ks_family *family,
         KS_CHECK(slides[l] || (type && strcmp(type, "full_attention") == 0),
                  KS_UNSUPPORTED,
                  "%s: \"layer_types\" calls layer %d \"%.40s\"; "
-                 "full_attention and sliding_attention are supported", path, l,
-                 type ? type : "(no string)");
+                 "full_attention and sliding_attention are supported",
+                 path, l, type ? type : "(no string)");
     }
 done:
     return st;
@@ -266,7 +268,8 @@ static ks_status parse_windows(json_t *root, const ks_family *family,
                       !member(root, "layer_types")),
                  KS_FORMAT,
                  "%s: layer %d has sliding attention, but \"sliding_window\" "
-                 "is off", path, l);
+                 "is off",
+                 path, l);
         c->window[l] = window;
         c->local[l] = family->windows == KS_WINDOW_PERIOD;
     }
@@ -293,7 +296,8 @@ static ks_status parse_act(json_t *root, const char *path, ks_config *c,
     else
         return ks_fail(err, KS_UNSUPPORTED,
                        "%s: the activation \"%.40s\" is not supported; silu, "
-                       "gelu and gelu_pytorch_tanh are", path, name);
+                       "gelu and gelu_pytorch_tanh are",
+                       path, name);
     return KS_OK;
 }
 
@@ -319,13 +323,12 @@ static ks_status parse_sizes(json_t *root, const ks_family *family,
     int32_t head_dim = c->d_model / c->n_heads;
     if (family->qk_norm == KS_QK_HEAD) head_dim = gemma ? 256 : 128;
     KS_TRY(get_int(root, "head_dim", path, head_dim, &c->head_dim, err));
-    KS_TRY(need_int(root, "max_position_embeddings", path,
-                    gemma ? 131072 : 0, &c->n_context, err));
+    KS_TRY(need_int(root, "max_position_embeddings", path, gemma ? 131072 : 0,
+                    &c->n_context, err));
     KS_TRY(get_float(root, "rms_norm_eps", path,
                      family->qk_norm == KS_QK_FULL ? 1e-5 : 1e-6, &c->norm_eps,
                      err));
-    KS_TRY(get_float(root, "initializer_range", path, 0.02, &c->init_std,
-                     err));
+    KS_TRY(get_float(root, "initializer_range", path, 0.02, &c->init_std, err));
 done:
     return st;
 }
@@ -339,8 +342,8 @@ static ks_status parse_gemma(json_t *root, const char *path, ks_config *c,
              "%s: \"query_pre_attn_scalar\" is %g, expected more than 0", path,
              (double)scalar);
     c->attn_scale = (float)pow((double)scalar, -0.5);
-    KS_TRY(get_float(root, "attn_logit_softcapping", path, 0,
-                     &c->attn_softcap, err));
+    KS_TRY(get_float(root, "attn_logit_softcapping", path, 0, &c->attn_softcap,
+                     err));
     KS_TRY(get_float(root, "final_logit_softcapping", path, 0,
                      &c->final_softcap, err));
     KS_TRY(refuse_true(root, "use_bidirectional_attention", path, err));
@@ -383,16 +386,18 @@ static ks_status find_family(json_t *root, const char *path,
         KS_TRY(get_int(root, experts[i], path, 0, &n, err));
         KS_CHECK(n == 0, KS_UNSUPPORTED,
                  "%s: \"%.40s\" is a mixture of %d experts, which is not "
-                 "supported yet", path, type, n);
+                 "supported yet",
+                 path, type, n);
     }
     KS_CHECK(!member(root, "quantization_config"), KS_UNSUPPORTED,
              "%s: has a \"quantization_config\"; of quantised models, only "
-             "GGUF files are supported", path);
+             "GGUF files are supported",
+             path);
     *family = ks_family_by_json(type);
     KS_CHECK(*family, KS_UNSUPPORTED,
              "%s: the architecture \"%.40s\" is not supported; llama, "
-             "mistral, qwen2, qwen3, olmo2, olmo3 and gemma3_text are", path,
-             type);
+             "mistral, qwen2, qwen3, olmo2, olmo3 and gemma3_text are",
+             path, type);
 done:
     return st;
 }

@@ -36,8 +36,7 @@ uint32_t ks__crc32c_plain(uint32_t crc, const void *data, size_t n) {
 
 uint32_t ks__crc32c(uint32_t crc, const void *data, size_t n) {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("sse4.2"))
-        return ~by_instruction(~crc, data, n);
+    if (__builtin_cpu_supports("sse4.2")) return ~by_instruction(~crc, data, n);
 #endif
     return ks__crc32c_plain(crc, data, n);
 }

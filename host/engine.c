@@ -15,8 +15,10 @@ static int32_t fitting_tokens(const ks_config *config, ks_run_limits limits,
     while (low < high) {
         int32_t middle = low + (high - low + 1) / 2;
         limits.max_tokens = middle;
-        if (ks_run_bytes(config, &limits) <= memory) low = middle;
-        else high = middle - 1;
+        if (ks_run_bytes(config, &limits) <= memory)
+            low = middle;
+        else
+            high = middle - 1;
     }
     return low;
 }
@@ -40,8 +42,8 @@ ks_status ks_engine_open(ks_engine **out, const char *model,
     ks_engine_options *o = &engine->options;
     if (!o->backend) o->backend = "cpu";
     KS_TRY(check_options(o, err));
-    KS_TRY(ks_dev_open(&engine->dev, &engine->ops, o->backend, o->threads,
-                       NULL, err));
+    KS_TRY(ks_dev_open(&engine->dev, &engine->ops, o->backend, o->threads, NULL,
+                       err));
     KS_TRY(ks_model_open(&engine->model, model, err));
     int32_t most = o->batch_tokens ? o->batch_tokens : DEFAULT_BATCH_TOKENS;
     engine->limits.max_tokens = fitting_tokens(
@@ -69,17 +71,20 @@ ks_model_info ks_engine_info(const ks_engine *engine) {
     ks_model *m = engine->model;
     ks_model_hash(m, NULL); /* once; on failure the hash stays empty */
     return (ks_model_info){
-        .name = m->name, .architecture = m->config.arch, .sha256 = m->sha256,
-        .n_layers = m->config.n_layers, .d_model = m->config.d_model,
-        .n_vocab = m->config.n_vocab, .n_context = m->config.n_context,
+        .name = m->name,
+        .architecture = m->config.arch,
+        .sha256 = m->sha256,
+        .n_layers = m->config.n_layers,
+        .d_model = m->config.d_model,
+        .n_vocab = m->config.n_vocab,
+        .n_context = m->config.n_context,
     };
 }
 
 int32_t ks_engine_longest(const ks_engine *engine, bool *by_memory) {
     const ks_config *c = &engine->model->config;
     ks_run_limits limits = engine->limits;
-    int32_t n =
-        fitting_tokens(c, limits, engine->options.memory, c->n_context);
+    int32_t n = fitting_tokens(c, limits, engine->options.memory, c->n_context);
     if (by_memory) *by_memory = n < c->n_context;
     return n;
 }

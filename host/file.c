@@ -28,8 +28,7 @@ ks_status ks_map_open(ks_map *out, const char *path, ks_err *err) {
     }
     KS_CHECK(S_ISREG(info.st_mode), KS_IO, "%s: not a regular file", path);
     if (info.st_size == 0) goto done;
-    void *data =
-        mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
     if (data == MAP_FAILED) {
         st = io_error(err, path, "map");
         goto done;
@@ -74,8 +73,8 @@ bool ks_file_exists(const char *path) {
 
 ks_status ks_refuse_existing(const char *path, bool force, ks_err *err) {
     if (!force && ks_file_exists(path))
-        return ks_fail(err, KS_EXISTS,
-                       "%s exists; --force overwrites it", path);
+        return ks_fail(err, KS_EXISTS, "%s exists; --force overwrites it",
+                       path);
     return KS_OK;
 }
 
@@ -151,8 +150,7 @@ void ks_sha256_add(ks_sha256 *hash, const void *data, size_t n) {
 }
 
 static void to_hex(const unsigned char *digest, char hex[65]) {
-    for (int i = 0; i < 32; i++)
-        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+    for (int i = 0; i < 32; i++) snprintf(hex + 2 * i, 3, "%02x", digest[i]);
 }
 
 void ks_sha256_close(ks_sha256 **hash, char hex[65]) {

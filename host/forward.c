@@ -37,9 +37,8 @@ static int64_t kv_cols(const ks_config *c) {
 static ks_status embed(ks_run *run, const int32_t *ids, const ks_block *b,
                        ks_err *err) {
     const ks_config *c = &run->model->config;
-    return run->ops->embed(run->dev, x_rows(run, b),
-                           run->model->weights.embed, ids + b->begin,
-                           c->embed_scale, err);
+    return run->ops->embed(run->dev, x_rows(run, b), run->model->weights.embed,
+                           ids + b->begin, c->embed_scale, err);
 }
 
 static ks_status qk_norm(ks_run *run, const ks_layer *w, ks_view q, ks_view k,
@@ -126,18 +125,21 @@ static ks_status attend(ks_run *run, int32_t l, ks_err *err) {
     const ks_config *c = &run->model->config;
     int64_t n = run->seqs->n_tok;
     ks_attn_spec spec = {
-        .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads,
-        .head_dim = c->head_dim, .scale = c->attn_scale,
-        .softcap = c->attn_softcap, .window = c->window[l],
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim,
+        .scale = c->attn_scale,
+        .softcap = c->attn_softcap,
+        .window = c->window[l],
         .sinks = run->model->weights.layers[l].sinks,
     };
     ks_kv_layer at = {0};
     if (run->kv) at = ks_kv_layer_at(run->kv, l);
-    return run->ops->attention(
-        run->dev, ks_view_f32(run->mixed, n, q_cols(c)),
-        ks_view_f32(run->q, n, q_cols(c)), ks_view_f32(run->k, n, kv_cols(c)),
-        ks_view_f32(run->v, n, kv_cols(c)), &spec, run->seqs,
-        run->kv ? &at : NULL, err);
+    return run->ops->attention(run->dev, ks_view_f32(run->mixed, n, q_cols(c)),
+                               ks_view_f32(run->q, n, q_cols(c)),
+                               ks_view_f32(run->k, n, kv_cols(c)),
+                               ks_view_f32(run->v, n, kv_cols(c)), &spec,
+                               run->seqs, run->kv ? &at : NULL, err);
 }
 
 /* Where a block's addition goes: y, or the batch-long buffer that capture
@@ -199,10 +201,9 @@ static ks_view whole(const ks_run *run, float *data) {
 static ks_status check_residual(ks_run *run, int32_t layer, ks_err *err) {
     ks_status st = KS_OK;
     int64_t count = 0, row = -1;
-    KS_TRY(run->ops->count_nonfinite(run->dev, whole(run, run->x), &count,
-                                     &row, err));
-    if (count)
-        st = ks__run_fault_at(run, KS_RESID, layer, row, count, err);
+    KS_TRY(run->ops->count_nonfinite(run->dev, whole(run, run->x), &count, &row,
+                                     err));
+    if (count) st = ks__run_fault_at(run, KS_RESID, layer, row, count, err);
 done:
     return st;
 }

@@ -23,7 +23,7 @@ typedef struct ks_run_limits {
 /* Where a pass met values that are not finite. layer counts as KS_RESID does
  * (0 embedding, l after block l) for that stream, as 0..L-1 for the others. */
 typedef struct ks_fault {
-    int32_t seq;   /* of the batch; -1: no fault */
+    int32_t seq; /* of the batch; -1: no fault */
     int32_t layer;
     int32_t token; /* of the sequence within the batch */
     ks_stream stream;

@@ -20,9 +20,9 @@ ks_status ks__gather_plan(ks_run *run, ks_err *err) {
                  KS_MISMATCH,
                  "step %d covers tokens %d to %d, outside its sequence %d", i,
                  s.begin, s.end, s.seq);
-        KS_CHECK(i == 0 || s.begin >= capture->segments[i - 1].end,
-                 KS_MISMATCH, "step %d starts at token %d, inside step %d", i,
-                 s.begin, i - 1);
+        KS_CHECK(i == 0 || s.begin >= capture->segments[i - 1].end, KS_MISMATCH,
+                 "step %d starts at token %d, inside step %d", i, s.begin,
+                 i - 1);
         bool at_start = s.begin == seqs->offsets[s.seq];
         run->pool_rows[i] =
             (ks_pool_row){s.begin, s.end, at_start ? -1 : s.begin - 1};
@@ -38,8 +38,10 @@ static int32_t sequence_of(const ks_seqs *seqs, int64_t row) {
     int32_t low = 0, high = seqs->n_seq - 1;
     while (low < high) {
         int32_t middle = low + (high - low + 1) / 2;
-        if (seqs->offsets[middle] <= row) low = middle;
-        else high = middle - 1;
+        if (seqs->offsets[middle] <= row)
+            low = middle;
+        else
+            high = middle - 1;
     }
     return low;
 }
@@ -48,8 +50,11 @@ ks_status ks__run_fault_at(ks_run *run, ks_stream stream, int32_t layer,
                            int64_t row, int64_t count, ks_err *err) {
     int32_t seq = sequence_of(run->seqs, row);
     int32_t token = (int32_t)(row - run->seqs->offsets[seq]);
-    run->fault = (ks_fault){.seq = seq, .layer = layer, .token = token,
-                            .stream = stream, .count = count};
+    run->fault = (ks_fault){.seq = seq,
+                            .layer = layer,
+                            .token = token,
+                            .stream = stream,
+                            .count = count};
     return ks_fail(err, KS_NUMERIC,
                    "sequence %d, %s layer %d: %lld values are not finite, the "
                    "first at token %d",
@@ -65,21 +70,21 @@ static ks_status blame(ks_run *run, ks_stream stream, bool tokens,
     int64_t n = tokens ? run->n_token_rows : capture->n_segments, i = 0;
     ks_status st = KS_OK;
     for (; i < n && st == KS_OK; i++)
-        st = tokens
-                 ? run->ops->convert(run->dev, run->pooled[KS_TOKENS],
-                                     capture->dtype, x, run->token_rows + i, 1,
-                                     err)
-                 : run->ops->pool(run->dev, run->pooled, capture->dtype, x,
-                                  run->pool_rows + i, 1, positions, err);
+        st = tokens ? run->ops->convert(run->dev, run->pooled[KS_TOKENS],
+                                        capture->dtype, x, run->token_rows + i,
+                                        1, err)
+                    : run->ops->pool(run->dev, run->pooled, capture->dtype, x,
+                                     run->pool_rows + i, 1, positions, err);
     if (st != KS_NUMERIC) return st;
     int64_t row = tokens ? run->token_rows[i - 1] : run->pool_rows[i - 1].begin;
     (void)ks__run_fault_at(run, stream, layer, row, 1, err);
     run->fault.overflow = true;
-    return ks_fail(err, KS_NUMERIC,
-                   "sequence %d, %s layer %d: the step at token %d holds values "
-                   "beyond the range of %s",
-                   run->fault.seq, ks_stream_name(stream), layer,
-                   run->fault.token, ks_type_name(capture->dtype));
+    return ks_fail(
+        err, KS_NUMERIC,
+        "sequence %d, %s layer %d: the step at token %d holds values "
+        "beyond the range of %s",
+        run->fault.seq, ks_stream_name(stream), layer, run->fault.token,
+        ks_type_name(capture->dtype));
 }
 
 static ks_status pool(ks_run *run, ks_stream stream, int32_t layer, ks_view x,
@@ -88,15 +93,14 @@ static ks_status pool(ks_run *run, ks_stream stream, int32_t layer, ks_view x,
     uint32_t positions = capture->positions & ~(1u << KS_TOKENS);
     ks_status st = KS_OK;
     if (positions)
-        st = run->ops->pool(run->dev, run->pooled, capture->dtype, x,
-                            run->pool_rows, capture->n_segments, positions,
-                            err);
+        st =
+            run->ops->pool(run->dev, run->pooled, capture->dtype, x,
+                           run->pool_rows, capture->n_segments, positions, err);
     if (st == KS_NUMERIC)
         return blame(run, stream, false, layer, x, positions, err);
     if (st == KS_OK && asks(run, KS_TOKENS) && run->n_token_rows)
-        st = run->ops->convert(run->dev, run->pooled[KS_TOKENS],
-                               capture->dtype, x, run->token_rows,
-                               run->n_token_rows, err);
+        st = run->ops->convert(run->dev, run->pooled[KS_TOKENS], capture->dtype,
+                               x, run->token_rows, run->n_token_rows, err);
     if (st == KS_NUMERIC)
         return blame(run, stream, true, layer, x, positions, err);
     return st;
@@ -110,8 +114,7 @@ ks_status ks__gather(ks_run *run, ks_stream stream, int32_t layer, ks_view x,
     KS_TRY(pool(run, stream, layer, x, err));
     KS_TRY(run->ops->sync(run->dev, err));
     for (ks_position p = 0; p < KS_N_POSITIONS; p++) {
-        int64_t n =
-            p == KS_TOKENS ? run->n_token_rows : capture->n_segments;
+        int64_t n = p == KS_TOKENS ? run->n_token_rows : capture->n_segments;
         if (asks(run, p) && n > 0)
             KS_TRY(capture->emit(capture->user, stream, p, layer,
                                  run->pooled[p], n, err));

@@ -56,7 +56,8 @@ uint64_t ks_philox_stream(const char *problem, const char *path,
     return strtoull(head, NULL, 16);
 }
 
-/* ------------------------------------------------------------------- opening */
+/* ------------------------------------------------------------------- opening
+ */
 
 /* Tokens a request can come to. */
 static int32_t most_tokens(const job *j, const ks_request *r) {
@@ -66,9 +67,8 @@ static int32_t most_tokens(const job *j, const ks_request *r) {
     return (int32_t)most;
 }
 
-static ks_status check_request(const job *j, const ks_request *r, size_t i,
-                               ks_err *err) {
-    const ks_config *c = &j->engine->model->config;
+static ks_status check_request(const ks_config *c, const ks_request *r,
+                               size_t i, ks_err *err) {
     if (r->n_prompt < 1 || r->n_prompt >= c->n_context)
         return ks_fail(err, KS_LIMIT,
                        "prompt %zu has %d tokens; from 1 to %d leave room in "
@@ -76,10 +76,11 @@ static ks_status check_request(const job *j, const ks_request *r, size_t i,
                        i, r->n_prompt, c->n_context - 1, c->n_context);
     for (int32_t t = 0; t < r->n_prompt; t++)
         if (r->prompt[t] < 0 || r->prompt[t] >= c->n_vocab)
-            return ks_fail(err, KS_MISMATCH,
-                           "prompt %zu holds id %d, the model's vocabulary is 0 "
-                           "to %d: wrong tokenizer?",
-                           i, r->prompt[t], c->n_vocab - 1);
+            return ks_fail(
+                err, KS_MISMATCH,
+                "prompt %zu holds id %d, the model's vocabulary is 0 "
+                "to %d: wrong tokenizer?",
+                i, r->prompt[t], c->n_vocab - 1);
     return KS_OK;
 }
 
@@ -88,17 +89,17 @@ static ks_status open_store(job *j, ks_err *err) {
     ks_status st = KS_OK;
     const ks_config *c = &j->engine->model->config;
     size_t page = ks_kv_page_bytes(c);
-    size_t memory = j->options->memory ? j->options->memory : (size_t)1 << 30;
-    int64_t useful = (int64_t)j->max_pages *
-                     (int64_t)KS_MIN(j->n, (size_t)j->most_active);
+    size_t memory = j->options->memory ? j->options->memory : KS_STORE_BYTES;
+    int64_t useful =
+        (int64_t)j->max_pages * (int64_t)KS_MIN(j->n, (size_t)j->most_active);
     int64_t n = KS_MIN((int64_t)(memory / page), useful);
     KS_CHECK(n >= j->max_pages, KS_LIMIT,
              "%zu bytes for keys and values hold %lld tokens, the longest "
              "sequence can come to %d",
              memory, (long long)n * KS_PAGE, j->max_pages * KS_PAGE);
     n = KS_MIN(n, INT32_MAX / KS_PAGE);
-    KS_TRY(ks_kv_open(&j->kv, j->engine->dev, j->engine->ops, c, (int32_t)n,
-                      err));
+    KS_TRY(
+        ks_kv_open(&j->kv, j->engine->dev, j->engine->ops, c, (int32_t)n, err));
 done:
     return st;
 }
@@ -123,15 +124,9 @@ static ks_status open_job(job *j, const ks_request *requests, ks_err *err) {
     ks_status st = KS_OK;
     const ks_generate_options *o = j->options;
     int32_t longest = 1;
-    KS_CHECK(o->max_new >= 0 && o->top_k >= 0 && o->temperature >= 0 &&
-                 o->top_p > 0 && o->top_p <= 1,
-             KS_USAGE,
-             "sampling at temperature %g, top-p %g, top-k %d, %d new tokens",
-             (double)o->temperature, (double)o->top_p, o->top_k, o->max_new);
     j->most_active = o->most_active > 0 ? o->most_active : DEFAULT_ACTIVE;
     KS_TRY(ks_alloc(&j->all, j->n, sizeof *j->all, "requests", err));
     for (size_t i = 0; i < j->n; i++) {
-        KS_TRY(check_request(j, &requests[i], i, err));
         j->all[i].request = &requests[i];
         j->all[i].most = most_tokens(j, &requests[i]);
         longest = KS_MAX(longest, j->all[i].most);
@@ -150,7 +145,8 @@ done:
 }
 
 static void drop_pages(job *j, sequence *s) {
-    for (int32_t p = 0; p < s->n_pages; p++) ks_kv_page_drop(j->kv, s->pages[p]);
+    for (int32_t p = 0; p < s->n_pages; p++)
+        ks_kv_page_drop(j->kv, s->pages[p]);
     s->n_pages = s->past = 0;
 }
 
@@ -171,7 +167,8 @@ static void close_job(job *j) {
     free(j->specs);
 }
 
-/* ------------------------------------------------------------------ entering */
+/* ------------------------------------------------------------------ entering
+ */
 
 /* Whoever of the same prompt has most of it in the store; *coming: one is
  * still at it, so that waiting a batch saves the work. */
@@ -221,8 +218,8 @@ static ks_status enter(job *j, ks_err *err) {
     while (j->first_waiting < j->n && j->all[j->first_waiting].state != WAITING)
         j->first_waiting++;
     int32_t spare = ks_kv_free_pages(j->kv) - j->n_active;
-    for (size_t i = j->first_waiting;
-         i < j->n && j->n_active < j->most_active; i++) {
+    for (size_t i = j->first_waiting; i < j->n && j->n_active < j->most_active;
+         i++) {
         sequence *s = &j->all[i];
         bool coming = false;
         if (s->state != WAITING) continue;
@@ -252,7 +249,8 @@ static void leave(job *j, int32_t at, state next) {
     j->first_waiting = KS_MIN(j->first_waiting, (size_t)(s - j->all));
 }
 
-/* -------------------------------------------------------------------- batches */
+/* -------------------------------------------------------------------- batches
+ */
 
 /* Pages for the first `tokens` of active[at], taken from the youngest if need
  * be; false: it was the youngest itself. The oldest always gets them, for the
@@ -284,7 +282,8 @@ static void add_to_batch(job *j, sequence *s, int32_t tokens) {
     j->n_tok += tokens;
     j->offsets[at + 1] = j->n_tok;
     j->specs[at] = (ks_sample_spec){
-        .temperature = j->options->temperature, .top_p = j->options->top_p,
+        .temperature = j->options->temperature,
+        .top_p = j->options->top_p,
         .top_k = j->options->top_k,
         .key = {j->options->seed, s->request->stream},
         .counter = (uint64_t)(s->n - s->request->n_prompt),
@@ -317,11 +316,14 @@ static ks_status take_sample(job *j, sequence *s, int32_t id,
     ks_finish finish;
     s->ids[s->n++] = id;
     j->stats.sampled++;
-    if (is_stop(j->options, id)) finish = KS_FINISH_STOP;
-    else if (s->n < s->most) return KS_OK;
+    if (is_stop(j->options, id))
+        finish = KS_FINISH_STOP;
+    else if (s->n < s->most)
+        return KS_OK;
     else if (s->n - s->request->n_prompt == j->options->max_new)
         finish = KS_FINISH_LENGTH;
-    else finish = KS_FINISH_CONTEXT;
+    else
+        finish = KS_FINISH_CONTEXT;
     int32_t from = s->request->n_prompt;
     KS_TRY(done(user, (size_t)(s - j->all), s->ids + from, s->n - from, finish,
                 err));
@@ -342,10 +344,9 @@ static ks_status step(job *j, ks_generated_fn done, void *user, ks_err *err) {
     const ks_weights *w = &j->engine->model->weights;
     KS_TRY(ks_forward(j->engine->run, &seqs, j->ids, j->kv, NULL, &hidden, NULL,
                       err));
-    KS_TRY(j->engine->ops->sample(j->engine->dev, j->sampled, NULL, hidden,
-                                  w->head,
-                                  j->engine->model->config.final_softcap,
-                                  j->specs, err));
+    KS_TRY(j->engine->ops->sample(
+        j->engine->dev, j->sampled, NULL, hidden, w->head,
+        j->engine->model->config.final_softcap, j->specs, err));
     KS_TRY(j->engine->ops->sync(j->engine->dev, err));
     j->stats.batches++;
     j->stats.computed += j->n_tok;
@@ -359,24 +360,50 @@ done:
     return st;
 }
 
-ks_status ks_generate(ks_engine *engine, const ks_generate_options *options,
-                      const ks_request *requests, size_t n,
-                      ks_generated_fn done, void *user,
-                      ks_generate_stats *stats, ks_err *err) {
+ks_status ks__generate_alone(ks_engine *engine,
+                             const ks_generate_options *options,
+                             const ks_request *requests, size_t n,
+                             ks_generated_fn done, void *user,
+                             const atomic_bool *stop, ks_generate_stats *stats,
+                             ks_err *err) {
     ks_status st = KS_OK;
     job j = {.engine = engine, .options = options, .n = n};
-    if (stats) *stats = j.stats;
-    if (n == 0) return KS_OK;
     KS_TRY(open_job(&j, requests, err));
     while (j.n_done < n) {
-        KS_CHECK(!ks_interrupted, KS_INTERRUPTED,
+        KS_CHECK(!ks_interrupted && !(stop && *stop), KS_INTERRUPTED,
                  "interrupted after %zu of %zu sequences", j.n_done, n);
         KS_TRY(enter(&j, err));
         fill_batch(&j);
         KS_TRY(step(&j, done, user, err));
     }
 done:
-    if (stats) *stats = j.stats;
+    *stats = j.stats;
     close_job(&j);
+    return st;
+}
+
+ks_status ks_generate(ks_engine *engine, const ks_generate_options *options,
+                      const ks_request *requests, size_t n,
+                      ks_generated_fn done, void *user,
+                      ks_generate_stats *stats, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_generate_options *o = options;
+    ks_generate_stats mine = {0};
+    KS_CHECK(o->max_new >= 0 && o->top_k >= 0 && o->temperature >= 0 &&
+                 o->top_p > 0 && o->top_p <= 1,
+             KS_USAGE,
+             "sampling at temperature %g, top-p %g, top-k %d, %d new tokens",
+             (double)o->temperature, (double)o->top_p, o->top_k, o->max_new);
+    for (size_t i = 0; i < n; i++)
+        KS_TRY(check_request(&engine->model->config, &requests[i], i, err));
+    int crew = ks__crew_size(engine, options, n);
+    if (crew > 1)
+        st = ks__crew_generate(engine, crew, options, requests, n, done, user,
+                               &mine, err);
+    else if (n > 0)
+        st = ks__generate_alone(engine, options, requests, n, done, user, NULL,
+                                &mine, err);
+done:
+    if (stats) *stats = mine;
     return st;
 }

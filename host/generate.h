@@ -9,9 +9,13 @@
 #ifndef KS_GENERATE_H
 #define KS_GENERATE_H
 
+#include <stdatomic.h>
+
 #include "chains.h"
 #include "forward.h"
 #include "prompt.h"
+
+#define KS_STORE_BYTES ((size_t)1 << 30) /* of keys and values by default */
 
 typedef struct ks_generate_options {
     float temperature; /* 0: greedy */
@@ -21,8 +25,8 @@ typedef struct ks_generate_options {
     uint64_t seed;
     const int32_t *stops; /* [n_stops] ids that end a sequence */
     size_t n_stops;
-    size_t memory;      /* bytes of the KV store; 0: 1 GiB */
-    int32_t most_active; /* sequences at a time; 0: 128 */
+    size_t memory;       /* bytes of the KV store; 0: 1 GiB */
+    int32_t most_active; /* sequences at a time (each worker); 0: 128 */
 } ks_generate_options;
 
 typedef struct ks_request {
@@ -39,15 +43,16 @@ typedef enum ks_finish {
 } ks_finish;
 
 typedef struct ks_generate_stats {
-    int64_t sampled;   /* tokens */
-    int64_t computed;  /* tokens through the forward, prompts included */
-    int64_t shared;    /* prompt tokens that another sequence had computed */
+    int64_t sampled;  /* tokens */
+    int64_t computed; /* tokens through the forward, prompts included */
+    int64_t shared;   /* prompt tokens that another sequence had computed */
     int64_t batches, preempted;
 } ks_generate_stats;
 
 /* Calls done(user, i, ids, n, finish) once a request, in the order in which
- * they end; ids [n] are borrowed during the call. stats may be NULL.
- * KS_INTERRUPTED between batches when ks_interrupted is set. */
+ * they end, one call at a time, though not always from the caller's thread;
+ * ids [n] are borrowed during the call. stats may be NULL. KS_INTERRUPTED
+ * between batches when ks_interrupted is set. */
 typedef ks_status (*ks_generated_fn)(void *user, size_t request,
                                      const int32_t *ids, int32_t n,
                                      ks_finish finish, ks_err *err);
@@ -56,13 +61,33 @@ ks_status ks_generate(ks_engine *engine, const ks_generate_options *options,
                       ks_generated_fn done, void *user,
                       ks_generate_stats *stats, ks_err *err);
 
+/* One scheduler on the engine's own threads, options and requests checked
+ * already. stop (may be NULL), once set, ends it like an interruption. */
+ks_status ks__generate_alone(ks_engine *engine,
+                             const ks_generate_options *options,
+                             const ks_request *requests, size_t n,
+                             ks_generated_fn done, void *user,
+                             const atomic_bool *stop, ks_generate_stats *stats,
+                             ks_err *err);
+
+/* generate_crew.c: schedulers on one thread each, requests dealt out among
+ * them. The size is 1 where threads serve better inside each op. */
+int ks__crew_size(const ks_engine *engine, const ks_generate_options *options,
+                  size_t n);
+ks_status ks__crew_generate(ks_engine *engine, int size,
+                            const ks_generate_options *options,
+                            const ks_request *requests, size_t n,
+                            ks_generated_fn done, void *user,
+                            ks_generate_stats *stats, ks_err *err);
+
 /* Stream of a draw: the first 64 bits of SHA-256 over problem id, fork path
  * ("" at the root) and sample, parted by NUL. With the seed as the key and the
  * token's index as the counter no draw depends on order or batching. */
 uint64_t ks_philox_stream(const char *problem, const char *path,
                           int32_t sample);
 
-/* ------------------------------------------------------- from ids to a chain */
+/* ------------------------------------------------------- from ids to a chain
+ */
 
 typedef struct ks_compose {
     const ks_tokenizer *tokenizer;

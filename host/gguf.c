@@ -15,15 +15,27 @@
 
 /* GGUF's codes of metadata values. */
 enum {
-    V_U8, V_I8, V_U16, V_I16, V_U32, V_I32, V_F32, V_BOOL, V_STRING, V_ARRAY,
-    V_U64, V_I64, V_F64, V_COUNT
+    V_U8,
+    V_I8,
+    V_U16,
+    V_I16,
+    V_U32,
+    V_I32,
+    V_F32,
+    V_BOOL,
+    V_STRING,
+    V_ARRAY,
+    V_U64,
+    V_I64,
+    V_F64,
+    V_COUNT
 };
 
 /* Bytes of a scalar; 0: no scalar. */
 static const uint8_t scalar_size[V_COUNT] = {
-    [V_U8] = 1,  [V_I8] = 1,  [V_U16] = 2,  [V_I16] = 2, [V_U32] = 4,
-    [V_I32] = 4, [V_F32] = 4, [V_BOOL] = 1, [V_U64] = 8, [V_I64] = 8,
-    [V_F64] = 8};
+    [V_U8] = 1,  [V_I8] = 1,  [V_U16] = 2, [V_I16] = 2,
+    [V_U32] = 4, [V_I32] = 4, [V_F32] = 4, [V_BOOL] = 1,
+    [V_U64] = 8, [V_I64] = 8, [V_F64] = 8};
 
 static const char *const value_name[V_COUNT] = {
     "u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
@@ -48,7 +60,7 @@ static const struct {
     {35, -1, "TQ2_0"},     {39, -1, "MXFP4"},     {40, -1, "NVFP4"}};
 
 enum {
-    MAX_KEY = 65535,      /* the format's own limit */
+    MAX_KEY = 65535, /* the format's own limit */
     MAX_ALIGNMENT = 1 << 20,
     DEFAULT_ALIGNMENT = 32,
     MIN_PAIR = 8 + 4 + 1, /* bytes of the shortest key-value pair */
@@ -87,7 +99,8 @@ static ks_status take(cursor *c, void *to, size_t n, const char *what,
     if (n > c->size - c->at)
         return ks_fail(err, KS_FORMAT,
                        "%s: cut short: %s at byte %zu needs %zu bytes, the "
-                       "file ends at %zu", c->path, what, c->at, n, c->size);
+                       "file ends at %zu",
+                       c->path, what, c->at, n, c->size);
     memcpy(to, c->data + c->at, n);
     c->at += n;
     return KS_OK;
@@ -102,7 +115,8 @@ static ks_status take_string(cursor *c, const char **s, uint64_t *n,
     if (*n > c->size - c->at)
         return ks_fail(err, KS_FORMAT,
                        "%s: %s at byte %zu claims %" PRIu64 " bytes, the file "
-                       "ends at %zu", c->path, what, start, *n, c->size);
+                       "ends at %zu",
+                       c->path, what, start, *n, c->size);
     *s = (const char *)c->data + c->at;
     c->at += (size_t)*n;
     return KS_OK;
@@ -117,12 +131,13 @@ static ks_status take_name(cursor *c, const char **s, uint64_t *n,
     if (*n == 0 || *n > limit)
         return ks_fail(err, KS_FORMAT,
                        "%s: %s at byte %zu has %" PRIu64 " bytes, expected 1 "
-                       "to %" PRIu64, c->path, what, at, *n, limit);
+                       "to %" PRIu64,
+                       c->path, what, at, *n, limit);
     for (uint64_t i = 0; i < *n; i++)
         if ((*s)[i] < 0x20 || (*s)[i] > 0x7e)
             return ks_fail(err, KS_FORMAT,
-                           "%s: %s at byte %zu is not printable ASCII",
-                           c->path, what, at);
+                           "%s: %s at byte %zu is not printable ASCII", c->path,
+                           what, at);
     return KS_OK;
 }
 
@@ -140,10 +155,12 @@ static ks_status skip_array(cursor *c, const char *what, ks_err *err) {
     }
     KS_CHECK(type < V_COUNT && scalar_size[type], KS_FORMAT,
              "%s: %s at byte %zu is an array of type %u, expected scalars or "
-             "strings", c->path, what, c->at - 12, type);
+             "strings",
+             c->path, what, c->at - 12, type);
     KS_CHECK(n <= (c->size - c->at) / scalar_size[type], KS_FORMAT,
              "%s: %s at byte %zu claims %" PRIu64 " elements, the file ends "
-             "at %zu", c->path, what, c->at, n, c->size);
+             "at %zu",
+             c->path, what, c->at, n, c->size);
     c->at += (size_t)n * scalar_size[type];
 done:
     return st;
@@ -196,7 +213,8 @@ static ks_status take_tensor(cursor *c, ks_gguf_tensor *t, uint64_t *offset,
         KS_TRY(take(c, &dim, 8, t->name, err));
         KS_CHECK(dim >= 1 && dim <= INT64_MAX / 8 / count, KS_FORMAT,
                  "%s: tensor '%s' has dimension %" PRIu64 " at place %u, "
-                 "which no file can hold", c->path, t->name, dim, i);
+                 "which no file can hold",
+                 c->path, t->name, dim, i);
         t->dims[i] = (int64_t)dim;
         count *= dim;
     }
@@ -206,14 +224,15 @@ static ks_status take_tensor(cursor *c, ks_gguf_tensor *t, uint64_t *offset,
              "%s: tensor '%s' has the unknown type %u", c->path, t->name, code);
     KS_CHECK(tensor_types[k].type >= 0, KS_UNSUPPORTED,
              "%s: tensor '%s' is stored as %s, which is not supported; F32, "
-             "F16, BF16, Q4_0 to Q8_0 and Q2_K to Q6_K are", c->path, t->name,
-             tensor_types[k].name);
+             "F16, BF16, Q4_0 to Q8_0 and Q2_K to Q6_K are",
+             c->path, t->name, tensor_types[k].name);
     t->type = (ks_type)tensor_types[k].type;
     KS_TRY(take(c, offset, 8, t->name, err));
     KS_CHECK(t->dims[0] % ks_type_block(t->type) == 0, KS_FORMAT,
              "%s: tensor '%s' has rows of %" PRId64 ", not a multiple of the "
-             "%s block of %" PRId64, c->path, t->name, t->dims[0],
-             ks_type_name(t->type), ks_type_block(t->type));
+             "%s block of %" PRId64,
+             c->path, t->name, t->dims[0], ks_type_name(t->type),
+             ks_type_block(t->type));
     /* A block has at most 4 bytes an element, so this cannot overflow. */
     t->size = (size_t)(count / (uint64_t)ks_type_block(t->type)) *
               ks_type_size(t->type);
@@ -248,7 +267,8 @@ static ks_status read_pairs(ks_gguf *g, cursor *c, ks_err *err) {
     ks_status st = KS_OK;
     KS_CHECK(g->n_pairs <= (c->size - c->at) / MIN_PAIR, KS_FORMAT,
              "%s: claims %" PRIu64 " metadata pairs, more than its %zu bytes "
-             "can hold", g->path, g->n_pairs, c->size);
+             "can hold",
+             g->path, g->n_pairs, c->size);
     KS_TRY(ks_alloc(&g->pairs, g->n_pairs, sizeof *g->pairs, "GGUF metadata",
                     err));
     for (uint64_t i = 0; i < g->n_pairs; i++)
@@ -271,15 +291,15 @@ static ks_status place_tensors(ks_gguf *g, const cursor *c,
         ks_gguf_tensor *t = &g->tensors[i];
         KS_CHECK(offsets[i] % g->alignment == 0, KS_FORMAT,
                  "%s: tensor '%s' lies at offset %" PRIu64 ", not a multiple "
-                 "of the alignment %" PRIu64, g->path, t->name, offsets[i],
-                 g->alignment);
+                 "of the alignment %" PRIu64,
+                 g->path, t->name, offsets[i], g->alignment);
         KS_CHECK(start <= c->size && offsets[i] <= c->size - start &&
                      t->size <= c->size - start - offsets[i],
                  KS_FORMAT,
                  "%s: tensor '%s' needs %zu bytes at offset %" PRIu64 " of "
                  "the data, which starts at byte %" PRIu64 ", but the file "
-                 "ends at %zu", g->path, t->name, t->size, offsets[i], start,
-                 c->size);
+                 "ends at %zu",
+                 g->path, t->name, t->size, offsets[i], start, c->size);
         t->data = c->data + start + offsets[i];
     }
 done:
@@ -291,7 +311,8 @@ static ks_status read_tensors(ks_gguf *g, cursor *c, ks_err *err) {
     uint64_t *offsets = NULL;
     KS_CHECK(g->n_tensors <= (c->size - c->at) / MIN_TENSOR, KS_FORMAT,
              "%s: claims %" PRIu64 " tensors, more than its %zu bytes can "
-             "hold", g->path, g->n_tensors, c->size);
+             "hold",
+             g->path, g->n_tensors, c->size);
     KS_TRY(ks_alloc(&g->tensors, g->n_tensors, sizeof *g->tensors,
                     "GGUF tensor table", err));
     KS_TRY(ks_alloc(&g->sorted, g->n_tensors, sizeof *g->sorted,
@@ -323,8 +344,8 @@ static ks_status read_alignment(ks_gguf *g, ks_err *err) {
     if (value < 4 || value > MAX_ALIGNMENT || (value & (value - 1)))
         return ks_fail(err, KS_FORMAT,
                        "%s: general.alignment is %" PRId64 ", expected a "
-                       "power of two from 4 to %d", g->path, value,
-                       MAX_ALIGNMENT);
+                       "power of two from 4 to %d",
+                       g->path, value, MAX_ALIGNMENT);
     g->alignment = (uint64_t)value;
     return KS_OK;
 }
@@ -404,22 +425,47 @@ static ks_status wrong_type(const char *path, const char *key, size_t n,
 /* A scalar that is an integer or a bool, at `at`. */
 static bool load_int(uint32_t type, const uint8_t *at, int64_t *value) {
     union {
-        uint8_t u8; int8_t i8; uint16_t u16; int16_t i16;
-        uint32_t u32; int32_t i32; uint64_t u64; int64_t i64;
+        uint8_t u8;
+        int8_t i8;
+        uint16_t u16;
+        int16_t i16;
+        uint32_t u32;
+        int32_t i32;
+        uint64_t u64;
+        int64_t i64;
     } v;
     if (type >= V_COUNT) return false;
     memcpy(&v, at, scalar_size[type]);
     switch (type) {
-    case V_U8: *value = v.u8; return true;
-    case V_I8: *value = v.i8; return true;
-    case V_U16: *value = v.u16; return true;
-    case V_I16: *value = v.i16; return true;
-    case V_U32: *value = v.u32; return true;
-    case V_I32: *value = v.i32; return true;
-    case V_BOOL: *value = v.u8 != 0; return true;
-    case V_I64: *value = v.i64; return true;
-    case V_U64: *value = (int64_t)v.u64; return v.u64 <= INT64_MAX;
-    default: return false;
+    case V_U8:
+        *value = v.u8;
+        return true;
+    case V_I8:
+        *value = v.i8;
+        return true;
+    case V_U16:
+        *value = v.u16;
+        return true;
+    case V_I16:
+        *value = v.i16;
+        return true;
+    case V_U32:
+        *value = v.u32;
+        return true;
+    case V_I32:
+        *value = v.i32;
+        return true;
+    case V_BOOL:
+        *value = v.u8 != 0;
+        return true;
+    case V_I64:
+        *value = v.i64;
+        return true;
+    case V_U64:
+        *value = (int64_t)v.u64;
+        return v.u64 <= INT64_MAX;
+    default:
+        return false;
     }
 }
 
@@ -497,8 +543,10 @@ static ks_status next_of(ks_gguf_array *a, const char *expected, bool fits,
                          ks_err *err) {
     int n = (int)KS_MIN(a->key_length, 100);
     if (a->left == 0)
-        return ks_fail(err, KS_FORMAT, "%s: metadata '%.*s' has no further "
-                       "element, expected %s", a->path, n, a->key, expected);
+        return ks_fail(err, KS_FORMAT,
+                       "%s: metadata '%.*s' has no further "
+                       "element, expected %s",
+                       a->path, n, a->key, expected);
     if (!fits)
         return ks_fail(err, KS_FORMAT,
                        "%s: metadata '%.*s' is an array of %s, expected %s",

@@ -48,8 +48,9 @@ static inline uint16_t ks_f32_to_f16(float x) {
         return sign | 0x7e00 | (uint16_t)(rest >> 13 & 0x3ff);
     if (rest >= 0x477ff000) return sign | 0x7c00; /* 65520 and up */
     if (rest >= 0x38800000)                       /* normal, 2^-14 and up */
-        return sign | (uint16_t)((rest - (112u << 23) + 0xfff +
-                                  (rest >> 13 & 1)) >> 13);
+        return sign |
+               (uint16_t)((rest - (112u << 23) + 0xfff + (rest >> 13 & 1)) >>
+                          13);
     /* Subnormal: adding 0.5 leaves multiples of 2^-24 in the mantissa's low
      * bits, rounded to nearest even by the addition itself. */
     float half = ks_f32_of_bits(rest) + 0.5f;

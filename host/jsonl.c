@@ -99,13 +99,20 @@ done:
 
 static const char *kind_of(json_t *value) {
     switch (json_typeof(value)) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return "an array";
-    case JSON_STRING: return "a string";
-    case JSON_INTEGER: return "an integer";
-    case JSON_REAL: return "a real number";
-    case JSON_NULL: return "null";
-    default: return "a boolean";
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_STRING:
+        return "a string";
+    case JSON_INTEGER:
+        return "an integer";
+    case JSON_REAL:
+        return "a real number";
+    case JSON_NULL:
+        return "null";
+    default:
+        return "a boolean";
     }
 }
 
@@ -116,9 +123,8 @@ ks_status ks_json_string(json_t *object, const char *key, const char *where,
         return ks_fail(err, KS_FORMAT, "%s: no \"%s\", expected a string",
                        where, key);
     if (!json_is_string(value))
-        return ks_fail(err, KS_FORMAT,
-                       "%s: \"%s\" is %s, expected a string", where, key,
-                       kind_of(value));
+        return ks_fail(err, KS_FORMAT, "%s: \"%s\" is %s, expected a string",
+                       where, key, kind_of(value));
     *out = json_string_value(value);
     size_t n = json_string_length(value);
     if (length)
@@ -136,9 +142,8 @@ ks_status ks_json_int(json_t *object, const char *key, const char *where,
         return ks_fail(err, KS_FORMAT, "%s: no \"%s\", expected an integer",
                        where, key);
     if (!json_is_integer(value))
-        return ks_fail(err, KS_FORMAT,
-                       "%s: \"%s\" is %s, expected an integer", where, key,
-                       kind_of(value));
+        return ks_fail(err, KS_FORMAT, "%s: \"%s\" is %s, expected an integer",
+                       where, key, kind_of(value));
     *out = json_integer_value(value);
     if (*out < low || *out > high)
         return ks_fail(err, KS_LIMIT,

@@ -60,7 +60,8 @@ const char *ks_status_text(ks_status status);
 
 /* ------------------------------------------------------------------- types */
 
-/* Storage types of weights and activations; block types as GGUF defines them. */
+/* Storage types of weights and activations; block types as GGUF defines them.
+ */
 typedef enum ks_type {
     KS_F32,
     KS_F16,
@@ -224,11 +225,11 @@ typedef struct ks_probe_options {
 } ks_probe_options;
 
 typedef struct ks_probe_fit {
-    double strength;       /* chosen inside the training folds by log loss */
-    double gradient;       /* max-norm at the solution, in double */
-    int32_t passes;        /* reads of x while this fit was being solved */
-    bool converged;        /* gradient <= tolerance */
-    double inner_loss;     /* class-balanced log loss on the inner folds */
+    double strength;   /* chosen inside the training folds by log loss */
+    double gradient;   /* max-norm at the solution, in double */
+    int32_t passes;    /* reads of x while this fit was being solved */
+    bool converged;    /* gradient <= tolerance */
+    double inner_loss; /* class-balanced log loss on the inner folds */
 } ks_probe_fit;
 
 /* scores: out-of-fold margins [n_seeds, n] (higher = more important, above 0

@@ -10,8 +10,8 @@ struct ks_kv {
     ks_dev *dev;
     const struct ks_ops *ops;
     ks_buf memory;
-    float *data;       /* [L, 2 (k, v), n_pages, KS_PAGE, G D] */
-    size_t page;       /* floats: KS_PAGE G D */
+    float *data; /* [L, 2 (k, v), n_pages, KS_PAGE, G D] */
+    size_t page; /* floats: KS_PAGE G D */
     int32_t n_layers, n_pages;
     int32_t *owners;   /* [n_pages] */
     int32_t *free_ids; /* [n_free], a stack */
@@ -99,10 +99,10 @@ ks_status ks_kv_page_copy(ks_kv *kv, int32_t to, int32_t from, int32_t n,
     for (int32_t l = 0; l < kv->n_layers; l++) {
         ks_kv_layer at = ks_kv_layer_at(kv, l);
         size_t target = kv->page * (size_t)to, source = kv->page * (size_t)from;
-        KS_TRY(kv->ops->copy(kv->dev, at.k + target, at.k + source, bytes,
-                             err));
-        KS_TRY(kv->ops->copy(kv->dev, at.v + target, at.v + source, bytes,
-                             err));
+        KS_TRY(
+            kv->ops->copy(kv->dev, at.k + target, at.k + source, bytes, err));
+        KS_TRY(
+            kv->ops->copy(kv->dev, at.v + target, at.v + source, bytes, err));
     }
 done:
     return st;

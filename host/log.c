@@ -75,8 +75,8 @@ static void show(ks_progress *p, double now, bool last) {
         memset(bar, '#', (size_t)full);
         memset(bar + full, '.', (size_t)(WIDTH - full));
         bar[WIDTH] = 0;
-        fprintf(stderr, "\r\033[K%-10s [%s] %3.0f%%  %.0f %s/s  %s %s",
-                p->what, bar, 100 * share, rate, p->unit, left, word);
+        fprintf(stderr, "\r\033[K%-10s [%s] %3.0f%%  %.0f %s/s  %s %s", p->what,
+                bar, 100 * share, rate, p->unit, left, word);
         if (last) fputc('\n', stderr);
         fflush(stderr);
         bar_open = !last;

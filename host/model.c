@@ -37,8 +37,8 @@ typedef struct binder {
 
 ks_status ks_model_own(ks_model *m, void *out, size_t n, size_t size,
                        const char *what, ks_err *err) {
-    void *memory, **owned = reallocarray(m->owned, m->n_owned + 1,
-                                         sizeof *owned);
+    void *memory,
+        **owned = reallocarray(m->owned, m->n_owned + 1, sizeof *owned);
     if (!owned) return ks_fail(err, KS_NOMEM, "out of memory for %s", what);
     m->owned = owned;
     ks_status st = ks_alloc(&memory, n, size, what, err);
@@ -53,8 +53,11 @@ ks_status ks_model_own(ks_model *m, void *out, size_t n, size_t size,
 static bool find_gguf(const binder *b, const char *name, tensor *t) {
     const ks_gguf_tensor *g = ks_gguf_tensor_find(b->gguf, name);
     if (!g) return false;
-    *t = (tensor){.name = g->name, .path = b->path, .type = g->type,
-                  .type_name = ks_type_name(g->type), .n_dims = g->n_dims,
+    *t = (tensor){.name = g->name,
+                  .path = b->path,
+                  .type = g->type,
+                  .type_name = ks_type_name(g->type),
+                  .n_dims = g->n_dims,
                   .data = g->data};
     /* dims[0] runs fastest: the columns */
     t->dims[0] = g->n_dims == 1 ? g->dims[0] : g->dims[1];
@@ -65,9 +68,13 @@ static bool find_gguf(const binder *b, const char *name, tensor *t) {
 static bool find_st(const binder *b, const char *name, tensor *t) {
     const ks_st_tensor *s = ks_safetensors_find(b->st, name);
     if (!s) return false;
-    *t = (tensor){.name = s->name, .path = ks_safetensors_file(b->st, s->file),
-                  .type = s->type, .type_name = s->dtype, .n_dims = s->n_dims,
-                  .dims = {s->dims[0], s->dims[1]}, .data = s->data};
+    *t = (tensor){.name = s->name,
+                  .path = ks_safetensors_file(b->st, s->file),
+                  .type = s->type,
+                  .type_name = s->dtype,
+                  .n_dims = s->n_dims,
+                  .dims = {s->dims[0], s->dims[1]},
+                  .data = s->data};
     return true;
 }
 
@@ -75,22 +82,29 @@ static bool find_st(const binder *b, const char *name, tensor *t) {
  * (layer -1) outside of them; hf goes behind the prefix. */
 static void full_name(const binder *b, int32_t layer, const char *hf,
                       const char *gguf, char name[128]) {
-    if (b->gguf && layer < 0) snprintf(name, 128, "%s", gguf);
-    else if (b->gguf) snprintf(name, 128, "blk.%d.%s", layer, gguf);
-    else if (layer < 0) snprintf(name, 128, "%s%s", b->prefix, hf);
-    else snprintf(name, 128, "%slayers.%d.%s", b->prefix, layer, hf);
+    if (b->gguf && layer < 0)
+        snprintf(name, 128, "%s", gguf);
+    else if (b->gguf)
+        snprintf(name, 128, "blk.%d.%s", layer, gguf);
+    else if (layer < 0)
+        snprintf(name, 128, "%s%s", b->prefix, hf);
+    else
+        snprintf(name, 128, "%slayers.%d.%s", b->prefix, layer, hf);
 }
 
 /* Shapes for messages: [rows x cols], [n], [], or only the number of
  * dimensions when there are more than two. */
 static const char *shape_text(int32_t n_dims, const int64_t dims[2],
                               char text[64]) {
-    if (n_dims == 0) snprintf(text, 64, "[]");
-    else if (n_dims == 1) snprintf(text, 64, "[%lld]", (long long)dims[0]);
+    if (n_dims == 0)
+        snprintf(text, 64, "[]");
+    else if (n_dims == 1)
+        snprintf(text, 64, "[%lld]", (long long)dims[0]);
     else if (n_dims == 2)
         snprintf(text, 64, "[%lld x %lld]", (long long)dims[0],
                  (long long)dims[1]);
-    else snprintf(text, 64, "of %d dimensions", n_dims);
+    else
+        snprintf(text, 64, "of %d dimensions", n_dims);
     return text;
 }
 
@@ -108,7 +122,8 @@ static ks_status find(binder *b, const char *name, int32_t n_dims,
              shape_text(n_dims, dims, want));
     KS_CHECK(t->type < KS_N_TYPES && t->type != KS_I32, KS_FORMAT,
              "%s: tensor '%s' is of type %s, expected floats or a quantised "
-             "type", t->path, name, t->type_name);
+             "type",
+             t->path, name, t->type_name);
     b->used++;
 done:
     return st;
@@ -126,7 +141,8 @@ static ks_status bind_named(binder *b, ks_weight *out, const char *name,
     KS_TRY(find(b, name, 2, dims, &t, err));
     KS_CHECK(cols % ks_type_block(t.type) == 0, KS_FORMAT,
              "%s: tensor '%s' has rows of %lld, not a multiple of the %s "
-             "block of %lld", t.path, name, (long long)cols, t.type_name,
+             "block of %lld",
+             t.path, name, (long long)cols, t.type_name,
              (long long)ks_type_block(t.type));
     void *data = (void *)(uintptr_t)t.data;
     if ((uintptr_t)data % (t.type == KS_F32 ? 4 : 2)) {
@@ -159,13 +175,15 @@ static ks_status bind_vector(binder *b, float **out, int32_t layer,
     KS_TRY(find(b, name, 1, dims, &t, err));
     KS_CHECK(n % ks_type_block(t.type) == 0, KS_FORMAT,
              "%s: tensor '%s' has %lld elements, not a multiple of the %s "
-             "block", t.path, name, (long long)n, t.type_name);
+             "block",
+             t.path, name, (long long)n, t.type_name);
     KS_TRY(ks_model_own(b->model, out, (size_t)n, sizeof **out, name, err));
     ks_dequantize(t.type, t.data, *out, n);
     for (int64_t i = 0; i < n; i++) {
         KS_CHECK(isfinite((*out)[i]), KS_NUMERIC,
                  "%s: tensor '%s' has %g at place %lld, expected finite "
-                 "numbers", t.path, name, (double)(*out)[i], (long long)i);
+                 "numbers",
+                 t.path, name, (double)(*out)[i], (long long)i);
         (*out)[i] += bias;
     }
 done:
@@ -178,21 +196,21 @@ static ks_status bind_attention(binder *b, int32_t i, ks_layer *l,
     const ks_config *c = &b->model->config;
     int64_t d = c->d_model, q = (int64_t)c->n_heads * c->head_dim;
     int64_t kv = (int64_t)c->n_kv_heads * c->head_dim;
-    KS_TRY(bind_matrix(b, &l->wq, i, "self_attn.q_proj.weight",
-                       "attn_q.weight", q, d, err));
-    KS_TRY(bind_matrix(b, &l->wk, i, "self_attn.k_proj.weight",
-                       "attn_k.weight", kv, d, err));
-    KS_TRY(bind_matrix(b, &l->wv, i, "self_attn.v_proj.weight",
-                       "attn_v.weight", kv, d, err));
+    KS_TRY(bind_matrix(b, &l->wq, i, "self_attn.q_proj.weight", "attn_q.weight",
+                       q, d, err));
+    KS_TRY(bind_matrix(b, &l->wk, i, "self_attn.k_proj.weight", "attn_k.weight",
+                       kv, d, err));
+    KS_TRY(bind_matrix(b, &l->wv, i, "self_attn.v_proj.weight", "attn_v.weight",
+                       kv, d, err));
     KS_TRY(bind_matrix(b, &l->wo, i, "self_attn.o_proj.weight",
                        "attn_output.weight", d, q, err));
     if (c->qkv_bias) {
-        KS_TRY(bind_vector(b, &l->bq, i, "self_attn.q_proj.bias",
-                           "attn_q.bias", q, 0, err));
-        KS_TRY(bind_vector(b, &l->bk, i, "self_attn.k_proj.bias",
-                           "attn_k.bias", kv, 0, err));
-        KS_TRY(bind_vector(b, &l->bv, i, "self_attn.v_proj.bias",
-                           "attn_v.bias", kv, 0, err));
+        KS_TRY(bind_vector(b, &l->bq, i, "self_attn.q_proj.bias", "attn_q.bias",
+                           q, 0, err));
+        KS_TRY(bind_vector(b, &l->bk, i, "self_attn.k_proj.bias", "attn_k.bias",
+                           kv, 0, err));
+        KS_TRY(bind_vector(b, &l->bv, i, "self_attn.v_proj.bias", "attn_v.bias",
+                           kv, 0, err));
     }
     if (c->o_bias)
         KS_TRY(bind_vector(b, &l->bo, i, "self_attn.o_proj.bias",
@@ -224,14 +242,12 @@ static ks_status bind_norms(binder *b, int32_t i, ks_layer *l, ks_err *err) {
                            "ffn_norm.weight", c->d_model, c->norm_bias, err));
     }
     if (c->post_norm) {
-        KS_TRY(bind_vector(b, &l->attn_post_norm, i,
-                           "post_attention_layernorm.weight",
-                           "post_attention_norm.weight", c->d_model,
-                           c->norm_bias, err));
-        KS_TRY(bind_vector(b, &l->mlp_post_norm, i,
-                           "post_feedforward_layernorm.weight",
-                           "post_ffw_norm.weight", c->d_model, c->norm_bias,
-                           err));
+        KS_TRY(bind_vector(
+            b, &l->attn_post_norm, i, "post_attention_layernorm.weight",
+            "post_attention_norm.weight", c->d_model, c->norm_bias, err));
+        KS_TRY(bind_vector(
+            b, &l->mlp_post_norm, i, "post_feedforward_layernorm.weight",
+            "post_ffw_norm.weight", c->d_model, c->norm_bias, err));
     }
 done:
     return st;
@@ -261,13 +277,13 @@ static ks_status bind_rope(binder *b, ks_err *err) {
     size_t n = (size_t)c->head_dim / 2;
     bool local = false;
     if (c->rope.kind == KS_ROPE_FACTORS) {
-        KS_TRY(bind_vector(b, &factors, -1, "", "rope_freqs.weight",
-                           (int64_t)n, 0, err));
+        KS_TRY(bind_vector(b, &factors, -1, "", "rope_freqs.weight", (int64_t)n,
+                           0, err));
         for (size_t i = 0; i < n; i++)
             KS_CHECK(factors[i] > 0, KS_NUMERIC,
                      "%s: tensor 'rope_freqs.weight' has %g at place %zu, "
-                     "expected positive numbers", b->path, (double)factors[i],
-                     i);
+                     "expected positive numbers",
+                     b->path, (double)factors[i], i);
     }
     KS_TRY(ks_model_own(m, &w->inv_freq, n, sizeof(float), "rope", err));
     ks_rope_frequencies(&c->rope, c->head_dim, factors, w->inv_freq,
@@ -359,8 +375,8 @@ done:
 
 /* Multimodal wrappers put their language model under a name of its own. */
 static void find_prefix(binder *b) {
-    static const char *const prefixes[] = {
-        "model.", "model.language_model.", "language_model.model.", ""};
+    static const char *const prefixes[] = {"model.", "model.language_model.",
+                                           "language_model.model.", ""};
     char name[128];
     for (size_t i = 0; i < KS_COUNT(prefixes); i++) {
         snprintf(name, sizeof name, "%sembed_tokens.weight", prefixes[i]);
@@ -399,14 +415,14 @@ static ks_status open_hugging_face(binder *b, const char *path, bool is_folder,
     KS_TRY(ks_path_join(&config, folder, "config.json", err));
     KS_TRY(ks_path_join(&one, folder, "model.safetensors", err));
     KS_TRY(ks_path_join(&index, folder, "model.safetensors.index.json", err));
-    KS_CHECK(ks_file_exists(config), KS_IO,
-             "%s: there is no config.json %s it", path,
-             is_folder ? "in" : "beside");
+    KS_CHECK(ks_file_exists(config), KS_IO, "%s: there is no config.json %s it",
+             path, is_folder ? "in" : "beside");
     const char *weights = is_folder ? one : path;
     if (is_folder && !ks_file_exists(one)) weights = index;
     KS_CHECK(ks_file_exists(weights), KS_IO,
              "%s: there is neither model.safetensors nor "
-             "model.safetensors.index.json in it", path);
+             "model.safetensors.index.json in it",
+             path);
     KS_TRY(open_safetensors(b, config, weights, err));
     name_from_path(b->model, is_folder ? path : folder);
 done:
@@ -427,8 +443,7 @@ ks_status ks_model_open(ks_model **out, const char *path, ks_err *err) {
     binder b = {.path = path, .prefix = ""};
     struct stat info;
     *out = NULL;
-    KS_CHECK(stat(path, &info) == 0, KS_IO, "%s: there is no such model",
-             path);
+    KS_CHECK(stat(path, &info) == 0, KS_IO, "%s: there is no such model", path);
     KS_TRY(ks_alloc(&b.model, 1, sizeof *b.model, "a model", err));
     bool is_folder = S_ISDIR(info.st_mode);
     if (is_folder || ends_with(path, ".safetensors") ||
@@ -437,7 +452,8 @@ ks_status ks_model_open(ks_model **out, const char *path, ks_err *err) {
     } else {
         KS_CHECK(ks_gguf_is(path) || ends_with(path, ".gguf"), KS_FORMAT,
                  "%s: not a model: expected a GGUF file, a .safetensors file "
-                 "or a folder with config.json and model.safetensors", path);
+                 "or a folder with config.json and model.safetensors",
+                 path);
         KS_TRY(open_gguf(&b, path, err));
     }
     *out = b.model;

@@ -46,9 +46,9 @@ typedef struct ks_config {
     bool rope_interleaved;     /* GGUF's permuted Llama q and k */
     ks_act act;
     ks_qk_norm qk_norm;
-    bool pre_norm;   /* norm ahead of attention and MLP (all but OLMo 2/3) */
-    bool post_norm;  /* norm of what the block adds (OLMo 2/3, Gemma 3) */
-    float norm_bias; /* added to every norm weight: 1 for Gemma, else 0 */
+    bool pre_norm;     /* norm ahead of attention and MLP (all but OLMo 2/3) */
+    bool post_norm;    /* norm of what the block adds (OLMo 2/3, Gemma 3) */
+    float norm_bias;   /* added to every norm weight: 1 for Gemma, else 0 */
     float embed_scale; /* 1, or sqrt(d) for Gemma */
     float attn_scale;  /* of q.k */
     float attn_softcap, final_softcap; /* 0: none */
@@ -64,27 +64,27 @@ typedef struct ks_config {
 typedef ks_view ks_weight;
 
 typedef struct ks_layer {
-    float *attn_norm;           /* [d] f32, norm_bias added; NULL: none */
-    ks_weight wq, wk, wv;       /* [H D, d] [G D, d] [G D, d] */
-    float *bq, *bk, *bv;        /* [H D] [G D] [G D] f32, or NULL */
-    float *q_norm, *k_norm;     /* [D] or [H D], [G D]; or NULL */
-    float *sinks;               /* [H], or NULL */
-    ks_weight wo;               /* [d, H D] */
-    float *bo;                  /* [d], or NULL */
-    float *attn_post_norm;      /* [d], or NULL */
-    float *mlp_norm;            /* [d], or NULL */
-    ks_weight w_gate, w_up;     /* [F, d] */
-    ks_weight w_down;           /* [d, F] */
-    float *mlp_post_norm;       /* [d], or NULL */
+    float *attn_norm;       /* [d] f32, norm_bias added; NULL: none */
+    ks_weight wq, wk, wv;   /* [H D, d] [G D, d] [G D, d] */
+    float *bq, *bk, *bv;    /* [H D] [G D] [G D] f32, or NULL */
+    float *q_norm, *k_norm; /* [D] or [H D], [G D]; or NULL */
+    float *sinks;           /* [H], or NULL */
+    ks_weight wo;           /* [d, H D] */
+    float *bo;              /* [d], or NULL */
+    float *attn_post_norm;  /* [d], or NULL */
+    float *mlp_norm;        /* [d], or NULL */
+    ks_weight w_gate, w_up; /* [F, d] */
+    ks_weight w_down;       /* [d, F] */
+    float *mlp_post_norm;   /* [d], or NULL */
 } ks_layer;
 
 typedef struct ks_weights {
-    ks_weight embed;       /* [V, d] */
-    ks_layer *layers;      /* [L] */
-    float *final_norm;     /* [d] */
-    ks_weight head;        /* [V, d]; == embed when tied */
-    float *inv_freq;       /* [D / 2] of rope, scalings applied */
-    float *inv_freq_local; /* [D / 2] of rope_local, or NULL */
+    ks_weight embed;                    /* [V, d] */
+    ks_layer *layers;                   /* [L] */
+    float *final_norm;                  /* [d] */
+    ks_weight head;                     /* [V, d]; == embed when tied */
+    float *inv_freq;                    /* [D / 2] of rope, scalings applied */
+    float *inv_freq_local;              /* [D / 2] of rope_local, or NULL */
     float rope_scale, rope_scale_local; /* of cos and sin (YaRN) */
 } ks_weights;
 
@@ -94,7 +94,7 @@ typedef struct ks_model {
     ks_config config;
     ks_weights weights;
     char name[128];
-    char sha256[65]; /* filled by ks_model_hash, empty before */
+    char sha256[65];       /* filled by ks_model_hash, empty before */
     char files_sha256[65]; /* the same but for ks_model_randomize */
     ks_map *files;
     size_t n_files;

@@ -14,8 +14,7 @@
 
 /* ----------------------------------------------------------- pieces, drafts */
 
-ks_status ks_ranges_add(ks_ranges *r, int32_t begin, int32_t end,
-                        ks_err *err) {
+ks_status ks_ranges_add(ks_ranges *r, int32_t begin, int32_t end, ks_err *err) {
     ks_status st = KS_OK;
     if (r->n == r->capacity)
         st = ks_grow(&r->at, &r->capacity, r->n + 1, sizeof(*r->at), "splits",
@@ -32,10 +31,12 @@ ks_range ks_piece_source(const ks_piece *p, int32_t begin, int32_t end) {
 static ks_status draft_room(ks_draft *d, size_t n, ks_err *err) {
     ks_status st = KS_OK;
     if (d->n + n > INT32_MAX / 2)
-        return ks_fail(err, KS_LIMIT, "text grows beyond %d bytes when it is "
-                       "normalised", INT32_MAX / 2);
-    KS_TRY(ks_grow(&d->text, &d->capacity, d->n + n, 1, "normalised text",
-                   err));
+        return ks_fail(err, KS_LIMIT,
+                       "text grows beyond %d bytes when it is "
+                       "normalised",
+                       INT32_MAX / 2);
+    KS_TRY(
+        ks_grow(&d->text, &d->capacity, d->n + n, 1, "normalised text", err));
     KS_TRY(ks_grow(&d->origin, &d->origin_capacity, d->n + n,
                    sizeof(*d->origin), "normalised text", err));
 done:
@@ -65,7 +66,8 @@ ks_status ks_draft_copy(ks_draft *d, const ks_piece *p, int32_t begin,
 }
 
 ks_piece ks_draft_piece(const ks_draft *d) {
-    return (ks_piece){.text = d->text ? d->text : "", .n = (int32_t)d->n,
+    return (ks_piece){.text = d->text ? d->text : "",
+                      .n = (int32_t)d->n,
                       .origin = d->origin};
 }
 
@@ -110,9 +112,10 @@ static ks_status decompose(former *f, const char *text, int32_t n,
     for (int32_t i = 0; i < n;) {
         int32_t c, parts[32], last_class = 0;
         i += ks__utf8_next(text + i, n - i, &c);
-        utf8proc_ssize_t k = utf8proc_decompose_char(
-            c, parts, KS_COUNT(parts), f->options, &last_class);
-        KS_CHECK(k >= 0 && k <= (utf8proc_ssize_t)KS_COUNT(parts), KS_INTERNAL, "cannot decompose character U+%04X", c);
+        utf8proc_ssize_t k = utf8proc_decompose_char(c, parts, KS_COUNT(parts),
+                                                     f->options, &last_class);
+        KS_CHECK(k >= 0 && k <= (utf8proc_ssize_t)KS_COUNT(parts), KS_INTERNAL,
+                 "cannot decompose character U+%04X", c);
         if (*count + (size_t)k > f->marks_capacity)
             KS_TRY(ks_grow(&f->marks, &f->marks_capacity, *count + (size_t)k,
                            sizeof(mark), "a character's marks", err));
@@ -152,8 +155,8 @@ static ks_status form(former *f, const char *text, int32_t n, int32_t *size,
     size_t count;
     KS_TRY(decompose(f, text, n, &count, err));
     reorder(f->marks, count);
-    KS_TRY(ks_grow(&f->buffer, &f->buffer_capacity, count + 1,
-                   sizeof(int32_t), "a character's marks", err));
+    KS_TRY(ks_grow(&f->buffer, &f->buffer_capacity, count + 1, sizeof(int32_t),
+                   "a character's marks", err));
     for (size_t i = 0; i < count; i++) f->buffer[i] = f->marks[i].character;
     utf8proc_ssize_t length = (utf8proc_ssize_t)count;
     if (f->compose)
@@ -182,8 +185,7 @@ static bool begins_cluster(const former *f, int32_t c) {
     if (first >= 0x1160 && first <= 0x11ff) return false;
     utf8proc_category_t category = utf8proc_category(first);
     return category != UTF8PROC_CATEGORY_MN &&
-           category != UTF8PROC_CATEGORY_MC &&
-           category != UTF8PROC_CATEGORY_ME;
+           category != UTF8PROC_CATEGORY_MC && category != UTF8PROC_CATEGORY_ME;
 }
 
 /* Characters' edge at or before i: never cuts one. */
@@ -205,9 +207,10 @@ static ks_status add_cluster(former *f, const ks_piece *in, int32_t begin,
     *changed = true;
     int32_t front = 0, back = 0, least = KS_MIN(n, size);
     while (front < least && old[front] == f->bytes[front]) front++;
-    front = KS_MIN(edge_before(old, front, n),
-                   edge_before(f->bytes, front, size));
-    while (back < least - front && old[n - 1 - back] == f->bytes[size - 1 - back])
+    front =
+        KS_MIN(edge_before(old, front, n), edge_before(f->bytes, front, size));
+    while (back < least - front &&
+           old[n - 1 - back] == f->bytes[size - 1 - back])
         back++;
     while (back > 0 && ((uint8_t)old[n - back] & 0xc0) == 0x80) back--;
     /* what went entirely leaves its source to the character before */
@@ -252,7 +255,8 @@ done:
     return st;
 }
 
-/* ---------------------------------------------------------------- the others */
+/* ---------------------------------------------------------------- the others
+ */
 
 static ks_status lowercase(const ks_piece *in, ks_draft *out, ks_err *err) {
     ks_status st = KS_OK;
@@ -297,8 +301,8 @@ static ks_status strip(const ks_rule *rule, const ks_piece *in, ks_draft *out,
                          rule->right ? end : in->n, err);
 }
 
-static ks_status prepend(const ks_rule *rule, const ks_piece *in,
-                         ks_draft *out, ks_err *err) {
+static ks_status prepend(const ks_rule *rule, const ks_piece *in, ks_draft *out,
+                         ks_err *err) {
     if (in->n == 0) return KS_OK;
     int32_t c, size = ks__utf8_next(in->text, in->n, &c);
     ks_status st = ks_draft_add(out, rule->content.data, rule->content.length,
@@ -321,10 +325,9 @@ static ks_status replace(const ks_rule *rule, const ks_piece *in,
         KS_TRY(ks_draft_copy(out, in, done, m.begin, err));
         /* a match of nothing stands for the character behind it */
         int32_t at = KS_MIN(m.begin, in->n - 1);
-        ks_range source =
-            m.end > m.begin ? ks_piece_source(in, m.begin, m.end)
-            : in->n > 0     ? ks_piece_source(in, at, at + 1)
-                            : (ks_range){in->base, in->base};
+        ks_range source = m.end > m.begin ? ks_piece_source(in, m.begin, m.end)
+                          : in->n > 0     ? ks_piece_source(in, at, at + 1)
+                                          : (ks_range){in->base, in->base};
         KS_TRY(ks_draft_add(out, rule->content.data, rule->content.length,
                             source, err));
         done = m.end;
@@ -352,10 +355,14 @@ static ks_status apply(const ks_rule *rule, const ks_piece *in,
         *changed = false;
         if (is_ascii(in->text, in->n)) return KS_OK;
         return unicode_form(rule, in, out, changed, err);
-    case KS_RULE_LOWERCASE: return lowercase(in, out, err);
-    case KS_RULE_STRIP: return strip(rule, in, out, err);
-    case KS_RULE_PREPEND: return prepend(rule, in, out, err);
-    case KS_RULE_REPLACE: return replace(rule, in, matcher, out, err);
+    case KS_RULE_LOWERCASE:
+        return lowercase(in, out, err);
+    case KS_RULE_STRIP:
+        return strip(rule, in, out, err);
+    case KS_RULE_PREPEND:
+        return prepend(rule, in, out, err);
+    case KS_RULE_REPLACE:
+        return replace(rule, in, matcher, out, err);
     }
     return ks_fail(err, KS_INTERNAL, "unknown normalizer %d", (int)rule->type);
 }
@@ -366,8 +373,8 @@ ks_status ks__normalize(const ks_rule *rules, size_t n_rules,
     *out = *in;
     for (size_t i = 0; i < n_rules; i++) {
         /* the draft that *out does not lie in */
-        ks_draft *draft = out->text == s->drafts[0].text ? &s->drafts[1]
-                                                         : &s->drafts[0];
+        ks_draft *draft =
+            out->text == s->drafts[0].text ? &s->drafts[1] : &s->drafts[0];
         bool changed;
         draft->n = 0;
         ks_status st = apply(&rules[i], out, &s->matcher, draft, &changed, err);

@@ -37,8 +37,8 @@ typedef struct ks_view {
 typedef struct ks_rope {
     const float *inv_freq;
     float scale;
-    int32_t rot_dims;   /* leading dims of a head that rotate (even) */
-    bool interleaved;   /* pairs (2i, 2i+1) instead of (i, i + rot/2) */
+    int32_t rot_dims; /* leading dims of a head that rotate (even) */
+    bool interleaved; /* pairs (2i, 2i+1) instead of (i, i + rot/2) */
 } ks_rope;
 
 /* The packed batch as ops see it. Everything host memory on the CPU, device
@@ -64,10 +64,10 @@ typedef enum ks_act { KS_SILU, KS_GELU_TANH, KS_GELU_ERF } ks_act;
 /* Attention of one layer. */
 typedef struct ks_attn_spec {
     int32_t n_heads, n_kv_heads, head_dim;
-    float scale;         /* of q.k, usually head_dim^-1/2 */
-    float softcap;       /* 0: none; else cap * tanh(s / cap) */
-    int32_t window;      /* 0: all; else keys in (t - window, t] */
-    const float *sinks;  /* [n_heads] extra logits, or NULL */
+    float scale;        /* of q.k, usually head_dim^-1/2 */
+    float softcap;      /* 0: none; else cap * tanh(s / cap) */
+    int32_t window;     /* 0: all; else keys in (t - window, t] */
+    const float *sinks; /* [n_heads] extra logits, or NULL */
 } ks_attn_spec;
 
 /* One step to pool: rows [begin,end) of x; before = row ahead, or -1. */
@@ -78,9 +78,9 @@ typedef struct ks_pool_row {
 /* Sampling of one row of logits; temperature 0: greedy (lowest id wins). */
 typedef struct ks_sample_spec {
     float temperature, top_p;
-    int32_t top_k;        /* 0: all */
-    uint64_t key[2];      /* Philox key: seed and stream of the sequence */
-    uint64_t counter;     /* token index: one draw a token */
+    int32_t top_k;    /* 0: all */
+    uint64_t key[2];  /* Philox key: seed and stream of the sequence */
+    uint64_t counter; /* token index: one draw a token */
 } ks_sample_spec;
 
 struct ks_ops {
@@ -95,8 +95,8 @@ struct ks_ops {
 
     /* ---- forward */
     /* out[t] = scale * table[ids[t]]; ids checked by the caller. */
-    ks_status (*embed)(ks_dev *, ks_view out, ks_view table,
-                       const int32_t *ids, float scale, ks_err *);
+    ks_status (*embed)(ks_dev *, ks_view out, ks_view table, const int32_t *ids,
+                       float scale, ks_err *);
     /* out = x W^T (+ bias) (+ out if accumulate); w: [n_out, n_in] as stored,
      * bias f32 [n_out] or NULL. */
     ks_status (*gemm)(ks_dev *, ks_view out, ks_view x, ks_view w,

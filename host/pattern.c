@@ -76,9 +76,9 @@ static ks_status property(reader *r, ks_err *err) {
     const char *bare = name[0] == '^' ? name + 1 : name;
     snprintf(probe, sizeof(probe), "\\p{sc:%s}", bare);
     if (!compiles(probe)) return copy(r, n, err);
-    ks_status st = ks_str_printf(&r->out, err, "\\%c{%ssc:%s}",
-                                 r->source[r->at + 1],
-                                 bare == name ? "" : "^", bare);
+    ks_status st =
+        ks_str_printf(&r->out, err, "\\%c{%ssc:%s}", r->source[r->at + 1],
+                      bare == name ? "" : "^", bare);
     r->at += n;
     return st;
 }
@@ -92,26 +92,37 @@ static ks_status escape(reader *r, ks_err *err) {
     if (r->n - r->at < 2) return copy(r, 1, err); /* PCRE2 says what is wrong */
     const char *text = NULL;
     switch (r->source[r->at + 1]) {
-    case 's': text = r->in_class ? SPACES : "[" SPACES "]"; break;
-    case 'w': text = r->in_class ? WORDS : "[" WORDS LATIN1_NUMBERS "]"; break;
-    case 'S': text = r->in_class ? NULL : "[^" SPACES "]"; break;
-    case 'W': text = r->in_class ? NULL : "[^" WORDS LATIN1_NUMBERS "]"; break;
+    case 's':
+        text = r->in_class ? SPACES : "[" SPACES "]";
+        break;
+    case 'w':
+        text = r->in_class ? WORDS : "[" WORDS LATIN1_NUMBERS "]";
+        break;
+    case 'S':
+        text = r->in_class ? NULL : "[^" SPACES "]";
+        break;
+    case 'W':
+        text = r->in_class ? NULL : "[^" WORDS LATIN1_NUMBERS "]";
+        break;
     case 'p':
-    case 'P': return property(r, err);
+    case 'P':
+        return property(r, err);
     case 'h':
-    case 'H': return refuse(r, "\\h", err);
+    case 'H':
+        return refuse(r, "\\h", err);
     case 'u': {
         size_t digits = 0;
         while (digits < 4 && r->at + 2 + digits < r->n &&
                is_hex(r->source[r->at + 2 + digits]))
             digits++;
         if (digits < 4) return refuse(r, "\\u without four digits", err);
-        ks_status st = ks_str_printf(&r->out, err, "\\x{%.4s}",
-                                     r->source + r->at + 2);
+        ks_status st =
+            ks_str_printf(&r->out, err, "\\x{%.4s}", r->source + r->at + 2);
         r->at += 6;
         return st;
     }
-    default: break;
+    default:
+        break;
     }
     if (!text) return copy(r, 2, err);
     r->at += 2;
@@ -148,8 +159,7 @@ static ks_status in_class(reader *r, ks_err *err) {
     char c = r->source[r->at];
     if (c == '[' && looking_at(r, "[:")) {
         const char *close = memmem(r->source + r->at, r->n - r->at, ":]", 2);
-        if (close)
-            return copy(r, (size_t)(close - r->source) - r->at + 2, err);
+        if (close) return copy(r, (size_t)(close - r->source) - r->at + 2, err);
     }
     if (c == '[') return refuse(r, "a class inside a class", err);
     if (looking_at(r, "&&")) return refuse(r, "&& in a class", err);
@@ -168,7 +178,7 @@ static ks_status translate(reader *r, ks_err *err) {
         } else if (c == '[') {
             r->in_class = true;
             /* a ] that comes first is a letter */
-            size_t n = looking_at(r, "[^]") ? 3
+            size_t n = looking_at(r, "[^]")                         ? 3
                        : looking_at(r, "[]") || looking_at(r, "[^") ? 2
                                                                     : 1;
             st = copy(r, n, err);
@@ -194,8 +204,8 @@ static ks_status escape_literal(reader *r, ks_err *err) {
     return st;
 }
 
-static ks_status compile(ks_pattern *out, const ks_str *text,
-                         const char *where, ks_err *err) {
+static ks_status compile(ks_pattern *out, const ks_str *text, const char *where,
+                         ks_err *err) {
     int code;
     PCRE2_SIZE at;
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
@@ -249,7 +259,8 @@ void ks_pattern_close(ks_pattern *pattern) {
     *pattern = (ks_pattern){0};
 }
 
-/* ------------------------------------------------------------------ matching */
+/* ------------------------------------------------------------------ matching
+ */
 
 ks_status ks_matcher_open(ks_matcher *m, ks_err *err) {
     *m = (ks_matcher){.data = pcre2_match_data_create(1, NULL),
@@ -277,9 +288,8 @@ void ks_matcher_rewind(ks_matcher *m) {
 
 static int match_at(ks_matcher *m, const ks_pattern *p, const char *text,
                     int32_t n, int32_t at) {
-    return pcre2_match(p->code, (PCRE2_SPTR)text, (PCRE2_SIZE)n,
-                       (PCRE2_SIZE)at, PCRE2_NO_UTF_CHECK, m->data,
-                       m->context);
+    return pcre2_match(p->code, (PCRE2_SPTR)text, (PCRE2_SIZE)n, (PCRE2_SIZE)at,
+                       PCRE2_NO_UTF_CHECK, m->data, m->context);
 }
 
 ks_status ks_matcher_next(ks_matcher *m, const ks_pattern *p, const char *text,
@@ -310,10 +320,10 @@ ks_status ks_matcher_next(ks_matcher *m, const ks_pattern *p, const char *text,
         if (match->end == match->begin && match->end == m->last_end) {
             /* an empty match right behind the last one does not count */
             int32_t c;
-            m->next_start += m->next_start < n
-                                 ? ks__utf8_next(text + m->next_start,
-                                                 n - m->next_start, &c)
-                                 : 1;
+            m->next_start +=
+                m->next_start < n
+                    ? ks__utf8_next(text + m->next_start, n - m->next_start, &c)
+                    : 1;
             continue;
         }
         m->last_end = m->next_start = match->end;

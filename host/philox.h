@@ -41,8 +41,7 @@ KS_HOST_DEVICE static inline void ks_philox4x32(const uint32_t counter[4],
 
 /* Four words at place `counter` of stream key[1] of seed key[0]. */
 KS_HOST_DEVICE static inline void ks_philox(const uint64_t key[2],
-                                            uint64_t counter,
-                                            uint32_t out[4]) {
+                                            uint64_t counter, uint32_t out[4]) {
     uint32_t c[4] = {(uint32_t)counter, (uint32_t)(counter >> 32),
                      (uint32_t)key[1], (uint32_t)(key[1] >> 32)};
     uint32_t k[2] = {(uint32_t)key[0], (uint32_t)(key[0] >> 32)};

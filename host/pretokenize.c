@@ -17,25 +17,31 @@ const char *ks_behavior_name(ks_behavior behavior) {
 typedef struct joiner {
     ks_behavior behavior;
     ks_ranges *out;
-    size_t first;     /* splits before this one are another text's */
-    bool last_match;  /* whether the part before was a match */
+    size_t first;    /* splits before this one are another text's */
+    bool last_match; /* whether the part before was a match */
 } joiner;
 
 static ks_status join(joiner *j, int32_t begin, int32_t end, bool match,
                       ks_err *err) {
-    ks_range *last =
-        j->out->n > j->first ? &j->out->at[j->out->n - 1] : NULL;
+    ks_range *last = j->out->n > j->first ? &j->out->at[j->out->n - 1] : NULL;
     bool after_match = j->last_match, extend = false;
     j->last_match = match;
     switch (j->behavior) {
     case KS_REMOVED:
         if (match) return KS_OK;
         break;
-    case KS_ISOLATED: break;
-    case KS_CONTIGUOUS: extend = match == after_match; break;
-    case KS_MERGED_WITH_PREVIOUS: extend = match && !after_match; break;
+    case KS_ISOLATED:
+        break;
+    case KS_CONTIGUOUS:
+        extend = match == after_match;
+        break;
+    case KS_MERGED_WITH_PREVIOUS:
+        extend = match && !after_match;
+        break;
     /* from the right, a match joins what follows unless that is a match */
-    case KS_MERGED_WITH_NEXT: extend = !match && after_match; break;
+    case KS_MERGED_WITH_NEXT:
+        extend = !match && after_match;
+        break;
     }
     if (extend && last) {
         last->end = end;
@@ -56,8 +62,8 @@ static ks_status split(const ks_step *step, const ks_piece *piece,
     bool found;
     ks_matcher_rewind(matcher);
     for (;;) {
-        KS_TRY(ks_matcher_next(matcher, &step->pattern, text, n, &m, &found,
-                               err));
+        KS_TRY(
+            ks_matcher_next(matcher, &step->pattern, text, n, &m, &found, err));
         if (!found) break;
         if (m.begin > done)
             KS_TRY(join(&j, range.begin + done, range.begin + m.begin,
@@ -84,13 +90,12 @@ static ks_status put_spaces(ks_piece *piece, ks_scratch *s, ks_err *err) {
     for (size_t i = 0; i < splits->n; i++) {
         ks_range *r = &splits->at[i];
         int32_t c, begin = (int32_t)draft->n;
-        int32_t size = ks__utf8_next(piece->text + r->begin,
-                                     r->end - r->begin, &c);
+        int32_t size =
+            ks__utf8_next(piece->text + r->begin, r->end - r->begin, &c);
         if (c != ' ')
-            KS_TRY(ks_draft_add(draft, " ", 1,
-                                ks_piece_source(piece, r->begin,
-                                                r->begin + size),
-                                err));
+            KS_TRY(ks_draft_add(
+                draft, " ", 1,
+                ks_piece_source(piece, r->begin, r->begin + size), err));
         KS_TRY(ks_draft_copy(draft, piece, r->begin, r->end, err));
         *r = (ks_range){begin, (int32_t)draft->n};
     }
@@ -99,8 +104,8 @@ done:
     return st;
 }
 
-ks_status ks__pretokenize(const ks_step *steps, size_t n_steps,
-                          ks_piece *piece, ks_scratch *s, ks_err *err) {
+ks_status ks__pretokenize(const ks_step *steps, size_t n_steps, ks_piece *piece,
+                          ks_scratch *s, ks_err *err) {
     ks_status st = KS_OK;
     s->splits[0].n = 0;
     if (piece->n > 0) KS_TRY(ks_ranges_add(&s->splits[0], 0, piece->n, err));

@@ -24,9 +24,12 @@ ks_status ks_model_home(char **out, const char *model, ks_err *err) {
     struct stat info;
     const char *slash = strrchr(model, '/');
     bool file = !stat(model, &info) && S_ISREG(info.st_mode);
-    if (!file || ks_gguf_is(model)) *out = strdup(model);
-    else if (!slash) *out = strdup(".");
-    else *out = strndup(model, (size_t)(slash - model) + (slash == model));
+    if (!file || ks_gguf_is(model))
+        *out = strdup(model);
+    else if (!slash)
+        *out = strdup(".");
+    else
+        *out = strndup(model, (size_t)(slash - model) + (slash == model));
     if (!*out) return ks_fail(err, KS_NOMEM, "out of memory for a path");
     return KS_OK;
 }
@@ -46,7 +49,8 @@ static ks_status add_stops(ks_prompt *p, json_t *ids, ks_err *err) {
     if (json_is_integer(ids)) return add_stop(p, json_integer_value(ids), err);
     for (size_t i = 0; i < json_array_size(ids); i++) {
         json_t *id = json_array_get(ids, i);
-        if (json_is_integer(id)) KS_TRY(add_stop(p, json_integer_value(id), err));
+        if (json_is_integer(id))
+            KS_TRY(add_stop(p, json_integer_value(id), err));
     }
 done:
     return st;
@@ -140,8 +144,8 @@ static ks_status read_gguf(ks_prompt *p, const char *path, sources *s,
         KS_TRY(ks_gguf_int(gguf, ends[i], &value, &found, err));
         if (found) KS_TRY(add_stop(p, value, err));
     }
-    KS_TRY(ks_gguf_int(gguf, "tokenizer.ggml.add_bos_token", &value, &found,
-                       err));
+    KS_TRY(
+        ks_gguf_int(gguf, "tokenizer.ggml.add_bos_token", &value, &found, err));
     s->add_bos = found && value;
     KS_TRY(ks_gguf_string(gguf, "tokenizer.chat_template", &text, &n, &found,
                           err));
@@ -163,8 +167,7 @@ static bool has(const char *text, const char *mark) {
 /* By marks that only one family has, the most particular first. */
 static ks_template recognise(const char *text) {
     if (has(text, "<|channel|>")) return KS_TEMPLATE_HARMONY;
-    if (has(text, "<" BAR "User" BAR ">"))
-        return KS_TEMPLATE_DEEPSEEK_R1;
+    if (has(text, "<" BAR "User" BAR ">")) return KS_TEMPLATE_DEEPSEEK_R1;
     if (has(text, "<|start_header_id|>")) return KS_TEMPLATE_LLAMA3;
     if (has(text, "<|im_start|>")) {
         if (has(text, "OLMo") || has(text, "Olmo")) return KS_TEMPLATE_OLMO;
@@ -247,8 +250,8 @@ static ks_status judge(ks_prompt *p, const sources *s, ks_template which,
     ks_status st = KS_OK;
     p->which = which == KS_TEMPLATE_AUTO ? recognise(s->text) : which;
     p->dated = has(s->text, "Cutting Knowledge Date");
-    p->plain_marks = has(s->text, "<|assistant|>") &&
-                     !has(s->text, "<|im_start|>");
+    p->plain_marks =
+        has(s->text, "<|assistant|>") && !has(s->text, "<|im_start|>");
     p->instruction = default_instruction;
     KS_TRY(find_opening(p, s->text, err));
     if (s->text) KS_TRY(find_system(s->text, &p->system, err));
@@ -265,8 +268,10 @@ ks_status ks_prompt_open(ks_prompt *out, const char *model,
     sources s = {0};
     *out = (ks_prompt){0};
     KS_TRY(ks_model_home(&home, model, err));
-    if (ks_gguf_is(home)) KS_TRY(read_gguf(out, home, &s, err));
-    else KS_TRY(read_folder(out, home, &s, err));
+    if (ks_gguf_is(home))
+        KS_TRY(read_gguf(out, home, &s, err));
+    else
+        KS_TRY(read_folder(out, home, &s, err));
     KS_TRY(judge(out, &s, which, tokenizer, err));
 done:
     if (st != KS_OK) ks_prompt_close(out);
@@ -303,8 +308,9 @@ static ks_status render_chatml(const ks_prompt *p, const char *question,
                                ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     const char *user = p->plain_marks ? "<|user|>" : "<|im_start|>user";
-    const char *assistant = p->plain_marks ? "\n<|assistant|>"
-                                           : "<|im_end|>\n<|im_start|>assistant";
+    const char *assistant = p->plain_marks
+                                ? "\n<|assistant|>"
+                                : "<|im_end|>\n<|im_start|>assistant";
     if (p->system)
         KS_TRY(ks_str_printf(out, err, "<|im_start|>system\n%s<|im_end|>\n",
                              p->system));

@@ -13,9 +13,9 @@ typedef struct ks_prompt {
     char *system;      /* the template's default system message; NULL: none */
     char *opening;     /* what follows the assistant's header: "<think>\n" */
     const char *instruction; /* borrowed; "": the question stands alone */
-    bool dated;        /* Llama 3.1's header with its fixed dates */
-    bool plain_marks;  /* OLMo 2's <|user|> in place of <|im_start|>user */
-    int32_t *stops;    /* [n_stops] ids after which nothing is generated */
+    bool dated;              /* Llama 3.1's header with its fixed dates */
+    bool plain_marks; /* OLMo 2's <|user|> in place of <|im_start|>user */
+    int32_t *stops;   /* [n_stops] ids after which nothing is generated */
     size_t n_stops, stops_capacity;
 } ks_prompt;
 

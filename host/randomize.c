@@ -75,15 +75,17 @@ ks_status ks_model_randomize(ks_model *m, uint64_t seed, ks_err *err) {
     KS_TRY(redraw(m, &w->embed, key, err));
     for (int32_t i = 0; i < c->n_layers; i++) {
         ks_layer *l = &w->layers[i];
-        ks_weight *matrices[] = {&l->wq, &l->wk,     &l->wv,    &l->wo,
+        ks_weight *matrices[] = {&l->wq,     &l->wk,   &l->wv,    &l->wo,
                                  &l->w_gate, &l->w_up, &l->w_down};
         for (size_t k = 0; k < KS_COUNT(matrices); k++)
             KS_TRY(redraw(m, matrices[k], key, err));
         reset_vectors(c, l);
     }
     fill(w->final_norm, c->d_model, 1);
-    if (c->tied) w->head = w->embed;
-    else KS_TRY(redraw(m, &w->head, key, err));
+    if (c->tied)
+        w->head = w->embed;
+    else
+        KS_TRY(redraw(m, &w->head, key, err));
     m->randomized = true;
     m->seed = seed;
     m->sha256[0] = 0;

@@ -60,9 +60,14 @@ void ks_rope_frequencies(const ks_rope_config *r, int32_t head_dim,
     for (int32_t i = 0; i < n; i++)
         inv_freq[i] = 1 / powf(r->theta, (float)(2 * i) / (float)head_dim);
     switch (r->kind) {
-    case KS_ROPE_NONE: break;
-    case KS_ROPE_LINEAR: scale_linear(r, n, inv_freq); break;
-    case KS_ROPE_LLAMA3: scale_llama3(r, n, inv_freq); break;
+    case KS_ROPE_NONE:
+        break;
+    case KS_ROPE_LINEAR:
+        scale_linear(r, n, inv_freq);
+        break;
+    case KS_ROPE_LLAMA3:
+        scale_llama3(r, n, inv_freq);
+        break;
     case KS_ROPE_YARN:
         scale_yarn(r, n, inv_freq);
         *scale = r->attention_factor;

@@ -84,8 +84,8 @@ static ks_status check_limits(const ks_run_limits *limits, ks_err *err) {
                        "a run needs at least one token and no negative limit, "
                        "got %d tokens, %d rows, %d last rows",
                        limits->max_tokens, limits->max_rows, limits->max_last);
-    if (limits->streams && limits->dtype != KS_F32 &&
-        limits->dtype != KS_F16 && limits->dtype != KS_BF16)
+    if (limits->streams && limits->dtype != KS_F32 && limits->dtype != KS_F16 &&
+        limits->dtype != KS_BF16)
         return ks_fail(err, KS_USAGE,
                        "activations are kept as f32, f16 or bf16, not %s",
                        ks_type_name(limits->dtype));
@@ -155,8 +155,10 @@ void ks__run_cut(ks_run *run) {
         used += m + 1;
         b->begin = begin;
         b->rows = end - begin;
-        b->seqs = (ks_seqs){.n_seq = m, .n_tok = end - begin,
-                            .offsets = offsets, .past = past,
+        b->seqs = (ks_seqs){.n_seq = m,
+                            .n_tok = end - begin,
+                            .offsets = offsets,
+                            .past = past,
                             .max_pages = all->max_pages};
         if (all->pages)
             b->seqs.pages = all->pages + (int64_t)first * all->max_pages;

@@ -30,21 +30,21 @@ struct ks_run {
     ks_run_limits limits;
 
     ks_buf arena;
-    int32_t block_rows;  /* rows that h, y, gate and up hold */
-    float *x;            /* [max_tokens, d] residual stream */
-    float *q, *k, *v;    /* [max_tokens, H D], [.., G D], [.., G D] */
-    float *mixed;        /* [max_tokens, H D] attention output */
-    float *h, *y;        /* [block_rows, d] normed input, what a block adds */
-    float *gate, *up;    /* [block_rows, F] */
-    float *added[KS_N_STREAMS]; /* [max_tokens, d] of KS_ATTN, KS_MLP when
-                                   captured (they are pooled over the whole
-                                   batch); else NULL and y serves */
-    float *last;                   /* [max_last, d] */
-    void *pooled[KS_N_POSITIONS];  /* [max_rows, d]; KS_TOKENS: max_tokens */
-    ks_pool_row *pool_rows;        /* [max_rows] */
-    int32_t *token_rows;           /* [max_tokens] rows that KS_TOKENS keeps */
-    int32_t *last_rows;            /* [max_last] */
-    ks_block *blocks;              /* [n_blocks] */
+    int32_t block_rows; /* rows that h, y, gate and up hold */
+    float *x;           /* [max_tokens, d] residual stream */
+    float *q, *k, *v;   /* [max_tokens, H D], [.., G D], [.., G D] */
+    float *mixed;       /* [max_tokens, H D] attention output */
+    float *h, *y;       /* [block_rows, d] normed input, what a block adds */
+    float *gate, *up;   /* [block_rows, F] */
+    float *added[KS_N_STREAMS];   /* [max_tokens, d] of KS_ATTN, KS_MLP when
+                                     captured (they are pooled over the whole
+                                     batch); else NULL and y serves */
+    float *last;                  /* [max_last, d] */
+    void *pooled[KS_N_POSITIONS]; /* [max_rows, d]; KS_TOKENS: max_tokens */
+    ks_pool_row *pool_rows;       /* [max_rows] */
+    int32_t *token_rows;          /* [max_tokens] rows that KS_TOKENS keeps */
+    int32_t *last_rows;           /* [max_last] */
+    ks_block *blocks;             /* [n_blocks] */
     int32_t *block_offsets, *block_past; /* what blocks' seqs point into */
 
     /* Of the pass in work. */
@@ -53,7 +53,7 @@ struct ks_run {
     const ks_capture *capture;
     int32_t n_blocks;
     int64_t n_token_rows;
-    bool check_layers;               /* second pass: find the faulty layer */
+    bool check_layers; /* second pass: find the faulty layer */
     ks_fault fault;
 };
 

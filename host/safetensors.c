@@ -21,15 +21,14 @@ static const struct {
     const char *name;
     ks_type type;
     size_t size;
-} dtypes[] = {
-    {"F32", KS_F32, 4},        {"F16", KS_F16, 2},
-    {"BF16", KS_BF16, 2},      {"I32", KS_I32, 4},
-    {"F64", KS_N_TYPES, 8},    {"I64", KS_N_TYPES, 8},
-    {"U64", KS_N_TYPES, 8},    {"U32", KS_N_TYPES, 4},
-    {"I16", KS_N_TYPES, 2},    {"U16", KS_N_TYPES, 2},
-    {"I8", KS_N_TYPES, 1},     {"U8", KS_N_TYPES, 1},
-    {"BOOL", KS_N_TYPES, 1},   {"F8_E4M3", KS_N_TYPES, 1},
-    {"F8_E5M2", KS_N_TYPES, 1}};
+} dtypes[] = {{"F32", KS_F32, 4},        {"F16", KS_F16, 2},
+              {"BF16", KS_BF16, 2},      {"I32", KS_I32, 4},
+              {"F64", KS_N_TYPES, 8},    {"I64", KS_N_TYPES, 8},
+              {"U64", KS_N_TYPES, 8},    {"U32", KS_N_TYPES, 4},
+              {"I16", KS_N_TYPES, 2},    {"U16", KS_N_TYPES, 2},
+              {"I8", KS_N_TYPES, 1},     {"U8", KS_N_TYPES, 1},
+              {"BOOL", KS_N_TYPES, 1},   {"F8_E4M3", KS_N_TYPES, 1},
+              {"F8_E5M2", KS_N_TYPES, 1}};
 
 struct ks_safetensors {
     char *path;
@@ -73,7 +72,8 @@ static ks_status read_shape(const char *path, json_t *shape, ks_st_tensor *t,
                  path, t->name);
         KS_CHECK(!*count || dim <= INT64_MAX / 8 / *count, KS_FORMAT,
                  "%s: tensor '%s' has dimension %" PRIu64 " at place %zu, "
-                 "which no file can hold", path, t->name, dim, i);
+                 "which no file can hold",
+                 path, t->name, dim, i);
         if (i < 4) t->dims[i] = (int64_t)dim;
         *count *= dim;
     }
@@ -99,14 +99,15 @@ static ks_status read_tensor(const char *path, ks_map map, size_t start,
              path, t->name);
     KS_CHECK(begin <= end && end <= room, KS_FORMAT,
              "%s: tensor '%s' lies at bytes %" PRIu64 " to %" PRIu64 " of "
-             "the data, which has %zu", path, t->name, begin, end, room);
+             "the data, which has %zu",
+             path, t->name, begin, end, room);
     while (k < KS_COUNT(dtypes) && strcmp(dtypes[k].name, dtype) != 0) k++;
     t->type = k < KS_COUNT(dtypes) ? dtypes[k].type : KS_N_TYPES;
     KS_CHECK(k == KS_COUNT(dtypes) || count * dtypes[k].size == end - begin,
              KS_FORMAT,
              "%s: tensor '%s' has %" PRIu64 " bytes, its shape and %s need "
-             "%" PRIu64, path, t->name, end - begin, dtype,
-             count * dtypes[k].size);
+             "%" PRIu64,
+             path, t->name, end - begin, dtype, count * dtypes[k].size);
     t->data = map.data + start + begin;
     t->size = (size_t)(end - begin);
 done:
@@ -124,7 +125,8 @@ static ks_status add_tensors(ks_safetensors *s, int32_t file, size_t start,
         if (strcmp(name, "__metadata__") == 0) continue;
         KS_CHECK(strlen(name) <= MAX_NAME && printable(name), KS_FORMAT,
                  "%s: a tensor name of %zu bytes, expected at most %d, all "
-                 "printable ASCII", path, strlen(name), MAX_NAME);
+                 "printable ASCII",
+                 path, strlen(name), MAX_NAME);
         KS_TRY(ks_grow(&s->tensors, &s->capacity, s->n_tensors + 1,
                        sizeof *s->tensors, "a tensor table", err));
         ks_st_tensor *t = &s->tensors[s->n_tensors];
@@ -153,8 +155,8 @@ static ks_status add_file(ks_safetensors *s, char *path, ks_err *err) {
     memcpy(&length, map->data, 8);
     KS_CHECK(length <= MAX_HEADER && length <= map->size - 8, KS_FORMAT,
              "%s: claims a header of %" PRIu64 " bytes, but the file has %zu "
-             "(cut short, or not a safetensors file)", path, length,
-             map->size);
+             "(cut short, or not a safetensors file)",
+             path, length, map->size);
     header = json_loadb((const char *)map->data + 8, (size_t)length,
                         JSON_REJECT_DUPLICATES, &where);
     KS_CHECK(header, KS_FORMAT, "%s: the header is not JSON: %s", path,
@@ -184,13 +186,13 @@ static ks_status shard_names(const char *path, json_t *weight_map,
                     "shard names", err));
     json_object_foreach(weight_map, name, value) {
         const char *shard = json_string_value(value);
-        KS_CHECK(shard, KS_FORMAT,
-                 "%s: the shard of a tensor is no string", path);
+        KS_CHECK(shard, KS_FORMAT, "%s: the shard of a tensor is no string",
+                 path);
         KS_CHECK(printable(shard) && printable(name), KS_FORMAT,
                  "%s: a name that is not printable ASCII", path);
         KS_CHECK(*shard && *shard != '.' && !strchr(shard, '/'), KS_FORMAT,
-                 "%s: the shard '%.200s' is no plain file name beside it",
-                 path, shard);
+                 "%s: the shard '%.200s' is no plain file name beside it", path,
+                 shard);
         names[count++] = shard;
     }
     KS_CHECK(count, KS_FORMAT, "%s: \"weight_map\" is empty", path);
@@ -270,8 +272,8 @@ static ks_status open_index(ks_safetensors *s, ks_err *err) {
     KS_CHECK(map.size > 0 && map.size <= MAX_INDEX, KS_FORMAT,
              "%s: has %zu bytes, expected 1 to %d", s->path, map.size,
              MAX_INDEX);
-    root = json_loadb((const char *)map.data, map.size,
-                      JSON_REJECT_DUPLICATES, &where);
+    root = json_loadb((const char *)map.data, map.size, JSON_REJECT_DUPLICATES,
+                      &where);
     KS_CHECK(root, KS_FORMAT, "%s line %d: not JSON: %s", s->path, where.line,
              where.text);
     json_t *weight_map = json_object_get(root, "weight_map");

@@ -10,9 +10,9 @@
 typedef struct ks_st_tensor {
     char *name;
     ks_type type;
-    char dtype[16];  /* the file's word for the type */
-    int32_t n_dims;  /* may exceed 4; then dims holds the first 4 */
-    int64_t dims[4]; /* as in the file: the last runs fastest */
+    char dtype[16];   /* the file's word for the type */
+    int32_t n_dims;   /* may exceed 4; then dims holds the first 4 */
+    int64_t dims[4];  /* as in the file: the last runs fastest */
     const void *data; /* aligned to nothing */
     size_t size;
     int32_t file; /* which file it lies in */

@@ -35,7 +35,8 @@ static ks_status tokens_add(ks_tokens *t, int32_t id, ks_range source,
     return KS_OK;
 }
 
-/* ------------------------------------------------------------- text to tokens */
+/* ------------------------------------------------------------- text to tokens
+ */
 
 static void scratch_free(ks_scratch *s) {
     ks_matcher_close(&s->matcher);
@@ -85,7 +86,8 @@ done:
 }
 
 static ks_piece piece_part(const ks_piece *p, int32_t begin, int32_t end) {
-    return (ks_piece){.text = p->text + begin, .n = end - begin,
+    return (ks_piece){.text = p->text + begin,
+                      .n = end - begin,
                       .base = p->base + begin,
                       .origin = p->origin ? p->origin + begin : NULL};
 }
@@ -115,8 +117,7 @@ done:
 }
 
 static ks_status written_to_tokens(const ks_tokenizer *t, ks_piece piece,
-                                   ks_scratch *s, ks_tokens *out,
-                                   ks_err *err) {
+                                   ks_scratch *s, ks_tokens *out, ks_err *err) {
     ks_piece normalised;
     ks_status st =
         ks__normalize(t->rules, t->n_rules, &piece, s, &normalised, err);
@@ -185,7 +186,8 @@ const char *ks_tokenizer_hash(const ks_tokenizer *t) {
     return t->hash;
 }
 
-/* ------------------------------------------------------------- open and close */
+/* ------------------------------------------------------------- open and close
+ */
 
 static bool ends_with(const char *s, const char *end) {
     size_t n = strlen(s), m = strlen(end);
@@ -200,21 +202,21 @@ static ks_status find_file(char **out, const char *path, ks_err *err) {
     if (ends_with(path, ".safetensors") ||
         ends_with(path, ".safetensors.index.json")) {
         const char *slash = strrchr(path, '/');
-        char *dir = slash ? strndup(path, (size_t)(slash - path) + 1)
-                          : strdup(".");
-        ks_status st =
-            dir ? ks_path_join(out, dir, "tokenizer.json", err)
-                : ks_fail(err, KS_NOMEM, "no memory for the path of '%s'", path);
+        char *dir =
+            slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+        ks_status st = dir ? ks_path_join(out, dir, "tokenizer.json", err)
+                           : ks_fail(err, KS_NOMEM,
+                                     "no memory for the path of '%s'", path);
         free(dir);
         return st;
     }
     *out = strdup(path);
-    return *out ? KS_OK
-                : ks_fail(err, KS_NOMEM, "no memory for the path of '%s'", path);
+    return *out
+               ? KS_OK
+               : ks_fail(err, KS_NOMEM, "no memory for the path of '%s'", path);
 }
 
-ks_status ks_tokenizer_open(ks_tokenizer **out, const char *path,
-                            ks_err *err) {
+ks_status ks_tokenizer_open(ks_tokenizer **out, const char *path, ks_err *err) {
     ks_status st = KS_OK;
     ks_tokenizer *t = NULL;
     *out = NULL;

@@ -71,7 +71,8 @@ ks_status ks_draft_copy(ks_draft *draft, const ks_piece *piece, int32_t begin,
 ks_piece ks_draft_piece(const ks_draft *draft);
 void ks_draft_free(ks_draft *draft);
 
-/* ------------------------------------------------------ patterns (pattern.c) */
+/* ------------------------------------------------------ patterns (pattern.c)
+ */
 
 typedef struct ks_pattern {
     char *source; /* as the file writes it; literal text is escaped */
@@ -102,7 +103,8 @@ ks_status ks_matcher_next(ks_matcher *matcher, const ks_pattern *pattern,
                           const char *text, int32_t n, ks_range *match,
                           bool *found, ks_err *err);
 
-/* --------------------------------------------------- normalizer (normalize.c) */
+/* --------------------------------------------------- normalizer (normalize.c)
+ */
 
 #define KS_RULE_LIST(X)                                                        \
     X(NFC)                                                                     \
@@ -223,7 +225,8 @@ typedef struct ks_scratch {
 ks_status ks_bpe_merge(const ks_bpe *bpe, const char *bytes, int32_t n,
                        ks_scratch *s, int32_t *count, ks_err *err);
 
-/* ---------------------------------------------- added tokens (added_tokens.c) */
+/* ---------------------------------------------- added tokens (added_tokens.c)
+ */
 
 typedef struct ks_added {
     ks_str content; /* as written */
@@ -269,9 +272,9 @@ struct ks_tokenizer {
     char *path; /* of the file read, for sentences */
     ks_token *tokens;
     size_t n_tokens, tokens_capacity;
-    ks_str bytes; /* of all tokens */
-    ks_dict names; /* vocabulary as the file writes it; gone after finish */
-    ks_dict words; /* bytes to id, of the normal tokens; for ignore_merges */
+    ks_str bytes;     /* of all tokens */
+    ks_dict names;    /* vocabulary as the file writes it; gone after finish */
+    ks_dict words;    /* bytes to id, of the normal tokens; for ignore_merges */
     ks_merge *merges; /* [n_merges] in the file's order */
     size_t n_merges, merges_capacity;
     ks_bpe bpe;
@@ -303,8 +306,8 @@ ks_status ks__tokenizer_put_merge(ks_tokenizer *t, const char *left,
 /* "left right" */
 ks_status ks__tokenizer_put_merge_line(ks_tokenizer *t, const char *line,
                                        size_t n, ks_err *err);
-ks_status ks__tokenizer_put_step(ks_tokenizer *t, const char *pattern,
-                                 size_t n, bool literal, ks_behavior behavior,
+ks_status ks__tokenizer_put_step(ks_tokenizer *t, const char *pattern, size_t n,
+                                 bool literal, ks_behavior behavior,
                                  bool invert, ks_err *err);
 ks_status ks__tokenizer_put_rule(ks_tokenizer *t, ks_rule *rule, ks_err *err);
 
@@ -329,8 +332,8 @@ ks_status ks__normalize(const ks_rule *rules, size_t n_rules,
                         ks_err *err);
 /* Applies the steps; the splits are s->splits[0], of *piece, which moves to
  * s when a step changes the text. */
-ks_status ks__pretokenize(const ks_step *steps, size_t n_steps,
-                          ks_piece *piece, ks_scratch *s, ks_err *err);
+ks_status ks__pretokenize(const ks_step *steps, size_t n_steps, ks_piece *piece,
+                          ks_scratch *s, ks_err *err);
 
 /* Reads one character of checked UTF-8; n > 0. Returns its bytes. */
 int32_t ks__utf8_next(const char *text, int32_t n, int32_t *character);

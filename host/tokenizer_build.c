@@ -12,7 +12,8 @@ static int shown(const char *name, size_t n) {
     return (int)end;
 }
 
-/* ------------------------------------------------------------- byte alphabet */
+/* ------------------------------------------------------------- byte alphabet
+ */
 
 /* GPT-2 writes each byte as a printable character: itself where it has one,
  * otherwise one from U+0100 on, in the bytes' order. */
@@ -45,7 +46,8 @@ static bool decode_name(const char *name, size_t n, char *bytes, size_t *size) {
     return true;
 }
 
-/* -------------------------------------------------------------------- tokens */
+/* -------------------------------------------------------------------- tokens
+ */
 
 static ks_status room_for(ks_tokenizer *t, int64_t id, ks_err *err) {
     ks_status st = KS_OK;
@@ -69,8 +71,8 @@ static ks_status set_token(ks_tokenizer *t, int64_t id, const char *bytes,
     return ks_str_add(&t->bytes, bytes, n, err);
 }
 
-static ks_status check_name(const ks_tokenizer *t, int64_t id,
-                            const char *name, size_t n, ks_err *err) {
+static ks_status check_name(const ks_tokenizer *t, int64_t id, const char *name,
+                            size_t n, ks_err *err) {
     ks_status st = KS_OK;
     KS_CHECK(n < (1 << 20), KS_LIMIT,
              "%s: token %lld is %zu bytes long, more than %d", t->path,
@@ -96,11 +98,9 @@ ks_status ks__tokenizer_put(ks_tokenizer *t, int64_t id, const char *name,
              t->path, (long long)id, shown(name, n), name);
     if (kind == KS_TOKEN_UNUSED) return set_token(t, id, name, n, kind, err);
     KS_TRY(ks_dict_add(&t->names, name, n, (int32_t)id, &old, err));
-    KS_CHECK(old < 0, KS_FORMAT,
-             "%s: token \"%.*s\" has two ids, %d and %lld", t->path,
-             shown(name, n), name, old, (long long)id);
-    if (n > sizeof(small))
-        KS_TRY(ks_alloc(&bytes, n, 1, "a token", err));
+    KS_CHECK(old < 0, KS_FORMAT, "%s: token \"%.*s\" has two ids, %d and %lld",
+             t->path, shown(name, n), name, old, (long long)id);
+    if (n > sizeof(small)) KS_TRY(ks_alloc(&bytes, n, 1, "a token", err));
     if (decode_name(name, n, bytes, &size)) {
         KS_TRY(set_token(t, id, bytes, size, kind, err));
         KS_TRY(ks_dict_add(&t->words, bytes, size, (int32_t)id, &old, err));
@@ -141,7 +141,8 @@ done:
     return st;
 }
 
-/* -------------------------------------------------------------------- merges */
+/* -------------------------------------------------------------------- merges
+ */
 
 static ks_status merge_id(const ks_tokenizer *t, const char *name, size_t n,
                           int32_t *id, ks_err *err) {
@@ -158,8 +159,8 @@ ks_status ks__tokenizer_put_merge(ks_tokenizer *t, const char *left,
     ks_status st = KS_OK;
     ks_str joined = {0};
     ks_merge m = {.rank = (int32_t)t->n_merges};
-    KS_CHECK(t->n_merges < KS_TOKEN_LIMIT, KS_LIMIT,
-             "%s: more than %d merges", t->path, KS_TOKEN_LIMIT);
+    KS_CHECK(t->n_merges < KS_TOKEN_LIMIT, KS_LIMIT, "%s: more than %d merges",
+             t->path, KS_TOKEN_LIMIT);
     KS_TRY(merge_id(t, left, n_left, &m.left, err));
     KS_TRY(merge_id(t, right, n_right, &m.right, err));
     KS_TRY(ks_str_add(&joined, left, n_left, err));
@@ -183,24 +184,24 @@ ks_status ks__tokenizer_put_merge_line(ks_tokenizer *t, const char *line,
                        "%s: merge %zu is \"%.*s\", expected two tokens with "
                        "one space between",
                        t->path, t->n_merges, shown(line, n), line);
-    return ks__tokenizer_put_merge(t, line, left, space + 1, n - left - 1,
-                                   err);
+    return ks__tokenizer_put_merge(t, line, left, space + 1, n - left - 1, err);
 }
 
-/* ------------------------------------------------------------ rules and steps */
+/* ------------------------------------------------------------ rules and steps
+ */
 
-ks_status ks__tokenizer_put_step(ks_tokenizer *t, const char *pattern,
-                                 size_t n, bool literal, ks_behavior behavior,
+ks_status ks__tokenizer_put_step(ks_tokenizer *t, const char *pattern, size_t n,
+                                 bool literal, ks_behavior behavior,
                                  bool invert, ks_err *err) {
     ks_status st = KS_OK;
     ks_step step = {.behavior = behavior, .invert = invert};
-    KS_CHECK(t->n_steps < 64, KS_LIMIT,
-             "%s: more than 64 pre-tokenizer steps", t->path);
+    KS_CHECK(t->n_steps < 64, KS_LIMIT, "%s: more than 64 pre-tokenizer steps",
+             t->path);
     if (pattern)
-        KS_TRY(ks_pattern_open(&step.pattern, pattern, n, literal, t->path,
-                               err));
-    KS_TRY(ks_grow(&t->steps, &t->steps_capacity, t->n_steps + 1,
-                   sizeof(step), "pre-tokenizer steps", err));
+        KS_TRY(
+            ks_pattern_open(&step.pattern, pattern, n, literal, t->path, err));
+    KS_TRY(ks_grow(&t->steps, &t->steps_capacity, t->n_steps + 1, sizeof(step),
+                   "pre-tokenizer steps", err));
     t->steps[t->n_steps++] = step;
     step = (ks_step){0};
 done:
@@ -212,15 +213,16 @@ ks_status ks__tokenizer_put_rule(ks_tokenizer *t, ks_rule *rule, ks_err *err) {
     ks_status st = KS_OK;
     KS_CHECK(t->n_rules < 64, KS_LIMIT, "%s: more than 64 normalizers",
              t->path);
-    KS_TRY(ks_grow(&t->rules, &t->rules_capacity, t->n_rules + 1,
-                   sizeof(*rule), "normalizers", err));
+    KS_TRY(ks_grow(&t->rules, &t->rules_capacity, t->n_rules + 1, sizeof(*rule),
+                   "normalizers", err));
     t->rules[t->n_rules++] = *rule;
     *rule = (ks_rule){0};
 done:
     return st;
 }
 
-/* -------------------------------------------------------------------- finish */
+/* -------------------------------------------------------------------- finish
+ */
 
 /* What an added token is looked for by: its text, or that text normalised. */
 static ks_status make_keys(ks_tokenizer *t, ks_err *err) {
@@ -233,8 +235,8 @@ static ks_status make_keys(ks_tokenizer *t, ks_err *err) {
                             .n = (int32_t)a->content.length};
         ks_piece key = written;
         if (a->normalized)
-            KS_TRY(ks__normalize(t->rules, t->n_rules, &written, &s, &key,
-                                 err));
+            KS_TRY(
+                ks__normalize(t->rules, t->n_rules, &written, &s, &key, err));
         KS_TRY(ks_str_add(&a->key, key.text, (size_t)key.n, err));
     }
 done:
@@ -253,7 +255,8 @@ static ks_status make_bpe(ks_tokenizer *t, ks_err *err) {
         t->bpe.byte_id[b] = ks_dict_find(&t->words, &byte, 1);
         /* these never come in UTF-8 */
         bool comes = b != 0xc0 && b != 0xc1 && b < 0xf5;
-        KS_CHECK(t->bpe.byte_id[b] >= 0 || !comes || !t->needs_bytes, KS_UNSUPPORTED,
+        KS_CHECK(t->bpe.byte_id[b] >= 0 || !comes || !t->needs_bytes,
+                 KS_UNSUPPORTED,
                  "%s: the vocabulary has no token for byte 0x%02X, and its "
                  "way out (unk_token or byte_fallback) is not supported",
                  t->path, b);
@@ -291,8 +294,8 @@ static void hash_splitting(const ks_tokenizer *t, ks_sha256 *hash) {
     add_u32(hash, (uint32_t)t->n_steps);
     for (size_t i = 0; i < t->n_steps; i++) {
         const ks_step *s = &t->steps[i];
-        const char *name = s->pattern.code ? ks_behavior_name(s->behavior)
-                                           : "AddPrefixSpace";
+        const char *name =
+            s->pattern.code ? ks_behavior_name(s->behavior) : "AddPrefixSpace";
         const char *pattern = s->pattern.source ? s->pattern.source : "";
         add_text(hash, name, strlen(name));
         add_u32(hash, s->invert);
@@ -356,14 +359,12 @@ ks_status ks__tokenizer_finish(ks_tokenizer *t, ks_err *err) {
     KS_CHECK(t->bos < (int64_t)t->n_tokens, KS_FORMAT,
              "%s: the BOS is id %d, but the vocabulary has %zu ids", t->path,
              t->bos, t->n_tokens);
-    if (t->n_added > 0)
-        qsort(t->added, t->n_added, sizeof(*t->added), by_id);
+    if (t->n_added > 0) qsort(t->added, t->n_added, sizeof(*t->added), by_id);
     KS_TRY(make_bpe(t, err));
     KS_TRY(make_keys(t, err));
-    KS_TRY(ks_added_set_open(&t->as_written, t->added, t->n_added, false,
-                             err));
-    KS_TRY(ks_added_set_open(&t->in_normalised, t->added, t->n_added, true,
-                             err));
+    KS_TRY(ks_added_set_open(&t->as_written, t->added, t->n_added, false, err));
+    KS_TRY(
+        ks_added_set_open(&t->in_normalised, t->added, t->n_added, true, err));
     KS_TRY(make_hash(t, err));
     ks_dict_free(&t->names);
     free(t->merges);

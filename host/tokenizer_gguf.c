@@ -5,8 +5,14 @@
 #include "tokenizer.h"
 
 /* GGUF's tokenizer.ggml.token_type */
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER, TYPE_UNUSED,
-       TYPE_BYTE };
+enum {
+    TYPE_NORMAL = 1,
+    TYPE_UNKNOWN,
+    TYPE_CONTROL,
+    TYPE_USER,
+    TYPE_UNUSED,
+    TYPE_BYTE
+};
 
 static ks_status put_token(ks_tokenizer *t, int64_t id, int64_t type,
                            const char *name, size_t n, ks_err *err) {
@@ -19,15 +25,15 @@ static ks_status put_token(ks_tokenizer *t, int64_t id, int64_t type,
         return ks__tokenizer_put(t, id, name, n, KS_TOKEN_UNUSED, err);
     case TYPE_UNKNOWN:
     case TYPE_CONTROL:
-    case TYPE_USER: break;
+    case TYPE_USER:
+        break;
     default:
         return ks_fail(err, KS_UNSUPPORTED,
                        "%s: token %lld has type %lld, which byte-level BPE "
                        "does not have",
                        t->path, (long long)id, (long long)type);
     }
-    if (n == 0)
-        return ks__tokenizer_put(t, id, name, n, KS_TOKEN_UNUSED, err);
+    if (n == 0) return ks__tokenizer_put(t, id, name, n, KS_TOKEN_UNUSED, err);
     KS_TRY(ks_str_add(&added.content, name, n, err));
     KS_TRY(ks__tokenizer_put_added(t, &added, err));
 done:
@@ -42,8 +48,7 @@ static ks_status read_tokens(ks_tokenizer *t, const ks_gguf *g, ks_err *err) {
     bool found, typed;
     KS_TRY(ks_gguf_array_open(g, "tokenizer.ggml.tokens", &names, &n, &found,
                               err));
-    KS_CHECK(found, KS_FORMAT, "%s: tokenizer.ggml.tokens is missing",
-             t->path);
+    KS_CHECK(found, KS_FORMAT, "%s: tokenizer.ggml.tokens is missing", t->path);
     KS_CHECK(n <= KS_TOKEN_LIMIT, KS_LIMIT,
              "%s: tokenizer.ggml.tokens has %llu tokens, more than %d", t->path,
              (unsigned long long)n, KS_TOKEN_LIMIT);
@@ -71,8 +76,7 @@ static ks_status read_merges(ks_tokenizer *t, const ks_gguf *g, ks_err *err) {
     bool found;
     KS_TRY(ks_gguf_array_open(g, "tokenizer.ggml.merges", &merges, &n, &found,
                               err));
-    KS_CHECK(found, KS_FORMAT, "%s: tokenizer.ggml.merges is missing",
-             t->path);
+    KS_CHECK(found, KS_FORMAT, "%s: tokenizer.ggml.merges is missing", t->path);
     for (uint64_t i = 0; i < n; i++) {
         const char *line;
         size_t length;
@@ -122,8 +126,8 @@ static ks_status read_bos(ks_tokenizer *t, const ks_gguf *g, ks_err *err) {
     if (found) t->bos = (int32_t)value;
     KS_TRY(ks_gguf_int(g, "tokenizer.ggml.add_bos_token", &value, &found, err));
     if (found) t->wants_bos = value != 0;
-    KS_TRY(ks_gguf_int(g, "tokenizer.ggml.add_space_prefix", &value, &found,
-                       err));
+    KS_TRY(
+        ks_gguf_int(g, "tokenizer.ggml.add_space_prefix", &value, &found, err));
     KS_CHECK(!found || !value, KS_UNSUPPORTED,
              "%s: tokenizer.ggml.add_space_prefix is not supported", t->path);
 done:

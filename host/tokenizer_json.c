@@ -69,7 +69,8 @@ static ks_status get_pattern(const ks_tokenizer *t, json_t *object,
     return KS_OK;
 }
 
-/* ----------------------------------------------------------------- normalizer */
+/* ----------------------------------------------------------------- normalizer
+ */
 
 static ks_status read_replace(const ks_tokenizer *t, json_t *object,
                               ks_rule *rule, ks_err *err) {
@@ -90,10 +91,14 @@ static ks_status read_rule(ks_tokenizer *t, json_t *object, const char *type,
     static const struct {
         const char *name;
         ks_rule_type type;
-    } types[] = {{"NFC", KS_RULE_NFC},         {"NFD", KS_RULE_NFD},
-                 {"NFKC", KS_RULE_NFKC},       {"NFKD", KS_RULE_NFKD},
-                 {"Lowercase", KS_RULE_LOWERCASE}, {"Strip", KS_RULE_STRIP},
-                 {"Prepend", KS_RULE_PREPEND}, {"Replace", KS_RULE_REPLACE}};
+    } types[] = {{"NFC", KS_RULE_NFC},
+                 {"NFD", KS_RULE_NFD},
+                 {"NFKC", KS_RULE_NFKC},
+                 {"NFKD", KS_RULE_NFKD},
+                 {"Lowercase", KS_RULE_LOWERCASE},
+                 {"Strip", KS_RULE_STRIP},
+                 {"Prepend", KS_RULE_PREPEND},
+                 {"Replace", KS_RULE_REPLACE}};
     ks_status st = KS_OK;
     ks_rule rule = {0};
     size_t i = 0, n = 0;
@@ -126,7 +131,8 @@ static ks_status read_normalizer(ks_tokenizer *t, json_t *object, int depth,
     KS_TRY(get_type(t, object, "normalizer", &type, err));
     if (strcmp(type, "Sequence") != 0) return read_rule(t, object, type, err);
     json_t *list = member(object, "normalizers"), *item;
-    if (!json_is_array(list)) return wrong_type(t, "normalizers", "a list", err);
+    if (!json_is_array(list))
+        return wrong_type(t, "normalizers", "a list", err);
     KS_CHECK(depth < NESTING, KS_LIMIT,
              "%s: normalizers are nested deeper than %d", t->path, NESTING);
     size_t i;
@@ -136,7 +142,8 @@ done:
     return st;
 }
 
-/* -------------------------------------------------------------- pre-tokenizer */
+/* -------------------------------------------------------------- pre-tokenizer
+ */
 
 static ks_status read_behavior(const ks_tokenizer *t, json_t *object,
                                ks_behavior otherwise, ks_behavior *out,
@@ -176,15 +183,14 @@ done:
     return st;
 }
 
-static ks_status read_byte_level(ks_tokenizer *t, json_t *object,
-                                 ks_err *err) {
+static ks_status read_byte_level(ks_tokenizer *t, json_t *object, ks_err *err) {
     ks_status st = KS_OK;
     bool space = false, regex = false;
     KS_TRY(get_bool(t, object, "add_prefix_space", true, &space, err));
     KS_TRY(get_bool(t, object, "use_regex", true, &regex, err));
     if (space)
-        KS_TRY(ks__tokenizer_put_step(t, NULL, 0, false, KS_ISOLATED, false,
-                                      err));
+        KS_TRY(
+            ks__tokenizer_put_step(t, NULL, 0, false, KS_ISOLATED, false, err));
     if (regex)
         KS_TRY(ks__tokenizer_put_step(t, ks_pattern_gpt2,
                                       strlen(ks_pattern_gpt2), false,
@@ -201,8 +207,8 @@ static ks_status read_step(ks_tokenizer *t, json_t *object, const char *type,
     const char *pattern = NULL;
     if (strcmp(type, "Split") == 0) return read_split(t, object, err);
     if (strcmp(type, "Digits") == 0) {
-        KS_TRY(get_bool(t, object, "individual_digits", false, &individual,
-                        err));
+        KS_TRY(
+            get_bool(t, object, "individual_digits", false, &individual, err));
         pattern = individual ? "\\p{N}" : "\\p{N}+";
         behavior = KS_ISOLATED;
     } else if (strcmp(type, "Punctuation") == 0) {
@@ -247,7 +253,8 @@ done:
     return st;
 }
 
-/* --------------------------------------------------------------------- model */
+/* --------------------------------------------------------------------- model
+ */
 
 static ks_status read_merges(ks_tokenizer *t, json_t *merges, ks_err *err) {
     ks_status st = KS_OK;
@@ -306,8 +313,10 @@ static ks_status check_model(ks_tokenizer *t, json_t *model, ks_err *err) {
              type);
     for (size_t i = 0; i < KS_COUNT(must_be_empty); i++) {
         KS_TRY(get_text(t, model, must_be_empty[i], &text, &n, err));
-        KS_CHECK(n == 0, KS_UNSUPPORTED, "%s: %s \"%.60s\" is not "
-                 "supported", t->path, must_be_empty[i], text);
+        KS_CHECK(n == 0, KS_UNSUPPORTED,
+                 "%s: %s \"%.60s\" is not "
+                 "supported",
+                 t->path, must_be_empty[i], text);
     }
     json_t *dropout = member(model, "dropout");
     if (dropout && !json_is_number(dropout))
@@ -347,15 +356,16 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------------- BOS or not BOS */
+/* ------------------------------------------------------------- BOS or not BOS
+ */
 
 /* Whether the template of a text begins with a special token, and its id. */
 static void read_template(ks_tokenizer *t, json_t *object) {
     json_t *first = json_array_get(member(object, "single"), 0);
     json_t *name = member(member(first, "SpecialToken"), "id");
     if (!json_is_string(name)) return;
-    json_t *token = member(member(object, "special_tokens"),
-                           json_string_value(name));
+    json_t *token =
+        member(member(object, "special_tokens"), json_string_value(name));
     json_t *id = json_array_get(member(token, "ids"), 0);
     int64_t value = json_is_integer(id) ? json_integer_value(id) : -1;
     if (value < 0 || value >= (int64_t)t->n_tokens) return;
@@ -379,8 +389,8 @@ static ks_status load(json_t **out, const char *path, ks_err *err) {
     json_error_t reason;
     ks_status st = ks_read_file(path, &text, &n, err);
     if (st != KS_OK) return st;
-    *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL,
-                      &reason);
+    *out =
+        json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &reason);
     free(text);
     if (!*out)
         return ks_fail(err, KS_FORMAT, "%s line %d column %d: %s", path,

@@ -27,14 +27,19 @@ static ks_status add(work *w, const char *name, const char *note,
 
 static ks_status finish(work *w, ks_baseline *b, ks_err *err) {
     const ks_dataset *d = w->d;
-    ks_scored rows = {.n = d->n, .score = b->score, .y = d->y,
-                      .group = d->group, .chain = d->chain,
-                      .n_groups = d->n_groups, .n_chains = d->n_chains};
+    ks_scored rows = {.n = d->n,
+                      .score = b->score,
+                      .y = d->y,
+                      .group = d->group,
+                      .chain = d->chain,
+                      .n_groups = d->n_groups,
+                      .n_chains = d->n_chains};
     return ks_stats_bootstrap(&rows, w->options->bootstrap, w->options->seed,
                               b->metrics, err);
 }
 
-/* ----------------------------------------------------------------- majorities */
+/* ----------------------------------------------------------------- majorities
+ */
 
 static ks_status majority(work *w, ks_err *err) {
     ks_status st = KS_OK;
@@ -61,24 +66,25 @@ static ks_status chain_majority(work *w, ks_err *err) {
     KS_TRY(add(w, "chain majority",
                "what most of the chain's other labelled steps are; it reads "
                "labels of the tested chain, and with as many of each kind in "
-               "every chain it is wrong by construction", &b, err));
+               "every chain it is wrong by construction",
+               &b, err));
     for (int64_t begin = 0, end; begin < d->n; begin = end) {
         int64_t important = 0;
-        for (end = begin; end < d->n && d->chain[end] == d->chain[begin];
-             end++)
+        for (end = begin; end < d->n && d->chain[end] == d->chain[begin]; end++)
             important += d->y[end];
         int64_t others = end - begin - 1;
         for (int64_t i = begin; i < end; i++)
-            b->score[i] = others ? (float)(important - d->y[i]) /
-                                           (float)others - 0.5f
-                                 : 0;
+            b->score[i] =
+                others ? (float)(important - d->y[i]) / (float)others - 0.5f
+                       : 0;
     }
     KS_TRY(finish(w, b, err));
 done:
     return st;
 }
 
-/* ------------------------------------------------------------- dense features */
+/* ------------------------------------------------------------- dense features
+ */
 
 typedef void (*features_fn)(const work *w, int64_t i, float *row);
 
@@ -105,8 +111,8 @@ static void length_features(const work *w, int64_t i, float *row) {
     }
 }
 
-static ks_status fit(work *w, ks_baseline *b, const float *x, int32_t n_features,
-                     ks_err *err) {
+static ks_status fit(work *w, ks_baseline *b, const float *x,
+                     int32_t n_features, ks_err *err) {
     ks_status st = KS_OK;
     const int8_t *y[KS_MAX_SEEDS];
     ks_nest nest = {0};
@@ -149,14 +155,14 @@ static ks_status overlap(work *w, ks_err *err) {
     ks_baseline *b;
     KS_TRY(add(w, "question overlap",
                "shares of the step's words and of its numbers that stand in "
-               "the question", &b, err));
+               "the question",
+               &b, err));
     KS_TRY(ks_alloc(&x, (size_t)d->n * 3, sizeof *x, "question overlap", err));
     for (int64_t i = 0; i < d->n; i++) {
         size_t n, n_question;
         const char *text = ks_dataset_text(d, i, &n);
         const char *question = ks_dataset_question(d, i, &n_question);
-        KS_TRY(ks_words_overlap(text, n, question, n_question, x + 3 * i,
-                                err));
+        KS_TRY(ks_words_overlap(text, n, question, n_question, x + 3 * i, err));
     }
     KS_TRY(fit(w, b, x, 3, err));
 done:
@@ -225,12 +231,12 @@ ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
     KS_TRY(dense(&w, "position", "the step's index and its square",
                  position_features, 2, err));
     KS_TRY(dense(&w, "relative position",
-                 "and index over the chain's length, which nobody knows when "
-                 "the step is written", relative_features, 3, err));
+                 "index, its square, and index over the chain's length, which "
+                 "nobody knows when the step is written",
+                 relative_features, 3, err));
     KS_TRY(dense(&w, "position+length",
-                 dataset->has_text
-                     ? "index and square, bytes, tokens and words"
-                     : "index and square, bytes and tokens",
+                 dataset->has_text ? "index and square, bytes, tokens and words"
+                                   : "index and square, bytes and tokens",
                  length_features, dataset->has_text ? 5 : 4, err));
     if (dataset->has_text) KS_TRY(overlap(&w, err));
     if (dataset->has_text && options->words) KS_TRY(all_words(&w, err));

@@ -28,8 +28,8 @@ static inline void ks__gemm_f32(bool ta, bool tb, int64_t m, int64_t n,
                                 const float *b, int64_t ldb, float beta,
                                 float *c, int64_t ldc) {
     cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans,
-                tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k, 1.0f,
-                a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+                tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k, 1.0f, a,
+                (int)lda, b, (int)ldb, beta, c, (int)ldc);
 }
 
 static inline void ks__gemm_f64(bool ta, bool tb, int64_t m, int64_t n,
@@ -37,8 +37,8 @@ static inline void ks__gemm_f64(bool ta, bool tb, int64_t m, int64_t n,
                                 const double *b, int64_t ldb, double beta,
                                 double *c, int64_t ldc) {
     cblas_dgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans,
-                tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k, 1.0,
-                a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+                tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k, 1.0, a,
+                (int)lda, b, (int)ldb, beta, c, (int)ldc);
 }
 
 /* Lower triangle of g[d,d] += a^T a, a [n,d]. */

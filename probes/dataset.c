@@ -39,8 +39,8 @@ static ks_status index_chains(const ks_acts_info *info, const char *path,
         const char *id = info->chains[c].id;
         KS_CHECK(!json_object_get(index, id), KS_FORMAT,
                  "%s: chain %s is there twice", path, id);
-        KS_CHECK(json_object_set_new(index, id, json_integer(c)) == 0,
-                 KS_NOMEM, "out of memory for chain ids");
+        KS_CHECK(json_object_set_new(index, id, json_integer(c)) == 0, KS_NOMEM,
+                 "out of memory for chain ids");
     }
     *out = index;
     index = NULL;
@@ -56,20 +56,21 @@ static ks_status check_labels(const ks_dataset *d, const ks_dataset_paths *p,
     for (size_t i = 0; i < d->labels.n; i++) {
         const ks_label *label = &d->labels.at[i];
         json_t *found = json_object_get(index, label->chain);
-        KS_CHECK(found, KS_MISMATCH,
-                 "%s: chain %s is labelled but not in %s", p->labels,
-                 label->chain, p->acts);
+        KS_CHECK(found, KS_MISMATCH, "%s: chain %s is labelled but not in %s",
+                 p->labels, label->chain, p->acts);
         int64_t c = json_integer_value(found);
         KS_CHECK(first[c + 1] - first[c] == label->n_steps, KS_MISMATCH,
                  "chain %s: %d labels in %s, %lld steps in %s", label->chain,
                  label->n_steps, p->labels,
                  (long long)(first[c + 1] - first[c]), p->acts);
-        const char *hash = json_string_value(
-            json_object_get(label->object, "text_sha256"));
+        const char *hash =
+            json_string_value(json_object_get(label->object, "text_sha256"));
         KS_CHECK(!hash || strcmp(hash, d->info->chains[c].text_sha256) == 0,
-                 KS_MISMATCH, "chain %s: %s is of another text than %s "
-                 "(SHA-256 %.12s... and %.12s...)", label->chain, p->labels,
-                 p->acts, hash, d->info->chains[c].text_sha256);
+                 KS_MISMATCH,
+                 "chain %s: %s is of another text than %s "
+                 "(SHA-256 %.12s... and %.12s...)",
+                 label->chain, p->labels, p->acts, hash,
+                 d->info->chains[c].text_sha256);
     }
 done:
     return st;
@@ -83,17 +84,20 @@ static ks_status check_text(const ks_dataset *d, const ks_dataset_paths *p,
         const ks_chain *chain = ks_chains_find(&d->chains, row->id);
         KS_CHECK(chain, KS_MISMATCH, "%s: chain %s of %s is not there",
                  p->chains, row->id, p->acts);
-        KS_CHECK(strcmp(chain->text_sha256, row->text_sha256) == 0,
-                 KS_MISMATCH, "chain %s: %s holds another text than %s "
-                 "(SHA-256 %.12s... and %.12s...)", row->id, p->chains,
-                 p->acts, chain->text_sha256, row->text_sha256);
+        KS_CHECK(strcmp(chain->text_sha256, row->text_sha256) == 0, KS_MISMATCH,
+                 "chain %s: %s holds another text than %s "
+                 "(SHA-256 %.12s... and %.12s...)",
+                 row->id, p->chains, p->acts, chain->text_sha256,
+                 row->text_sha256);
         for (int64_t i = first[c]; i < first[c + 1]; i++) {
             const ks_step_row *s = &d->info->steps[i];
             KS_CHECK(s->byte_begin >= 0 && s->byte_begin <= s->byte_end &&
                          (size_t)s->byte_end <= chain->text_length,
-                     KS_FORMAT, "%s: chain %s step %d is bytes %d to %d of a "
-                     "text of %zu", p->acts, row->id, s->index, s->byte_begin,
-                     s->byte_end, chain->text_length);
+                     KS_FORMAT,
+                     "%s: chain %s step %d is bytes %d to %d of a "
+                     "text of %zu",
+                     p->acts, row->id, s->index, s->byte_begin, s->byte_end,
+                     chain->text_length);
         }
     }
 done:
@@ -129,9 +133,14 @@ static bool name_of(json_t *value, char out[64]) {
     case JSON_REAL:
         snprintf(out, 64, "%.6g", json_real_value(value));
         return true;
-    case JSON_TRUE: snprintf(out, 64, "true"); return true;
-    case JSON_FALSE: snprintf(out, 64, "false"); return true;
-    default: return false;
+    case JSON_TRUE:
+        snprintf(out, 64, "true");
+        return true;
+    case JSON_FALSE:
+        snprintf(out, 64, "false");
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -155,8 +164,10 @@ static ks_status collect_names(const ks_dataset *d, const char *field,
         if (d->y[i] != 1 || !value || !name_of(value, name) ||
             json_object_get(seen, name))
             continue;
-        KS_CHECK(all->n < 32, KS_LIMIT, "--strata %s: more than 32 different "
-                 "values", field);
+        KS_CHECK(all->n < 32, KS_LIMIT,
+                 "--strata %s: more than 32 different "
+                 "values",
+                 field);
         KS_TRY(ks_grow(&all->at, &all->capacity, all->n + 1, sizeof *all->at,
                        "strata", err));
         KS_CHECK(json_object_set_new(seen, name, json_true()) == 0 &&
@@ -164,8 +175,10 @@ static ks_status collect_names(const ks_dataset *d, const char *field,
                  KS_NOMEM, "out of memory for strata");
         all->n++;
     }
-    KS_CHECK(all->n, KS_MISMATCH, "--strata %s: no important step has a "
-             "value in the label lines", field);
+    KS_CHECK(all->n, KS_MISMATCH,
+             "--strata %s: no important step has a "
+             "value in the label lines",
+             field);
     qsort(all->at, all->n, sizeof *all->at, by_value);
 done:
     json_decref(seen);
@@ -194,8 +207,8 @@ static ks_status add_strata(ks_dataset *d, const ks_dataset_paths *p,
     KS_CHECK(p->labels, KS_USAGE, "--strata needs --labels");
     KS_TRY(check_strata(d, p, err));
     KS_TRY(collect_names(d, p->strata, &all, err));
-    KS_TRY(ks_alloc(&d->stratum, (size_t)d->n, sizeof *d->stratum, "strata",
-                    err));
+    KS_TRY(
+        ks_alloc(&d->stratum, (size_t)d->n, sizeof *d->stratum, "strata", err));
     for (int64_t i = 0; i < d->n; i++) {
         char name[64];
         json_t *value = stratum_of(d, p->strata, i);
@@ -303,7 +316,8 @@ done:
     return st;
 }
 
-/* --------------------------------------------------------------- open, close */
+/* --------------------------------------------------------------- open, close
+ */
 
 ks_status ks_dataset_open(ks_dataset **out, const ks_dataset_paths *paths,
                           ks_err *err) {
@@ -359,7 +373,8 @@ void ks_dataset_close(ks_dataset **dataset) {
     *dataset = NULL;
 }
 
-/* ------------------------------------------------------------------- look up */
+/* ------------------------------------------------------------------- look up
+ */
 
 const char *ks_dataset_text(const ks_dataset *d, int64_t i, size_t *n) {
     *n = d->span[i].end - d->span[i].begin;
@@ -379,8 +394,7 @@ const char *ks_dataset_question(const ks_dataset *d, int64_t i, size_t *n) {
 int32_t ks_dataset_steps(const ks_dataset *d, int64_t i) {
     int64_t row = d->row[i];
     int32_t chain = d->info->steps[row].chain;
-    while (row + 1 < d->info->n_steps &&
-           d->info->steps[row + 1].chain == chain)
+    while (row + 1 < d->info->n_steps && d->info->steps[row + 1].chain == chain)
         row++;
     return d->info->steps[row].index + 1;
 }
@@ -421,8 +435,8 @@ ks_status ks_dataset_read(const ks_dataset *d, const ks_acts_file *file,
                           float *x, ks_err *err) {
     const ks_acts_info *info = ks_acts_get_info(file);
     size_t width = (size_t)info->d;
-    ks_status st = ks_acts_read(file, stream, position, layer, 0,
-                                info->n_steps, buffer, err);
+    ks_status st = ks_acts_read(file, stream, position, layer, 0, info->n_steps,
+                                buffer, err);
     for (int64_t i = 0; st == KS_OK && i < d->n; i++)
         memcpy(x + (size_t)i * width, buffer + (size_t)place[i] * width,
                width * sizeof *x);

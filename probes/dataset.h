@@ -30,8 +30,8 @@ typedef struct ks_dataset {
     int32_t *chain_row;     /* [n_chains] row of /chains */
 
     bool has_text;
-    ks_span *span;            /* [n] of the step in its chain's text */
-    const ks_chain **of;      /* [n] its chain */
+    ks_span *span;       /* [n] of the step in its chain's text */
+    const ks_chain **of; /* [n] its chain */
 
     int32_t *stratum; /* [n] -1: none; NULL without strata */
     char **strata;    /* [n_strata] names, numbers first, ascending */
@@ -57,9 +57,8 @@ int32_t ks_dataset_steps(const ks_dataset *dataset, int64_t i);
 
 /* For another activation file: place[i] = its row for row i, by chain id and
  * step index. KS_MISMATCH for a step that is missing or not valid there. */
-ks_status ks_dataset_match(const ks_dataset *dataset,
-                           const ks_acts_file *other, const char *path,
-                           int64_t *place, ks_err *err);
+ks_status ks_dataset_match(const ks_dataset *dataset, const ks_acts_file *other,
+                           const char *path, int64_t *place, ks_err *err);
 /* One layer's rows [n, d] of the data set; buffer holds the whole layer,
  * [steps of the file, d]. place: of ks_dataset_match, or dataset->row. */
 ks_status ks_dataset_read(const ks_dataset *dataset, const ks_acts_file *file,

@@ -27,8 +27,7 @@ typedef struct place {
 /* RFC 4180: quoted where needed. */
 static ks_status field(ks_str *out, const char *text, ks_err *err) {
     ks_status st = KS_OK;
-    if (!strpbrk(text, ",\"\n\r"))
-        return ks_str_printf(out, err, "%s,", text);
+    if (!strpbrk(text, ",\"\n\r")) return ks_str_printf(out, err, "%s,", text);
     KS_TRY(ks_str_add(out, "\"", 1, err));
     for (const char *p = text; *p; p++)
         KS_TRY(ks_str_printf(out, err, *p == '"' ? "\"\"" : "%c", *p));
@@ -42,17 +41,17 @@ static ks_status number(ks_str *out, double v, bool last, ks_err *err) {
     return ks_str_printf(out, err, "%.6f%s", v, last ? "\n" : ",");
 }
 
-static ks_status line(csv *c, const place *p, double strength,
-                      const char *seed, const char *fold, int64_t n,
-                      const double *metrics, ks_interval interval,
-                      ks_err *err) {
+static ks_status line(csv *c, const place *p, double strength, const char *seed,
+                      const char *fold, int64_t n, const double *metrics,
+                      ks_interval interval, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(field(c->out, c->dataset, err));
     KS_TRY(field(c->out, c->info ? c->info->model_name : "", err));
     KS_TRY(ks_str_printf(c->out, err, "%s,%s,%s,%s,", p->stream, p->position,
                          p->layer,
-                         !c->info ? "" : c->info->context_none ? "none"
-                                                               : "full"));
+                         !c->info                ? ""
+                         : c->info->context_none ? "none"
+                                                 : "full"));
     KS_TRY(field(c->out, p->probe, err));
     if (isnan(strength))
         KS_TRY(ks_str_add(c->out, ",", 1, err));
@@ -77,8 +76,11 @@ static ks_status fit_lines(csv *c, const place *p, const float *by_seed,
     const ks_interval none = {NAN, NAN, NAN};
     for (int32_t s = 0; s < folds->n_seeds; s++)
         for (int32_t f = 0; f < folds->n_folds; f++) {
-            ks_scored rows = {.score = c->score, .y = c->y, .group = c->group,
-                              .chain = c->chain, .n_groups = d->n_groups,
+            ks_scored rows = {.score = c->score,
+                              .y = c->y,
+                              .group = c->group,
+                              .chain = c->chain,
+                              .n_groups = d->n_groups,
                               .n_chains = d->n_chains};
             double metrics[KS_N_METRICS];
             char seed[24], fold[16];
@@ -149,8 +151,7 @@ static ks_status permuted_lines(csv *c, ks_err *err) {
         const ks_series *s = &r->grid.series[k];
         place p = {ks_stream_name(s->stream), ks_position_name(s->position),
                    "permuted labels", ""};
-        int32_t usual =
-            ks_series_usual(s, r->folds.n_seeds * r->folds.n_folds);
+        int32_t usual = ks_series_usual(s, r->folds.n_seeds * r->folds.n_folds);
         snprintf(p.layer, sizeof p.layer, "%d", s->cells[usual].layer);
         KS_TRY(pooled_line(c, &p, r->permuted + k * KS_N_METRICS, err));
     }
@@ -167,9 +168,11 @@ ks_status ks_export_csv(const ks_report *r, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     const ks_report_options *o = r->options;
     size_t n = (size_t)r->dataset->n;
-    csv c = {.report = r, .info = r->dataset->info, .out = out,
-             .dataset = file_name(o->paths.labels ? o->paths.labels
-                                                  : o->paths.acts)};
+    csv c = {.report = r,
+             .info = r->dataset->info,
+             .out = out,
+             .dataset =
+                 file_name(o->paths.labels ? o->paths.labels : o->paths.acts)};
     KS_TRY(ks_alloc(&c.score, n, sizeof *c.score, "rows of a fold", err));
     KS_TRY(ks_alloc(&c.y, n, sizeof *c.y, "rows of a fold", err));
     KS_TRY(ks_alloc(&c.group, n, sizeof *c.group, "rows of a fold", err));
@@ -251,10 +254,12 @@ static json_t *json_gain(const ks_report *r, const ks_interval *gain) {
     json_t *list = json_array();
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         json_t *one = json_interval(gain[k]);
-        json_object_set_new(one, "stream", json_string(ks_stream_name(
-            r->grid.series[k].stream)));
-        json_object_set_new(one, "position", json_string(ks_position_name(
-            r->grid.series[k].position)));
+        json_object_set_new(
+            one, "stream",
+            json_string(ks_stream_name(r->grid.series[k].stream)));
+        json_object_set_new(
+            one, "position",
+            json_string(ks_position_name(r->grid.series[k].position)));
         json_array_append_new(list, one);
     }
     return list;
@@ -262,14 +267,14 @@ static json_t *json_gain(const ks_report *r, const ks_interval *gain) {
 
 static json_t *json_rows(const ks_report *r) {
     const ks_dataset *d = r->dataset;
-    return json_pack(
-        "{s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:i,s:I}", "steps", (json_int_t)d->n,
-        "important", (json_int_t)d->n_important, "removable",
-        (json_int_t)d->n_removable, "chains", (int)d->n_chains, "problems",
-        (int)d->n_groups, "unlabelled", (json_int_t)d->n_unlabelled, "invalid",
-        (json_int_t)d->n_invalid, "chains_without_labels",
-        (int)d->n_chains_unlabelled, "texts_in_two_folds",
-        (json_int_t)r->shared_texts);
+    return json_pack("{s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:i,s:I}", "steps",
+                     (json_int_t)d->n, "important", (json_int_t)d->n_important,
+                     "removable", (json_int_t)d->n_removable, "chains",
+                     (int)d->n_chains, "problems", (int)d->n_groups,
+                     "unlabelled", (json_int_t)d->n_unlabelled, "invalid",
+                     (json_int_t)d->n_invalid, "chains_without_labels",
+                     (int)d->n_chains_unlabelled, "texts_in_two_folds",
+                     (json_int_t)r->shared_texts);
 }
 
 static json_t *json_settings(const ks_report *r) {
@@ -289,13 +294,12 @@ static json_t *json_strata(const ks_report *r) {
     for (int32_t s = 0; r->strata && s < r->dataset->n_strata; s++) {
         ks_interval row[KS_N_STREAMS * KS_N_POSITIONS];
         for (int32_t k = 0; k < r->grid.n_series; k++)
-            row[k] = r->strata[s].metrics[k * KS_N_METRICS +
-                                          KS_BALANCED_ACCURACY];
+            row[k] =
+                r->strata[s].metrics[k * KS_N_METRICS + KS_BALANCED_ACCURACY];
         json_array_append_new(
-            list, json_pack("{s:s,s:I,s:I,s:o}", "value",
-                            r->dataset->strata[s], "important",
-                            (json_int_t)r->strata[s].n_important, "removable",
-                            (json_int_t)r->strata[s].n_removable,
+            list, json_pack("{s:s,s:I,s:I,s:o}", "value", r->dataset->strata[s],
+                            "important", (json_int_t)r->strata[s].n_important,
+                            "removable", (json_int_t)r->strata[s].n_removable,
                             "balanced_accuracy", json_gain(r, row)));
     }
     return list;
@@ -331,10 +335,12 @@ ks_status ks_export_json(const ks_report *r, json_t **out, ks_err *err) {
     json_t *permuted = json_array();
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         json_t *one = json_metrics(r->permuted + k * KS_N_METRICS);
-        json_object_set_new(one, "position", json_string(ks_position_name(
-            r->grid.series[k].position)));
-        json_object_set_new(one, "stream", json_string(ks_stream_name(
-            r->grid.series[k].stream)));
+        json_object_set_new(
+            one, "position",
+            json_string(ks_position_name(r->grid.series[k].position)));
+        json_object_set_new(
+            one, "stream",
+            json_string(ks_stream_name(r->grid.series[k].stream)));
         json_array_append_new(permuted, one);
     }
     *out = json_pack(

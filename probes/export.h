@@ -20,7 +20,6 @@ ks_status ks_export_json(const ks_report *report, json_t **out, ks_err *err);
  * [steps]; /fold [seeds, steps] (255: not probed). A score is
  * sum weight (x - mean) / scale + bias of the fits whose fold the step is in,
  * mean over seeds; NaN for steps not probed. Written as path.part, renamed. */
-ks_status ks_export_h5(const ks_report *report, const char *path,
-                       ks_err *err);
+ks_status ks_export_h5(const ks_report *report, const char *path, ks_err *err);
 
 #endif

@@ -22,8 +22,8 @@ static ks_status put(hid_t at, const char *path, const char *name,
                      const hsize_t *shape, const void *data, ks_err *err) {
     hid_t how = H5Pcreate(H5P_DATASET_CREATE);
     hid_t space = H5Screate_simple(rank, shape, NULL), set = -1;
-    bool good = how >= 0 && space >= 0 &&
-                H5Pset_obj_track_times(how, false) >= 0;
+    bool good =
+        how >= 0 && space >= 0 && H5Pset_obj_track_times(how, false) >= 0;
     if (good)
         set = H5Dcreate2(at, name, file_type, space, H5P_DEFAULT, how,
                          H5P_DEFAULT);
@@ -41,8 +41,7 @@ static ks_status put_text(hid_t at, const char *path, const char *name,
     hid_t type = H5Tcopy(H5T_C_S1), space = H5Screate(H5S_SCALAR), set = -1;
     bool good = H5Tset_size(type, KS_MAX(strlen(text), 1)) >= 0 &&
                 H5Tset_cset(type, H5T_CSET_UTF8) >= 0;
-    if (good)
-        set = H5Acreate2(at, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    if (good) set = H5Acreate2(at, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
     good = set >= 0 && H5Awrite(set, type, text) >= 0;
     ks_status st = good ? KS_OK : ks__h5_fail(err, path, "write an attribute");
     ks__h5_drop(&set);
@@ -63,10 +62,10 @@ typedef struct target {
 enum what { WEIGHT, BIAS, MEAN, SCALE };
 
 static const float *part_of(const ks_nest *nest, enum what what) {
-    return what == WEIGHT  ? nest->weight
-           : what == BIAS  ? nest->bias
-           : what == MEAN  ? nest->mean
-                           : nest->scale;
+    return what == WEIGHT ? nest->weight
+           : what == BIAS ? nest->bias
+           : what == MEAN ? nest->mean
+                          : nest->scale;
 }
 
 static ks_status put_part(const target *t, const ks_series *s, enum what what,
@@ -76,8 +75,8 @@ static ks_status put_part(const target *t, const ks_series *s, enum what what,
     hsize_t shape[4] = {t->layers, t->seeds, t->folds, t->d};
     size_t one = (size_t)(t->seeds * t->folds * (what == BIAS ? 1 : t->d));
     float *all = NULL;
-    KS_TRY(ks_alloc(&all, one * (size_t)t->layers, sizeof *all, "weights",
-                    err));
+    KS_TRY(
+        ks_alloc(&all, one * (size_t)t->layers, sizeof *all, "weights", err));
     for (int32_t i = 0; i < s->n_cells; i++)
         memcpy(all + (size_t)i * one, part_of(&s->cells[i].nest, what),
                one * sizeof *all);
@@ -106,8 +105,8 @@ static ks_status put_fits(const target *t, const ks_series *s, ks_err *err) {
     for (size_t i = 0; i < fits; i++) chosen[i] = layer[s->chosen[i]];
     KS_TRY(put(t->at, t->path, "layer", H5T_STD_I32LE, H5T_NATIVE_INT32, 1,
                shape, layer, err));
-    KS_TRY(put(t->at, t->path, "strength", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE,
-               3, shape, strength, err));
+    KS_TRY(put(t->at, t->path, "strength", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 3,
+               shape, strength, err));
     KS_TRY(put(t->at, t->path, "chosen_layer", H5T_STD_I32LE, H5T_NATIVE_INT32,
                2, shape + 1, chosen, err));
 done:
@@ -145,10 +144,13 @@ static ks_status put_series(const ks_report *r, const ks_series *s,
     char name[64];
     snprintf(name, sizeof name, "%s-%s", ks_stream_name(s->stream),
              ks_position_name(s->position));
-    target t = {.report = r, .path = path, .at = group_in(parent, name),
+    target t = {.report = r,
+                .path = path,
+                .at = group_in(parent, name),
                 .layers = (hsize_t)s->n_cells,
                 .seeds = (hsize_t)r->folds.n_seeds,
-                .folds = (hsize_t)r->folds.n_folds, .d = (hsize_t)r->grid.d,
+                .folds = (hsize_t)r->folds.n_folds,
+                .d = (hsize_t)r->grid.d,
                 .steps = (hsize_t)r->dataset->info->n_steps};
     if (t.at < 0) return ks__h5_fail(err, path, "make a group");
     KS_TRY(put_fits(&t, s, err));
@@ -161,14 +163,14 @@ done:
     return st;
 }
 
-/* ---------------------------------------------------------------- whole file */
+/* ---------------------------------------------------------------- whole file
+ */
 
 static ks_status put_folds(const ks_report *r, hid_t file, const char *path,
                            ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = r->dataset;
-    size_t steps = (size_t)d->info->n_steps,
-           seeds = (size_t)r->folds.n_seeds;
+    size_t steps = (size_t)d->info->n_steps, seeds = (size_t)r->folds.n_seeds;
     hsize_t shape[2] = {seeds, steps};
     uint8_t *all = NULL;
     KS_TRY(ks_alloc(&all, seeds * steps, 1, "folds", err));
@@ -192,8 +194,8 @@ static ks_status fill(const ks_report *r, hid_t file, const char *path,
     if (probes < 0) return ks__h5_fail(err, path, "make a group");
     KS_TRY(put_text(file, path, "model_name", info->model_name, err));
     KS_TRY(put_text(file, path, "model_sha256", info->model_sha256, err));
-    KS_TRY(put_text(file, path, "context",
-                    info->context_none ? "none" : "full", err));
+    KS_TRY(put_text(file, path, "context", info->context_none ? "none" : "full",
+                    err));
     KS_TRY(put_text(file, path, "program_version", KS_VERSION, err));
     KS_TRY(put_folds(r, file, path, err));
     for (int32_t k = 0; k < r->grid.n_series; k++)
@@ -203,8 +205,7 @@ done:
     return st;
 }
 
-static ks_status write_file(const ks_report *r, const char *part,
-                            ks_err *err) {
+static ks_status write_file(const ks_report *r, const char *part, ks_err *err) {
     ks__h5 was;
     ks__h5_enter(&was);
     hid_t how = H5Pcreate(H5P_FILE_CREATE), access = H5Pcreate(H5P_FILE_ACCESS);
@@ -221,8 +222,7 @@ static ks_status write_file(const ks_report *r, const char *part,
     return st;
 }
 
-ks_status ks_export_h5(const ks_report *report, const char *path,
-                       ks_err *err) {
+ks_status ks_export_h5(const ks_report *report, const char *path, ks_err *err) {
     ks_status st = KS_OK;
     ks_str part = {0};
     KS_TRY(ks_str_printf(&part, err, "%s.part", path));

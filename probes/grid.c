@@ -7,9 +7,13 @@
 static const int64_t LANE_BYTES = (int64_t)512 << 20;
 
 ks_scored ks_grid_scored(const ks_dataset *d, const float *score) {
-    return (ks_scored){.n = d->n, .score = score, .y = d->y,
-                       .group = d->group, .chain = d->chain,
-                       .n_groups = d->n_groups, .n_chains = d->n_chains};
+    return (ks_scored){.n = d->n,
+                       .score = score,
+                       .y = d->y,
+                       .group = d->group,
+                       .chain = d->chain,
+                       .n_groups = d->n_groups,
+                       .n_chains = d->n_chains};
 }
 
 static bool wants(const ks_acts_file *file, const ks_grid_options *o, int s,
@@ -24,8 +28,8 @@ static int32_t layers_of(const ks_acts_info *info, int s) {
     return info->n_layers + (s == KS_RESID);
 }
 
-static int32_t count_layers(const ks_acts_info *info,
-                            const ks_grid_options *o, int s) {
+static int32_t count_layers(const ks_acts_info *info, const ks_grid_options *o,
+                            int s) {
     int32_t n = 0;
     for (int32_t l = 0; l < layers_of(info, s); l++)
         n += !o->layers || o->layers[l];
@@ -41,7 +45,8 @@ int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *o) {
     return n;
 }
 
-/* ----------------------------------------------------------------- intervals */
+/* ----------------------------------------------------------------- intervals
+ */
 
 /* Draws are the same whatever thread does them. */
 static ks_status add_intervals(ks_series *series, const ks_dataset *d,
@@ -67,7 +72,8 @@ static ks_status add_intervals(ks_series *series, const ks_dataset *d,
     return st;
 }
 
-/* -------------------------------------------------------------------- series */
+/* -------------------------------------------------------------------- series
+ */
 
 typedef struct work {
     const ks_dataset *dataset;
@@ -134,8 +140,8 @@ static ks_status fit_cell(work *w, const ks_series *series, ks_cell *cell,
     st = ks_nest_fit(&cell->nest, x, w->out->d, w->y, w->folds, &options,
                      &inner);
     KS_CHECK(st == KS_OK, st, "%s: %s/%s layer %d: %s", w->path,
-             ks_stream_name(series->stream),
-             ks_position_name(series->position), cell->layer, inner.text);
+             ks_stream_name(series->stream), ks_position_name(series->position),
+             cell->layer, inner.text);
     KS_TRY(ks_alloc(&cell->score, (size_t)w->folds->n, sizeof(float), "scores",
                     err));
     ks_nest_mix(&nest, NULL, w->folds, cell->score);
@@ -164,8 +170,8 @@ static ks_status fit_cells(work *w, ks_series *series, ks_err *err) {
 #pragma omp atomic read
         limit = failed;
         if (limit < i) continue;
-        ks_status got = fit_cell(w, series, &series->cells[i],
-                                 omp_get_thread_num(), &mine);
+        ks_status got =
+            fit_cell(w, series, &series->cells[i], omp_get_thread_num(), &mine);
 #pragma omp critical(ks_grid_cells)
         {
             if (got == KS_OK) {
@@ -224,8 +230,13 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
     ks_status st = KS_OK;
     const ks_acts_info *info = ks_acts_get_info(file);
     size_t d = (size_t)info->d;
-    work w = {.dataset = dataset, .file = file, .path = path, .place = place,
-              .folds = folds, .options = options, .out = out};
+    work w = {.dataset = dataset,
+              .file = file,
+              .path = path,
+              .place = place,
+              .folds = folds,
+              .options = options,
+              .out = out};
     *out = (ks_grid){.d = info->d};
     for (int32_t s = 0; s < folds->n_seeds; s++) w.y[s] = dataset->y;
     KS_CHECK(ks_grid_cells(file, options) > 0, KS_USAGE,
@@ -240,8 +251,7 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
                     sizeof *out->series, "series", err));
     for (int s = 0; s < KS_N_STREAMS; s++)
         for (int p = 0; p < KS_N_POSITIONS; p++) {
-            if (!wants(file, options, s, p) ||
-                !count_layers(info, options, s))
+            if (!wants(file, options, s, p) || !count_layers(info, options, s))
                 continue;
             ks_series *series = &out->series[out->n_series++];
             series->stream = (ks_stream)s;

@@ -48,10 +48,9 @@ body(int64_t rows, int64_t n, int64_t stride, float *restrict z,
 }
 
 #define KS_VARIANT(name, attribute)                                            \
-    attribute static void name(int64_t rows, int64_t n, int64_t stride,        \
-                               float *z, const float *bias,                    \
-                               const uint8_t *code, const float *c,            \
-                               float *r_sum, float *h_sum) {                   \
+    attribute static void name(                                                \
+        int64_t rows, int64_t n, int64_t stride, float *z, const float *bias,  \
+        const uint8_t *code, const float *c, float *r_sum, float *h_sum) {     \
         body(rows, n, stride, z, bias, code, c, r_sum, h_sum);                 \
     }
 KS_VARIANT(plain, )

@@ -40,8 +40,7 @@ static ks_status order_rows(ks_l2 *l2, ks_err *err) {
         int64_t row = l2->order[i] = places[i].row;
         for (int32_t s = 0; s < l2->n_designs; s++)
             l2->code[s * l2->n + i] =
-                (uint8_t)(2 * l2->designs[s].fold[row] +
-                          l2->designs[s].y[row]);
+                (uint8_t)(2 * l2->designs[s].fold[row] + l2->designs[s].y[row]);
     }
 done:
     free(places);
@@ -75,8 +74,8 @@ static ks_status cut_blocks(ks_l2 *l2, ks_err *err) {
             l2->block_folds[k * l2->n_designs + s] = set;
         }
     l2->n_lanes = (int32_t)KS_MAX(
-        1, KS_MIN(KS_MIN(l2->n / KS_L2_LANE_ROWS, KS_L2_MAX_LANES),
-                  l2->n_blocks));
+        1,
+        KS_MIN(KS_MIN(l2->n / KS_L2_LANE_ROWS, KS_L2_MAX_LANES), l2->n_blocks));
 done:
     return st;
 }
@@ -133,8 +132,8 @@ static ks_status copy_shifted(ks_l2 *l2, const float *x, ks_err *err) {
         while (j + 1 < l2->d && isfinite(l2->x[bad * l2->d + j])) j++;
         KS_CHECK(false, KS_NUMERIC,
                  "row %lld, feature %lld: expected a finite value that can be "
-                 "centred, found %g", (long long)row, (long long)j,
-                 (double)x[row * l2->d + j]);
+                 "centred, found %g",
+                 (long long)row, (long long)j, (double)x[row * l2->d + j]);
     }
 done:
     return st;
@@ -162,15 +161,15 @@ static ks_status find_moments(ks_l2 *l2, ks_err *err) {
     uint32_t used[KS_L2_MAX_FOLDS]; /* place in moment_data, per design fold */
     size_t n_used = 0, d = (size_t)l2->d;
     int32_t total = l2->n_designs * KS_L2_MAX_FOLDS;
-    KS_TRY(ks_alloc(&l2->moments, (size_t)total, sizeof *l2->moments,
-                    "moments", err));
+    KS_TRY(ks_alloc(&l2->moments, (size_t)total, sizeof *l2->moments, "moments",
+                    err));
     for (int32_t s = 0; s < l2->n_designs; s++) {
         memset(used, 0, sizeof used);
         for (int64_t i = 0; i < l2->n; i++) used[l2->code[s * l2->n + i] / 2]++;
         for (int32_t f = 0; f < KS_L2_MAX_FOLDS; f++) n_used += used[f] > 0;
     }
-    KS_TRY(ks_alloc(&l2->moment_data, n_used * d, 3 * sizeof(double),
-                    "moments", err));
+    KS_TRY(ks_alloc(&l2->moment_data, n_used * d, 3 * sizeof(double), "moments",
+                    err));
     double *at = l2->moment_data;
     for (int32_t s = 0; s < l2->n_designs; s++) {
         memset(used, 0, sizeof used);
@@ -198,17 +197,20 @@ static ks_status check(const float *x, int64_t n, int64_t d,
     ks_status st = KS_OK;
     KS_CHECK(x && n >= 2 && d >= 1 && n_designs >= 1, KS_USAGE,
              "a probe needs at least 2 rows, 1 feature and 1 set of labels, "
-             "got %lld, %lld and %d", (long long)n, (long long)d, n_designs);
+             "got %lld, %lld and %d",
+             (long long)n, (long long)d, n_designs);
     KS_CHECK(n <= INT32_MAX && d <= INT32_MAX / KS_L2_BLOCK, KS_LIMIT,
              "%lld rows of %lld features are beyond what a product takes",
              (long long)n, (long long)d);
     for (int32_t s = 0; s < n_designs; s++)
         for (int64_t i = 0; i < n; i++)
             KS_CHECK((designs[s].y[i] == 0 || designs[s].y[i] == 1) &&
-                         designs[s].fold[i] < KS_L2_MAX_FOLDS, KS_USAGE,
+                         designs[s].fold[i] < KS_L2_MAX_FOLDS,
+                     KS_USAGE,
                      "row %lld: expected label 0 or 1 and a fold below %d, "
-                     "found %d and %d", (long long)i, KS_L2_MAX_FOLDS,
-                     designs[s].y[i], designs[s].fold[i]);
+                     "found %d and %d",
+                     (long long)i, KS_L2_MAX_FOLDS, designs[s].y[i],
+                     designs[s].fold[i]);
 done:
     return st;
 }

@@ -12,11 +12,11 @@
 
 /* What a lane works with. */
 typedef struct lane_work {
-    double *g, *r, *h;    /* sums of this lane: [n, d], [n], [n] */
-    int32_t *pick;        /* [n] active columns of the block */
-    int32_t n_pick, wide; /* their number, and padded */
-    float *w, *z, *part;  /* [wide, d], [BLOCK, wide], [wide, d] */
-    float *bias, *c;      /* [wide], [n_designs, codes, wide] */
+    double *g, *r, *h;      /* sums of this lane: [n, d], [n], [n] */
+    int32_t *pick;          /* [n] active columns of the block */
+    int32_t n_pick, wide;   /* their number, and padded */
+    float *w, *z, *part;    /* [wide, d], [BLOCK, wide], [wide, d] */
+    float *bias, *c;        /* [wide], [n_designs, codes, wide] */
     float *r_part, *h_part; /* [wide] */
     double *x64, *w64, *z64, *part64;
     char *memory;
@@ -38,8 +38,10 @@ static ks_status lane_open(lane_work *lane, const ks_l2 *l2,
     do {                                                                       \
         if (round) lane->field = (void *)at;                                   \
         size_t take = ((count) * (size) + 63) / 64 * 64;                       \
-        if (round) at += take;                                                 \
-        else bytes += take;                                                    \
+        if (round)                                                             \
+            at += take;                                                        \
+        else                                                                   \
+            bytes += take;                                                     \
     } while (0)
         KS_PLACE(g, n * d, sizeof(double));
         KS_PLACE(r, n, sizeof(double));
@@ -84,13 +86,14 @@ static void choose(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
     lane->wide = (n + KS_L2_PAD - 1) / KS_L2_PAD * KS_L2_PAD;
     int64_t d = l2->d, wide = lane->wide;
     memset(lane->bias, 0, (size_t)wide * sizeof(float));
-    memset(lane->c, 0,
-           (size_t)(l2->n_designs * CODES * wide) * sizeof(float));
+    memset(lane->c, 0, (size_t)(l2->n_designs * CODES * wide) * sizeof(float));
     for (int32_t k = 0; k < wide; k++) {
         const double *from = k < n ? pass->w + lane->pick[k] * d : NULL;
         for (int64_t j = 0; j < d; j++) {
-            if (pass->exact) lane->w64[k * d + j] = from ? from[j] : 0;
-            else lane->w[k * d + j] = from ? (float)from[j] : 0;
+            if (pass->exact)
+                lane->w64[k * d + j] = from ? from[j] : 0;
+            else
+                lane->w[k * d + j] = from ? (float)from[j] : 0;
         }
     }
     for (int32_t k = 0; k < n; k++) {
@@ -121,8 +124,8 @@ static void block_f32(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
                       lane->c + (int64_t)s * CODES * wide + from,
                       lane->r_part + from, lane->h_part + from);
     }
-    ks__gemm_f32(true, false, wide, d, rows, lane->z, wide, x, d, 0,
-                 lane->part, d);
+    ks__gemm_f32(true, false, wide, d, rows, lane->z, wide, x, d, 0, lane->part,
+                 d);
     for (int32_t k = 0; k < lane->n_pick; k++) {
         double *g = lane->g + lane->pick[k] * d;
         const float *part = lane->part + k * d;
@@ -176,8 +179,10 @@ static void run_lane(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
     for (int32_t k = from; k < to; k++) {
         choose(lane, l2, pass, l2->block_folds + k * l2->n_designs);
         if (!lane->n_pick) continue;
-        if (pass->exact) block_f64(lane, l2, pass, l2->blocks[k]);
-        else block_f32(lane, l2, pass, l2->blocks[k]);
+        if (pass->exact)
+            block_f64(lane, l2, pass, l2->blocks[k]);
+        else
+            block_f32(lane, l2, pass, l2->blocks[k]);
     }
 }
 
@@ -187,8 +192,7 @@ ks_status ks__l2_run_pass(ks_l2 *l2, const ks_l2_pass *pass, ks_err *err) {
     for (int32_t k = 0; k < l2->n_lanes; k++)
         KS_TRY(lane_open(&lanes[k], l2, pass, err));
 #pragma omp parallel for num_threads(l2->threads) schedule(dynamic, 1)
-    for (int32_t k = 0; k < l2->n_lanes; k++)
-        run_lane(&lanes[k], l2, pass, k);
+    for (int32_t k = 0; k < l2->n_lanes; k++) run_lane(&lanes[k], l2, pass, k);
 #pragma omp parallel for num_threads(l2->threads) schedule(static)
     for (int32_t k = 0; k < pass->n; k++) {
         double *g = pass->g + k * l2->d;

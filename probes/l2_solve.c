@@ -14,10 +14,10 @@
 #include "l2_state.h"
 
 enum {
-    PAIRS = 12,   /* of L-BFGS */
-    POLISH = 6,   /* most further passes for a small step, see below, */
+    PAIRS = 12,        /* of L-BFGS */
+    POLISH = 6,        /* most further passes for a small step, see below, */
     POLISH_EXACT = 30, /* and with those in double */
-    MAX_TRIES = 8 /* shortened steps in a row */
+    MAX_TRIES = 8      /* shortened steps in a row */
 };
 
 /* Share of the tolerance that f32 must show: leaves room for its rounding. */
@@ -101,8 +101,8 @@ static ks_status fill_split(const ks_l2 *l2, split *s, ks_err *err) {
     s->n = s->count[0] + s->count[1];
     KS_CHECK(s->count[0] > 0 && s->count[1] > 0, KS_MISMATCH,
              "a probe's training rows need both classes: found %.0f important "
-             "and %.0f removable steps outside folds 0x%x", s->count[1],
-             s->count[0], (unsigned)s->hold);
+             "and %.0f removable steps outside folds 0x%x",
+             s->count[1], s->count[0], (unsigned)s->hold);
     for (int64_t j = 0; j < l2->d; j++) {
         double sum[2] = {0, 0}, square = 0;
         for (int32_t f = 0; f < KS_L2_MAX_FOLDS; f++)
@@ -116,7 +116,8 @@ static ks_status fill_split(const ks_l2 *l2, split *s, ks_err *err) {
         s->mean[j] = mean;
         s->centre[j] = 0.5 * (mean0 + mean1);
         s->inverse[j] = variance > 1e-12 * mean * mean && variance > 0
-                            ? 1 / sqrt(variance) : 0;
+                            ? 1 / sqrt(variance)
+                            : 0;
         s->gap[j] = (mean1 - mean0) * s->inverse[j];
     }
 done:
@@ -126,8 +127,8 @@ done:
 static ks_status find_splits(fit *f, ks_err *err) {
     ks_status st = KS_OK;
     size_t d = (size_t)f->l2->d;
-    KS_TRY(ks_alloc(&f->splits, (size_t)f->n, sizeof *f->splits, "splits",
-                    err));
+    KS_TRY(
+        ks_alloc(&f->splits, (size_t)f->n, sizeof *f->splits, "splits", err));
     for (int32_t k = 0; k < f->n; k++) {
         const ks_l2_column *c = &f->columns[k];
         int32_t at = 0;
@@ -141,8 +142,8 @@ static ks_status find_splits(fit *f, ks_err *err) {
         }
         f->states[k].split = at;
     }
-    KS_TRY(ks_alloc(&f->split_data, (size_t)f->n_splits * d,
-                    4 * sizeof(double), "splits", err));
+    KS_TRY(ks_alloc(&f->split_data, (size_t)f->n_splits * d, 4 * sizeof(double),
+                    "splits", err));
     for (int32_t k = 0; k < f->n_splits; k++) {
         split *s = &f->splits[k];
         s->centre = f->split_data + 4 * (size_t)k * d;
@@ -155,7 +156,8 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------- inverse Hessian, LDA */
+/* ------------------------------------------------------- inverse Hessian, LDA
+ */
 
 /* q [n, d] to spectral coordinates out [n, rank]. */
 static void to_spectrum(const ks_l2 *l2, const float *q, int64_t n,
@@ -193,8 +195,7 @@ static void start_chunk(fit *f, const int32_t *list, int32_t n, float *q,
     int64_t d = l2->d, rank = l2->rank;
     for (int32_t k = 0; k < n; k++)
         for (int64_t j = 0; j < d; j++)
-            q[k * d + j] =
-                (float)f->splits[f->states[list[k]].split].gap[j];
+            q[k * d + j] = (float)f->splits[f->states[list[k]].split].gap[j];
     to_spectrum(l2, q, n, t);
     double scale[KS_L2_CHUNK], rest_share[KS_L2_CHUNK];
     for (int32_t k = 0; k < n; k++) {
@@ -214,9 +215,8 @@ static void start_chunk(fit *f, const int32_t *list, int32_t n, float *q,
         }
         rest_share[k] = rank < d ? 1 / ((double)l2->tail + lambda / h) : 0;
         for (int64_t j = 0; j < rank; j++)
-            t[k * rank + j] *=
-                (float)(1 / ((double)l2->value[j] + lambda / h) -
-                        rest_share[k]);
+            t[k * rank + j] *= (float)(1 / ((double)l2->value[j] + lambda / h) -
+                                       rest_share[k]);
         for (int64_t j = 0; j < d; j++) q[k * d + j] *= (float)rest_share[k];
     }
     from_spectrum(l2, t, n, 1, q);
@@ -268,13 +268,19 @@ static ks_status evaluate(fit *f, bool exact, ks_err *err) {
         f->design[a] = s->design;
         f->hold[a] = s->hold;
         f->margin[a] = f->columns[k].margin;
-        for (int c = 0; c < 2; c++)
-            f->class_c[2 * a + c] = 0.5 / s->count[c];
+        for (int c = 0; c < 2; c++) f->class_c[2 * a + c] = 0.5 / s->count[c];
         to_shifted(f, k, f->w + a * d, &f->b[a]);
     }
-    ks_l2_pass pass = {.n = f->n_active, .design = f->design, .hold = f->hold,
-                       .class_c = f->class_c, .w = f->w, .b = f->b,
-                       .g = f->gw, .r = f->r, .h = f->h, .exact = exact,
+    ks_l2_pass pass = {.n = f->n_active,
+                       .design = f->design,
+                       .hold = f->hold,
+                       .class_c = f->class_c,
+                       .w = f->w,
+                       .b = f->b,
+                       .g = f->gw,
+                       .r = f->r,
+                       .h = f->h,
+                       .exact = exact,
                        .margin = f->margin};
     KS_TRY(ks__l2_run_pass(l2, &pass, err));
 #pragma omp parallel for num_threads(l2->threads) schedule(static)
@@ -322,8 +328,8 @@ static bool keep_step(fit *f, int32_t k) {
     if (!c->fresh) {
         double slope = dot(g, p, m);
         if (!(slope <= OVERSHOT * -c->slope) && c->tries < MAX_TRIES) {
-            double shrink = isfinite(slope) ? -c->slope / (slope - c->slope)
-                                            : 0.1;
+            double shrink =
+                isfinite(slope) ? -c->slope / (slope - c->slope) : 0.1;
             c->t *= KS_MAX(0.1, KS_MIN(0.6, shrink));
             c->tries++;
             for (int64_t j = 0; j < m; j++) v[j] = base[j] + c->t * p[j];
@@ -406,8 +412,7 @@ static void damping(const fit *f, const int32_t *list, int32_t n, float *q,
             rest -= square;
         }
         if (rank < d) {
-            for (int64_t j = 0; j < d; j++)
-                rest += (double)y[j] * (double)y[j];
+            for (int64_t j = 0; j < d; j++) rest += (double)y[j] * (double)y[j];
             model += KS_MAX(rest, 0) / (c->h * (double)l2->tail + c->lambda);
         }
         int32_t at = (c->next + PAIRS - 1) % PAIRS;
@@ -430,8 +435,8 @@ static void precondition(fit *f, const int32_t *list, int32_t n, float *q,
         const state *c = &f->states[list[i]];
         double rest = rank < d ? 1 / (c->h * (double)l2->tail + c->lambda) : 0;
         for (int64_t j = 0; j < rank; j++)
-            t[i * rank + j] *= (float)(
-                1 / (c->h * (double)l2->value[j] + c->lambda) - rest);
+            t[i * rank + j] *=
+                (float)(1 / (c->h * (double)l2->value[j] + c->lambda) - rest);
         for (int64_t j = 0; j < d; j++) q[i * d + j] *= (float)rest;
     }
     from_spectrum(l2, t, n, 1, q);
@@ -474,8 +479,10 @@ static void direct_chunk(fit *f, const int32_t *chunk, int32_t n, bool exact,
     double alpha[KS_L2_CHUNK][PAIRS];
     for (int32_t i = 0; i < n; i++) {
         int32_t k = chunk[i];
-        if (exact && verified(f, k)) f->states[k].done = true;
-        else if (keep_step(f, k)) list[n_list++] = k;
+        if (exact && verified(f, k))
+            f->states[k].done = true;
+        else if (keep_step(f, k))
+            list[n_list++] = k;
     }
     for (int32_t i = 0; i < n_list; i++) recurse_down(f, list[i], alpha[i]);
     if (n_list) precondition(f, list, n_list, q, t);
@@ -488,8 +495,10 @@ static void direct_chunk(fit *f, const int32_t *chunk, int32_t n, bool exact,
             for (int64_t j = 0; j < m; j++) p[j] = -f->g[k * m + j];
             f->states[k].slope = dot(p, f->g + k * m, m);
         }
-        if (!exact && f32_done(f, k)) f->states[k].done = true;
-        else for (int64_t j = 0; j < m; j++) v[j] += p[j];
+        if (!exact && f32_done(f, k))
+            f->states[k].done = true;
+        else
+            for (int64_t j = 0; j < m; j++) v[j] += p[j];
     }
 }
 
@@ -516,8 +525,8 @@ static ks_status each_chunk(fit *f, chunk_fn run, bool exact, ks_err *err) {
     for (int32_t k = 0; k < chunks; k++) {
         int32_t from = k * KS_L2_CHUNK;
         float *q = scratch + (size_t)k * size;
-        run(f, f->active + from, KS_MIN(KS_L2_CHUNK, f->n_active - from),
-            exact, q, q + f->l2->d * KS_L2_CHUNK);
+        run(f, f->active + from, KS_MIN(KS_L2_CHUNK, f->n_active - from), exact,
+            q, q + f->l2->d * KS_L2_CHUNK);
     }
 done:
     free(scratch);
@@ -635,19 +644,21 @@ done:
 }
 
 static void fit_free(fit *f) {
-    void *all[] = {f->splits, f->split_data, f->states, f->v, f->base, f->g,
-                   f->g_base, f->p, f->s, f->y, f->active, f->design, f->hold,
-                   f->class_c, f->w, f->b, f->gw, f->r, f->h, f->margin};
+    void *all[] = {f->splits, f->split_data, f->states, f->v,       f->base,
+                   f->g,      f->g_base,     f->p,      f->s,       f->y,
+                   f->active, f->design,     f->hold,   f->class_c, f->w,
+                   f->b,      f->gw,         f->r,      f->h,       f->margin};
     for (size_t i = 0; i < KS_COUNT(all); i++) free(all[i]);
 }
 
 static ks_status check(const ks_l2 *l2, const ks_l2_column *columns,
-                       int32_t n_columns, double tolerance,
-                       int32_t max_passes, ks_err *err) {
+                       int32_t n_columns, double tolerance, int32_t max_passes,
+                       ks_err *err) {
     ks_status st = KS_OK;
     KS_CHECK(n_columns >= 1 && tolerance > 0 && max_passes >= 1, KS_USAGE,
              "a fit needs columns, a tolerance and passes above 0, got %d, %g "
-             "and %d", n_columns, tolerance, max_passes);
+             "and %d",
+             n_columns, tolerance, max_passes);
     for (int32_t k = 0; k < n_columns; k++) {
         KS_CHECK(columns[k].design >= 0 && columns[k].design < l2->n_designs,
                  KS_USAGE, "column %d: expected a design below %d, got %d", k,
@@ -664,8 +675,11 @@ ks_status ks_l2_fit(ks_l2 *l2, ks_l2_column *columns, int32_t n_columns,
                     double tolerance, int32_t max_passes, ks_err *err) {
     ks_status st = KS_OK;
     int restore = ks__blas_serial();
-    fit f = {.l2 = l2, .columns = columns, .n = n_columns,
-             .tolerance = tolerance, .max_passes = max_passes};
+    fit f = {.l2 = l2,
+             .columns = columns,
+             .n = n_columns,
+             .tolerance = tolerance,
+             .max_passes = max_passes};
     KS_TRY(check(l2, columns, n_columns, tolerance, max_passes, err));
     KS_TRY(fit_alloc(&f, err));
     KS_TRY(find_splits(&f, err));

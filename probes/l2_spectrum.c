@@ -27,8 +27,8 @@ static void whole_moments(const ks_l2 *l2, whole *w) {
         for (int c = 0; c < 2; c++) count[c] += l2->moments[f].count[c];
     double n = (double)l2->n;
     for (int c = 0; c < 2; c++)
-        w->weight[c] = (float)sqrt(
-            count[0] && count[1] ? 0.5 / (double)count[c] : 1 / n);
+        w->weight[c] =
+            (float)sqrt(count[0] && count[1] ? 0.5 / (double)count[c] : 1 / n);
     for (int64_t j = 0; j < d; j++) {
         double sum[2] = {0, 0}, square = 0;
         for (int32_t f = 0; f < KS_L2_MAX_FOLDS; f++) {
@@ -39,11 +39,13 @@ static void whole_moments(const ks_l2 *l2, whole *w) {
         }
         double mean = (sum[0] + sum[1]) / n;
         double variance = square / n - mean * mean;
-        w->mean[j] = count[0] && count[1] ? 0.5 * (sum[0] / (double)count[0] +
-                                                   sum[1] / (double)count[1])
-                                          : mean;
+        w->mean[j] =
+            count[0] && count[1]
+                ? 0.5 * (sum[0] / (double)count[0] + sum[1] / (double)count[1])
+                : mean;
         w->inverse[j] = variance > 1e-12 * mean * mean && variance > 0
-                            ? 1 / sqrt(variance) : 0;
+                            ? 1 / sqrt(variance)
+                            : 0;
     }
 }
 
@@ -87,8 +89,8 @@ static ks_status exact(ks_l2 *l2, spectrum_work *w, ks_err *err) {
     KS_TRY(ks_alloc(&w->sums, (size_t)(l2->n_lanes * d * d), sizeof(float),
                     "Gram matrix", err));
     KS_TRY(ks_alloc(&l2->value, (size_t)d, sizeof(float), "spectrum", err));
-    KS_TRY(ks_alloc(&l2->vector, (size_t)(d * d), sizeof(float), "spectrum",
-                    err));
+    KS_TRY(
+        ks_alloc(&l2->vector, (size_t)(d * d), sizeof(float), "spectrum", err));
 #pragma omp parallel for num_threads(l2->threads) schedule(static, 1)
     for (int32_t lane = 0; lane < l2->n_lanes; lane++) {
         float *block = w->block + (int64_t)lane * KS_L2_BLOCK * d;
@@ -104,11 +106,12 @@ static ks_status exact(ks_l2 *l2, spectrum_work *w, ks_err *err) {
     memcpy(l2->vector, w->sums, (size_t)(d * d) * sizeof(float));
     /* the lower triangle row-major is the upper one column-major, and
      * eigenvectors as columns there are rows here */
-    lapack_int info = LAPACKE_ssyevd(LAPACK_COL_MAJOR, 'V', 'U',
-                                     (lapack_int)d, l2->vector, (lapack_int)d,
-                                     l2->value);
-    KS_CHECK(info == 0, KS_NUMERIC, "the eigenvectors of a layer's covariance "
-             "of %lld features did not converge", (long long)d);
+    lapack_int info = LAPACKE_ssyevd(LAPACK_COL_MAJOR, 'V', 'U', (lapack_int)d,
+                                     l2->vector, (lapack_int)d, l2->value);
+    KS_CHECK(info == 0, KS_NUMERIC,
+             "the eigenvectors of a layer's covariance "
+             "of %lld features did not converge",
+             (long long)d);
     l2->cost.reads += 1;
 done:
     return st;
@@ -129,10 +132,10 @@ static void apply_covariance(ks_l2 *l2, spectrum_work *w, const float *q,
             ks_l2_block b = l2->blocks[k];
             int64_t rows = b.end - b.begin;
             weigh_block(l2, &w->all, w->centre, w->inverse, b, block);
-            ks__gemm_f32(false, true, rows, rank, d, block, d, q, d, 0,
-                         product, rank);
-            ks__gemm_f32(true, false, rank, d, rows, product, rank, block, d,
-                         1, w->sums + lane * rank * d, d);
+            ks__gemm_f32(false, true, rows, rank, d, block, d, q, d, 0, product,
+                         rank);
+            ks__gemm_f32(true, false, rank, d, rows, product, rank, block, d, 1,
+                         w->sums + lane * rank * d, d);
         }
     }
     add_lanes(l2, w->sums, rank * d);
@@ -147,9 +150,8 @@ static ks_status orthonormal(float *q, int64_t rank, int64_t d, ks_err *err) {
     lapack_int info = LAPACKE_sgeqrf(LAPACK_COL_MAJOR, (lapack_int)d,
                                      (lapack_int)rank, q, (lapack_int)d, tau);
     if (!info)
-        info = LAPACKE_sorgqr(LAPACK_COL_MAJOR, (lapack_int)d,
-                              (lapack_int)rank, (lapack_int)rank, q,
-                              (lapack_int)d, tau);
+        info = LAPACKE_sorgqr(LAPACK_COL_MAJOR, (lapack_int)d, (lapack_int)rank,
+                              (lapack_int)rank, q, (lapack_int)d, tau);
     KS_CHECK(info == 0, KS_NUMERIC,
              "a layer's covariance could not be factorised");
 done:
@@ -164,14 +166,15 @@ static ks_status leading(ks_l2 *l2, spectrum_work *w, ks_err *err) {
     l2->rank = rank;
     KS_TRY(ks_alloc(&w->sums, (size_t)(l2->n_lanes * rank * d), sizeof(float),
                     "spectrum", err));
-    KS_TRY(ks_alloc(&w->product, (size_t)l2->n_lanes * KS_L2_BLOCK *
-                    (size_t)rank, sizeof(float), "spectrum", err));
+    KS_TRY(ks_alloc(&w->product,
+                    (size_t)l2->n_lanes * KS_L2_BLOCK * (size_t)rank,
+                    sizeof(float), "spectrum", err));
     KS_TRY(ks_alloc(&q, (size_t)(rank * d), sizeof(float), "spectrum", err));
     KS_TRY(ks_alloc(&small, (size_t)(rank * rank), sizeof(float), "spectrum",
                     err));
     KS_TRY(ks_alloc(&l2->value, (size_t)rank, sizeof(float), "spectrum", err));
-    KS_TRY(ks_alloc(&l2->vector, (size_t)(rank * d), sizeof(float),
-                    "spectrum", err));
+    KS_TRY(ks_alloc(&l2->vector, (size_t)(rank * d), sizeof(float), "spectrum",
+                    err));
     const uint64_t key[2] = {0, 0};
     for (int64_t k = 0; k < rank * d; k += 4) {
         uint32_t word[4];
@@ -189,9 +192,9 @@ static ks_status leading(ks_l2 *l2, spectrum_work *w, ks_err *err) {
     }
     /* Rayleigh-Ritz: eigenvectors of q' covariance q */
     ks__gemm_f32(false, true, rank, rank, d, w->sums, d, q, d, 0, small, rank);
-    lapack_int info = LAPACKE_ssyevd(LAPACK_COL_MAJOR, 'V', 'U',
-                                     (lapack_int)rank, small, (lapack_int)rank,
-                                     l2->value);
+    lapack_int info =
+        LAPACKE_ssyevd(LAPACK_COL_MAJOR, 'V', 'U', (lapack_int)rank, small,
+                       (lapack_int)rank, l2->value);
     KS_CHECK(info == 0, KS_NUMERIC,
              "the eigenvectors of a layer's covariance did not converge");
     ks__gemm_f32(false, false, rank, d, rank, small, rank, q, d, 0, l2->vector,
@@ -199,8 +202,10 @@ static ks_status leading(ks_l2 *l2, spectrum_work *w, ks_err *err) {
     double trace = 0, found = 0;
     for (int64_t j = 0; j < d; j++) trace += w->inverse[j] > 0;
     for (int64_t k = 0; k < rank; k++) found += (double)l2->value[k];
-    l2->tail = d > rank ? (float)(KS_MAX(trace - found, 1e-6 * trace) /
-                                  (double)(d - rank)) : 0;
+    l2->tail =
+        d > rank
+            ? (float)(KS_MAX(trace - found, 1e-6 * trace) / (double)(d - rank))
+            : 0;
 done:
     free(q);
     free(small);

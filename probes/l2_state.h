@@ -8,13 +8,13 @@
 #include "l2.h"
 
 enum {
-    KS_L2_BLOCK = 512,    /* rows of x that a step of a pass works on */
+    KS_L2_BLOCK = 512,      /* rows of x that a step of a pass works on */
     KS_L2_LANE_ROWS = 1024, /* rows a lane has at least */
-    KS_L2_MAX_LANES = 16, /* sums in fixed parts, whatever the threads */
-    KS_L2_EXACT = 1280,   /* features up to which the spectrum is exact */
-    KS_L2_RANK = 320,     /* else its leading part */
-    KS_L2_CHUNK = 16,     /* columns a thread updates together */
-    KS_L2_PAD = 8         /* products have a multiple of so many columns */
+    KS_L2_MAX_LANES = 16,   /* sums in fixed parts, whatever the threads */
+    KS_L2_EXACT = 1280,     /* features up to which the spectrum is exact */
+    KS_L2_RANK = 320,       /* else its leading part */
+    KS_L2_CHUNK = 16,       /* columns a thread updates together */
+    KS_L2_PAD = 8           /* products have a multiple of so many columns */
 };
 
 typedef struct ks_l2_block {
@@ -61,17 +61,17 @@ ks_status ks__l2_spectrum(ks_l2 *l2, ks_err *err);
 
 /* One evaluation of loss derivatives for the active columns of a fit. */
 typedef struct ks_l2_pass {
-    int32_t n;              /* active columns, ordered by design */
-    const int32_t *design;  /* [n] */
-    const uint32_t *hold;   /* [n] */
-    const double *class_c;  /* [n, 2] c_i of a training row, by class */
-    const double *w;        /* [n, d] on shifted x */
-    const double *b;        /* [n] */
-    double *g;              /* out [n, d] sum_i r_i x_i */
-    double *r;              /* out [n] sum_i r_i, r_i = c_i (p_i - y_i) */
-    double *h;              /* out [n] sum_i c_i p_i (1 - p_i) */
-    bool exact;             /* double throughout, and margins */
-    float *const *margin;   /* [n] or NULL; exact passes only */
+    int32_t n;             /* active columns, ordered by design */
+    const int32_t *design; /* [n] */
+    const uint32_t *hold;  /* [n] */
+    const double *class_c; /* [n, 2] c_i of a training row, by class */
+    const double *w;       /* [n, d] on shifted x */
+    const double *b;       /* [n] */
+    double *g;             /* out [n, d] sum_i r_i x_i */
+    double *r;             /* out [n] sum_i r_i, r_i = c_i (p_i - y_i) */
+    double *h;             /* out [n] sum_i c_i p_i (1 - p_i) */
+    bool exact;            /* double throughout, and margins */
+    float *const *margin;  /* [n] or NULL; exact passes only */
 } ks_l2_pass;
 
 ks_status ks__l2_run_pass(ks_l2 *l2, const ks_l2_pass *pass, ks_err *err);

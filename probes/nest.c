@@ -90,10 +90,11 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
             find_hold(&all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
     int32_t n = all.n * n_strengths;
     for (int32_t i = 0; i < n; i++)
-        w->columns[i] = (ks_l2_column){
-            .design = seed, .hold = all.set[i / n_strengths],
-            .strength = w->options->strengths[i % n_strengths],
-            .margin = w->margin + (int64_t)i * f->n};
+        w->columns[i] =
+            (ks_l2_column){.design = seed,
+                           .hold = all.set[i / n_strengths],
+                           .strength = w->options->strengths[i % n_strengths],
+                           .margin = w->margin + (int64_t)i * f->n};
     KS_TRY(solve(w, n, err));
     const uint8_t *fold = f->fold + seed * f->n;
     for (int32_t k = 0; k < f->n_folds; k++) {
@@ -127,14 +128,14 @@ static ks_status refit(work *w, ks_err *err) {
     ks_nest *out = w->out;
     int64_t d = out->d, n = out->n;
     for (int32_t i = 0; i < out->n_fits; i++)
-        w->columns[i] = (ks_l2_column){
-            .design = i / w->folds->n_folds,
-            .hold = 1u << (i % w->folds->n_folds),
-            .strength = out->strength[i],
-            .weight = w->raw ? w->raw + i * (d + 1) : NULL,
-            .mean = w->raw ? w->mean + i * d : NULL,
-            .scale = w->raw ? w->scale + i * d : NULL,
-            .margin = out->score + i / w->folds->n_folds * n};
+        w->columns[i] =
+            (ks_l2_column){.design = i / w->folds->n_folds,
+                           .hold = 1u << (i % w->folds->n_folds),
+                           .strength = out->strength[i],
+                           .weight = w->raw ? w->raw + i * (d + 1) : NULL,
+                           .mean = w->raw ? w->mean + i * d : NULL,
+                           .scale = w->raw ? w->scale + i * d : NULL,
+                           .margin = out->score + i / w->folds->n_folds * n};
     KS_TRY(solve(w, out->n_fits, err));
     for (int32_t i = 0; i < out->n_fits; i++) {
         out->gradient[i] = w->columns[i].gradient;
@@ -183,15 +184,15 @@ static ks_status alloc_work(work *w, int64_t n, int64_t d, ks_err *err) {
                    (size_t)w->options->n_strengths;
     KS_TRY(ks_alloc(&w->columns, KS_MAX(inner, fits), sizeof *w->columns,
                     "columns", err));
-    KS_TRY(ks_alloc(&w->margin, inner * (size_t)n, sizeof(float), "margins",
-                    err));
+    KS_TRY(
+        ks_alloc(&w->margin, inner * (size_t)n, sizeof(float), "margins", err));
     if (!w->options->keep_weights) return KS_OK;
     KS_TRY(ks_alloc(&w->raw, fits * ((size_t)d + 1), sizeof(double), "weights",
                     err));
-    KS_TRY(ks_alloc(&w->mean, fits * (size_t)d, sizeof(double), "weights",
-                    err));
-    KS_TRY(ks_alloc(&w->scale, fits * (size_t)d, sizeof(double), "weights",
-                    err));
+    KS_TRY(
+        ks_alloc(&w->mean, fits * (size_t)d, sizeof(double), "weights", err));
+    KS_TRY(
+        ks_alloc(&w->scale, fits * (size_t)d, sizeof(double), "weights", err));
 done:
     return st;
 }
@@ -202,21 +203,23 @@ ks_status ks_nest_fit(ks_nest *out, const float *x, int64_t d,
     ks_status st = KS_OK;
     ks_l2_design designs[KS_MAX_SEEDS];
     work w = {.folds = folds, .options = options, .y = train_y, .out = out};
-    *out = (ks_nest){.n = folds->n, .d = d,
-                     .n_fits = folds->n_seeds * folds->n_folds};
+    *out = (ks_nest){
+        .n = folds->n, .d = d, .n_fits = folds->n_seeds * folds->n_folds};
     KS_CHECK(folds->n_seeds >= 1 && folds->n_seeds <= KS_MAX_SEEDS &&
                  folds->n_folds >= 3 && folds->n_folds <= KS_L2_MAX_FOLDS &&
                  folds->n_inner >= 2 && folds->n_inner < folds->n_folds,
-             KS_USAGE, "%d seeds, %d folds, %d inner parts: expected 1 to %d, "
-             "3 to %d, and 2 to one less than the folds", folds->n_seeds,
-             folds->n_folds, folds->n_inner, KS_MAX_SEEDS, KS_L2_MAX_FOLDS);
+             KS_USAGE,
+             "%d seeds, %d folds, %d inner parts: expected 1 to %d, "
+             "3 to %d, and 2 to one less than the folds",
+             folds->n_seeds, folds->n_folds, folds->n_inner, KS_MAX_SEEDS,
+             KS_L2_MAX_FOLDS);
     for (int32_t s = 0; s < folds->n_seeds; s++)
         designs[s] = (ks_l2_design){train_y[s], folds->fold + s * folds->n};
     KS_TRY(alloc_out(out, options->keep_weights, folds->n_seeds, err));
     KS_TRY(alloc_work(&w, folds->n, d, err));
-    KS_TRY(ks_l2_open(&w.l2, x, folds->n, d, designs, folds->n_seeds,
-                      options->threads ? options->threads
-                                       : omp_get_max_threads(), err));
+    KS_TRY(ks_l2_open(
+        &w.l2, x, folds->n, d, designs, folds->n_seeds,
+        options->threads ? options->threads : omp_get_max_threads(), err));
     for (int32_t s = 0; s < folds->n_seeds; s++) KS_TRY(choose(&w, s, err));
     KS_TRY(refit(&w, err));
 done:

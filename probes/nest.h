@@ -33,14 +33,14 @@ typedef struct ks_nest_options {
 
 typedef struct ks_nest {
     int64_t n, d;
-    int32_t n_fits;    /* seeds x folds */
-    float *score;      /* [n_seeds, n] out-of-fold margins */
-    double *strength;  /* [n_fits] chosen */
-    double *loss;      /* [n_fits] its balanced log-loss on the inner parts */
-    double *gradient;  /* [n_fits] max-norm at the solution, in double */
-    int32_t *reads;    /* [n_fits] of x while it was being solved */
-    float *weight;     /* [n_fits, d] on standardised x; NULL: not kept */
-    float *bias;       /* [n_fits] */
+    int32_t n_fits;      /* seeds x folds */
+    float *score;        /* [n_seeds, n] out-of-fold margins */
+    double *strength;    /* [n_fits] chosen */
+    double *loss;        /* [n_fits] its balanced log-loss on the inner parts */
+    double *gradient;    /* [n_fits] max-norm at the solution, in double */
+    int32_t *reads;      /* [n_fits] of x while it was being solved */
+    float *weight;       /* [n_fits, d] on standardised x; NULL: not kept */
+    float *bias;         /* [n_fits] */
     float *mean, *scale; /* [n_fits, d] of the training rows */
     int32_t columns, passes, unconverged; /* all fits; passes: the most */
 } ks_nest;

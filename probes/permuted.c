@@ -56,9 +56,13 @@ static ks_status score(work *w, const ks_dataset *d, ks_err *err) {
     ks_status st = KS_OK;
     for (int32_t p = 0; p < KS_PERMUTATIONS; p++) {
         double got[KS_N_METRICS];
-        ks_scored rows = {.n = d->n, .score = w->margin + p * w->n, .y = d->y,
-                          .group = d->group, .chain = d->chain,
-                          .n_groups = d->n_groups, .n_chains = d->n_chains};
+        ks_scored rows = {.n = d->n,
+                          .score = w->margin + p * w->n,
+                          .y = d->y,
+                          .group = d->group,
+                          .chain = d->chain,
+                          .n_groups = d->n_groups,
+                          .n_chains = d->n_chains};
         KS_TRY(ks_stats_metrics(&rows, got, err));
         for (int m = 0; m < KS_N_METRICS; m++)
             w->metrics[m * KS_PERMUTATIONS + p] = got[m];
@@ -85,13 +89,15 @@ ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
             permute_fold(y, folds->fold, w.n, f, w.rows, key);
         designs[p] = (ks_l2_design){y, folds->fold};
         for (int32_t f = 0; f < n_folds; f++)
-            w.columns[p * n_folds + f] = (ks_l2_column){
-                .design = p, .hold = 1u << f, .strength = strength[f],
-                .margin = w.margin + p * w.n};
+            w.columns[p * n_folds + f] =
+                (ks_l2_column){.design = p,
+                               .hold = 1u << f,
+                               .strength = strength[f],
+                               .margin = w.margin + p * w.n};
     }
-    KS_TRY(ks_l2_open(&l2, x, w.n, d, designs, KS_PERMUTATIONS,
-                      options->threads ? options->threads
-                                       : omp_get_max_threads(), err));
+    KS_TRY(ks_l2_open(
+        &l2, x, w.n, d, designs, KS_PERMUTATIONS,
+        options->threads ? options->threads : omp_get_max_threads(), err));
     KS_TRY(ks_l2_fit(l2, w.columns, KS_PERMUTATIONS * n_folds,
                      options->tolerance > 0 ? options->tolerance : 1e-6,
                      options->max_passes ? options->max_passes : 200, err));
@@ -102,8 +108,7 @@ ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
         gsl_sort(all, 1, KS_PERMUTATIONS);
         out[m] = (ks_interval){
             mean,
-            gsl_stats_quantile_from_sorted_data(all, 1, KS_PERMUTATIONS,
-                                                0.025),
+            gsl_stats_quantile_from_sorted_data(all, 1, KS_PERMUTATIONS, 0.025),
             gsl_stats_quantile_from_sorted_data(all, 1, KS_PERMUTATIONS,
                                                 0.975)};
         if (isnan(mean)) out[m] = (ks_interval){NAN, NAN, NAN};

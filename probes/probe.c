@@ -18,8 +18,8 @@ static ks_status check(const ks_probe_problem *p, const ks_probe_options *o,
              KS_USAGE, "expected 1 to %d seeds, got %d", KS_MAX_SEEDS,
              o->n_seeds);
     KS_CHECK(o->n_strengths >= 0 && o->n_strengths <= KS_MAX_STRENGTHS &&
-                 (o->n_strengths == 0 || o->strengths), KS_USAGE,
-             "expected 0 to %d strengths, got %d", KS_MAX_STRENGTHS,
+                 (o->n_strengths == 0 || o->strengths),
+             KS_USAGE, "expected 0 to %d strengths, got %d", KS_MAX_STRENGTHS,
              o->n_strengths);
     KS_CHECK(o->tolerance >= 0 && o->max_passes >= 0, KS_USAGE,
              "tolerance and max_passes cannot be negative");
@@ -71,28 +71,30 @@ ks_status ks_probe_l2(const ks_probe_problem *problem,
         y[s] = problem->y;
     }
     bool given = options->n_strengths > 0;
-    ks_folds folds = {
-        .n = problem->n, .n_folds = options->n_folds, .n_seeds = options->n_seeds,
-        .n_inner = options->n_inner_folds ? options->n_inner_folds
-                                          : options->n_folds - 1,
-        .fold = fold};
+    ks_folds folds = {.n = problem->n,
+                      .n_folds = options->n_folds,
+                      .n_seeds = options->n_seeds,
+                      .n_inner = options->n_inner_folds ? options->n_inner_folds
+                                                        : options->n_folds - 1,
+                      .fold = fold};
     ks_nest_options nested = {
-        .n_strengths = given ? options->n_strengths
-                             : (int32_t)KS_COUNT(STRENGTHS),
+        .n_strengths =
+            given ? options->n_strengths : (int32_t)KS_COUNT(STRENGTHS),
         .strengths = given ? options->strengths : STRENGTHS,
         .tolerance = options->tolerance > 0 ? options->tolerance : 1e-6,
-        .max_passes = options->max_passes, .threads = options->threads,
+        .max_passes = options->max_passes,
+        .threads = options->threads,
         .keep_weights = weights != NULL};
-    KS_TRY(ks_nest_fit(&nest, problem->x, problem->d, y, &folds, &nested,
-                       err));
-    memcpy(scores, nest.score, (size_t)options->n_seeds *
-           (size_t)problem->n * sizeof *scores);
+    KS_TRY(ks_nest_fit(&nest, problem->x, problem->d, y, &folds, &nested, err));
+    memcpy(scores, nest.score,
+           (size_t)options->n_seeds * (size_t)problem->n * sizeof *scores);
     for (int32_t k = 0; k < nest.n_fits; k++)
-        fits[k] = (ks_probe_fit){
-            .strength = nest.strength[k], .gradient = nest.gradient[k],
-            .passes = nest.reads[k],
-            .converged = nest.gradient[k] <= nested.tolerance,
-            .inner_loss = nest.loss[k]};
+        fits[k] =
+            (ks_probe_fit){.strength = nest.strength[k],
+                           .gradient = nest.gradient[k],
+                           .passes = nest.reads[k],
+                           .converged = nest.gradient[k] <= nested.tolerance,
+                           .inner_loss = nest.loss[k]};
     if (weights) put_weights(&nest, weights);
 done:
     ks_nest_free(&nest);

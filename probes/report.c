@@ -13,14 +13,19 @@ static ks_status make_folds(ks_report *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_report_options *o = r->options;
     const ks_dataset *d = r->dataset;
-    ks_split_input input = {.n = d->n, .y = d->y, .group = d->group,
-                            .n_groups = d->n_groups, .ids = d->group_ids};
+    ks_split_input input = {.n = d->n,
+                            .y = d->y,
+                            .group = d->group,
+                            .n_groups = d->n_groups,
+                            .ids = d->group_ids};
     KS_TRY(ks_alloc(&r->fold, (size_t)(o->n_seeds * d->n), 1, "folds", err));
     for (int32_t s = 0; s < o->n_seeds; s++)
         KS_TRY(ks_split_folds(&input, o->n_folds, o->grid.seed + (uint64_t)s,
                               r->fold + s * d->n, err));
-    r->folds = (ks_folds){.n = d->n, .n_folds = o->n_folds,
-                          .n_inner = o->n_inner, .n_seeds = o->n_seeds,
+    r->folds = (ks_folds){.n = d->n,
+                          .n_folds = o->n_folds,
+                          .n_inner = o->n_inner,
+                          .n_seeds = o->n_seeds,
                           .fold = r->fold};
 done:
     return st;
@@ -41,8 +46,8 @@ static ks_status count_shared(ks_report *r, ks_err *err) {
                         err));
         memcpy(texts[i], text + trimmed.begin, trimmed.end - trimmed.begin);
     }
-    r->shared_texts = ks_split_shared_texts(
-        d->n, (const char *const *)texts, r->fold, err);
+    r->shared_texts =
+        ks_split_shared_texts(d->n, (const char *const *)texts, r->fold, err);
     KS_CHECK(r->shared_texts >= 0, KS_NOMEM, "out of memory for texts");
 done:
     for (int64_t i = 0; texts && i < d->n; i++) free(texts[i]);
@@ -69,14 +74,13 @@ static ks_status run_rival(ks_report *r, ks_rival *rival,
     ks_grid_options mine = *options;
     mine.nest.keep_weights = false;
     KS_TRY(ks_acts_open(&rival->file, rival->path, err));
-    KS_TRY(ks_alloc(&place, (size_t)r->dataset->n, sizeof *place, "rows",
-                    err));
+    KS_TRY(ks_alloc(&place, (size_t)r->dataset->n, sizeof *place, "rows", err));
     KS_TRY(ks_dataset_match(r->dataset, rival->file, rival->path, place, err));
-    KS_CHECK(ks_acts_get_info(rival->file)->n_layers ==
-                     r->dataset->info->n_layers || !mine.layers,
-             KS_MISMATCH, "%s: %d layers, --layers chooses among %d",
-             rival->path, ks_acts_get_info(rival->file)->n_layers,
-             r->dataset->info->n_layers);
+    KS_CHECK(
+        ks_acts_get_info(rival->file)->n_layers == r->dataset->info->n_layers ||
+            !mine.layers,
+        KS_MISMATCH, "%s: %d layers, --layers chooses among %d", rival->path,
+        ks_acts_get_info(rival->file)->n_layers, r->dataset->info->n_layers);
     if (r->options->begin)
         r->options->begin(mine.user, rival->name,
                           ks_grid_cells(rival->file, &mine));
@@ -84,15 +88,14 @@ static ks_status run_rival(ks_report *r, ks_rival *rival,
                      &r->folds, &mine, err);
     if (r->options->end) r->options->end(mine.user);
     KS_TRY(st);
-    KS_TRY(ks_alloc(&rival->gain, (size_t)r->grid.n_series,
-                    sizeof *rival->gain, "comparison", err));
+    KS_TRY(ks_alloc(&rival->gain, (size_t)r->grid.n_series, sizeof *rival->gain,
+                    "comparison", err));
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         const ks_series *best = &r->grid.series[k];
         const ks_series *other =
             ks_grid_find(&rival->grid, best->stream, best->position);
         rival->gain[k] = (ks_interval){NAN, NAN, NAN};
-        if (other)
-            KS_TRY(compare(r, best, other->score, &rival->gain[k], err));
+        if (other) KS_TRY(compare(r, best, other->score, &rival->gain[k], err));
     }
 done:
     free(place);
@@ -105,7 +108,7 @@ static ks_status run_rivals(ks_report *r, const ks_grid_options *options,
     const ks_report_options *o = r->options;
     KS_TRY(ks_alloc(&r->rivals, (size_t)KS_MAX(o->n_rivals, 1),
                     sizeof *r->rivals, "comparison", err));
-    for (; r->n_rivals < o->n_rivals; ) {
+    for (; r->n_rivals < o->n_rivals;) {
         ks_rival *rival = &r->rivals[r->n_rivals];
         rival->name = o->rival_names[r->n_rivals];
         rival->path = o->rival_paths[r->n_rivals++];
@@ -126,8 +129,8 @@ static ks_status run_baselines(ks_report *r, ks_err *err) {
                                    .words = !o->no_text};
     int32_t n_series = r->grid.n_series;
     options.nest.keep_weights = false;
-    KS_TRY(ks_baselines_run(&r->baselines, r->dataset, &r->folds, &options,
-                            err));
+    KS_TRY(
+        ks_baselines_run(&r->baselines, r->dataset, &r->folds, &options, err));
     KS_TRY(ks_alloc(&r->gain, (size_t)(r->baselines.n * n_series),
                     sizeof *r->gain, "comparison", err));
     for (int32_t b = 0; b < r->baselines.n; b++)
@@ -156,8 +159,7 @@ static ks_status run_permuted(ks_report *r, ks_err *err) {
         const ks_cell *usual = &series->cells[ks_series_usual(
             series, r->folds.n_seeds * r->folds.n_folds)];
         KS_TRY(ks_dataset_read(d, d->acts, d->row, series->stream,
-                               series->position, usual->layer, buffer, x,
-                               err));
+                               series->position, usual->layer, buffer, x, err));
         KS_TRY(ks_permuted_run(x, d->info->d, d, &r->folds,
                                usual->nest.strength, &o->nest, o->seed,
                                r->permuted + k * KS_N_METRICS, err));
@@ -198,10 +200,10 @@ static ks_status take_part(part *p, const ks_dataset *d, int32_t stratum,
     KS_TRY(ks_alloc(&p->y, n, sizeof *p->y, "stratum", err));
     KS_TRY(ks_alloc(&p->group, n, sizeof *p->group, "stratum", err));
     KS_TRY(ks_alloc(&p->chain, n, sizeof *p->chain, "stratum", err));
-    KS_TRY(ks_alloc(&number, (size_t)d->n_groups, sizeof *number, "stratum",
-                    err));
-    p->rows = (ks_scored){.score = p->score, .y = p->y, .group = p->group,
-                          .chain = p->chain};
+    KS_TRY(
+        ks_alloc(&number, (size_t)d->n_groups, sizeof *number, "stratum", err));
+    p->rows = (ks_scored){
+        .score = p->score, .y = p->y, .group = p->group, .chain = p->chain};
     for (int64_t i = 0; i < d->n; i++) {
         if (d->y[i] == 1 && d->stratum[i] != stratum) continue;
         int64_t k = p->rows.n++;
@@ -242,8 +244,8 @@ done:
 static ks_status run_strata(ks_report *r, ks_err *err) {
     ks_status st = KS_OK;
     if (!r->dataset->n_strata) return KS_OK;
-    KS_TRY(ks_alloc(&r->strata, (size_t)r->dataset->n_strata,
-                    sizeof *r->strata, "strata", err));
+    KS_TRY(ks_alloc(&r->strata, (size_t)r->dataset->n_strata, sizeof *r->strata,
+                    "strata", err));
     for (int32_t s = 0; s < r->dataset->n_strata; s++)
         KS_TRY(run_stratum(r, s, err));
 done:
@@ -252,8 +254,7 @@ done:
 
 /* ---------------------------------------------------------------------- all */
 
-static ks_status read_layers(ks_report *r, ks_grid_options *grid,
-                             ks_err *err) {
+static ks_status read_layers(ks_report *r, ks_grid_options *grid, ks_err *err) {
     ks_status st = KS_OK;
     const ks_report_options *o = r->options;
     if (!o->layers || !o->layers_of) return KS_OK;
@@ -278,9 +279,9 @@ ks_status ks_report_run(ks_report *out, const ks_report_options *options,
     if (options->begin)
         options->begin(grid.user, "probe",
                        ks_grid_cells(r->dataset->acts, &grid));
-    st = ks_grid_run(&r->grid, r->dataset, r->dataset->acts,
-                     options->paths.acts, r->dataset->row, &r->folds, &grid,
-                     err);
+    st =
+        ks_grid_run(&r->grid, r->dataset, r->dataset->acts, options->paths.acts,
+                    r->dataset->row, &r->folds, &grid, err);
     if (options->end) options->end(grid.user);
     KS_TRY(st);
     KS_TRY(run_strata(r, err));

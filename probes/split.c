@@ -38,9 +38,8 @@ static void count_problems(const ks_split_input *in, uint64_t seed,
 
 /* The fold that the problem unbalances least: the rise of the sum over
  * classes of squared shares, the fold with fewer problems winning a tie. */
-static int32_t best_fold(const problem *p, int32_t n_folds,
-                         int64_t (*count)[2], const int32_t *problems,
-                         const int64_t total[2]) {
+static int32_t best_fold(const problem *p, int32_t n_folds, int64_t (*count)[2],
+                         const int32_t *problems, const int64_t total[2]) {
     int32_t best = 0;
     double least = 0;
     for (int32_t f = 0; f < n_folds; f++) {
@@ -92,8 +91,8 @@ ks_status ks_split_folds(const ks_split_input *in, int32_t n_folds,
         for (int c = 0; c < 2; c++)
             KS_CHECK(total[c] - count[f][c] > 0, KS_MISMATCH,
                      "the training part of fold %d holds no %s step (%lld "
-                     "important, %lld removable in all)", f,
-                     c ? "important" : "removable", (long long)total[1],
+                     "important, %lld removable in all)",
+                     f, c ? "important" : "removable", (long long)total[1],
                      (long long)total[0]);
     for (int64_t i = 0; i < in->n; i++) fold[i] = of_group[in->group[i]];
 done:

@@ -10,10 +10,10 @@
 
 typedef struct ks_split_input {
     int64_t n;
-    const int8_t *y;            /* [n] 1 or 0 */
-    const int32_t *group;       /* [n] problem of the row, 0..n_groups-1 */
+    const int8_t *y;      /* [n] 1 or 0 */
+    const int32_t *group; /* [n] problem of the row, 0..n_groups-1 */
     int32_t n_groups;
-    const char *const *ids;     /* [n_groups] problem ids; NULL: the numbers */
+    const char *const *ids; /* [n_groups] problem ids; NULL: the numbers */
 } ks_split_input;
 
 /* fold[i] in 0..n_folds-1 for each row. Problems are taken by size, largest

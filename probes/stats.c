@@ -53,8 +53,8 @@ static void count_wins(const scoring *s, const int64_t *order, int64_t n,
     double below = 0, positive = 0, won = 0;
     for (int64_t i = 0, end; i < n; i = end) {
         double here[2] = {0, 0};
-        for (end = i;
-             end < n && s->score[order[end]] == s->score[order[i]]; end++) {
+        for (end = i; end < n && s->score[order[end]] == s->score[order[i]];
+             end++) {
             int64_t row = order[end];
             here[s->rows->y[row] == 1] +=
                 weight ? weight[s->rows->group[row]] : 1;
@@ -224,9 +224,9 @@ static ks_status bootstrap(const scoring *a, const scoring *b,
     }
     KS_CHECK(!failed, KS_NOMEM, "out of memory for bootstrap weights");
     for (int m = 0; m < KS_N_METRICS; m++)
-        out[m] = interval_of(value[m] - other[m],
-                             draws + (size_t)m * (size_t)replicates,
-                             replicates);
+        out[m] =
+            interval_of(value[m] - other[m],
+                        draws + (size_t)m * (size_t)replicates, replicates);
 done:
     free(draws);
     return st;
@@ -265,8 +265,8 @@ ks_interval ks_stats_wilson(int64_t k, int64_t n) {
     double z = gsl_cdf_ugaussian_Pinv(0.975), m = (double)n;
     double p = (double)k / m;
     double centre = (p + z * z / (2 * m)) / (1 + z * z / m);
-    double half = z / (1 + z * z / m) *
-                  sqrt(p * (1 - p) / m + z * z / (4 * m * m));
+    double half =
+        z / (1 + z * z / m) * sqrt(p * (1 - p) / m + z * z / (4 * m * m));
     return (ks_interval){p, centre - half, centre + half};
 }
 

@@ -43,7 +43,9 @@ static ks_status write_grid(const grid_text *t, bool markdown, ks_str *out,
             KS_TRY(ks_str_printf(out, err, "%s%-*s", markdown ? "| " : "",
                                  last ? 0 : width[c], row[c]));
             KS_TRY(ks_str_printf(out, err, "%s",
-                                 last ? "" : markdown ? " " : "  "));
+                                 last       ? ""
+                                 : markdown ? " "
+                                            : "  "));
         }
         KS_TRY(ks_str_printf(out, err, markdown ? "|\n" : "\n"));
         for (int32_t c = 0; markdown && r == 0 && c < t->n_columns; c++) {
@@ -125,8 +127,8 @@ static void chosen_cell(text_cell out, const ks_series *s, int32_t n_fits) {
         snprintf(out, CELL, "layers %d-%d, most %d", low, high, usual);
 }
 
-static ks_status layer_rows(const ks_report *r, ks_stream stream,
-                            grid_text *t, ks_err *err) {
+static ks_status layer_rows(const ks_report *r, ks_stream stream, grid_text *t,
+                            ks_err *err) {
     int32_t n, first = first_of(&r->grid, stream, &n);
     const ks_series *s = &r->grid.series[first];
     int32_t n_fits = r->folds.n_seeds * r->folds.n_folds;
@@ -149,8 +151,7 @@ static ks_status layer_rows(const ks_report *r, ks_stream stream,
         interval_cell(row[k + 1], s[k].metrics[KS_BALANCED_ACCURACY], false);
     if (!(row = add_row(t, err))) return KS_NOMEM;
     snprintf(row[0], CELL, "chosen");
-    for (int32_t k = 0; k < n; k++)
-        chosen_cell(row[k + 1], &s[k], n_fits);
+    for (int32_t k = 0; k < n; k++) chosen_cell(row[k + 1], &s[k], n_fits);
     static const ks_metric more[] = {KS_AUC, KS_WITHIN_AUC, KS_BRIER};
     static const char *const names[] = {"best: AUC", "best: within-chain AUC",
                                         "best: Brier"};
@@ -163,9 +164,10 @@ static ks_status layer_rows(const ks_report *r, ks_stream stream,
     if (!(row = add_row(t, err))) return KS_NOMEM;
     snprintf(row[0], CELL, "permuted labels");
     for (int32_t k = 0; k < n; k++)
-        interval_cell(row[k + 1],
-                      r->permuted[(first + k) * KS_N_METRICS +
-                                  KS_BALANCED_ACCURACY], false);
+        interval_cell(
+            row[k + 1],
+            r->permuted[(first + k) * KS_N_METRICS + KS_BALANCED_ACCURACY],
+            false);
     return KS_OK;
 }
 
@@ -173,7 +175,8 @@ static ks_status write_layers(const ks_report *r, bool markdown, ks_str *out,
                               ks_err *err) {
     ks_status st = KS_OK;
     grid_text t = {0};
-    KS_TRY(title(out, markdown, err, "Balanced accuracy, % [95% interval over "
+    KS_TRY(title(out, markdown, err,
+                 "Balanced accuracy, % [95% interval over "
                  "problems]"));
     for (int s = 0; s < KS_N_STREAMS; s++) {
         int32_t n;
@@ -196,16 +199,16 @@ done:
 
 /* ---------------------------------------------------------------- baselines */
 
-static ks_status write_baselines(const ks_report *r, bool markdown,
-                                 ks_str *out, ks_err *err) {
+static ks_status write_baselines(const ks_report *r, bool markdown, ks_str *out,
+                                 ks_err *err) {
     ks_status st = KS_OK;
     grid_text t = {.n_columns = 6};
     text_cell *row = add_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
     KS_TRY(title(out, markdown, err, "Baselines on the same rows and folds"));
-    static const char *const names[] = {"baseline", "balanced accuracy, %",
-                                        "accuracy, %", "AUC",
-                                        "within-chain AUC", "Brier"};
+    static const char *const names[] = {
+        "baseline", "balanced accuracy, %", "accuracy, %",
+        "AUC",      "within-chain AUC",     "Brier"};
     for (int c = 0; c < 6; c++) snprintf(row[c], CELL, "%s", names[c]);
     for (int32_t b = 0; b < r->baselines.n; b++) {
         const ks_baseline *base = &r->baselines.at[b];
@@ -235,7 +238,8 @@ static ks_status write_rivals(const ks_report *r, bool markdown, ks_str *out,
     if (!r->n_rivals) return KS_OK;
     text_cell *row = add_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
-    KS_TRY(title(out, markdown, err, "Other activations, their own best layer, "
+    KS_TRY(title(out, markdown, err,
+                 "Other activations, their own best layer, "
                  "balanced accuracy, %"));
     heading(row, "activations", &r->grid, many_streams(&r->grid));
     for (int32_t i = 0; i < r->n_rivals; i++) {
@@ -266,19 +270,21 @@ static ks_status write_gains(const ks_report *r, bool markdown, ks_str *out,
     grid_text t = {.n_columns = n + 1};
     text_cell *row = add_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
-    KS_TRY(title(out, markdown, err, "Best layer minus baseline, points of "
+    KS_TRY(title(out, markdown, err,
+                 "Best layer minus baseline, points of "
                  "balanced accuracy, paired"));
     heading(row, "minus", &r->grid, many_streams(&r->grid));
     for (int32_t b = 0; b < r->baselines.n + r->n_rivals; b++) {
         bool rival = b >= r->baselines.n;
-        const ks_interval *gain = rival ? r->rivals[b - r->baselines.n].gain
-                                        : r->gain + b * n;
+        const ks_interval *gain =
+            rival ? r->rivals[b - r->baselines.n].gain : r->gain + b * n;
         KS_CHECK((row = add_row(&t, err)), KS_NOMEM,
                  "out of memory for a table");
         snprintf(row[0], CELL, "%s",
                  rival ? r->rivals[b - r->baselines.n].name
                        : r->baselines.at[b].name);
-        for (int32_t k = 0; k < n; k++) interval_cell(row[k + 1], gain[k], true);
+        for (int32_t k = 0; k < n; k++)
+            interval_cell(row[k + 1], gain[k], true);
     }
     KS_TRY(write_grid(&t, markdown, out, err));
 done:
@@ -304,7 +310,8 @@ static ks_status write_strata(const ks_report *r, bool markdown, ks_str *out,
     for (int32_t k = 0; k < n; k++)
         snprintf(row[k + 2], CELL, "%s%s%s",
                  many_streams(&r->grid)
-                     ? ks_stream_name(r->grid.series[k].stream) : "",
+                     ? ks_stream_name(r->grid.series[k].stream)
+                     : "",
                  many_streams(&r->grid) ? "/" : "",
                  ks_position_name(r->grid.series[k].position));
     for (int32_t s = 0; s < r->dataset->n_strata; s++) {
@@ -313,9 +320,10 @@ static ks_status write_strata(const ks_report *r, bool markdown, ks_str *out,
         snprintf(row[0], CELL, "%s", r->dataset->strata[s]);
         snprintf(row[1], CELL, "%lld", (long long)r->strata[s].n_important);
         for (int32_t k = 0; k < n; k++)
-            interval_cell(row[k + 2],
-                          r->strata[s].metrics[k * KS_N_METRICS +
-                                               KS_BALANCED_ACCURACY], false);
+            interval_cell(
+                row[k + 2],
+                r->strata[s].metrics[k * KS_N_METRICS + KS_BALANCED_ACCURACY],
+                false);
     }
     KS_TRY(write_grid(&t, markdown, out, err));
     KS_TRY(ks_str_printf(out, err,
@@ -350,7 +358,8 @@ static ks_status write_top(const ks_report *r, bool markdown, ks_str *out,
     if (r->shared_texts)
         KS_TRY(ks_str_printf(out, err,
                              "%lld steps have a text that also stands in "
-                             "another fold.\n\n", (long long)r->shared_texts));
+                             "another fold.\n\n",
+                             (long long)r->shared_texts));
     if (r->grid.unconverged)
         KS_TRY(ks_str_printf(out, err,
                              "%d of %d fits did not reach the tolerance.\n\n",

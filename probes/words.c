@@ -11,14 +11,24 @@ typedef enum kind { SPACE, LETTER, DIGIT, SIGN } kind;
 
 static kind kind_of(int32_t c) {
     switch (utf8proc_category(c)) {
-    case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT: case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO: case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME: return LETTER;
-    case UTF8PROC_CATEGORY_ND: return DIGIT;
-    case UTF8PROC_CATEGORY_ZS: case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP: case UTF8PROC_CATEGORY_CC: return SPACE;
-    default: return SIGN;
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+        return LETTER;
+    case UTF8PROC_CATEGORY_ND:
+        return DIGIT;
+    case UTF8PROC_CATEGORY_ZS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+    case UTF8PROC_CATEGORY_CC:
+        return SPACE;
+    default:
+        return SIGN;
     }
 }
 
@@ -74,8 +84,7 @@ static ks_status lower(const char *text, size_t n, ks_str *out, ks_err *err) {
         utf8proc_uint8_t bytes[4];
         int32_t c = at(text, n, i, &width);
         if (c == 0x2019) c = '\'';
-        utf8proc_ssize_t w =
-            utf8proc_encode_char(utf8proc_tolower(c), bytes);
+        utf8proc_ssize_t w = utf8proc_encode_char(utf8proc_tolower(c), bytes);
         KS_TRY(ks_str_add(out, (const char *)bytes, (size_t)w, err));
     }
 done:
@@ -128,8 +137,8 @@ done:
     return st;
 }
 
-static ks_status token_of(ks_words *w, const char *text, size_t n,
-                          int32_t *out, ks_err *err) {
+static ks_status token_of(ks_words *w, const char *text, size_t n, int32_t *out,
+                          ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(lower(text, n, &w->lowered, err));
     json_t *known =
@@ -170,8 +179,7 @@ ks_status ks_words_open(ks_words **out, ks_err *err) {
     ks_status st = KS_OK;
     ks_words *w = NULL;
     KS_TRY(ks_alloc(&w, 1, sizeof *w, "words", err));
-    KS_TRY(ks_grow(&w->row, &w->row_capacity, 1, sizeof *w->row, "words",
-                   err));
+    KS_TRY(ks_grow(&w->row, &w->row_capacity, 1, sizeof *w->row, "words", err));
     w->row[0] = 0;
     w->tokens = json_object();
     KS_CHECK(w->tokens, KS_NOMEM, "out of memory for words");
@@ -201,8 +209,8 @@ ks_status ks_words_add(ks_words *w, const char *text, size_t n, ks_err *err) {
     int32_t n_open = 0;
     size_t from = 0, begin;
     bool number, word;
-    KS_TRY(ks_grow(&w->row, &w->row_capacity, (size_t)w->n + 2,
-                   sizeof *w->row, "words", err));
+    KS_TRY(ks_grow(&w->row, &w->row_capacity, (size_t)w->n + 2, sizeof *w->row,
+                   "words", err));
     while (ks__words_next(text, n, &from, &begin, &number, &word)) {
         int32_t token = 0;
         KS_TRY(token_of(w, text + begin, from - begin, &token, err));

@@ -17,8 +17,8 @@ static void silent(const char *text) {
 
 /* All rows as sparse vectors under the vocabulary of one training set. */
 typedef struct sparse {
-    int32_t *index;  /* [n_grams] feature from 1; 0: not in the vocabulary */
-    double *idf;     /* [n_grams] */
+    int32_t *index; /* [n_grams] feature from 1; 0: not in the vocabulary */
+    double *idf;    /* [n_grams] */
     struct feature_node *nodes, **x; /* [n] rows, each ends with index -1 */
     struct feature_node **train;
     double *y;
@@ -40,8 +40,8 @@ static ks_status find_vocabulary(sparse *s, const ks_words *w,
                                  uint32_t hold, ks_err *err) {
     ks_status st = KS_OK;
     int64_t n = 0;
-    KS_TRY(ks_alloc(&s->index, w->n_grams + 1, sizeof *s->index, "n-grams",
-                    err));
+    KS_TRY(
+        ks_alloc(&s->index, w->n_grams + 1, sizeof *s->index, "n-grams", err));
     KS_TRY(ks_alloc(&s->idf, w->n_grams + 1, sizeof *s->idf, "n-grams", err));
     for (int64_t i = 0; i < w->n; i++) {
         if (hold >> fold[i] & 1) continue;
@@ -70,8 +70,8 @@ static struct feature_node *fill_row(const sparse *s, const ks_words *w,
         int32_t gram = w->entries[e].gram;
         double times = w->entries[e].times;
         if (!s->index[gram]) continue;
-        double value = kind == KS_WORDS_BAG ? times
-                                            : (1 + log(times)) * s->idf[gram];
+        double value =
+            kind == KS_WORDS_BAG ? times : (1 + log(times)) * s->idf[gram];
         *at++ = (struct feature_node){s->index[gram], value};
         square += value * value;
     }
@@ -118,11 +118,17 @@ static ks_status fit_one(const sparse *s, int64_t n, const uint8_t *fold,
     double weights[2];
     for (int c = 0; c < 2; c++)
         weights[c] = (double)s->n_train / (2 * (double)s->count[c]);
-    struct problem problem = {.l = s->n_train, .n = s->n_features + 1,
-                              .y = s->y, .x = s->train, .bias = 1};
-    struct parameter parameter = {.solver_type = L2R_LR, .eps = 1e-3,
-                                  .C = strength, .nr_weight = 2,
-                                  .weight_label = labels, .weight = weights};
+    struct problem problem = {.l = s->n_train,
+                              .n = s->n_features + 1,
+                              .y = s->y,
+                              .x = s->train,
+                              .bias = 1};
+    struct parameter parameter = {.solver_type = L2R_LR,
+                                  .eps = 1e-3,
+                                  .C = strength,
+                                  .nr_weight = 2,
+                                  .weight_label = labels,
+                                  .weight = weights};
     const char *wrong = check_parameter(&problem, &parameter);
     KS_CHECK(!wrong, KS_INTERNAL, "liblinear: %s", wrong);
     struct model *model = train(&problem, &parameter);
@@ -142,13 +148,12 @@ done:
 /* One held-out set at all strengths, or at one (chosen). */
 typedef struct job {
     uint32_t hold;
-    double chosen;  /* 0: all strengths */
-    float *margin;  /* [N_STRENGTHS or 1, n] */
+    double chosen; /* 0: all strengths */
+    float *margin; /* [N_STRENGTHS or 1, n] */
 } job;
 
-static ks_status run_job(const ks_words *w, ks_words_kind kind,
-                         const int8_t *y, const uint8_t *fold, const job *j,
-                         ks_err *err) {
+static ks_status run_job(const ks_words *w, ks_words_kind kind, const int8_t *y,
+                         const uint8_t *fold, const job *j, ks_err *err) {
     ks_status st = KS_OK;
     sparse s = {0};
     KS_TRY(make_sparse(&s, w, kind, y, fold, j->hold, err));
@@ -162,9 +167,8 @@ done:
 }
 
 static ks_status run_jobs(const ks_words *w, ks_words_kind kind,
-                          const int8_t *y, const uint8_t *fold,
-                          const job *jobs, int32_t n_jobs, int threads,
-                          ks_err *err) {
+                          const int8_t *y, const uint8_t *fold, const job *jobs,
+                          int32_t n_jobs, int threads, ks_err *err) {
     ks_status st = KS_OK;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int32_t i = 0; i < n_jobs; i++) {

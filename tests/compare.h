@@ -23,9 +23,10 @@ static inline bool close_f32(const char *what, const float *got,
         if (!(e <= excess)) worst = i, excess = isnan(e) ? INFINITY : e;
     }
     if (bad)
-        fprintf(stderr, "%s: %zu of %zu differ, worst at %zu: got %.9g, "
-                "expected %.9g\n", what, bad, n, worst, (double)got[worst],
-                ref[worst]);
+        fprintf(stderr,
+                "%s: %zu of %zu differ, worst at %zu: got %.9g, "
+                "expected %.9g\n",
+                what, bad, n, worst, (double)got[worst], ref[worst]);
     return bad == 0;
 }
 

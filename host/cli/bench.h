@@ -10,8 +10,11 @@
 typedef struct ks_bench_input {
     ks_cli_common common;
     const char *what, *shapes, *types, *isa;
-    const char *dir; /* folder of files that are written and removed */
-    int repeats;     /* pairs */
+    const char *dir;      /* folder of files that are written and removed */
+    const char *out_data; /* where the probe's data are kept */
+    int repeats;          /* pairs */
+    int mib;              /* that io writes */
+    int rows, width, data_layers, folds; /* of the probe's data */
 } ks_bench_input;
 
 typedef struct ks_bench {
@@ -21,6 +24,8 @@ typedef struct ks_bench {
 
 ks_status ks_bench_gemm(ks_bench *bench, ks_err *err);
 ks_status ks_bench_capture(ks_bench *bench, ks_err *err);
+ks_status ks_bench_io(ks_bench *bench, ks_err *err);
+ks_status ks_bench_probe(ks_bench *bench, ks_err *err);
 
 double ks_bench_seconds(void);
 
@@ -33,8 +38,18 @@ ks_spread ks_bench_spread(double *values, int n);
 
 /* A row of the table; takes the object, NULL is KS_NOMEM. */
 ks_status ks_bench_row(ks_bench *bench, json_t *row, ks_err *err);
+/* A number, or null where it is not finite (JSON has no NaN). */
+json_t *ks_bench_real(double value);
 
 /* The next of a comma-separated list, or false at its end. */
 bool ks_bench_item(const char **list, char item[64]);
+
+/* Removes an activation file and what an interrupted one leaves. */
+void ks_bench_remove(const char *path);
+
+/* bench_data.c: synthetic activations of a known structure, labels in the
+ * file, resid at `mean`, layers 0..layers-1. rows is cut to whole chains. */
+ks_status ks_bench_data(const char *path, int64_t rows, int32_t width,
+                        int32_t layers, uint64_t seed, ks_err *err);
 
 #endif

@@ -21,25 +21,31 @@ static const char *const kind_names[N_KINDS] = {"products", "forward", "pooled",
 typedef struct capture_bench {
     ks_bench *bench;
     ks_capture_job *pooled, *all;
-    char *path;                /* of the file that captures write */
-    ks_buf in, out;            /* of the bare products, one block of rows */
-    int32_t *offsets;          /* [n_seqs + 1] of a batch */
-    double *seconds[N_KINDS];  /* [pairs] */
-    uint64_t bytes[N_KINDS];   /* of the file */
+    char *path;               /* of the file that captures write */
+    ks_buf in, out;           /* of the bare products, one block of rows */
+    int32_t *offsets;         /* [n_seqs + 1] of a batch */
+    double *seconds[N_KINDS]; /* [pairs] */
+    uint64_t bytes[N_KINDS];  /* of the file */
 } capture_bench;
 
 static ks_status open_job(ks_capture_job **job, const capture_bench *b,
                           uint32_t streams, uint32_t positions, ks_err *err) {
     const ks_cli_common *c = &b->bench->in->common;
     ks_capture_options options = {
-        .model = c->model, .chains = c->chains, .out = b->path,
-        .streams = streams, .positions = positions, .dtype = KS_BF16,
-        .force = true, .random_weights = -1,
+        .model = c->model,
+        .chains = c->chains,
+        .out = b->path,
+        .streams = streams,
+        .positions = positions,
+        .dtype = KS_BF16,
+        .force = true,
+        .random_weights = -1,
         .engine = {.threads = c->threads, .batch_tokens = c->batch_tokens}};
     return ks_capture_open(job, &options, err);
 }
 
-/* ------------------------------------------------------- the forward's parts */
+/* ------------------------------------------------------- the forward's parts
+ */
 
 /* The products of one layer on n rows, each from the same rows into the same
  * place: what they hold does not matter. */
@@ -47,7 +53,7 @@ static ks_status layer_products(const capture_bench *b, const ks_layer *w,
                                 int64_t n, ks_err *err) {
     ks_status st = KS_OK;
     const ks_engine *e = b->pooled->engine;
-    const ks_weight *all[] = {&w->wq, &w->wk,     &w->wv,    &w->wo,
+    const ks_weight *all[] = {&w->wq,     &w->wk,   &w->wv,    &w->wo,
                               &w->w_gate, &w->w_up, &w->w_down};
     for (size_t i = 0; i < KS_COUNT(all); i++)
         KS_TRY(e->ops->gemm(e->dev, ks_view_f32(b->out.data, n, all[i]->rows),
@@ -75,9 +81,9 @@ static ks_status batch_forward(const capture_bench *b, size_t from, size_t to,
                                ks_err *err) {
     const ks_capture_job *job = b->pooled;
     for (size_t s = from; s < to; s++)
-        b->offsets[s - from + 1] =
-            b->offsets[s - from] + job->seqs[s].n_tokens;
-    ks_batch tokens = {.n_seq = (int32_t)(to - from), .offsets = b->offsets,
+        b->offsets[s - from + 1] = b->offsets[s - from] + job->seqs[s].n_tokens;
+    ks_batch tokens = {.n_seq = (int32_t)(to - from),
+                       .offsets = b->offsets,
                        .ids = job->ids + job->seqs[from].token};
     return ks_engine_run(job->engine, &tokens, NULL, err);
 }
@@ -90,8 +96,10 @@ static ks_status run_plain(const capture_bench *b, kind what, ks_err *err) {
         int32_t tokens, steps;
         KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
         to = ks__capture_batch_end(job, from, &tokens, &steps);
-        if (what == PRODUCTS) KS_TRY(batch_products(b, tokens, err));
-        else KS_TRY(batch_forward(b, from, to, err));
+        if (what == PRODUCTS)
+            KS_TRY(batch_products(b, tokens, err));
+        else
+            KS_TRY(batch_forward(b, from, to, err));
     }
 done:
     return st;
@@ -151,8 +159,8 @@ static ks_status summary_row(const capture_bench *b, kind what, int pairs,
     return ks_bench_row(
         b->bench,
         json_pack("{s:s,s:s,s:I,s:f,s:f,s:f,s:f,s:o,s:o,s:I}", "what",
-                  kind_names[what], "pair", "all", "tokens",
-                  (json_int_t)tokens, "seconds", s.median, "tokens_per_s",
+                  kind_names[what], "pair", "all", "tokens", (json_int_t)tokens,
+                  "seconds", s.median, "tokens_per_s",
                   (double)tokens / s.median, "products_share",
                   ks_bench_spread(share, pairs).median, "over_forward", o.mean,
                   "over_forward_low", low, "over_forward_high", high,
@@ -163,11 +171,10 @@ static ks_status summary_row(const capture_bench *b, kind what, int pairs,
 static ks_status write_rows(const capture_bench *b, int pairs, ks_err *err) {
     ks_status st = KS_OK;
     double *work = NULL;
-    KS_TRY(ks_alloc(&work, 3 * (size_t)pairs, sizeof *work, "the figures",
-                    err));
+    KS_TRY(
+        ks_alloc(&work, 3 * (size_t)pairs, sizeof *work, "the figures", err));
     for (int i = 0; i < pairs; i++)
-        for (kind k = 0; k < N_KINDS; k++)
-            KS_TRY(pair_row(b, k, i, err));
+        for (kind k = 0; k < N_KINDS; k++) KS_TRY(pair_row(b, k, i, err));
     for (kind k = 0; k < N_KINDS; k++)
         KS_TRY(summary_row(b, k, pairs, work, err));
 done:
@@ -175,7 +182,8 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------------------- command */
+/* ------------------------------------------------------------------- command
+ */
 
 static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
     ks_status st = KS_OK;
@@ -187,8 +195,8 @@ static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
                     (1u << KS_N_POSITIONS) - 1, err));
     const ks_engine *e = b->pooled->engine;
     const ks_config *c = &e->model->config;
-    int64_t widest = KS_MAX(KS_MAX(c->d_ff, c->d_model),
-                            c->n_heads * c->head_dim);
+    int64_t widest =
+        KS_MAX(KS_MAX(c->d_ff, c->d_model), c->n_heads * c->head_dim);
     size_t size = (size_t)(widest * KS_ROW_BLOCK) * sizeof(float);
     KS_TRY(e->ops->alloc(e->dev, &b->in, size, "the products", err));
     KS_TRY(e->ops->alloc(e->dev, &b->out, size, "the products", err));

@@ -9,8 +9,12 @@
 
 #include "../base.h"
 
-enum { KS_EXIT_DONE = 0, KS_EXIT_FAILED = 1, KS_EXIT_USAGE = 2,
-       KS_EXIT_INTERRUPTED = 130 };
+enum {
+    KS_EXIT_DONE = 0,
+    KS_EXIT_FAILED = 1,
+    KS_EXIT_USAGE = 2,
+    KS_EXIT_INTERRUPTED = 130
+};
 
 /* Runs argp with our conventions: --help, --version, usage errors exit 2,
  * "keystep NAME" as program name. Returns KS_EXIT_DONE or KS_EXIT_USAGE. */
@@ -38,76 +42,137 @@ typedef struct ks_cli_common {
 void ks_cli_common_init(ks_cli_common *common);
 
 enum {
-    KS_KEY_MODEL = 1000, KS_KEY_PROBLEMS, KS_KEY_CHAINS, KS_KEY_LABELS,
-    KS_KEY_ACTS, KS_KEY_OUT, KS_KEY_FORCE, KS_KEY_RESUME, KS_KEY_STREAMS,
-    KS_KEY_POSITIONS, KS_KEY_CONTEXT, KS_KEY_DTYPE, KS_KEY_BACKEND,
-    KS_KEY_THREADS, KS_KEY_MEMORY, KS_KEY_BATCH_TOKENS, KS_KEY_SEED,
-    KS_KEY_DRY_RUN, KS_KEY_JSON, KS_KEY_TEMPLATE, KS_KEY_CUE, KS_KEY_SAMPLES,
-    KS_KEY_TEMPERATURE, KS_KEY_TOP_P, KS_KEY_TOP_K, KS_KEY_MAX_NEW,
-    KS_KEY_LAYERS, KS_KEY_LABELS_ON, KS_KEY_COMPAT, KS_KEY_QUIET,
+    KS_KEY_MODEL = 1000,
+    KS_KEY_PROBLEMS,
+    KS_KEY_CHAINS,
+    KS_KEY_LABELS,
+    KS_KEY_ACTS,
+    KS_KEY_OUT,
+    KS_KEY_FORCE,
+    KS_KEY_RESUME,
+    KS_KEY_STREAMS,
+    KS_KEY_POSITIONS,
+    KS_KEY_CONTEXT,
+    KS_KEY_DTYPE,
+    KS_KEY_BACKEND,
+    KS_KEY_THREADS,
+    KS_KEY_MEMORY,
+    KS_KEY_BATCH_TOKENS,
+    KS_KEY_SEED,
+    KS_KEY_DRY_RUN,
+    KS_KEY_JSON,
+    KS_KEY_TEMPLATE,
+    KS_KEY_CUE,
+    KS_KEY_SAMPLES,
+    KS_KEY_TEMPERATURE,
+    KS_KEY_TOP_P,
+    KS_KEY_TOP_K,
+    KS_KEY_MAX_NEW,
+    KS_KEY_LAYERS,
+    KS_KEY_LABELS_ON,
+    KS_KEY_COMPAT,
+    KS_KEY_QUIET,
     KS_KEY_OWN = 2000 /* a command's own keys start here */
 };
 
 #define KS_CLI_MODEL                                                           \
-    {"model", KS_KEY_MODEL, "PATH", 0, "model: GGUF, safetensors or folder", 0}
+    {                                                                          \
+        "model", KS_KEY_MODEL, "PATH", 0,                                      \
+            "model: GGUF, safetensors or folder", 0                            \
+    }
 #define KS_CLI_PROBLEMS                                                        \
-    {"problems", KS_KEY_PROBLEMS, "FILE", 0, "problems, JSON Lines", 0}
+    { "problems", KS_KEY_PROBLEMS, "FILE", 0, "problems, JSON Lines", 0 }
 #define KS_CLI_CHAINS                                                          \
-    {"chains", KS_KEY_CHAINS, "FILE", 0, "chains, JSON Lines", 0}
+    { "chains", KS_KEY_CHAINS, "FILE", 0, "chains, JSON Lines", 0 }
 #define KS_CLI_LABELS                                                          \
-    {"labels", KS_KEY_LABELS, "FILE", 0, "labels, JSON Lines", 0}
+    { "labels", KS_KEY_LABELS, "FILE", 0, "labels, JSON Lines", 0 }
 #define KS_CLI_ACTS                                                            \
-    {"acts", KS_KEY_ACTS, "FILE", 0, "activations, HDF5", 0}
-#define KS_CLI_OUT {"out", KS_KEY_OUT, "FILE", 0, "output; - is stdout", 0}
+    { "acts", KS_KEY_ACTS, "FILE", 0, "activations, HDF5", 0 }
+#define KS_CLI_OUT                                                             \
+    { "out", KS_KEY_OUT, "FILE", 0, "output; - is stdout", 0 }
 #define KS_CLI_FORCE                                                           \
-    {"force", KS_KEY_FORCE, NULL, 0, "overwrite an existing output", 0}
+    { "force", KS_KEY_FORCE, NULL, 0, "overwrite an existing output", 0 }
 #define KS_CLI_RESUME                                                          \
-    {"resume", KS_KEY_RESUME, NULL, 0,                                         \
-     "continue an interrupted output; afresh when there is none", 0}
+    {                                                                          \
+        "resume", KS_KEY_RESUME, NULL, 0,                                      \
+            "continue an interrupted output; afresh when there is none", 0     \
+    }
 #define KS_CLI_STREAMS                                                         \
-    {"streams", KS_KEY_STREAMS, "LIST", 0, "of resid, attn, mlp", 0}
+    {                                                                          \
+        "streams", KS_KEY_STREAMS, "LIST", 0,                                  \
+            "of resid, attn, mlp (default: resid)", 0                          \
+    }
 #define KS_CLI_POSITIONS                                                       \
-    {"positions", KS_KEY_POSITIONS, "LIST", 0,                                 \
-     "of mean, first, middle, last, before, tokens", 0}
+    {                                                                          \
+        "positions", KS_KEY_POSITIONS, "LIST", 0,                              \
+            "of mean, first, middle, last, before, tokens (default: all but "  \
+            "tokens)",                                                         \
+            0                                                                  \
+    }
 #define KS_CLI_CONTEXT                                                         \
-    {"context", KS_KEY_CONTEXT, "full|none", 0,                                \
-     "the step in its chain, or alone", 0}
+    {                                                                          \
+        "context", KS_KEY_CONTEXT, "full|none", 0,                             \
+            "the step read in its chain (default) or alone", 0                 \
+    }
 #define KS_CLI_DTYPE                                                           \
-    {"dtype", KS_KEY_DTYPE, "TYPE", 0, "storage: bf16 (default), f16, f32", 0}
+    { "dtype", KS_KEY_DTYPE, "TYPE", 0, "storage: bf16 (default), f16, f32", 0 }
 #define KS_CLI_BACKEND                                                         \
-    {"backend", KS_KEY_BACKEND, "cpu|cuda", 0, "where to compute", 0}
+    {                                                                          \
+        "backend", KS_KEY_BACKEND, "cpu|cuda", 0,                              \
+            "where to compute (default: cpu)", 0                               \
+    }
 #define KS_CLI_THREADS                                                         \
-    {"threads", KS_KEY_THREADS, "N", 0, "default: all it may use", 0}
+    { "threads", KS_KEY_THREADS, "N", 0, "default: all it may use", 0 }
 #define KS_CLI_MEMORY                                                          \
-    {"memory", KS_KEY_MEMORY, "BYTES", 0, "for run buffers, e.g. 2G", 0}
+    { "memory", KS_KEY_MEMORY, "BYTES", 0, "most for run buffers, e.g. 2G", 0 }
 #define KS_CLI_BATCH_TOKENS                                                    \
-    {"batch-tokens", KS_KEY_BATCH_TOKENS, "N", 0,                              \
-     "most tokens of a packed batch", 0}
-#define KS_CLI_SEED {"seed", KS_KEY_SEED, "N", 0, "random seed", 0}
+    {                                                                          \
+        "batch-tokens", KS_KEY_BATCH_TOKENS, "N", 0,                           \
+            "most tokens of a packed batch (default: 2048)", 0                 \
+    }
+#define KS_CLI_SEED                                                            \
+    { "seed", KS_KEY_SEED, "N", 0, "random seed", 0 }
 #define KS_CLI_DRY_RUN                                                         \
-    {"dry-run", KS_KEY_DRY_RUN, NULL, 0, "say what it would cost and stop", 0}
-#define KS_CLI_JSON {"json", KS_KEY_JSON, NULL, 0, "tables as JSON", 0}
+    { "dry-run", KS_KEY_DRY_RUN, NULL, 0, "say what it would cost and stop", 0 }
+#define KS_CLI_JSON                                                            \
+    { "json", KS_KEY_JSON, NULL, 0, "print JSON", 0 }
 #define KS_CLI_TEMPLATE                                                        \
-    {"template", KS_KEY_TEMPLATE, "NAME", 0,                                   \
-     "chatml, deepseek-r1, llama3, qwen, olmo, harmony, raw", 0}
+    {                                                                          \
+        "template", KS_KEY_TEMPLATE, "NAME", 0,                                \
+            "chatml, deepseek-r1, llama3, qwen, olmo, harmony, raw (default: " \
+            "the "                                                             \
+            "one that the model or the text shows)",                           \
+            0                                                                  \
+    }
 #define KS_CLI_CUE                                                             \
-    {"cue", KS_KEY_CUE, "TEXT", 0, "text that asks for the answer", 0}
+    { "cue", KS_KEY_CUE, "TEXT", 0, "text that asks for the answer", 0 }
 #define KS_CLI_SAMPLES                                                         \
-    {"samples", KS_KEY_SAMPLES, "N", 0, "samples a problem", 0}
+    { "samples", KS_KEY_SAMPLES, "N", 0, "samples a problem (default: 1)", 0 }
 #define KS_CLI_TEMPERATURE                                                     \
-    {"temperature", KS_KEY_TEMPERATURE, "X", 0, "0: greedy", 0}
-#define KS_CLI_TOP_P {"top-p", KS_KEY_TOP_P, "X", 0, "nucleus, 1: all", 0}
-#define KS_CLI_TOP_K {"top-k", KS_KEY_TOP_K, "N", 0, "0: all", 0}
+    { "temperature", KS_KEY_TEMPERATURE, "X", 0, "0: greedy (default)", 0 }
+#define KS_CLI_TOP_P                                                           \
+    { "top-p", KS_KEY_TOP_P, "X", 0, "nucleus; 1: all (default)", 0 }
+#define KS_CLI_TOP_K                                                           \
+    { "top-k", KS_KEY_TOP_K, "N", 0, "0: all (default)", 0 }
 #define KS_CLI_MAX_NEW                                                         \
-    {"max-new", KS_KEY_MAX_NEW, "N", 0, "most new tokens", 0}
+    {                                                                          \
+        "max-new", KS_KEY_MAX_NEW, "N", 0,                                     \
+            "most new tokens (default: to the end of the context)", 0          \
+    }
 #define KS_CLI_LAYERS                                                          \
-    {"layers", KS_KEY_LAYERS, "LIST", 0, "of 0..L, e.g. 0,3-7", 0}
+    {                                                                          \
+        "layers", KS_KEY_LAYERS, "LIST", 0,                                    \
+            "of 0..L, e.g. 0,3-7 (default: all)", 0                            \
+    }
 #define KS_CLI_LABELS_ON                                                       \
-    {"labels-on", KS_KEY_LABELS_ON, "clean|original", 0,                       \
-     "which chains the labels index", 0}
+    {                                                                          \
+        "labels-on", KS_KEY_LABELS_ON, "clean|original", 0,                    \
+            "which chains the labels index", 0                                 \
+    }
 #define KS_CLI_COMPAT                                                          \
-    {"compat", KS_KEY_COMPAT, NULL, 0, "answer as the published code does", 0}
-#define KS_CLI_QUIET {"quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr", 0}
+    { "compat", KS_KEY_COMPAT, NULL, 0, "answer as the published code does", 0 }
+#define KS_CLI_QUIET                                                           \
+    { "quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr but errors", 0 }
 
 /* error_t for argp: 0, ARGP_ERR_UNKNOWN, or does not return (argp_error). */
 error_t ks_cli_common_key(ks_cli_common *common, int key, char *arg,
@@ -128,16 +193,16 @@ int ks_cli_failed(const char *name, const ks_err *err);
 /* Installs SIGINT and SIGTERM handlers that set ks_interrupted. */
 void ks_cli_catch_signals(void);
 
-int ks_cmd_text(int argc, char **argv) __attribute__((weak));
-int ks_cmd_tokenize(int argc, char **argv) __attribute__((weak));
-int ks_cmd_score(int argc, char **argv) __attribute__((weak));
-int ks_cmd_generate(int argc, char **argv) __attribute__((weak));
-int ks_cmd_split(int argc, char **argv) __attribute__((weak));
-int ks_cmd_capture(int argc, char **argv) __attribute__((weak));
-int ks_cmd_probe(int argc, char **argv) __attribute__((weak));
-int ks_cmd_inspect(int argc, char **argv) __attribute__((weak));
-int ks_cmd_verify(int argc, char **argv) __attribute__((weak));
-int ks_cmd_demo(int argc, char **argv) __attribute__((weak));
-int ks_cmd_bench(int argc, char **argv) __attribute__((weak));
+int ks_cmd_text(int argc, char **argv);
+int ks_cmd_tokenize(int argc, char **argv);
+int ks_cmd_score(int argc, char **argv);
+int ks_cmd_generate(int argc, char **argv);
+int ks_cmd_split(int argc, char **argv);
+int ks_cmd_capture(int argc, char **argv);
+int ks_cmd_probe(int argc, char **argv);
+int ks_cmd_inspect(int argc, char **argv);
+int ks_cmd_verify(int argc, char **argv);
+int ks_cmd_demo(int argc, char **argv);
+int ks_cmd_bench(int argc, char **argv);
 
 #endif

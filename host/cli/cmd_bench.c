@@ -4,10 +4,23 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "bench.h"
 
-enum { KEY_SHAPES = KS_KEY_OWN, KEY_TYPES, KEY_PAIRS, KEY_ISA, KEY_DIR };
+enum {
+    KEY_SHAPES = KS_KEY_OWN,
+    KEY_TYPES,
+    KEY_PAIRS,
+    KEY_ISA,
+    KEY_DIR,
+    KEY_SIZE,
+    KEY_ROWS,
+    KEY_WIDTH,
+    KEY_DATA_LAYERS,
+    KEY_FOLDS,
+    KEY_OUT_DATA
+};
 
 static const struct argp_option option_list[] = {
     KS_CLI_THREADS,
@@ -29,8 +42,26 @@ static const struct argp_option option_list[] = {
     {"chains", KS_KEY_CHAINS, "FILE", 0, "chains, JSON Lines", 2},
     {"batch-tokens", KS_KEY_BATCH_TOKENS, "N", 0,
      "most tokens of a packed batch", 2},
+    {NULL, 0, NULL, 0, "io:", 3},
+    {"size", KEY_SIZE, "MIB", 0, "of the file; default: 1024", 3},
+    {NULL, 0, NULL, 0, "probe:", 4},
+    {"acts", KS_KEY_ACTS, "FILE", 0,
+     "activations with labels; default: synthetic ones are made", 4},
+    {"labels", KS_KEY_LABELS, "FILE", 0, "labels, if not the file's own", 4},
+    {"positions", KS_KEY_POSITIONS, "NAME", 0, "of the activations", 4},
+    {"layers", KS_KEY_LAYERS, "LIST", 0, "of the activations; default: all", 4},
+    {"rows", KEY_ROWS, "N", 0, "most steps; default: 8000", 4},
+    {"folds", KEY_FOLDS, "N", 0, "problems in turn; default: 5", 4},
+    {"width", KEY_WIDTH, "N", 0, "of synthetic ones; default: 576", 4},
+    {"data-layers", KEY_DATA_LAYERS, "N", 0,
+     "of synthetic ones; default: 31", 4},
+    {"seed", KS_KEY_SEED, "N", 0, "of synthetic ones", 4},
+    {"out-data", KEY_OUT_DATA, "FILE", 0,
+     "keep the synthetic activations, for peers to read", 4},
+    {NULL, 0, NULL, 0, "capture, io and probe:", 5},
     {"dir", KEY_DIR, "FOLDER", 0,
-     "where the files that are written and removed lie; default: here", 2},
+     "where the files that are written and removed lie; default: here", 5},
+    {"quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr", 5},
     {0}};
 
 static const struct bench_entry {
@@ -39,6 +70,8 @@ static const struct bench_entry {
 } benches[] = {
     {"gemm", ks_bench_gemm},
     {"capture", ks_bench_capture},
+    {"io", ks_bench_io},
+    {"probe", ks_bench_probe},
 };
 
 static const struct bench_entry *find(const char *name) {
@@ -47,16 +80,50 @@ static const struct bench_entry *find(const char *name) {
     return NULL;
 }
 
-static int pairs_of(const char *arg, struct argp_state *state) {
+static int number(const char *option, const char *arg, int low, int high,
+                  struct argp_state *state) {
     char *end;
     long n = strtol(arg, &end, 10);
-    if (end == arg || *end || n < 1 || n > 1000)
-        argp_error(state, "--pairs %s: expected 1..1000", arg);
+    if (end == arg || *end || n < low || n > high)
+        argp_error(state, "--%s %s: expected %d..%d", option, arg, low, high);
     return (int)n;
+}
+
+/* Keys of numbers; 0 where it is none of them. */
+static int *number_of(ks_bench_input *in, int key, const char **name,
+                      int *high) {
+    switch (key) {
+    case KEY_PAIRS:
+        *name = "pairs", *high = 1000;
+        return &in->repeats;
+    case KEY_SIZE:
+        *name = "size", *high = 1 << 20;
+        return &in->mib;
+    case KEY_ROWS:
+        *name = "rows", *high = 1 << 24;
+        return &in->rows;
+    case KEY_WIDTH:
+        *name = "width", *high = 1 << 14;
+        return &in->width;
+    case KEY_DATA_LAYERS:
+        *name = "data-layers", *high = 1000;
+        return &in->data_layers;
+    case KEY_FOLDS:
+        *name = "folds", *high = 32;
+        return &in->folds;
+    default:
+        return NULL;
+    }
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     ks_bench_input *in = state->input;
+    const char *name;
+    int high, *value = number_of(in, key, &name, &high);
+    if (value) {
+        *value = number(name, arg, 1, high, state);
+        return 0;
+    }
     switch (key) {
     case KEY_SHAPES:
         in->shapes = arg;
@@ -70,8 +137,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_DIR:
         in->dir = arg;
         return 0;
-    case KEY_PAIRS:
-        in->repeats = pairs_of(arg, state);
+    case KEY_OUT_DATA:
+        in->out_data = arg;
         return 0;
     case ARGP_KEY_ARG:
         if (in->what) argp_error(state, "one bench at a time: '%s'", arg);
@@ -79,7 +146,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         in->what = arg;
         return 0;
     case ARGP_KEY_NO_ARGS:
-        argp_error(state, "what to measure: gemm or capture");
+        argp_error(state, "what to measure: gemm, capture, io or probe");
         return 0;
     default:
         return ks_cli_common_key(&in->common, key, arg, state);
@@ -110,18 +177,34 @@ ks_spread ks_bench_spread(double *values, int n) {
     ks_spread s = {.q1 = quantile(values, n, 0.25),
                    .median = quantile(values, n, 0.5),
                    .q3 = quantile(values, n, 0.75),
-                   .min = values[0], .max = values[n - 1],
-                   .low = NAN, .high = NAN};
+                   .min = values[0],
+                   .max = values[n - 1],
+                   .low = NAN,
+                   .high = NAN};
     double squares = 0;
     for (int i = 0; i < n; i++) s.mean += values[i] / n;
     for (int i = 0; i < n; i++)
         squares += (values[i] - s.mean) * (values[i] - s.mean);
     if (n < 2) return s;
-    double half = gsl_cdf_tdist_Pinv(0.975, n - 1) *
-                  sqrt(squares / (n - 1) / n);
+    double half =
+        gsl_cdf_tdist_Pinv(0.975, n - 1) * sqrt(squares / (n - 1) / n);
     s.low = s.mean - half;
     s.high = s.mean + half;
     return s;
+}
+
+json_t *ks_bench_real(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+void ks_bench_remove(const char *path) {
+    static const char *const more[] = {"", ".part", ".journal", ".lock"};
+    for (size_t i = 0; i < KS_COUNT(more); i++) {
+        ks_str name = {0};
+        if (ks_str_printf(&name, NULL, "%s%s", path, more[i]) == KS_OK)
+            unlink(name.data);
+        ks_str_free(&name);
+    }
 }
 
 /* -------------------------------------------------------------------- table */
@@ -215,7 +298,7 @@ int ks_cmd_bench(int argc, char **argv) {
     static const struct argp argp = {
         .options = option_list,
         .parser = parse,
-        .args_doc = "gemm|capture",
+        .args_doc = "gemm|capture|io|probe",
         .doc =
             "Measures this machine; what is compared runs in turn.\n\n"
             "gemm: the forward's matrix product on stored weights beside the "
@@ -224,12 +307,25 @@ int ks_cmd_bench(int argc, char **argv) {
             "capture: the model's matrix products alone, the forward alone, "
             "and the forward with capture into a real file, of resid at five "
             "positions and of everything: tokens/s, the products' share of "
-            "the time, and what capture adds, with 95% intervals."};
-    ks_bench_input in = {.repeats = 10, .dir = "."};
+            "the time, and what capture adds, with 95% intervals.\n\n"
+            "io: the activation writer alone beside dd with fdatasync of as "
+            "many bytes.\n\n"
+            "probe: the grid of layers x strengths x folds beside what its "
+            "Gram matrices, factorisations and passes cost as bare BLAS and "
+            "LAPACK calls."};
+    ks_bench_input in = {.repeats = 10,
+                         .dir = ".",
+                         .mib = 1024,
+                         .rows = 8000,
+                         .width = 576,
+                         .data_layers = 31,
+                         .folds = 5};
     ks_cli_common_init(&in.common);
     int code = ks_cli_parse(&argp, "bench", argc, argv, &in);
     if (code == KS_EXIT_USAGE || !in.what) return code;
     ks_err err = {0};
+    if (in.common.quiet) ks_log_level_set(KS_LOG_QUIET);
+    ks_cli_catch_signals();
     return run(&in, &err) == KS_OK ? KS_EXIT_DONE
                                    : ks_cli_failed("bench", &err);
 }

@@ -18,10 +18,23 @@ typedef struct input {
 } input;
 
 static const struct argp_option option_list[] = {
-    KS_CLI_MODEL, KS_CLI_CHAINS, KS_CLI_LABELS, KS_CLI_OUT, KS_CLI_FORCE,
-    KS_CLI_RESUME, KS_CLI_STREAMS, KS_CLI_POSITIONS, KS_CLI_CONTEXT,
-    KS_CLI_DTYPE, KS_CLI_BACKEND, KS_CLI_THREADS, KS_CLI_MEMORY,
-    KS_CLI_BATCH_TOKENS, KS_CLI_DRY_RUN, KS_CLI_JSON, KS_CLI_QUIET,
+    KS_CLI_MODEL,
+    KS_CLI_CHAINS,
+    KS_CLI_LABELS,
+    {"out", KS_KEY_OUT, "FILE", 0, "the activations, HDF5", 0},
+    KS_CLI_FORCE,
+    KS_CLI_RESUME,
+    KS_CLI_STREAMS,
+    KS_CLI_POSITIONS,
+    KS_CLI_CONTEXT,
+    KS_CLI_DTYPE,
+    KS_CLI_BACKEND,
+    KS_CLI_THREADS,
+    KS_CLI_MEMORY,
+    KS_CLI_BATCH_TOKENS,
+    KS_CLI_DRY_RUN,
+    KS_CLI_JSON,
+    KS_CLI_QUIET,
     {"tokenizer", KEY_TOKENIZER, "PATH", 0,
      "tokenizer.json, when it is not the model's own", 0},
     {"truncate", KEY_TRUNCATE, NULL, 0,
@@ -35,8 +48,10 @@ static int64_t seed_of(const char *text, struct argp_state *state) {
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (end == text || *end || errno || value < 0)
-        argp_error(state, "--random-weights takes a seed of 0 or more, got "
-                   "'%s'", text);
+        argp_error(state,
+                   "--random-weights takes a seed of 0 or more, got "
+                   "'%s'",
+                   text);
     return value;
 }
 
@@ -56,14 +71,23 @@ static void check(const input *in, struct argp_state *state) {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
     switch (key) {
-    case KEY_RANDOM: in->random_weights = seed_of(arg, state); return 0;
-    case KEY_TRUNCATE: in->truncate = true; return 0;
-    case KEY_TOKENIZER: in->tokenizer = arg; return 0;
+    case KEY_RANDOM:
+        in->random_weights = seed_of(arg, state);
+        return 0;
+    case KEY_TRUNCATE:
+        in->truncate = true;
+        return 0;
+    case KEY_TOKENIZER:
+        in->tokenizer = arg;
+        return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "too many arguments: %s", arg);
         return 0;
-    case ARGP_KEY_END: check(in, state); return 0;
-    default: return ks_cli_common_key(&in->common, key, arg, state);
+    case ARGP_KEY_END:
+        check(in, state);
+        return 0;
+    default:
+        return ks_cli_common_key(&in->common, key, arg, state);
     }
 }
 
@@ -95,9 +119,11 @@ static void print_cost(const ks_capture_cost *cost, double rate) {
     print_bytes("file", cost->file_bytes, "");
     print_bytes("memory", memory_of(cost), ", of it:");
     print_bytes("  run", cost->run_bytes, " of buffers for a batch");
-    print_bytes("  ring", cost->ring_bytes, " of rows on their way to the file");
+    print_bytes("  ring", cost->ring_bytes,
+                " of rows on their way to the file");
     print_bytes("  index", cost->index_bytes, " of chains, tokens and steps");
-    print_bytes("weights", cost->model_bytes, ", mapped from the model's files");
+    print_bytes("weights", cost->model_bytes,
+                ", mapped from the model's files");
     printf("%-10s about %.0f s at %.0f tok/s, measured on a short forward\n",
            "time", (double)cost->tokens / rate, rate);
 }
@@ -109,9 +135,8 @@ static void print_json(const ks_capture_cost *cost, const char *key,
         (json_int_t)cost->chains, "steps", (json_int_t)cost->steps, "tokens",
         (json_int_t)cost->tokens, "batches", (json_int_t)cost->batches,
         "invalid_steps", (json_int_t)cost->invalid, "truncated_chains",
-        (json_int_t)cost->truncated, "file_bytes",
-        (json_int_t)cost->file_bytes, "memory_bytes",
-        (json_int_t)memory_of(cost), "model_bytes",
+        (json_int_t)cost->truncated, "file_bytes", (json_int_t)cost->file_bytes,
+        "memory_bytes", (json_int_t)memory_of(cost), "model_bytes",
         (json_int_t)cost->model_bytes);
     json_object_set_new(object, key, value);
     json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
@@ -126,9 +151,10 @@ static void warn(const ks_capture_job *job) {
                (long long)cost->truncated,
                job->options.context_none ? "steps were" : "chains were");
     if (cost->invalid)
-        ks_log(KS_LOG_INFO, "capture: %lld of %lld steps have no token to show "
-               "(rows NaN, valid 0)", (long long)cost->invalid,
-               (long long)cost->steps);
+        ks_log(KS_LOG_INFO,
+               "capture: %lld of %lld steps have no token to show "
+               "(rows NaN, valid 0)",
+               (long long)cost->invalid, (long long)cost->steps);
     if (job->options.labels && cost->unlabelled)
         ks_log(KS_LOG_INFO, "capture: %lld of %lld steps have no label",
                (long long)cost->unlabelled, (long long)cost->steps);
@@ -183,9 +209,15 @@ static ks_status capture(ks_capture_job *job, bool json, ks_err *err) {
 
 int ks_cmd_capture(int argc, char **argv) {
     static const struct argp argp = {
-        .options = option_list, .parser = parse,
+        .options = option_list,
+        .parser = parse,
+        .args_doc = "--model PATH --chains FILE --out FILE",
         .doc = "Runs the chains through the model and stores the activations "
-               "of every layer, pooled over steps, in one HDF5 file."};
+               "of every layer, pooled over steps, in one HDF5 file. Chains "
+               "need \"steps\": keystep split makes them.\v"
+               "An interrupted capture goes on with --resume; the file is then "
+               "the same byte for byte. --labels stores labels in the file; "
+               "keystep probe can also take them later."};
     input in = {.random_weights = -1};
     ks_err err = {0};
     ks_capture_job *job = NULL;
@@ -193,15 +225,23 @@ int ks_cmd_capture(int argc, char **argv) {
     int code = ks_cli_parse(&argp, "capture", argc, argv, &in);
     if (code != KS_EXIT_DONE) return code;
     const ks_cli_common *c = &in.common;
-    ks_capture_options options = {
-        .model = c->model, .tokenizer = in.tokenizer, .chains = c->chains,
-        .labels = c->labels, .out = c->out, .streams = c->streams,
-        .positions = c->positions, .dtype = c->dtype,
-        .context_none = c->context_none, .truncate = in.truncate,
-        .force = c->force, .resume = c->resume,
-        .random_weights = in.random_weights,
-        .engine = {.backend = c->backend, .threads = c->threads,
-                   .memory = c->memory, .batch_tokens = c->batch_tokens}};
+    ks_capture_options options = {.model = c->model,
+                                  .tokenizer = in.tokenizer,
+                                  .chains = c->chains,
+                                  .labels = c->labels,
+                                  .out = c->out,
+                                  .streams = c->streams,
+                                  .positions = c->positions,
+                                  .dtype = c->dtype,
+                                  .context_none = c->context_none,
+                                  .truncate = in.truncate,
+                                  .force = c->force,
+                                  .resume = c->resume,
+                                  .random_weights = in.random_weights,
+                                  .engine = {.backend = c->backend,
+                                             .threads = c->threads,
+                                             .memory = c->memory,
+                                             .batch_tokens = c->batch_tokens}};
     ks_status st = KS_OK;
     /* before minutes of reading: the answer will not change */
     if (!c->resume && !c->dry_run)

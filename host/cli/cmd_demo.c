@@ -45,7 +45,8 @@ static ks_status find_data(demo *d, ks_err *err) {
     return ks_fail(err, KS_IO,
                    "the embedded model is not there: looked for "
                    "../../experiments/demo and ../share/keystep/demo beside "
-                   "%s; KEYSTEP_DEMO names another folder", exe);
+                   "%s; KEYSTEP_DEMO names another folder",
+                   exe);
 }
 
 /* ------------------------------------------------------------------ labels */
@@ -70,8 +71,7 @@ static json_t *quantity_of(json_t *quantities, const char *step, size_t n) {
     json_t *found = NULL, *quantity;
     size_t first = SIZE_MAX, i;
     json_array_foreach(quantities, i, quantity) {
-        const char *name =
-            json_string_value(json_object_get(quantity, "name"));
+        const char *name = json_string_value(json_object_get(quantity, "name"));
         size_t at = name ? find_word(step, n, name) : SIZE_MAX;
         if (at < first) {
             first = at;
@@ -156,9 +156,9 @@ static ks_status add_chain(truth *t, const ks_chain *chain, ks_err *err) {
         t->one_group += other == 0;
         t->broken += other != 0;
     } else {
-        line = json_pack("{s:s,s:s,s:O,s:O,s:{}}", "chain", chain->id,
-                         "method", "constructed", "labels", labels, "hops",
-                         hops, "scores");
+        line =
+            json_pack("{s:s,s:s,s:O,s:O,s:{}}", "chain", chain->id, "method",
+                      "constructed", "labels", labels, "hops", hops, "scores");
         KS_CHECK(line, KS_NOMEM, "out of memory for a label line");
         KS_TRY(add_line(&t->labels, line, err));
         KS_TRY(add_line(&t->chains, chain->object, err));
@@ -183,8 +183,8 @@ static ks_status write_truth(const char *problems_path, const char *in_path,
     KS_TRY(ks_problems_read(&problems, problems_path, err));
     KS_TRY(ks_chains_read(&chains, in_path, err));
     for (size_t i = 0; i < chains.n; i++) {
-        correct += json_is_true(
-            json_object_get(chains.at[i].object, "correct"));
+        correct +=
+            json_is_true(json_object_get(chains.at[i].object, "correct"));
         KS_TRY(add_chain(&t, &chains.at[i], err));
     }
     ks_log(KS_LOG_INFO,
@@ -194,10 +194,10 @@ static ks_status write_truth(const char *problems_path, const char *in_path,
     KS_CHECK(t.kept >= 20, KS_FORMAT,
              "%s: %d chains hold both groups in full, at least 20 are needed",
              in_path, t.kept);
-    KS_TRY(ks_write_file(chains_path, t.chains.data, t.chains.length, true,
-                         err));
-    KS_TRY(ks_write_file(labels_path, t.labels.data, t.labels.length, true,
-                         err));
+    KS_TRY(
+        ks_write_file(chains_path, t.chains.data, t.chains.length, true, err));
+    KS_TRY(
+        ks_write_file(labels_path, t.labels.data, t.labels.length, true, err));
 done:
     ks_str_free(&t.chains);
     ks_str_free(&t.labels);
@@ -212,10 +212,6 @@ enum { MAX_WORDS = 40 };
 
 /* Prints the command as a user would type it, then runs it. */
 static int run(int (*command)(int, char **), const char *const *words) {
-    if (!command) {
-        ks_log(KS_LOG_QUIET, "keystep demo: %s is not built yet", words[0]);
-        return KS_EXIT_FAILED;
-    }
     char *argv[MAX_WORDS + 1];
     int argc = 0;
     ks_str line = {0};
@@ -264,27 +260,26 @@ static void free_paths(paths *p) {
 static int walk(const demo *d, const paths *p, ks_err *err) {
     char seed[32];
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)d->common.seed);
-    int code = run(ks_cmd_generate,
-                   (const char *[]){"generate", "--model", p->model,
-                                    "--problems", p->problems, "--out", p->raw,
-                                    "--temperature", "1", "--top-p", "1",
-                                    "--max-new", "320", "--seed", seed,
-                                    "--force", NULL});
+    int code =
+        run(ks_cmd_generate,
+            (const char *[]){"generate", "--model", p->model, "--problems",
+                             p->problems, "--out", p->raw, "--temperature", "1",
+                             "--top-p", "1", "--max-new", "320", "--seed", seed,
+                             "--force", NULL});
     if (code != KS_EXIT_DONE) return code;
     if (write_truth(p->problems, p->raw, p->chains, p->labels, err) != KS_OK)
         return ks_cli_failed("demo", err);
-    code = run(ks_cmd_capture,
-               (const char *[]){"capture", "--model", p->model, "--chains",
-                                p->chains, "--out", p->acts, "--positions",
-                                "mean,first,middle,last,before", "--force",
-                                NULL});
+    code =
+        run(ks_cmd_capture,
+            (const char *[]){"capture", "--model", p->model, "--chains",
+                             p->chains, "--out", p->acts, "--positions",
+                             "mean,first,middle,last,before", "--force", NULL});
     if (code != KS_EXIT_DONE) return code;
     code = run(ks_cmd_capture,
-               (const char *[]){"capture", "--model", p->model, "--chains",
-                                p->chains, "--out", p->random,
-                                "--random-weights", seed, "--positions",
-                                "mean,first,middle,last,before", "--force",
-                                NULL});
+               (const char *[]){
+                   "capture", "--model", p->model, "--chains", p->chains,
+                   "--out", p->random, "--random-weights", seed, "--positions",
+                   "mean,first,middle,last,before", "--force", NULL});
     if (code != KS_EXIT_DONE) return code;
     ks_str control = {0};
     ks_str_printf(&control, NULL, "random weights=%s", p->random);
@@ -309,8 +304,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
             argp_error(state, "--which takes a or b, got '%s'", arg);
         d->which = arg;
         return 0;
-    case ARGP_KEY_ARG: return ARGP_ERR_UNKNOWN;
-    default: return ks_cli_common_key(&d->common, key, arg, state);
+    case ARGP_KEY_ARG:
+        return ARGP_ERR_UNKNOWN;
+    default:
+        return ks_cli_common_key(&d->common, key, arg, state);
     }
 }
 
@@ -324,11 +321,15 @@ int ks_cmd_demo(int argc, char **argv) {
         KS_CLI_QUIET,
         {0}};
     static const struct argp argp = {
-        options, parse, NULL,
+        options,
+        parse,
+        NULL,
         "Runs the whole line on the embedded model: its own chains of "
         "reasoning, activations of every layer, probes, the per-layer table. "
         "Model and problems are constructed, so which steps matter is known.",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     demo d = {.which = "a"};
     ks_err err = {0};
     paths p = {0};

@@ -20,10 +20,23 @@ typedef struct input {
 } input;
 
 static const struct argp_option option_list[] = {
-    KS_CLI_MODEL, KS_CLI_PROBLEMS, KS_CLI_OUT, KS_CLI_FORCE, KS_CLI_RESUME,
-    KS_CLI_SAMPLES, KS_CLI_TEMPERATURE, KS_CLI_TOP_P, KS_CLI_TOP_K,
-    KS_CLI_MAX_NEW, KS_CLI_TEMPLATE, KS_CLI_SEED, KS_CLI_BACKEND,
-    KS_CLI_THREADS, KS_CLI_MEMORY, KS_CLI_BATCH_TOKENS, KS_CLI_DRY_RUN,
+    KS_CLI_MODEL,
+    KS_CLI_PROBLEMS,
+    KS_CLI_OUT,
+    KS_CLI_FORCE,
+    KS_CLI_RESUME,
+    KS_CLI_SAMPLES,
+    KS_CLI_TEMPERATURE,
+    KS_CLI_TOP_P,
+    KS_CLI_TOP_K,
+    KS_CLI_MAX_NEW,
+    KS_CLI_TEMPLATE,
+    KS_CLI_SEED,
+    KS_CLI_BACKEND,
+    KS_CLI_THREADS,
+    KS_CLI_MEMORY,
+    KS_CLI_BATCH_TOKENS,
+    KS_CLI_DRY_RUN,
     KS_CLI_QUIET,
     {"instruction", KEY_INSTRUCTION, "TEXT", 0,
      "what the user's turn asks ahead of the problem; empty: nothing", 0},
@@ -34,8 +47,12 @@ static const struct argp_option option_list[] = {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
     switch (key) {
-    case KEY_INSTRUCTION: in->instruction = arg; return 0;
-    case KEY_TOKENIZER: in->tokenizer = arg; return 0;
+    case KEY_INSTRUCTION:
+        in->instruction = arg;
+        return 0;
+    case KEY_TOKENIZER:
+        in->tokenizer = arg;
+        return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "too many arguments: %s", arg);
         return 0;
@@ -45,7 +62,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (!in->common.out && !in->common.dry_run)
             argp_error(state, "--out is missing");
         return 0;
-    default: return ks_cli_common_key(&in->common, key, arg, state);
+    default:
+        return ks_cli_common_key(&in->common, key, arg, state);
     }
 }
 
@@ -66,10 +84,10 @@ typedef struct work {
     ks_prompt prompt;
     ks_problems problems;
     int32_t samples;
-    size_t n, n_done;  /* chains */
-    json_t **chains;   /* [n], NULL: not there yet */
-    ks_str *prompts;   /* [problems] */
-    ks_tokens *tokens; /* [problems] */
+    size_t n, n_done;     /* chains */
+    json_t **chains;      /* [n], NULL: not there yet */
+    ks_str *prompts;      /* [problems] */
+    ks_tokens *tokens;    /* [problems] */
     ks_request *requests; /* [n_requests] */
     size_t *places;       /* [n_requests] chain of a request */
     size_t n_requests;
@@ -82,14 +100,16 @@ typedef struct work {
     ks_generate_stats stats;
 } work;
 
-/* ------------------------------------------------------------------- opening */
+/* ------------------------------------------------------------------- opening
+ */
 
 static ks_status open_model(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
     char *home = NULL;
     ks_template which = KS_TEMPLATE_AUTO;
-    ks_engine_options options = {.backend = c->backend, .threads = c->threads,
+    ks_engine_options options = {.backend = c->backend,
+                                 .threads = c->threads,
                                  .batch_tokens = c->batch_tokens};
     if (c->template_) KS_TRY(ks_template_find(c->template_, &which, err));
     KS_TRY(ks_model_home(&home, c->model, err));
@@ -109,20 +129,23 @@ static ks_status settle(work *w, ks_err *err) {
     ks_model_info info = ks_engine_info(w->engine);
     double temperature = c->temperature < 0 ? 0 : c->temperature;
     double top_p = c->top_p < 0 ? 1 : c->top_p;
-    w->options = (ks_generate_options){
-        .temperature = (float)temperature, .top_p = (float)top_p,
-        .top_k = c->top_k, .max_new = c->max_new, .seed = c->seed,
-        .stops = w->prompt.stops, .n_stops = w->prompt.n_stops,
-        .memory = c->memory};
-    w->settings = json_pack(
-        "{s:f,s:f,s:i,s:i,s:I,s:s,s:s,s:s}", "temperature", temperature,
-        "top_p", top_p, "top_k", c->top_k, "max_new", c->max_new, "seed",
-        (json_int_t)c->seed, "template", ks_template_name(w->prompt.which),
-        "model_sha256", info.sha256, "tokenizer",
-        ks_tokenizer_hash(w->tokenizer));
+    w->options = (ks_generate_options){.temperature = (float)temperature,
+                                       .top_p = (float)top_p,
+                                       .top_k = c->top_k,
+                                       .max_new = c->max_new,
+                                       .seed = c->seed,
+                                       .stops = w->prompt.stops,
+                                       .n_stops = w->prompt.n_stops,
+                                       .memory = c->memory};
+    w->settings =
+        json_pack("{s:f,s:f,s:i,s:i,s:I,s:s,s:s,s:s}", "temperature",
+                  temperature, "top_p", top_p, "top_k", c->top_k, "max_new",
+                  c->max_new, "seed", (json_int_t)c->seed, "template",
+                  ks_template_name(w->prompt.which), "model_sha256",
+                  info.sha256, "tokenizer", ks_tokenizer_hash(w->tokenizer));
     KS_CHECK(w->settings, KS_NOMEM, "out of memory for settings");
-    w->compose = (ks_compose){w->tokenizer, w->prompt.which, info.name,
-                              w->settings};
+    w->compose =
+        (ks_compose){w->tokenizer, w->prompt.which, info.name, w->settings};
 done:
     return st;
 }
@@ -149,7 +172,8 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------------------ resuming */
+/* ------------------------------------------------------------------ resuming
+ */
 
 static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
     ks_status st = KS_OK;
@@ -173,8 +197,8 @@ static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
              "%s line %zu was sampled with other settings; --force starts "
              "afresh",
              w->part, line);
-    size_t at = (size_t)(p - w->problems.at) * (size_t)w->samples +
-                (size_t)sample;
+    size_t at =
+        (size_t)(p - w->problems.at) * (size_t)w->samples + (size_t)sample;
     if (w->chains[at]) goto done;
     w->chains[at] = json_incref(object);
     w->n_done++;
@@ -238,10 +262,10 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------------------- running */
+/* ------------------------------------------------------------------- running
+ */
 
-static ks_status put(FILE *file, json_t *chain, const char *path,
-                     ks_err *err) {
+static ks_status put(FILE *file, json_t *chain, const char *path, ks_err *err) {
     if (json_dumpf(chain, file, JSON_COMPACT) || putc('\n', file) == EOF ||
         fflush(file))
         return ks_fail(err, KS_IO, "%s: cannot write: %s", path,
@@ -306,8 +330,7 @@ static void sum_up(const work *w, double took) {
         finished += json_is_true(json_object_get(c, "finished"));
         judged += json_is_boolean(right);
         correct += json_is_true(right);
-        retokenized +=
-            json_integer_value(json_object_get(c, "retokenized"));
+        retokenized += json_integer_value(json_object_get(c, "retokenized"));
     }
     ks_log(KS_LOG_INFO,
            "%zu chains, %zu unfinished, %zu of %zu right; %lld tokens sampled "

@@ -23,7 +23,9 @@ typedef struct input {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
     switch (key) {
-    case KEY_TENSORS: in->tensors = true; return 0;
+    case KEY_TENSORS:
+        in->tensors = true;
+        return 0;
     case ARGP_KEY_ARG:
         if (in->path) argp_error(state, "too many arguments: %s", arg);
         in->path = arg;
@@ -31,7 +33,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_END:
         if (!in->path) argp_error(state, "FILE is missing");
         return 0;
-    default: return ks_cli_common_key(&in->common, key, arg, state);
+    default:
+        return ks_cli_common_key(&in->common, key, arg, state);
     }
 }
 
@@ -49,24 +52,25 @@ static ks_status count_tensor(json_t *types, json_t *list, const char *name,
     bool good = shape != NULL;
     json_t *row = json_object_get(types, type);
     if (!row) {
-        good &= put(types, type, json_pack("{si,si,si}", "tensors", 0,
-                                           "elements", 0, "bytes", 0));
+        good &= put(
+            types, type,
+            json_pack("{si,si,si}", "tensors", 0, "elements", 0, "bytes", 0));
         row = json_object_get(types, type);
     }
     const struct {
         const char *key;
         int64_t add;
-    } sums[] = {{"tensors", 1}, {"elements", elements},
-                {"bytes", (int64_t)bytes}};
+    } sums[] = {
+        {"tensors", 1}, {"elements", elements}, {"bytes", (int64_t)bytes}};
     for (size_t i = 0; row && i < KS_COUNT(sums); i++) {
         json_t *sum = json_object_get(row, sums[i].key);
         json_integer_set(sum, json_integer_value(sum) + sums[i].add);
     }
     if (list)
-        good &= json_array_append_new(
-                    list, json_pack("{ss,ss,sO,sI}", "name", name, "type",
-                                    type, "shape", shape, "bytes",
-                                    (json_int_t)bytes)) == 0;
+        good &= json_array_append_new(list, json_pack("{ss,ss,sO,sI}", "name",
+                                                      name, "type", type,
+                                                      "shape", shape, "bytes",
+                                                      (json_int_t)bytes)) == 0;
     json_decref(shape);
     return good ? KS_OK : ks_fail(err, KS_NOMEM, "no memory for tensors");
 }
@@ -141,15 +145,15 @@ static json_t *describe_switches(const ks_config *c) {
     bool local = false;
     for (int32_t l = 0; l < c->n_layers; l++)
         if (c->window[l]) windows++, width = c->window[l], local |= c->local[l];
-    json_t *o = json_pack(
-        "{ss,sb,sb,ss,sb,sb,sb,so}", "activation", acts[c->act], "pre_norm",
-        c->pre_norm, "post_norm", c->post_norm, "qk_norm", qk[c->qk_norm],
-        "qkv_bias", c->qkv_bias, "o_bias", c->o_bias, "tied", c->tied, "rope",
-        describe_rope(&c->rope));
+    json_t *o =
+        json_pack("{ss,sb,sb,ss,sb,sb,sb,so}", "activation", acts[c->act],
+                  "pre_norm", c->pre_norm, "post_norm", c->post_norm, "qk_norm",
+                  qk[c->qk_norm], "qkv_bias", c->qkv_bias, "o_bias", c->o_bias,
+                  "tied", c->tied, "rope", describe_rope(&c->rope));
     if (local) put(o, "rope_local", describe_rope(&c->rope_local));
     if (windows)
-        put(o, "window", json_pack("{si,si}", "layers", windows, "tokens",
-                                   width));
+        put(o, "window",
+            json_pack("{si,si}", "layers", windows, "tokens", width));
     if (c->final_softcap != 0)
         put(o, "final_softcap", json_real((double)c->final_softcap));
     return o;
@@ -179,9 +183,9 @@ static ks_status inspect_model(const input *in, json_t *o, ks_err *err) {
     json_t *list = in->tensors ? json_array() : NULL;
     KS_TRY(ks_model_open(&m, in->path, err));
     KS_TRY(ks_model_hash(m, err));
-    KS_TRY(ks_gguf_is(in->path) ? count_gguf(in->path, types, list, err)
-                                : count_safetensors(in->path, types, list,
-                                                    err));
+    KS_TRY(ks_gguf_is(in->path)
+               ? count_gguf(in->path, types, list, err)
+               : count_safetensors(in->path, types, list, err));
     const ks_config *c = &m->config;
     json_t *sizes = json_pack(
         "{si,si,si,si,si,si,si,si,sf}", "layers", c->n_layers, "hidden",
@@ -252,16 +256,16 @@ static ks_status inspect_acts(const input *in, json_t *o, ks_err *err) {
         put(o, "program version", json_string(a->program_version)) &&
         put(o, "chains", json_integer(a->n_chains)) &&
         put(o, "steps", json_integer(a->n_steps)) &&
-        put(o, "steps without tokens", json_integer(a->n_steps - valid));
+        put(o, "steps without a token", json_integer(a->n_steps - valid));
     if (a->random_weights >= 0)
         good = good && put(o, "random weights of seed",
                            json_integer(a->random_weights));
     if (a->has_labels)
-        good = good && put(o, "labels",
-                           json_pack("{sI,sI,sI}", "important",
-                                     (json_int_t)counts[1], "removable",
-                                     (json_int_t)counts[0], "none",
-                                     (json_int_t)counts[2]));
+        good = good &&
+               put(o, "labels",
+                   json_pack("{sI,sI,sI}", "important", (json_int_t)counts[1],
+                             "removable", (json_int_t)counts[0], "unlabelled",
+                             (json_int_t)counts[2]));
     KS_CHECK(good, KS_NOMEM, "no memory to describe %s", in->path);
 done:
     ks_acts_close(&file);
@@ -279,9 +283,12 @@ typedef struct first {
 static ks_status look(void *user, size_t line, json_t *object, ks_err *err) {
     first *f = user;
     f->seen = true;
-    if (json_object_get(object, "labels")) f->kind = "labels";
-    else if (json_object_get(object, "text")) f->kind = "chains";
-    else if (json_object_get(object, "question")) f->kind = "problems";
+    if (json_object_get(object, "labels"))
+        f->kind = "labels";
+    else if (json_object_get(object, "text"))
+        f->kind = "chains";
+    else if (json_object_get(object, "question"))
+        f->kind = "problems";
     return ks_fail(err, KS_INTERRUPTED, "line %zu is enough", line);
 }
 
@@ -319,7 +326,7 @@ static ks_status inspect_labels(const input *in, json_t *o, ks_err *err) {
     put(o, "chains", json_integer((json_int_t)labels.n));
     put(o, "important", json_integer(counts[1]));
     put(o, "removable", json_integer(counts[0]));
-    put(o, "none", json_integer(counts[2]));
+    put(o, "unlabelled", json_integer(counts[2]));
     ks_labels_free(&labels);
     return st;
 }
@@ -345,7 +352,8 @@ static ks_status inspect_lines(const input *in, json_t *o, ks_err *err) {
         return ks_fail(err, KS_FORMAT,
                        "%s: neither a model nor a file of ours: expected "
                        "GGUF, safetensors, HDF5, or JSON Lines of problems, "
-                       "chains or labels", in->path);
+                       "chains or labels",
+                       in->path);
     if (strcmp(f.kind, "labels") == 0) return inspect_labels(in, o, err);
     if (strcmp(f.kind, "chains") == 0) return inspect_chains(in, o, err);
     return inspect_problems(in, o, err);
@@ -354,11 +362,14 @@ static ks_status inspect_lines(const input *in, json_t *o, ks_err *err) {
 /* -------------------------------------------------------------------- text */
 
 static void show_scalar(const json_t *v) {
-    if (json_is_string(v)) printf("%s", json_string_value(v));
-    else if (json_is_boolean(v)) printf("%s", json_is_true(v) ? "yes" : "no");
+    if (json_is_string(v))
+        printf("%s", json_string_value(v));
+    else if (json_is_boolean(v))
+        printf("%s", json_is_true(v) ? "yes" : "no");
     else if (json_is_integer(v))
         printf("%lld", (long long)json_integer_value(v));
-    else printf("%.7g", json_number_value(v));
+    else
+        printf("%.7g", json_number_value(v));
 }
 
 /* Lists of scalars on one line, of objects a line each: tensors. */
@@ -396,8 +407,10 @@ static void show(const json_t *o, int indent) {
             continue;
         }
         printf("%*s%-*s ", indent, "", 22 - indent, key);
-        if (json_is_array(v)) show_list(v);
-        else show_scalar(v);
+        if (json_is_array(v))
+            show_list(v);
+        else
+            show_scalar(v);
         putchar('\n');
     }
 }

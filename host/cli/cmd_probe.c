@@ -10,8 +10,16 @@
 #include "../../probes/table.h"
 #include "cli.h"
 
-enum { KEY_RIVAL = KS_KEY_OWN, KEY_STRATA, KEY_FOLDS, KEY_INNER, KEY_SEEDS,
-       KEY_STRENGTHS, KEY_BOOTSTRAP, KEY_NO_TEXT };
+enum {
+    KEY_RIVAL = KS_KEY_OWN,
+    KEY_STRATA,
+    KEY_FOLDS,
+    KEY_INNER,
+    KEY_SEEDS,
+    KEY_STRENGTHS,
+    KEY_BOOTSTRAP,
+    KEY_NO_TEXT
+};
 
 enum { MAX_RIVALS = 16, MAX_PASSES = 1000 };
 
@@ -29,29 +37,45 @@ typedef struct input {
 /* ------------------------------------------------------------------ options */
 
 static const struct argp_option option_list[] = {
-    KS_CLI_ACTS, KS_CLI_LABELS, KS_CLI_CHAINS,
+    KS_CLI_ACTS,
+    KS_CLI_LABELS,
+    KS_CLI_CHAINS,
     {"out", KS_KEY_OUT, "FOLDER", 0,
      "for table.md, metrics.csv, summary.json and probes.h5", 0},
-    KS_CLI_FORCE, KS_CLI_STREAMS, KS_CLI_POSITIONS, KS_CLI_LAYERS,
+    KS_CLI_FORCE,
+    {"streams", KS_KEY_STREAMS, "LIST", 0,
+     "of resid, attn, mlp (default: all in the file)", 0},
+    {"positions", KS_KEY_POSITIONS, "LIST", 0,
+     "of mean, first, middle, last, before (default: all in the file)", 0},
+    KS_CLI_LAYERS,
     {"baseline-acts", KEY_RIVAL, "NAME=FILE", 0,
      "other activations of the same steps, compared on the same rows and "
-     "folds, e.g. 'random weights=random.h5'; may be repeated", 0},
+     "folds, e.g. 'random weights=random.h5'; may be repeated",
+     0},
     {"strata", KEY_STRATA, "FIELD", 0,
-     "list of the label lines, one value a step: important steps of each value "
-     "against all removable ones", 0},
+     "a field of the label lines, a list with one value a step: important "
+     "steps "
+     "of each value against all removable ones",
+     0},
     {"folds", KEY_FOLDS, "N", 0, "folds made of problems (default 5)", 0},
     {"inner-folds", KEY_INNER, "N", 0,
      "parts of the training folds that choose strength and layer (default: one "
-     "less than the folds)", 0},
+     "less than the folds)",
+     0},
     {"seeds", KEY_SEEDS, "N", 0, "splits, their scores averaged (default 1)",
      0},
     {"strengths", KEY_STRENGTHS, "LIST", 0,
-     "C of scikit-learn (default 1e-4 to 1e1, 8 values)", 0},
+     "C of scikit-learn (default: 8 values from 1e-4 to 10)", 0},
     {"bootstrap", KEY_BOOTSTRAP, "N", 0,
      "draws of problems for intervals (default 2000)", 0},
     {"no-text", KEY_NO_TEXT, NULL, 0,
      "leave out the word baselines, the slowest part on long texts", 0},
-    KS_CLI_SEED, KS_CLI_THREADS, KS_CLI_JSON, KS_CLI_QUIET, {0}};
+    {"seed", KS_KEY_SEED, "N", 0,
+     "of the first split; the next ones count up (default 1)", 0},
+    KS_CLI_THREADS,
+    KS_CLI_JSON,
+    KS_CLI_QUIET,
+    {0}};
 
 static int whole(const char *text, int low, int high, const char *option,
                  struct argp_state *state) {
@@ -78,8 +102,10 @@ static void read_strengths(input *in, const char *text,
         if (end == at || (*end && *end != ',') ||
             !(value > 0 && value < 1e12) ||
             in->n_strengths == KS_MAX_STRENGTHS) {
-            argp_error(state, "--strengths takes up to %d positive numbers "
-                       "such as 0.01,0.1,1, got '%s'", KS_MAX_STRENGTHS, text);
+            argp_error(state,
+                       "--strengths takes up to %d positive numbers "
+                       "such as 0.01,0.1,1, got '%s'",
+                       KS_MAX_STRENGTHS, text);
             return;
         }
         in->strengths[in->n_strengths++] = value;
@@ -109,7 +135,7 @@ static void check(input *in, struct argp_state *state) {
     if (missing) argp_error(state, "%s is missing", missing);
     if (c->positions & 1u << KS_TOKENS)
         argp_error(state, "position 'tokens' has no row a step: probes take "
-                   "mean, first, middle, last, before");
+                          "mean, first, middle, last, before");
     if (!in->inner) in->inner = in->folds - 1;
     if (in->inner >= in->folds)
         argp_error(state, "--inner-folds %d: at most one less than --folds %d",
@@ -119,25 +145,38 @@ static void check(input *in, struct argp_state *state) {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
     switch (key) {
-    case KEY_RIVAL: read_rival(in, arg, state); return 0;
-    case KEY_STRATA: in->strata = arg; return 0;
-    case KEY_FOLDS: in->folds = whole(arg, 3, 32, "folds", state); return 0;
+    case KEY_RIVAL:
+        read_rival(in, arg, state);
+        return 0;
+    case KEY_STRATA:
+        in->strata = arg;
+        return 0;
+    case KEY_FOLDS:
+        in->folds = whole(arg, 3, 32, "folds", state);
+        return 0;
     case KEY_INNER:
         in->inner = whole(arg, 2, 31, "inner-folds", state);
         return 0;
     case KEY_SEEDS:
         in->seeds = whole(arg, 1, KS_MAX_SEEDS, "seeds", state);
         return 0;
-    case KEY_STRENGTHS: read_strengths(in, arg, state); return 0;
+    case KEY_STRENGTHS:
+        read_strengths(in, arg, state);
+        return 0;
     case KEY_BOOTSTRAP:
         in->bootstrap = whole(arg, 100, 1000000, "bootstrap", state);
         return 0;
-    case KEY_NO_TEXT: in->no_text = true; return 0;
+    case KEY_NO_TEXT:
+        in->no_text = true;
+        return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "too many arguments: %s", arg);
         return 0;
-    case ARGP_KEY_END: check(in, state); return 0;
-    default: return ks_cli_common_key(&in->common, key, arg, state);
+    case ARGP_KEY_END:
+        check(in, state);
+        return 0;
+    default:
+        return ks_cli_common_key(&in->common, key, arg, state);
     }
 }
 
@@ -155,8 +194,7 @@ static ks_status prepare(const input *in, char *paths[N_FILES], ks_err *err) {
     if (mkdir(out, 0777) != 0)
         KS_CHECK(errno == EEXIST && stat(out, &what) == 0 &&
                      S_ISDIR(what.st_mode),
-                 KS_IO, "%s: cannot make the folder: %s", out,
-                 strerror(errno));
+                 KS_IO, "%s: cannot make the folder: %s", out, strerror(errno));
     for (int i = 0; i < N_FILES; i++) {
         KS_TRY(ks_path_join(&paths[i], out, file_names[i], err));
         KS_TRY(ks_refuse_existing(paths[i], in->common.force, err));
@@ -178,8 +216,8 @@ static ks_status write_all(const input *in, const ks_report *report,
     text = json_dumps(summary, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     KS_CHECK(text, KS_NOMEM, "out of memory for the summary");
     KS_TRY(ks_export_h5(report, paths[H5], err));
-    KS_TRY(ks_write_file(paths[TABLE], markdown.data, markdown.length, true,
-                         err));
+    KS_TRY(
+        ks_write_file(paths[TABLE], markdown.data, markdown.length, true, err));
     KS_TRY(ks_write_file(paths[CSV], csv.data, csv.length, true, err));
     KS_TRY(ks_write_file(paths[JSON], text, strlen(text), true, err));
     fputs(in->common.json ? text : shown.data, stdout);
@@ -198,7 +236,8 @@ done:
 static void begin(void *user, const char *what, int64_t cells) {
     input *in = user;
     if (!in->common.quiet)
-        in->progress = ks_progress_open(what, "layer", (double)cells);
+        in->progress =
+            ks_progress_open(what, "layer x position", (double)cells);
 }
 
 static void show(void *user, int64_t cells) {
@@ -215,8 +254,10 @@ static void say(const ks_report *r) {
     if (r->dataset->n_chains_unlabelled)
         ks_log(KS_LOG_INFO, "probe: %d chains of %s have no label line",
                r->dataset->n_chains_unlabelled, r->options->paths.acts);
-    ks_log(KS_LOG_INFO, "probe: %d fits, at most %d passes each, %d above the "
-           "tolerance", r->grid.columns, r->grid.passes, r->grid.unconverged);
+    ks_log(KS_LOG_INFO,
+           "probe: %d fits, at most %d passes each, %d above the "
+           "tolerance",
+           r->grid.columns, r->grid.passes, r->grid.unconverged);
 }
 
 static ks_status run(input *in, ks_err *err) {
@@ -227,17 +268,26 @@ static ks_status run(input *in, ks_err *err) {
     ks_report_options options = {
         .paths = {c->acts, c->labels, c->chains, in->strata},
         .grid = {.nest = {.n_strengths = in->n_strengths,
-                          .strengths = in->strengths, .threads = c->threads,
+                          .strengths = in->strengths,
+                          .threads = c->threads,
                           .max_passes = MAX_PASSES,
                           .keep_weights = true},
-                 .streams = c->streams, .positions = c->positions,
-                 .bootstrap = in->bootstrap, .seed = c->seed,
-                 .progress = show, .user = in},
-        .n_folds = in->folds, .n_inner = in->inner, .n_seeds = in->seeds,
+                 .streams = c->streams,
+                 .positions = c->positions,
+                 .bootstrap = in->bootstrap,
+                 .seed = c->seed,
+                 .progress = show,
+                 .user = in},
+        .n_folds = in->folds,
+        .n_inner = in->inner,
+        .n_seeds = in->seeds,
         .n_rivals = in->n_rivals,
         .rival_names = (const char *const *)in->rival_names,
-        .rival_paths = in->rival_paths, .no_text = in->no_text,
-        .layers_of = ks_cli_layers, .layers = c->layers, .begin = begin,
+        .rival_paths = in->rival_paths,
+        .no_text = in->no_text,
+        .layers_of = ks_cli_layers,
+        .layers = c->layers,
+        .begin = begin,
         .end = end};
     KS_TRY(prepare(in, paths, err));
     KS_TRY(ks_report_run(&report, &options, err));
@@ -251,13 +301,17 @@ done:
 
 int ks_cmd_probe(int argc, char **argv) {
     static const struct argp argp = {
-        option_list, parse, NULL,
+        option_list,
+        parse,
+        "--acts FILE --out FOLDER",
         "Trains an L2-regularised logistic regression on every layer and "
         "position of an activation file, tests it on problems it never saw, "
         "and prints balanced accuracies beside those of baselines.\v"
         "Without --labels the file's own labels are used. --chains adds the "
         "baselines that need text.",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     input in = {.folds = 5, .seeds = 1, .bootstrap = 2000, .n_strengths = 8};
     ks_err err = {0};
     ks_cli_common_init(&in.common);

@@ -31,6 +31,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const struct argp argp = {
     .options = option_list,
     .parser = parse,
+    .args_doc = "--model PATH",
     .doc = "Reads {\"context\",\"continuation\"} a line and answers with the "
            "continuation's {\"ids\",\"logprobs\"}: one tokenisation of both, "
            "a token belongs to the part that holds its first byte. An empty "
@@ -140,8 +141,10 @@ int ks_cmd_score(int argc, char **argv) {
     int code = ks_cli_parse(&argp, "score", argc, argv, &in);
     if (code != KS_EXIT_DONE) return code;
     ks_err err = {0};
-    if (open_all(&in, &err) == KS_OK) code = ks_cli_lines(answer, &in);
-    else code = ks_cli_failed("score", &err);
+    if (open_all(&in, &err) == KS_OK)
+        code = ks_cli_lines(answer, &in);
+    else
+        code = ks_cli_failed("score", &err);
     ks_tokens_free(&in.tokens);
     ks_str_free(&in.text);
     free(in.ids);

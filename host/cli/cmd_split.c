@@ -20,8 +20,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const struct argp argp = {
     .options = option_list,
     .parser = parse,
-    .doc = "Adds \"steps\" to chains, in place of those they have; all other "
-           "fields stay. --out defaults to standard output.",
+    .args_doc = "--chains FILE",
+    .doc = "Cuts the text of chains into steps: after . ? ! before a space or "
+           "newline, and at blank lines; pieces of fewer than 10 characters "
+           "join the step before. Replaces \"steps\", keeps all other fields. "
+           "--out defaults to standard output.",
 };
 
 static ks_status split_chain(ks_chain *chain, ks_spans *spans, ks_str *all,

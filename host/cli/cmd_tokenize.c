@@ -29,8 +29,8 @@ static ks_status to_ids(input *in, json_t *line, json_t **out, ks_err *err) {
     int bad = 0;
     for (size_t i = 0; i < t->n; i++) {
         bad |= json_array_append_new(ids, json_integer(t->ids[i]));
-        bad |= json_array_append_new(
-            offsets, json_pack("[ii]", t->begin[i], t->end[i]));
+        bad |= json_array_append_new(offsets,
+                                     json_pack("[ii]", t->begin[i], t->end[i]));
     }
     *out = bad ? NULL : json_pack("{sOsO}", "ids", ids, "offsets", offsets);
     KS_CHECK(*out, KS_NOMEM, "no memory for %zu tokens", t->n);
@@ -121,6 +121,7 @@ int ks_cmd_tokenize(int argc, char **argv) {
     static const struct argp argp = {
         .options = options,
         .parser = parse,
+        .args_doc = "--model PATH",
         .doc = "Text to token ids and back, one JSON object a line on stdin, "
                "one on stdout: {\"text\"} to {\"ids\",\"offsets\"} with the "
                "bytes [begin,end) of each token, {\"ids\"} to {\"text\"}, "

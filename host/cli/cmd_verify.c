@@ -10,8 +10,8 @@ typedef struct input {
     int n_files;
 } input;
 
-static const struct argp_option option_list[] = {KS_CLI_JSON, KS_CLI_QUIET,
-                                                 {0}};
+static const struct argp_option option_list[] = {
+    KS_CLI_JSON, KS_CLI_QUIET, {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
@@ -23,13 +23,15 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_NO_ARGS:
         argp_error(state, "a FILE is missing");
         return 0;
-    default: return ks_cli_common_key(&in->common, key, arg, state);
+    default:
+        return ks_cli_common_key(&in->common, key, arg, state);
     }
 }
 
 static void print_text(const char *path, const ks_acts_report *r) {
     printf("%s: whole; %lld rows%s, %lld steps without a token (%lld rows of "
-           "NaN)", path, (long long)r->rows,
+           "NaN)",
+           path, (long long)r->rows,
            r->has_checksums ? " match their checksums"
                             : " read, no checksums in the file",
            (long long)r->invalid, (long long)r->nan_rows);
@@ -38,11 +40,11 @@ static void print_text(const char *path, const ks_acts_report *r) {
 }
 
 static void print_json(const char *path, const ks_acts_report *r) {
-    json_t *line = json_pack("{s:s,s:I,s:I,s:I,s:i,s:b}", "file", path, "rows",
-                             (json_int_t)r->rows, "nan_rows",
-                             (json_int_t)r->nan_rows, "invalid_steps",
-                             (json_int_t)r->invalid, "shards", r->sources,
-                             "checksums", (int)r->has_checksums);
+    json_t *line =
+        json_pack("{s:s,s:I,s:I,s:I,s:i,s:b}", "file", path, "rows",
+                  (json_int_t)r->rows, "nan_rows", (json_int_t)r->nan_rows,
+                  "invalid_steps", (json_int_t)r->invalid, "shards", r->sources,
+                  "checksums", (int)r->has_checksums);
     json_dumpf(line, stdout, JSON_COMPACT);
     putchar('\n');
     json_decref(line);
@@ -50,7 +52,9 @@ static void print_json(const char *path, const ks_acts_report *r) {
 
 int ks_cmd_verify(int argc, char **argv) {
     static const struct argp argp = {
-        .options = option_list, .parser = parse, .args_doc = "FILE...",
+        .options = option_list,
+        .parser = parse,
+        .args_doc = "FILE...",
         .doc = "Checks activation files: structure, the checksum of every row, "
                "NaN only where a step has no token, the shards behind virtual "
                "data sets."};

@@ -9,8 +9,11 @@
 #include <unistd.h>
 
 void ks_cli_common_init(ks_cli_common *common) {
-    *common = (ks_cli_common){.dtype = KS_BF16, .temperature = -1, .top_p = -1,
-                              .samples = 0, .max_new = 0};
+    *common = (ks_cli_common){.dtype = KS_BF16,
+                              .temperature = -1,
+                              .top_p = -1,
+                              .samples = 0,
+                              .max_new = 0};
 }
 
 /* ----------------------------------------------------------------- numbers */
@@ -21,8 +24,10 @@ static long long whole(const char *text, long long low, long long high,
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (end == text || *end || errno || value < low || value > high)
-        argp_error(state, "--%s takes a whole number from %lld to %lld, got "
-                   "'%s'", option, low, high, text);
+        argp_error(state,
+                   "--%s takes a whole number from %lld to %lld, got "
+                   "'%s'",
+                   option, low, high, text);
     return value;
 }
 
@@ -107,31 +112,61 @@ static bool is_one_of(const char *text, const char *a, const char *b,
 
 static error_t file_key(ks_cli_common *c, int key, char *arg) {
     switch (key) {
-    case KS_KEY_MODEL: c->model = arg; return 0;
-    case KS_KEY_PROBLEMS: c->problems = arg; return 0;
-    case KS_KEY_CHAINS: c->chains = arg; return 0;
-    case KS_KEY_LABELS: c->labels = arg; return 0;
-    case KS_KEY_ACTS: c->acts = arg; return 0;
-    case KS_KEY_OUT: c->out = arg; return 0;
-    case KS_KEY_TEMPLATE: c->template_ = arg; return 0;
-    case KS_KEY_CUE: c->cue = arg; return 0;
-    case KS_KEY_LAYERS: c->layers = arg; return 0;
-    default: return ARGP_ERR_UNKNOWN;
+    case KS_KEY_MODEL:
+        c->model = arg;
+        return 0;
+    case KS_KEY_PROBLEMS:
+        c->problems = arg;
+        return 0;
+    case KS_KEY_CHAINS:
+        c->chains = arg;
+        return 0;
+    case KS_KEY_LABELS:
+        c->labels = arg;
+        return 0;
+    case KS_KEY_ACTS:
+        c->acts = arg;
+        return 0;
+    case KS_KEY_OUT:
+        c->out = arg;
+        return 0;
+    case KS_KEY_TEMPLATE:
+        c->template_ = arg;
+        return 0;
+    case KS_KEY_CUE:
+        c->cue = arg;
+        return 0;
+    case KS_KEY_LAYERS:
+        c->layers = arg;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
 }
 
 static error_t flag_key(ks_cli_common *c, int key) {
     switch (key) {
-    case KS_KEY_FORCE: c->force = true; return 0;
-    case KS_KEY_RESUME: c->resume = true; return 0;
-    case KS_KEY_DRY_RUN: c->dry_run = true; return 0;
-    case KS_KEY_JSON: c->json = true; return 0;
-    case KS_KEY_COMPAT: c->compat = true; return 0;
+    case KS_KEY_FORCE:
+        c->force = true;
+        return 0;
+    case KS_KEY_RESUME:
+        c->resume = true;
+        return 0;
+    case KS_KEY_DRY_RUN:
+        c->dry_run = true;
+        return 0;
+    case KS_KEY_JSON:
+        c->json = true;
+        return 0;
+    case KS_KEY_COMPAT:
+        c->compat = true;
+        return 0;
     case KS_KEY_QUIET:
         c->quiet = true;
         ks_log_level_set(KS_LOG_QUIET);
         return 0;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
 }
 
@@ -141,7 +176,9 @@ static error_t number_key(ks_cli_common *c, int key, char *arg,
     case KS_KEY_THREADS:
         c->threads = (int)whole(arg, 1, 4096, "threads", s);
         return 0;
-    case KS_KEY_MEMORY: c->memory = bytes(arg, s); return 0;
+    case KS_KEY_MEMORY:
+        c->memory = bytes(arg, s);
+        return 0;
     case KS_KEY_BATCH_TOKENS:
         c->batch_tokens = (int)whole(arg, 1, 1 << 24, "batch-tokens", s);
         return 0;
@@ -160,8 +197,11 @@ static error_t number_key(ks_cli_common *c, int key, char *arg,
     case KS_KEY_TEMPERATURE:
         c->temperature = real(arg, 0, 100, "temperature", s);
         return 0;
-    case KS_KEY_TOP_P: c->top_p = real(arg, 1e-6, 1, "top-p", s); return 0;
-    default: return ARGP_ERR_UNKNOWN;
+    case KS_KEY_TOP_P:
+        c->top_p = real(arg, 1e-6, 1, "top-p", s);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
 }
 
@@ -186,8 +226,11 @@ error_t ks_cli_common_key(ks_cli_common *c, int key, char *arg,
         is_one_of(arg, "clean", "original", "labels-on", s);
         c->labels_on = arg;
         return 0;
-    case KS_KEY_DTYPE: c->dtype = storage_type(arg, s); return 0;
-    default: break;
+    case KS_KEY_DTYPE:
+        c->dtype = storage_type(arg, s);
+        return 0;
+    default:
+        break;
     }
     if (file_key(c, key, arg) == 0) return 0;
     if (flag_key(c, key) == 0) return 0;
@@ -221,7 +264,8 @@ ks_status ks_cli_layers(const char *text, int32_t n, bool *on, ks_err *err) {
             last >= n)
             return ks_fail(err, KS_USAGE,
                            "--layers: '%s' is not a list such as 0,3-7 of "
-                           "layers 0 to %d", text, n - 1);
+                           "layers 0 to %d",
+                           text, n - 1);
         for (long i = first; i <= last; i++) on[i] = true;
         at = *end ? end + 1 : NULL;
     }

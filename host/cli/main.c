@@ -11,29 +11,30 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {"demo", ks_cmd_demo, "the whole line on the embedded model"},
+    {"demo", ks_cmd_demo, "all of the below on the embedded model, to a table"},
     {"generate", ks_cmd_generate, "problems -> reasoning chains"},
     {"split", ks_cmd_split, "cut chains into steps"},
     {"capture", ks_cmd_capture, "chains -> activations of every layer, HDF5"},
     {"probe", ks_cmd_probe, "activations + labels -> probes and tables"},
     {"inspect", ks_cmd_inspect, "what is in a model or in a file of ours"},
-    {"verify", ks_cmd_verify, "check an activation file"},
+    {"verify", ks_cmd_verify, "check that activation files are whole"},
     {"bench", ks_cmd_bench, "measure this machine"},
     {"tokenize", ks_cmd_tokenize, "plumbing: text <-> token ids"},
     {"score", ks_cmd_score, "plumbing: log-probabilities of a continuation"},
-    {"text", ks_cmd_text, "plumbing: extract, split, boxes, answer, ..."},
+    {"text", ks_cmd_text, "plumbing: steps, boxes, answers, their equality"},
 };
 
 static void usage(FILE *to) {
     fputs("Usage: keystep COMMAND [OPTION...]\n"
           "Where inside a reasoning model the importance of its own steps is "
-          "written,\nlayer by layer.\n\nCommands:\n", to);
+          "written,\nlayer by layer.\n\nCommands:\n",
+          to);
     for (size_t i = 0; i < KS_COUNT(commands); i++)
-        if (commands[i].run)
-            fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].what);
+        fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].what);
     fputs("\n'keystep COMMAND --help' says more. Results go to stdout, words "
           "to stderr.\nExit codes: 0 done, 1 failed, 2 usage, 130 "
-          "interrupted.\n", to);
+          "interrupted.\n",
+          to);
 }
 
 int main(int argc, char **argv) {
@@ -51,7 +52,7 @@ int main(int argc, char **argv) {
         return KS_EXIT_DONE;
     }
     for (size_t i = 0; i < KS_COUNT(commands); i++)
-        if (commands[i].run && strcmp(commands[i].name, name) == 0) {
+        if (strcmp(commands[i].name, name) == 0) {
             ks_cli_catch_signals();
             return commands[i].run(argc - 1, argv + 1);
         }

@@ -14,8 +14,13 @@
 
 #include "acts.h"
 
-enum { LAYERS = 30, WIDTH = 576, POSITIONS = 31, BATCH_STEPS = 100,
-       CHAIN_STEPS = 5 };
+enum {
+    LAYERS = 30,
+    WIDTH = 576,
+    POSITIONS = 31,
+    BATCH_STEPS = 100,
+    CHAIN_STEPS = 5
+};
 
 static double seconds_now(void) {
     struct timespec t;
@@ -63,8 +68,10 @@ static double rate_of_ours(const char *path, const ks_acts_spec *spec,
 
 static double rate_of_dd(const char *path, long mib) {
     char command[512];
-    snprintf(command, sizeof command, "dd if=/dev/zero of='%s' bs=1M "
-             "count=%ld conv=fdatasync 2>/dev/null", path, mib);
+    snprintf(command, sizeof command,
+             "dd if=/dev/zero of='%s' bs=1M "
+             "count=%ld conv=fdatasync 2>/dev/null",
+             path, mib);
     unlink(path);
     sync();
     double start = seconds_now();
@@ -84,8 +91,8 @@ int main(int argc, char **argv) {
     char ours[400], theirs[400];
     snprintf(ours, sizeof ours, "%s/bench.h5", argv[1]);
     snprintf(theirs, sizeof theirs, "%s/bench.dd", argv[1]);
-    int64_t chains = mib * 1048576 / (WIDTH * 2 + 4) / (5 * (LAYERS + 1)) /
-                     CHAIN_STEPS;
+    int64_t chains =
+        mib * 1048576 / (WIDTH * 2 + 4) / (5 * (LAYERS + 1)) / CHAIN_STEPS;
     int64_t n = chains * CHAIN_STEPS;
     ks_step_row *steps = calloc((size_t)n, sizeof *steps);
     ks_chain_row *rows = calloc((size_t)chains, sizeof *rows);
@@ -94,16 +101,26 @@ int main(int argc, char **argv) {
     for (int64_t i = 0; i < n; i++)
         steps[i] = (ks_step_row){.chain = (int32_t)(i / CHAIN_STEPS),
                                  .index = (int32_t)(i % CHAIN_STEPS),
-                                 .token_end = 20, .valid = 1};
+                                 .token_end = 20,
+                                 .valid = 1};
     for (int64_t i = 0; i < chains; i++) rows[i].id = rows[i].problem = "p";
     for (int i = 0; i < BATCH_STEPS * WIDTH; i++)
         data[i] = (uint16_t)(0x3f80 + i * 2654435761u % 997);
-    ks_acts_spec spec = {.streams = 1u << KS_RESID, .positions = POSITIONS,
-                         .n_layers = LAYERS, .d = WIDTH, .dtype = KS_BF16,
-                         .n_steps = n, .n_chains = chains, .steps = steps,
-                         .chains = rows, .random_weights = -1,
-                         .model_name = "bench", .model_sha256 = "",
-                         .tokenizer_hash = "", .isa = "", .backend = "",
+    ks_acts_spec spec = {.streams = 1u << KS_RESID,
+                         .positions = POSITIONS,
+                         .n_layers = LAYERS,
+                         .d = WIDTH,
+                         .dtype = KS_BF16,
+                         .n_steps = n,
+                         .n_chains = chains,
+                         .steps = steps,
+                         .chains = rows,
+                         .random_weights = -1,
+                         .model_name = "bench",
+                         .model_sha256 = "",
+                         .tokenizer_hash = "",
+                         .isa = "",
+                         .backend = "",
                          .config = "{}"};
     puts("pair,keystep_mb_s,dd_mb_s,ratio");
     for (int i = 0; i < pairs; i++) {

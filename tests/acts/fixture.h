@@ -40,9 +40,12 @@ static inline void fill_row(const fixture *f, ks_stream s, ks_position p,
         if (nan) bits = 0x7fc00000;
         uint16_t bf16 = (uint16_t)(bits >> 16);
         uint16_t half = ks_f32_to_f16(nan ? NAN : x);
-        if (f->spec.dtype == KS_F32) memcpy((char *)to + 4 * i, &bits, 4);
-        else if (f->spec.dtype == KS_BF16) memcpy((char *)to + 2 * i, &bf16, 2);
-        else memcpy((char *)to + 2 * i, &half, 2);
+        if (f->spec.dtype == KS_F32)
+            memcpy((char *)to + 4 * i, &bits, 4);
+        else if (f->spec.dtype == KS_BF16)
+            memcpy((char *)to + 2 * i, &bf16, 2);
+        else
+            memcpy((char *)to + 2 * i, &half, 2);
     }
 }
 
@@ -68,24 +71,35 @@ static inline void fixture_make(fixture *f, ks_type dtype, uint32_t streams,
         for (int i = 0; i < 2 + c % 5; i++, n++) {
             bool empty = n == 4 || n == 11;
             int tokens = empty ? 0 : 1 + (int)(n * 3 % 5);
-            f->steps[n] = (ks_step_row){c, i, 10 * i, 10 * i + tokens, 20 * i,
-                                        20 * i + 20, !empty, (int8_t)(n % 3 - 1)};
+            f->steps[n] =
+                (ks_step_row){c,      i,           10 * i, 10 * i + tokens,
+                              20 * i, 20 * i + 20, !empty, (int8_t)(n % 3 - 1)};
             f->token_row[n + 1] = f->token_row[n] + tokens;
         }
         f->chain_end[c + 1] = n;
     }
-    f->spec = (ks_acts_spec){
-        .streams = streams, .positions = positions, .n_layers = LAYERS,
-        .d = WIDTH, .dtype = dtype, .n_steps = n, .n_chains = CHAINS,
-        .steps = f->steps, .chains = f->chains, .has_labels = true,
-        .random_weights = -1, .model_name = "tiny", .model_sha256 = "ab12",
-        .tokenizer_hash = "cd34", .isa = "avx2", .backend = "cpu",
-        .config = "{\"a\":1}"};
+    f->spec = (ks_acts_spec){.streams = streams,
+                             .positions = positions,
+                             .n_layers = LAYERS,
+                             .d = WIDTH,
+                             .dtype = dtype,
+                             .n_steps = n,
+                             .n_chains = CHAINS,
+                             .steps = f->steps,
+                             .chains = f->chains,
+                             .has_labels = true,
+                             .random_weights = -1,
+                             .model_name = "tiny",
+                             .model_sha256 = "ab12",
+                             .tokenizer_hash = "cd34",
+                             .isa = "avx2",
+                             .backend = "cpu",
+                             .config = "{\"a\":1}"};
 }
 
 static inline void fixture_free(fixture *f) {
-    static const char *const tails[] = {"", ".part", ".journal", ".lock",
-                                        ".journal.part", ".ref"};
+    static const char *const tails[] = {"",      ".part",         ".journal",
+                                        ".lock", ".journal.part", ".ref"};
     for (size_t i = 0; i < KS_COUNT(tails); i++) {
         char name[160];
         snprintf(name, sizeof name, "%s%s", f->path, tails[i]);
@@ -112,7 +126,8 @@ static inline ks_status write_chains(const fixture *f, ks_acts *acts, int from,
                     begin = f->token_row[begin], end = f->token_row[end];
                 for (int64_t r = begin; r < end; r++)
                     fill_row(f, s, p, l, r,
-                             rows + (size_t)(r - begin) * WIDTH * value_size(f));
+                             rows +
+                                 (size_t)(r - begin) * WIDTH * value_size(f));
                 KS_TRY(ks_acts_write(acts, s, p, l, begin, end - begin, rows,
                                      err));
             }

@@ -104,8 +104,7 @@ static void interrupt(const fixture *f, int chains) {
 static int64_t resume_at(const fixture *f, ks_status want, ks_err *err) {
     ks_acts *acts = NULL;
     int64_t done;
-    ks_status st =
-        ks_acts_create(&acts, f->path, &f->spec, &eager, &done, err);
+    ks_status st = ks_acts_create(&acts, f->path, &f->spec, &eager, &done, err);
     cr_assert_eq(st, want, "%d: %s", st, err->text);
     ks_acts_abandon(&acts);
     return done;
@@ -122,8 +121,8 @@ Test(crash, abandoned_work_is_kept) {
     cr_assert_eq(resume_at(&f, KS_OK, &err), f.chain_end[4]);
     /* without --resume nor --force it stays as it is */
     cr_assert_eq(write_file(&f, f.path, plain, 9, &err), KS_EXISTS);
-    cr_assert(strstr(err.text, "--resume") && strstr(err.text, "--force"),
-              "%s", err.text);
+    cr_assert(strstr(err.text, "--resume") && strstr(err.text, "--force"), "%s",
+              err.text);
     cr_assert_eq(write_file(&f, f.path, eager, 2, &err), KS_OK, "%s", err.text);
     cr_assert(same_files(ref, f.path));
     /* and once more: nothing to do */
@@ -151,7 +150,8 @@ Test(crash, a_row_that_the_disk_lost_is_computed_again) {
     ks_acts_file *file = NULL;
     cr_assert_eq(ks__acts_open_any(&file, part, &err), KS_OK, "%s", err.text);
     int64_t step = f.chain_end[3] + 1; /* in chain 3, durable */
-    uint64_t at = ks__acts_row_at(&file->layout, &file->layout.sets[7], 1, step);
+    uint64_t at =
+        ks__acts_row_at(&file->layout, &file->layout.sets[7], 1, step);
     ks_acts_close(&file);
     damage(part, at);
     cr_assert_eq(resume_at(&f, KS_OK, &err), f.chain_end[3]);
@@ -161,10 +161,13 @@ Test(crash, a_row_that_the_disk_lost_is_computed_again) {
 }
 
 Test(crash, a_torn_journal_line_is_dropped) {
-    static const char *const tails[] = {"{\"begin\":12,\"en", "\n\n", "garbage\n",
-                                        "{\"begin\":0,\"end\":2,\"crc32c\":1}\n",
-                                        "{\"begin\":14,\"end\":9000,\"crc32c\":1}\n",
-                                        "{\"begin\":14,\"end\":17,\"crc32c\":1}\n"};
+    static const char *const tails[] = {
+        "{\"begin\":12,\"en",
+        "\n\n",
+        "garbage\n",
+        "{\"begin\":0,\"end\":2,\"crc32c\":1}\n",
+        "{\"begin\":14,\"end\":9000,\"crc32c\":1}\n",
+        "{\"begin\":14,\"end\":17,\"crc32c\":1}\n"};
     for (size_t i = 0; i < KS_COUNT(tails); i++) {
         fixture f;
         ks_err err = {0};

@@ -46,7 +46,7 @@ Test(damage, a_flipped_bit_is_named) {
     uint8_t byte = 0x55;
     put(f.path, at + 3, &byte, 1);
     refused(f.path, "/activations/mlp/mean layer 1 row 6 (chain 'p1/0', step "
-            "1)");
+                    "1)");
     fixture_free(&f);
 }
 
@@ -239,11 +239,16 @@ Test(damage, lies_in_the_structure) {
     static const struct {
         void (*how)(hid_t);
         const char *words;
-    } lies[] = {{more_layers, "expected 5"}, {huge_width, "d_model"},
-                {newer, "format_version"}, {far_chain, "chain 1000"},
-                {backward_tokens, "tokens"}, {more_tokens, "expected"},
-                {odd_label, "/steps/label"}, {odd_valid, "/steps/valid"},
-                {no_chains, "/chains/id"}, {no_activations, "/activations"},
+    } lies[] = {{more_layers, "expected 5"},
+                {huge_width, "d_model"},
+                {newer, "format_version"},
+                {far_chain, "chain 1000"},
+                {backward_tokens, "tokens"},
+                {more_tokens, "expected"},
+                {odd_label, "/steps/label"},
+                {odd_valid, "/steps/valid"},
+                {no_chains, "/chains/id"},
+                {no_activations, "/activations"},
                 {huge_steps, "/steps/chain is chunked"}};
     for (size_t i = 0; i < KS_COUNT(lies); i++) {
         fixture f;
@@ -294,8 +299,8 @@ static void join(const fixture *f, const char *path, const char *a,
         H5Sselect_all(space);
         uint16_t nan = 0x7fc0;
         H5Pset_fill_value(how, type, &nan);
-        hid_t made = H5Dcreate2(file, name, type, space, H5P_DEFAULT, how,
-                                H5P_DEFAULT);
+        hid_t made =
+            H5Dcreate2(file, name, type, space, H5P_DEFAULT, how, H5P_DEFAULT);
         cr_assert(made >= 0);
         H5Dclose(made);
         H5Sclose(from);

@@ -21,9 +21,13 @@ Test(peers, h5dump_opens_it) {
                  "%s", err.text);
     cr_assert_eq(run("h5dump -H %s >/dev/null", f.path), 0);
     cr_assert_eq(run("h5dump -d /activations/resid/mean %s | "
-                     "grep -q '(0,0,0): 1, 2, 3, 4, 5, 6, 7'", f.path), 0);
+                     "grep -q '(0,0,0): 1, 2, 3, 4, 5, 6, 7'",
+                     f.path),
+                 0);
     cr_assert_eq(run("h5dump -d /activations/mlp/before -p -H %s | "
-                     "grep -q 'CONTIGUOUS'", f.path), 0);
+                     "grep -q 'CONTIGUOUS'",
+                     f.path),
+                 0);
     fixture_free(&f);
 }
 
@@ -38,7 +42,9 @@ Test(peers, h5py_reads_every_value, .timeout = 120) {
         cr_assert_eq(write_file(&f, f.path, (ks_acts_options){0}, 4, &err),
                      KS_OK, "%s", err.text);
         cr_assert_eq(run("python3 " KS_TEST_DATA
-                         "/../acts/read_with_h5py.py %s", f.path), 0);
+                         "/../acts/read_with_h5py.py %s",
+                         f.path),
+                     0);
         fixture_free(&f);
     }
 }

@@ -53,8 +53,7 @@ static void round_trip(ks_type dtype) {
     for (int i = 0; i < CHAINS; i++) {
         cr_assert_str_eq(info->chains[i].id, f.ids[i]);
         cr_assert_str_eq(info->chains[i].problem, f.problems[i]);
-        cr_assert_str_eq(info->chains[i].text_sha256,
-                     f.chains[i].text_sha256);
+        cr_assert_str_eq(info->chains[i].text_sha256, f.chains[i].text_sha256);
     }
     expect_rows(&f, file);
     ks_acts_close(&file);
@@ -93,7 +92,7 @@ Test(store, bytes_depend_on_content_only) {
     stat(f.path, &info);
     uint64_t estimate = ks_acts_file_bytes(&f.spec);
     cr_assert(estimate >= (uint64_t)info.st_size &&
-              estimate <= (uint64_t)info.st_size + 300000,
+                  estimate <= (uint64_t)info.st_size + 300000,
               "estimated %llu, is %lld", (unsigned long long)estimate,
               (long long)info.st_size);
     fixture_free(&f);
@@ -114,13 +113,15 @@ Test(store, small_pieces_in_any_order_of_layers) {
     for (int32_t l = LAYERS; l >= 0; l--) {
         for (int64_t r = 0; r < n; r++) {
             fill_row(&f, KS_RESID, KS_MEAN, l, r, row);
-            cr_assert_eq(ks_acts_write(acts, KS_RESID, KS_MEAN, l, r, 1, row,
-                                       &err), KS_OK);
+            cr_assert_eq(
+                ks_acts_write(acts, KS_RESID, KS_MEAN, l, r, 1, row, &err),
+                KS_OK);
         }
         for (int64_t r = tokens - 1; r >= 0; r--) {
             fill_row(&f, KS_RESID, KS_TOKENS, l, r, row);
-            cr_assert_eq(ks_acts_write(acts, KS_RESID, KS_TOKENS, l, r, 1, row,
-                                       &err), KS_OK);
+            cr_assert_eq(
+                ks_acts_write(acts, KS_RESID, KS_TOKENS, l, r, 1, row, &err),
+                KS_OK);
         }
     }
     cr_assert_eq(ks_acts_commit(acts, 0, n, &err), KS_OK, "%s", err.text);
@@ -152,14 +153,17 @@ Test(store, rows_outside_and_unfinished_commits_are_refused) {
     uint16_t row[WIDTH * 2] = {0};
     cr_assert_eq(ks_acts_create(&acts, f.path, &f.spec, &plain, &done, &err),
                  KS_OK);
-    cr_assert_neq(ks_acts_write(acts, KS_RESID, KS_MEAN, LAYERS + 1, 0, 1, row,
-                                &err), KS_OK);
+    cr_assert_neq(
+        ks_acts_write(acts, KS_RESID, KS_MEAN, LAYERS + 1, 0, 1, row, &err),
+        KS_OK);
     cr_assert_neq(ks_acts_write(acts, KS_RESID, KS_MEAN, 0, f.spec.n_steps - 1,
-                                2, row, &err), KS_OK);
+                                2, row, &err),
+                  KS_OK);
     cr_assert_neq(ks_acts_write(acts, KS_ATTN, KS_MEAN, 0, 0, 1, row, &err),
                   KS_OK);
-    cr_assert_neq(ks_acts_write(acts, KS_RESID, KS_MEAN, 0, INT64_MAX, 1, row,
-                                &err), KS_OK);
+    cr_assert_neq(
+        ks_acts_write(acts, KS_RESID, KS_MEAN, 0, INT64_MAX, 1, row, &err),
+        KS_OK);
     cr_assert_eq(ks_acts_write(acts, KS_RESID, KS_MEAN, 0, 0, 1, row, &err),
                  KS_OK);
     cr_assert_eq(ks_acts_commit(acts, 0, 1, &err), KS_INTERNAL);
@@ -219,7 +223,6 @@ Test(checksum, agrees_with_the_standard) {
             uint32_t whole = ks__crc32c(0, data + at, n);
             cr_assert_eq(whole, ks__crc32c_plain(0, data + at, n));
             uint32_t part = ks__crc32c(0, data + at, n / 3);
-            cr_assert_eq(whole, ks__crc32c(part, data + at + n / 3,
-                                                n - n / 3));
+            cr_assert_eq(whole, ks__crc32c(part, data + at + n / 3, n - n / 3));
         }
 }

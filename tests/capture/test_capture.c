@@ -63,8 +63,8 @@ static void write_chains(const char *name, int n) {
         ks_str_printf(&all, NULL,
                       "{\"id\":\"p%d/0\",\"problem\":\"p%d\",\"model\":\"m\","
                       "\"prompt\":\"How many plums has Ada? \",\"text\":\"%s\","
-                      "\"rest\":\"\",\"steps\":[%s]}\n", c, c, text.data,
-                      steps.data);
+                      "\"rest\":\"\",\"steps\":[%s]}\n",
+                      c, c, text.data, steps.data);
         ks_str_free(&text);
         ks_str_free(&steps);
     }
@@ -78,10 +78,14 @@ static ks_capture_options options_for(const char *out) {
     at = !at;
     snprintf(chains, sizeof chains, "%s", name_of("chains.jsonl"));
     snprintf(file[at], sizeof file[at], "%s", name_of(out));
-    return (ks_capture_options){
-        .model = MODEL, .chains = chains, .out = file[at], .dtype = KS_F32,
-        .streams = 7, .positions = 63, .random_weights = -1,
-        .engine = {.threads = 1}};
+    return (ks_capture_options){.model = MODEL,
+                                .chains = chains,
+                                .out = file[at],
+                                .dtype = KS_F32,
+                                .streams = 7,
+                                .positions = 63,
+                                .random_weights = -1,
+                                .engine = {.threads = 1}};
 }
 
 static ks_status capture(const ks_capture_options *options, ks_err *err) {
@@ -164,16 +168,20 @@ static void run_alone(const char *model, const ks_tokens *tokens, states *s) {
     int32_t offsets[] = {0, s->n};
     ks_segment all = {0, 0, s->n};
     ks_batch batch = {1, offsets, tokens->ids};
-    ks_capture want = {.streams = 1u << s->stream, .positions = 1u << KS_TOKENS,
-                       .dtype = KS_F32, .n_segments = 1, .segments = &all,
-                       .emit = keep, .user = s};
+    ks_capture want = {.streams = 1u << s->stream,
+                       .positions = 1u << KS_TOKENS,
+                       .dtype = KS_F32,
+                       .n_segments = 1,
+                       .segments = &all,
+                       .emit = keep,
+                       .user = s};
     cr_assert_eq(ks_engine_run(engine, &batch, &want, &err), KS_OK, "%s",
                  err.text);
     ks_engine_close(&engine);
 }
 
-static void expect_row(const ks_acts_file *file, const states *s,
-                       ks_position p, int64_t row, int32_t from, int32_t to) {
+static void expect_row(const ks_acts_file *file, const states *s, ks_position p,
+                       int64_t row, int32_t from, int32_t to) {
     float got[1024];
     row_of(file, s->stream, p, s->layer, row, got);
     for (int32_t i = 0; i < s->d; i++) {
@@ -181,9 +189,11 @@ static void expect_row(const ks_acts_file *file, const states *s,
         for (int32_t t = from; t < to; t++) sum += s->rows[t * s->d + i];
         double want = sum / (to - from);
         double limit = 2e-6 * fmax(1, fabs(want));
-        cr_assert(fabs(got[i] - want) <= limit, "%s %s step %lld [%d]: %g, "
-                  "expected %g", ks_stream_name(s->stream),
-                  ks_position_name(p), (long long)row, i, (double)got[i], want);
+        cr_assert(fabs(got[i] - want) <= limit,
+                  "%s %s step %lld [%d]: %g, "
+                  "expected %g",
+                  ks_stream_name(s->stream), ks_position_name(p),
+                  (long long)row, i, (double)got[i], want);
     }
 }
 
@@ -277,9 +287,11 @@ Test(capture, less_memory_means_smaller_batches) {
 static const char *model_with_bos(bool bos) {
     if (!bos) return MODEL;
     char command[512];
-    snprintf(command, sizeof command, "cp -r %s %s/model && sed -i "
+    snprintf(command, sizeof command,
+             "cp -r %s %s/model && sed -i "
              "'s/\"bos_token\": null/\"bos_token\": \"<|im_start|>\"/' "
-             "%s/model/tokenizer_config.json", MODEL, dir, dir);
+             "%s/model/tokenizer_config.json",
+             MODEL, dir, dir);
     cr_assert_eq(system(command), 0);
     static char path[160];
     snprintf(path, sizeof path, "%s", name_of("model"));
@@ -336,15 +348,16 @@ Test(capture, a_step_alone_of_a_model_without_bos) {
 }
 
 Test(capture, steps_without_tokens_are_nan_and_counted) {
-    write_text("chains.jsonl",
-               "{\"id\":\"a\",\"problem\":\"p\",\"model\":\"m\",\"prompt\":\"\","
-               "\"text\":\"Ada.  \",\"rest\":\"\",\"steps\":["
-               "{\"begin\":0,\"end\":4},{\"begin\":4,\"end\":4}]}\n"
-               "{\"id\":\"b\",\"problem\":\"p\",\"model\":\"m\",\"prompt\":\"\","
-               "\"text\":\"\",\"rest\":\"\",\"steps\":[]}\n"
-               "{\"id\":\"c\",\"problem\":\"p\",\"model\":\"m\",\"prompt\":\"Q \","
-               "\"text\":\"Ben.\",\"rest\":\"\",\"steps\":["
-               "{\"begin\":0,\"end\":4}]}\n");
+    write_text(
+        "chains.jsonl",
+        "{\"id\":\"a\",\"problem\":\"p\",\"model\":\"m\",\"prompt\":\"\","
+        "\"text\":\"Ada.  \",\"rest\":\"\",\"steps\":["
+        "{\"begin\":0,\"end\":4},{\"begin\":4,\"end\":4}]}\n"
+        "{\"id\":\"b\",\"problem\":\"p\",\"model\":\"m\",\"prompt\":\"\","
+        "\"text\":\"\",\"rest\":\"\",\"steps\":[]}\n"
+        "{\"id\":\"c\",\"problem\":\"p\",\"model\":\"m\",\"prompt\":\"Q \","
+        "\"text\":\"Ben.\",\"rest\":\"\",\"steps\":["
+        "{\"begin\":0,\"end\":4}]}\n");
     ks_capture_options o = options_for("x.h5");
     ks_capture_job *job = NULL;
     ks_err err = {0};
@@ -372,14 +385,17 @@ Test(capture, steps_without_tokens_are_nan_and_counted) {
     }
 }
 
-/* ------------------------------------------------------------------ refusals */
+/* ------------------------------------------------------------------ refusals
+ */
 
 Test(capture, a_chain_beyond_the_context_is_refused_or_cut) {
     ks_str all = {0};
-    ks_str_printf(&all, NULL, "{\"id\":\"long\",\"problem\":\"p\",\"model\":"
+    ks_str_printf(&all, NULL,
+                  "{\"id\":\"long\",\"problem\":\"p\",\"model\":"
                   "\"m\",\"prompt\":\"Q \",\"text\":\"");
     size_t steps = 2000;
-    for (size_t i = 0; i < steps; i++) ks_str_add(&all, "Ada has 7. ", 11, NULL);
+    for (size_t i = 0; i < steps; i++)
+        ks_str_add(&all, "Ada has 7. ", 11, NULL);
     ks_str_printf(&all, NULL, "\",\"rest\":\"\",\"steps\":[");
     for (size_t i = 0; i < steps; i++)
         ks_str_printf(&all, NULL, "%s{\"begin\":%zu,\"end\":%zu}", i ? "," : "",
@@ -412,14 +428,16 @@ Test(capture, bad_input_makes_no_file) {
     must_fail(&o, KS_IO, "chains.jsonl");
     write_text("chains.jsonl", "{\"id\":\"a\"}\n");
     must_fail(&o, KS_FORMAT, "line 1");
-    write_text("chains.jsonl",
-               "{\"id\":\"a\",\"problem\":\"p\",\"model\":\"m\",\"prompt\":\"\","
-               "\"text\":\"Ada.\",\"rest\":\"\",\"steps\":["
-               "{\"begin\":0,\"end\":9}]}\n");
+    write_text(
+        "chains.jsonl",
+        "{\"id\":\"a\",\"problem\":\"p\",\"model\":\"m\",\"prompt\":\"\","
+        "\"text\":\"Ada.\",\"rest\":\"\",\"steps\":["
+        "{\"begin\":0,\"end\":9}]}\n");
     must_fail(&o, KS_FORMAT, "line 1");
-    write_text("chains.jsonl",
-               "{\"id\":\"a\",\"problem\":\"p\",\"model\":\"m\",\"prompt\":\"\","
-               "\"text\":\"Ada.\",\"rest\":\"\",\"steps\":[]}\n");
+    write_text(
+        "chains.jsonl",
+        "{\"id\":\"a\",\"problem\":\"p\",\"model\":\"m\",\"prompt\":\"\","
+        "\"text\":\"Ada.\",\"rest\":\"\",\"steps\":[]}\n");
     must_fail(&o, KS_FORMAT, "no chain has a step");
     write_text("chains.jsonl", "");
     must_fail(&o, KS_FORMAT, "chains.jsonl");
@@ -434,7 +452,8 @@ Test(capture, bad_input_makes_no_file) {
 
 Test(capture, labels_go_into_the_file) {
     write_chains("chains.jsonl", 3); /* of 2, 3 and 4 steps */
-    write_text("labels.jsonl", "{\"chain\":\"p1/0\",\"method\":\"m\",\"labels\":"
+    write_text("labels.jsonl",
+               "{\"chain\":\"p1/0\",\"method\":\"m\",\"labels\":"
                "[1,0,null]}\n{\"chain\":\"p0/0\",\"labels\":[0,1]}\n");
     ks_capture_options o = options_for("x.h5");
     o.labels = name_of("labels.jsonl");
@@ -448,7 +467,8 @@ Test(capture, labels_go_into_the_file) {
     ks_acts_close(&file);
 }
 
-static void spoil(const ks_capture_options *o, float factor, const char *words) {
+static void spoil(const ks_capture_options *o, float factor,
+                  const char *words) {
     ks_capture_job *job = NULL;
     ks_err err = {0};
     cr_assert_eq(ks_capture_open(&job, o, &err), KS_OK, "%s", err.text);
@@ -494,7 +514,8 @@ Test(capture, random_weights_are_said_and_seeded) {
     cr_assert_neq(one[0], two[0]);
 }
 
-/* -------------------------------------------------------- stopping, resuming */
+/* -------------------------------------------------------- stopping, resuming
+ */
 
 static void interrupt_after(void *user, int64_t done, int64_t all) {
     (void)done;
@@ -515,8 +536,9 @@ Test(capture, an_interrupted_run_resumes_to_the_same_bytes) {
         int left = 2;
         cr_assert_eq(ks_capture_open(&job, &b, &err), KS_OK, "%s", err.text);
         int64_t resumed = -1;
-        cr_assert_eq(ks_capture_run(job, interrupt_after, &left, &resumed,
-                                    &err), KS_INTERRUPTED, "%s", err.text);
+        cr_assert_eq(
+            ks_capture_run(job, interrupt_after, &left, &resumed, &err),
+            KS_INTERRUPTED, "%s", err.text);
         cr_assert(strstr(err.text, "--resume"), "%s", err.text);
         cr_assert_eq(resumed, stops ? job->seqs[2 * stops].step : 0);
         ks_capture_close(&job);

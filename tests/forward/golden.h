@@ -14,8 +14,7 @@
 #define DATA KS_TEST_DATA "/forward/"
 
 static const char *const golden_cases[] = {
-    "llama3", "linear", "qwen2", "mistral", "qwen3", "olmo2", "olmo3",
-    "gemma3",
+    "llama3", "linear", "qwen2", "mistral", "qwen3", "olmo2", "olmo3", "gemma3",
 };
 
 /* must(f(..., err)): err is the macro's own. */
@@ -23,10 +22,10 @@ static const char *const golden_cases[] = {
     do {                                                                       \
         ks_err must_err = {0};                                                 \
         _Pragma("GCC diagnostic push")                                         \
-        _Pragma("GCC diagnostic ignored \"-Wshadow\"")                         \
-        ks_err *err = &must_err;                                               \
+            _Pragma("GCC diagnostic ignored \"-Wshadow\"") ks_err *err =       \
+                &must_err;                                                     \
         _Pragma("GCC diagnostic pop")                                          \
-        cr_assert((call) == KS_OK, "%s", must_err.text);                       \
+            cr_assert((call) == KS_OK, "%s", must_err.text);                   \
     } while (0)
 
 typedef struct golden {

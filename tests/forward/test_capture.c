@@ -37,9 +37,13 @@ static const ks_segment segments[N_SEG] = {
 
 static kept run_all(ks_engine *engine, const golden *g) {
     kept k = {.d = g->d, .n_layers = g->n_states - 1};
-    ks_capture capture = {.streams = 7, .positions = 63, .dtype = KS_F32,
-                          .n_segments = N_SEG, .segments = segments,
-                          .emit = keep_all, .user = &k};
+    ks_capture capture = {.streams = 7,
+                          .positions = 63,
+                          .dtype = KS_F32,
+                          .n_segments = N_SEG,
+                          .segments = segments,
+                          .emit = keep_all,
+                          .user = &k};
     ks_batch batch = {2, (int32_t[]){0, SPLIT, g->n}, g->ids};
     must(ks_engine_run(engine, &batch, &capture, err));
     cr_assert_eq(k.calls, 6 * (3 * k.n_layers + 1));
@@ -75,13 +79,14 @@ static void expect_step(const kept *k, ks_stream s, int32_t l, int i) {
     }
     const float *first = row_of(k, s, KS_TOKENS, l, token_row(i));
     cr_expect_eq(memcmp(row_of(k, s, KS_FIRST, l, i), first, bytes), 0);
-    cr_expect_eq(memcmp(row_of(k, s, KS_MIDDLE, l, i), first + n / 2 * k->d,
-                        bytes), 0);
-    cr_expect_eq(memcmp(row_of(k, s, KS_LAST, l, i), first + (n - 1) * k->d,
-                        bytes), 0);
+    cr_expect_eq(
+        memcmp(row_of(k, s, KS_MIDDLE, l, i), first + n / 2 * k->d, bytes), 0);
+    cr_expect_eq(
+        memcmp(row_of(k, s, KS_LAST, l, i), first + (n - 1) * k->d, bytes), 0);
     double *sum = calloc((size_t)k->d, sizeof *sum);
     for (int32_t t = 0; t < n; t++)
-        for (int32_t j = 0; j < k->d; j++) sum[j] += (double)first[t * k->d + j];
+        for (int32_t j = 0; j < k->d; j++)
+            sum[j] += (double)first[t * k->d + j];
     for (int32_t j = 0; j < k->d; j++) sum[j] /= n;
     cr_expect(close_f32("mean", mean, sum, (size_t)k->d, 1e-6, 1e-5));
     free(sum);
@@ -97,7 +102,8 @@ Test(capture, positions_follow_their_definitions) {
             /* step 1 stands right after step 0; the last has none before */
             cr_expect_eq(memcmp(row_of(&k, s, KS_BEFORE, l, 1),
                                 row_of(&k, s, KS_LAST, l, 0),
-                                (size_t)k.d * sizeof(float)), 0);
+                                (size_t)k.d * sizeof(float)),
+                         0);
             cr_expect(all_nan(row_of(&k, s, KS_BEFORE, l, 4), k.d));
         }
     cr_expect_eq(k.n_rows[KS_TOKENS], token_row(N_SEG));
@@ -142,8 +148,8 @@ Test(capture, streams_do_not_change_bits) {
     for (int32_t l = 0; l < g.n_states; l++)
         cr_expect_eq(memcmp(row_of(&k, KS_RESID, KS_TOKENS, l, 0),
                             alone + ((size_t)l * SPLIT + 2) * (size_t)g.d,
-                            7 * (size_t)g.d * sizeof(float)), 0,
-                     "layer %d", l);
+                            7 * (size_t)g.d * sizeof(float)),
+                     0, "layer %d", l);
     free(alone);
     free_kept(&k);
     golden_close(&g);
@@ -158,7 +164,9 @@ static ks_status run_two(ks_engine *engine, const golden *g, ks_type dtype,
     static const ks_segment two[] = {{0, 2, 9}, {1, SPLIT + 3, 60}};
     ks_capture capture = {.streams = 1u << KS_RESID,
                           .positions = 1u << KS_LAST | 1u << KS_MEAN,
-                          .dtype = dtype, .n_segments = 2, .segments = two,
+                          .dtype = dtype,
+                          .n_segments = 2,
+                          .segments = two,
                           .emit = dtype == KS_F32 ? keep_all : keep_states,
                           .user = &k};
     states none = {.at = malloc(1), .layer_floats = 0};
@@ -199,8 +207,7 @@ Test(capture, the_sequence_that_holds_it_is_named) {
                   engine->model->weights.embed.data, table,
                   (int64_t)c->n_vocab * c->d_model);
     for (int32_t j = 0; j < c->d_model; j++) table[2 * c->d_model + j] = NAN;
-    engine->model->weights.embed =
-        ks_view_f32(table, c->n_vocab, c->d_model);
+    engine->model->weights.embed = ks_view_f32(table, c->n_vocab, c->d_model);
     g.ids[SPLIT + 4] = 2; /* ids are 3 and up elsewhere */
     cr_expect_eq(run_two(engine, &g, KS_F32, &err), KS_NUMERIC);
     ks_fault fault = ks_run_fault(engine->run);

@@ -54,9 +54,8 @@ enum { CROWD = 21 };
 /* Prompts of many lengths; groups of three have the same one. */
 static void fill_requests(const golden *g, ks_request *requests) {
     for (int32_t i = 0; i < CROWD; i++)
-        requests[i] = (ks_request){
-            g->ids + i / 3, 1 + i / 3 * 11,
-            ks_philox_stream("problem", "", i), i / 3};
+        requests[i] = (ks_request){g->ids + i / 3, 1 + i / 3 * 11,
+                                   ks_philox_stream("problem", "", i), i / 3};
 }
 
 static ks_engine *open_small(int32_t batch_tokens, int threads) {
@@ -82,8 +81,11 @@ Test(generate, sampled_ids_do_not_depend_on_the_batch) {
     ks_engine *engine = open_small(512, 1);
     golden g = golden_open("qwen3", engine);
     fill_requests(&g, requests);
-    ks_generate_options options = {.temperature = 1.3f, .top_p = 0.95f,
-                                   .max_new = 40, .seed = 11, .stops = stops,
+    ks_generate_options options = {.temperature = 1.3f,
+                                   .top_p = 0.95f,
+                                   .max_new = 40,
+                                   .seed = 11,
+                                   .stops = stops,
                                    .n_stops = 2};
     int stopped = 0, distinct = 0;
     for (int32_t i = 0; i < CROWD; i++) {
@@ -122,8 +124,8 @@ Test(generate, seeds_and_places_decide) {
     ks_engine *engine = open_small(512, 1);
     golden g = golden_open("qwen3", engine);
     fill_requests(&g, requests);
-    ks_generate_options options = {.temperature = 1, .top_p = 1, .max_new = 20,
-                                   .seed = 1};
+    ks_generate_options options = {
+        .temperature = 1, .top_p = 1, .max_new = 20, .seed = 1};
     run_crowd(engine, &options, requests, a, NULL);
     options.seed = 2;
     run_crowd(engine, &options, requests, b, NULL);
@@ -158,8 +160,9 @@ static void expect_refusal(ks_engine *engine, ks_generate_options options,
                            const char *words) {
     ks_err err = {0};
     result r = {.n = 0};
-    cr_expect_eq(ks_generate(engine, &options, &request, 1, keep, &r, NULL,
-                             &err), code, "%s", err.text);
+    cr_expect_eq(
+        ks_generate(engine, &options, &request, 1, keep, &r, NULL, &err), code,
+        "%s", err.text);
     cr_expect(strstr(err.text, words), "'%s' lacks '%s'", err.text, words);
     cr_expect_eq(r.times, 0);
 }

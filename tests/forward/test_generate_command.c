@@ -48,8 +48,10 @@ static void write_problems(void) {
     FILE *file = fopen(path, "w");
     cr_assert(file);
     for (int i = 0; i < 3; i++)
-        fprintf(file, "{\"id\":\"p%d\",\"question\":\"How many coins has Ben? "
-                "Ben has %d coins.\",\"answer\":\"%d\"}\n", i, i + 2, i + 2);
+        fprintf(file,
+                "{\"id\":\"p%d\",\"question\":\"How many coins has Ben? "
+                "Ben has %d coins.\",\"answer\":\"%d\"}\n",
+                i, i + 2, i + 2);
     fclose(file);
 }
 
@@ -97,9 +99,9 @@ Test(generate_command, chains_in_the_order_of_problems) {
 Test(generate_command, same_bytes_whatever_the_batch) {
     write_problems();
     cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0);
-    cr_assert_eq(keystep(out, sizeof out, GENERATE
-                         "--out b.jsonl --batch-tokens 7 --memory 2M"), 0,
-                 "%s", out);
+    cr_assert_eq(keystep(out, sizeof out,
+                         GENERATE "--out b.jsonl --batch-tokens 7 --memory 2M"),
+                 0, "%s", out);
     cr_expect_eq(system("exit 0"), 0);
     char command[256];
     snprintf(command, sizeof command, "cd '%s' && cmp a.jsonl b.jsonl", folder);
@@ -113,15 +115,17 @@ Test(generate_command, resume_takes_over_what_is_there) {
     /* Three chains, out of order, and a line that a kill cut. */
     snprintf(command, sizeof command,
              "cd '%s' && { sed -n 5p a.jsonl; sed -n 1,2p a.jsonl; "
-             "sed -n 4p a.jsonl | head -c 40; } > b.jsonl.part", folder);
+             "sed -n 4p a.jsonl | head -c 40; } > b.jsonl.part",
+             folder);
     cr_assert_eq(system(command), 0);
     cr_expect_eq(keystep(out, sizeof out, GENERATE "--out b.jsonl"), 1);
     cr_expect(strstr(out, "--resume"), "%s", out);
-    cr_expect_eq(keystep(out, sizeof out, GENERATE
-                         "--top-k 5 --out b.jsonl --resume"), 1);
+    cr_expect_eq(
+        keystep(out, sizeof out, GENERATE "--top-k 5 --out b.jsonl --resume"),
+        1);
     cr_expect(strstr(out, "other settings"), "%s", out);
-    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out b.jsonl --resume"),
-                 0, "%s", out);
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out b.jsonl --resume"), 0,
+                 "%s", out);
     snprintf(command, sizeof command,
              "cd '%s' && cmp a.jsonl b.jsonl && ! test -e b.jsonl.part",
              folder);
@@ -137,7 +141,8 @@ Test(generate_command, refusals) {
     cr_expect(strstr(out, "problems.jsonl"), "%s", out);
     cr_expect_eq(keystep(out, sizeof out,
                          "generate --model /nowhere --problems problems.jsonl "
-                         "--out x"), 1);
+                         "--out x"),
+                 1);
     cr_expect(strstr(out, "/nowhere"), "%s", out);
 }
 
@@ -146,10 +151,12 @@ Test(generate_command, split_keeps_other_fields) {
     snprintf(path, sizeof path, "%s/c.jsonl", folder);
     FILE *file = fopen(path, "w");
     fputs("{\"id\":\"a\",\"problem\":\"p\",\"prompt\":\"\",\"text\":\"One is "
-          "one thing. Two is another.\",\"mine\":{\"x\":1}}\n", file);
+          "one thing. Two is another.\",\"mine\":{\"x\":1}}\n",
+          file);
     fclose(file);
-    cr_assert_eq(keystep(out, sizeof out,
-                         "split --chains c.jsonl --out d.jsonl"), 0, "%s", out);
+    cr_assert_eq(
+        keystep(out, sizeof out, "split --chains c.jsonl --out d.jsonl"), 0,
+        "%s", out);
     json_t *all = read_lines("d.jsonl"), *c = json_array_get(all, 0);
     json_t *steps = json_object_get(c, "steps");
     cr_assert_eq(json_array_size(steps), 2);
@@ -158,8 +165,8 @@ Test(generate_command, split_keeps_other_fields) {
     cr_expect_eq(json_integer_value(json_object_get(second, "end")), 33);
     cr_expect_not_null(json_object_get(c, "mine"));
     json_decref(all);
-    cr_expect_eq(keystep(out, sizeof out,
-                         "split --chains c.jsonl --out d.jsonl"), 1);
+    cr_expect_eq(
+        keystep(out, sizeof out, "split --chains c.jsonl --out d.jsonl"), 1);
 }
 
 /* The chain rule, and an error that does not stop the lines after it. */
@@ -170,7 +177,8 @@ Test(generate_command, score) {
     fputs("{\"context\":\"How many coins\",\"continuation\":\" has Ben?\"}\n"
           "{\"context\":\"How many coins has\",\"continuation\":\" Ben?\"}\n"
           "{\"context\":3}\n"
-          "{\"context\":\"How many\",\"continuation\":\"\"}\n", file);
+          "{\"context\":\"How many\",\"continuation\":\"\"}\n",
+          file);
     fclose(file);
     cr_assert_eq(keystep(out, sizeof out,
                          "score --model $M --threads 1 < in.jsonl > o.jsonl"),
@@ -187,8 +195,8 @@ Test(generate_command, score) {
         cr_expect_eq(x, json_real_value(json_array_get(b, i)));
     }
     cr_expect(json_object_get(json_array_get(all, 2), "error"));
-    cr_expect_eq(json_array_size(json_object_get(json_array_get(all, 3),
-                                                 "ids")), 0);
+    cr_expect_eq(
+        json_array_size(json_object_get(json_array_get(all, 3), "ids")), 0);
     json_decref(all);
 }
 

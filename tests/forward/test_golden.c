@@ -58,7 +58,8 @@ Test(golden, argmax_of_the_logits) {
 }
 
 /* A folder with the case's weights and a changed config.json. */
-static void write_variant(const char *folder, const char *name, json_t *config) {
+static void write_variant(const char *folder, const char *name,
+                          json_t *config) {
     char path[600], target[600];
     snprintf(path, sizeof path, "%s/config.json", folder);
     cr_assert_eq(json_dump_file(config, path, 0), 0, "%s", path);

@@ -31,8 +31,8 @@ static void expect_same_rows(const char *what, const float *alone,
     for (int32_t l = 0; l < g->n_states; l++) {
         size_t n = (size_t)g->n * (size_t)g->d;
         const float *a = alone + (size_t)l * n;
-        const float *b = crowded + ((size_t)l * (size_t)n_tok +
-                                    (size_t)begin) * (size_t)g->d;
+        const float *b = crowded + ((size_t)l * (size_t)n_tok + (size_t)begin) *
+                                       (size_t)g->d;
         cr_expect(memcmp(a, b, n * sizeof(float)) == 0,
                   "%s, layer %d: bits differ", what, l);
     }
@@ -95,12 +95,13 @@ static void expect_decode_equals_prefill(const char *name, int32_t prefix) {
                         NULL, err));
         past += n;
         for (int32_t l = 0; l < g.n_states; l++)
-            cr_expect(memcmp(out.at + (size_t)l * (size_t)g.d,
-                             whole + ((size_t)l * (size_t)g.n +
-                                      (size_t)past - 1) * (size_t)g.d,
-                             (size_t)g.d * sizeof(float)) == 0,
-                      "%s, prefix %d, token %d, layer %d: bits differ", name,
-                      prefix, past - 1, l);
+            cr_expect(
+                memcmp(out.at + (size_t)l * (size_t)g.d,
+                       whole + ((size_t)l * (size_t)g.n + (size_t)past - 1) *
+                                   (size_t)g.d,
+                       (size_t)g.d * sizeof(float)) == 0,
+                "%s, prefix %d, token %d, layer %d: bits differ", name, prefix,
+                past - 1, l);
     }
     free(out.at);
     free(whole);
@@ -159,18 +160,18 @@ Test(invariance, forked_page) {
     states out = {.layer_floats = g.d};
     out.at = malloc((size_t)g.n_states * (size_t)g.d * sizeof(float));
     ks_segment last = {0, 0, 1};
-    ks_capture capture = {1u << KS_RESID, 1u << KS_TOKENS, KS_F32, 1, &last,
-                          keep_states, &out};
+    ks_capture capture = {1u << KS_RESID, 1u << KS_TOKENS, KS_F32, 1,
+                          &last,          keep_states,     &out};
     past = n;
     ks_seqs next = {1, 1, (int32_t[]){0, 1}, &past, b, 2};
     must(ks_forward(engine->run, &next, g.ids + n, kv, &capture, NULL, NULL,
                     err));
     for (int32_t l = 0; l < g.n_states; l++)
-        cr_expect(memcmp(out.at + (size_t)l * (size_t)g.d,
-                         whole + ((size_t)l * (size_t)g.n + (size_t)n) *
-                                     (size_t)g.d,
-                         (size_t)g.d * sizeof(float)) == 0,
-                  "layer %d: bits differ", l);
+        cr_expect(
+            memcmp(out.at + (size_t)l * (size_t)g.d,
+                   whole + ((size_t)l * (size_t)g.n + (size_t)n) * (size_t)g.d,
+                   (size_t)g.d * sizeof(float)) == 0,
+            "layer %d: bits differ", l);
     free(out.at);
     free(whole);
     ks_kv_close(&kv);

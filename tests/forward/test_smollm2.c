@@ -10,11 +10,15 @@ static const double tolerance = 1e-4;
 
 static bool find_model(char *path, size_t size) {
     const char *given = getenv("KS_SMOLLM2"), *home = getenv("HOME");
-    if (given) snprintf(path, size, "%s", given);
-    else snprintf(path, size, "%s/.cache/keystep/%s", home ? home : "", name);
+    if (given)
+        snprintf(path, size, "%s", given);
+    else
+        snprintf(path, size, "%s/.cache/keystep/%s", home ? home : "", name);
     if (access(path, R_OK) == 0) return true;
-    fprintf(stderr, "SKIPPED forward_test_smollm2: no %s (KS_SMOLLM2 or "
-            "~/.cache/keystep)\n", name);
+    fprintf(stderr,
+            "SKIPPED forward_test_smollm2: no %s (KS_SMOLLM2 or "
+            "~/.cache/keystep)\n",
+            name);
     return false;
 }
 
@@ -42,10 +46,12 @@ Test(smollm2, hidden_states_and_argmax) {
     states out = {.layer_floats = n_rows * c->d_model};
     out.at = malloc(n_states * (size_t)out.layer_floats * sizeof(float));
     ks_capture capture = {1u << KS_RESID, 1u << KS_TOKENS, KS_F32, n_rows,
-                          segments, keep_states, &out};
-    ks_run_limits limits = {.max_tokens = n, .max_rows = n_rows,
+                          segments,       keep_states,     &out};
+    ks_run_limits limits = {.max_tokens = n,
+                            .max_rows = n_rows,
                             .streams = capture.streams,
-                            .positions = capture.positions, .dtype = KS_F32};
+                            .positions = capture.positions,
+                            .dtype = KS_F32};
     ks_seqs seqs = {1, n, (int32_t[]){0, n}, NULL, NULL, 0};
     ks_view hidden;
     must(ks_engine_reserve(engine, &limits, err));
@@ -62,12 +68,11 @@ Test(smollm2, hidden_states_and_argmax) {
     float *ref = malloc(n_states * d * sizeof *ref);
     double worst = 0;
     for (int32_t r = 0; r < n_rows; r++) {
-        cr_assert_eq(fread(ref, sizeof *ref, n_states * d, file),
-                     n_states * d);
+        cr_assert_eq(fread(ref, sizeof *ref, n_states * d, file), n_states * d);
         for (size_t l = 0; l < n_states; l++) {
-            double e = relative_error(
-                out.at + l * (size_t)out.layer_floats + (size_t)r * d,
-                ref + l * d, d);
+            double e = relative_error(out.at + l * (size_t)out.layer_floats +
+                                          (size_t)r * d,
+                                      ref + l * d, d);
             if (!(e <= worst)) worst = e;
         }
     }

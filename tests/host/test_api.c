@@ -40,13 +40,14 @@ static void run_text(ks_engine *engine, const ks_tokenizer *tokenizer,
     ks_err err = {0};
     ks_tokens tokens = {0};
     cr_assert(ks_tokenize(tokenizer, text, strlen(text), &tokens, &err) ==
-                  KS_OK, "%s", err.text);
+                  KS_OK,
+              "%s", err.text);
     int32_t n = (int32_t)tokens.n;
     ks_batch batch = {1, (int32_t[]){0, n}, tokens.ids};
     ks_segment steps[STEPS] = {{0, 0, n / 2}, {0, n / 2, n}};
     kept->d = ks_engine_info(engine).d_model;
-    ks_capture capture = {1u << KS_RESID, 1u << KS_MEAN, KS_F32, STEPS, steps,
-                          keep, kept};
+    ks_capture capture = {1u << KS_RESID, 1u << KS_MEAN, KS_F32, STEPS,
+                          steps,          keep,          kept};
     cr_assert(ks_engine_run(engine, &batch, &capture, &err) == KS_OK, "%s",
               err.text);
     ks_tokens_free(&tokens);
@@ -84,15 +85,19 @@ Test(api, a_c_user_captures_and_trains) {
     }
     double strengths[] = {0.01, 1};
     uint64_t seeds[] = {1};
-    ks_probe_problem problem = {TEXTS * STEPS, info.d_model, x, y, group,
-                                group, NULL};
-    ks_probe_options options = {.n_strengths = 2, .strengths = strengths,
-                                .n_folds = 4, .n_inner_folds = 3, .n_seeds = 1,
+    ks_probe_problem problem = {TEXTS * STEPS, info.d_model, x,   y,
+                                group,         group,        NULL};
+    ks_probe_options options = {.n_strengths = 2,
+                                .strengths = strengths,
+                                .n_folds = 4,
+                                .n_inner_folds = 3,
+                                .n_seeds = 1,
                                 .seeds = seeds};
     float scores[TEXTS * STEPS];
     ks_probe_fit fits[4];
     cr_assert(ks_probe_l2(&problem, &options, scores, fits, NULL, &err) ==
-                  KS_OK, "%s", err.text);
+                  KS_OK,
+              "%s", err.text);
     int right = 0;
     for (int i = 0; i < TEXTS * STEPS; i++) right += (scores[i] > 0) == y[i];
     cr_assert(right >= TEXTS * STEPS * 9 / 10, "%d right", right);
@@ -112,8 +117,8 @@ Test(api, a_failed_open_leaves_nothing) {
     cr_assert(engine == NULL);
     cr_assert(strstr(err.text, "/nowhere") != NULL, "%s", err.text);
     ks_engine_options cuda = {.backend = "cuda"};
-    cr_assert(eq(int, ks_engine_open(&engine, MODEL, &cuda, &err),
-                 KS_UNSUPPORTED));
+    cr_assert(
+        eq(int, ks_engine_open(&engine, MODEL, &cuda, &err), KS_UNSUPPORTED));
     cr_assert(strstr(err.text, "cuda") != NULL, "%s", err.text);
 }
 

@@ -63,8 +63,8 @@ Test(base, grow_doubles_and_keeps) {
         a[i] = (int)i;
     }
     for (int i = 0; i < 1000; i++) cr_assert(eq(int, a[i], i));
-    cr_assert(eq(int, ks_grow(&a, &capacity, SIZE_MAX / 2, 8, "a", NULL),
-                 KS_NOMEM));
+    cr_assert(
+        eq(int, ks_grow(&a, &capacity, SIZE_MAX / 2, 8, "a", NULL), KS_NOMEM));
     free(a);
 }
 
@@ -115,11 +115,16 @@ struct utf8 {
 
 ParameterizedTestParameters(base, utf8_finds_the_first_bad_byte) {
     static struct utf8 cases[] = {
-        {"abc", 3, 3},          {"\xC3\xA9", 2, 2},
-        {"\xF0\x9F\x98\x80", 4, 4}, {"a\x80", 2, 1},
-        {"\xC0\x80", 2, 0},     {"\xE0\x80\x80", 3, 0},
-        {"\xED\xA0\x80", 3, 0}, {"\xF4\x90\x80\x80", 4, 0},
-        {"a\xE2\x82", 3, 1},    {"\xF5\x80\x80\x80", 4, 0},
+        {"abc", 3, 3},
+        {"\xC3\xA9", 2, 2},
+        {"\xF0\x9F\x98\x80", 4, 4},
+        {"a\x80", 2, 1},
+        {"\xC0\x80", 2, 0},
+        {"\xE0\x80\x80", 3, 0},
+        {"\xED\xA0\x80", 3, 0},
+        {"\xF4\x90\x80\x80", 4, 0},
+        {"a\xE2\x82", 3, 1},
+        {"\xF5\x80\x80\x80", 4, 0},
     };
     return cr_make_param_array(struct utf8, cases, KS_COUNT(cases));
 }

@@ -161,7 +161,8 @@ Test(chains, labels_fit_their_chains) {
     char hash[65], line[256];
     ks_sha256_of("ab", 2, hash);
     snprintf(line, sizeof line,
-             "{\"chain\":\"a\",\"labels\":[null],\"text_sha256\":\"%s\"}", hash);
+             "{\"chain\":\"a\",\"labels\":[null],\"text_sha256\":\"%s\"}",
+             hash);
     expect_fit(line, KS_OK, "");
     expect_fit("{\"chain\":\"b\",\"labels\":[1]}", KS_MISMATCH, "\"b\"");
     expect_fit("{\"chain\":\"a\",\"labels\":[1,0]}", KS_MISMATCH, "1 steps");

@@ -30,9 +30,9 @@ static void make_folder(void) {
 }
 
 static void drop_folder(void) {
-    static const char *const names[] = {
-        "tokenizer_config.json", "generation_config.json", "config.json",
-        "chat_template.jinja"};
+    static const char *const names[] = {"tokenizer_config.json",
+                                        "generation_config.json", "config.json",
+                                        "chat_template.jinja"};
     for (size_t i = 0; i < KS_COUNT(names); i++) {
         char path[128];
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);
@@ -96,7 +96,8 @@ Test(prompt, smollm2) {
 
 Test(prompt, olmo3) {
     write_template(
-        "{% if not has_system %}{{ '<|im_start|>system\\nYou are OLMo.<|im_end|>"
+        "{% if not has_system %}{{ '<|im_start|>system\\nYou are "
+        "OLMo.<|im_end|>"
         "\\n' }}{% endif %}{{ '<|im_start|>system\\n' + x + '<|im_end|>' }}"
         "{% if loop.last %}{{ '<|im_start|>assistant\\n<think>' }}{% endif %}");
     expect_prompt(KS_TEMPLATE_AUTO, KS_TEMPLATE_OLMO, NULL,
@@ -141,12 +142,13 @@ Test(prompt, deepseek) {
 
 Test(prompt, llama3) {
     write_template("{{ '<|start_header_id|>system' }} Cutting Knowledge Date");
-    expect_prompt(KS_TEMPLATE_AUTO, KS_TEMPLATE_LLAMA3, NULL,
-                  "<|start_header_id|>system<|end_header_id|>\n\n"
-                  "Cutting Knowledge Date: December 2023\n"
-                  "Today Date: 26 Jul 2024\n\n<|eot_id|>"
-                  "<|start_header_id|>user<|end_header_id|>\n\n" TASK
-                  "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n");
+    expect_prompt(
+        KS_TEMPLATE_AUTO, KS_TEMPLATE_LLAMA3, NULL,
+        "<|start_header_id|>system<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\n"
+        "Today Date: 26 Jul 2024\n\n<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n" TASK
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n");
 }
 
 Test(prompt, harmony_has_no_generation_prompt) {

@@ -29,8 +29,17 @@ static void put_text(writer *w, const char *s) {
     put(w, s, strlen(s));
 }
 
-enum { U8 = 0, U32 = 4, I32 = 5, F32 = 6, BOOL = 7, STRING = 8, ARRAY = 9,
-       U64 = 10, F64 = 12 };
+enum {
+    U8 = 0,
+    U32 = 4,
+    I32 = 5,
+    F32 = 6,
+    BOOL = 7,
+    STRING = 8,
+    ARRAY = 9,
+    U64 = 10,
+    F64 = 12
+};
 
 static writer header(uint32_t version, uint64_t n_tensors, uint64_t n_pairs) {
     writer w = {0};
@@ -140,8 +149,8 @@ static void reads_version(uint32_t version) {
     cr_assert(eq(int, ks_gguf_int(g, "nothing", &i, &found, &err), 0));
     cr_expect(not(found));
 
-    cr_assert(eq(int, ks_gguf_array_open(g, "strings", &a, &count, &found,
-                                         &err), 0));
+    cr_assert(
+        eq(int, ks_gguf_array_open(g, "strings", &a, &count, &found, &err), 0));
     cr_assert(found && count == 2);
     cr_assert(eq(int, ks_gguf_next_string(&a, &s, &n, &err), 0));
     cr_expect(eq(sz, n, 0));
@@ -149,8 +158,8 @@ static void reads_version(uint32_t version) {
     cr_expect(n == 3 && memcmp(s, "two", 3) == 0);
     cr_expect(eq(int, ks_gguf_next_string(&a, &s, &n, &err), KS_FORMAT));
     cr_expect(says(&err, path, "'strings' has no further element"));
-    cr_assert(eq(int, ks_gguf_array_open(g, "ints", &a, &count, &found, &err),
-                 0));
+    cr_assert(
+        eq(int, ks_gguf_array_open(g, "ints", &a, &count, &found, &err), 0));
     cr_expect(eq(int, ks_gguf_next_string(&a, &s, &n, &err), KS_FORMAT));
     cr_expect(says(&err, path, "'ints' is an array of i32, expected strings"));
     cr_assert(eq(int, ks_gguf_next_int(&a, &i, &err), 0));
@@ -192,18 +201,18 @@ Test(gguf, a_key_of_another_type_is_named) {
     bool found;
     ks_gguf_array a;
     cr_assert(eq(int, ks_gguf_open(&g, path, &err), KS_OK));
-    cr_expect(eq(int, ks_gguf_string(g, "a.u32", &s, &n, &found, &err),
-                 KS_FORMAT));
+    cr_expect(
+        eq(int, ks_gguf_string(g, "a.u32", &s, &n, &found, &err), KS_FORMAT));
     cr_expect(says(&err, path, "'a.u32' is of type u32, expected a string"));
     cr_expect(eq(int, ks_gguf_int(g, "a.f64", &i, &found, &err), KS_FORMAT));
     cr_expect(says(&err, path, "'a.f64' is of type f64, expected an integer"));
     cr_expect(eq(int, ks_gguf_int(g, "huge", &i, &found, &err), KS_FORMAT));
     cr_expect(says(&err, path, "'huge'"));
-    cr_expect(eq(int, ks_gguf_float(g, "a.string", &x, &found, &err),
-                 KS_FORMAT));
+    cr_expect(
+        eq(int, ks_gguf_float(g, "a.string", &x, &found, &err), KS_FORMAT));
     cr_expect(says(&err, path, "'a.string' is of type string"));
-    cr_expect(eq(int, ks_gguf_array_open(g, "a.bool", &a, &count, &found,
-                                         &err), KS_FORMAT));
+    cr_expect(eq(int, ks_gguf_array_open(g, "a.bool", &a, &count, &found, &err),
+                 KS_FORMAT));
     cr_expect(says(&err, path, "'a.bool' is of type bool, expected an array"));
     ks_gguf_close(&g);
 }
@@ -307,8 +316,9 @@ Test(gguf, bad_types) {
     put_u32(&w, ARRAY);
     put_u32(&w, ARRAY);
     put_u64(&w, 0);
-    refused("nested.gguf", &w, KS_FORMAT, "'k' at byte 37 is an array of type "
-                                          "9, expected scalars or strings");
+    refused("nested.gguf", &w, KS_FORMAT,
+            "'k' at byte 37 is an array of type "
+            "9, expected scalars or strings");
     w = header(3, 1, 0);
     put_tensor(&w, "t", 1, (uint64_t[]){256}, 20, 0);
     refused("iq4.gguf", &w, KS_UNSUPPORTED, "'t' is stored as IQ4_NL");
@@ -373,8 +383,9 @@ Test(gguf, bad_places) {
     w = header(3, 1, 0);
     put_tensor(&w, "t", 1, (uint64_t[]){8}, 0, UINT64_MAX - 31);
     put_data(&w, 32, 64);
-    refused("beyond.gguf", &w, KS_FORMAT, "'t' needs 32 bytes at offset "
-                                          "18446744073709551584");
+    refused("beyond.gguf", &w, KS_FORMAT,
+            "'t' needs 32 bytes at offset "
+            "18446744073709551584");
     w = header(3, 1, 0);
     put_tensor(&w, "t", 1, (uint64_t[]){8}, 0, 4);
     put_data(&w, 32, 64);

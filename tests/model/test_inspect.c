@@ -95,7 +95,7 @@ Test(inspect, json_lines) {
                                           "\"m\",\"labels\":[1,0,null,1]}\n"));
     cr_expect(eq(str, text(o, "kind"), "labels"));
     cr_expect(number(o, "important") == 2 && number(o, "removable") == 1 &&
-              number(o, "none") == 1);
+              number(o, "unlabelled") == 1);
     json_decref(o);
     o = inspect_json(file_text("p.jsonl", "{\"id\":\"a\",\"question\":\"q\","
                                           "\"answer\":\"1\"}\n"
@@ -115,7 +115,7 @@ Test(inspect, activations) {
     cr_expect(eq(str, text(o, "kind"), "activations"));
     cr_expect(eq(str, text(o, "model"), "tiny"));
     cr_expect(eq(int, number(o, "steps"), (int)f.spec.n_steps));
-    cr_expect(eq(int, number(o, "steps without tokens"), 2));
+    cr_expect(eq(int, number(o, "steps without a token"), 2));
     cr_expect(eq(sz, json_array_size(at(o, "positions")), 2));
     json_decref(o);
     fixture_free(&f);
@@ -127,8 +127,8 @@ static void fails(const char *arguments, int want, const char *words) {
     ks_err err;
     free(inspect(arguments, &code));
     cr_expect(eq(int, code, want), "%s", arguments);
-    cr_assert(eq(int, ks_read_file(file_path("err"), &text_err, NULL, &err),
-                 0));
+    cr_assert(
+        eq(int, ks_read_file(file_path("err"), &text_err, NULL, &err), 0));
     cr_expect(strstr(text_err, words) != NULL, "%s", text_err);
     free(text_err);
 }
@@ -144,5 +144,6 @@ Test(inspect, refusals) {
     fails(file_text("z.h5", "\x89HDF\r\n\x1a\n"), 1, "z.h5");
     fails(file_text("c.jsonl", "{\"id\":\"a\",\"problem\":\"a\",\"prompt\":"
                                "\"\",\"text\":\"ab\",\"steps\":[{\"begin\":1,"
-                               "\"end\":9}]}\n"), 1, "c.jsonl line 1");
+                               "\"end\":9}]}\n"),
+          1, "c.jsonl line 1");
 }

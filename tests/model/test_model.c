@@ -63,7 +63,8 @@ static void same_frequencies(const char *name, json_t *e, const char *key,
     }
     cr_expect(close_f32(name, got, want, n, 0, 1.3e-7), "%s %s", name, key);
     cr_expect(epsilon_eq(dbl, have ? have_scale : (double)scale,
-                         number(e, scale_key), 1e-6), "%s", name);
+                         number(e, scale_key), 1e-6),
+              "%s", name);
 }
 
 /* m: NULL for a config alone */
@@ -170,12 +171,13 @@ Test(config, switches) {
             const ks_config *c = &m->config;
             const ks_layer *l = &m->weights.layers[0];
             cr_expect(c->pre_norm == want[i].pre &&
-                      c->post_norm == want[i].post && c->act == want[i].act &&
-                      c->qk_norm == want[i].qk, "%s", want[i].family);
+                          c->post_norm == want[i].post &&
+                          c->act == want[i].act && c->qk_norm == want[i].qk,
+                      "%s", want[i].family);
             cr_expect(eq(int, c->qkv_bias, want[i].bias));
             cr_expect(eq(int, c->o_bias, want[i].o_bias));
-            cr_expect(eq(int, c->rope_interleaved,
-                         gguf && want[i].interleaved_gguf));
+            cr_expect(
+                eq(int, c->rope_interleaved, gguf &&want[i].interleaved_gguf));
             cr_expect(eq(flt, c->norm_bias, gguf ? 0 : want[i].norm_bias));
             cr_expect(eq(flt, c->embed_scale, want[i].embed_scale));
             bool pre = l->attn_norm && l->mlp_norm;
@@ -213,7 +215,8 @@ static int64_t unpermuted(int64_t r, int64_t head_dim) {
 static void same_matrix(const char *what, ks_weight a, ks_weight b,
                         int64_t head_dim) {
     cr_assert(a.rows == b.rows && a.cols == b.cols && a.stride == a.cols &&
-                  b.stride == b.cols, "%s", what);
+                  b.stride == b.cols,
+              "%s", what);
     float *x = expand(a), *y = expand(b);
     for (int64_t r = 0; r < a.rows; r++) {
         int64_t from = head_dim ? unpermuted(r, head_dim) : r;
@@ -233,8 +236,8 @@ static void same_vector(const char *what, const float *a, const float *b,
                   "%s", what);
 }
 
-static void same_layer(const ks_config *c, const ks_layer *a,
-                       const ks_layer *b, int64_t permuted) {
+static void same_layer(const ks_config *c, const ks_layer *a, const ks_layer *b,
+                       int64_t permuted) {
     int64_t q = (int64_t)c->n_heads * c->head_dim, d = c->d_model;
     int64_t kv = (int64_t)c->n_kv_heads * c->head_dim;
     bool full = c->qk_norm == KS_QK_FULL;

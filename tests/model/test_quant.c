@@ -20,7 +20,8 @@ Test(quant, every_type_equals_the_package_bit_for_bit) {
     ks_gguf *g;
     ks_err err;
     cr_assert(eq(int, ks_gguf_open(&g, KS_TEST_DATA "/model/quants.gguf", &err),
-                 KS_OK), "%s", err.text);
+                 KS_OK),
+              "%s", err.text);
     for (ks_type type = 0; type < KS_I32; type++) {
         const ks_gguf_tensor *raw = tensor(g, type, "raw");
         const ks_gguf_tensor *want = tensor(g, type, "expected");
@@ -42,8 +43,8 @@ Test(quant, every_type_equals_the_package_bit_for_bit) {
             (const char *)raw->data + ks_type_row_bytes(type, skip);
         float *part = malloc((size_t)n * sizeof *part);
         ks_dequantize(type, middle, part, n - skip);
-        cr_assert(memcmp(part, got + skip,
-                         (size_t)(n - skip) * sizeof *part) == 0);
+        cr_assert(memcmp(part, got + skip, (size_t)(n - skip) * sizeof *part) ==
+                  0);
         free(part);
         free(got);
     }
@@ -113,8 +114,8 @@ Test(half, bf16_rounds_to_nearest_even) {
         cr_assert(eq(u32, ks_f32_to_bf16(ks_f32_of_bits(bits | 0x7fff)), h));
         cr_assert(eq(u32, ks_f32_to_bf16(ks_f32_of_bits(bits | 0x8000)),
                      h + (h & 1)));
-        cr_assert(eq(u32, ks_f32_to_bf16(ks_f32_of_bits(bits | 0x8001)),
-                     h + 1));
+        cr_assert(
+            eq(u32, ks_f32_to_bf16(ks_f32_of_bits(bits | 0x8001)), h + 1));
     }
     cr_expect(eq(u32, ks_f32_to_bf16(INFINITY), 0x7f80));
     cr_expect(eq(u32, ks_f32_to_bf16(-INFINITY), 0xff80));

@@ -29,8 +29,8 @@ static const char *edited(const char *golden, const char *name,
     ks_str out = {0};
     snprintf(path, sizeof path, DATA "%s", golden);
     char *text = slurp(path, &n), *at = text, *hit;
-    while (from && (hit = memmem(at, n - (size_t)(at - text), from,
-                                 strlen(from)))) {
+    while (from &&
+           (hit = memmem(at, n - (size_t)(at - text), from, strlen(from)))) {
         ks_str_add(&out, at, (size_t)(hit - at), &err);
         ks_str_add(&out, to, strlen(to), &err);
         at = hit + strlen(from);
@@ -143,8 +143,8 @@ Test(refusals, rope) {
                    KS_FORMAT, "not JSON");
     refused_config("\"rope_theta\": 500000.0", "\"rope_theta\": 1e300",
                    KS_FORMAT, "\"rope_theta\" is no finite number");
-    refused_config("\"rope_theta\": 500000.0", "\"rope_theta\": 0.5",
-                   KS_FORMAT, "rope theta is 0.5, expected more than 1");
+    refused_config("\"rope_theta\": 500000.0", "\"rope_theta\": 0.5", KS_FORMAT,
+                   "rope theta is 0.5, expected more than 1");
     edited("qwen2/model.safetensors", "model.safetensors", NULL, NULL);
     const char *path = edited("qwen2/config.json", "config.json",
                               "\"full_attention\"", "\"linear_attention\"");
@@ -284,8 +284,8 @@ static void read_all(const ks_model *m) {
     float row[64];
     for (int32_t l = 0; l < m->config.n_layers; l++) {
         const ks_layer *y = &m->weights.layers[l];
-        const ks_weight w[] = {y->wq, y->wk, y->wv, y->wo, y->w_gate, y->w_up,
-                               y->w_down};
+        const ks_weight w[] = {y->wq,     y->wk,   y->wv,    y->wo,
+                               y->w_gate, y->w_up, y->w_down};
         for (size_t i = 0; i < KS_COUNT(w); i++) {
             if (w[i].cols > 64) continue;
             ks_dequantize(w[i].type,

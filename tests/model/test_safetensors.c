@@ -93,7 +93,8 @@ Test(safetensors, bad_headers) {
     refused(st_file("empty.safetensors", "{}", 0), KS_FORMAT, "no tensors");
     refused(st_file("twice.safetensors",
                     "{\"t\":{\"dtype\":\"F32\",\"shape\":[0],"
-                    "\"data_offsets\":[0,0]},\"t\":{}}", 0),
+                    "\"data_offsets\":[0,0]},\"t\":{}}",
+                    0),
             KS_FORMAT, "duplicate");
     refused(st_file("escape.safetensors", "{\"\\u001b[2J\":{}}", 0), KS_FORMAT,
             "printable ASCII");
@@ -121,9 +122,11 @@ Test(safetensors, bad_entries) {
     refused_entry("\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,16]",
                   "has 16 bytes, its shape and F32 need 12");
     refused_entry("\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],"
-                  "\"data_offsets\":[0,16]", "which no file can hold");
+                  "\"data_offsets\":[0,16]",
+                  "which no file can hold");
     refused_entry("\"dtype\":\"A_DTYPE_OF_MANY_LETTERS\",\"shape\":[4],"
-                  "\"data_offsets\":[0,16]", "no \"dtype\"");
+                  "\"data_offsets\":[0,16]",
+                  "no \"dtype\"");
 }
 
 /* ------------------------------------------------------------------ shards */
@@ -183,13 +186,16 @@ Test(safetensors, bad_indexes) {
             KS_MISMATCH, "tensor 'a' is in '4.safetensors', but it is not");
     ks_safetensors *s;
     ks_err err;
-    cr_expect(eq(int, ks_safetensors_open(
-                          &s, index_of("{\"a\":\"3.safetensors\"}"), &err),
-                 KS_IO));
+    cr_expect(
+        eq(int,
+           ks_safetensors_open(&s, index_of("{\"a\":\"3.safetensors\"}"), &err),
+           KS_IO));
     cr_expect(says(&err, file_path("3.safetensors"), "No such file"));
-    cr_expect(eq(int, ks_safetensors_open(
-                          &s, index_of("{\"a\":\"1.safetensors\","
-                                       "\"b\":\"2.safetensors\"}"), &err),
+    cr_expect(eq(int,
+                 ks_safetensors_open(&s,
+                                     index_of("{\"a\":\"1.safetensors\","
+                                              "\"b\":\"2.safetensors\"}"),
+                                     &err),
                  KS_FORMAT));
     cr_expect(says(&err, files_dir, "tensor 'a' is there twice"));
 }

@@ -11,15 +11,22 @@
 #include "acts.h"
 #include "philox.h"
 
-enum { LAYERS = 3, WIDTH = 6, PROBLEMS = 60, CHAINS = 80, STEPS = 6,
-       ROWS = CHAINS * STEPS, TELLING_LAYER = 2 };
+enum {
+    LAYERS = 3,
+    WIDTH = 6,
+    PROBLEMS = 60,
+    CHAINS = 80,
+    STEPS = 6,
+    ROWS = CHAINS * STEPS,
+    TELLING_LAYER = 2
+};
 
 typedef struct fixture {
     char dir[64], acts[96], other[96], labels[96], chains[96], out[96];
     char ids[CHAINS][16], problems[CHAINS][16], text[CHAINS][256];
     ks_chain_row rows[CHAINS];
     ks_step_row steps[ROWS];
-    int8_t y[ROWS];   /* -1: null */
+    int8_t y[ROWS]; /* -1: null */
     int8_t hops[ROWS];
     int64_t spoiled; /* row + 1 that holds an infinity; 0: none */
 } fixture;
@@ -40,7 +47,8 @@ static inline float noise(uint64_t stream, uint64_t place) {
 static inline void fill(const fixture *f, ks_position p, int32_t layer,
                         int64_t row, float *x) {
     for (int j = 0; j < WIDTH; j++)
-        x[j] = noise((uint64_t)(10 + p), (uint64_t)((layer * ROWS + row) * WIDTH + j));
+        x[j] = noise((uint64_t)(10 + p),
+                     (uint64_t)((layer * ROWS + row) * WIDTH + j));
     if (p == KS_MEAN && layer == TELLING_LAYER)
         x[1] += f->y[row] == 1 ? 2.5f : -2.5f;
 }
@@ -60,10 +68,14 @@ static inline void describe(fixture *f) {
                      one ? "Alpha" : "beta",
                      (int)(1000 + 8999 * draw(3, (uint64_t)row)));
             memcpy(f->text[c] + 20 * i, step, 20);
-            f->steps[row] = (ks_step_row){
-                .chain = c, .index = i, .token_begin = 4 * i,
-                .token_end = 4 * i + 4, .byte_begin = 20 * i,
-                .byte_end = 20 * i + 20, .valid = row != 1, .label = -1};
+            f->steps[row] = (ks_step_row){.chain = c,
+                                          .index = i,
+                                          .token_begin = 4 * i,
+                                          .token_end = 4 * i + 4,
+                                          .byte_begin = 20 * i,
+                                          .byte_end = 20 * i + 20,
+                                          .valid = row != 1,
+                                          .label = -1};
         }
         f->rows[c].id = f->ids[c];
         f->rows[c].problem = f->problems[c];
@@ -77,12 +89,22 @@ static inline ks_status write_acts(const fixture *f, const char *path,
     ks_acts *acts = NULL;
     int64_t done;
     static float x[ROWS * WIDTH];
-    ks_acts_spec spec = {
-        .streams = 1u << KS_RESID, .positions = positions, .n_layers = LAYERS,
-        .d = WIDTH, .dtype = KS_F32, .n_steps = ROWS, .n_chains = CHAINS,
-        .steps = f->steps, .chains = f->rows, .random_weights = -1,
-        .model_name = "tiny", .model_sha256 = "ab12", .tokenizer_hash = "cd34",
-        .isa = "avx2", .backend = "cpu", .config = "{}"};
+    ks_acts_spec spec = {.streams = 1u << KS_RESID,
+                         .positions = positions,
+                         .n_layers = LAYERS,
+                         .d = WIDTH,
+                         .dtype = KS_F32,
+                         .n_steps = ROWS,
+                         .n_chains = CHAINS,
+                         .steps = f->steps,
+                         .chains = f->rows,
+                         .random_weights = -1,
+                         .model_name = "tiny",
+                         .model_sha256 = "ab12",
+                         .tokenizer_hash = "cd34",
+                         .isa = "avx2",
+                         .backend = "cpu",
+                         .config = "{}"};
     ks_acts_options options = {.force = true};
     KS_TRY(ks_acts_create(&acts, path, &spec, &options, &done, err));
     for (int32_t l = 0; l <= LAYERS; l++)
@@ -121,7 +143,8 @@ static inline void write_labels(const fixture *f, const char *path) {
 static inline void write_chains(const fixture *f, const char *path) {
     FILE *file = fopen(path, "w");
     for (int c = 0; c < CHAINS; c++) {
-        fprintf(file, "{\"id\":\"%s\",\"problem\":\"%s\",\"prompt\":\"?\","
+        fprintf(file,
+                "{\"id\":\"%s\",\"problem\":\"%s\",\"prompt\":\"?\","
                 "\"text\":\"%s\",\"question\":\"so 1 and 3\",\"steps\":[",
                 f->ids[c], f->problems[c], f->text[c]);
         for (int i = 0; i < STEPS; i++)
@@ -143,7 +166,8 @@ static inline void fixture_make(fixture *f) {
     snprintf(f->chains, sizeof f->chains, "%s/chains.jsonl", f->dir);
     snprintf(f->out, sizeof f->out, "%s/out", f->dir);
     describe(f);
-    if (write_acts(f, f->acts, 1u << KS_MEAN | 1u << KS_BEFORE, &err) != KS_OK) {
+    if (write_acts(f, f->acts, 1u << KS_MEAN | 1u << KS_BEFORE, &err) !=
+        KS_OK) {
         fprintf(stderr, "%s\n", err.text);
         abort();
     }

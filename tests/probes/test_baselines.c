@@ -16,8 +16,10 @@ Test(words, overlap_by_hand) {
     float out[3];
     const char *step = "So Ann has 3 + 4.5 = 7.5 apples, so Ann's";
     const char *question = "Has ann 4.5 pears? So 3";
-    cr_assert(eq(int, ks_words_overlap(step, strlen(step), question,
-                                       strlen(question), out, &err), KS_OK));
+    cr_assert(eq(int,
+                 ks_words_overlap(step, strlen(step), question,
+                                  strlen(question), out, &err),
+                 KS_OK));
     /* so ann has | apples ann's; 3 4.5 | 7.5 */
     cr_expect(epsilon_eq(flt, out[0], 3.0f / 5, 1e-6f));
     cr_expect(epsilon_eq(flt, out[1], 2.0f / 3, 1e-6f));
@@ -56,11 +58,17 @@ Test(words, n_grams_see_order_and_bags_do_not) {
     double strength[5];
     ks_words *w = rows_by_order(N, y, fold);
     ks_folds folds = {N, 5, 4, 1, fold};
-    cr_assert(eq(int, ks_words_fit(w, KS_WORDS_TFIDF, y, &folds, 2, score,
-                                   strength, &err), KS_OK), "%s", err.text);
+    cr_assert(
+        eq(int,
+           ks_words_fit(w, KS_WORDS_TFIDF, y, &folds, 2, score, strength, &err),
+           KS_OK),
+        "%s", err.text);
     cr_expect(eq(dbl, accuracy(score, y, N), 1));
-    cr_assert(eq(int, ks_words_fit(w, KS_WORDS_BAG, y, &folds, 2, score,
-                                   strength, &err), KS_OK), "%s", err.text);
+    cr_assert(
+        eq(int,
+           ks_words_fit(w, KS_WORDS_BAG, y, &folds, 2, score, strength, &err),
+           KS_OK),
+        "%s", err.text);
     cr_expect(lt(dbl, accuracy(score, y, N), 0.75));
     ks_words_close(&w);
 }
@@ -83,8 +91,11 @@ static void score_with(const char *text_of_10, float *score, int n) {
         cr_assert(eq(int, ks_words_add(w, text, strlen(text), &err), KS_OK));
     }
     ks_folds folds = {n, 5, 4, 1, fold};
-    cr_assert(eq(int, ks_words_fit(w, KS_WORDS_TFIDF, y, &folds, 1, score,
-                                   strength, &err), KS_OK), "%s", err.text);
+    cr_assert(
+        eq(int,
+           ks_words_fit(w, KS_WORDS_TFIDF, y, &folds, 1, score, strength, &err),
+           KS_OK),
+        "%s", err.text);
     ks_words_close(&w);
 }
 
@@ -97,13 +108,16 @@ Test(words, test_rows_decide_nothing) {
     score_with("yes no wc wd we", b, N);
     for (int i = 0; i < N; i++) {
         if (i == 10) continue;
-        if (i % 5 == 0) cr_assert(eq(flt, a[i], b[i]));
-        else changed += a[i] != b[i];
+        if (i % 5 == 0)
+            cr_assert(eq(flt, a[i], b[i]));
+        else
+            changed += a[i] != b[i];
     }
     cr_expect(gt(int, changed, N / 2));
 }
 
-/* ------------------------------------------------------------------ a report */
+/* ------------------------------------------------------------------ a report
+ */
 
 static fixture f;
 static const double strengths[] = {1e-3, 1e-2, 1e-1, 1};
@@ -112,12 +126,15 @@ static ks_report report;
 
 static void setup(void) {
     fixture_make(&f);
-    options = (ks_report_options){
-        .paths = {f.acts, f.labels, f.chains, "hops"},
-        .grid = {.nest = {.n_strengths = 4, .strengths = strengths,
-                          .threads = 2},
-                 .bootstrap = 200, .seed = 1},
-        .n_folds = 5, .n_inner = 4, .n_seeds = 1};
+    options = (ks_report_options){.paths = {f.acts, f.labels, f.chains, "hops"},
+                                  .grid = {.nest = {.n_strengths = 4,
+                                                    .strengths = strengths,
+                                                    .threads = 2},
+                                           .bootstrap = 200,
+                                           .seed = 1},
+                                  .n_folds = 5,
+                                  .n_inner = 4,
+                                  .n_seeds = 1};
 }
 
 static void teardown(void) {
@@ -196,11 +213,14 @@ Test(report, strata_by_counting) {
                     (report.grid.series[k].score[i] > 0) == d->y[i];
             }
             double want = ((double)right[0] / (double)n[0] +
-                           (double)right[1] / (double)n[1]) / 2;
-            cr_expect(epsilon_eq(
-                dbl, report.strata[s].metrics[k * KS_N_METRICS +
-                                              KS_BALANCED_ACCURACY].value,
-                want, 1e-12));
+                           (double)right[1] / (double)n[1]) /
+                          2;
+            cr_expect(
+                epsilon_eq(dbl,
+                           report.strata[s]
+                               .metrics[k * KS_N_METRICS + KS_BALANCED_ACCURACY]
+                               .value,
+                           want, 1e-12));
             cr_expect(eq(i64, report.strata[s].n_important, n[1]));
             cr_expect(eq(i64, report.strata[s].n_removable, n[0]));
         }

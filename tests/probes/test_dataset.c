@@ -58,8 +58,11 @@ Test(dataset, joins_labelled_valid_rows) {
         size_t n;
         const char *text = ks_dataset_text(d, i, &n);
         cr_assert(eq(sz, n, 20));
-        cr_assert(eq(int, memcmp(text, f.text[f.steps[row].chain] +
-                                 f.steps[row].byte_begin, 20), 0));
+        cr_assert(
+            eq(int,
+               memcmp(text,
+                      f.text[f.steps[row].chain] + f.steps[row].byte_begin, 20),
+               0));
     }
     cr_expect(eq(int, d->n_strata, 2));
     cr_expect(eq(str, d->strata[0], "1"));
@@ -69,8 +72,10 @@ Test(dataset, joins_labelled_valid_rows) {
 Test(dataset, reads_the_rows_of_a_layer) {
     static float buffer[ROWS * WIDTH], x[ROWS * WIDTH];
     cr_assert(eq(int, open_all(), KS_OK), "%s", err.text);
-    cr_assert(eq(int, ks_dataset_read(d, d->acts, d->row, KS_RESID, KS_BEFORE,
-                                      1, buffer, x, &err), KS_OK));
+    cr_assert(eq(int,
+                 ks_dataset_read(d, d->acts, d->row, KS_RESID, KS_BEFORE, 1,
+                                 buffer, x, &err),
+                 KS_OK));
     for (int64_t i = 0; i < d->n; i++) {
         float want[WIDTH];
         fill(&f, KS_BEFORE, 1, d->row[i], want);
@@ -149,12 +154,12 @@ Test(dataset, matches_another_file_by_id) {
     cr_assert(eq(int, open_all(), KS_OK), "%s", err.text);
     cr_assert(eq(int, write_reversed(), KS_OK), "%s", err.text);
     cr_assert(eq(int, ks_acts_open(&other, f.other, &err), KS_OK));
-    cr_assert(eq(int, ks_dataset_match(d, other, f.other, place, &err),
-                 KS_OK), "%s", err.text);
+    cr_assert(eq(int, ks_dataset_match(d, other, f.other, place, &err), KS_OK),
+              "%s", err.text);
     for (int64_t i = 0; i < d->n; i++) {
         const ks_step_row *s = &f.steps[d->row[i]];
-        cr_assert(eq(i64, place[i],
-                     (CHAINS - 1 - s->chain) * STEPS + s->index));
+        cr_assert(
+            eq(i64, place[i], (CHAINS - 1 - s->chain) * STEPS + s->index));
     }
     ks_acts_close(&other);
 }
@@ -166,16 +171,16 @@ Test(dataset, refuses_a_file_that_lacks_a_step) {
     strcpy(f.ids[2], "gone");
     cr_assert(eq(int, write_acts(&f, f.other, 1u << KS_MEAN, &err), KS_OK));
     cr_assert(eq(int, ks_acts_open(&other, f.other, &err), KS_OK));
-    cr_assert(eq(int, ks_dataset_match(d, other, f.other, place, &err),
-                 KS_MISMATCH));
+    cr_assert(
+        eq(int, ks_dataset_match(d, other, f.other, place, &err), KS_MISMATCH));
     cr_expect(strstr(err.text, "p2/0") != NULL, "%s", err.text);
     ks_acts_close(&other);
     strcpy(f.ids[2], "p2/0");
     f.steps[2 * STEPS].valid = 0;
     cr_assert(eq(int, write_acts(&f, f.other, 1u << KS_MEAN, &err), KS_OK));
     cr_assert(eq(int, ks_acts_open(&other, f.other, &err), KS_OK));
-    cr_assert(eq(int, ks_dataset_match(d, other, f.other, place, &err),
-                 KS_MISMATCH));
+    cr_assert(
+        eq(int, ks_dataset_match(d, other, f.other, place, &err), KS_MISMATCH));
     cr_expect(strstr(err.text, "no activation") != NULL, "%s", err.text);
     ks_acts_close(&other);
 }

@@ -13,8 +13,10 @@ enum { FOLDS = 5 };
 static const double strengths[] = {1e-3, 1e-2, 1e-1, 1};
 
 static ks_nest_options options(int threads) {
-    return (ks_nest_options){.n_strengths = 4, .strengths = strengths,
-                             .threads = threads, .keep_weights = true};
+    return (ks_nest_options){.n_strengths = 4,
+                             .strengths = strengths,
+                             .threads = threads,
+                             .keep_weights = true};
 }
 
 /* ------------------------------------------------------------------- nested */
@@ -85,18 +87,19 @@ Test(nest, test_rows_decide_nothing) {
             for (int j = 0; j < D; j++) q.x[i * D + j] *= -4;
         }
     p.folds.n_seeds = q.folds.n_seeds = 1;
-    cr_assert(eq(int, ks_nest_fit(&a, p.x, D, p.sets, &p.folds, &o, &err),
-                 KS_OK), "%s", err.text);
-    cr_assert(eq(int, ks_nest_fit(&b, q.x, D, q.sets, &q.folds, &o, &err),
-                 KS_OK), "%s", err.text);
+    cr_assert(
+        eq(int, ks_nest_fit(&a, p.x, D, p.sets, &p.folds, &o, &err), KS_OK),
+        "%s", err.text);
+    cr_assert(
+        eq(int, ks_nest_fit(&b, q.x, D, q.sets, &q.folds, &o, &err), KS_OK),
+        "%s", err.text);
     cr_expect(eq(dbl, a.strength[3], b.strength[3]));
     cr_expect(epsilon_eq(dbl, a.loss[3], b.loss[3], 1e-5));
     double other = 0;
     for (int j = 0; j < D; j++) {
-        cr_expect(epsilon_eq(flt, a.mean[3 * D + j], b.mean[3 * D + j],
-                             1e-5f));
-        cr_expect(epsilon_eq(flt, a.weight[3 * D + j], b.weight[3 * D + j],
-                             1e-3f));
+        cr_expect(epsilon_eq(flt, a.mean[3 * D + j], b.mean[3 * D + j], 1e-5f));
+        cr_expect(
+            epsilon_eq(flt, a.weight[3 * D + j], b.weight[3 * D + j], 1e-3f));
         other += fabs((double)a.weight[j] - (double)b.weight[j]);
     }
     cr_expect(gt(dbl, other, 0.1), "the other folds' fits must differ");
@@ -111,8 +114,9 @@ Test(nest, scores_come_from_the_weights) {
     ks_err err = {0};
     ks_nest_options o = options(1);
     make(&p);
-    cr_assert(eq(int, ks_nest_fit(&a, p.x, D, p.sets, &p.folds, &o, &err),
-                 KS_OK), "%s", err.text);
+    cr_assert(
+        eq(int, ks_nest_fit(&a, p.x, D, p.sets, &p.folds, &o, &err), KS_OK),
+        "%s", err.text);
     cr_expect(eq(int, a.n_fits, 2 * FOLDS));
     cr_expect(eq(int, a.unconverged, 0));
     for (int s = 0; s < 2; s++)
@@ -134,10 +138,10 @@ Test(nest, threads_change_no_bit) {
     ks_err err = {0};
     ks_nest_options one = options(1), two = options(3);
     make(&p);
-    cr_assert(eq(int, ks_nest_fit(&a, p.x, D, p.sets, &p.folds, &one, &err),
-                 KS_OK));
-    cr_assert(eq(int, ks_nest_fit(&b, p.x, D, p.sets, &p.folds, &two, &err),
-                 KS_OK));
+    cr_assert(
+        eq(int, ks_nest_fit(&a, p.x, D, p.sets, &p.folds, &one, &err), KS_OK));
+    cr_assert(
+        eq(int, ks_nest_fit(&b, p.x, D, p.sets, &p.folds, &two, &err), KS_OK));
     cr_expect(eq(int, memcmp(a.score, b.score, 2 * N * sizeof(float)), 0));
     ks_nest_free(&a);
     ks_nest_free(&b);
@@ -168,8 +172,8 @@ Test(nest, refuses_folds_that_cannot_be_nested) {
     ks_nest_options o = options(1);
     make(&p);
     p.folds.n_inner = FOLDS;
-    cr_expect(eq(int, ks_nest_fit(&a, p.x, D, p.sets, &p.folds, &o, &err),
-                 KS_USAGE));
+    cr_expect(
+        eq(int, ks_nest_fit(&a, p.x, D, p.sets, &p.folds, &o, &err), KS_USAGE));
     cr_expect(a.score == NULL);
 }
 
@@ -184,10 +188,9 @@ static ks_status run(const fixture *f, int threads, ks_dataset **d,
                             (*d)->group_ids};
     KS_TRY(ks_split_folds(&split, FOLDS, 1, fold, err));
     ks_folds folds = {(*d)->n, FOLDS, FOLDS - 1, 1, fold};
-    ks_grid_options o = {.nest = options(threads), .bootstrap = 200,
-                         .seed = 1};
-    KS_TRY(ks_grid_run(grid, *d, (*d)->acts, f->acts, (*d)->row, &folds, &o,
-                       err));
+    ks_grid_options o = {.nest = options(threads), .bootstrap = 200, .seed = 1};
+    KS_TRY(
+        ks_grid_run(grid, *d, (*d)->acts, f->acts, (*d)->row, &folds, &o, err));
 done:
     return st;
 }
@@ -218,10 +221,11 @@ Test(grid, finds_the_layer_that_tells) {
     ks_dataset_close(&d);
     cr_assert(eq(int, run(&f, 3, &d, fold, &h, &err), KS_OK), "%s", err.text);
     for (int l = 0; l < LAYERS + 1; l++)
-        cr_expect(eq(int, memcmp(mean->cells[l].score,
-                                 ks_grid_find(&h, KS_RESID, KS_MEAN)
-                                     ->cells[l].score,
-                                 (size_t)d->n * sizeof(float)), 0));
+        cr_expect(eq(int,
+                     memcmp(mean->cells[l].score,
+                            ks_grid_find(&h, KS_RESID, KS_MEAN)->cells[l].score,
+                            (size_t)d->n * sizeof(float)),
+                     0));
     ks_grid_free(&g);
     ks_grid_free(&h);
     ks_dataset_close(&d);
@@ -239,8 +243,7 @@ Test(grid, names_chain_and_layer_of_a_bad_value) {
     cr_assert(eq(int, write_acts(&f, f.acts, 1u << KS_MEAN, &err), KS_OK));
     cr_expect(eq(int, run(&f, 2, &d, fold, &g, &err), KS_NUMERIC));
     cr_expect(strstr(err.text, "mean layer 1: 1 of") != NULL, "%s", err.text);
-    cr_expect(strstr(err.text, "step 2 of chain p3/0") != NULL, "%s",
-              err.text);
+    cr_expect(strstr(err.text, "step 2 of chain p3/0") != NULL, "%s", err.text);
     cr_expect(g.series == NULL);
     ks_dataset_close(&d);
     fixture_free(&f);

@@ -26,8 +26,8 @@ static int run(const char *arguments) {
     char command[1024];
     snprintf(command, sizeof command,
              "%s probe --acts %s --labels %s --bootstrap 200 %s >%s/stdout "
-             "2>%s/stderr", KS_PROGRAM, f.acts, f.labels, arguments, f.dir,
-             f.dir);
+             "2>%s/stderr",
+             KS_PROGRAM, f.acts, f.labels, arguments, f.dir, f.dir);
     int status = system(command);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
@@ -59,10 +59,13 @@ Test(probe_command, writes_tables_and_files) {
     cr_expect(strstr(shown, "TF-IDF") != NULL);
     cr_expect(strstr(shown, "+0.0 [+0.0, +0.0]") != NULL);
     const char *csv = read_back("out/metrics.csv");
-    cr_expect(eq(int, strncmp(csv, "dataset,model,stream,position,layer,"
-                              "context,probe,strength,seed,fold,split,n,"
-                              "accuracy,balanced_accuracy,auc,"
-                              "within_chain_auc,brier,ci_low,ci_high\n", 133),
+    cr_expect(eq(int,
+                 strncmp(csv,
+                         "dataset,model,stream,position,layer,"
+                         "context,probe,strength,seed,fold,split,n,"
+                         "accuracy,balanced_accuracy,auc,"
+                         "within_chain_auc,brier,ci_low,ci_high\n",
+                         133),
                  0));
     /* 2 positions x (4 layers x (5 folds + 1) + best), twice; permuted; 8
      * baselines, 6 of them fitted on 5 folds; heading */
@@ -75,9 +78,9 @@ Test(probe_command, writes_tables_and_files) {
     cr_expect(strstr(read_back("out/table.md"), "| best *") != NULL);
     json_t *summary = json_loads(read_back("out/summary.json"), 0, NULL);
     cr_assert(summary != NULL);
-    json_t *best = json_object_get(
-        json_array_get(json_object_get(summary, "probes"), 0),
-        "best_layer_by_fold");
+    json_t *best =
+        json_object_get(json_array_get(json_object_get(summary, "probes"), 0),
+                        "best_layer_by_fold");
     cr_expect(eq(int, (int)json_integer_value(json_array_get(best, 4)),
                  TELLING_LAYER));
     json_decref(summary);
@@ -97,8 +100,8 @@ Test(probe_command, prints_json) {
     cr_assert(eq(int, run(arguments), 0), "%s", read_back("stderr"));
     json_t *summary = json_loads(read_back("stdout"), 0, NULL);
     cr_assert(summary != NULL);
-    cr_expect(eq(sz, json_array_size(json_object_get(summary, "baselines")),
-                 5));
+    cr_expect(
+        eq(sz, json_array_size(json_object_get(summary, "baselines")), 5));
     json_decref(summary);
 }
 

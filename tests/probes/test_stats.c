@@ -46,8 +46,9 @@ static struct rows *read_case(json_t *c) {
 #undef AT
         if ((size_t)r->chain[i] >= chains) chains = (size_t)r->chain[i] + 1;
     }
-    r->scored = (ks_scored){(int64_t)n, r->score, r->y, r->chain, r->chain,
-                            (int32_t)chains, (int32_t)chains};
+    r->scored =
+        (ks_scored){(int64_t)n, r->score,        r->y,           r->chain,
+                    r->chain,   (int32_t)chains, (int32_t)chains};
     return r;
 }
 
@@ -60,9 +61,10 @@ Test(stats, metrics_equal_scikit_learn) {
         cr_assert(ks_stats_metrics(&r->scored, got, NULL) == KS_OK);
         for (int m = 0; m < KS_N_METRICS; m++) {
             double want = number(c, ks_metric_name((ks_metric)m));
-            cr_assert(fabs(got[m] - want) <= 1e-12, "case %zu %s: %.15g, "
-                      "expected %.15g", i, ks_metric_name((ks_metric)m),
-                      got[m], want);
+            cr_assert(fabs(got[m] - want) <= 1e-12,
+                      "case %zu %s: %.15g, "
+                      "expected %.15g",
+                      i, ks_metric_name((ks_metric)m), got[m], want);
         }
         double r_pb = ks_stats_correlation(r->x, r->y, r->scored.n);
         cr_assert(fabs(r_pb - number(c, "correlation")) <= 1e-12);
@@ -75,8 +77,8 @@ Test(stats, wilson_equals_scipy) {
     json_t *all = golden(), *c;
     size_t i;
     json_array_foreach(json_object_get(all, "wilson"), i, c) {
-        ks_interval w = ks_stats_wilson((int64_t)number(c, "k"),
-                                        (int64_t)number(c, "n"));
+        ks_interval w =
+            ks_stats_wilson((int64_t)number(c, "k"), (int64_t)number(c, "n"));
         cr_assert(fabs(w.low - number(c, "low")) <= 1e-9);
         cr_assert(fabs(w.high - number(c, "high")) <= 1e-9);
     }
@@ -94,7 +96,8 @@ static void redraw(const struct rows *r, uint64_t seed, uint64_t replicate,
     for (int32_t i = 0; i < groups; i++) {
         uint32_t words[4];
         ks_philox((uint64_t[]){seed, replicate}, (uint64_t)i / 4, words);
-        int32_t g = (int32_t)(((uint64_t)words[i % 4] * (uint64_t)groups) >> 32);
+        int32_t g =
+            (int32_t)(((uint64_t)words[i % 4] * (uint64_t)groups) >> 32);
         for (int64_t k = 0; k < r->scored.n; k++)
             if (r->chain[k] == g) {
                 cr_assert(n < MOST * 64);
@@ -130,10 +133,10 @@ Test(stats, bootstrap_equals_a_plain_redraw) {
     }
     for (int m = 0; m < KS_N_METRICS; m++) {
         qsort(draws[m], DRAWS, sizeof(double), by_value);
-        double low = gsl_stats_quantile_from_sorted_data(draws[m], 1, DRAWS,
-                                                         0.025);
-        double high = gsl_stats_quantile_from_sorted_data(draws[m], 1, DRAWS,
-                                                          0.975);
+        double low =
+            gsl_stats_quantile_from_sorted_data(draws[m], 1, DRAWS, 0.025);
+        double high =
+            gsl_stats_quantile_from_sorted_data(draws[m], 1, DRAWS, 0.975);
         cr_assert(fabs(got[m].low - low) <= 1e-12, "%s: %g, redraw %g",
                   ks_metric_name((ks_metric)m), got[m].low, low);
         cr_assert(fabs(got[m].high - high) <= 1e-12);

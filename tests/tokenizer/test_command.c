@@ -31,7 +31,8 @@ Test(command, ids_and_back) {
     int code;
     char *out = run(DATA "/gpt2",
                     "{\"text\":\"\\u0001a<|endoftext|>\"}\n"
-                    "{\"ids\":[0,65]}\n", &code);
+                    "{\"ids\":[0,65]}\n",
+                    &code);
     cr_assert(eq(str, out,
                  "{\"ids\":[190,65,0],\"offsets\":[[0,1],[1,2],[2,15]]}\n"
                  "{\"text\":\"<|endoftext|>a\"}\n"));
@@ -45,11 +46,12 @@ Test(command, part_of_a_character_becomes_u_fffd) {
     cr_assert(eq(int, code, 0));
     int ids[4];
     cr_assert(sscanf(out, "{\"ids\":[%d,%d,%d,%d]", ids, ids + 1, ids + 2,
-                     ids + 3) == 4, "%s", out);
+                     ids + 3) == 4,
+              "%s", out);
     char lines[128];
     snprintf(lines, sizeof(lines),
-             "{\"ids\":[65,%d,%d,%d,65,%d]}\n{\"ids\":[%d,%d,%d,%d]}\n",
-             ids[0], ids[1], ids[2], ids[3], ids[0], ids[1], ids[2], ids[3]);
+             "{\"ids\":[65,%d,%d,%d,65,%d]}\n{\"ids\":[%d,%d,%d,%d]}\n", ids[0],
+             ids[1], ids[2], ids[3], ids[0], ids[1], ids[2], ids[3]);
     out = run(DATA "/gpt2", lines, &code);
     cr_assert(eq(str, out,
                  "{\"text\":\"a\xef\xbf\xbd"
@@ -65,7 +67,8 @@ Test(command, a_line_that_fails_is_one_error_and_the_rest_go_on) {
                     "not json\n"
                     "{\"other\":1}\n"
                     "{\"ids\":[1.5]}\n"
-                    "{\"text\":\"a\"}\n", &code);
+                    "{\"text\":\"a\"}\n",
+                    &code);
     cr_assert(eq(int, code, 1));
     int errors = 0, lines = 0;
     char *save = NULL;
@@ -80,7 +83,8 @@ Test(command, wrong_use) {
     int code;
     run("/nowhere", "", &code);
     cr_assert(eq(int, code, 1));
-    cr_assert(eq(int, exit_code(system(KS_PROGRAM " tokenize 2>/dev/null")), 2));
+    cr_assert(
+        eq(int, exit_code(system(KS_PROGRAM " tokenize 2>/dev/null")), 2));
 }
 
 #endif

@@ -27,7 +27,7 @@ static ks_status open_own(ks_err *err) {
 #define NORM(object) FILE_OF(MODEL ",\"normalizer\":" object)
 #define REGEX(text)                                                            \
     PRE("{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\","       \
-        "\"pattern\":{\"Regex\":\"" text "\"},\"behavior\":\"Isolated\"},"      \
+        "\"pattern\":{\"Regex\":\"" text "\"},\"behavior\":\"Isolated\"},"     \
         "{\"type\":\"ByteLevel\"}]}")
 
 static const struct {
@@ -55,14 +55,18 @@ static const struct {
     {KS_UNSUPPORTED, "{" MODEL "}", "no ByteLevel"},
     {KS_UNSUPPORTED, MODEL_OF("\"dropout\":0.1," VOCAB "," MERGES), "dropout"},
     {KS_UNSUPPORTED,
-     MODEL_OF("\"continuing_subword_prefix\":\"##\"," VOCAB "," MERGES), "\"##\""},
+     MODEL_OF("\"continuing_subword_prefix\":\"##\"," VOCAB "," MERGES),
+     "\"##\""},
     {KS_UNSUPPORTED, MODEL_OF("\"unk_token\":\"a\"," VOCAB "," MERGES),
      "byte 0x00"},
     {KS_UNSUPPORTED, MODEL_OF("\"byte_fallback\":true," VOCAB "," MERGES),
      "byte_fallback"},
     /* vocabulary */
     {KS_FORMAT, MODEL_OF("\"vocab\":[]," MERGES), "\"vocab\" is not an object"},
-    {KS_FORMAT, MODEL_OF("\"vocab\":{}," "\"merges\":[]"), "empty"},
+    {KS_FORMAT,
+     MODEL_OF("\"vocab\":{},"
+              "\"merges\":[]"),
+     "empty"},
     {KS_FORMAT, MODEL_OF("\"vocab\":{\"a\":0,\"b\":0}," MERGES),
      "id 0 comes twice"},
     {KS_FORMAT, MODEL_OF("\"vocab\":{\"a\":0,\"a\":1}," MERGES), "duplicate"},
@@ -132,8 +136,7 @@ Test(files, json_rows) {
         cr_assert(eq(int, st, rows[i].status), "%s\n%s", rows[i].text,
                   err.text);
         if (st == KS_OK) continue;
-        cr_assert(says(&err, rows[i].says), "%s\n%s", rows[i].text,
-                  err.text);
+        cr_assert(says(&err, rows[i].says), "%s\n%s", rows[i].text, err.text);
         cr_assert(says(&err, own_file()), "%s", err.text);
     }
 }
@@ -162,8 +165,9 @@ Test(files, truncated) {
     char *text;
     size_t n;
     ks_err err;
-    cr_assert(eq(int, ks_read_file(DATA "/qwen2/tokenizer.json", &text, &n,
-                                   &err), KS_OK));
+    cr_assert(eq(int,
+                 ks_read_file(DATA "/qwen2/tokenizer.json", &text, &n, &err),
+                 KS_OK));
     while (n > 0 && text[n - 1] == '\n') n--;
     for (size_t k = 0; k < n; k += k < 200 ? 1 : 211) {
         write_own(text, k);
@@ -171,8 +175,8 @@ Test(files, truncated) {
     }
     free(text);
     ks_map map;
-    cr_assert(eq(int, ks_map_open(&map, DATA "/qwen2/tokenizer.gguf", &err),
-                 KS_OK));
+    cr_assert(
+        eq(int, ks_map_open(&map, DATA "/qwen2/tokenizer.gguf", &err), KS_OK));
     for (size_t k = 0; k < map.size - 64; k += k < 200 ? 1 : 211) {
         write_own(map.data, k);
         cr_assert(ne(int, open_own(&err), KS_OK), "%zu bytes", k);
@@ -207,9 +211,13 @@ Test(files, normalized_is_what_is_not_special) {
     const char *text = NORM("{\"type\":\"Lowercase\"}");
     ks_str s = {0};
     cr_assert(eq(int, ks_str_add(&s, text, strlen(text) - 1, NULL), KS_OK));
-    cr_assert(eq(int, ks_str_printf(&s, NULL, ",\"added_tokens\":["
-                 "{\"id\":7,\"content\":\"<X>\"},"
-                 "{\"id\":8,\"content\":\"<Y>\",\"special\":true}]}"), KS_OK));
+    cr_assert(
+        eq(int,
+           ks_str_printf(&s, NULL,
+                         ",\"added_tokens\":["
+                         "{\"id\":7,\"content\":\"<X>\"},"
+                         "{\"id\":8,\"content\":\"<Y>\",\"special\":true}]}"),
+           KS_OK));
     write_own(s.data, s.length);
     ks_tokenizer *t = must_open(own_file());
     must_tokenize(t, "<x><X>", 6, &got);
@@ -241,7 +249,8 @@ Test(files, pattern_without_end, .timeout = 60) {
     ks_tokenizer_close(&t);
 }
 
-/* ------------------------------------------------------------- GGUF metadata */
+/* ------------------------------------------------------------- GGUF metadata
+ */
 
 typedef struct writer {
     ks_str out;
@@ -285,11 +294,13 @@ static void put_list(writer *w, const char *key, const char *list) {
     put_key(w, key, 9);
     put(w, &type, 4);
     snprintf(copy, sizeof(copy), "%s", list);
-    for (char *s = strtok_r(copy, ",", &save); s; s = strtok_r(NULL, ",", &save))
+    for (char *s = strtok_r(copy, ",", &save); s;
+         s = strtok_r(NULL, ",", &save))
         n++;
     put(w, &n, 8);
     snprintf(copy, sizeof(copy), "%s", list);
-    for (char *s = strtok_r(copy, ",", &save); s; s = strtok_r(NULL, ",", &save))
+    for (char *s = strtok_r(copy, ",", &save); s;
+         s = strtok_r(NULL, ",", &save))
         put_string(w, s);
 }
 
@@ -333,27 +344,38 @@ Test(files, gguf_rows) {
         {KS_OK, {"gpt2", "gpt-2", "a,b,ab", "a b", 0, 0, {0}}, ""},
         {KS_OK, {"gpt2", NULL, "a,b,ab", "a b", 0, 0, {0}}, ""},
         {KS_OK, {"gpt2", "qwen2", "a,b,<x>", "", 2, 3, {1, 1, 3}}, ""},
-        {KS_UNSUPPORTED, {"llama", "default", "a,b,ab", "a b", 0, 0, {0}},
+        {KS_UNSUPPORTED,
+         {"llama", "default", "a,b,ab", "a b", 0, 0, {0}},
          "\"llama\""},
-        {KS_UNSUPPORTED, {"gpt2", "new-one", "a,b,ab", "a b", 0, 0, {0}},
+        {KS_UNSUPPORTED,
+         {"gpt2", "new-one", "a,b,ab", "a b", 0, 0, {0}},
          "\"new-one\""},
-        {KS_FORMAT, {NULL, "gpt-2", "a,b,ab", "a b", 0, 0, {0}},
+        {KS_FORMAT,
+         {NULL, "gpt-2", "a,b,ab", "a b", 0, 0, {0}},
          "no tokenizer inside"},
-        {KS_FORMAT, {"gpt2", "gpt-2", NULL, "a b", 0, 0, {0}},
+        {KS_FORMAT,
+         {"gpt2", "gpt-2", NULL, "a b", 0, 0, {0}},
          "tokenizer.ggml.tokens is missing"},
-        {KS_FORMAT, {"gpt2", "gpt-2", "a,b,ab", NULL, 0, 0, {0}},
+        {KS_FORMAT,
+         {"gpt2", "gpt-2", "a,b,ab", NULL, 0, 0, {0}},
          "tokenizer.ggml.merges is missing"},
-        {KS_FORMAT, {"gpt2", "gpt-2", "a,b,ab", "a c", 0, 0, {0}},
+        {KS_FORMAT,
+         {"gpt2", "gpt-2", "a,b,ab", "a c", 0, 0, {0}},
          "merge 0 names \"c\""},
-        {KS_FORMAT, {"gpt2", "gpt-2", "a,b,a", "", 0, 0, {0}},
+        {KS_FORMAT,
+         {"gpt2", "gpt-2", "a,b,a", "", 0, 0, {0}},
          "two ids, 0 and 2"},
-        {KS_FORMAT, {"gpt2", "gpt-2", "a,b,ab", "a b", 0, 2, {1, 1}},
+        {KS_FORMAT,
+         {"gpt2", "gpt-2", "a,b,ab", "a b", 0, 2, {1, 1}},
          "token_type has 2"},
-        {KS_UNSUPPORTED, {"gpt2", "gpt-2", "a,b,ab", "", 0, 3, {1, 1, 6}},
+        {KS_UNSUPPORTED,
+         {"gpt2", "gpt-2", "a,b,ab", "", 0, 3, {1, 1, 6}},
          "type 6"},
-        {KS_FORMAT, {"gpt2", "gpt-2", "a,b,ab", "a b", 3, 0, {0}},
+        {KS_FORMAT,
+         {"gpt2", "gpt-2", "a,b,ab", "a b", 3, 0, {0}},
          "bos_token_id is 3"},
-        {KS_FORMAT, {"gpt2", "gpt-2", "a,b,\xff", "", 0, 0, {0}},
+        {KS_FORMAT,
+         {"gpt2", "gpt-2", "a,b,\xff", "", 0, 0, {0}},
          "not valid UTF-8"},
     };
     for (size_t i = 0; i < KS_COUNT(list); i++) {
@@ -361,12 +383,13 @@ Test(files, gguf_rows) {
         write_gguf(&list[i].facts);
         ks_status st = open_own(&err);
         cr_assert(eq(int, st, list[i].status), "row %zu: %s", i, err.text);
-        cr_assert(st == KS_OK || says(&err, list[i].says), "row %zu: %s",
-                  i, err.text);
+        cr_assert(st == KS_OK || says(&err, list[i].says), "row %zu: %s", i,
+                  err.text);
     }
 }
 
-/* ---------------------------------------------------------------- where it is */
+/* ---------------------------------------------------------------- where it is
+ */
 
 Test(files, paths) {
     ks_err err = {0};
@@ -402,20 +425,20 @@ Test(files, config_names_the_bos) {
     snprintf(config, sizeof(config), "%s/tokenizer_config.json", folder);
     const char *text = FILE_OF(MODEL);
     ks_err err;
-    cr_assert(eq(int, ks_write_file(path, text, strlen(text), true, &err),
-                 KS_OK));
+    cr_assert(
+        eq(int, ks_write_file(path, text, strlen(text), true, &err), KS_OK));
     for (size_t i = 0; i < KS_COUNT(list); i++) {
         ks_tokenizer *t = NULL;
-        cr_assert(eq(int, ks_write_file(config, list[i].text,
-                                        strlen(list[i].text), true, &err),
+        cr_assert(eq(int,
+                     ks_write_file(config, list[i].text, strlen(list[i].text),
+                                   true, &err),
                      KS_OK));
         ks_status st = ks_tokenizer_open(&t, folder, &err);
         cr_assert(eq(int, st, list[i].status), "%s: %s", list[i].text,
                   err.text);
         if (st != KS_OK) {
             cr_assert(says(&err, list[i].says), "%s", err.text);
-            cr_assert(says(&err, "tokenizer_config.json"), "%s",
-                      err.text);
+            cr_assert(says(&err, "tokenizer_config.json"), "%s", err.text);
             continue;
         }
         cr_assert(eq(int, ks_tokenizer_bos(t), list[i].bos));

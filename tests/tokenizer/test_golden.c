@@ -74,8 +74,9 @@ static bool changes(const ks_tokenizer *t, const sample *s) {
     ks_piece in = {.text = s->text, .n = (int32_t)s->n}, out;
     ks_err err;
     cr_assert(eq(int, ks_matcher_open(&scratch.matcher, &err), KS_OK));
-    cr_assert(eq(int, ks__normalize(t->rules, t->n_rules, &in, &scratch, &out,
-                                    &err), KS_OK));
+    cr_assert(eq(int,
+                 ks__normalize(t->rules, t->n_rules, &in, &scratch, &out, &err),
+                 KS_OK));
     bool same = out.n == in.n && memcmp(out.text, in.text, s->n) == 0;
     ks_matcher_close(&scratch.matcher);
     ks_draft_free(&scratch.drafts[0]);
@@ -198,7 +199,8 @@ Test(golden, bos_and_whether_it_is_wanted) {
     }
 }
 
-/* ------------------------------------------------------------------- threads */
+/* ------------------------------------------------------------------- threads
+ */
 
 typedef struct job {
     const ks_tokenizer *tokenizer;
@@ -215,8 +217,9 @@ static void *tokenize_all(void *user) {
     while (next_sample(&list, &s)) {
         json_t *ids = json_object_get(s.golden, "ids");
         ks_err err;
-        bool same = ks_tokenize(j->tokenizer, s.text, s.n, &got, &err) == KS_OK
-                    && got.n == json_array_size(ids);
+        bool same =
+            ks_tokenize(j->tokenizer, s.text, s.n, &got, &err) == KS_OK &&
+            got.n == json_array_size(ids);
         for (size_t i = 0; same && i < got.n; i++)
             same = got.ids[i] == json_integer_value(json_array_get(ids, i));
         j->same &= same;
@@ -232,8 +235,8 @@ Test(golden, threads_share_a_handle) {
     job jobs[4];
     for (size_t i = 0; i < KS_COUNT(jobs); i++) {
         jobs[i] = (job){.tokenizer = t};
-        cr_assert(pthread_create(&jobs[i].thread, NULL, tokenize_all,
-                                 &jobs[i]) == 0);
+        cr_assert(
+            pthread_create(&jobs[i].thread, NULL, tokenize_all, &jobs[i]) == 0);
     }
     for (size_t i = 0; i < KS_COUNT(jobs); i++) {
         pthread_join(jobs[i].thread, NULL);

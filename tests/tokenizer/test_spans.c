@@ -98,8 +98,8 @@ Test(spans, unknown_ids_are_refused) {
         char *text = NULL;
         size_t n;
         ks_err err = {0};
-        cr_assert(eq(int, ks_detokenize(t, bad[i], 2, &text, &n, &err),
-                     KS_MISMATCH));
+        cr_assert(
+            eq(int, ks_detokenize(t, bad[i], 2, &text, &n, &err), KS_MISMATCH));
         cr_assert(says(&err, "place 1"), "%s", err.text);
         cr_assert(text == NULL);
     }
@@ -117,7 +117,8 @@ Test(spans, a_million_bytes_without_a_blank, .timeout = 60) {
     for (int i = 0; i < N; i++) text[i] = (char)('a' + i * 7 % 11 % 5);
     must_tokenize(t, text, N, &got);
     cr_assert(got.n > N / 8 && got.n < N);
-    cr_assert(eq(int, ks_detokenize(t, got.ids, got.n, &back, &n, &err), KS_OK));
+    cr_assert(
+        eq(int, ks_detokenize(t, got.ids, got.n, &back, &n, &err), KS_OK));
     cr_assert(n == N && memcmp(text, back, N) == 0);
     free(back);
     memset(text, ' ', N);
@@ -143,8 +144,8 @@ Test(spans, short_and_long_splits_merge_alike) {
             word[i] = "etaoinshr"[state >> 16 & 7];
         }
         int32_t all;
-        cr_assert(eq(int, ks_bpe_merge(&t->bpe, word, n, &s, &all, &err),
-                     KS_OK));
+        cr_assert(
+            eq(int, ks_bpe_merge(&t->bpe, word, n, &s, &all, &err), KS_OK));
         cr_assert(eq(int, all, n));
         /* the definition: the lowest rank, leftmost, until there is none */
         int32_t ids[64], count = n;

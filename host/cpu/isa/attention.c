@@ -11,7 +11,9 @@
 #include "isa.h"
 #include "vmath.h"
 
-enum { BLOCK = 64, ROWS = 96 };
+/* A tile of at most SMALL rows (a decoded token) reads values where they lie,
+ * FEW rows and WIDTH vectors of accumulators at a time. */
+enum { BLOCK = 64, ROWS = 96, SMALL = 8, FEW = 3, WIDTH = 4 };
 
 typedef struct tile {
     const ks_attn_spec *spec;
@@ -23,7 +25,8 @@ typedef struct tile {
     int32_t token, n_tokens;        /* in the sequence's part of the batch */
     int32_t n_rows, position;       /* position of the first token */
     float *queries, *scores, *sums; /* [rows, D] [rows, BLOCK] [rows, Dp] */
-    float *keys, *panels;           /* [BLOCK, D], and transposed or padded */
+    float *keys;                    /* [NR, D] */
+    float *panels;                  /* [D, NR] of keys, [BLOCK, Dp] of values */
     float *highest, *total;         /* [rows] running maximum, sum of exp */
 } tile;
 
@@ -55,37 +58,64 @@ static void start(tile *t) {
     memset(t->sums, 0, (size_t)t->n_rows * padded(d) * sizeof(float));
 }
 
-/* Where the key (or value) of a position lies: in the store, or the batch. */
-static const float *row_at(const tile *t, const ks_view *batch,
-                           const float *store, int32_t position) {
+/* Keys (or values) that lie a stride apart: of one page of the store, or what
+ * the batch has. */
+typedef struct stretch {
+    const float *at;
+    int64_t stride;
+    int32_t n;
+} stretch;
+
+/* The stretch from a position on, at most `most` long. */
+static stretch stretch_at(const tile *t, const ks_view *batch,
+                          const float *store, int32_t position, int32_t most) {
     int32_t d = t->spec->head_dim, past = ks__past(t->seqs, t->seq);
     if (position >= past)
-        return ks__row_f32(batch, t->seqs->offsets[t->seq] + position - past) +
-               t->group * d;
-    int64_t page =
-        t->seqs
-            ->pages[(int64_t)t->seq * t->seqs->max_pages + position / KS_PAGE];
-    return store +
-           ((page * KS_PAGE + position % KS_PAGE) * t->spec->n_kv_heads +
-            t->group) *
-               d;
+        return (stretch){
+            ks__row_f32(batch, t->seqs->offsets[t->seq] + position - past) +
+                t->group * d,
+            batch->stride, most};
+    const int32_t *pages =
+        t->seqs->pages + (int64_t)t->seq * t->seqs->max_pages;
+    uint32_t in_page = (uint32_t)position % KS_PAGE;
+    int64_t stride = (int64_t)t->spec->n_kv_heads * d;
+    int64_t row = (int64_t)pages[position / KS_PAGE] * KS_PAGE + in_page;
+    int32_t left = KS_MIN(KS_PAGE - (int32_t)in_page, past - position);
+    return (stretch){store + row * stride + t->group * d, stride,
+                     KS_MIN(left, most)};
+}
+
+static stretch keys_at(const tile *t, int32_t position, int32_t most) {
+    return stretch_at(t, &t->k, t->kv ? t->kv->k : NULL, position, most);
+}
+
+static stretch values_at(const tile *t, int32_t position, int32_t most) {
+    return stretch_at(t, &t->v, t->kv ? t->kv->v : NULL, position, most);
+}
+
+/* n <= NR keys as a panel, straight from a page or the batch where they are
+ * one stretch. */
+static void load_panel(tile *t, int32_t position, int32_t n) {
+    int32_t d = t->spec->head_dim;
+    stretch s = keys_at(t, position, n);
+    if (s.n < n) {
+        for (int32_t i = 0; i < n; i += s.n) {
+            s = keys_at(t, position + i, n - i);
+            for (int32_t r = 0; r < s.n; r++)
+                memcpy(t->keys + (i + r) * d, s.at + r * s.stride,
+                       (size_t)d * sizeof(float));
+        }
+        s = (stretch){t->keys, d, n};
+    }
+    ks_view keys = {(void *)(uintptr_t)s.at, n, d, s.stride, KS_F32};
+    ks__unpack(&keys, 0, n, 0, d, t->panels, NULL);
 }
 
 /* scores[rows, n] = queries keys^T for keys base .. base + n. */
 static void score_block(tile *t, int32_t base, int32_t n) {
     int32_t d = t->spec->head_dim;
-    ks_view keys = {t->keys, n, d, d, KS_F32};
-    if (base >= ks__past(t->seqs, t->seq)) {
-        keys.data = (void *)row_at(t, &t->k, NULL, base);
-        keys.stride = t->k.stride;
-    } else {
-        for (int32_t i = 0; i < n; i++)
-            memcpy(t->keys + i * d,
-                   row_at(t, &t->k, t->kv ? t->kv->k : NULL, base + i),
-                   (size_t)d * sizeof(float));
-    }
     for (int32_t i = 0; i < n; i += NR) {
-        ks__unpack(&keys, i, KS_MIN(NR, n - i), 0, d, t->panels, NULL);
+        load_panel(t, base + i, KS_MIN(NR, n - i));
         for (int32_t r = 0; r < t->n_rows; r += MR)
             ks__kernels[KS_MIN(MR, t->n_rows - r)](
                 d, t->queries + r * d, d, t->panels, t->scores + r * BLOCK + i,
@@ -144,23 +174,90 @@ static void softmax_block(tile *t, int32_t base, int32_t n) {
     }
 }
 
+/* One row of values, cut into panels n rows apart; zeros behind the end. */
+KS_INLINE void cut_row(const float *v, int32_t d, float *to, int32_t apart) {
+    for (int32_t j = 0; j < d; j += NR, to += apart * NR)
+        for (int i = 0; i < NR; i += VL)
+            vstore(to + i, j + i + VL <= d ? vload(v + j + i)
+                                           : vload_n(v + j + i, d - j - i, 0));
+}
+
 /* sums += probabilities values */
 static void value_block(tile *t, int32_t base, int32_t n) {
     int32_t d = t->spec->head_dim, dp = padded(d);
-    for (int32_t i = 0; i < n; i++) {
-        const float *v = row_at(t, &t->v, t->kv ? t->kv->v : NULL, base + i);
-        for (int32_t j = 0; j < d; j += NR) {
-            float *to = t->panels + j * n + i * NR;
-            int32_t m = KS_MIN(NR, d - j);
-            memcpy(to, v + j, (size_t)m * sizeof *v);
-            if (m < NR) memset(to + m, 0, (size_t)(NR - m) * sizeof *v);
-        }
+    stretch s;
+    for (int32_t i = 0; i < n; i += s.n) {
+        s = values_at(t, base + i, n - i);
+        for (int32_t r = 0; r < s.n; r++)
+            cut_row(s.at + r * s.stride, d, t->panels + (i + r) * NR, n);
     }
     for (int32_t j = 0; j < d; j += NR)
         for (int32_t r = 0; r < t->n_rows; r += MR)
             ks__kernels[KS_MIN(MR, t->n_rows - r)](
                 n, t->scores + r * BLOCK, BLOCK, t->panels + j * n,
                 t->sums + r * dp + j, dp, NR, NULL, true);
+}
+
+/* The same, chain for chain, for few rows: the values are not worth a copy.
+ * width vectors of columns from j on, the last one cut to `tail` if that is
+ * less than VL. */
+KS_INLINE void weigh(const tile *t, const int rows, const int width,
+                     int32_t row, int32_t j, int64_t tail, int32_t base,
+                     int32_t n) {
+    vf acc[FEW * WIDTH];
+    const float *p = t->scores + row * BLOCK;
+    stretch s;
+#pragma GCC unroll 16
+    for (int i = 0; i < rows * width; i++) acc[i] = vset(0);
+    for (int32_t i = 0; i < n; i += s.n) {
+        s = values_at(t, base + i, n - i);
+        const float *v = s.at + j;
+        for (int32_t k = i; k < i + s.n; k++, v += s.stride) {
+            vf b[WIDTH];
+#pragma GCC unroll 4
+            for (int c = 0; c < width; c++)
+                b[c] = width == 1 && tail < VL ? vload_n(v, tail, 0)
+                                               : vload(v + c * VL);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+                for (int c = 0; c < width; c++)
+                    acc[r * width + c] = madd(vset(p[r * BLOCK + k]), b[c],
+                                              acc[r * width + c]);
+        }
+    }
+    int32_t dp = padded(t->spec->head_dim);
+    float *to = t->sums + row * dp + j;
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int c = 0; c < width; c++) {
+            float *o = to + r * dp + c * VL;
+            vstore(o, acc[r * width + c] + vload(o));
+        }
+}
+
+KS_INLINE void weigh_rows(const tile *t, const int rows, int32_t row,
+                          int32_t base, int32_t n) {
+    int32_t d = t->spec->head_dim, j = 0;
+    for (; j + WIDTH * VL <= d; j += WIDTH * VL)
+        weigh(t, rows, WIDTH, row, j, VL, base, n);
+    for (; j < d; j += VL) weigh(t, rows, 1, row, j, d - j, base, n);
+}
+
+static void value_block_few(tile *t, int32_t base, int32_t n) {
+    for (int32_t r = 0; r < t->n_rows; r += FEW) {
+        switch (KS_MIN(FEW, t->n_rows - r)) {
+        case 1:
+            weigh_rows(t, 1, r, base, n);
+            break;
+        case 2:
+            weigh_rows(t, 2, r, base, n);
+            break;
+        default:
+            weigh_rows(t, FEW, r, base, n);
+        }
+    }
 }
 
 static void finish(tile *t) {
@@ -182,7 +279,10 @@ static void run_tile(tile *t) {
         int32_t n = KS_MIN(BLOCK, last + 1 - base);
         score_block(t, base, n);
         softmax_block(t, base, n);
-        value_block(t, base, n);
+        if (t->n_rows <= SMALL)
+            value_block_few(t, base, n);
+        else
+            value_block(t, base, n);
     }
     finish(t);
 }
