@@ -47,11 +47,13 @@ ensure() {
     fi
 }
 
-# build PRESET [TARGET...]: configures once, then builds quietly.
+# build PRESET [TARGET...]: configures once, and again when Criterion came after
+# that, so that ./check has its tests after ./demo; then builds quietly.
 build() {
     preset=$1
     shift
-    if [ ! -f "build/$preset/build.ninja" ]; then
+    if [ ! -f "build/$preset/build.ninja" ] ||
+        { [ ! -d "build/$preset/tests" ] && pkg-config --exists criterion; }; then
         say "configuring build/$preset"
         cmake --preset "$preset" -G Ninja >"/tmp/keystep-configure.$$" 2>&1 || {
             cat "/tmp/keystep-configure.$$" >&2

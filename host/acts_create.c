@@ -428,7 +428,6 @@ ks_status ks_acts_create(ks_acts **out, const char *path,
             goto done;
         }
         if (!options->force) goto done;
-        st = KS_OK;
     }
     KS_TRY(ks_refuse_existing(path, options->force, err));
     KS_TRY(make_or_take_up(acts, spec, options, done, err));

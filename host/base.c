@@ -15,6 +15,7 @@ const char *ks_status_text(ks_status status) {
     return (size_t)status < KS_COUNT(text) ? text[status] : "unknown status";
 }
 
+#undef ks_fail /* base.h's, for clang-tidy */
 ks_status ks_fail(ks_err *err, ks_status code, const char *format, ...) {
     if (err) {
         va_list args;

@@ -76,7 +76,8 @@ ks_status ks_read_file(const char *path, char **text, size_t *length,
  * Refuses an existing path unless force. */
 ks_status ks_write_file(const char *path, const char *text, size_t length,
                         bool force, ks_err *err);
-/* Fails with KS_EXISTS when path exists and force is false. */
+/* Fails with KS_EXISTS when path exists and force is false, or when it is
+ * anything but a file; with KS_IO when no file can be made there. */
 ks_status ks_refuse_existing(const char *path, bool force, ks_err *err);
 bool ks_file_exists(const char *path);
 /* A new or renamed file is durable only once its folder is synced. */
@@ -134,5 +135,11 @@ ks_status ks_json_int(json_t *object, const char *key, const char *where,
 
 /* Byte index of the first byte that is not well-formed UTF-8, or n. */
 size_t ks_utf8_check(const char *text, size_t n);
+
+/* clang-tidy reads one source file at a time and cannot know that ks_fail
+ * returns its code; without this it walks on past every failure. */
+#ifdef __clang_analyzer__
+#define ks_fail(err, code, ...) (ks_fail(err, code, __VA_ARGS__), (code))
+#endif
 
 #endif

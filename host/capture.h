@@ -16,6 +16,8 @@ typedef struct ks_capture_options {
     const char *model;           /* as for ks_engine_open */
     const char *tokenizer;       /* NULL: the model's own */
     const char *chains, *labels; /* JSON Lines; labels may be NULL */
+    const char *clean;           /* chains that the labels index, cut from
+                                    `chains`; NULL: they index `chains` */
     const char *out;             /* the HDF5 file */
     uint32_t streams;            /* bit set; 0: resid */
     uint32_t positions; /* 0: every pooled one that the context allows */

@@ -363,19 +363,31 @@ static void fill_cost(ks_capture_job *job) {
         cost->model_bytes += job->engine->model->files[i].size;
 }
 
+static int32_t steps_of(void *chains, const char *id) {
+    const ks_chain *chain = ks_chains_find(chains, id);
+    return chain ? chain->n_steps : -1;
+}
+
 static ks_status read_inputs(ks_capture_job *job, ks_err *err) {
     ks_status st = KS_OK;
+    ks_chains clean = {0};
     const ks_capture_options *o = &job->options;
     KS_TRY(ks_chains_read(&job->chains, o->chains, err));
     for (size_t i = 0; i < job->chains.n; i++)
-        KS_CHECK(job->chains.at[i].steps || job->chains.at[i].n_steps == 0,
-                 KS_FORMAT, "%s: chain '%s' has no steps", o->chains,
-                 job->chains.at[i].id);
-    if (o->labels) {
-        KS_TRY(ks_labels_read(&job->labels, o->labels, err));
-        KS_TRY(ks_labels_fit(&job->labels, &job->chains, err));
+        KS_CHECK(job->chains.at[i].steps, KS_FORMAT,
+                 "%s: chain '%s' has no \"steps\"; keystep split cuts chains "
+                 "into steps",
+                 o->chains, job->chains.at[i].id);
+    if (!o->labels) return KS_OK;
+    KS_TRY(ks_labels_read(&job->labels, o->labels, err));
+    if (o->clean) {
+        KS_TRY(ks_chains_read(&clean, o->clean, err));
+        KS_TRY(ks_labels_project(&job->labels, &clean, steps_of, &job->chains,
+                                 o->chains, err));
     }
+    KS_TRY(ks_labels_fit(&job->labels, &job->chains, err));
 done:
+    ks_chains_free(&clean);
     return st;
 }
 

@@ -14,18 +14,22 @@ typedef struct reader {
     json_t *lines; /* id -> line, for the sentence on a second one */
 } reader;
 
+static const char *name_of(const char *path) {
+    return strcmp(path, "-") == 0 ? "standard input" : path;
+}
+
 static void name_place(char *where, const reader *r, size_t line) {
-    bool standard = strcmp(r->path, "-") == 0;
-    snprintf(where, WHERE, "%.400s line %zu",
-             standard ? "standard input" : r->path, line);
+    snprintf(where, WHERE, "%.400s line %zu", name_of(r->path), line);
 }
 
 static ks_status read_list(const char *path, ks_jsonl_fn each, void *list,
-                           ks_err *err) {
+                           const char *what, ks_err *err) {
     ks_status st = KS_OK;
     reader r = {.path = path, .list = list, .lines = json_object()};
     KS_CHECK(r.lines, KS_NOMEM, "out of memory for the ids of %s", path);
     KS_TRY(ks_jsonl_read(path, each, &r, err));
+    KS_CHECK(json_object_size(r.lines), KS_FORMAT,
+             "%s is empty, expected %s, one a line", name_of(path), what);
 done:
     json_decref(r.lines);
     return st;
@@ -93,7 +97,7 @@ done:
 
 ks_status ks_problems_read(ks_problems *out, const char *path, ks_err *err) {
     *out = (ks_problems){0};
-    ks_status st = read_list(path, add_problem, out, err);
+    ks_status st = read_list(path, add_problem, out, "problems", err);
     if (st != KS_OK) ks_problems_free(out);
     return st;
 }
@@ -202,8 +206,8 @@ done:
 }
 
 ks_status ks_chains_read(ks_chains *out, const char *path, ks_err *err) {
-    *out = (ks_chains){0};
-    ks_status st = read_list(path, add_chain, out, err);
+    *out = (ks_chains){.path = name_of(path)};
+    ks_status st = read_list(path, add_chain, out, "chains", err);
     if (st != KS_OK) ks_chains_free(out);
     return st;
 }
@@ -321,8 +325,8 @@ done:
 }
 
 ks_status ks_labels_read(ks_labels *out, const char *path, ks_err *err) {
-    *out = (ks_labels){0};
-    ks_status st = read_list(path, add_label, out, err);
+    *out = (ks_labels){.path = name_of(path)};
+    ks_status st = read_list(path, add_label, out, "labels of chains", err);
     if (st != KS_OK) ks_labels_free(out);
     return st;
 }
@@ -349,20 +353,21 @@ ks_status ks_labels_fit(const ks_labels *labels, const ks_chains *chains,
         const ks_label *l = &labels->at[i];
         const ks_chain *c = ks_chains_find(chains, l->chain);
         const char *hash = NULL;
-        KS_CHECK(c, KS_MISMATCH,
-                 "labels name chain \"%s\", which is not among the chains",
-                 l->chain);
-        KS_CHECK(c->steps, KS_MISMATCH, "chain \"%s\" has labels but no steps",
-                 l->chain);
+        KS_CHECK(c, KS_MISMATCH, "%s: chain \"%s\" is not in %s",
+                 labels->path, l->chain, chains->path);
+        KS_CHECK(c->steps, KS_MISMATCH,
+                 "%s: chain \"%s\" has no steps in %s, expected the %d that "
+                 "are labelled",
+                 labels->path, l->chain, chains->path, l->n_steps);
         KS_CHECK(c->n_steps == l->n_steps, KS_MISMATCH,
-                 "chain \"%s\" has %d steps, its labels are for %d", l->chain,
-                 c->n_steps, l->n_steps);
-        KS_TRY(optional_string(l->object, "text_sha256", "labels", NULL, &hash,
-                               NULL, err));
+                 "%s: chain \"%s\" has %d labels, but %d steps in %s",
+                 labels->path, l->chain, l->n_steps, c->n_steps, chains->path);
+        KS_TRY(optional_string(l->object, "text_sha256", labels->path, NULL,
+                               &hash, NULL, err));
         KS_CHECK(!hash || strcmp(hash, c->text_sha256) == 0, KS_MISMATCH,
-                 "labels of chain \"%s\" were made for another text (SHA-256 "
-                 "%s, the chain's is %s)",
-                 l->chain, hash, c->text_sha256);
+                 "%s: chain \"%s\" was labelled as another text than in %s "
+                 "(SHA-256 %.12s... and %.12s...)",
+                 labels->path, l->chain, chains->path, hash, c->text_sha256);
     }
 done:
     return st;

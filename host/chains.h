@@ -32,7 +32,8 @@ typedef struct ks_chain {
 typedef struct ks_chains {
     ks_chain *at;
     size_t n;
-    json_t *index; /* id -> place */
+    json_t *index;    /* id -> place */
+    const char *path; /* as given, borrowed: for sentences */
 } ks_chains;
 
 /* {"chain","method"?,"labels":[1|0|null,...],"scores"?:{name:[number|null]}} */
@@ -46,10 +47,12 @@ typedef struct ks_label {
 typedef struct ks_labels {
     ks_label *at;
     size_t n;
-    json_t *index; /* chain -> place */
+    json_t *index;    /* chain -> place */
+    const char *path; /* as given, borrowed: for sentences */
 } ks_labels;
 
-/* Ids unique. The structs start as {0}; a failed read leaves {0}. */
+/* Ids unique, at least one line. A failed read leaves {0}. path stays with
+ * the caller as long as the list lives. */
 ks_status ks_problems_read(ks_problems *out, const char *path, ks_err *err);
 void ks_problems_free(ks_problems *problems);
 /* NULL: no such id. */
@@ -72,5 +75,18 @@ const ks_label *ks_labels_find(const ks_labels *labels, const char *chain);
  * carries "text_sha256", the same text; else KS_MISMATCH. */
 ks_status ks_labels_fit(const ks_labels *labels, const ks_chains *chains,
                         ks_err *err);
+
+/* Labels of clean chains turned into labels of the chains that those were cut
+ * from: a clean chain names its original in "of" and, in "map", for each of its
+ * steps the original's step, a list of them, or null. A step that nothing maps
+ * to gets null, and so does one that clean steps of different labels map to.
+ * Every list of a label line that has a value a step ("scores" too) goes along.
+ * steps_of: how many steps the original has, -1 when it is not known; place:
+ * where it was looked for, for the sentence. The labels are checked against
+ * the clean chains first, as ks_labels_fit does. */
+typedef int32_t (*ks_steps_of_fn)(void *user, const char *chain);
+ks_status ks_labels_project(ks_labels *labels, const ks_chains *clean,
+                            ks_steps_of_fn steps_of, void *user,
+                            const char *place, ks_err *err);
 
 #endif

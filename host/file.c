@@ -72,10 +72,27 @@ bool ks_file_exists(const char *path) {
 }
 
 ks_status ks_refuse_existing(const char *path, bool force, ks_err *err) {
-    if (!force && ks_file_exists(path))
-        return ks_fail(err, KS_EXISTS, "%s exists; --force overwrites it",
-                       path);
-    return KS_OK;
+    ks_status st = KS_OK;
+    struct stat info;
+    char *copy = NULL;
+    KS_CHECK(*path, KS_USAGE, "the output's name is empty");
+    if (ks_file_exists(path)) {
+        /* a rename would put a file in the place of a device or a pipe */
+        KS_CHECK(stat(path, &info) != 0 || S_ISREG(info.st_mode), KS_EXISTS,
+                 "%s exists and is %s, expected a name for a file", path,
+                 S_ISDIR(info.st_mode) ? "a folder" : "no regular file");
+        KS_CHECK(force, KS_EXISTS, "%s exists; --force overwrites it", path);
+        return KS_OK;
+    }
+    copy = strdup(path);
+    KS_CHECK(copy, KS_NOMEM, "out of memory for a path");
+    const char *folder = dirname(copy);
+    KS_CHECK(access(folder, W_OK | X_OK) == 0, KS_IO,
+             "%s: cannot create a file in %s: %s", path, folder,
+             strerror(errno));
+done:
+    free(copy);
+    return st;
 }
 
 ks_status ks_path_join(char **out, const char *dir, const char *name,

@@ -48,8 +48,7 @@ int ks__crew_size(const ks_engine *engine, const ks_generate_options *options,
     if (2 * d * heads + 3 * d * c->d_ff > SMALL || engine->options.memory)
         return 1;
     size_t pages = ((size_t)c->n_context + KS_PAGE - 1) / KS_PAGE;
-    size_t most =
-        store_bytes(options) / (ROOM * pages * ks_kv_page_bytes(c));
+    size_t most = store_bytes(options) / (ROOM * pages * ks_kv_page_bytes(c));
     most = KS_MIN(most, n);
     return (int)KS_MAX(1, KS_MIN(most, (size_t)ks_dev_threads(engine->dev)));
 }
@@ -90,8 +89,8 @@ static ks_status deal(worker *workers, int size, const ks_request *requests,
     for (int i = 0; i < size; i++) {
         KS_TRY(ks_alloc(&workers[i].requests, n, sizeof *requests, "requests",
                         err));
-        KS_TRY(ks_alloc(&workers[i].places, n, sizeof(size_t), "requests",
-                        err));
+        KS_TRY(
+            ks_alloc(&workers[i].places, n, sizeof(size_t), "requests", err));
     }
     int next = 0;
     for (size_t i = 0; i < n; i++) {
@@ -108,8 +107,7 @@ done:
 /* One after another: opening a backend checks the BLAS, which is shared. */
 static ks_status open_workers(worker *workers, int size, crew *all,
                               const ks_engine *engine,
-                              const ks_generate_options *options,
-                              ks_err *err) {
+                              const ks_generate_options *options, ks_err *err) {
     ks_status st = KS_OK;
     for (int i = 0; i < size; i++) {
         worker *w = &workers[i];
@@ -157,8 +155,7 @@ ks_status ks__crew_generate(ks_engine *engine, int size,
                             ks_generated_fn done, void *user,
                             ks_generate_stats *stats, ks_err *err) {
     ks_status st = KS_OK;
-    crew all = {
-        .done = done, .user = user, .mutex = PTHREAD_MUTEX_INITIALIZER};
+    crew all = {.done = done, .user = user, .mutex = PTHREAD_MUTEX_INITIALIZER};
     worker *workers = NULL;
     KS_TRY(ks_alloc(&workers, (size_t)size, sizeof *workers, "threads", err));
     KS_TRY(deal(workers, size, requests, n, err));

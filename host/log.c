@@ -93,7 +93,7 @@ void ks_progress_set(ks_progress *p, double done) {
     p->done = done;
     double now = seconds_now();
     if (level_now == KS_LOG_QUIET) return;
-    if (now - p->shown >= (p->terminal ? 0.1 : 5.0)) show(p, now, false);
+    if (now - p->shown >= (p->terminal ? 0.1 : 3.0)) show(p, now, false);
 }
 
 void ks_progress_close(ks_progress **progress) {

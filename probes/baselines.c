@@ -122,6 +122,8 @@ static ks_status fit(work *w, ks_baseline *b, const float *x,
     for (int32_t s = 0; s < w->folds->n_seeds; s++) y[s] = w->d->y;
     KS_TRY(ks_nest_fit(&nest, x, n_features, y, w->folds, &options, err));
     ks_nest_mix(&one, NULL, w->folds, b->score);
+    w->out->fits += nest.columns;
+    w->out->unconverged += nest.unconverged;
     b->by_seed = nest.score;
     b->strength = nest.strength;
     nest.score = NULL;

@@ -49,6 +49,18 @@ done:
     return st;
 }
 
+typedef struct counter {
+    const json_t *index;
+    const int64_t *first;
+} counter;
+
+static int32_t steps_of(void *user, const char *chain) {
+    const counter *c = user;
+    json_t *found = json_object_get(c->index, chain);
+    int64_t at = json_integer_value(found);
+    return found ? (int32_t)(c->first[at + 1] - c->first[at]) : -1;
+}
+
 static ks_status check_labels(const ks_dataset *d, const ks_dataset_paths *p,
                               const json_t *index, const int64_t *first,
                               ks_err *err) {
@@ -325,6 +337,7 @@ ks_status ks_dataset_open(ks_dataset **out, const ks_dataset_paths *paths,
     ks_dataset *d = NULL;
     json_t *index = NULL;
     int64_t *first = NULL;
+    ks_chains clean = {0};
     KS_TRY(ks_alloc(&d, 1, sizeof *d, "data set", err));
     KS_TRY(ks_acts_open(&d->acts, paths->acts, err));
     d->info = ks_acts_get_info(d->acts);
@@ -334,6 +347,12 @@ ks_status ks_dataset_open(ks_dataset **out, const ks_dataset_paths *paths,
     KS_TRY(index_chains(d->info, paths->acts, &index, err));
     if (paths->labels) {
         KS_TRY(ks_labels_read(&d->labels, paths->labels, err));
+        if (paths->clean) {
+            KS_TRY(ks_chains_read(&clean, paths->clean, err));
+            KS_TRY(ks_labels_project(&d->labels, &clean, steps_of,
+                                     &(counter){index, first}, paths->acts,
+                                     err));
+        }
         KS_TRY(check_labels(d, paths, index, first, err));
     }
     if (paths->chains) {
@@ -346,6 +365,7 @@ ks_status ks_dataset_open(ks_dataset **out, const ks_dataset_paths *paths,
     *out = d;
     d = NULL;
 done:
+    ks_chains_free(&clean);
     json_decref(index);
     free(first);
     ks_dataset_close(&d);

@@ -12,6 +12,8 @@ typedef struct ks_dataset_paths {
     const char *labels; /* NULL: the activation file's own labels */
     const char *chains; /* NULL: no text */
     const char *strata; /* field of the label lines; NULL: none */
+    const char *clean;  /* chains that the labels index, cut from those of
+                           acts; NULL: they index those of acts */
 } ks_dataset_paths;
 
 typedef struct ks_dataset {

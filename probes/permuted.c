@@ -74,7 +74,8 @@ done:
 ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
                           const ks_folds *folds, const double *strength,
                           const ks_nest_options *options, uint64_t seed,
-                          ks_interval out[KS_N_METRICS], ks_err *err) {
+                          ks_interval out[KS_N_METRICS],
+                          int32_t *unconverged, ks_err *err) {
     ks_status st = KS_OK;
     int32_t n_folds = folds->n_folds;
     ks_l2 *l2 = NULL;
@@ -101,6 +102,8 @@ ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
     KS_TRY(ks_l2_fit(l2, w.columns, KS_PERMUTATIONS * n_folds,
                      options->tolerance > 0 ? options->tolerance : 1e-6,
                      options->max_passes ? options->max_passes : 200, err));
+    for (int32_t k = 0; k < KS_PERMUTATIONS * n_folds; k++)
+        *unconverged += !w.columns[k].converged;
     KS_TRY(score(&w, dataset, err));
     for (int m = 0; m < KS_N_METRICS; m++) {
         double *all = w.metrics + m * KS_PERMUTATIONS;

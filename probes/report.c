@@ -88,6 +88,8 @@ static ks_status run_rival(ks_report *r, ks_rival *rival,
                      &r->folds, &mine, err);
     if (r->options->end) r->options->end(mine.user);
     KS_TRY(st);
+    r->other_fits += rival->grid.columns;
+    r->other_unconverged += rival->grid.unconverged;
     KS_TRY(ks_alloc(&rival->gain, (size_t)r->grid.n_series, sizeof *rival->gain,
                     "comparison", err));
     for (int32_t k = 0; k < r->grid.n_series; k++) {
@@ -131,6 +133,8 @@ static ks_status run_baselines(ks_report *r, ks_err *err) {
     options.nest.keep_weights = false;
     KS_TRY(
         ks_baselines_run(&r->baselines, r->dataset, &r->folds, &options, err));
+    r->other_fits += r->baselines.fits;
+    r->other_unconverged += r->baselines.unconverged;
     KS_TRY(ks_alloc(&r->gain, (size_t)(r->baselines.n * n_series),
                     sizeof *r->gain, "comparison", err));
     for (int32_t b = 0; b < r->baselines.n; b++)
@@ -162,7 +166,9 @@ static ks_status run_permuted(ks_report *r, ks_err *err) {
                                series->position, usual->layer, buffer, x, err));
         KS_TRY(ks_permuted_run(x, d->info->d, d, &r->folds,
                                usual->nest.strength, &o->nest, o->seed,
-                               r->permuted + k * KS_N_METRICS, err));
+                               r->permuted + k * KS_N_METRICS,
+                               &r->other_unconverged, err));
+        r->other_fits += KS_PERMUTATIONS * r->folds.n_folds;
     }
 done:
     free(buffer);

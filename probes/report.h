@@ -52,6 +52,7 @@ typedef struct ks_report {
     ks_rival *rivals;
     int32_t n_rivals;
     ks_stratum_row *strata; /* [dataset->n_strata] */
+    int32_t other_fits, other_unconverged; /* of baselines, control, rivals */
 } ks_report;
 
 /* out starts as {0}; options are borrowed until free. A failed run leaves

@@ -364,6 +364,12 @@ static ks_status write_top(const ks_report *r, bool markdown, ks_str *out,
         KS_TRY(ks_str_printf(out, err,
                              "%d of %d fits did not reach the tolerance.\n\n",
                              r->grid.unconverged, r->grid.columns));
+    if (r->other_unconverged)
+        KS_TRY(ks_str_printf(out, err,
+                             "%d of %d fits of baselines, permuted labels and "
+                             "other activations did not reach the "
+                             "tolerance.\n\n",
+                             r->other_unconverged, r->other_fits));
 done:
     return st;
 }

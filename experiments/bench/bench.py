@@ -1,26 +1,36 @@
 #!/usr/bin/env python3
-"""Runs ours and theirs in turn on the same inputs and writes CSV with ratios.
+"""Runs ours and theirs in turn on the same inputs; CSV with ratios.
 
-Usage: bench.py capture --f32 DIR --chains FILE [--runs N] --out FILE.csv
-       bench.py writer --dir DIR [--runs N] --out FILE.csv
-Peers run under the same python. Every row is one process: seconds are wall
-clock (for peers without their start and model loading, for ours with it),
-peak_mib the largest resident set.
+Usage: bench.py capture|probe|io|gemm|all|report [OPTION...]
+capture  keystep beside transformers and llama.cpp, and the parts of a capture
+probe    the grid of probes beside scikit-learn and the published loop
+io       the activation writer beside dd
+gemm     the product on stored weights beside the BLAS's
+report   README.md from the figures that lie in the folder
+Peers run under the same python. OUT/<bench>*.csv hold every run, and
+OUT/<bench>-figures.csv what follows from them beside the goals; every row
+names commit and machine.
 """
 import argparse
 import csv
+import glob
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-KEYSTEP = os.path.join(ROOT, "build", "release", "keystep")
+FIVE = "mean,first,middle,last,before"
+PEERS = ("torch", "transformers", "llama-cpp-python", "scikit-learn", "numpy")
 
+
+# ------------------------------------------------------------------ processes
 
 def run(command):
     """Wall seconds, peak MiB and standard output of one process."""
@@ -39,83 +49,400 @@ def run(command):
 
 
 def peer(script, *arguments):
-    command = [sys.executable, os.path.join(HERE, script), *arguments]
-    _, peak, out = run(command)
+    """The peer's one line of JSON, with its peak memory."""
+    _, peak, out = run([sys.executable, os.path.join(HERE, script),
+                        *map(str, arguments)])
     said = json.loads(out.strip().splitlines()[-1])
-    return said["tokens"], said["seconds"], peak
+    said["peak_mib"] = peak
+    return said
 
 
-def ours(model, chains, folder, *more):
-    out = os.path.join(folder, "acts.h5")
-    seconds, peak, _ = run([KEYSTEP, "capture", "--model", model, "--chains",
-                            chains, "--out", out, "--force", "--quiet",
-                            "--positions", "mean,first,middle,last,before",
-                            *more])
-    os.remove(out)
-    return None, seconds, peak
+def table(options, *arguments):
+    """Rows of `keystep bench ...`."""
+    _, _, out = run([options.keystep, "bench", *map(str, arguments), "--json",
+                     "--quiet"])
+    return json.loads(out)
 
 
-def spread(values):
-    return (f"{statistics.median(values):.3f} "
-            f"({min(values):.3f}-{max(values):.3f})")
+def say(*words):
+    print(*words, file=sys.stderr, flush=True)
 
 
-def write(path, rows, header):
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+# --------------------------------------------------------------------- results
+
+def machine():
+    """What .ci/machine says, a name a line."""
+    said = subprocess.run([os.path.join(ROOT, ".ci", "machine")], cwd=ROOT,
+                          check=True, capture_output=True, text=True).stdout
+    lines = dict(line.split(" ", 1) for line in said.splitlines())
+    return {"commit": lines["commit"],
+            "machine": f"{lines['processor']}, {lines['memory']}"}
+
+
+def write(options, name, rows):
+    """Rows of any keys as CSV, written aside and renamed."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    keys += [key for key in options.machine if key not in keys]
+    os.makedirs(options.out, exist_ok=True)
+    path = os.path.join(options.out, name + ".csv")
     with open(path + ".part", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer = csv.DictWriter(file, keys, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v
+                             for k, v in (row | options.machine).items()})
     os.replace(path + ".part", path)
+    say("wrote", path)
 
 
-def bench_capture(options):
+def figure(what, values, goal=None, at_least=True, interval=None):
+    """Median and range of the rounds, or a value with its 95% interval, and
+    whether the goal is met: by the value, or where an interval is what the
+    goal speaks of, by its upper end."""
+    if interval:
+        value, low, high, n = interval
+        kind = "95% interval"
+    else:
+        value, low, high = statistics.median(values), min(values), max(values)
+        n, kind = len(values), "range"
+    row = {"figure": what, "value": value, "low": low, "high": high,
+           "spread": kind, "n": n, "goal": "", "met": ""}
+    if goal is not None:
+        row["goal"] = f"{'>=' if at_least else '<='} {goal:g}"
+        judged = high if interval and not at_least and high else value
+        row["met"] = ("yes" if (judged >= goal if at_least
+                                else judged <= goal) else "no")
+    say(f"{what}: {value:.4g}", row["goal"], row["met"])
+    return row
+
+
+def ratios(rates, name, other):
+    return [a / b for a, b in zip(rates[name], rates[other])]
+
+
+# --------------------------------------------------------------------- capture
+
+def some_chains(path, count, target):
+    """So many chains, evenly from the whole file."""
+    with open(path, encoding="utf-8") as file:
+        lines = file.readlines()
+    count = min(count, len(lines))
+    with open(target, "w", encoding="utf-8") as file:
+        file.writelines(lines[i * len(lines) // count] for i in range(count))
+
+
+def capture_forms(options, scratch, chains):
+    """Each form: a call that returns tokens (None: not counted there),
+    seconds and peak MiB. keystep's seconds are of the whole process, start
+    and model included; the peers' are without."""
     gguf = os.path.join(options.f32, "model-f32.gguf")
     folder = os.path.join(options.f32, "hf")
-    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        h5 = os.path.join(scratch, "peer.h5")
-        forms = {
-            "keystep": lambda: ours(gguf, options.chains, scratch),
-            "transformers best": lambda: peer(
-                "peer_transformers.py", "--form", "best", folder,
-                options.chains, h5),
-            "transformers published": lambda: peer(
-                "peer_transformers.py", "--form", "published", folder,
-                options.chains, h5),
-            "llama.cpp prompt": lambda: peer(
-                "peer_llama.py", gguf, options.chains),
-        }
-        rows, rates, tokens = [], {name: [] for name in forms}, None
-        for turn in range(options.runs):
-            for name in reversed(forms):  # peers first: they count tokens
-                n, seconds, peak = forms[name]()
-                tokens = n or tokens
-                rates[name].append(tokens / seconds)
-                rows.append(["capture", name, turn, tokens, f"{seconds:.3f}",
-                             f"{tokens / seconds:.1f}", f"{peak:.0f}", ""])
-                print(*rows[-1], flush=True)
-        for name in forms:
-            if name != "keystep":
-                pairs = [a / b for a, b in zip(rates["keystep"], rates[name])]
-                rows.append(["capture", f"keystep / {name}", "", "", "", "",
-                             "", spread(pairs)])
-                print(*rows[-1], flush=True)
-    write(options.out, rows, ["bench", "who", "run", "tokens", "seconds",
-                              "tokens_per_s", "peak_mib",
-                              "ratio_median_min_max"])
+    h5 = os.path.join(scratch, "peer.h5")
+    best = peer("peer_transformers.py", "--tune", folder, chains, h5)
+    pack = peer("peer_llama.py", "--tune", gguf, chains)
+    say("transformers' best form:", best["tried"], "llama.cpp's:",
+        pack["tried"])
+
+    def keystep():
+        out = os.path.join(scratch, "acts.h5")
+        seconds, peak, _ = run([options.keystep, "capture", "--model", gguf,
+                                "--chains", chains, "--out", out, "--quiet",
+                                "--positions", FIVE, "--dtype", "f32"])
+        os.remove(out)
+        return {"tokens": None, "seconds": seconds, "peak_mib": peak}
+
+    return {
+        "llama.cpp prompt": lambda: peer("peer_llama.py", "--pack",
+                                         pack["pack"], gguf, chains),
+        "transformers published": lambda: peer(
+            "peer_transformers.py", "--form", "published", folder, chains,
+            h5),
+        "transformers best": lambda: peer(
+            "peer_transformers.py", "--form", "best", "--batch-tokens",
+            best["batch_tokens"], folder, chains, h5),
+        "keystep": keystep,
+    }
+
+
+def capture_rounds(options, scratch, chains):
+    rows, rates, peaks, tokens = [], {}, {}, None
+    forms = capture_forms(options, scratch, chains)
+    for turn in range(options.rounds):
+        names = list(forms)
+        if tokens and turn % 2:
+            names.reverse()
+        for name in names:  # the first round's first form counts tokens
+            got = forms[name]()
+            if got["tokens"] and tokens and got["tokens"] != tokens:
+                raise SystemExit(f"{name}: {got['tokens']} tokens, others "
+                                 f"{tokens}")
+            tokens = got["tokens"] or tokens
+            rate = tokens / got["seconds"]
+            rates.setdefault(name, []).append(rate)
+            peaks.setdefault(name, []).append(got["peak_mib"])
+            rows.append({"who": name, "round": turn + 1, "tokens": tokens,
+                         "seconds": got["seconds"], "tokens_per_s": rate,
+                         "peak_mib": got["peak_mib"]})
+            say(name, f"{rate:.1f} tokens/s", f"{got['peak_mib']:.0f} MiB")
+    return rows, rates, peaks
+
+
+def over(parts, what):
+    """Mean and interval of what a kind takes over the forward, in percent."""
+    row = next(r for r in parts if r["what"] == what and r["pair"] == "all")
+    return tuple(100 * row[key] if row[key] is not None else math.nan
+                 for key in ("over_forward", "over_forward_low",
+                             "over_forward_high"))
+
+
+def bench_capture(options, scratch):
+    chains = os.path.join(scratch, "chains.jsonl")
+    few = os.path.join(scratch, "few.jsonl")
+    some_chains(options.chains, options.n_chains, chains)
+    some_chains(options.chains, options.n_parts, few)
+    rows, rates, peaks = capture_rounds(options, scratch, chains)
+    write(options, "capture", rows)
+    parts = table(options, "capture", "--model",
+                  os.path.join(options.f32, "model-f32.gguf"), "--chains",
+                  few, "--dir", scratch, "--pairs", options.pairs)
+    write(options, "capture-parts", parts)
+    median = {r["what"]: r for r in parts if r["pair"] == "all"}
+    shares = [r["products_share"] for r in parts
+              if r["what"] == "pooled" and r["pair"] != "all"]
+    products = median["products"]["tokens_per_s"]
+    half = [a / b for a, b in zip(peaks["keystep"],
+                                  peaks["transformers best"])]
+    figures = [
+        figure("capture, whole process: share of the rate that its products "
+               "alone allow", [r / products for r in rates["keystep"]], 0.85),
+        figure("capture without start and opening: the same share", shares,
+               0.85),
+        figure("capture / transformers, best form (tokens/s)",
+               ratios(rates, "keystep", "transformers best"), 1.3),
+        figure("capture / transformers, published form (tokens/s)",
+               ratios(rates, "keystep", "transformers published"), 2),
+        figure("capture / llama.cpp prompt (tokens/s)",
+               ratios(rates, "keystep", "llama.cpp prompt"), 1.5),
+        figure("peak memory / transformers' best form", half, 0.5, False),
+        figure("capture adds to the forward, resid at five positions (%)",
+               None, 3, False, (*over(parts, "pooled"), options.pairs)),
+        figure("capture adds to the forward, all streams and tokens (%)",
+               None, 10, False, (*over(parts, "all"), options.pairs)),
+    ]
+    for name in rates:
+        figures.append(figure(f"{name} (tokens/s)", rates[name]))
+        figures.append(figure(f"{name} (peak MiB)", peaks[name]))
+    return figures
+
+
+# ----------------------------------------------------------------------- probe
+
+def probe_data(options, scratch):
+    """The activations: those named, or synthetic ones."""
+    if options.acts:
+        return options.acts
+    data = os.path.join(scratch, "probe.h5")
+    table(options, "probe", "--out-data", data, "--pairs", 1, "--rows",
+          options.rows, "--data-layers", options.data_layers)
+    return data
+
+
+def check_same(options, data, theirs):
+    """Both sides must have solved the same problems."""
+    ours = table(options, "probe", "--acts", data, "--pairs", 1, "--rows",
+                 options.rows, "--layers",
+                 ",".join(map(str, theirs["layers"])))[-1]
+    apart = abs(ours["accuracy"] - theirs["accuracy"])
+    if apart > 1e-3 or theirs["gradient"] > 1e-6:
+        raise SystemExit(f"keystep's accuracy {ours['accuracy']}, "
+                         f"scikit-learn's {theirs['accuracy']} at a gradient "
+                         f"of {theirs['gradient']}")
+    return apart
+
+
+def probe_round(options, data, chosen, turn, rows):
+    """One turn of all; rows are added to. Seconds by who."""
+    mine = table(options, "probe", "--acts", data, "--pairs",
+                 options.probe_pairs, "--rows", options.rows)
+    theirs = peer("peer_sklearn.py", data, "--solver", chosen["solver"],
+                  "--tol", chosen["tol"], "--layers", options.peer_layers,
+                  "--rows", options.rows)
+    loop = peer("peer_adamw.py", data, "--layer", theirs["all_layers"] // 2,
+                "--rows", options.rows)
+    layers, done = theirs["all_layers"], len(theirs["layers"])
+    whole = theirs["seconds"] * layers / done
+    for who, seconds, of, note in (
+            ("keystep", mine[-1]["seconds"], layers, "whole grid"),
+            ("scikit-learn", theirs["seconds"], done, theirs["solver"]),
+            ("scikit-learn", whole, layers,
+             "whole grid" if done == layers else
+             f"extrapolated linearly from {done} layers"),
+            ("published loop", loop["seconds"], 1, "a layer and seed")):
+        rows.append({"who": who, "round": turn + 1, "layers": of,
+                     "seconds": seconds, "note": note})
+        say(who, f"{seconds:.2f} s", note)
+    return mine, theirs, whole, loop["seconds"], layers
+
+
+def bench_probe(options, scratch):
+    data = probe_data(options, scratch)
+    chosen = peer("peer_sklearn.py", data, "--rows", options.rows)
+    say("scikit-learn's solvers:", chosen["tried"])
+    rows, parts, times, apart = [], [], {"k": [], "s": [], "a": []}, 0.0
+    for name, tried in chosen["tried"].items():
+        rows.append({"who": "scikit-learn", "layers": 1, "note":
+                     f"choice: {name}, one layer and fold, gradient "
+                     f"{tried['gradient']:.1e}", "seconds": tried["seconds"]})
+    for turn in range(options.rounds):
+        mine, theirs, whole, loop, layers = probe_round(options, data, chosen,
+                                                        turn, rows)
+        if turn == 0:
+            apart = check_same(options, data, theirs)
+        parts += [{"round": turn + 1} | row for row in mine]
+        times["k"].append(mine[-1]["seconds"])
+        times["s"].append(whole)
+        times["a"].append(loop)
+    write(options, "probe", rows)
+    write(options, "probe-parts", parts)
+    pairs = [row["over_bare"] for row in parts if row["pair"] != "all"]
+    grid = f"{layers} layers x 8 strengths x 5 folds, {parts[0]['rows']} x " \
+           f"{parts[0]['width']}"
+    return [
+        figure(f"scikit-learn ({chosen['solver']}) / keystep, {grid} "
+               "(seconds)", [s / k for s, k in zip(times["s"], times["k"])],
+               20),
+        figure("reads of a layer, the most", [row["reads"] for row in parts],
+               30, False),
+        figure("probe time / bare Gram matrices, factorisations and passes",
+               pairs, 1.5, False),
+        figure("unconverged fits", [row["unconverged"] for row in parts], 0,
+               False),
+        figure("published loop, a layer and seed / keystep, a layer's whole "
+               "grid (seconds)", [a * layers / k for a, k in
+                                  zip(times["a"], times["k"])]),
+        figure("accuracy apart from scikit-learn's", [apart], 1e-3, False),
+        figure("keystep, whole grid (seconds)", times["k"]),
+        figure("scikit-learn, whole grid, extrapolated (seconds)",
+               times["s"]),
+        figure("published loop, a layer and seed (seconds)", times["a"]),
+    ]
+
+
+# ------------------------------------------------------------------- io, gemm
+
+def bench_io(options, scratch):
+    rows = table(options, "io", "--dir", scratch, "--pairs", options.pairs,
+                 "--size", options.mib)
+    write(options, "io", rows)
+    last = rows[-1]
+    low, high = last["ratio_low"], last["ratio_high"]
+    return [
+        figure("writer / dd with fdatasync (MB/s)", None, 0.9, True,
+               (last["ratio"], low, high, options.pairs)),
+        figure("keystep's writer (MB/s)", [last["keystep_mb_s"]]),
+        figure("dd (MB/s)", [last["dd_mb_s"]]),
+    ]
+
+
+def bench_gemm(options, _scratch):
+    rows = table(options, "gemm", "--pairs", options.pairs)
+    write(options, "gemm", rows)
+    return [figure(f"product on {kind} weights / sgemm on f32, rows >= 512, "
+                   "shapes of SmolLM2-135M",
+                   [row["ratio"] for row in rows
+                    if row["type"] == kind and row["m"] >= 512])
+            for kind in dict.fromkeys(row["type"] for row in rows)]
+
+
+BENCHES = {"gemm": bench_gemm, "io": bench_io, "capture": bench_capture,
+           "probe": bench_probe}
+
+
+# ---------------------------------------------------------------------- report
+
+def number(text):
+    return f"{float(text):.4g}" if text else ""
+
+
+def report(options):
+    """README.md of the folder, from its figures alone."""
+    lines = ["# Benchmarks", "",
+             f"Made by `{options.made_by}` (experiments/bench/bench.py); "
+             "nothing here is typed by hand. Ours and theirs ran in turn on "
+             "the same inputs and machine. A range is over rounds, an "
+             "interval over pairs.", ""]
+    seen = []
+    for path in sorted(glob.glob(os.path.join(options.out,
+                                              "*-figures.csv"))):
+        with open(path, encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        made = f"commit {rows[0]['commit']}, {rows[0]['machine']}"
+        if made not in seen:
+            seen.append(made)
+        name = os.path.basename(path).removesuffix("-figures.csv")
+        lines += [f"## {name}", "", "| figure | value | low | high | spread "
+                  "| n | goal | met |", "| --- | --- | --- | --- | --- | --- "
+                  "| --- | --- |"]
+        lines += ["| {} | {} | {} | {} | {} | {} | {} | {} |".format(
+            r["figure"], number(r["value"]), number(r["low"]),
+            number(r["high"]), r["spread"], r["n"], r["goal"], r["met"])
+            for r in rows] + [""]
+    versions = ", ".join(f"{p} {metadata.version(p)}" for p in PEERS)
+    lines += ["## Made by", ""] + [f"- {made}" for made in seen]
+    lines += [f"- peers: {versions}", ""]
+    with open(os.path.join(options.out, "README.md"), "w",
+              encoding="utf-8") as file:
+        file.write("\n".join(lines))
+
+
+# --------------------------------------------------------------------- command
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=[*BENCHES, "all", "report"])
+    parser.add_argument("--f32", help="folder that expand.py made")
+    parser.add_argument("--chains", help="chains to capture")
+    parser.add_argument("--acts", help="labelled activations to probe; "
+                        "default: synthetic")
+    parser.add_argument("--out", required=True, help="folder of the CSV")
+    parser.add_argument("--scratch", help="folder of files that are removed; "
+                        "default: OUT")
+    parser.add_argument("--keystep", default=os.path.join(
+        ROOT, "build", "release", "keystep"))
+    parser.add_argument("--made-by", default="bench.py")
+    parser.add_argument("--quick", action="store_true",
+                        help="a few runs of little, to try the benches")
+    options = parser.parse_args()
+    if options.what in ("capture", "all") and not (options.f32 and
+                                                   options.chains):
+        parser.error("capture needs --f32 and --chains")
+    small = options.quick
+    options.rounds = 2 if small else 3
+    options.pairs = 2 if small else 10
+    options.n_chains = 4 if small else 60
+    options.n_parts = 2 if small else 20
+    options.probe_pairs = 1 if small else 3
+    options.rows = 1000 if small else 8000
+    options.data_layers = 4 if small else 31
+    options.peer_layers = 2 if small else 4
+    options.mib = 32 if small else 1024
+    return options
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["capture"])
-    parser.add_argument("--f32")
-    parser.add_argument("--chains")
-    parser.add_argument("--scratch", default=None)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--out", required=True)
-    options = parser.parse_args()
-    bench_capture(options)
+    options = parse()
+    if options.what == "report":
+        report(options)
+        return
+    options.machine = machine()
+    os.makedirs(options.out, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+            dir=options.scratch or options.out) as scratch:
+        for name in BENCHES if options.what == "all" else [options.what]:
+            say(f"== {name}")
+            write(options, f"{name}-figures", BENCHES[name](options, scratch))
+    report(options)
 
 
 if __name__ == "__main__":

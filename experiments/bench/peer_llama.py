@@ -1,51 +1,115 @@
 #!/usr/bin/env python3
-"""Prompt speed of llama.cpp through llama-cpp-python's low-level API: every
-chain evaluated as a prompt, no token generated, no logits but one a batch.
+"""Prompt speed of llama.cpp through its low-level API: every chain evaluated
+as a prompt, no token generated, logits of one token a batch.
 
-Usage: peer_llama.py MODEL.gguf CHAINS.jsonl [--batch N]
-Prints one JSON object: tokens and seconds of the evaluation alone.
+Usage: peer_llama.py MODEL.gguf CHAINS.jsonl [--pack N] [--tune]
+--pack N puts whole chains into batches of up to N tokens, a sequence each;
+0 evaluates chain by chain. --tune tries forms on the first chains and prints
+the fastest as {"pack": N}. Else prints tokens and seconds of the evaluation
+alone: no loading, no tokenising, no writing.
 """
 import argparse
 import json
 import os
 import time
 
-import llama_cpp
+import llama_cpp as ll
+
+FORMS = (0, 512, 1024, 2048)
+QUIET = ll.llama_log_callback(lambda *_: None)  # llama.cpp keeps a pointer
+
+
+def load(path):
+    ll.llama_log_set(QUIET, None)
+    ll.llama_backend_init()
+    model = ll.llama_model_load_from_file(
+        path.encode(), ll.llama_model_default_params())
+    if not model:
+        raise SystemExit(f"{path}: llama.cpp cannot load it")
+    return model
+
+
+def read_prompts(model, path, most):
+    vocab = ll.llama_model_get_vocab(model)
+    prompts = []
+    with open(path, encoding="utf-8") as file:
+        for line in list(file)[:most]:
+            chain = json.loads(line)
+            raw = (chain["prompt"] + chain["text"]).encode()
+            ids = (ll.llama_token * len(raw))()
+            n = ll.llama_tokenize(vocab, raw, len(raw), ids, len(raw), False,
+                                  True)
+            prompts.append(list(ids[:n]))
+    return prompts
+
+
+def pack(prompts, most):
+    """Lists of prompts, whole ones, of up to `most` tokens each."""
+    batches = []
+    for ids in prompts:
+        if not batches or sum(map(len, batches[-1])) + len(ids) > most:
+            batches.append([])
+        batches[-1].append(ids)
+    return batches
+
+
+def evaluate(model, prompts, most):
+    batches = pack(prompts, most)
+    size = max(sum(map(len, b)) for b in batches)
+    width = max(map(len, batches))
+    wanted = ll.llama_context_default_params()
+    wanted.n_ctx = size if width == 1 else size * 2
+    wanted.n_batch = size
+    wanted.n_ubatch = min(size, 512)
+    wanted.n_seq_max = width
+    wanted.kv_unified = True
+    wanted.n_threads = wanted.n_threads_batch = os.cpu_count()
+    context = ll.llama_init_from_model(model, wanted)
+    if not context:
+        raise SystemExit("llama.cpp makes no context")
+    memory = ll.llama_get_memory(context)
+    batch = ll.llama_batch_init(size, 0, width)
+    start = time.perf_counter()
+    for chains in batches:
+        ll.llama_memory_clear(memory, True)
+        at = 0
+        for sequence, ids in enumerate(chains):
+            for place, token in enumerate(ids):
+                batch.token[at] = token
+                batch.pos[at] = place
+                batch.n_seq_id[at] = 1
+                batch.seq_id[at][0] = sequence
+                batch.logits[at] = 0
+                at += 1
+        batch.n_tokens = at
+        batch.logits[at - 1] = 1
+        if ll.llama_decode(context, batch) != 0:
+            raise SystemExit("llama_decode failed")
+    ll.llama_synchronize(context)
+    seconds = time.perf_counter() - start
+    ll.llama_batch_free(batch)
+    ll.llama_free(context)
+    return seconds
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("chains")
-    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--pack", type=int, default=0)
+    parser.add_argument("--tune", action="store_true")
     options = parser.parse_args()
-    threads = os.cpu_count()
-    # Sequences are packed: llama.cpp's own best form for many short prompts.
-    llm = llama_cpp.Llama(options.model, n_ctx=options.batch,
-                          n_batch=options.batch, n_ubatch=512,
-                          n_threads=threads, n_threads_batch=threads,
-                          verbose=False)
-    with open(options.chains, encoding="utf-8") as file:
-        chains = [json.loads(line) for line in file]
-    prompts = [llm.tokenize((c["prompt"] + c["text"]).encode(), add_bos=False,
-                            special=True) for c in chains]
-    context = llm._ctx.ctx
-    batch = llama_cpp.llama_batch_init(options.batch, 0, 1)
-    memory = llama_cpp.llama_get_memory(context)
-    start = time.perf_counter()
-    for ids in prompts:
-        llama_cpp.llama_memory_clear(memory, True)
-        batch.n_tokens = len(ids)
-        for i, token in enumerate(ids):
-            batch.token[i] = token
-            batch.pos[i] = i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-            batch.logits[i] = i == len(ids) - 1
-        if llama_cpp.llama_decode(context, batch) != 0:
-            raise SystemExit("llama_decode failed")
-    llama_cpp.llama_synchronize(context)
-    seconds = time.perf_counter() - start
+    model = load(options.model)
+    prompts = read_prompts(model, options.chains,
+                           12 if options.tune else None)
+    evaluate(model, prompts[:1], 0)  # pages are in memory, threads started
+    if options.tune:
+        times = {form: evaluate(model, prompts, form) for form in FORMS}
+        print(json.dumps({"pack": min(times, key=times.get),
+                          "tried": times}))
+        return
+    seconds = evaluate(model, prompts, options.pack)
     print(json.dumps({"tokens": sum(map(len, prompts)), "seconds": seconds}))
 
 

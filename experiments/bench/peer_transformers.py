@@ -4,8 +4,11 @@
 Usage: peer_transformers.py --form published|best MODEL_DIR CHAINS.jsonl OUT.h5
 published  batch 1, output_hidden_states and logits, as the published code
 best       no logits; hooks pool each layer as it is computed, so that no
-           hidden state of a whole sequence is kept; batches of like length
-Prints one JSON object: tokens and seconds from tokenising to fsync.
+           hidden state of a whole sequence is kept; batches of like length,
+           up to --batch-tokens with their padding (0: chain by chain)
+--tune tries batch sizes of the best form on the first chains and prints the
+fastest as {"batch_tokens": N}. Else prints one JSON object: tokens and
+seconds from tokenising to fsync, loading of the model left out.
 """
 import argparse
 import json
@@ -84,7 +87,7 @@ def run_best(model, chains, batch_tokens):
     at = 0
     while at < len(order):
         batch = [order[at]]
-        while (at + len(batch) < len(order) and
+        while (batch_tokens and at + len(batch) < len(order) and
                (len(batch) + 1) * len(chains[order[at + len(batch)]][0])
                <= batch_tokens):
             batch.append(order[at + len(batch)])
@@ -107,19 +110,36 @@ def run_best(model, chains, batch_tokens):
     yield from results
 
 
+def tune(model, chains):
+    times = {}
+    with torch.inference_mode():
+        list(run_best(model, chains[:1], 0))
+        for size in (0, 512, 1024, 2048):
+            start = time.perf_counter()
+            list(run_best(model, chains, size))
+            times[size] = time.perf_counter() - start
+    print(json.dumps({"batch_tokens": min(times, key=times.get),
+                      "tried": times}))
+
+
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--form", choices=["published", "best"],
                         default="best")
-    parser.add_argument("--batch-tokens", type=int, default=1024)
+    parser.add_argument("--batch-tokens", type=int, default=0)
     parser.add_argument("model")
     parser.add_argument("chains")
     parser.add_argument("out")
+    parser.add_argument("--tune", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count())
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model,
                                                  dtype=torch.float32).eval()
+    if options.tune:
+        tune(model, tokenize(tokenizer, read_chains(options.chains)[:12]))
+        return
     start = time.perf_counter()
     chains = tokenize(tokenizer, read_chains(options.chains))
     with torch.inference_mode():

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "../capture.h"
 #include "../run.h"
@@ -22,6 +21,7 @@ typedef struct capture_bench {
     ks_bench *bench;
     ks_capture_job *pooled, *all;
     char *path;               /* of the file that captures write */
+    bool mine;                /* nothing lay there before */
     ks_buf in, out;           /* of the bare products, one block of rows */
     int32_t *offsets;         /* [n_seqs + 1] of a batch */
     double *seconds[N_KINDS]; /* [pairs] */
@@ -118,7 +118,7 @@ static ks_status run_kind(capture_bench *b, kind what, double *seconds,
     if (what != PRODUCTS && what != FORWARD) {
         struct stat info;
         b->bytes[what] = stat(b->path, &info) == 0 ? (uint64_t)info.st_size : 0;
-        unlink(b->path);
+        ks_bench_remove(b->path);
     }
 done:
     return st;
@@ -190,6 +190,7 @@ static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
     const uint32_t five = (1u << KS_TOKENS) - 1;
     KS_TRY(ks_path_join(&b->path, b->bench->in->dir, "keystep-bench.h5", err));
     KS_TRY(ks_refuse_existing(b->path, false, err));
+    b->mine = true;
     KS_TRY(open_job(&b->pooled, b, 1u << KS_RESID, five, err));
     KS_TRY(open_job(&b->all, b, (1u << KS_N_STREAMS) - 1,
                     (1u << KS_N_POSITIONS) - 1, err));
@@ -220,6 +221,7 @@ static void close_bench(capture_bench *b) {
     ks_capture_close(&b->all);
     for (kind k = 0; k < N_KINDS; k++) free(b->seconds[k]);
     free(b->offsets);
+    if (b->mine) ks_bench_remove(b->path);
     free(b->path);
 }
 
@@ -239,6 +241,8 @@ ks_status ks_bench_capture(ks_bench *bench, ks_err *err) {
         for (kind k = 0; k < N_KINDS; k++) { /* each leads in its turn */
             kind now = (k + (kind)i) % N_KINDS;
             KS_TRY(run_kind(&b, now, &b.seconds[now][i], err));
+            ks_log(KS_LOG_INFO, "pair %d of %d: %s %.3f s", i + 1, pairs,
+                   kind_names[now], b.seconds[now][i]);
         }
     KS_TRY(write_rows(&b, pairs, err));
 done:

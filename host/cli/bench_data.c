@@ -25,9 +25,9 @@ typedef struct data {
     ks_step_row *steps;
     ks_chain_row *chains;
     char (*ids)[24];
-    float *spread, *mix;     /* [latents], [latents, d] of a layer */
-    float *scale, *offset;   /* [d] of a layer */
-    float *latent, *x;       /* [BLOCK, latents], [BLOCK, d] */
+    float *spread, *mix;   /* [latents], [latents, d] of a layer */
+    float *scale, *offset; /* [d] of a layer */
+    float *latent, *x;     /* [BLOCK, latents], [BLOCK, d] */
 } data;
 
 /* n draws of mean 0 and variance 1, uniform: place decides them. */
@@ -103,8 +103,8 @@ static ks_status make_steps(data *m, int64_t chains, ks_err *err) {
     ks_status st = KS_OK;
     const uint64_t key[2] = {m->seed, 0};
     KS_TRY(ks_alloc(&m->steps, (size_t)m->n, sizeof *m->steps, "steps", err));
-    KS_TRY(ks_alloc(&m->chains, (size_t)chains, sizeof *m->chains, "chains",
-                    err));
+    KS_TRY(
+        ks_alloc(&m->chains, (size_t)chains, sizeof *m->chains, "chains", err));
     KS_TRY(ks_alloc(&m->ids, (size_t)chains, sizeof *m->ids, "chains", err));
     for (int64_t i = 0; i < m->n; i++) {
         uint32_t word[4];
@@ -137,8 +137,8 @@ done:
 }
 
 static void free_data(data *m) {
-    void *all[] = {m->steps,  m->chains, m->ids,    m->spread, m->mix,
-                   m->scale,  m->offset, m->latent, m->x};
+    void *all[] = {m->steps, m->chains, m->ids,    m->spread, m->mix,
+                   m->scale, m->offset, m->latent, m->x};
     for (size_t i = 0; i < KS_COUNT(all); i++) free(all[i]);
 }
 

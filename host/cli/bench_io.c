@@ -28,8 +28,8 @@ typedef struct io_bench {
     ks_chain_row *chains;
     uint16_t *rows; /* [BATCH_STEPS, WIDTH] */
     char *ours, *theirs;
-    uint64_t bytes;                /* of the file, the same for both */
-    double *rate[2], *ratio;       /* MB/s [pairs]: keystep, dd */
+    uint64_t bytes;          /* of the file, the same for both */
+    double *rate[2], *ratio; /* MB/s [pairs]: keystep, dd */
 } io_bench;
 
 /* ------------------------------------------------------------- both writers */
@@ -44,8 +44,8 @@ static ks_status write_ours(io_bench *b, ks_err *err) {
         int64_t n = KS_MIN(BATCH_STEPS, all - at);
         for (int32_t l = 0; l <= LAYERS; l++)
             for (ks_position p = 0; p < KS_TOKENS; p++)
-                KS_TRY(ks_acts_write(acts, KS_RESID, p, l, at, n, b->rows,
-                                     err));
+                KS_TRY(
+                    ks_acts_write(acts, KS_RESID, p, l, at, n, b->rows, err));
         KS_TRY(ks_acts_commit(acts, at, at + n, err));
         KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
     }
@@ -61,8 +61,8 @@ static ks_status write_theirs(io_bench *b, ks_err *err) {
     char of[4200], count[64];
     snprintf(of, sizeof of, "of=%s", b->theirs);
     snprintf(count, sizeof count, "count=%llu", (unsigned long long)b->bytes);
-    char *argv[] = {"dd",  "if=/dev/zero",      "bs=1M",          count,
-                    of,    "iflag=count_bytes", "conv=fdatasync", "status=none",
+    char *argv[] = {"dd", "if=/dev/zero",      "bs=1M",          count,
+                    of,   "iflag=count_bytes", "conv=fdatasync", "status=none",
                     NULL};
     posix_spawn_file_actions_t actions;
     pid_t child;
@@ -106,24 +106,24 @@ done:
 static ks_status add_rows(io_bench *b, int pairs, ks_err *err) {
     ks_status st = KS_OK;
     for (int i = 0; i < pairs; i++)
-        KS_TRY(ks_bench_row(
-            b->bench,
-            json_pack("{s:i,s:I,s:f,s:f,s:f,s:n,s:n}", "pair", i + 1, "bytes",
-                      (json_int_t)b->bytes, "keystep_mb_s", b->rate[0][i],
-                      "dd_mb_s", b->rate[1][i], "ratio", b->ratio[i],
-                      "ratio_low", "ratio_high"),
-            err));
+        KS_TRY(ks_bench_row(b->bench,
+                            json_pack("{s:i,s:I,s:f,s:f,s:f,s:n,s:n}", "pair",
+                                      i + 1, "bytes", (json_int_t)b->bytes,
+                                      "keystep_mb_s", b->rate[0][i], "dd_mb_s",
+                                      b->rate[1][i], "ratio", b->ratio[i],
+                                      "ratio_low", "ratio_high"),
+                            err));
     ks_spread ours = ks_bench_spread(b->rate[0], pairs);
     ks_spread theirs = ks_bench_spread(b->rate[1], pairs);
     ks_spread ratio = ks_bench_spread(b->ratio, pairs);
-    KS_TRY(ks_bench_row(
-        b->bench,
-        json_pack("{s:s,s:I,s:f,s:f,s:f,s:o,s:o}", "pair", "all", "bytes",
-                  (json_int_t)b->bytes, "keystep_mb_s", ours.median, "dd_mb_s",
-                  theirs.median, "ratio", ratio.mean, "ratio_low",
-                  ks_bench_real(ratio.low), "ratio_high",
-                  ks_bench_real(ratio.high)),
-        err));
+    KS_TRY(ks_bench_row(b->bench,
+                        json_pack("{s:s,s:I,s:f,s:f,s:f,s:o,s:o}", "pair",
+                                  "all", "bytes", (json_int_t)b->bytes,
+                                  "keystep_mb_s", ours.median, "dd_mb_s",
+                                  theirs.median, "ratio", ratio.mean,
+                                  "ratio_low", ks_bench_real(ratio.low),
+                                  "ratio_high", ks_bench_real(ratio.high)),
+                        err));
 done:
     return st;
 }
@@ -133,16 +133,15 @@ done:
 static ks_status make_spec(io_bench *b, ks_err *err) {
     ks_status st = KS_OK;
     int64_t row = (KS_TOKENS * (LAYERS + 1)) * (WIDTH * 2 + 4);
-    int64_t chains =
-        ((int64_t)b->bench->in->mib << 20) / row / CHAIN_STEPS;
+    int64_t chains = ((int64_t)b->bench->in->mib << 20) / row / CHAIN_STEPS;
     int64_t n = chains * CHAIN_STEPS;
     KS_CHECK(chains > 0, KS_USAGE, "--size %d: expected at least 1 MiB",
              b->bench->in->mib);
     KS_TRY(ks_alloc(&b->steps, (size_t)n, sizeof *b->steps, "steps", err));
-    KS_TRY(ks_alloc(&b->chains, (size_t)chains, sizeof *b->chains, "chains",
-                    err));
-    KS_TRY(ks_alloc(&b->rows, BATCH_STEPS * WIDTH, sizeof *b->rows, "rows",
-                    err));
+    KS_TRY(
+        ks_alloc(&b->chains, (size_t)chains, sizeof *b->chains, "chains", err));
+    KS_TRY(
+        ks_alloc(&b->rows, BATCH_STEPS * WIDTH, sizeof *b->rows, "rows", err));
     for (int64_t i = 0; i < n; i++)
         b->steps[i] = (ks_step_row){.chain = (int32_t)(i / CHAIN_STEPS),
                                     .index = (int32_t)(i % CHAIN_STEPS),
@@ -182,8 +181,8 @@ static ks_status open_bench(io_bench *b, int pairs, ks_err *err) {
     for (int k = 0; k < 2; k++)
         KS_TRY(ks_alloc(&b->rate[k], (size_t)pairs, sizeof(double),
                         "the figures", err));
-    KS_TRY(ks_alloc(&b->ratio, (size_t)pairs, sizeof(double), "the figures",
-                    err));
+    KS_TRY(
+        ks_alloc(&b->ratio, (size_t)pairs, sizeof(double), "the figures", err));
     KS_TRY(ks_refuse_existing(b->ours, false, err));
     KS_TRY(ks_refuse_existing(b->theirs, false, err));
 done:

@@ -43,9 +43,9 @@ typedef struct probe_bench {
     int32_t n_layers, n_columns, lanes, lane_threads;
     int32_t *layer; /* [n_layers] in the file */
     ks_position position;
-    float *x;        /* [n_layers, n, d] */
-    int8_t *y;       /* [n] */
-    uint8_t *fold;   /* [n] */
+    float *x;      /* [n_layers, n, d] */
+    int8_t *y;     /* [n] */
+    uint8_t *fold; /* [n] */
     double strength[STRENGTHS];
     double *pass_columns; /* [n_layers] of the last run */
     float *margin;        /* [lanes, n_columns, n] */
@@ -134,10 +134,12 @@ static ks_status find_data(probe_bench *b, ks_err *err) {
     ks_status st = KS_OK;
     const ks_bench_input *in = b->bench->in;
     const char *given = in->common.acts ? in->common.acts : in->out_data;
+    ks_str path = {0};
     if (given)
-        KS_TRY(ks_path_join(&b->path, given[0] == '/' ? "" : ".", given, err));
+        KS_TRY(ks_str_printf(&path, err, "%s", given));
     else
-        KS_TRY(ks_path_join(&b->path, in->dir, "keystep-bench.h5", err));
+        KS_TRY(ks_str_printf(&path, err, "%s/keystep-bench.h5", in->dir));
+    b->path = path.data;
     if (in->common.acts) return KS_OK;
     KS_TRY(ks_refuse_existing(b->path, false, err));
     b->remove = !in->out_data;
@@ -201,7 +203,8 @@ done:
     return st;
 }
 
-/* ---------------------------------------------------------------- bare calls */
+/* ---------------------------------------------------------------- bare calls
+ */
 
 /* The products of `columns` columns in one pass over x. */
 static void bare_pass(const probe_bench *b, const float *x, int64_t columns,
@@ -215,8 +218,8 @@ static void bare_pass(const probe_bench *b, const float *x, int64_t columns,
 
 /* Gram matrix, eigenvectors, and passes of all columns until the columns that
  * the solver passed are used up; the last is narrower. */
-static ks_status bare_layer(probe_bench *b, int32_t at, int lane,
-                            grid_run *run, ks_err *err) {
+static ks_status bare_layer(probe_bench *b, int32_t at, int lane, grid_run *run,
+                            ks_err *err) {
     ks_status st = KS_OK;
     const float *x = b->x + at * b->n * b->d;
     float *gram = b->scratch + (size_t)lane * b->lane_scratch;
@@ -248,7 +251,8 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------------------- in turn */
+/* ------------------------------------------------------------------- in turn
+ */
 
 typedef ks_status (*layer_fn)(probe_bench *b, int32_t at, int lane,
                               grid_run *run, ks_err *err);
@@ -295,7 +299,8 @@ done:
     return st;
 }
 
-/* --------------------------------------------------------------------- table */
+/* --------------------------------------------------------------------- table
+ */
 
 /* Parts are seconds of threads, added up: lanes times the wall clock. */
 static ks_status add_row(probe_bench *b, json_t *pair, const grid_run *r,
@@ -305,12 +310,11 @@ static ks_status add_row(probe_bench *b, json_t *pair, const grid_run *r,
         b->bench,
         json_pack("{s:o,s:i,s:I,s:I,s:i,s:i,s:i,s:f,s:f,s:f,s:o,s:o,s:i,s:i,"
                   "s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}",
-                  "pair", pair, "layers", b->n_layers, "rows",
-                  (json_int_t)b->n, "width", (json_int_t)b->d, "strengths",
-                  STRENGTHS, "folds", b->bench->in->folds, "lanes", b->lanes,
-                  "seconds", r->seconds, "bare_seconds", r->bare_seconds,
-                  "over_bare", ratio.mean, "over_bare_low",
-                  ks_bench_real(ratio.low), "over_bare_high",
+                  "pair", pair, "layers", b->n_layers, "rows", (json_int_t)b->n,
+                  "width", (json_int_t)b->d, "strengths", STRENGTHS, "folds",
+                  b->bench->in->folds, "lanes", b->lanes, "seconds", r->seconds,
+                  "bare_seconds", r->bare_seconds, "over_bare", ratio.mean,
+                  "over_bare_low", ks_bench_real(ratio.low), "over_bare_high",
                   ks_bench_real(ratio.high), "reads", r->cost.reads,
                   "unconverged", r->unconverged, "max_gradient", r->gradient,
                   "accuracy", r->accuracy, "prepare_s", r->cost.prepare,
@@ -322,7 +326,8 @@ static ks_status add_row(probe_bench *b, json_t *pair, const grid_run *r,
 }
 
 static int by_seconds(const void *a, const void *b) {
-    double x = ((const grid_run *)a)->seconds, y = ((const grid_run *)b)->seconds;
+    double x = ((const grid_run *)a)->seconds,
+           y = ((const grid_run *)b)->seconds;
     return (x > y) - (x < y);
 }
 
@@ -344,7 +349,8 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------------------- command */
+/* ------------------------------------------------------------------- command
+ */
 
 static ks_status open_bench(probe_bench *b, int pairs, ks_err *err) {
     ks_status st = KS_OK;

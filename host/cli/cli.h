@@ -27,7 +27,7 @@ int ks_cli_parse(const struct argp *argp, const char *name, int argc,
  * keys that are not common. Numbers are checked; a bad one is a usage error. */
 typedef struct ks_cli_common {
     const char *model, *problems, *chains, *labels, *acts, *out, *template_;
-    const char *backend, *cue, *labels_on;
+    const char *backend, *cue, *labels_on, *clean;
     bool force, resume, dry_run, json, compat, context_none, quiet;
     uint32_t streams, positions; /* bit sets; 0: the command's default */
     ks_type dtype;               /* default KS_BF16 */
@@ -70,6 +70,7 @@ enum {
     KS_KEY_MAX_NEW,
     KS_KEY_LAYERS,
     KS_KEY_LABELS_ON,
+    KS_KEY_CLEAN,
     KS_KEY_COMPAT,
     KS_KEY_QUIET,
     KS_KEY_OWN = 2000 /* a command's own keys start here */
@@ -167,12 +168,23 @@ enum {
 #define KS_CLI_LABELS_ON                                                       \
     {                                                                          \
         "labels-on", KS_KEY_LABELS_ON, "clean|original", 0,                    \
-            "which chains the labels index", 0                                 \
+            "original: project labels of --clean chains on the chains that "   \
+            "those were cut from",                                             \
+            0                                                                  \
+    }
+#define KS_CLI_CLEAN                                                           \
+    {                                                                          \
+        "clean", KS_KEY_CLEAN, "FILE", 0,                                      \
+            "clean chains, for --labels-on original", 0                        \
     }
 #define KS_CLI_COMPAT                                                          \
     { "compat", KS_KEY_COMPAT, NULL, 0, "answer as the published code does", 0 }
 #define KS_CLI_QUIET                                                           \
     { "quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr but errors", 0 }
+
+/* The clean chains to project labels from, NULL without --labels-on original;
+ * a usage error where --labels, --clean and --labels-on do not go together. */
+const char *ks_cli_clean(const ks_cli_common *common, struct argp_state *state);
 
 /* error_t for argp: 0, ARGP_ERR_UNKNOWN, or does not return (argp_error). */
 error_t ks_cli_common_key(ks_cli_common *common, int key, char *arg,

@@ -21,6 +21,8 @@ static const struct argp_option option_list[] = {
     KS_CLI_MODEL,
     KS_CLI_CHAINS,
     KS_CLI_LABELS,
+    KS_CLI_LABELS_ON,
+    KS_CLI_CLEAN,
     {"out", KS_KEY_OUT, "FILE", 0, "the activations, HDF5", 0},
     KS_CLI_FORCE,
     KS_CLI_RESUME,
@@ -66,6 +68,7 @@ static void check(const input *in, struct argp_state *state) {
         argp_error(state, "--out takes a file: HDF5 is not written to a pipe");
     if (c->context_none && c->positions & 1u << KS_BEFORE)
         argp_error(state, "position 'before' needs --context full");
+    ks_cli_clean(c, state);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -128,8 +131,8 @@ static void print_cost(const ks_capture_cost *cost, double rate) {
            "time", (double)cost->tokens / rate, rate);
 }
 
-static void print_json(const ks_capture_cost *cost, const char *key,
-                       json_t *value) {
+/* more: taken over */
+static void print_json(const ks_capture_cost *cost, json_t *more) {
     json_t *object = json_pack(
         "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
         (json_int_t)cost->chains, "steps", (json_int_t)cost->steps, "tokens",
@@ -138,7 +141,8 @@ static void print_json(const ks_capture_cost *cost, const char *key,
         (json_int_t)cost->truncated, "file_bytes", (json_int_t)cost->file_bytes,
         "memory_bytes", (json_int_t)memory_of(cost), "model_bytes",
         (json_int_t)cost->model_bytes);
-    json_object_set_new(object, key, value);
+    json_object_update(object, more);
+    json_decref(more);
     json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     putchar('\n');
     json_decref(object);
@@ -167,7 +171,9 @@ static ks_status dry_run(ks_capture_job *job, bool json, ks_err *err) {
     ks_status st = ks_capture_rate(job, &rate, err);
     if (st != KS_OK) return st;
     if (json)
-        print_json(&job->cost, "tokens_per_second", json_real(rate));
+        print_json(&job->cost,
+                   json_pack("{s:f,s:f}", "tokens_per_second", rate, "seconds",
+                             (double)job->cost.tokens / rate));
     else
         print_cost(&job->cost, rate);
     return KS_OK;
@@ -197,7 +203,7 @@ static ks_status capture(ks_capture_job *job, bool json, ks_err *err) {
         ks_log(KS_LOG_INFO, "capture: %lld of %lld steps were there already",
                (long long)resumed, (long long)job->cost.steps);
     if (json) {
-        print_json(&job->cost, "seconds", json_real(seconds));
+        print_json(&job->cost, json_pack("{s:f}", "seconds", seconds));
         return KS_OK;
     }
     char bytes[32];
@@ -229,6 +235,7 @@ int ks_cmd_capture(int argc, char **argv) {
                                   .tokenizer = in.tokenizer,
                                   .chains = c->chains,
                                   .labels = c->labels,
+                                  .clean = c->clean,
                                   .out = c->out,
                                   .streams = c->streams,
                                   .positions = c->positions,

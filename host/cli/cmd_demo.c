@@ -6,6 +6,7 @@
 #include "../chains.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -252,6 +253,23 @@ static ks_status make_paths(const demo *d, paths *p, ks_err *err) {
     return KS_OK;
 }
 
+/* Refuses what an earlier demo left, before any work. */
+static ks_status prepare(const demo *d, const paths *p, ks_err *err) {
+    ks_status st = KS_OK;
+    const char *const files[] = {p->raw, p->chains, p->labels, p->acts,
+                                 p->random};
+    struct stat what;
+    if (mkdir(d->common.out, 0777) != 0)
+        KS_CHECK(errno == EEXIST && stat(d->common.out, &what) == 0 &&
+                     S_ISDIR(what.st_mode),
+                 KS_IO, "%s: cannot make the folder: %s", d->common.out,
+                 strerror(errno));
+    for (size_t i = 0; i < KS_COUNT(files); i++)
+        KS_TRY(ks_refuse_existing(files[i], d->common.force, err));
+done:
+    return st;
+}
+
 static void free_paths(paths *p) {
     char **all = &p->model;
     for (size_t i = 0; i < sizeof *p / sizeof *all; i++) free(all[i]);
@@ -317,6 +335,7 @@ int ks_cmd_demo(int argc, char **argv) {
          "embedded model: a (Llama, default) or b (Qwen2)", 0},
         {"out", KS_KEY_OUT, "FOLDER", 0,
          "where to put everything (default: keystep-demo)", 0},
+        KS_CLI_FORCE,
         KS_CLI_SEED,
         KS_CLI_QUIET,
         {0}};
@@ -324,8 +343,9 @@ int ks_cmd_demo(int argc, char **argv) {
         options,
         parse,
         NULL,
-        "Runs the whole line on the embedded model: its own chains of "
-        "reasoning, activations of every layer, probes, the per-layer table. "
+        "Runs everything on the embedded model, from problems to the table: "
+        "its own chains of reasoning, activations of every layer, probes. "
+        "Each command is shown as you would type it. "
         "Model and problems are constructed, so which steps matter is known.",
         NULL,
         NULL,
@@ -339,12 +359,10 @@ int ks_cmd_demo(int argc, char **argv) {
     int code = ks_cli_parse(&argp, "demo", argc, argv, &d);
     if (code != KS_EXIT_DONE) return code;
     if (find_data(&d, &err) != KS_OK) return ks_cli_failed("demo", &err);
-    if (mkdir(d.common.out, 0777) != 0 && !ks_file_exists(d.common.out)) {
-        ks_fail(&err, KS_IO, "%s: cannot make the folder", d.common.out);
-        return ks_cli_failed("demo", &err);
-    }
-    code = make_paths(&d, &p, &err) == KS_OK ? walk(&d, &p, &err)
-                                             : ks_cli_failed("demo", &err);
+    if (make_paths(&d, &p, &err) == KS_OK && prepare(&d, &p, &err) == KS_OK)
+        code = walk(&d, &p, &err);
+    else
+        code = ks_cli_failed("demo", &err);
     free_paths(&p);
     if (code == KS_EXIT_DONE)
         ks_log(KS_LOG_INFO,

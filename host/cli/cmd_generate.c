@@ -70,6 +70,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const struct argp argp = {
     .options = option_list,
     .parser = parse,
+    .args_doc = "--model PATH --problems FILE --out FILE",
     .doc = "Lets a model solve problems and writes its reasoning as chains, "
            "JSON Lines. Greedy unless --temperature is given. A draw depends "
            "on seed, problem, sample and place only.",
@@ -154,6 +155,7 @@ static ks_status prepare_prompts(work *w, ks_err *err) {
     ks_status st = KS_OK;
     size_t n = w->problems.n;
     int32_t context = w->engine->model->config.n_context;
+    int32_t vocabulary = w->engine->model->config.n_vocab;
     KS_TRY(ks_alloc(&w->prompts, n, sizeof *w->prompts, "prompts", err));
     KS_TRY(ks_alloc(&w->tokens, n, sizeof *w->tokens, "prompts", err));
     for (size_t i = 0; i < n; i++) {
@@ -164,9 +166,15 @@ static ks_status prepare_prompts(work *w, ks_err *err) {
                            &w->tokens[i], err));
         KS_CHECK(w->tokens[i].n > 0 && w->tokens[i].n < (size_t)context,
                  KS_LIMIT,
-                 "problem %s: its prompt has %zu tokens, the model's context "
-                 "is %d",
-                 p->id, w->tokens[i].n, context);
+                 "%s: problem %s: its prompt has %zu tokens, the model's "
+                 "context is %d",
+                 w->in->common.problems, p->id, w->tokens[i].n, context);
+        for (size_t t = 0; t < w->tokens[i].n; t++)
+            KS_CHECK(w->tokens[i].ids[t] < vocabulary, KS_MISMATCH,
+                     "%s: problem %s has token id %d; the model's vocabulary "
+                     "is 0 to %d: the tokenizer does not fit the model",
+                     w->in->common.problems, p->id, w->tokens[i].ids[t],
+                     vocabulary - 1);
     }
 done:
     return st;

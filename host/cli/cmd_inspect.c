@@ -443,10 +443,13 @@ static ks_status inspect(const input *in, json_t *o, ks_err *err) {
     if (is_hdf5(in->path)) return inspect_acts(in, o, err);
     if (!ends_with(in->path, "tokenizer.json"))
         return inspect_lines(in, o, err);
-    put(o, "kind", json_string("tokenizer"));
-    return put(o, "tokenizer", describe_tokenizer(in->path))
-               ? KS_OK
-               : ks_fail(err, KS_NOMEM, "no memory to describe it");
+    json_t *tokenizer = describe_tokenizer(in->path);
+    const char *why = json_string_value(json_object_get(tokenizer, "error"));
+    ks_status st = why ? ks_fail(err, KS_FORMAT, "%s", why) : KS_OK;
+    if (!put(o, "kind", json_string("tokenizer")) ||
+        !put(o, "tokenizer", tokenizer))
+        st = ks_fail(err, KS_NOMEM, "no memory to describe it");
+    return st;
 }
 
 int ks_cmd_inspect(int argc, char **argv) {
@@ -476,5 +479,5 @@ int ks_cmd_inspect(int argc, char **argv) {
         show(o, 0);
     }
     json_decref(o);
-    return fflush(stdout) == 0 ? code : KS_EXIT_FAILED;
+    return code;
 }

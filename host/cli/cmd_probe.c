@@ -39,6 +39,8 @@ typedef struct input {
 static const struct argp_option option_list[] = {
     KS_CLI_ACTS,
     KS_CLI_LABELS,
+    KS_CLI_LABELS_ON,
+    KS_CLI_CLEAN,
     KS_CLI_CHAINS,
     {"out", KS_KEY_OUT, "FOLDER", 0,
      "for table.md, metrics.csv, summary.json and probes.h5", 0},
@@ -136,6 +138,7 @@ static void check(input *in, struct argp_state *state) {
     if (c->positions & 1u << KS_TOKENS)
         argp_error(state, "position 'tokens' has no row a step: probes take "
                           "mean, first, middle, last, before");
+    ks_cli_clean(c, state);
     if (!in->inner) in->inner = in->folds - 1;
     if (in->inner >= in->folds)
         argp_error(state, "--inner-folds %d: at most one less than --folds %d",
@@ -258,6 +261,11 @@ static void say(const ks_report *r) {
            "probe: %d fits, at most %d passes each, %d above the "
            "tolerance",
            r->grid.columns, r->grid.passes, r->grid.unconverged);
+    if (r->other_unconverged)
+        ks_log(KS_LOG_INFO,
+               "probe: %d of %d fits of baselines, permuted labels and other "
+               "activations above the tolerance",
+               r->other_unconverged, r->other_fits);
 }
 
 static ks_status run(input *in, ks_err *err) {
@@ -266,7 +274,7 @@ static ks_status run(input *in, ks_err *err) {
     char *paths[N_FILES] = {NULL};
     ks_report report = {0};
     ks_report_options options = {
-        .paths = {c->acts, c->labels, c->chains, in->strata},
+        .paths = {c->acts, c->labels, c->chains, in->strata, c->clean},
         .grid = {.nest = {.n_strengths = in->n_strengths,
                           .strengths = in->strengths,
                           .threads = c->threads,

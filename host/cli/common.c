@@ -133,6 +133,9 @@ static error_t file_key(ks_cli_common *c, int key, char *arg) {
     case KS_KEY_TEMPLATE:
         c->template_ = arg;
         return 0;
+    case KS_KEY_CLEAN:
+        c->clean = arg;
+        return 0;
     case KS_KEY_CUE:
         c->cue = arg;
         return 0;
@@ -174,7 +177,7 @@ static error_t number_key(ks_cli_common *c, int key, char *arg,
                           struct argp_state *s) {
     switch (key) {
     case KS_KEY_THREADS:
-        c->threads = (int)whole(arg, 1, 4096, "threads", s);
+        c->threads = (int)whole(arg, 1, 1024, "threads", s);
         return 0;
     case KS_KEY_MEMORY:
         c->memory = bytes(arg, s);
@@ -232,9 +235,20 @@ error_t ks_cli_common_key(ks_cli_common *c, int key, char *arg,
     default:
         break;
     }
+    if (key >= KS_KEY_MODEL && key <= KS_KEY_OUT && !*arg)
+        argp_error(s, "a file's name is empty");
     if (file_key(c, key, arg) == 0) return 0;
     if (flag_key(c, key) == 0) return 0;
     return number_key(c, key, arg, s);
+}
+
+const char *ks_cli_clean(const ks_cli_common *c, struct argp_state *state) {
+    bool original = c->labels_on && strcmp(c->labels_on, "original") == 0;
+    if (original && !(c->labels && c->clean))
+        argp_error(state, "--labels-on original needs --labels and --clean");
+    if (c->clean && !original)
+        argp_error(state, "--clean goes with --labels-on original");
+    return original ? c->clean : NULL;
 }
 
 int ks_cli_parse(const struct argp *argp, const char *name, int argc,
@@ -316,7 +330,7 @@ int ks_cli_lines(ks_cli_line_fn answer, void *user) {
         if (ferror(stdout)) break; /* nobody reads any more */
     }
     free(line);
-    return ferror(stdout) || ferror(stdin) ? KS_EXIT_FAILED : code;
+    return ferror(stdin) ? KS_EXIT_FAILED : code; /* main tells of stdout */
 }
 
 int ks_cli_failed(const char *name, const ks_err *err) {
@@ -337,4 +351,5 @@ void ks_cli_catch_signals(void) {
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a limit on files is a write that fails */
 }

@@ -1,6 +1,7 @@
 /* main.c - finds the subcommand. */
 #include "cli.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,6 +38,17 @@ static void usage(FILE *to) {
           to);
 }
 
+/* What was printed into a full disk or a closed pipe is not done. */
+static int close_output(const char *name, int code) {
+    bool failed = ferror(stdout) != 0;
+    errno = 0;
+    if (fclose(stdout) != 0) failed = true;
+    if (!failed || code != KS_EXIT_DONE) return code;
+    fprintf(stderr, "keystep %s: standard output: cannot write%s%s\n", name,
+            errno ? ": " : "", errno ? strerror(errno) : "");
+    return KS_EXIT_FAILED;
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         usage(stderr);
@@ -54,7 +66,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < KS_COUNT(commands); i++)
         if (strcmp(commands[i].name, name) == 0) {
             ks_cli_catch_signals();
-            return commands[i].run(argc - 1, argv + 1);
+            return close_output(name, commands[i].run(argc - 1, argv + 1));
         }
     fprintf(stderr, "keystep: no command '%s'; 'keystep --help' lists them\n",
             name);

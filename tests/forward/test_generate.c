@@ -185,3 +185,49 @@ Test(generate, refusals) {
                    "0 of 1");
     ks_engine_close(&engine);
 }
+
+typedef struct tally {
+    result results[CROWD];
+    int calls, refuse_at;
+} tally;
+
+static ks_status count(void *user, size_t i, const int32_t *ids, int32_t n,
+                       ks_finish finish, ks_err *err) {
+    tally *t = user;
+    if (++t->calls == t->refuse_at)
+        return ks_fail(err, KS_IO, "refused sequence %zu", i);
+    return keep(t->results, i, ids, n, finish, err);
+}
+
+/* Schedulers side by side: the ids of one, every place once, the first error
+ * ends all. */
+Test(generate, crew_equals_one_scheduler) {
+    static result one[CROWD];
+    static tally many, refused = {.refuse_at = 4};
+    ks_request requests[CROWD];
+    ks_generate_stats a, b;
+    ks_generate_options options = {
+        .temperature = 1, .top_p = 1, .max_new = 30, .seed = 5};
+    ks_engine *engine = open_small(512, 1);
+    golden g = golden_open("qwen3", engine);
+    fill_requests(&g, requests);
+    run_crowd(engine, &options, requests, one, &a);
+    ks_engine_close(&engine);
+
+    engine = open_small(512, 3);
+    cr_assert_eq(ks__crew_size(engine, &options, CROWD), 3);
+    cr_expect_eq(ks__crew_size(engine, &options, 2), 2);
+    must(ks_generate(engine, &options, requests, CROWD, count, &many, &b, err));
+    for (int32_t i = 0; i < CROWD; i++)
+        expect_equal_results("a crew", one + i, many.results + i);
+    cr_expect_eq(a.sampled, b.sampled);
+    cr_expect_gt(b.shared, 0, "no prompt page was shared");
+
+    ks_err failure = {0};
+    cr_expect_eq(ks_generate(engine, &options, requests, CROWD, count, &refused,
+                             NULL, &failure),
+                 KS_IO);
+    cr_expect(strstr(failure.text, "refused sequence"), "%s", failure.text);
+    golden_close(&g);
+    ks_engine_close(&engine);
+}

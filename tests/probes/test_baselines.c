@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "fixture.h"
+#include "table.h"
 #include "report.h"
 #include "words.h"
 
@@ -185,6 +186,27 @@ Test(report, chain_majority_by_counting) {
         cr_assert(epsilon_eq(flt, score[i],
                              (float)important / (float)others - 0.5f, 1e-6f));
     }
+}
+
+/* A fit that was stopped early is counted wherever it stands. */
+Test(report, unconverged_fits_are_said) {
+    ks_str text = {0};
+    options.grid.nest.max_passes = 1;
+    options.n_rivals = 1;
+    options.rival_names = (const char *const[]){"same"};
+    options.rival_paths = (const char *const[]){f.acts};
+    cr_assert(eq(int, ks_report_run(&report, &options, &err), KS_OK), "%s",
+              err.text);
+    cr_assert(report.grid.unconverged > 0);
+    cr_assert(report.baselines.unconverged > 0);
+    /* the rival is the same grid; the rest are baselines and control */
+    cr_expect(report.other_unconverged > report.grid.unconverged +
+                                             report.baselines.unconverged);
+    cr_expect(report.other_unconverged <= report.other_fits);
+    cr_assert(eq(int, ks_table_write(&report, true, &text, &err), KS_OK));
+    cr_expect(strstr(text.data, " fits did not reach the tolerance"));
+    cr_expect(strstr(text.data, "permuted labels and other activations did"));
+    ks_str_free(&text);
 }
 
 Test(report, permuted_labels_find_nothing) {

@@ -115,6 +115,58 @@ Test(dataset, refuses_missing_chains) {
     cr_expect(strstr(err.text, "p1/0") != NULL, "%s", err.text);
 }
 
+/* Clean chains lack their original's first step; the first two clean steps of
+ * chain 0 are its steps 1 and 2 in one. */
+Test(dataset, projects_labels_of_clean_chains) {
+    char clean[96], lines[96];
+    snprintf(clean, sizeof clean, "%s/clean.jsonl", f.dir);
+    snprintf(lines, sizeof lines, "%s/clean-labels.jsonl", f.dir);
+    FILE *chains = fopen(clean, "w"), *labels = fopen(lines, "w");
+    for (int c = 0; c < CHAINS; c++) {
+        fprintf(chains,
+                "{\"id\":\"clean %d\",\"problem\":\"p\",\"prompt\":\"\","
+                "\"text\":\"abc\",\"of\":\"%s\",\"map\":%s,\"steps\":["
+                "{\"begin\":0,\"end\":1},{\"begin\":1,\"end\":2},"
+                "{\"begin\":2,\"end\":3}]}\n",
+                c, f.ids[c], c ? "[1,2,null]" : "[[1,2],3,3]");
+        fprintf(labels,
+                "{\"chain\":\"clean %d\",\"labels\":%s,"
+                "\"hops\":[3,4,5]}\n",
+                c, c ? "[1,0,1]" : "[1,0,1]");
+    }
+    fclose(chains);
+    fclose(labels);
+    ks_dataset_paths paths = {f.acts, lines, f.chains, "hops", clean};
+    cr_assert(eq(int, ks_dataset_open(&d, &paths, &err), KS_OK), "%s",
+              err.text);
+    /* step 1 of chain 0 is not valid in the file; its step 3 is claimed as
+     * both, hence null */
+    cr_expect(eq(i64, d->n, 1 + 2 * (CHAINS - 1)));
+    cr_expect(eq(i64, d->row[0], 2));
+    cr_expect(eq(int, d->y[0], 1));
+    cr_expect(eq(i64, d->row[1], STEPS + 1));
+    cr_expect(eq(int, d->y[1], 1));
+    cr_expect(eq(i64, d->row[2], STEPS + 2));
+    cr_expect(eq(int, d->y[2], 0));
+    cr_expect(eq(int, d->n_strata, 1)); /* of important steps: 3 alone */
+    cr_expect(eq(str, d->strata[0], "3"));
+    ks_dataset_close(&d);
+    edit(clean, "null", "6");
+    cr_expect(eq(int, ks_dataset_open(&d, &paths, &err), KS_MISMATCH));
+    cr_expect(strstr(err.text, "0 to 5") != NULL, "%s", err.text);
+    edit(clean, ",6]", "]");
+    cr_expect(eq(int, ks_dataset_open(&d, &paths, &err), KS_FORMAT));
+    cr_expect(strstr(err.text, "list of 3 steps") != NULL, "%s", err.text);
+    edit(clean, "\"of\":\"p0/0\"", "\"of\":\"p0/9\"");
+    cr_expect(eq(int, ks_dataset_open(&d, &paths, &err), KS_MISMATCH));
+    cr_expect(strstr(err.text, "p0/9") != NULL, "%s", err.text);
+    edit(clean, "\"of\":\"p0/9\"", "\"of\":\"p1/0\"");
+    edit(clean, "[1,2]", "[1,2,null]");
+    cr_expect(eq(int, ks_dataset_open(&d, &paths, &err), KS_MISMATCH));
+    cr_expect(strstr(err.text, "another labelled chain") != NULL, "%s",
+              err.text);
+}
+
 Test(dataset, refuses_one_class) {
     for (int i = 0; i < ROWS; i++)
         if (f.y[i] == 0) f.y[i] = 1;

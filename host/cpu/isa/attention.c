@@ -222,8 +222,8 @@ KS_INLINE void weigh(const tile *t, const int rows, const int width,
             for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
                 for (int c = 0; c < width; c++)
-                    acc[r * width + c] = madd(vset(p[r * BLOCK + k]), b[c],
-                                              acc[r * width + c]);
+                    acc[r * width + c] =
+                        madd(vset(p[r * BLOCK + k]), b[c], acc[r * width + c]);
         }
     }
     int32_t dp = padded(t->spec->head_dim);

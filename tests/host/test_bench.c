@@ -1,0 +1,207 @@
+/* keystep bench as a user runs it, on little: the tables' shape, that what is
+ * compared did its work, and that files are left and removed as said. How fast
+ * anything is, is no test. */
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef KS_PROGRAM
+
+#define MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
+
+static char folder[64], out[65536];
+
+static void make_folder(void) {
+    strcpy(folder, "/tmp/keystep-bench-XXXXXX");
+    cr_assert(mkdtemp(folder));
+}
+
+static void drop_folder(void) {
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    cr_assert_eq(system(command), 0);
+}
+
+TestSuite(bench_command, .init = make_folder, .fini = drop_folder);
+
+/* Runs `keystep bench ARGS` in the folder: exit code, and out gets what it
+ * says on the stream. */
+static int bench(const char *args, const char *stream) {
+    char command[2048];
+    snprintf(command, sizeof command, "cd '%s' && M='%s' && %s bench %s %s",
+             folder, MODEL, KS_PROGRAM, args, stream);
+    FILE *pipe = popen(command, "r");
+    cr_assert(pipe);
+    size_t n = fread(out, 1, sizeof out - 1, pipe);
+    out[n] = 0;
+    int status = pclose(pipe);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* The table of a bench that must work. */
+static json_t *table(const char *args) {
+    cr_assert_eq(bench(args, "--json 2>words"), 0, "%s", args);
+    json_t *rows = json_loads(out, 0, NULL);
+    cr_assert(json_is_array(rows), "%s: %s", args, out);
+    return rows;
+}
+
+static double number(json_t *rows, size_t row, const char *key) {
+    json_t *value = json_object_get(json_array_get(rows, row), key);
+    cr_assert(json_is_number(value), "row %zu: %s", row, key);
+    return json_number_value(value);
+}
+
+/* Files of the folder but for `words`, where stderr went. */
+static int files(void) {
+    char command[128];
+    snprintf(command, sizeof command, "ls '%s' | grep -vc words", folder);
+    FILE *pipe = popen(command, "r");
+    int n = -1;
+    cr_assert_eq(fscanf(pipe, "%d", &n), 1);
+    pclose(pipe);
+    return n;
+}
+
+static void write_chains(void) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/chains.jsonl", folder);
+    FILE *file = fopen(path, "w");
+    cr_assert(file);
+    for (int i = 0; i < 3; i++)
+        fprintf(file,
+                "{\"id\":\"p%d/0\",\"problem\":\"p%d\",\"model\":\"m\","
+                "\"prompt\":\"How many? \",\"text\":\"Ben holds 3 coins. "
+                "Ada holds %d coins.\",\"steps\":[{\"begin\":0,\"end\":18},"
+                "{\"begin\":18,\"end\":37}]}\n",
+                i, i, i + 2);
+    fclose(file);
+}
+
+Test(bench_command, gemm_measures_both_and_writes_csv) {
+    cr_assert_eq(bench("gemm --shapes 4x8x32 --types f32,q4_1 --pairs 3 "
+                       "--out t.csv 2>&1",
+                       ""),
+                 0, "%s", out);
+    json_t *rows = table("gemm --shapes 4x8x32 --types f32,q4_1 --pairs 3");
+    cr_assert_eq(json_array_size(rows), 2);
+    for (size_t i = 0; i < 2; i++) {
+        cr_expect_gt(number(rows, i, "gflops"), 0);
+        cr_expect_gt(number(rows, i, "blas_gflops"), 0);
+        cr_expect_leq(number(rows, i, "gflops_q1"), number(rows, i, "gflops"));
+        cr_expect_leq(number(rows, i, "gflops"), number(rows, i, "gflops_q3"));
+    }
+    json_decref(rows);
+    cr_expect_eq(files(), 1);
+}
+
+Test(bench_command, io_writes_as_much_as_dd_and_removes_it) {
+    json_t *rows = table("io --size 2 --pairs 2");
+    cr_assert_eq(json_array_size(rows), 3);
+    double bytes = number(rows, 2, "bytes");
+    cr_expect(bytes > 1e6 && bytes < 3e6, "%g bytes", bytes);
+    for (size_t i = 0; i < 2; i++)
+        cr_expect_float_eq(number(rows, i, "ratio"),
+                           number(rows, i, "keystep_mb_s") /
+                               number(rows, i, "dd_mb_s"),
+                           1e-3 * number(rows, i, "ratio"));
+    cr_expect_leq(number(rows, 2, "ratio_low"), number(rows, 2, "ratio"));
+    cr_expect_leq(number(rows, 2, "ratio"), number(rows, 2, "ratio_high"));
+    json_decref(rows);
+    cr_expect_eq(files(), 0);
+}
+
+/* The data's best accuracy is Phi(delta sqrt(8)), 0.56 to 0.84 by layer. */
+Test(bench_command, probe_converges_on_data_of_known_structure) {
+    json_t *rows = table("probe --rows 1500 --width 48 --data-layers 3 "
+                         "--pairs 2 --out-data kept.h5");
+    cr_assert_eq(json_array_size(rows), 3);
+    cr_expect_eq(number(rows, 2, "unconverged"), 0);
+    cr_expect_leq(number(rows, 2, "max_gradient"), 1e-6);
+    cr_expect_leq(number(rows, 2, "reads"), 30);
+    double accuracy = number(rows, 2, "accuracy");
+    cr_expect(accuracy > 0.6 && accuracy < 0.8, "accuracy %g", accuracy);
+    cr_expect_gt(number(rows, 2, "bare_passes_s"), 0);
+    json_decref(rows);
+    cr_expect_eq(files(), 1); /* kept, and nothing beside it */
+    rows = table("probe --acts kept.h5 --pairs 1");
+    cr_expect_float_eq(number(rows, 1, "accuracy"), accuracy, 1e-12);
+    cr_expect_eq(number(rows, 1, "rows"), 1500);
+    json_decref(rows);
+    rows = table("probe --acts kept.h5 --pairs 1 --layers 1 --rows 1000");
+    cr_expect_eq(number(rows, 1, "layers"), 1);
+    cr_expect_eq(number(rows, 1, "rows"), 1000);
+    cr_expect_gt(number(rows, 1, "accuracy"), accuracy + 0.03);
+    json_decref(rows);
+}
+
+Test(bench_command, probe_removes_data_that_nobody_named) {
+    json_decref(table("probe --rows 200 --width 8 --data-layers 2 --pairs 1"));
+    cr_expect_eq(files(), 0);
+}
+
+Test(bench_command, capture_rows_of_every_kind) {
+    static const char *const kinds[] = {"products", "forward", "pooled", "all"};
+    write_chains();
+    json_t *rows = table("capture --model $M --chains chains.jsonl --pairs 2");
+    cr_assert_eq(json_array_size(rows), 12);
+    for (size_t i = 0; i < 4; i++) {
+        json_t *row = json_array_get(rows, 8 + i);
+        cr_expect_str_eq(json_string_value(json_object_get(row, "what")),
+                         kinds[i]);
+        cr_expect_str_eq(json_string_value(json_object_get(row, "pair")),
+                         "all");
+        cr_expect_gt(number(rows, 8 + i, "tokens_per_s"), 0);
+    }
+    cr_expect_float_eq(number(rows, 9, "over_forward"), 0, 1e-12);
+    cr_expect_eq(number(rows, 9, "file_bytes"), 0);
+    cr_expect_gt(number(rows, 11, "file_bytes"),
+                 number(rows, 10, "file_bytes"));
+    json_decref(rows);
+    cr_expect_eq(files(), 1); /* chains.jsonl */
+}
+
+Test(bench_command, says_what_is_wrong) {
+    static const struct {
+        const char *args, *says;
+        int code;
+    } cases[] = {
+        {"", "what to measure", 2},
+        {"nothing", "no bench 'nothing'", 2},
+        {"io gemm", "one bench at a time", 2},
+        {"io --pairs 0", "expected 1..1000", 2},
+        {"io --dir nowhere --size 1", "nowhere", 1},
+        {"capture", "needs --model and --chains", 2},
+        {"probe --rows 20", "--rows 20", 2},
+        {"probe --acts nothing.h5", "nothing.h5", 1},
+        {"gemm --shapes 0x1x1", "0x1x1", 2},
+        {"gemm --types x9", "x9", 2},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int code = bench(cases[i].args, "2>&1");
+        cr_expect_eq(code, cases[i].code, "%s: exit %d", cases[i].args, code);
+        cr_expect(strstr(out, cases[i].says), "%s: %s", cases[i].args, out);
+    }
+}
+
+Test(bench_command, leaves_files_of_others_alone) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/keystep-bench.h5", folder);
+    FILE *file = fopen(path, "w");
+    fputs("mine", file);
+    fclose(file);
+    cr_expect_neq(bench("io --size 1 --pairs 1", "2>&1"), 0);
+    cr_expect_neq(bench("probe --rows 200 --width 8 --pairs 1", "2>&1"), 0);
+    file = fopen(path, "r");
+    cr_assert(file);
+    cr_assert(fgets(out, sizeof out, file));
+    fclose(file);
+    cr_expect_str_eq(out, "mine");
+}
+
+#endif

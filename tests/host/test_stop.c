@@ -1,0 +1,207 @@
+/* What is there when a command is stopped or only asked: SIGINT leaves what
+ * resumes to the same bytes, --dry-run leaves nothing, labels of clean chains
+ * reach the file. On the embedded demo model. */
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "acts.h"
+
+#ifdef KS_PROGRAM
+
+#define MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
+
+static char folder[64];
+
+static void make_folder(void) {
+    char command[512];
+    strcpy(folder, "/tmp/keystep-stop-XXXXXX");
+    cr_assert(mkdtemp(folder) && chdir(folder) == 0);
+    snprintf(command, sizeof command, "cp -r '%s' m", MODEL);
+    cr_assert_eq(system(command), 0);
+}
+
+static void drop_folder(void) {
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    cr_assert_eq(system(command), 0);
+}
+
+TestSuite(stop, .init = make_folder, .fini = drop_folder, .timeout = 600);
+
+static char said[8192];
+
+static int keystep(const char *args) {
+    char command[1024];
+    snprintf(command, sizeof command, "%s %s 2>&1", KS_PROGRAM, args);
+    FILE *pipe = popen(command, "r");
+    cr_assert(pipe);
+    size_t n = fread(said, 1, sizeof said - 1, pipe);
+    said[n] = 0;
+    int status = pclose(pipe);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void write_chains(int n) {
+    FILE *file = fopen("c.jsonl", "w");
+    cr_assert(file);
+    for (int c = 0; c < n; c++) {
+        fprintf(file,
+                "{\"id\":\"%d\",\"problem\":\"p%d\",\"prompt\":\"Q \","
+                "\"text\":\"",
+                c, c);
+        for (int i = 0; i < 20; i++) fprintf(file, "Ada has %02d. ", i);
+        fprintf(file, "\",\"steps\":[");
+        for (int i = 0; i < 20; i++)
+            fprintf(file, "%s{\"begin\":%d,\"end\":%d}", i ? "," : "", 12 * i,
+                    12 * i + 11);
+        fprintf(file, "]}\n");
+    }
+    fclose(file);
+}
+
+/* Starts the program, sends the signal once `part` has `bytes`, waits. */
+static int stop_it(const char *args, int number, const char *part,
+                   long long bytes) {
+    char command[1024];
+    snprintf(command, sizeof command, "exec %s %s", KS_PROGRAM, args);
+    pid_t child = fork();
+    if (child == 0) {
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _exit(127);
+    }
+    int status = 0;
+    for (;;) {
+        FILE *file = fopen(part, "rb");
+        long long size = -1;
+        if (file) {
+            fseek(file, 0, SEEK_END);
+            size = ftell(file);
+            fclose(file);
+        }
+        if (size >= bytes) break;
+        if (waitpid(child, &status, WNOHANG) == child)
+            return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+        usleep(1000);
+    }
+    kill(child, number);
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+#define CAPTURE "capture --quiet --threads 1 --model m --chains c.jsonl "
+
+Test(stop, an_interrupted_capture_resumes) {
+    write_chains(60);
+    cr_assert_eq(keystep(CAPTURE "--out a.h5"), 0, "%s", said);
+    /* the journal has a line of a finished run of rows */
+    int code = stop_it(CAPTURE "--batch-tokens 64 --out b.h5", SIGINT,
+                       "b.h5.part.journal", 1);
+    if (code == 0) cr_skip_test("the machine was too fast");
+    cr_assert_eq(code, 130);
+    cr_expect(access("b.h5", F_OK) != 0);
+    cr_expect(access("b.h5.part", F_OK) == 0);
+    cr_expect_eq(keystep("verify b.h5.part"), 1);
+    cr_expect(strstr(said, "--resume"), "%s", said);
+    cr_assert_eq(keystep(CAPTURE "--out b.h5 --resume"), 0, "%s", said);
+    cr_expect_eq(system("cmp a.h5 b.h5 && ! ls b.h5.*"), 0);
+}
+
+#define GENERATE                                                               \
+    "generate --quiet --threads 1 --model m --problems p.jsonl "               \
+    "--temperature 1 --seed 3 --max-new 40 "
+
+Test(stop, an_interrupted_generate_resumes) {
+    FILE *file = fopen("p.jsonl", "w");
+    cr_assert(file);
+    for (int i = 0; i < 40; i++)
+        fprintf(file, "{\"id\":\"%d\",\"question\":\"Ada has %d.\"}\n", i, i);
+    fclose(file);
+    cr_assert_eq(keystep(GENERATE "--out a.jsonl"), 0, "%s", said);
+    int code = stop_it(GENERATE "--memory 2M --out b.jsonl", SIGTERM,
+                       "b.jsonl.part", 1);
+    if (code == 0) cr_skip_test("the machine was too fast");
+    cr_assert_eq(code, 130);
+    cr_expect(access("b.jsonl", F_OK) != 0);
+    cr_assert_eq(keystep(GENERATE "--out b.jsonl --resume"), 0, "%s", said);
+    cr_expect_eq(system("cmp a.jsonl b.jsonl && ! ls b.jsonl.*"), 0);
+}
+
+Test(stop, a_dry_run_tells_and_leaves_nothing) {
+    write_chains(3);
+    cr_assert_eq(keystep(CAPTURE "--out x.h5 --dry-run"), 0, "%s", said);
+    static const char *const words[] = {"3 with 60 steps", "\nfile ",
+                                        "\nmemory ", "\ntime ", "tok/s"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        cr_expect(strstr(said, words[i]), "'%s' lacks '%s'", said, words[i]);
+    cr_assert_eq(keystep(CAPTURE "--out x.h5 --dry-run --json"), 0);
+    json_t *o = json_loads(said, 0, NULL);
+    cr_assert(o, "%s", said);
+    long long bytes = json_integer_value(json_object_get(o, "file_bytes"));
+    cr_expect(json_integer_value(json_object_get(o, "memory_bytes")) > 0);
+    cr_expect(json_real_value(json_object_get(o, "seconds")) > 0);
+    json_decref(o);
+    cr_expect_eq(system("! ls x.h5* 2>/dev/null"), 0);
+    cr_assert_eq(keystep(CAPTURE "--out x.h5"), 0, "%s", said);
+    FILE *file = fopen("x.h5", "rb");
+    cr_assert(file);
+    fseek(file, 0, SEEK_END);
+    cr_expect_eq(ftell(file), bytes);
+    fclose(file);
+    cr_expect_eq(keystep("verify --json x.h5"), 0);
+    o = json_loads(said, 0, NULL);
+    cr_assert(o, "%s", said);
+    cr_expect(json_is_true(json_object_get(o, "checksums")));
+    cr_expect(json_integer_value(json_object_get(o, "rows")) > 0);
+    json_decref(o);
+}
+
+Test(stop, standard_input_and_output) {
+    write_chains(2);
+    cr_expect_eq(system("cp c.jsonl d.jsonl"), 0);
+    cr_expect_eq(keystep("split --quiet --chains c.jsonl --out s.jsonl"), 0);
+    cr_expect_eq(keystep("split --quiet --chains - <c.jsonl >t.jsonl"), 0);
+    cr_expect_eq(keystep("split --quiet --chains - --out - <c.jsonl >u.jsonl"),
+                 0);
+    cr_expect_eq(system("cmp s.jsonl t.jsonl && cmp s.jsonl u.jsonl"), 0);
+    cr_expect_eq(keystep(CAPTURE "--out a.h5"), 0, "%s", said);
+    cr_expect_eq(keystep("capture --quiet --threads 1 --model m --chains - "
+                         "--out b.h5 <c.jsonl"),
+                 0, "%s", said);
+    cr_expect_eq(system("cmp a.h5 b.h5"), 0);
+}
+
+/* Clean chain "k" lacks step 0 of "0"; its last step was steps 2 and 3. */
+Test(stop, labels_of_clean_chains_reach_the_file) {
+    write_chains(2);
+    FILE *file = fopen("k.jsonl", "w");
+    fputs("{\"id\":\"k\",\"problem\":\"p0\",\"prompt\":\"\",\"text\":\"abc\","
+          "\"of\":\"0\",\"map\":[1,[2,3],null],\"steps\":[{\"begin\":0,"
+          "\"end\":1},{\"begin\":1,\"end\":2},{\"begin\":2,\"end\":3}]}\n",
+          file);
+    fclose(file);
+    file = fopen("l.jsonl", "w");
+    fputs("{\"chain\":\"k\",\"labels\":[1,0,1]}\n", file);
+    fclose(file);
+    cr_assert_eq(keystep(CAPTURE "--labels l.jsonl --labels-on original "
+                                 "--clean k.jsonl --out a.h5"),
+                 0, "%s", said);
+    ks_acts_file *acts = NULL;
+    ks_err err = {0};
+    cr_assert_eq(ks_acts_open(&acts, "a.h5", &err), KS_OK, "%s", err.text);
+    const ks_acts_info *info = ks_acts_get_info(acts);
+    cr_assert(info->has_labels && info->n_steps == 40);
+    static const int8_t want[] = {-1, 1, 0, 0};
+    for (int i = 0; i < 40; i++)
+        cr_expect_eq(info->steps[i].label, i < 4 ? want[i] : -1, "step %d", i);
+    ks_acts_close(&acts);
+    /* the same labels name no chain of the file by themselves */
+    cr_expect_eq(keystep(CAPTURE "--labels l.jsonl --out b.h5"), 1);
+    cr_expect(strstr(said, "\"k\""), "%s", said);
+}
+
+#endif
