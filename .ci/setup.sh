@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2034
 # setup.sh - sourced by ./demo and ./check: says what it does, installs what is
 # missing through apt, builds. POSIX sh. Sets nothing else.
 
@@ -10,8 +11,8 @@ libopenblas-openmp-dev liblapacke-dev libhdf5-dev libjansson-dev libpcre2-dev
 libutf8proc-dev libgmp-dev libssl-dev libgsl-dev liblinear-dev"
 TEST_PACKAGES="libcriterion-dev"
 # Heavy parts that only some tests need: ./check --all.
-ALL_PACKAGES="clang-14 clang-format-14 clang-tidy-14 python3 python3-venv
-python3-numpy python3-h5py hdf5-tools gdb"
+ALL_PACKAGES="clang-14 libomp-14-dev clang-format-14 clang-tidy-14 python3
+python3-venv python3-numpy python3-h5py hdf5-tools"
 
 have_package() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
@@ -49,25 +50,28 @@ ensure() {
 
 # build PRESET [TARGET...]: configures once, and again when Criterion came after
 # that, so that ./check has its tests after ./demo; then builds quietly.
+# Warnings stop a release build only with KS_WERROR=ON: another compiler than
+# ours finds other ones, and who came to see the demo need not care.
 build() {
     preset=$1
     shift
-    if [ ! -f "build/$preset/build.ninja" ] ||
+    log=/tmp/keystep-build.$$
+    if [ ! -f "build/$preset/build.ninja" ] || [ -n "${KS_WERROR:-}" ] ||
         { [ ! -d "build/$preset/tests" ] && pkg-config --exists criterion; }; then
         say "configuring build/$preset"
-        cmake --preset "$preset" -G Ninja >"/tmp/keystep-configure.$$" 2>&1 || {
-            cat "/tmp/keystep-configure.$$" >&2
-            rm -f "/tmp/keystep-configure.$$"
+        cmake --preset "$preset" -G Ninja \
+            ${KS_WERROR:+"-DKS_WERROR=$KS_WERROR"} >"$log" 2>&1 || {
+            cat "$log" >&2
+            rm -f "$log"
             die "configuring failed"
         }
-        rm -f "/tmp/keystep-configure.$$"
     fi
     say "building build/$preset"
     if [ $# -gt 0 ]; then set -- --target "$@"; fi
-    cmake --build "build/$preset" "$@" >"/tmp/keystep-build.$$" 2>&1 || {
-        tail -n 60 "/tmp/keystep-build.$$" >&2
-        rm -f "/tmp/keystep-build.$$"
+    cmake --build "build/$preset" "$@" >"$log" 2>&1 || {
+        tail -n 60 "$log" >&2
+        rm -f "$log"
         die "the build failed"
     }
-    rm -f "/tmp/keystep-build.$$"
+    rm -f "$log"
 }

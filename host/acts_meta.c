@@ -28,8 +28,10 @@ static ks_status get_text(hid_t at, const char *path, const char *name,
              KS_FORMAT, "%s: attribute '%s' is not one string", path, name);
     memory = H5Tcopy(type);
     if (H5Tis_variable_str(type) > 0) {
-        if (H5Aread(attribute, memory, &variable) < 0 || !variable)
+        if (H5Aread(attribute, memory, &variable) < 0)
             KS_TRY(ks__h5_fail(err, path, "read an attribute"));
+        KS_CHECK(variable, KS_FORMAT, "%s: attribute '%s' is a null string",
+                 path, name);
         *out = strdup(variable);
         KS_CHECK(*out, KS_NOMEM, "out of memory for an attribute");
     } else {

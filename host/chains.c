@@ -353,8 +353,8 @@ ks_status ks_labels_fit(const ks_labels *labels, const ks_chains *chains,
         const ks_label *l = &labels->at[i];
         const ks_chain *c = ks_chains_find(chains, l->chain);
         const char *hash = NULL;
-        KS_CHECK(c, KS_MISMATCH, "%s: chain \"%s\" is not in %s",
-                 labels->path, l->chain, chains->path);
+        KS_CHECK(c, KS_MISMATCH, "%s: chain \"%s\" is not in %s", labels->path,
+                 l->chain, chains->path);
         KS_CHECK(c->steps, KS_MISMATCH,
                  "%s: chain \"%s\" has no steps in %s, expected the %d that "
                  "are labelled",

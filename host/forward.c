@@ -112,8 +112,8 @@ static ks_status enter_layer(ks_run *run, int32_t l, const ks_block *b,
     const ks_model *m = run->model;
     ks_view h, x = x_rows(run, b);
     if (l == m->config.n_layers) {
-        KS_TRY(run->ops->add(run->dev, x, *y, err));
-        return KS_OK;
+        if (y) KS_TRY(run->ops->add(run->dev, x, *y, err));
+        goto done;
     }
     KS_TRY(add_and_norm(run, x, y, m->weights.layers[l].attn_norm, &h, err));
     KS_TRY(project_qkv(run, l, b, h, err));

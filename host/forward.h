@@ -85,7 +85,7 @@ struct ks_engine {
 
 /* Makes engine->run serve at least these limits (buffers only grow). Beyond
  * options.memory: KS_LIMIT with the numbers. */
-ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *limits,
+ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
                             ks_err *err);
 /* The longest sequence that the model's context and options.memory allow;
  * *by_memory (may be NULL) says which of the two is the limit. */

@@ -137,8 +137,8 @@ ks_status ks_labels_project(ks_labels *labels, const ks_chains *clean,
         projection p = {.clean = ks_chains_find(clean, label->chain)};
         snprintf(p.where, WHERE, "%.300s: chain \"%.150s\"", clean->path,
                  label->chain);
-        KS_TRY(ks_json_string(p.clean->object, "of", p.where, &p.of, NULL,
-                              err));
+        KS_TRY(
+            ks_json_string(p.clean->object, "of", p.where, &p.of, NULL, err));
         p.map = json_object_get(p.clean->object, "map");
         p.n_steps = steps_of(user, p.of);
         KS_CHECK(p.n_steps >= 0, KS_MISMATCH,

@@ -62,7 +62,7 @@ enum { KS_PERMUTATIONS = 20 };
 ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
                           const ks_folds *folds, const double *strength,
                           const ks_nest_options *options, uint64_t seed,
-                          ks_interval out[KS_N_METRICS],
-                          int32_t *unconverged, ks_err *err);
+                          ks_interval out[KS_N_METRICS], int32_t *unconverged,
+                          ks_err *err);
 
 #endif

@@ -9,6 +9,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "keystep.h"
+
+/* KS_NUMERIC with the remedy when this processor gets wrong products from the
+ * BLAS. Runs small ones until they were right once; on one thread. */
+ks_status ks__blas_check(ks_err *err);
+
 /* OpenBLAS (OpenMP flavour) takes the calling thread's OpenMP setting: with 1
  * a product is never split. Returns the old setting for ks__blas_restore.
  * Parallel regions of the callers name their num_threads. */

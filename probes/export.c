@@ -345,16 +345,15 @@ ks_status ks_export_json(const ks_report *r, json_t **out, ks_err *err) {
     }
     *out = json_pack(
         "{s:s,s:s,s:s,s:o,s:o,s:i,s:i,s:i,s:i,s:i,s:o,s:o,s:o,s:o,s:o}",
-        "program",
-        "keystep " KS_VERSION, "model", r->dataset->info->model_name,
+        "program", "keystep " KS_VERSION, "model", r->dataset->info->model_name,
         "model_sha256", r->dataset->info->model_sha256, "rows", json_rows(r),
         "settings", json_settings(r), "fits", (int)r->grid.columns,
         "most_passes", (int)r->grid.passes, "unconverged",
         (int)r->grid.unconverged, "other_fits", (int)r->other_fits,
         "other_unconverged", (int)r->other_unconverged, "probes",
-        json_grid(&r->grid, n_fits),
-        "permuted_labels", permuted, "baselines", json_baselines(r), "rivals",
-        json_rivals(r, n_fits), "strata", json_strata(r));
+        json_grid(&r->grid, n_fits), "permuted_labels", permuted, "baselines",
+        json_baselines(r), "rivals", json_rivals(r, n_fits), "strata",
+        json_strata(r));
     KS_CHECK(*out, KS_NOMEM, "out of memory for the summary");
 done:
     return st;

@@ -52,8 +52,8 @@ int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *o) {
 static ks_status add_intervals(ks_series *series, const ks_dataset *d,
                                const ks_grid_options *o, ks_err *err) {
     ks_status st = KS_OK;
-    int threads = o->nest.threads ? o->nest.threads : omp_get_max_threads();
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
+#pragma omp parallel for schedule(dynamic)                                     \
+    num_threads(o->nest.threads ? o->nest.threads : omp_get_max_threads())
     for (int32_t i = 0; i <= series->n_cells; i++) {
         ks_err mine = {0};
         bool best = i == series->n_cells;

@@ -224,6 +224,7 @@ ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
     int restore = ks__blas_serial();
     *out = NULL;
     KS_TRY(check(x, n, d, designs, n_designs, err));
+    KS_TRY(ks__blas_check(err));
     KS_TRY(ks_alloc(&l2, 1, sizeof *l2, "probe solver", err));
     l2->n = n, l2->d = d, l2->n_designs = n_designs;
     l2->threads = threads > 0 ? threads : restore;

@@ -51,7 +51,7 @@ typedef struct ks_report {
     ks_interval *permuted; /* [n_series, KS_N_METRICS] */
     ks_rival *rivals;
     int32_t n_rivals;
-    ks_stratum_row *strata; /* [dataset->n_strata] */
+    ks_stratum_row *strata;                /* [dataset->n_strata] */
     int32_t other_fits, other_unconverged; /* of baselines, control, rivals */
 } ks_report;
 

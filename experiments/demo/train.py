@@ -13,6 +13,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import sys
 import time
@@ -61,6 +62,7 @@ class Stage:
     verdict: float = 0.0
     thin: float = 0.0
     direct: float = 0.0
+    finish: bool = False
     fewest: int = 50
     most: int = 500
 
@@ -70,7 +72,8 @@ STAGES = [
     Stage({2: 0.4, 3: 0.6}, 0.0, restate=0.05, verdict=0.5, most=600),
     Stage({2: 0.1, 3: 0.3, 4: 0.6}, 0.0, verdict=0.4, thin=0.05, most=900),
     Stage({2: 0.1, 3: 0.2, 4: 0.7}, 0.3, verdict=0.3, thin=0.08, direct=0.01, most=500),
-    Stage({2: 0.05, 3: 0.15, 4: 0.8}, 0.5, verdict=0.15, thin=0.12, direct=0.03, fewest=10**9, most=10**9),
+    Stage({2: 0.05, 3: 0.15, 4: 0.8}, 0.5, verdict=0.15, thin=0.12, direct=0.03, fewest=10**9, most=1950),
+    Stage({2: 0.05, 3: 0.1, 4: 0.85}, 0.5, verdict=0.1, thin=0.12, direct=0.03, finish=True, fewest=10**9, most=10**9),
 ]
 PASS = 0.12           # mean divergence from the known distribution of the next step, in nats
 CHOICE_WEIGHT = 20.0  # the choice of the next step
@@ -78,6 +81,9 @@ VALUE_WEIGHT = 2.0    # a digit or an operand in a step
 ANSWER_WEIGHT = 10.0  # the digit after a cue on a thin chain
 MARK_WEIGHT = 15.0    # the word that says whether a step counts
 TAIL_SHARE = 0.2      # of the chains go on to the answer; the others end with the root's step, to save time
+# The last stage finishes what is right often but not always: results of steps, and the answer's digit.
+RESULT_WEIGHT = 8.0
+FINISH_TAIL = 0.6
 
 
 # -------------------------------------------------------------------------------------- tokenizer
@@ -288,7 +294,7 @@ class Sample:
         self.targets = {}
 
 
-def full_sample(rng, wording, problem, share):
+def full_sample(rng, wording, problem, share, finish):
     sample = Sample(problem.k)
     order, choices = task.make_chain(rng, problem, share)
     sample.text = wording.prompt(problem.question)
@@ -302,14 +308,20 @@ def full_sample(rng, wording, problem, share):
         sample.choices.append((start + len(wording.opener),
                                {problem.quantities[i].name: p for i, p in choice.items()}))
     sample.marks.append((begin, len(sample.text), VALUE_WEIGHT))
+    if finish:
+        sample.marks += [(begin + m.start(1), begin + m.end(1), RESULT_WEIGHT)
+                         for m in re.finditer(r"(\d)(?: coins)?\.", sample.text[begin:])]
     sample.relevant = {q.name for i, q in enumerate(problem.quantities) if problem.relevant(i)}
-    if rng.random() > TAIL_SHARE:
+    if rng.random() > (FINISH_TAIL if finish else TAIL_SHARE):
         sample.text += " Therefore"
         sample.marks.append((len(sample.text) - 1, len(sample.text), VALUE_WEIGHT))
         return sample
     begin = len(sample.text)
     sample.text += (task.answer_sentence(problem) + "\n</think>" + wording.rest(problem.answer))
     sample.marks.append((begin, len(sample.text), 1.0))
+    if finish:
+        sample.marks += [(begin + m.start(1), begin + m.end(1), ANSWER_WEIGHT)
+                         for m in re.finditer(r"boxed\{(\d)", sample.text[begin:])]
     return sample
 
 
@@ -381,7 +393,7 @@ class Data:
             return thin_sample(self.rng, self.wording, problem, stage.share)
         if kind < stage.thin + stage.direct:
             return direct_sample(self.wording, problem)
-        return full_sample(self.rng, self.wording, problem, stage.share)
+        return full_sample(self.rng, self.wording, problem, stage.share, stage.finish)
 
     def encode(self, samples):
         for sample, encoding in zip(samples, self.tokenizer.encode_batch([s.text for s in samples])):
@@ -617,7 +629,7 @@ def main():
                         "progress": (step, stage, in_stage, tokens, seconds), "rng": data.rng.getstate()},
                        checkpoint + ".new")
             os.replace(checkpoint + ".new", checkpoint)
-            export(args.model, model, tokenizer)
+    export(args.model, model, tokenizer)
 
 
 if __name__ == "__main__":

@@ -102,10 +102,17 @@ done:
 }
 
 static ks_status parse_shape(const char *text, shape *s, ks_err *err) {
-    int end = 0;
-    if (sscanf(text, "%lldx%lldx%lld%n", &s->m, &s->n, &s->k, &end) != 3 ||
-        text[end] || KS_MIN(KS_MIN(s->m, s->n), s->k) < 1 ||
-        KS_MAX(KS_MAX(s->m, s->n), s->k) > 1 << 20)
+    long long *to[] = {&s->m, &s->n, &s->k};
+    const char *at = text;
+    bool good = true;
+    for (int i = 0; i < 3 && good; i++) {
+        char *end;
+        *to[i] = strtoll(at, &end, 10);
+        good = end > at && *end == (i < 2 ? 'x' : 0) && *to[i] >= 1 &&
+               *to[i] <= 1 << 20;
+        at = end + 1;
+    }
+    if (!good)
         return ks_fail(err, KS_USAGE,
                        "--shapes: '%s' is not MxNxK, each 1..1048576", text);
     return KS_OK;

@@ -16,8 +16,6 @@
 #include "../acts.h"
 #include "bench.h"
 
-extern char **environ;
-
 enum { LAYERS = 30, WIDTH = 576, BATCH_STEPS = 100, CHAIN_STEPS = 5 };
 static const uint32_t FIVE = (1u << KS_TOKENS) - 1;
 

@@ -3,10 +3,10 @@
  * and passes cost as bare BLAS and LAPACK calls, in turn on the same data.
  *
  * Layers go side by side, one thread each, as keystep probe runs them; the
- * bare calls likewise. Data are in memory before the clock starts. A column
- * (one strength, one fold held out) trains on the other folds' rows, so that
- * is what its bare products count: pass_columns of the solver, columns x
- * passes x share of rows, each two products of n x d. */
+ * bare calls likewise. Data are in memory before the clock starts. A bare pass
+ * is two products of the training rows (a column holds one fold out) with as
+ * many columns as were still being solved in the solver's pass; the last pass
+ * of a column, which verifies it in double, counts as two of all columns. */
 #include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
@@ -47,9 +47,9 @@ typedef struct probe_bench {
     int8_t *y;     /* [n] */
     uint8_t *fold; /* [n] */
     double strength[STRENGTHS];
-    double *pass_columns; /* [n_layers] of the last run */
-    float *margin;        /* [lanes, n_columns, n] */
-    float *scratch;       /* [lanes] of the bare calls */
+    int32_t *passes; /* [n_layers, n_columns] of the last run */
+    float *margin;   /* [lanes, n_columns, n] */
+    float *scratch;  /* [lanes] of the bare calls */
     size_t lane_scratch;
     grid_run *runs; /* [pairs] */
 } probe_bench;
@@ -184,7 +184,8 @@ static ks_status fit_layer(probe_bench *b, int32_t at, int lane, grid_run *run,
         gradient = KS_MAX(gradient, columns[k].gradient);
         failed += !columns[k].converged;
     }
-    b->pass_columns[at] = cost.pass_columns;
+    for (int32_t k = 0; k < b->n_columns; k++)
+        b->passes[at * b->n_columns + k] = columns[k].passes;
 #pragma omp critical(ks_bench_probe)
     {
         run->cost.prepare += cost.prepare;
@@ -206,18 +207,26 @@ done:
 /* ---------------------------------------------------------------- bare calls
  */
 
-/* The products of `columns` columns in one pass over x. */
+/* The products of `columns` columns in one pass over rows of x. */
 static void bare_pass(const probe_bench *b, const float *x, int64_t columns,
                       const float *w, float *z, float *g) {
+    int64_t folds = b->bench->in->folds, rows = b->n * (folds - 1) / folds;
     if (columns < 1) return;
-    ks__gemm_f32(false, true, b->n, columns, b->d, x, b->d, w, b->d, 0, z,
+    ks__gemm_f32(false, true, rows, columns, b->d, x, b->d, w, b->d, 0, z,
                  columns);
-    ks__gemm_f32(true, false, columns, b->d, b->n, z, columns, x, b->d, 0, g,
+    ks__gemm_f32(true, false, columns, b->d, rows, z, columns, x, b->d, 0, g,
                  b->d);
 }
 
-/* Gram matrix, eigenvectors, and passes of all columns until the columns that
- * the solver passed are used up; the last is narrower. */
+/* Columns of a layer that were still being solved in f32 in that pass. */
+static int32_t active_in(const probe_bench *b, int32_t at, int32_t pass) {
+    int32_t n = 0;
+    for (int32_t k = 0; k < b->n_columns; k++)
+        n += b->passes[at * b->n_columns + k] - 1 > pass;
+    return n;
+}
+
+/* Gram matrix, eigenvectors, passes. */
 static ks_status bare_layer(probe_bench *b, int32_t at, int lane, grid_run *run,
                             ks_err *err) {
     ks_status st = KS_OK;
@@ -237,9 +246,10 @@ static ks_status bare_layer(probe_bench *b, int32_t at, int lane, grid_run *run,
     KS_CHECK(info == 0, KS_NUMERIC, "the bare eigenvectors did not converge");
     cost.factor = ks_bench_seconds() - start;
     start = ks_bench_seconds();
-    for (int64_t left = (int64_t)ceil(b->pass_columns[at]); left > 0;
-         left -= b->n_columns)
-        bare_pass(b, x, KS_MIN(left, b->n_columns), w, z, g);
+    for (int32_t pass = 0, width; (width = active_in(b, at, pass)); pass++)
+        bare_pass(b, x, width, w, z, g);
+    for (int twice = 0; twice < 2; twice++)
+        bare_pass(b, x, b->n_columns, w, z, g);
     cost.passes = ks_bench_seconds() - start;
 #pragma omp critical(ks_bench_probe)
     {
@@ -371,8 +381,8 @@ static ks_status open_bench(probe_bench *b, int pairs, ks_err *err) {
                     "bare products", err));
     KS_TRY(ks_alloc(&b->margin, lanes * columns * n, sizeof(float), "margins",
                     err));
-    KS_TRY(ks_alloc(&b->pass_columns, (size_t)b->n_layers, sizeof(double),
-                    "figures", err));
+    KS_TRY(ks_alloc(&b->passes, (size_t)b->n_layers * columns,
+                    sizeof *b->passes, "figures", err));
     KS_TRY(ks_alloc(&b->runs, (size_t)pairs, sizeof *b->runs, "figures", err));
 done:
     return st;
@@ -380,8 +390,8 @@ done:
 
 static void close_bench(probe_bench *b) {
     if (b->remove) ks_bench_remove(b->path);
-    void *all[] = {b->path,   b->layer,   b->x,    b->y,           b->fold,
-                   b->margin, b->scratch, b->runs, b->pass_columns};
+    void *all[] = {b->path,   b->layer,   b->x,    b->y,     b->fold,
+                   b->margin, b->scratch, b->runs, b->passes};
     for (size_t i = 0; i < KS_COUNT(all); i++) free(all[i]);
 }
 

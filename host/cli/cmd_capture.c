@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "../capture.h"
@@ -199,6 +200,9 @@ static ks_status capture(ks_capture_job *job, bool json, ks_err *err) {
     ks_progress_close(&progress);
     if (st != KS_OK) return st;
     double seconds = seconds_now() - start;
+    struct stat info; /* the plan's figure is an upper bound */
+    if (stat(job->options.out, &info) == 0)
+        job->cost.file_bytes = (uint64_t)info.st_size;
     if (resumed)
         ks_log(KS_LOG_INFO, "capture: %lld of %lld steps were there already",
                (long long)resumed, (long long)job->cost.steps);

@@ -384,6 +384,9 @@ static ks_status run(work *w, ks_err *err) {
     st = ks_generate(w->engine, &w->options, w->requests, w->n_requests, keep,
                      w, &w->stats, err);
     ks_progress_close(&w->progress);
+    KS_CHECK(st != KS_INTERRUPTED || !w->part, KS_INTERRUPTED,
+             "%s keeps %zu of %zu chains; --resume goes on from there", w->part,
+             w->n_done, w->n);
     KS_TRY(st);
     KS_TRY(write_all(w, err));
     sum_up(w, seconds() - start);

@@ -110,7 +110,7 @@ static bool is_one_of(const char *text, const char *a, const char *b,
 
 /* ----------------------------------------------------------------- options */
 
-static error_t file_key(ks_cli_common *c, int key, char *arg) {
+static error_t file_key(ks_cli_common *c, int key, const char *arg) {
     switch (key) {
     case KS_KEY_MODEL:
         c->model = arg;

@@ -12,9 +12,9 @@ typedef struct ks_real {
     bool known; /* false: not real, not finite, or no number at all */
 } ks_real;
 
-/* The node's value where each symbol has a fixed number that depends on its
- * name and on the point; the first half of the points is positive. */
-ks_real ks__approx(const ks_tree *tree, int32_t node, int pm, int point);
+/* The value of node `at` where each symbol has a fixed number that depends on
+ * its name and on the point; the first half of the points is positive. */
+ks_real ks__approx(const ks_tree *tree, int32_t at, int pm, int point);
 
 /* No number in the tree has more than nine digits: two different values then
  * hardly ever agree to the last bits of a long double by chance. */

@@ -19,6 +19,6 @@ ks_status ks__compat_number(const char *text, size_t n, double *out,
 
 /* The published list of equivalences; b is the reference of the tolerance. */
 ks_status ks__compat_equal(const char *a, size_t n_a, const char *b, size_t n_b,
-                           bool *equal, ks_err *err);
+                           bool *out, ks_err *err);
 
 #endif

@@ -306,7 +306,7 @@ static void lex_exponent(lexer *l, ks_token *token) {
     size_t n = run_of_digits(l, at);
     if (n == 0 || n > 4) return;
     if (at + n < l->n && isalpha((unsigned char)l->text[at + n])) return;
-    int value = atoi(l->text + at);
+    int value = (int)strtol(l->text + at, NULL, 10); /* four digits */
     token->exponent = minus ? -value : value;
     l->at = at + n;
 }

@@ -41,7 +41,7 @@ int32_t ks__parse_primary(parser *p);
 /* digits_base: the subscript is the base of the number's digits */
 int32_t ks__number_in_base(parser *p, int32_t number);
 /* symbol "x" to "x_suffix" */
-int32_t ks__rename(parser *p, int32_t symbol, const char *suffix, size_t n);
+int32_t ks__rename(parser *p, int32_t node, const char *suffix, size_t n);
 int32_t ks__node_unit(parser *p, int32_t value, const ks_unit *unit);
 /* 3 for "thousand", 0 for what is no magnitude */
 int ks__magnitude(const char *word, size_t n);

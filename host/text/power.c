@@ -118,7 +118,7 @@ static ks_fraction opaque_power(ks_algebra *a, ks_fraction x, int32_t p,
 /* One product: the root of the number and of every factor. */
 static ks_fraction mono_power(ks_algebra *a, const ks_mono *m, int32_t p,
                               int32_t q) {
-    ks_fraction x = {a->one, a->one}, y;
+    ks_fraction x, y;
     mpz_t above;
     mpz_init(above);
     mpz_abs(above, mpq_numref(m->c));

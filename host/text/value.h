@@ -92,7 +92,7 @@ bool ks__value_proportional(ks_algebra *a, ks_fraction x, ks_fraction y,
                             bool positive);
 
 /* The value of a tree's node; pm is the sign that +- stands for. */
-ks_fraction ks__value_of(ks_algebra *a, const ks_tree *tree, int32_t node,
+ks_fraction ks__value_of(ks_algebra *a, const ks_tree *tree, int32_t at,
                          int pm);
 
 #endif

@@ -33,7 +33,8 @@ static const char make_files[] =
     "G='[{\"begin\":0,\"end\":10},{\"begin\":11,\"end\":21}]'\n"
     "{ one a \"$G\"; one b \"$G\"; } > c.jsonl\n"
     "{ one a \"$G\"; one b '[{\"begin\":0,\"end\":99}]'; } > outside.jsonl\n"
-    "{ one a \"$G\"; one b '[{\"begin\":4,\"end\":9},{\"begin\":8,\"end\":10}]';"
+    "{ one a \"$G\"; one b "
+    "'[{\"begin\":4,\"end\":9},{\"begin\":8,\"end\":10}]';"
     " } > overlap.jsonl\n"
     "{ one a \"$G\"; one a \"$G\"; } > twice.jsonl\n"
     "{ one a \"$G\"; one b null; } > nosteps.jsonl\n"
@@ -293,10 +294,10 @@ Test(bad_input, what_is_no_error) {
                  0, "%s", said);
     cr_expect_eq(shell("$K verify a b && cmp a b"), 0, "%s", said);
     cr_expect_eq(shell("$K split --chains note.jsonl --out c"), 0, "%s", said);
-    cr_expect_eq(
-        shell("$K " CAPTURE " --model m --chains ten.jsonl --out d --truncate "
-              "--positions mean && $K verify d"),
-        0, "%s", said);
+    cr_expect_eq(shell("$K " CAPTURE
+                       " --model m --chains ten.jsonl --out d --truncate "
+                       "--positions mean && $K verify d"),
+                 0, "%s", said);
 }
 
 /* Whatever is printed into a full disk has failed, and says so. */

@@ -84,11 +84,11 @@ static void write_chains(void) {
 }
 
 Test(bench_command, gemm_measures_both_and_writes_csv) {
-    cr_assert_eq(bench("gemm --shapes 4x8x32 --types f32,q4_1 --pairs 3 "
+    cr_assert_eq(bench("gemm --shapes 64x256x256 --types f32,q4_1 --pairs 3 "
                        "--out t.csv 2>&1",
                        ""),
                  0, "%s", out);
-    json_t *rows = table("gemm --shapes 4x8x32 --types f32,q4_1 --pairs 3");
+    json_t *rows = table("gemm --shapes 64x256x256 --types f32,q4_1 --pairs 3");
     cr_assert_eq(json_array_size(rows), 2);
     for (size_t i = 0; i < 2; i++) {
         cr_expect_gt(number(rows, i, "gflops"), 0);

@@ -165,7 +165,8 @@ Test(chains, labels_fit_their_chains) {
              hash);
     expect_fit(line, KS_OK, "");
     expect_fit("{\"chain\":\"b\",\"labels\":[1]}", KS_MISMATCH, "\"b\"");
-    expect_fit("{\"chain\":\"a\",\"labels\":[1,0]}", KS_MISMATCH, "2 labels, but 1 steps");
+    expect_fit("{\"chain\":\"a\",\"labels\":[1,0]}", KS_MISMATCH,
+               "2 labels, but 1 steps");
     expect_fit("{\"chain\":\"a\",\"labels\":[1],\"text_sha256\":\"00\"}",
                KS_MISMATCH, "another text");
 }

@@ -98,9 +98,8 @@ static int stop_it(const char *args, int number, const char *part,
 Test(stop, an_interrupted_capture_resumes) {
     write_chains(60);
     cr_assert_eq(keystep(CAPTURE "--out a.h5"), 0, "%s", said);
-    /* the journal has a line of a finished run of rows */
     int code = stop_it(CAPTURE "--batch-tokens 64 --out b.h5", SIGINT,
-                       "b.h5.part.journal", 1);
+                       "b.h5.journal", 1);
     if (code == 0) cr_skip_test("the machine was too fast");
     cr_assert_eq(code, 130);
     cr_expect(access("b.h5", F_OK) != 0);
@@ -150,7 +149,8 @@ Test(stop, a_dry_run_tells_and_leaves_nothing) {
     FILE *file = fopen("x.h5", "rb");
     cr_assert(file);
     fseek(file, 0, SEEK_END);
-    cr_expect_eq(ftell(file), bytes);
+    /* the plan is an upper bound: HDF5's own part is known only when made */
+    cr_expect(ftell(file) <= bytes && ftell(file) >= bytes - 131072);
     fclose(file);
     cr_expect_eq(keystep("verify --json x.h5"), 0);
     o = json_loads(said, 0, NULL);

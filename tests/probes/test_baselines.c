@@ -200,12 +200,13 @@ Test(report, unconverged_fits_are_said) {
     cr_assert(report.grid.unconverged > 0);
     cr_assert(report.baselines.unconverged > 0);
     /* the rival is the same grid; the rest are baselines and control */
-    cr_expect(report.other_unconverged > report.grid.unconverged +
-                                             report.baselines.unconverged);
+    cr_expect(report.other_unconverged >
+              report.grid.unconverged + report.baselines.unconverged);
     cr_expect(report.other_unconverged <= report.other_fits);
     cr_assert(eq(int, ks_table_write(&report, true, &text, &err), KS_OK));
-    cr_expect(strstr(text.data, " fits did not reach the tolerance"));
-    cr_expect(strstr(text.data, "permuted labels and other activations did"));
+    cr_expect(strstr(text.data, " fits did not reach the tolerance") != NULL);
+    cr_expect(strstr(text.data, "permuted labels and other activations did") !=
+              NULL);
     ks_str_free(&text);
 }
 

@@ -22,7 +22,7 @@ static void teardown(void) {
 TestSuite(dataset, .init = setup, .fini = teardown);
 
 static ks_status open_all(void) {
-    ks_dataset_paths paths = {f.acts, f.labels, f.chains, "hops"};
+    ks_dataset_paths paths = {f.acts, f.labels, f.chains, "hops", NULL};
     return ks_dataset_open(&d, &paths, &err);
 }
 
@@ -161,7 +161,7 @@ Test(dataset, projects_labels_of_clean_chains) {
     cr_expect(eq(int, ks_dataset_open(&d, &paths, &err), KS_MISMATCH));
     cr_expect(strstr(err.text, "p0/9") != NULL, "%s", err.text);
     edit(clean, "\"of\":\"p0/9\"", "\"of\":\"p1/0\"");
-    edit(clean, "[1,2]", "[1,2,null]");
+    edit(clean, "\"map\":[1,2]", "\"map\":[1,2,null]");
     cr_expect(eq(int, ks_dataset_open(&d, &paths, &err), KS_MISMATCH));
     cr_expect(strstr(err.text, "another labelled chain") != NULL, "%s",
               err.text);
