@@ -26,7 +26,7 @@ void ks_log(ks_log_level level, const char *format, ...) {
 }
 
 struct ks_progress {
-    char what[64], unit[16];
+    char what[64], unit[32];
     double total, done, start, shown;
     bool terminal;
 };

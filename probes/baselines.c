@@ -34,8 +34,11 @@ static ks_status finish(work *w, ks_baseline *b, ks_err *err) {
                       .chain = d->chain,
                       .n_groups = d->n_groups,
                       .n_chains = d->n_chains};
-    return ks_stats_bootstrap(&rows, w->options->bootstrap, w->options->seed,
-                              b->metrics, err);
+    ks_status st = ks_stats_bootstrap(&rows, w->options->bootstrap,
+                                      w->options->seed, b->metrics, err);
+    if (st == KS_OK && w->options->progress)
+        w->options->progress(w->options->user, w->out->n);
+    return st;
 }
 
 /* ----------------------------------------------------------------- majorities
@@ -220,6 +223,13 @@ done:
 }
 
 /* ---------------------------------------------------------------------- all */
+
+int32_t ks_baselines_count(const ks_dataset *dataset,
+                           const ks_baseline_options *options) {
+    int32_t n = 5;
+    if (dataset->has_text) n += options->words ? 3 : 1;
+    return n;
+}
 
 ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
                            const ks_folds *folds,

@@ -28,6 +28,8 @@ typedef struct ks_baseline_options {
     int32_t bootstrap;
     uint64_t seed;
     bool words; /* bag of words and TF-IDF, where the data set has text */
+    void (*progress)(void *user, int64_t baselines); /* may be NULL */
+    void *user;
 } ks_baseline_options;
 
 /* majority: the class with more training rows.
@@ -48,6 +50,9 @@ typedef struct ks_baseline_options {
 ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
                            const ks_folds *folds,
                            const ks_baseline_options *options, ks_err *err);
+/* How many there will be. */
+int32_t ks_baselines_count(const ks_dataset *dataset,
+                           const ks_baseline_options *options);
 void ks_baselines_free(ks_baselines *baselines);
 
 enum { KS_PERMUTATIONS = 20 };

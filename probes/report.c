@@ -7,6 +7,8 @@
 
 #include "split.h"
 
+static const char CELLS[] = "layer x position";
+
 /* -------------------------------------------------------------------- folds */
 
 static ks_status make_folds(ks_report *r, ks_err *err) {
@@ -82,7 +84,7 @@ static ks_status run_rival(ks_report *r, ks_rival *rival,
         KS_MISMATCH, "%s: %d layers, --layers chooses among %d", rival->path,
         ks_acts_get_info(rival->file)->n_layers, r->dataset->info->n_layers);
     if (r->options->begin)
-        r->options->begin(mine.user, rival->name,
+        r->options->begin(mine.user, rival->name, CELLS,
                           ks_grid_cells(rival->file, &mine));
     st = ks_grid_run(&rival->grid, r->dataset, rival->file, rival->path, place,
                      &r->folds, &mine, err);
@@ -131,8 +133,14 @@ static ks_status run_baselines(ks_report *r, ks_err *err) {
                                    .words = !o->no_text};
     int32_t n_series = r->grid.n_series;
     options.nest.keep_weights = false;
-    KS_TRY(
-        ks_baselines_run(&r->baselines, r->dataset, &r->folds, &options, err));
+    options.progress = o->grid.progress;
+    options.user = o->grid.user;
+    if (o->begin)
+        o->begin(o->grid.user, "baselines", "baseline",
+                 ks_baselines_count(r->dataset, &options));
+    st = ks_baselines_run(&r->baselines, r->dataset, &r->folds, &options, err);
+    if (o->end) o->end(o->grid.user);
+    KS_TRY(st);
     r->other_fits += r->baselines.fits;
     r->other_unconverged += r->baselines.unconverged;
     KS_TRY(ks_alloc(&r->gain, (size_t)(r->baselines.n * n_series),
@@ -158,6 +166,9 @@ static ks_status run_permuted(ks_report *r, ks_err *err) {
                     "activations of a layer", err));
     KS_TRY(ks_alloc(&r->permuted, (size_t)r->grid.n_series * KS_N_METRICS,
                     sizeof *r->permuted, "control", err));
+    if (r->options->begin)
+        r->options->begin(o->user, "permuted labels", "position",
+                          r->grid.n_series);
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         const ks_series *series = &r->grid.series[k];
         const ks_cell *usual = &series->cells[ks_series_usual(
@@ -169,8 +180,10 @@ static ks_status run_permuted(ks_report *r, ks_err *err) {
                                r->permuted + k * KS_N_METRICS,
                                &r->other_unconverged, err));
         r->other_fits += KS_PERMUTATIONS * r->folds.n_folds;
+        if (o->progress) o->progress(o->user, k + 1);
     }
 done:
+    if (r->options->end) r->options->end(o->user);
     free(buffer);
     free(x);
     return st;
@@ -283,7 +296,7 @@ ks_status ks_report_run(ks_report *out, const ks_report_options *options,
     KS_TRY(make_folds(r, err));
     KS_TRY(count_shared(r, err));
     if (options->begin)
-        options->begin(grid.user, "probe",
+        options->begin(grid.user, "probe", CELLS,
                        ks_grid_cells(r->dataset->acts, &grid));
     st =
         ks_grid_run(&r->grid, r->dataset, r->dataset->acts, options->paths.acts,

@@ -33,8 +33,10 @@ typedef struct ks_report_options {
     /* "0,3-7" to a bool per layer; NULL: all layers */
     ks_status (*layers_of)(const char *text, int32_t n, bool *on, ks_err *err);
     const char *layers;
-    /* words for progress: total cells are known after open; may be NULL */
-    void (*begin)(void *user, const char *what, int64_t cells);
+    /* words for progress, a pair a stage, with grid.progress between; may be
+     * NULL. unit: what is counted, up to `total` */
+    void (*begin)(void *user, const char *what, const char *unit,
+                  int64_t total);
     void (*end)(void *user);
 } ks_report_options;
 

@@ -7,7 +7,7 @@
 
 /* ------------------------------------------------------------------- cells */
 
-enum { CELL = 40, MAX_COLUMNS = KS_N_STREAMS * KS_N_POSITIONS + 8 };
+enum { LINE = 79, CELL = 40, MAX_COLUMNS = KS_N_STREAMS * KS_N_POSITIONS + 8 };
 
 typedef char text_cell[CELL];
 
@@ -28,6 +28,38 @@ static text_cell *add_row(grid_text *t, ks_err *err) {
     return row;
 }
 
+/* A line of the cells of column 0 and [from, to). */
+static ks_status write_row(text_cell *row, const int *width, int32_t from,
+                           int32_t to, bool markdown, ks_str *out,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    for (int32_t c = 0; c < to; c++) {
+        if (c > 0 && c < from) continue;
+        bool last = c + 1 == to && !markdown;
+        KS_TRY(ks_str_printf(out, err, "%s%-*s%s", markdown ? "| " : "",
+                             last ? 0 : width[c], row[c],
+                             last       ? ""
+                             : markdown ? " "
+                                        : "  "));
+    }
+    KS_TRY(ks_str_printf(out, err, markdown ? "|\n" : "\n"));
+done:
+    return st;
+}
+
+/* The first column that no longer fits a line beside column 0 and from. */
+static int32_t fitting(const grid_text *t, const int *width, int32_t from) {
+    int used = width[0];
+    int32_t to = from;
+    for (; to < t->n_columns; to++) {
+        if (to > from && used + 2 + width[to] > LINE) break;
+        used += 2 + width[to];
+    }
+    return to;
+}
+
+/* On a terminal, columns that do not fit a line follow below, with the first
+ * one repeated. */
 static ks_status write_grid(const grid_text *t, bool markdown, ks_str *out,
                             ks_err *err) {
     ks_status st = KS_OK;
@@ -36,24 +68,43 @@ static ks_status write_grid(const grid_text *t, bool markdown, ks_str *out,
         for (int32_t c = 0; c < t->n_columns; c++)
             width[c] = (int)KS_MAX((size_t)width[c],
                                    strlen(t->at[r * t->n_columns + c]));
-    for (int32_t r = 0; r < t->n_rows; r++) {
-        text_cell *row = t->at + r * t->n_columns;
-        for (int32_t c = 0; c < t->n_columns; c++) {
-            bool last = c + 1 == t->n_columns && !markdown;
-            KS_TRY(ks_str_printf(out, err, "%s%-*s", markdown ? "| " : "",
-                                 last ? 0 : width[c], row[c]));
-            KS_TRY(ks_str_printf(out, err, "%s",
-                                 last       ? ""
-                                 : markdown ? " "
-                                            : "  "));
+    for (int32_t from = 1, to; from < t->n_columns; from = to) {
+        to = markdown ? t->n_columns : fitting(t, width, from);
+        for (int32_t r = 0; r < t->n_rows; r++) {
+            KS_TRY(write_row(t->at + r * t->n_columns, width, from, to,
+                             markdown, out, err));
+            if (!markdown || r > 0) continue;
+            for (int32_t c = 0; c < t->n_columns; c++) {
+                KS_TRY(ks_str_printf(out, err, "|"));
+                for (int k = 0; k < width[c] + 2; k++)
+                    KS_TRY(ks_str_printf(out, err, "-"));
+            }
+            KS_TRY(ks_str_printf(out, err, "|\n"));
         }
-        KS_TRY(ks_str_printf(out, err, markdown ? "|\n" : "\n"));
-        for (int32_t c = 0; markdown && r == 0 && c < t->n_columns; c++) {
-            KS_TRY(ks_str_printf(out, err, "|"));
-            for (int k = 0; k < width[c] + 2; k++)
-                KS_TRY(ks_str_printf(out, err, "-"));
+        KS_TRY(ks_str_printf(out, err, "\n"));
+    }
+done:
+    return st;
+}
+
+/* Words of text in lines, those after the first indented. */
+static ks_status write_wrapped(const char *text, int indent, ks_str *out,
+                               ks_err *err) {
+    ks_status st = KS_OK;
+    int used = 0;
+    while (*text) {
+        int n = (int)strcspn(text, " ");
+        if (used > 0 && used + 1 + n > LINE) {
+            KS_TRY(ks_str_printf(out, err, "\n%*s", indent, ""));
+            used = indent;
+        } else if (used > 0) {
+            KS_TRY(ks_str_printf(out, err, " "));
+            used++;
         }
-        if (markdown && r == 0) KS_TRY(ks_str_printf(out, err, "|\n"));
+        KS_TRY(ks_str_printf(out, err, "%.*s", n, text));
+        used += n;
+        text += n;
+        text += strspn(text, " ");
     }
     KS_TRY(ks_str_printf(out, err, "\n"));
 done:
@@ -188,9 +239,9 @@ static ks_status write_layers(const ks_report *r, bool markdown, ks_str *out,
     KS_TRY(ks_str_printf(
         out, err,
         "* the layer with the least loss on inner parts of the training "
-        "folds, chosen anew\nfor every fold; test rows were read once. "
-        "Permuted labels: training labels permuted within\nfolds, %d times, "
-        "on the layer chosen most: mean [95%% of the permutations].\n\n",
+        "folds, chosen\nanew for every fold; test rows were read once. "
+        "Permuted labels: training\nlabels permuted within folds, %d times, "
+        "on the layer chosen most: mean [95%% of\nthe permutations].\n\n",
         KS_PERMUTATIONS));
 done:
     free(t.at);
@@ -205,10 +256,11 @@ static ks_status write_baselines(const ks_report *r, bool markdown, ks_str *out,
     grid_text t = {.n_columns = 6};
     text_cell *row = add_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
-    KS_TRY(title(out, markdown, err, "Baselines on the same rows and folds"));
-    static const char *const names[] = {
-        "baseline", "balanced accuracy, %", "accuracy, %",
-        "AUC",      "within-chain AUC",     "Brier"};
+    KS_TRY(title(out, markdown, err,
+                 "Baselines on the same rows and folds (within-chain: AUC)"));
+    static const char *const names[] = {"baseline",     "balanced, %",
+                                        "accuracy, %",  "AUC",
+                                        "within-chain", "Brier"};
     for (int c = 0; c < 6; c++) snprintf(row[c], CELL, "%s", names[c]);
     for (int32_t b = 0; b < r->baselines.n; b++) {
         const ks_baseline *base = &r->baselines.at[b];
@@ -222,9 +274,12 @@ static ks_status write_baselines(const ks_report *r, bool markdown, ks_str *out,
         value_cell(row[5], base->metrics[KS_BRIER].value);
     }
     KS_TRY(write_grid(&t, markdown, out, err));
-    for (int32_t b = 0; b < r->baselines.n; b++)
-        KS_TRY(ks_str_printf(out, err, "%s%s: %s.\n", markdown ? "- " : "  ",
-                             r->baselines.at[b].name, r->baselines.at[b].note));
+    for (int32_t b = 0; b < r->baselines.n; b++) {
+        char note[512];
+        snprintf(note, sizeof note, "- %s: %s.", r->baselines.at[b].name,
+                 r->baselines.at[b].note);
+        KS_TRY(write_wrapped(note, 2, out, err));
+    }
     KS_TRY(ks_str_printf(out, err, "\n"));
 done:
     free(t.at);
@@ -348,9 +403,9 @@ static ks_status write_top(const ks_report *r, bool markdown, ks_str *out,
     KS_TRY(ks_str_printf(
         out, err,
         "%lld steps (%lld important, %lld removable) of %d chains and %d "
-        "problems; %lld unlabelled\nand %lld without an activation are left "
-        "out. %d folds by problem, %d seed%s; strength of L2\nchosen on %d "
-        "inner parts of the training folds by balanced log-loss.\n\n",
+        "problems;\n%lld unlabelled and %lld without an activation are left "
+        "out. %d folds by problem,\n%d seed%s; strength of L2 chosen on %d "
+        "inner parts of the training folds by\nbalanced log-loss.\n\n",
         (long long)d->n, (long long)d->n_important, (long long)d->n_removable,
         d->n_chains, d->n_groups, (long long)d->n_unlabelled,
         (long long)d->n_invalid, r->folds.n_folds, r->folds.n_seeds,

@@ -282,8 +282,8 @@ static int walk(const demo *d, const paths *p, ks_err *err) {
         run(ks_cmd_generate,
             (const char *[]){"generate", "--model", p->model, "--problems",
                              p->problems, "--out", p->raw, "--temperature", "1",
-                             "--instruction=", "--max-new", "320", "--seed", seed,
-                             "--force", NULL});
+                             "--instruction=", "--max-new", "320", "--seed",
+                             seed, "--force", NULL});
     if (code != KS_EXIT_DONE) return code;
     if (write_truth(p->problems, p->raw, p->chains, p->labels, err) != KS_OK)
         return ks_cli_failed("demo", err);

@@ -236,11 +236,11 @@ done:
 
 /* ---------------------------------------------------------------------- run */
 
-static void begin(void *user, const char *what, int64_t cells) {
+static void begin(void *user, const char *what, const char *unit,
+                  int64_t total) {
     input *in = user;
     if (!in->common.quiet)
-        in->progress =
-            ks_progress_open(what, "layer x position", (double)cells);
+        in->progress = ks_progress_open(what, unit, (double)total);
 }
 
 static void show(void *user, int64_t cells) {
