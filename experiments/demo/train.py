@@ -565,11 +565,11 @@ def warm_then_decay(step, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(SHAPES), required=True)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4400)
     parser.add_argument("--decay", type=int, default=800, help="batches of linear decay to 0 at the end")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=0.001)
-    parser.add_argument("--every", type=int, default=25, help="batches a row of the curve")
+    parser.add_argument("--every", type=int, default=50, help="batches a row of the curve")
     parser.add_argument("--work", default="train", help="folder of the checkpoints")
     parser.add_argument("--export", action="store_true")
     args = parser.parse_args()
