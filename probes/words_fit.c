@@ -230,8 +230,10 @@ static ks_status fit_seed(const ks_words *w, ks_words_kind kind,
     KS_TRY(run_jobs(w, kind, y, fold, jobs, n_jobs, threads, err));
     for (int32_t f = 0; f < folds->n_folds; f++)
         strength[f] = choose(jobs, n_jobs, folds, y, fold, f);
-    for (int32_t f = 0; f < folds->n_folds; f++) /* held-out rows differ */
-        jobs[f] = (job){1u << f, strength[f], score};
+    for (int32_t f = 0; f < folds->n_folds; f++) {
+        jobs[f] = (job){.hold = 1u << f, .chosen = strength[f]};
+        jobs[f].margin = score; /* held-out rows differ */
+    }
     KS_TRY(run_jobs(w, kind, y, fold, jobs, folds->n_folds, threads, err));
 done:
     free(margins);

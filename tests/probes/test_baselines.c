@@ -127,7 +127,10 @@ static ks_report report;
 
 static void setup(void) {
     fixture_make(&f);
-    options = (ks_report_options){.paths = {f.acts, f.labels, f.chains, "hops"},
+    options = (ks_report_options){.paths = {.acts = f.acts,
+                                            .labels = f.labels,
+                                            .chains = f.chains,
+                                            .strata = "hops"},
                                   .grid = {.nest = {.n_strengths = 4,
                                                     .strengths = strengths,
                                                     .threads = 2},

@@ -205,9 +205,9 @@ static int32_t draw(uint64_t *keys, const float *row, int64_t n, float top,
     double u = ks_philox_unit(words[0]);
     double everything = total_weight(row, n, top, spec->temperature);
     /* Almost always a short head of the distribution holds the draw. */
-    for (float reach = 8; reach < 64; reach *= 2) {
+    for (int reach = 8; reach < 64; reach *= 2) {
         int64_t count =
-            candidates(keys, row, n, top - reach * spec->temperature);
+            candidates(keys, row, n, top - (float)reach * spec->temperature);
         int32_t id =
             walk(keys, count, count == n, row, top, everything, spec, u);
         if (id >= 0) return id;
