@@ -149,5 +149,9 @@ ks_status ks__h5_fail(ks_err *err, const char *path, const char *doing);
 void ks__h5_drop(hid_t *id);
 /* The file type of a storage type; a new id, or negative. */
 hid_t ks__h5_type(ks_type type);
+/* A string attribute, malloc'd; expected, for the sentence where there is
+ * none: "an activation file". */
+ks_status ks__h5_text(hid_t at, const char *path, const char *name,
+                      const char *expected, char **out, ks_err *err);
 
 #endif

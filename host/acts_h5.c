@@ -3,7 +3,10 @@
 #include "acts_format.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
+
+enum { MAX_TEXT = 1 << 20 }; /* bytes of an attribute */
 
 static pthread_mutex_t library = PTHREAD_MUTEX_INITIALIZER;
 
@@ -65,4 +68,48 @@ hid_t ks__h5_type(ks_type type) {
     default:
         return H5Tcopy(H5T_IEEE_F32LE);
     }
+}
+
+ks_status ks__h5_text(hid_t at, const char *path, const char *name,
+                      const char *expected, char **out, ks_err *err) {
+    ks_status st = KS_OK;
+    hid_t attribute = -1, type = -1, space = -1, memory = -1;
+    char *variable = NULL;
+    *out = NULL;
+    attribute = H5Aopen(at, name, H5P_DEFAULT);
+    KS_CHECK(attribute >= 0, KS_FORMAT,
+             "%s: has no attribute '%s'; expected %s of keystep", path, name,
+             expected);
+    type = H5Aget_type(attribute);
+    space = H5Aget_space(attribute);
+    KS_CHECK(type >= 0 && H5Tget_class(type) == H5T_STRING &&
+                 H5Sget_simple_extent_npoints(space) == 1,
+             KS_FORMAT, "%s: attribute '%s' is not one string", path, name);
+    memory = H5Tcopy(type);
+    if (H5Tis_variable_str(type) > 0) {
+        if (H5Aread(attribute, memory, &variable) < 0)
+            KS_TRY(ks__h5_fail(err, path, "read an attribute"));
+        KS_CHECK(variable, KS_FORMAT, "%s: attribute '%s' is a null string",
+                 path, name);
+        *out = strdup(variable);
+        KS_CHECK(*out, KS_NOMEM, "out of memory for an attribute");
+    } else {
+        size_t n = H5Tget_size(type);
+        KS_CHECK(n <= MAX_TEXT, KS_FORMAT, "%s: attribute '%s' has %zu bytes",
+                 path, name, n);
+        KS_TRY(ks_alloc(out, n + 1, 1, "an attribute", err));
+        if (H5Aread(attribute, memory, *out) < 0)
+            KS_TRY(ks__h5_fail(err, path, "read an attribute"));
+    }
+done:
+    if (variable) H5free_memory(variable);
+    if (st != KS_OK) {
+        free(*out);
+        *out = NULL;
+    }
+    ks__h5_drop(&memory);
+    ks__h5_drop(&space);
+    ks__h5_drop(&type);
+    ks__h5_drop(&attribute);
+    return st;
 }

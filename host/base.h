@@ -111,6 +111,9 @@ void ks_log(ks_log_level level, const char *format, ...) KS_PRINTF(2, 3);
 typedef struct ks_progress ks_progress;
 ks_progress *ks_progress_open(const char *what, const char *unit, double total);
 void ks_progress_set(ks_progress *progress, double done);
+/* A few words at the end of the line, shown with the next set: "12 tok". */
+void ks_progress_note(ks_progress *progress, const char *format, ...)
+    KS_PRINTF(2, 3);
 void ks_progress_close(ks_progress **progress);
 
 /* SIGINT and SIGTERM set it; long loops look at it between batches. */

@@ -270,7 +270,7 @@ static ks_status read_values(ks_label *label, const char *where, ks_err *err) {
         json_t *v = json_array_get(values, i);
         json_int_t number = json_is_integer(v) ? json_integer_value(v) : -1;
         KS_CHECK(json_is_null(v) || number == 0 || number == 1, KS_FORMAT,
-                 "%s: label %zu is not 1, 0 or null", where, i);
+                 "%s: labels[%zu] is not 1, 0 or null", where, i);
         label->labels[i] = (int8_t)number;
     }
 done:

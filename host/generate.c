@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_ACTIVE = 128 };
+/* PROMPT_TOKENS: most of a batch, so that progress and a signal wait seconds
+ * and not minutes for a big model's. */
+enum { DEFAULT_ACTIVE = 128, PROMPT_TOKENS = 512 };
 
 typedef enum state { WAITING, ACTIVE, DONE } state;
 
@@ -16,6 +18,7 @@ typedef struct sequence {
     int32_t *ids; /* [most]: prompt, then what was sampled */
     int32_t n, most;
     int32_t past;   /* tokens in the store */
+    int32_t seen;   /* prompt tokens that ever were */
     int32_t *pages; /* [n_pages] of max_pages */
     int32_t n_pages;
     int32_t taken; /* tokens in the batch in work */
@@ -90,8 +93,8 @@ static ks_status open_store(job *j, ks_err *err) {
     const ks_config *c = &j->engine->model->config;
     size_t page = ks_kv_page_bytes(c);
     size_t memory = j->options->memory ? j->options->memory : KS_STORE_BYTES;
-    int64_t useful =
-        (int64_t)j->max_pages * (int64_t)KS_MIN(j->n, (size_t)j->most_active);
+    int64_t useful = ((int64_t)j->max_pages + 1) * /* as enter() counts */
+                     (int64_t)KS_MIN(j->n, (size_t)j->most_active);
     int64_t n = KS_MIN((int64_t)(memory / page), useful);
     KS_CHECK(n >= j->max_pages, KS_LIMIT,
              "%zu bytes for keys and values hold %lld tokens, the longest "
@@ -292,12 +295,18 @@ static void add_to_batch(job *j, sequence *s, int32_t tokens) {
 
 /* One token of everything that runs, and of prompts what still fits. */
 static void fill_batch(job *j) {
+    int32_t prompts = PROMPT_TOKENS;
     j->n_seq = j->n_tok = 0;
     for (int32_t i = 0; i < j->n_active; i++) {
         sequence *s = j->active[i];
         int32_t others = j->n_active - i - 1; /* keep a place for each */
         int32_t room = j->max_tokens - j->n_tok - others;
         int32_t tokens = KS_MIN(s->n - s->past, room);
+        if (s->n - s->past > 1) {
+            tokens = KS_MIN(tokens, prompts);
+            prompts -= tokens;
+            if (tokens == 0) continue;
+        }
         if (!ensure_pages(j, i, s->past + tokens)) break;
         add_to_batch(j, s, tokens);
     }
@@ -336,23 +345,72 @@ done:
     return st;
 }
 
+/* The forward knows sequences of a batch; here they have names. */
+static ks_status say_fault(const job *j, const sequence *s, int32_t token,
+                           const char *what, ks_err *err) {
+    char name[64];
+    const ks_request *r = s->request;
+    const char *const *names = j->options->names;
+    snprintf(name, sizeof name, "prompt %zu", (size_t)(s - j->all));
+    return ks_fail(err, KS_NUMERIC, "%s%s: %s token %d (%s)",
+                   names ? "problem " : "", names ? names[r->group] : name,
+                   what, token,
+                   token < r->n_prompt ? "of the prompt" : "sampled");
+}
+
+static ks_status name_fault(const job *j, ks_status st, ks_err *err) {
+    ks_fault fault = ks_run_fault(j->engine->run);
+    if (st != KS_NUMERIC || fault.seq < 0 || fault.seq >= j->n_seq) return st;
+    const sequence *s = j->members[fault.seq];
+    char what[96];
+    snprintf(what, sizeof what,
+             "%s layer %d: %lld values are not finite, the first at",
+             ks_stream_name(fault.stream), fault.layer, (long long)fault.count);
+    return say_fault(j, s, s->past + fault.token, what, err);
+}
+
+/* Samples of every sequence of the batch. Where logits are not finite it goes
+ * a row at a time to name the first; only a batch that fails pays for it. */
+static ks_status sample(job *j, ks_view hidden, ks_err *err) {
+    const ks_config *c = &j->engine->model->config;
+    const struct ks_ops *ops = j->engine->ops;
+    ks_view head = j->engine->model->weights.head, row = hidden;
+    ks_status st = ops->sample(j->engine->dev, j->sampled, NULL, hidden, head,
+                               c->final_softcap, j->specs, err);
+    row.rows = 1;
+    for (int32_t i = 0; st == KS_NUMERIC && i < j->n_seq; i++) {
+        const sequence *s = j->members[i];
+        row.data = (float *)hidden.data + (int64_t)i * hidden.stride;
+        if (ops->sample(j->engine->dev, j->sampled, NULL, row, head,
+                        c->final_softcap, j->specs + i, err) == KS_NUMERIC)
+            return say_fault(j, s, s->past + s->taken - 1,
+                             "the logits are not finite after", err);
+    }
+    return st;
+}
+
+static void count_prompt(job *j, sequence *s) {
+    int32_t seen = KS_MIN(s->past, s->request->n_prompt);
+    j->stats.prompts += KS_MAX(0, seen - s->seen);
+    s->seen = KS_MAX(seen, s->seen);
+}
+
 static ks_status step(job *j, ks_generated_fn done, void *user, ks_err *err) {
     ks_status st = KS_OK;
     ks_view hidden;
     ks_seqs seqs = {j->n_seq, j->n_tok, j->offsets,
                     j->past,  j->pages, j->max_pages};
-    const ks_weights *w = &j->engine->model->weights;
-    KS_TRY(ks_forward(j->engine->run, &seqs, j->ids, j->kv, NULL, &hidden, NULL,
-                      err));
-    KS_TRY(j->engine->ops->sample(
-        j->engine->dev, j->sampled, NULL, hidden, w->head,
-        j->engine->model->config.final_softcap, j->specs, err));
+    st = ks_forward(j->engine->run, &seqs, j->ids, j->kv, NULL, &hidden, NULL,
+                    err);
+    KS_TRY(name_fault(j, st, err));
+    KS_TRY(sample(j, hidden, err));
     KS_TRY(j->engine->ops->sync(j->engine->dev, err));
     j->stats.batches++;
     j->stats.computed += j->n_tok;
     for (int32_t i = 0; i < j->n_seq; i++) {
         sequence *s = j->members[i];
         s->past += s->taken;
+        count_prompt(j, s);
         if (s->past == s->n) /* else: the prompt goes on in the next batch */
             KS_TRY(take_sample(j, s, j->sampled[i], done, user, err));
     }
@@ -375,6 +433,7 @@ ks_status ks__generate_alone(ks_engine *engine,
         KS_TRY(enter(&j, err));
         fill_batch(&j);
         KS_TRY(step(&j, done, user, err));
+        if (options->progress) options->progress(user, &j.stats);
     }
 done:
     *stats = j.stats;

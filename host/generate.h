@@ -17,6 +17,14 @@
 
 #define KS_STORE_BYTES ((size_t)1 << 30) /* of keys and values by default */
 
+typedef struct ks_generate_stats {
+    int64_t sampled;  /* tokens */
+    int64_t computed; /* tokens through the forward, prompts included */
+    int64_t shared;   /* prompt tokens that another sequence had computed */
+    int64_t prompts;  /* prompt tokens in the store once, shared ones too */
+    int64_t batches, preempted;
+} ks_generate_stats;
+
 typedef struct ks_generate_options {
     float temperature; /* 0: greedy */
     float top_p;       /* 1: all */
@@ -27,6 +35,11 @@ typedef struct ks_generate_options {
     size_t n_stops;
     size_t memory;       /* bytes of the KV store; 0: 1 GiB */
     int32_t most_active; /* sequences at a time (each worker); 0: 128 */
+    /* [groups] what a sentence calls the prompt of a group; NULL: numbers */
+    const char *const *names;
+    /* After every batch, with done's user and never at the same time as done;
+     * may be NULL. */
+    void (*progress)(void *user, const ks_generate_stats *so_far);
 } ks_generate_options;
 
 typedef struct ks_request {
@@ -42,17 +55,11 @@ typedef enum ks_finish {
     KS_FINISH_CONTEXT /* the model's context is full */
 } ks_finish;
 
-typedef struct ks_generate_stats {
-    int64_t sampled;  /* tokens */
-    int64_t computed; /* tokens through the forward, prompts included */
-    int64_t shared;   /* prompt tokens that another sequence had computed */
-    int64_t batches, preempted;
-} ks_generate_stats;
-
 /* Calls done(user, i, ids, n, finish) once a request, in the order in which
  * they end, one call at a time, though not always from the caller's thread;
  * ids [n] are borrowed during the call. stats may be NULL. KS_INTERRUPTED
- * between batches when ks_interrupted is set. */
+ * between batches when ks_interrupted is set. KS_NUMERIC names the prompt and
+ * the token where a value is not finite. */
 typedef ks_status (*ks_generated_fn)(void *user, size_t request,
                                      const int32_t *ids, int32_t n,
                                      ks_finish finish, ks_err *err);

@@ -20,6 +20,8 @@ typedef struct crew {
     pthread_mutex_t mutex;
     atomic_bool stop;
     size_t n_done;
+    ks_generate_stats stats; /* of all workers */
+    void (*progress)(void *user, const ks_generate_stats *so_far);
     ks_status status; /* of the first that failed, with its err */
     ks_err err;
 } crew;
@@ -33,7 +35,7 @@ typedef struct worker {
     ks_request *requests; /* [n] */
     size_t *places;       /* [n] in the caller's requests */
     size_t n;
-    ks_generate_stats stats;
+    ks_generate_stats stats, told;
 } worker;
 
 static size_t store_bytes(const ks_generate_options *options) {
@@ -63,6 +65,26 @@ static ks_status hand_on(void *user, size_t request, const int32_t *ids,
     all->n_done += st == KS_OK;
     pthread_mutex_unlock(&all->mutex);
     return st;
+}
+
+static void add_stats(ks_generate_stats *sum, const ks_generate_stats *now,
+                      const ks_generate_stats *was) {
+    sum->sampled += now->sampled - was->sampled;
+    sum->computed += now->computed - was->computed;
+    sum->shared += now->shared - was->shared;
+    sum->prompts += now->prompts - was->prompts;
+    sum->batches += now->batches - was->batches;
+    sum->preempted += now->preempted - was->preempted;
+}
+
+static void tell(void *user, const ks_generate_stats *so_far) {
+    worker *w = user;
+    crew *all = w->crew;
+    pthread_mutex_lock(&all->mutex);
+    add_stats(&all->stats, so_far, &w->told);
+    w->told = *so_far;
+    if (all->progress) all->progress(all->user, &all->stats);
+    pthread_mutex_unlock(&all->mutex);
 }
 
 static void *work(void *at) {
@@ -114,6 +136,7 @@ static ks_status open_workers(worker *workers, int size, crew *all,
         w->crew = all;
         w->options = *options;
         w->options.memory = store_bytes(options) / (size_t)size;
+        w->options.progress = tell;
         w->engine = (ks_engine){
             .model = engine->model,
             .limits = {.max_tokens = engine->limits.max_tokens},
@@ -155,19 +178,17 @@ ks_status ks__crew_generate(ks_engine *engine, int size,
                             ks_generated_fn done, void *user,
                             ks_generate_stats *stats, ks_err *err) {
     ks_status st = KS_OK;
-    crew all = {.done = done, .user = user, .mutex = PTHREAD_MUTEX_INITIALIZER};
+    crew all = {.done = done,
+                .user = user,
+                .mutex = PTHREAD_MUTEX_INITIALIZER,
+                .progress = options->progress};
     worker *workers = NULL;
     KS_TRY(ks_alloc(&workers, (size_t)size, sizeof *workers, "threads", err));
     KS_TRY(deal(workers, size, requests, n, err));
     KS_TRY(open_workers(workers, size, &all, engine, options, err));
     run_workers(workers, size);
-    for (int i = 0; i < size; i++) {
-        stats->sampled += workers[i].stats.sampled;
-        stats->computed += workers[i].stats.computed;
-        stats->shared += workers[i].stats.shared;
-        stats->batches += workers[i].stats.batches;
-        stats->preempted += workers[i].stats.preempted;
-    }
+    for (int i = 0; i < size; i++)
+        add_stats(stats, &workers[i].stats, &(ks_generate_stats){0});
     st = all.status;
     if (st == KS_INTERRUPTED)
         ks_fail(err, st, "interrupted after %zu of %zu sequences", all.n_done,

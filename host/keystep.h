@@ -211,7 +211,7 @@ typedef struct ks_probe_problem {
 } ks_probe_problem;
 
 typedef struct ks_probe_options {
-    int32_t n_strengths;     /* 0: eight, 1e-4 ... 1e3 */
+    int32_t n_strengths;     /* 0: eight, 1e-4 ... 10 */
     const double *strengths; /* C of scikit-learn, ascending */
     int32_t n_folds;         /* 3 to 32 */
     int32_t n_inner_folds;   /* 2 to n_folds - 1 parts of the other folds;
@@ -219,7 +219,7 @@ typedef struct ks_probe_options {
     int32_t n_seeds;         /* foldings */
     const uint64_t *seeds;
     double tolerance;   /* max-norm of the mean loss's gradient; 0: 1e-6 */
-    int32_t max_passes; /* 0: 200 */
+    int32_t max_passes; /* 0: 1000 */
     int threads;        /* 0: all that the process may use; bits do not
                            depend on it */
 } ks_probe_options;

@@ -26,7 +26,7 @@ void ks_log(ks_log_level level, const char *format, ...) {
 }
 
 struct ks_progress {
-    char what[64], unit[32];
+    char what[64], unit[32], note[32];
     double total, done, start, shown;
     bool terminal;
 };
@@ -49,6 +49,14 @@ ks_progress *ks_progress_open(const char *what, const char *unit,
     return p;
 }
 
+void ks_progress_note(ks_progress *p, const char *format, ...) {
+    if (!p) return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(p->note, sizeof p->note, format, args);
+    va_end(args);
+}
+
 static void format_seconds(char *to, size_t n, double s) {
     if (!isfinite(s) || s > 3600 * 1000.0)
         snprintf(to, n, "--:--");
@@ -67,23 +75,25 @@ static void show(ks_progress *p, double now, bool last) {
     format_seconds(left, sizeof left,
                    last ? elapsed : (p->total - p->done) / rate);
     const char *word = last ? "took" : "left";
+    const char *comma = p->note[0] ? ", " : "";
     if (p->terminal) {
-        enum { WIDTH = 24 };
+        enum { WIDTH = 20 }; /* a line within 80 columns, note and all */
         char bar[WIDTH + 1];
         int full = (int)(share * WIDTH + 0.5);
         full = KS_MAX(0, KS_MIN(WIDTH, full));
         memset(bar, '#', (size_t)full);
         memset(bar + full, '.', (size_t)(WIDTH - full));
         bar[WIDTH] = 0;
-        fprintf(stderr, "\r\033[K%-10s [%s] %3.0f%%  %.0f %s/s  %s %s", p->what,
-                bar, 100 * share, rate, p->unit, left, word);
+        fprintf(stderr, "\r\033[K%-10s [%s] %3.0f%%  %.0f %s/s  %s %s%s%s",
+                p->what, bar, 100 * share, rate, p->unit, left, word, comma,
+                p->note);
         if (last) fputc('\n', stderr);
         fflush(stderr);
         bar_open = !last;
     } else {
-        fprintf(stderr, "%s: %3.0f%%, %.0f of %.0f %s, %.0f/s, %s %s\n",
+        fprintf(stderr, "%s: %3.0f%%, %.0f of %.0f %s, %.0f/s, %s %s%s%s\n",
                 p->what, 100 * share, p->done, p->total, p->unit, rate, left,
-                word);
+                word, comma, p->note);
     }
     p->shown = now;
 }

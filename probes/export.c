@@ -177,11 +177,7 @@ ks_status ks_export_csv(const ks_report *r, ks_str *out, ks_err *err) {
     KS_TRY(ks_alloc(&c.y, n, sizeof *c.y, "rows of a fold", err));
     KS_TRY(ks_alloc(&c.group, n, sizeof *c.group, "rows of a fold", err));
     KS_TRY(ks_alloc(&c.chain, n, sizeof *c.chain, "rows of a fold", err));
-    KS_TRY(ks_str_printf(out, err,
-                         "dataset,model,stream,position,layer,context,probe,"
-                         "strength,seed,fold,split,n,accuracy,"
-                         "balanced_accuracy,auc,within_chain_auc,brier,ci_low,"
-                         "ci_high\n"));
+    KS_TRY(ks_str_printf(out, err, KS_METRICS_HEAD));
     for (int32_t k = 0; k < r->grid.n_series; k++)
         KS_TRY(series_lines(&c, &r->grid.series[k], "l2", err));
     KS_TRY(permuted_lines(&c, err));

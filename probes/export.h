@@ -12,6 +12,10 @@
  * position and layer; ci_low and ci_high of permuted labels are the spread of
  * the permutations. */
 ks_status ks_export_csv(const ks_report *report, ks_str *out, ks_err *err);
+#define KS_METRICS_HEAD                                                        \
+    "dataset,model,stream,position,layer,context,probe,strength,seed,fold,"    \
+    "split,n,accuracy,balanced_accuracy,auc,within_chain_auc,brier,ci_low,"    \
+    "ci_high\n"
 /* A new reference. */
 ks_status ks_export_json(const ks_report *report, json_t **out, ks_err *err);
 /* /probes/<stream>-<position>/: layer [layers], strength [layers, seeds,
@@ -21,5 +25,33 @@ ks_status ks_export_json(const ks_report *report, json_t **out, ks_err *err);
  * sum weight (x - mean) / scale + bias of the fits whose fold the step is in,
  * mean over seeds; NaN for steps not probed. Written as path.part, renamed. */
 ks_status ks_export_h5(const ks_report *report, const char *path, ks_err *err);
+
+/* ------------------------------------------------------- probes.h5 read back
+ */
+
+typedef struct ks_probes_series {
+    ks_stream stream;
+    ks_position position;
+    int32_t n_layers, *layer; /* [n_layers] */
+    int32_t *chosen;          /* [n_seeds, n_folds] a layer's number */
+    bool has_weights;
+} ks_probes_series;
+
+typedef struct ks_probes_info {
+    char *model_name, *model_sha256, *context, *program_version;
+    int64_t n_steps, n_probed; /* of the activation file; with a score */
+    int32_t n_seeds, n_folds;
+    int32_t d; /* 0: no weights in the file */
+    int n_series;
+    ks_probes_series series[KS_N_STREAMS * KS_N_POSITIONS];
+} ks_probes_info;
+
+/* An HDF5 file with /probes in it. */
+bool ks_probes_is(const char *path);
+/* What the file holds, every shape checked; a failed read leaves {0}. */
+ks_status ks_probes_read(ks_probes_info *out, const char *path, ks_err *err);
+void ks_probes_free(ks_probes_info *probes);
+/* The layer that most folds chose, the first of equals. */
+int32_t ks_probes_usual(const ks_probes_info *probes, int series);
 
 #endif

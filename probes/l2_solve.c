@@ -303,7 +303,8 @@ done:
     return st;
 }
 
-/* Max-norm as scikit-learn's coordinates have it: x centred at its mean. */
+/* Max-norm as scikit-learn's coordinates have it: x centred at its mean. A NaN
+ * stays one, and no column with it has converged. */
 static double max_gradient(const fit *f, int32_t k) {
     int64_t d = f->l2->d;
     const split *s = &f->splits[f->states[k].split];
@@ -312,7 +313,7 @@ static double max_gradient(const fit *f, int32_t k) {
     for (int64_t j = 0; j < d; j++) {
         double plain =
             g[j] + g[d] * (s->centre[j] - s->mean[j]) * s->inverse[j];
-        if (!(fabs(plain) <= most)) most = fabs(plain);
+        if (!isnan(most) && !(fabs(plain) <= most)) most = fabs(plain);
     }
     return most;
 }

@@ -9,7 +9,11 @@
 #include "l2.h"
 
 static const double TOLERANCE = 1e-6;
-enum { MAX_PASSES = 200 };
+
+void ks_nest_default_strengths(double strengths[KS_DEFAULT_STRENGTHS]) {
+    for (int i = 0; i < KS_DEFAULT_STRENGTHS; i++)
+        strengths[i] = pow(10, -4 + 5.0 * i / (KS_DEFAULT_STRENGTHS - 1));
+}
 
 uint32_t ks_nest_hold(int32_t n_folds, int32_t n_inner, int32_t f,
                       int32_t part) {
@@ -68,9 +72,9 @@ typedef struct work {
 
 static ks_status solve(work *w, int32_t n, ks_err *err) {
     const ks_nest_options *o = w->options;
-    ks_status st = ks_l2_fit(w->l2, w->columns, n,
-                             o->tolerance > 0 ? o->tolerance : TOLERANCE,
-                             o->max_passes ? o->max_passes : MAX_PASSES, err);
+    ks_status st = ks_l2_fit(
+        w->l2, w->columns, n, o->tolerance > 0 ? o->tolerance : TOLERANCE,
+        o->max_passes ? o->max_passes : KS_DEFAULT_PASSES, err);
     for (int32_t i = 0; st == KS_OK && i < n; i++) {
         w->out->columns++;
         w->out->passes = KS_MAX(w->out->passes, w->columns[i].passes);

@@ -15,6 +15,11 @@
 
 enum { KS_MAX_STRENGTHS = 64, KS_MAX_SEEDS = 64 };
 
+/* What the library and the command take where nobody asks for more. */
+enum { KS_DEFAULT_STRENGTHS = 8, KS_DEFAULT_PASSES = 1000 };
+/* C from 1e-4 to 10 in equal ratios. */
+void ks_nest_default_strengths(double strengths[KS_DEFAULT_STRENGTHS]);
+
 /* Folds of all rows, one set a seed; the solver's limit is 32. */
 typedef struct ks_folds {
     int64_t n;
@@ -26,7 +31,7 @@ typedef struct ks_nest_options {
     int32_t n_strengths;
     const double *strengths; /* C of scikit-learn, ascending */
     double tolerance;        /* 0: 1e-6 */
-    int32_t max_passes;      /* 0: 200 */
+    int32_t max_passes;      /* 0: KS_DEFAULT_PASSES */
     int threads;             /* 0: all */
     bool keep_weights;
 } ks_nest_options;

@@ -99,9 +99,10 @@ ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
     KS_TRY(ks_l2_open(
         &l2, x, w.n, d, designs, KS_PERMUTATIONS,
         options->threads ? options->threads : omp_get_max_threads(), err));
-    KS_TRY(ks_l2_fit(l2, w.columns, KS_PERMUTATIONS * n_folds,
-                     options->tolerance > 0 ? options->tolerance : 1e-6,
-                     options->max_passes ? options->max_passes : 200, err));
+    KS_TRY(ks_l2_fit(
+        l2, w.columns, KS_PERMUTATIONS * n_folds,
+        options->tolerance > 0 ? options->tolerance : 1e-6,
+        options->max_passes ? options->max_passes : KS_DEFAULT_PASSES, err));
     for (int32_t k = 0; k < KS_PERMUTATIONS * n_folds; k++)
         *unconverged += !w.columns[k].converged;
     KS_TRY(score(&w, dataset, err));

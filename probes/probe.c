@@ -1,13 +1,10 @@
 /* probe.c - ks_probe_l2, the library's probe: folds by problem, then one
  * nested fit of all seeds. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "nest.h"
 #include "split.h"
-
-static const double STRENGTHS[] = {1e-4, 1e-3, 1e-2, 1e-1, 1, 1e1, 1e2, 1e3};
 
 static ks_status check(const ks_probe_problem *p, const ks_probe_options *o,
                        int32_t *n_groups, ks_err *err) {
@@ -60,6 +57,8 @@ ks_status ks_probe_l2(const ks_probe_problem *problem,
     ks_nest nest = {0};
     const int8_t *y[KS_MAX_SEEDS];
     int32_t n_groups = 0;
+    double strengths[KS_DEFAULT_STRENGTHS];
+    ks_nest_default_strengths(strengths);
     KS_TRY(check(problem, options, &n_groups, err));
     KS_TRY(ks_alloc(&fold, (size_t)options->n_seeds * (size_t)problem->n, 1,
                     "folds", err));
@@ -78,9 +77,8 @@ ks_status ks_probe_l2(const ks_probe_problem *problem,
                                                         : options->n_folds - 1,
                       .fold = fold};
     ks_nest_options nested = {
-        .n_strengths =
-            given ? options->n_strengths : (int32_t)KS_COUNT(STRENGTHS),
-        .strengths = given ? options->strengths : STRENGTHS,
+        .n_strengths = given ? options->n_strengths : KS_DEFAULT_STRENGTHS,
+        .strengths = given ? options->strengths : strengths,
         .tolerance = options->tolerance > 0 ? options->tolerance : 1e-6,
         .max_passes = options->max_passes,
         .threads = options->threads,

@@ -15,6 +15,11 @@ static ks_status make_folds(ks_report *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_report_options *o = r->options;
     const ks_dataset *d = r->dataset;
+    KS_CHECK(d->n_groups >= o->n_folds, KS_MISMATCH,
+             "%s: its labelled steps are of %d problem%s; %d folds by problem "
+             "need at least as many",
+             o->paths.labels ? o->paths.labels : o->paths.acts, d->n_groups,
+             d->n_groups == 1 ? "" : "s", o->n_folds);
     ks_split_input input = {.n = d->n,
                             .y = d->y,
                             .group = d->group,
@@ -69,25 +74,52 @@ static ks_status compare(const ks_report *r, const ks_series *best,
     return st;
 }
 
+static ks_status open_rival(const ks_report *r, ks_rival *rival,
+                            const ks_grid_options *options, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = (size_t)r->dataset->n;
+    KS_TRY(ks_acts_open(&rival->file, rival->path, err));
+    KS_TRY(ks_alloc(&rival->place, n, sizeof *rival->place, "rows", err));
+    KS_TRY(ks_dataset_match(r->dataset, rival->file, rival->path, rival->place,
+                            err));
+    const ks_acts_info *info = ks_acts_get_info(rival->file);
+    KS_CHECK(info->n_layers == r->dataset->info->n_layers || !options->layers,
+             KS_MISMATCH, "%s: %d layers, --layers chooses among %d",
+             rival->path, info->n_layers, r->dataset->info->n_layers);
+    KS_CHECK(ks_grid_cells(rival->file, options) > 0, KS_MISMATCH,
+             "%s holds none of the streams, positions and layers asked for",
+             rival->path);
+done:
+    return st;
+}
+
+/* Ahead of the long work. */
+static ks_status open_rivals(ks_report *r, const ks_grid_options *options,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_report_options *o = r->options;
+    KS_TRY(ks_alloc(&r->rivals, (size_t)KS_MAX(o->n_rivals, 1),
+                    sizeof *r->rivals, "comparison", err));
+    while (r->n_rivals < o->n_rivals) {
+        ks_rival *rival = &r->rivals[r->n_rivals];
+        rival->name = o->rival_names[r->n_rivals];
+        rival->path = o->rival_paths[r->n_rivals++];
+        KS_TRY(open_rival(r, rival, options, err));
+    }
+done:
+    return st;
+}
+
 static ks_status run_rival(ks_report *r, ks_rival *rival,
                            const ks_grid_options *options, ks_err *err) {
     ks_status st = KS_OK;
-    int64_t *place = NULL;
     ks_grid_options mine = *options;
     mine.nest.keep_weights = false;
-    KS_TRY(ks_acts_open(&rival->file, rival->path, err));
-    KS_TRY(ks_alloc(&place, (size_t)r->dataset->n, sizeof *place, "rows", err));
-    KS_TRY(ks_dataset_match(r->dataset, rival->file, rival->path, place, err));
-    KS_CHECK(
-        ks_acts_get_info(rival->file)->n_layers == r->dataset->info->n_layers ||
-            !mine.layers,
-        KS_MISMATCH, "%s: %d layers, --layers chooses among %d", rival->path,
-        ks_acts_get_info(rival->file)->n_layers, r->dataset->info->n_layers);
     if (r->options->begin)
         r->options->begin(mine.user, rival->name, CELLS,
                           ks_grid_cells(rival->file, &mine));
-    st = ks_grid_run(&rival->grid, r->dataset, rival->file, rival->path, place,
-                     &r->folds, &mine, err);
+    st = ks_grid_run(&rival->grid, r->dataset, rival->file, rival->path,
+                     rival->place, &r->folds, &mine, err);
     if (r->options->end) r->options->end(mine.user);
     KS_TRY(st);
     r->other_fits += rival->grid.columns;
@@ -102,22 +134,14 @@ static ks_status run_rival(ks_report *r, ks_rival *rival,
         if (other) KS_TRY(compare(r, best, other->score, &rival->gain[k], err));
     }
 done:
-    free(place);
     return st;
 }
 
 static ks_status run_rivals(ks_report *r, const ks_grid_options *options,
                             ks_err *err) {
     ks_status st = KS_OK;
-    const ks_report_options *o = r->options;
-    KS_TRY(ks_alloc(&r->rivals, (size_t)KS_MAX(o->n_rivals, 1),
-                    sizeof *r->rivals, "comparison", err));
-    for (; r->n_rivals < o->n_rivals;) {
-        ks_rival *rival = &r->rivals[r->n_rivals];
-        rival->name = o->rival_names[r->n_rivals];
-        rival->path = o->rival_paths[r->n_rivals++];
-        KS_TRY(run_rival(r, rival, options, err));
-    }
+    for (int32_t i = 0; i < r->n_rivals; i++)
+        KS_TRY(run_rival(r, &r->rivals[i], options, err));
 done:
     return st;
 }
@@ -285,6 +309,24 @@ done:
     return st;
 }
 
+/* Whatever was asked for by name is there; by default all that is there is
+ * taken. */
+static ks_status check_asked(const ks_report *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_grid_options *o = &r->options->grid;
+    const ks_acts_info *info = r->dataset->info;
+    for (ks_stream s = 0; s < KS_N_STREAMS; s++)
+        KS_CHECK(!(o->streams & ~info->streams & 1u << s), KS_USAGE,
+                 "%s: has no activations of stream %s", r->options->paths.acts,
+                 ks_stream_name(s));
+    for (ks_position p = 0; p < KS_N_POSITIONS; p++)
+        KS_CHECK(!(o->positions & ~info->positions & 1u << p), KS_USAGE,
+                 "%s: has no activations at position %s",
+                 r->options->paths.acts, ks_position_name(p));
+done:
+    return st;
+}
+
 ks_status ks_report_run(ks_report *out, const ks_report_options *options,
                         ks_err *err) {
     ks_status st = KS_OK;
@@ -293,7 +335,9 @@ ks_status ks_report_run(ks_report *out, const ks_report_options *options,
     *r = (ks_report){.options = options};
     KS_TRY(ks_dataset_open(&r->dataset, &options->paths, err));
     KS_TRY(read_layers(r, &grid, err));
+    KS_TRY(check_asked(r, err));
     KS_TRY(make_folds(r, err));
+    KS_TRY(open_rivals(r, &grid, err));
     KS_TRY(count_shared(r, err));
     if (options->begin)
         options->begin(grid.user, "probe", CELLS,
@@ -316,6 +360,7 @@ void ks_report_free(ks_report *r) {
     for (int32_t i = 0; i < r->n_rivals; i++) {
         ks_grid_free(&r->rivals[i].grid);
         ks_acts_close(&r->rivals[i].file);
+        free(r->rivals[i].place);
         free(r->rivals[i].gain);
     }
     free(r->rivals);

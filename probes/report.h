@@ -11,6 +11,7 @@
 typedef struct ks_rival {
     const char *name, *path;
     ks_acts_file *file;
+    int64_t *place; /* [n] its row for each row of the data set */
     ks_grid grid;
     ks_interval *gain; /* [n_series] of the main grid: its best layer minus
                           this one's, balanced accuracy, paired; NaN where

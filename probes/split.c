@@ -18,8 +18,9 @@ static int by_size_then_hash(const void *a, const void *b) {
     return order ? order : (p->group > q->group) - (p->group < q->group);
 }
 
-static void count_problems(const ks_split_input *in, uint64_t seed,
-                           problem *problems) {
+static ks_status count_problems(const ks_split_input *in, uint64_t seed,
+                                problem *problems, ks_err *err) {
+    ks_status st = KS_OK;
     for (int32_t g = 0; g < in->n_groups; g++) {
         char number[16], seeded[32];
         snprintf(number, sizeof number, "%d", g);
@@ -27,13 +28,15 @@ static void count_problems(const ks_split_input *in, uint64_t seed,
         snprintf(seeded, sizeof seeded, "%llu ", (unsigned long long)seed);
         ks_sha256 *hash = NULL;
         problems[g].group = g;
-        if (ks_sha256_open(&hash, NULL) != KS_OK) continue;
+        KS_TRY(ks_sha256_open(&hash, err));
         ks_sha256_add(hash, seeded, strlen(seeded));
         ks_sha256_add(hash, id, strlen(id));
         ks_sha256_close(&hash, problems[g].hash);
     }
     for (int64_t i = 0; i < in->n; i++)
         problems[in->group[i]].count[in->y[i] == 1]++;
+done:
+    return st;
 }
 
 /* The fold that the problem unbalances least: the rise of the sum over
@@ -69,7 +72,7 @@ ks_status ks_split_folds(const ks_split_input *in, int32_t n_folds,
     KS_TRY(ks_alloc(&problems, (size_t)in->n_groups, sizeof *problems,
                     "problems", err));
     KS_TRY(ks_alloc(&of_group, (size_t)in->n_groups, 1, "folds", err));
-    count_problems(in, seed, problems);
+    KS_TRY(count_problems(in, seed, problems, err));
     int32_t used = 0;
     for (int32_t g = 0; g < in->n_groups; g++) {
         used += problems[g].count[0] + problems[g].count[1] > 0;

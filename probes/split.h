@@ -1,8 +1,9 @@
 /* split.h - folds made of problems: no problem, so no chain, is on two sides.
  *
- * A problem's fold comes from its id and the seed alone (SHA-256, then a
- * greedy fill that keeps the folds' sizes and class shares even), so it does
- * not depend on the order of the rows. */
+ * A problem's fold comes from the ids, sizes and labels of all problems and
+ * from the seed (SHA-256, then a greedy fill that keeps the folds' sizes and
+ * class shares even). It does not depend on the order of the rows, but another
+ * set of rows or labels gives other folds. */
 #ifndef KS_SPLIT_H
 #define KS_SPLIT_H
 
@@ -20,7 +21,7 @@ typedef struct ks_split_input {
  * first, those of one size in the order of SHA-256("seed id"), and each goes
  * to the fold where the shares of both classes stay nearest to even. Fails
  * (KS_MISMATCH) when there are fewer problems than folds, or when some fold's
- * complement would hold one class only. */
+ * complement would hold one class only, and with the hash's own error. */
 ks_status ks_split_folds(const ks_split_input *input, int32_t n_folds,
                          uint64_t seed, uint8_t *fold, ks_err *err);
 

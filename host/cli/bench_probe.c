@@ -16,9 +16,10 @@
 #include "../../probes/blas.h"
 #include "../../probes/dataset.h"
 #include "../../probes/l2.h"
+#include "../../probes/nest.h"
 #include "bench.h"
 
-enum { STRENGTHS = 8, MAX_PASSES = 200 };
+enum { STRENGTHS = KS_DEFAULT_STRENGTHS };
 static const double TOLERANCE = 1e-6;
 
 /* Seconds of the bare calls, added over layers and lanes. */
@@ -178,7 +179,8 @@ static ks_status fit_layer(probe_bench *b, int32_t at, int lane, grid_run *run,
                                     .margin = margin + k * b->n};
     KS_TRY(ks_l2_open(&l2, b->x + at * b->n * b->d, b->n, b->d, &design, 1,
                       b->lane_threads, err));
-    KS_TRY(ks_l2_fit(l2, columns, b->n_columns, TOLERANCE, MAX_PASSES, err));
+    KS_TRY(ks_l2_fit(l2, columns, b->n_columns, TOLERANCE, KS_DEFAULT_PASSES,
+                     err));
     ks_l2_cost cost = ks_l2_get_cost(l2);
     for (int32_t k = 0; k < b->n_columns; k++) {
         gradient = KS_MAX(gradient, columns[k].gradient);
@@ -372,8 +374,7 @@ static ks_status open_bench(probe_bench *b, int pairs, ks_err *err) {
     b->n_columns = in->folds * STRENGTHS;
     b->lanes = KS_MIN(threads, b->n_layers);
     b->lane_threads = KS_MAX(1, threads / b->lanes);
-    for (int i = 0; i < STRENGTHS; i++) /* keystep probe's own */
-        b->strength[i] = pow(10, -4 + 5.0 * i / (STRENGTHS - 1));
+    ks_nest_default_strengths(b->strength);
     size_t n = (size_t)b->n, d = (size_t)b->d, lanes = (size_t)b->lanes;
     size_t columns = (size_t)b->n_columns;
     b->lane_scratch = d * d + d + columns * (2 * d + n);

@@ -218,7 +218,8 @@ static int run(int (*command)(int, char **), const char *const *words) {
     ks_str line = {0};
     for (; words[argc] && argc < MAX_WORDS; argc++) {
         argv[argc] = (char *)(uintptr_t)words[argc];
-        ks_str_printf(&line, NULL, " %s", words[argc]);
+        const char *quote = strchr(words[argc], ' ') ? "'" : "";
+        ks_str_printf(&line, NULL, " %s%s%s", quote, words[argc], quote);
     }
     argv[argc] = NULL;
     ks_log(KS_LOG_INFO, "\n$ keystep%s", line.data ? line.data : "");

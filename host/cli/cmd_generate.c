@@ -92,6 +92,8 @@ typedef struct work {
     ks_request *requests; /* [n_requests] */
     size_t *places;       /* [n_requests] chain of a request */
     size_t n_requests;
+    int64_t n_prompt_tokens; /* of all requests */
+    const char **names;      /* [problems] */
     ks_generate_options options;
     ks_compose compose;
     json_t *settings;
@@ -257,6 +259,10 @@ static ks_status list_requests(work *w, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(ks_alloc(&w->requests, w->n, sizeof *w->requests, "requests", err));
     KS_TRY(ks_alloc(&w->places, w->n, sizeof *w->places, "requests", err));
+    KS_TRY(ks_alloc(&w->names, w->problems.n, sizeof *w->names, "names", err));
+    for (size_t p = 0; p < w->problems.n; p++)
+        w->names[p] = w->problems.at[p].id;
+    w->options.names = w->names;
     for (size_t i = 0; i < w->n; i++) {
         if (w->chains[i]) continue;
         size_t p = i / (size_t)w->samples;
@@ -265,6 +271,7 @@ static ks_status list_requests(work *w, ks_err *err) {
             w->tokens[p].ids, (int32_t)w->tokens[p].n,
             ks_philox_stream(w->problems.at[p].id, "", sample), (int32_t)p};
         w->places[w->n_requests++] = i;
+        w->n_prompt_tokens += (int64_t)w->tokens[p].n;
     }
 done:
     return st;
@@ -292,9 +299,21 @@ static ks_status keep(void *user, size_t request, const int32_t *ids, int32_t n,
                             finish, &w->chains[at], err));
     if (w->part_file) KS_TRY(put(w->part_file, w->chains[at], w->part, err));
     w->n_done++;
-    if (w->progress) ks_progress_set(w->progress, (double)w->n_done);
+    ks_progress_set(w->progress, (double)w->n_done);
 done:
     return st;
+}
+
+/* Chains end late: what moves meanwhile are prompts, then tokens. */
+static void show(void *user, const ks_generate_stats *so_far) {
+    work *w = user;
+    int64_t all = w->n_prompt_tokens;
+    if (so_far->prompts < all)
+        ks_progress_note(w->progress, "prompts %lld%%",
+                         (long long)(100 * so_far->prompts / all));
+    else
+        ks_progress_note(w->progress, "%lld tok", (long long)so_far->sampled);
+    ks_progress_set(w->progress, (double)w->n_done);
 }
 
 static ks_status write_all(work *w, ks_err *err) {
@@ -380,6 +399,7 @@ static ks_status run(work *w, ks_err *err) {
     KS_TRY(list_requests(w, err));
     if (!c->quiet)
         w->progress = ks_progress_open("generate", "chain", (double)w->n);
+    w->options.progress = show;
     double start = seconds();
     st = ks_generate(w->engine, &w->options, w->requests, w->n_requests, keep,
                      w, &w->stats, err);
@@ -406,6 +426,7 @@ static void finish(work *w) {
     free(w->tokens);
     free(w->requests);
     free(w->places);
+    free(w->names);
     free(w->part);
     json_decref(w->settings);
     ks_prompt_close(&w->prompt);

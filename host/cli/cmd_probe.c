@@ -1,10 +1,10 @@
 /* cmd_probe.c - keystep probe: activations and labels in, probes of every
  * layer and position, baselines and the per-layer table out. */
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "../../probes/export.h"
 #include "../../probes/table.h"
@@ -21,7 +21,7 @@ enum {
     KEY_NO_TEXT
 };
 
-enum { MAX_RIVALS = 16, MAX_PASSES = 1000 };
+enum { MAX_RIVALS = 16 };
 
 typedef struct input {
     ks_cli_common common;
@@ -189,15 +189,20 @@ static const char *const file_names[] = {"table.md", "metrics.csv",
                                          "summary.json", "probes.h5"};
 enum { TABLE, CSV, JSON, H5, N_FILES };
 
-/* Makes the folder and refuses what is there, before any work. */
-static ks_status prepare(const input *in, char *paths[N_FILES], ks_err *err) {
+/* Makes the folder (*made: it is new) and refuses what is there, before any
+ * work. */
+static ks_status prepare(const input *in, char *paths[N_FILES], bool *made,
+                         ks_err *err) {
     ks_status st = KS_OK;
     const char *out = in->common.out;
     struct stat what;
-    if (mkdir(out, 0777) != 0)
-        KS_CHECK(errno == EEXIST && stat(out, &what) == 0 &&
-                     S_ISDIR(what.st_mode),
-                 KS_IO, "%s: cannot make the folder: %s", out, strerror(errno));
+    *made = mkdir(out, 0777) == 0;
+    if (!*made) {
+        KS_CHECK(errno == EEXIST && stat(out, &what) == 0, KS_IO,
+                 "%s: cannot make the folder: %s", out, strerror(errno));
+        KS_CHECK(S_ISDIR(what.st_mode), KS_EXISTS,
+                 "%s is there and not a folder; --out names a folder", out);
+    }
     for (int i = 0; i < N_FILES; i++) {
         KS_TRY(ks_path_join(&paths[i], out, file_names[i], err));
         KS_TRY(ks_refuse_existing(paths[i], in->common.force, err));
@@ -272,13 +277,13 @@ static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &in->common;
     char *paths[N_FILES] = {NULL};
+    bool made = false;
     ks_report report = {0};
     ks_report_options options = {
         .paths = {c->acts, c->labels, c->chains, in->strata, c->clean},
         .grid = {.nest = {.n_strengths = in->n_strengths,
                           .strengths = in->strengths,
                           .threads = c->threads,
-                          .max_passes = MAX_PASSES,
                           .keep_weights = true},
                  .streams = c->streams,
                  .positions = c->positions,
@@ -297,12 +302,13 @@ static ks_status run(input *in, ks_err *err) {
         .layers = c->layers,
         .begin = begin,
         .end = end};
-    KS_TRY(prepare(in, paths, err));
+    KS_TRY(prepare(in, paths, &made, err));
     KS_TRY(ks_report_run(&report, &options, err));
     say(&report);
     KS_TRY(write_all(in, &report, paths, err));
 done:
     ks_report_free(&report);
+    if (st != KS_OK && made) rmdir(c->out); /* stays unless it is empty */
     for (int i = 0; i < N_FILES; i++) free(paths[i]);
     return st;
 }
@@ -320,12 +326,14 @@ int ks_cmd_probe(int argc, char **argv) {
         NULL,
         NULL,
         NULL};
-    input in = {.folds = 5, .seeds = 1, .bootstrap = 2000, .n_strengths = 8};
+    input in = {.folds = 5,
+                .seeds = 1,
+                .bootstrap = 2000,
+                .n_strengths = KS_DEFAULT_STRENGTHS};
     ks_err err = {0};
     ks_cli_common_init(&in.common);
     in.common.seed = 1;
-    for (int i = 0; i < in.n_strengths; i++)
-        in.strengths[i] = pow(10, -4 + 5.0 * i / (in.n_strengths - 1));
+    ks_nest_default_strengths(in.strengths);
     int code = ks_cli_parse(&argp, "probe", argc, argv, &in);
     if (code == KS_EXIT_DONE && run(&in, &err) != KS_OK)
         code = ks_cli_failed("probe", &err);

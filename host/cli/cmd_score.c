@@ -10,6 +10,7 @@ typedef struct input {
     ks_cli_common common;
     ks_engine *engine;
     ks_tokenizer *tokenizer;
+    size_t line;      /* of standard input, from 1 */
     ks_tokens tokens; /* reused from line to line */
     ks_str text;
     int32_t *ids; /* [n_ids], a BOS in front where the model has one */
@@ -72,6 +73,17 @@ done:
     return st;
 }
 
+/* The forward knows a sequence; here it is a line. */
+static ks_status name_fault(const input *in, ks_status st, ks_err *err) {
+    ks_fault fault = ks_run_fault(in->engine->run);
+    if (st != KS_NUMERIC || fault.seq < 0) return st;
+    return ks_fail(err, st,
+                   "line %zu: %s layer %d: %lld values are not finite, the "
+                   "first at token %d",
+                   in->line, ks_stream_name(fault.stream), fault.layer,
+                   (long long)fault.count, fault.token);
+}
+
 static ks_status compute(input *in, size_t n, size_t first, ks_err *err) {
     ks_status st = KS_OK;
     ks_engine *e = in->engine;
@@ -86,7 +98,8 @@ static ks_status compute(input *in, size_t n, size_t first, ks_err *err) {
     ks_run_limits limits = {.max_tokens = (int32_t)n};
     KS_TRY(ks_engine_reserve(e, &limits, err));
     ks_seqs seqs = {1, (int32_t)n, (int32_t[]){0, (int32_t)n}, NULL, NULL, 0};
-    KS_TRY(ks_forward(e->run, &seqs, in->ids, NULL, NULL, NULL, &hidden, err));
+    st = ks_forward(e->run, &seqs, in->ids, NULL, NULL, NULL, &hidden, err);
+    KS_TRY(name_fault(in, st, err));
     KS_TRY(ks_grow(&in->logprobs, &in->logprobs_capacity, n, sizeof(float),
                    "log-probabilities", err));
     ks_view rows = hidden; /* the state before a token predicts it */
@@ -103,6 +116,7 @@ static ks_status answer(void *user, json_t *line, json_t **out, ks_err *err) {
     ks_status st = KS_OK;
     input *in = user;
     size_t n = 0, first = 0;
+    in->line++;
     json_t *ids = json_array(), *logprobs = json_array();
     KS_TRY(read_ids(in, line, &n, &first, err));
     if (first < n) KS_TRY(compute(in, n, first, err));
@@ -113,8 +127,9 @@ static ks_status answer(void *user, json_t *line, json_t **out, ks_err *err) {
             logprobs, json_real((double)in->logprobs[i - first]));
     }
     *out = bad ? NULL : json_pack("{sOsO}", "ids", ids, "logprobs", logprobs);
-    KS_CHECK(*out, KS_NUMERIC, "no finite log-probabilities for %zu tokens",
-             n - first);
+    KS_CHECK(*out, KS_NUMERIC,
+             "line %zu: the log-probabilities of its %zu tokens are not finite",
+             in->line, n - first);
 done:
     json_decref(ids);
     json_decref(logprobs);

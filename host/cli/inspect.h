@@ -10,6 +10,12 @@ static inline bool ks__put(json_t *object, const char *key, json_t *value) {
     return json_object_set_new(object, key, value) == 0;
 }
 
+/* Text of a file from outside, which may be no UTF-8. */
+static inline json_t *ks__text(const char *text) {
+    json_t *value = json_string(text);
+    return value ? value : json_string("(not UTF-8)");
+}
+
 bool ks__ends_with(const char *s, const char *end);
 
 /* inspect_model.c; tensors: list every one */

@@ -119,7 +119,7 @@ static json_t *describe_switches(const ks_config *c) {
     if (local) ks__put(o, "rope_local", describe_rope(&c->rope_local));
     if (windows)
         ks__put(o, "window",
-            json_pack("{si,si}", "layers", windows, "tokens", width));
+                json_pack("{si,si}", "layers", windows, "tokens", width));
     if (c->final_softcap != 0)
         ks__put(o, "final_softcap", json_real((double)c->final_softcap));
     return o;
@@ -150,9 +150,8 @@ ks_status ks__inspect_model(const char *path, bool tensors, json_t *o,
     json_t *list = tensors ? json_array() : NULL;
     KS_TRY(ks_model_open(&m, path, err));
     KS_TRY(ks_model_hash(m, err));
-    KS_TRY(ks_gguf_is(path)
-               ? count_gguf(path, types, list, err)
-               : count_safetensors(path, types, list, err));
+    KS_TRY(ks_gguf_is(path) ? count_gguf(path, types, list, err)
+                            : count_safetensors(path, types, list, err));
     const ks_config *c = &m->config;
     json_t *sizes = json_pack(
         "{si,si,si,si,si,si,si,si,sf}", "layers", c->n_layers, "hidden",

@@ -231,3 +231,125 @@ Test(generate, crew_equals_one_scheduler) {
     golden_close(&g);
     ks_engine_close(&engine);
 }
+
+/* ------------------------------------------------------------ long prompts */
+
+enum { LONG = 200, MANY = 10 };
+
+typedef struct watch {
+    result results[MANY];
+    ks_generate_stats last;
+    int calls, stop_at;
+} watch;
+
+static ks_status keep_watched(void *user, size_t i, const int32_t *ids,
+                              int32_t n, ks_finish finish, ks_err *err) {
+    watch *w = user;
+    return keep(w->results, i, ids, n, finish, err);
+}
+
+static void look(void *user, const ks_generate_stats *so_far) {
+    watch *w = user;
+    cr_expect(so_far->batches == w->last.batches + 1 &&
+              so_far->prompts >= w->last.prompts);
+    w->last = *so_far;
+    if (++w->calls == w->stop_at) ks_interrupted = 1;
+}
+
+static void fill_long(int32_t prompts[MANY][LONG], ks_request *requests) {
+    for (int32_t i = 0; i < MANY; i++) {
+        for (int32_t t = 0; t < LONG; t++)
+            prompts[i][t] = 3 + (t * (i + 1)) % 50;
+        requests[i] = (ks_request){prompts[i], LONG, (uint64_t)i, i};
+    }
+}
+
+/* However large batches may be, prompts come in several, and a signal is
+ * heeded after each. */
+Test(generate, prompts_show_progress_and_heed_signals) {
+    static int32_t prompts[MANY][LONG];
+    static watch w, stopped = {.stop_at = 1};
+    ks_request requests[MANY];
+    ks_err err = {0};
+    fill_long(prompts, requests);
+    for (int threads = 1; threads <= 2; threads++) {
+        ks_engine *engine = open_small(4096, threads);
+        ks_generate_options options = {
+            .top_p = 1, .max_new = 5, .progress = look};
+        w = (watch){.calls = 0};
+        must(ks_generate(engine, &options, requests, MANY, keep_watched, &w,
+                         NULL, err));
+        cr_expect_eq(w.last.prompts, MANY * LONG);
+        cr_expect_eq(w.last.sampled, MANY * 5);
+        cr_expect_geq(w.last.batches, MANY * LONG / 512 + 5);
+        cr_expect_eq(w.calls, w.last.batches);
+        if (threads == 1) {
+            cr_expect_eq(ks_generate(engine, &options, requests, MANY,
+                                     keep_watched, &stopped, NULL, &err),
+                         KS_INTERRUPTED);
+            cr_expect_eq(stopped.calls, 1);
+            cr_expect_leq(stopped.last.computed, 512);
+            ks_interrupted = 0;
+        }
+        ks_engine_close(&engine);
+    }
+}
+
+/* -------------------------------------------------------- not finite, named */
+
+/* Gives one token an embedding of NaN, in every storage type. */
+static void *spoil(ks_engine *engine, int32_t id) {
+    ks_weight *embed = &engine->model->weights.embed;
+    size_t row = (size_t)embed->cols * (embed->type == KS_F32 ? 4 : 2);
+    char *copy = malloc(row * (size_t)embed->rows);
+    cr_assert(copy && embed->type <= KS_BF16);
+    memcpy(copy, embed->data, row * (size_t)embed->rows);
+    memset(copy + row * (size_t)id, 0xff, row);
+    embed->data = copy;
+    return copy;
+}
+
+Test(generate, names_the_prompt_that_is_not_finite) {
+    static int32_t prompts[MANY][LONG];
+    static watch w;
+    static const char *const names[MANY] = {"a", "b", "c", "d", "e",
+                                            "f", "g", "h", "i", "j"};
+    ks_request requests[MANY];
+    fill_long(prompts, requests);
+    prompts[6][150] = 59;
+    for (int named = 0; named <= 1; named++) {
+        ks_err err = {0};
+        ks_engine *engine = open_small(4096, 1);
+        void *copy = spoil(engine, 59);
+        ks_generate_options options = {
+            .top_p = 1, .max_new = 1, .names = named ? names : NULL};
+        cr_expect_eq(ks_generate(engine, &options, requests, MANY, keep_watched,
+                                 &w, NULL, &err),
+                     KS_NUMERIC);
+        cr_expect(strstr(err.text, named ? "problem g: resid layer 0"
+                                         : "prompt 6: resid layer 0"),
+                  "%s", err.text);
+        cr_expect(strstr(err.text, "at token 150 (of the prompt)"), "%s",
+                  err.text);
+        ks_engine_close(&engine);
+        free(copy);
+    }
+}
+
+Test(generate, names_the_prompt_whose_logits_are_not_finite) {
+    static int32_t prompts[MANY][LONG];
+    static watch w;
+    ks_request requests[MANY];
+    ks_err err = {0};
+    fill_long(prompts, requests);
+    ks_engine *engine = open_small(4096, 1);
+    engine->model->weights.final_norm[0] = NAN;
+    ks_generate_options options = {.top_p = 1, .max_new = 5};
+    cr_expect_eq(ks_generate(engine, &options, requests + 1, 1, keep_watched,
+                             &w, NULL, &err),
+                 KS_NUMERIC);
+    cr_expect(strstr(err.text, "prompt 0: the logits are not finite after "
+                               "token 199 (of the prompt)"),
+              "%s", err.text);
+    ks_engine_close(&engine);
+}

@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base.h"
+
 #ifdef KS_PROGRAM
 
 #define MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
@@ -197,6 +199,75 @@ Test(generate_command, score) {
     cr_expect(json_object_get(json_array_get(all, 2), "error"));
     cr_expect_eq(
         json_array_size(json_object_get(json_array_get(all, 3), "ids")), 0);
+    json_decref(all);
+}
+
+/* A copy of the model in which the embedding of the digit 7 is NaN; it is also
+ * a row of the head, so that no logits are finite. */
+static void spoil_model(void) {
+    char path[160];
+    ks_tokenizer *tokenizer = NULL;
+    ks_tokens tokens = {0};
+    snprintf(path, sizeof path, "cp -r '%s' '%s/bad'", MODEL, folder);
+    cr_assert_eq(system(path), 0);
+    cr_assert_eq(ks_tokenizer_open(&tokenizer, MODEL, NULL), KS_OK);
+    cr_assert_eq(ks_tokenize(tokenizer, "has 7", 5, &tokens, NULL), KS_OK);
+    cr_assert_geq(tokens.n, 1);
+    snprintf(path, sizeof path, "%s/bad/model.safetensors", folder);
+    FILE *file = fopen(path, "r+b");
+    uint64_t length = 0;
+    cr_assert(file && fread(&length, 8, 1, file) == 1);
+    char *head = calloc(length + 1, 1);
+    cr_assert_eq(fread(head, 1, length, file), length);
+    json_t *tensors = json_loads(head, 0, NULL);
+    json_t *embed = json_object_get(tensors, "model.embed_tokens.weight");
+    json_int_t rows, width, begin, end;
+    cr_assert_eq(json_unpack(embed, "{s[II],s[II]}", "shape", &rows, &width,
+                             "data_offsets", &begin, &end),
+                 0);
+    long row = (long)((end - begin) / rows);
+    fseek(file, 8 + (long)length + begin + row * tokens.ids[tokens.n - 1],
+          SEEK_SET);
+    for (long i = 0; i < row; i++) putc(0xff, file);
+    fclose(file);
+    free(head);
+    json_decref(tensors);
+    ks_tokens_free(&tokens);
+    ks_tokenizer_close(&tokenizer);
+}
+
+/* The problem and the line are named, not a place in a batch. */
+Test(generate_command, values_that_are_not_finite) {
+    char path[128];
+    spoil_model();
+    snprintf(path, sizeof path, "%s/q.jsonl", folder);
+    FILE *file = fopen(path, "w");
+    fputs("{\"id\":\"good\",\"question\":\"Ada has 3 coins.\"}\n"
+          "{\"id\":\"poor\",\"question\":\"Ada has 7 coins.\"}\n",
+          file);
+    fclose(file);
+    cr_expect_eq(keystep(out, sizeof out,
+                         "generate --model bad --problems q.jsonl --out x "
+                         "--max-new 4 --quiet --threads 1"),
+                 1);
+    cr_expect(strstr(out, "problem poor: resid layer 0"), "%s", out);
+    snprintf(path, sizeof path, "%s/in.jsonl", folder);
+    file = fopen(path, "w");
+    fputs("{\"context\":\"Ada has\",\"continuation\":\" 3 coins.\"}\n"
+          "{\"context\":\"Ada has\",\"continuation\":\" 7 coins.\"}\n",
+          file);
+    fclose(file);
+    cr_expect_eq(keystep(out, sizeof out,
+                         "score --model bad --threads 1 < in.jsonl > o.jsonl"),
+                 1);
+    json_t *all = read_lines("o.jsonl");
+    static const char *const words[] = {"line 1: the log-probabilities of its",
+                                        "line 2: resid layer 0"};
+    for (size_t i = 0; i < 2; i++) {
+        const char *why =
+            json_string_value(json_object_get(json_array_get(all, i), "error"));
+        cr_expect(why && strstr(why, words[i]), "%s", why);
+    }
     json_decref(all);
 }
 

@@ -73,7 +73,7 @@ Test(smollm2, hidden_states_and_argmax) {
             double e = relative_error(out.at + l * (size_t)out.layer_floats +
                                           (size_t)r * d,
                                       ref + l * d, d);
-            if (!(e <= worst)) worst = e;
+            if (!isnan(worst) && !(e <= worst)) worst = e; /* a NaN stays */
         }
     }
     fclose(file);

@@ -191,7 +191,7 @@ Test(bad_input, labels) {
            {"--labels lcount.jsonl",
             {"lcount.jsonl", "1 labels", "2 steps in c.jsonl"}},
            {"--labels lhash.jsonl", {"lhash.jsonl", "\"a\"", "another text"}},
-           {"--labels lvalue.jsonl", {"lvalue.jsonl line 1", "label 1"}},
+           {"--labels lvalue.jsonl", {"lvalue.jsonl line 1", "labels[1]"}},
            {"--labels none.jsonl", {"none.jsonl", "empty", "labels"}},
            {"--labels c.jsonl", {"c.jsonl line 1", "\"chain\""}},
            {"--labels l.jsonl --labels-on original --clean c.jsonl",

@@ -89,7 +89,7 @@ Test(inspect, json_lines) {
     json_t *o = inspect_json(path);
     cr_expect(eq(str, text(o, "kind"), "chains"));
     cr_expect(number(o, "chains") == 1 && number(o, "steps") == 2 &&
-              number(o, "correct") == 1);
+              number(o, "correct") == 1 && number(o, "lines") == 1);
     json_decref(o);
     o = inspect_json(file_text("l.jsonl", "{\"chain\":\"a/0\",\"method\":"
                                           "\"m\",\"labels\":[1,0,null,1]}\n"));
@@ -133,6 +133,87 @@ static void fails(const char *arguments, int want, const char *words) {
     free(text_err);
 }
 
+Test(inspect, json_lines_by_model_and_method) {
+    static const char chain[] =
+        "{\"id\":\"%s\",\"problem\":\"%s\",\"prompt\":\"\",\"text\":\"ab\","
+        "\"model\":\"%s\",\"finished\":%s,\"steps\":[{\"begin\":0,\"end\":2}]}"
+        "\n";
+    char lines[1024];
+    int n = snprintf(lines, sizeof lines, chain, "a/0", "a", "m1", "true");
+    n += snprintf(lines + n, sizeof lines - (size_t)n, chain, "a/1", "a", "m2",
+                  "false");
+    snprintf(lines + n, sizeof lines - (size_t)n, chain, "b/0", "b", "m2",
+             "false");
+    json_t *o = inspect_json(file_text("c.jsonl", lines));
+    cr_expect(eq(int, number(o, "chains"), 3));
+    cr_expect(eq(int, number(o, "problems"), 2));
+    cr_expect(eq(int, number(o, "models.m1"), 1));
+    cr_expect(eq(int, number(o, "models.m2"), 2));
+    cr_expect(eq(int, number(o, "unfinished"), 2));
+    cr_expect(eq(sz, json_array_size(at(o, "fields")), 7));
+    json_decref(o);
+    o = inspect_json(file_text(
+        "l.jsonl", "{\"chain\":\"a\",\"method\":\"m\",\"labels\":[1,0],"
+                   "\"scores\":{\"s\":[1,2]}}\n\n"
+                   "{\"chain\":\"b\",\"method\":\"m\",\"labels\":[null],"
+                   "\"scores\":{}}\n"));
+    cr_expect(eq(int, number(o, "lines"), 2));
+    cr_expect(eq(int, number(o, "steps"), 3));
+    cr_expect(eq(int, number(o, "methods.m"), 2));
+    cr_expect(eq(sz, json_array_size(at(o, "scores")), 1));
+    json_decref(o);
+}
+
+/* An interrupted generate: what is whole is told, the torn line too. */
+Test(inspect, torn_lines_of_a_part) {
+    static const char two[] =
+        "{\"id\":\"a\",\"problem\":\"a\",\"prompt\":\"\",\"text\":\"ab\"}\n"
+        "{\"id\":\"b\",\"prob";
+    json_t *o = inspect_json(file_text("c.jsonl.part", two));
+    cr_expect(eq(str, text(o, "kind"), "chains"));
+    cr_expect(eq(int, number(o, "chains"), 1));
+    cr_expect(at(o, "torn last line") == json_true());
+    json_decref(o);
+    char bad[256];
+    snprintf(bad, sizeof bad, "%s\n%s", two, two);
+    fails(file_text("d.jsonl.part", bad), 1, "d.jsonl.part line 2");
+    fails(file_text("c.jsonl", two), 1, "c.jsonl line 2");
+}
+
+/* An interrupted capture: how far its journal is. */
+Test(inspect, unfinished_activations) {
+    fixture f;
+    ks_err err = {0};
+    ks_acts *acts = NULL;
+    int64_t done = -1;
+    char part[160], journal[160];
+    fixture_make(&f, KS_BF16, 1u << KS_RESID, 1u << KS_MEAN);
+    snprintf(part, sizeof part, "%s.part", f.path);
+    snprintf(journal, sizeof journal, "%s.journal", f.path);
+    ks_acts_options options = {0};
+    ks_status st =
+        ks_acts_create(&acts, f.path, &f.spec, &options, &done, &err);
+    cr_assert(eq(int, st, 0), "%s", err.text);
+    cr_assert(eq(int, write_chains(&f, acts, 0, 4, &err), 0), "%s", err.text);
+    ks_acts_abandon(&acts);
+    json_t *o = inspect_json(part);
+    cr_expect(eq(str, text(o, "kind"), "unfinished activations"));
+    cr_expect(eq(int, number(o, "steps done"), (int)f.chain_end[4]));
+    cr_expect(eq(int, number(o, "chains done"), 4));
+    cr_expect(eq(int, number(o, "steps"), (int)f.spec.n_steps));
+    json_decref(o);
+    o = inspect_json(journal);
+    cr_expect(eq(str, text(o, "kind"), "journal of a capture"));
+    cr_expect(eq(int, number(o, "steps done"), (int)f.chain_end[4]));
+    json_decref(o);
+    fails(f.path, 1, "there is no such file");
+    cr_assert(eq(int, truncate(part, 4000), 0));
+    fails(part, 1, ".part");
+    cr_assert(eq(int, truncate(part, 0) + truncate(part, 4000), 0));
+    fails(part, 1, "nothing is in it yet");
+    fixture_free(&f);
+}
+
 Test(inspect, refusals) {
     fails("", 2, "FILE is missing");
     fails("a b", 2, "too many arguments");
@@ -140,6 +221,9 @@ Test(inspect, refusals) {
     fails("/nowhere/x.gguf", 1, "/nowhere/x.gguf: there is no such file");
     fails(file_text("x.txt", "{\"a\":1}\n"), 1, "neither a model nor a file");
     fails(file_text("x.txt", "hello\n"), 1, "line 1");
+    fails(file_text("x.txt", ""), 1, "neither a model nor a file");
+    fails(file_text("config.json", "{\n\"model_type\":\"llama\"}\n"), 1,
+          "inspect its folder");
     fails(file_text("y.gguf", "GGUF"), 1, "y.gguf: cut short");
     fails(file_text("z.h5", "\x89HDF\r\n\x1a\n"), 1, "z.h5");
     fails(file_text("c.jsonl", "{\"id\":\"a\",\"problem\":\"a\",\"prompt\":"

@@ -130,4 +130,105 @@ Test(probe_command, says_what_does_not_fit) {
     cr_expect(ne(int, access(path, F_OK), 0));
 }
 
+/* --------------------------------------------------------- hostile input */
+
+/* Files in the fixture's folder, made by sh from acts.h5 and labels.jsonl. */
+static const char make_bad[] =
+    "cd %s && sed 's/\"p/\"x/' labels.jsonl >nofit.jsonl && "
+    ": >empty.jsonl && echo '{\"chain\":\"p0/0\",\"labels\":[]}' >none.jsonl &&"
+    " sed 's/\\([[,]\\)1/\\10/g' labels.jsonl >zeros.jsonl && "
+    "sed 's/\\([[,]\\)[01]/\\1null/g' labels.jsonl >nulls.jsonl && "
+    "grep '\"p0/' labels.jsonl >one.jsonl && "
+    "grep '\"p[0-3]/' labels.jsonl >four.jsonl && "
+    "cat labels.jsonl one.jsonl >twice.jsonl && "
+    "sed 's/\\[[01],/[2,/' labels.jsonl >two.jsonl && "
+    "head -c 20000 acts.h5 >cut.h5 && head -c 40 acts.h5 >head.h5 && "
+    ": >empty.h5 && cp labels.jsonl text.h5 && : >file && mkdir full && "
+    "touch full/metrics.csv";
+
+typedef struct row {
+    const char *arguments; /* $D: the folder; a later option wins */
+    int code;
+    const char *words;
+} row;
+
+static const row rows[] = {
+    {"--labels $D/nofit.jsonl", 1, "chain x0/0 is labelled but not in"},
+    {"--labels $D/empty.jsonl", 1, "empty.jsonl is empty"},
+    {"--labels $D/none.jsonl", 1, "chain p0/0: 0 labels in"},
+    {"--labels $D/zeros.jsonl", 1, "zeros.jsonl: 0 important and"},
+    {"--labels $D/nulls.jsonl", 1, "0 important and 0 removable"},
+    {"--labels $D/one.jsonl", 1, "one.jsonl: its labelled steps are of 1 pr"},
+    {"--labels $D/four.jsonl", 1, "of 4 problems; 5 folds by problem"},
+    {"--labels $D/twice.jsonl", 1, "twice.jsonl line 81: chain \"p0/0\""},
+    {"--labels $D/two.jsonl", 1, "two.jsonl line 1: labels[0] is not 1, 0"},
+    {"--labels $D/nowhere", 1, "nowhere: cannot open"},
+    {"--labels $D/acts.h5", 1, "acts.h5 line 1"},
+    {"--acts $D/cut.h5", 1, "cut.h5: cannot open as HDF5: truncated"},
+    {"--acts $D/head.h5", 1, "head.h5"},
+    {"--acts $D/empty.h5", 1, "empty.h5: is empty"},
+    {"--acts $D/text.h5", 1, "text.h5: cannot open as HDF5"},
+    {"--acts $D/nowhere", 1, "nowhere: cannot open"},
+    {"--acts $D", 1, "not a regular file"},
+    {"--out $D/file", 1, "file is there and not a folder"},
+    {"--out $D/full", 1, "metrics.csv"},
+    {"--out $D/no/where", 1, "no/where: cannot make the folder"},
+    {"--layers 4", 2, "of layers 0 to 3"},
+    {"--layers 0-4", 2, "of layers 0 to 3"},
+    {"--layers 3-1", 2, "'3-1'"},
+    {"--layers 99999999999999999999", 2, "of layers 0 to 3"},
+    {"--layers ''", 2, "of layers 0 to 3"},
+    {"--positions mean,first", 2, "no activations at position first"},
+    {"--streams attn", 2, "no activations of stream attn"},
+    {"--chains $D/labels.jsonl", 1, "labels.jsonl line 1"},
+    {"--baseline-acts x=$D/other.h5", 1, "other.h5: step 0 of chain p0/0"},
+    {"--baseline-acts x=$D/nowhere", 1, "nowhere: cannot open"},
+    {"--baseline-acts x=$D/cut.h5", 1, "cut.h5: cannot open"},
+    {"--strata nothing", 1, "--strata nothing: no important step"},
+};
+
+/* One clear sentence each, before any training, and nothing left behind. */
+Test(probe_command, hostile_input, .timeout = 120) {
+    char command[2048];
+    ks_err err = {0};
+    for (int c = 0; c < CHAINS; c++) f.ids[c][0] = 'z';
+    cr_assert(eq(int, write_acts(&f, f.other, 1u << KS_MEAN, &err), 0));
+    snprintf(command, sizeof command, make_bad, f.dir);
+    cr_assert(eq(int, system(command), 0));
+    for (size_t i = 0; i < KS_COUNT(rows); i++) {
+        snprintf(command, sizeof command,
+                 "D=%s; %s probe --quiet --acts $D/acts.h5 --labels "
+                 "$D/labels.jsonl --out $D/out %s 2>$D/stderr >$D/stdout",
+                 f.dir, KS_PROGRAM, rows[i].arguments);
+        int status = system(command);
+        const char *said = read_back("stderr");
+        cr_expect(eq(int, WEXITSTATUS(status), rows[i].code), "%s: %s",
+                  rows[i].arguments, said);
+        cr_expect(strstr(said, rows[i].words) != NULL, "%s: '%s' lacks '%s'",
+                  rows[i].arguments, said, rows[i].words);
+        cr_expect(eq(int, count(said, "\n"), 1), "%s", said);
+        cr_expect(ne(int, access(f.out, F_OK), 0), "%s", rows[i].arguments);
+        cr_expect(eq(int, (int)strlen(read_back("stdout")), 0));
+    }
+}
+
+/* A step without a token is NaN, valid 0: left out, counted, no error. */
+Test(probe_command, steps_without_activations) {
+    char arguments[512];
+    int64_t labelled = 0;
+    ks_err err = {0};
+    for (int i = 0; i < ROWS; i += 7) f.steps[i].valid = 0;
+    for (int i = 0; i < ROWS; i++) labelled += f.y[i] >= 0 && !f.steps[i].valid;
+    cr_assert(labelled > 50);
+    cr_assert(eq(
+        int, write_acts(&f, f.acts, 1u << KS_MEAN | 1u << KS_BEFORE, &err), 0));
+    snprintf(arguments, sizeof arguments, "--json --layers 2 --out %s", f.out);
+    cr_assert(eq(int, run(arguments), 0), "%s", read_back("stderr"));
+    json_t *summary = json_loads(read_back("stdout"), 0, NULL);
+    json_t *counted =
+        json_object_get(json_object_get(summary, "rows"), "invalid");
+    cr_expect(eq(i64, json_integer_value(counted), labelled));
+    json_decref(summary);
+}
+
 #endif

@@ -1,0 +1,47 @@
+/* How the program starts: threads spin briefly unless the user says how. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef KS_PROGRAM
+
+static char said[65536];
+
+/* What libgomp, asked to show its settings, says on each load. */
+static void start(const char *setting) {
+    char command[512];
+    snprintf(command, sizeof command,
+             "unset OMP_WAIT_POLICY GOMP_SPINCOUNT; %s OMP_DISPLAY_ENV=verbose "
+             "%s text split 2>&1 </dev/null",
+             setting, KS_PROGRAM);
+    FILE *pipe = popen(command, "r");
+    cr_assert(pipe);
+    said[fread(said, 1, sizeof said - 1, pipe)] = 0;
+    cr_expect_eq(pclose(pipe), 0);
+}
+
+static int count(const char *what) {
+    int n = 0;
+    for (const char *at = said; (at = strstr(at, what)); at++) n++;
+    return n;
+}
+
+Test(start, threads_spin_briefly) {
+    start("");
+    if (!count("GOMP_SPINCOUNT")) cr_skip_test("not libgomp");
+    cr_expect_eq(count("GOMP_SPINCOUNT = '10000'"), 1, "%s", said);
+    cr_expect_eq(count("GOMP_SPINCOUNT"), 2, "%s", said);
+}
+
+Test(start, unless_the_user_says_how) {
+    start("GOMP_SPINCOUNT=77");
+    if (!count("GOMP_SPINCOUNT")) cr_skip_test("not libgomp");
+    cr_expect_eq(count("GOMP_SPINCOUNT = '77'"), 1, "%s", said);
+    cr_expect_eq(count("GOMP_SPINCOUNT"), 1, "%s", said);
+    start("OMP_WAIT_POLICY=active");
+    cr_expect_eq(count("GOMP_SPINCOUNT"), 1, "%s", said);
+    cr_expect_eq(count("'10000'"), 0, "%s", said);
+}
+
+#endif
