@@ -8,6 +8,10 @@
  * and is never pooled. */
 enum { STAND_IN = 0 };
 
+/* Bytes of a step's {"begin","end"} in a chain's JSON object, which stays in
+ * memory with the chain: jansson's table of 8 buckets, 2 pairs, 2 integers. */
+enum { STEP_OBJECT = 448 };
+
 /* ------------------------------------------------------------------ pieces */
 
 static ks_status add_ids(ks_capture_job *job, const int32_t *ids, size_t n,
@@ -358,7 +362,8 @@ static void fill_cost(ks_capture_job *job) {
     for (size_t i = 0; i < job->chains.n; i++)
         cost->index_bytes += job->chains.at[i].prompt_length +
                              job->chains.at[i].text_length +
-                             job->chains.at[i].rest_length + 512;
+                             job->chains.at[i].rest_length + 512 +
+                             (size_t)job->chains.at[i].n_steps * STEP_OBJECT;
     for (size_t i = 0; i < job->engine->model->n_files; i++)
         cost->model_bytes += job->engine->model->files[i].size;
 }

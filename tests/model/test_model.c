@@ -379,7 +379,7 @@ Test(randomize, moments) {
 Test(weights, smollm2_opens) {
     const char *path = getenv("KS_SMOLLM2");
     if (!path || !ks_file_exists(path))
-        cr_skip_test("weights/smollm2_opens: KS_SMOLLM2 names no file");
+        cr_skip_test("KS_SMOLLM2 names no file");
     ks_model *m = open_model(path);
     const ks_config *c = &m->config;
     cr_expect(c->n_layers == 30 && c->d_model == 576 && c->n_heads == 9 &&
