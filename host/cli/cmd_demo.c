@@ -88,12 +88,6 @@ typedef struct truth {
     int kept, one_group, broken;
 } truth;
 
-static const ks_problem *find_problem(const ks_problems *all, const char *id) {
-    for (size_t i = 0; i < all->n; i++)
-        if (strcmp(all->at[i].id, id) == 0) return &all->at[i];
-    return NULL;
-}
-
 /* Labels and hops of one chain; *other counts steps of the other group. false
  * when a quantity comes twice or the asked one never comes. */
 static bool label_chain(const ks_chain *chain, const ks_problem *problem,
@@ -142,7 +136,7 @@ static ks_status add_line(ks_str *to, json_t *object, ks_err *err) {
 }
 
 static ks_status add_chain(truth *t, const ks_chain *chain, ks_err *err) {
-    const ks_problem *problem = find_problem(t->problems, chain->problem);
+    const ks_problem *problem = ks_problems_find(t->problems, chain->problem);
     if (!problem)
         return ks_fail(err, KS_MISMATCH, "chain %s: no problem %s", chain->id,
                        chain->problem);

@@ -10,6 +10,13 @@ static inline bool ks__put(json_t *object, const char *key, json_t *value) {
     return json_object_set_new(object, key, value) == 0;
 }
 
+/* One more of the name; NULL counts nowhere. */
+static inline void ks__count(json_t *names, const char *name) {
+    if (!name) return;
+    json_int_t so_far = json_integer_value(json_object_get(names, name));
+    json_object_set_new(names, name, json_integer(so_far + 1));
+}
+
 /* Text of a file from outside, which may be no UTF-8. */
 static inline json_t *ks__text(const char *text) {
     json_t *value = json_string(text);

@@ -28,12 +28,6 @@ typedef struct tally {
     json_t *fields;   /* name -> lines */
 } tally;
 
-static void count(json_t *names, const char *name) {
-    if (!name) return;
-    json_int_t so_far = json_integer_value(json_object_get(names, name));
-    json_object_set_new(names, name, json_integer(so_far + 1));
-}
-
 static void add_chain(tally *t, json_t *object) {
     json_t *steps = json_object_get(object, "steps");
     json_t *correct = json_object_get(object, "correct");
@@ -45,8 +39,9 @@ static void add_chain(tally *t, json_t *object) {
     t->finished += json_is_true(finished);
     t->unfinished += json_is_false(finished);
     t->clean += json_object_get(object, "of") != NULL;
-    count(t->names, json_string_value(json_object_get(object, "model")));
-    count(t->problems, json_string_value(json_object_get(object, "problem")));
+    ks__count(t->names, json_string_value(json_object_get(object, "model")));
+    ks__count(t->problems,
+              json_string_value(json_object_get(object, "problem")));
 }
 
 static void add_labels(tally *t, json_t *object) {
@@ -58,9 +53,9 @@ static void add_labels(tally *t, json_t *object) {
                  : json_integer_value(value) ? 1
                                              : 0]++;
     t->steps += (int64_t)json_array_size(list);
-    count(t->names, json_string_value(json_object_get(object, "method")));
+    ks__count(t->names, json_string_value(json_object_get(object, "method")));
     json_object_foreach(json_object_get(object, "scores"), name, value)
-        count(t->scores, name);
+        ks__count(t->scores, name);
 }
 
 static ks_status add(void *user, size_t line, json_t *object, ks_err *err) {
@@ -70,7 +65,7 @@ static ks_status add(void *user, size_t line, json_t *object, ks_err *err) {
     if (t->lines++ == 0) t->kind = kind_of(object);
     if (t->kind == UNKNOWN || t->kind == JOURNAL)
         return ks_fail(err, KS_INTERRUPTED, "line %zu is enough", line);
-    json_object_foreach(object, name, value) count(t->fields, name);
+    json_object_foreach(object, name, value) ks__count(t->fields, name);
     if (t->kind == CHAINS) add_chain(t, object);
     if (t->kind == LABELS) add_labels(t, object);
     t->answers += json_object_get(object, "answer") != NULL;

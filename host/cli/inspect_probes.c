@@ -91,11 +91,6 @@ typedef struct metrics {
     int64_t rows, fits;
 } metrics;
 
-static void count(json_t *names, const char *name) {
-    json_int_t so_far = json_integer_value(json_object_get(names, name));
-    if (*name) json_object_set_new(names, name, json_integer(so_far + 1));
-}
-
 static json_t *value_of(const char *text) {
     return *text ? json_real(strtod(text, NULL)) : json_null();
 }
@@ -104,8 +99,8 @@ static void add_row(metrics *m, char *fields[COLUMNS]) {
     bool fit = strcmp(fields[FOLD], "all") != 0;
     m->rows++;
     m->fits += fit;
-    count(m->models, fields[MODEL]);
-    count(m->probes, fields[PROBE]);
+    if (*fields[MODEL]) ks__count(m->models, fields[MODEL]);
+    if (*fields[PROBE]) ks__count(m->probes, fields[PROBE]);
     bool baseline = !*fields[STREAM];
     if (fit || (!baseline && strcmp(fields[LAYER], "best") != 0)) return;
     json_t *row = json_pack("{so}", "probe", ks__text(fields[PROBE]));
