@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "capture.h"
+#include "shell.h"
 
 #define MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
 
@@ -20,14 +21,11 @@
 static char dir[64];
 
 static void begin(void) {
-    strcpy(dir, "/tmp/keystep-capture-XXXXXX");
-    cr_assert(mkdtemp(dir) != NULL);
+    make_temporary(dir, "capture");
 }
 
 static void end(void) {
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    cr_assert(system(command) == 0);
+    drop_temporary(dir);
 }
 
 TestSuite(capture, .init = begin, .fini = end, .timeout = 300);

@@ -1,15 +1,10 @@
 /* keystep generate, split and score as a user runs them, on the embedded demo
  * model. */
-#include <criterion/criterion.h>
 #include <jansson.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base.h"
+#include "shell.h"
 
 #ifdef KS_PROGRAM
 
@@ -18,14 +13,11 @@
 static char folder[64];
 
 static void make_folder(void) {
-    strcpy(folder, "/tmp/keystep-generate-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    make_temporary(folder, "generate");
 }
 
 static void drop_folder(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    cr_assert_eq(system(command), 0);
+    drop_temporary(folder);
 }
 
 TestSuite(generate_command, .init = make_folder, .fini = drop_folder);
@@ -36,12 +28,7 @@ static int keystep(char *out, size_t size, const char *args) {
     char command[2048];
     snprintf(command, sizeof command, "cd '%s' && M='%s' && { %s %s; } 2>&1",
              folder, MODEL, KS_PROGRAM, args);
-    FILE *pipe = popen(command, "r");
-    cr_assert(pipe);
-    size_t n = fread(out, 1, size - 1, pipe);
-    out[n] = 0;
-    int status = pclose(pipe);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return shell_run(command, out, size);
 }
 
 static void write_problems(void) {

@@ -1,12 +1,7 @@
 /* What a user can get wrong, command by command: one sentence that names the
  * place, the exit code, and no output that looks whole. The embedded demo model
  * of the tree is the model. */
-#include <criterion/criterion.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "shell.h"
 
 #ifdef KS_PROGRAM
 
@@ -68,8 +63,7 @@ static char folder[64];
 
 static void make_folder(void) {
     char path[128];
-    strcpy(folder, "/tmp/keystep-bad-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    make_temporary(folder, "bad");
     snprintf(path, sizeof path, "%s/make", folder);
     FILE *file = fopen(path, "w");
     cr_assert(file && fputs(make_files, file) >= 0 && fclose(file) == 0);
@@ -80,9 +74,7 @@ static void make_folder(void) {
 }
 
 static void drop_folder(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    cr_assert_eq(system(command), 0);
+    drop_temporary(folder);
 }
 
 TestSuite(bad_input, .init = make_folder, .fini = drop_folder, .timeout = 600);
@@ -95,12 +87,7 @@ static int shell(const char *line) {
     char command[2048];
     snprintf(command, sizeof command, "cd '%s' && K='%s' && { %s; } 2>&1 >out",
              folder, KS_PROGRAM, line);
-    FILE *pipe = popen(command, "r");
-    cr_assert(pipe);
-    size_t n = fread(said, 1, sizeof said - 1, pipe);
-    said[n] = 0;
-    int status = pclose(pipe);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return shell_run(command, said, sizeof said);
 }
 
 static int count_lines(void) {

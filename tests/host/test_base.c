@@ -7,17 +7,16 @@
 #include <unistd.h>
 
 #include "base.h"
+#include "shell.h"
 
-static char folder[] = "/tmp/keystep-base-XXXXXX";
+static char folder[64];
 
 static void make_folder(void) {
-    cr_assert(mkdtemp(folder) != NULL);
+    make_temporary(folder, "base");
 }
 
 static void drop_folder(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert(system(command) == 0);
+    drop_temporary(folder);
 }
 
 TestSuite(base, .init = make_folder, .fini = drop_folder);

@@ -1,14 +1,10 @@
 /* keystep bench as a user runs it, on little: the tables' shape, that what is
  * compared did its work, and that files are left and removed as said. How fast
  * anything is, is no test. */
-#include <criterion/criterion.h>
 #include <jansson.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
+
+#include "shell.h"
 
 #ifdef KS_PROGRAM
 
@@ -17,14 +13,11 @@
 static char folder[64], out[65536];
 
 static void make_folder(void) {
-    strcpy(folder, "/tmp/keystep-bench-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    make_temporary(folder, "bench");
 }
 
 static void drop_folder(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    cr_assert_eq(system(command), 0);
+    drop_temporary(folder);
 }
 
 TestSuite(bench_command, .init = make_folder, .fini = drop_folder);
@@ -35,12 +28,7 @@ static int bench(const char *args, const char *stream) {
     char command[2048];
     snprintf(command, sizeof command, "cd '%s' && M='%s' && %s bench %s %s",
              folder, MODEL, KS_PROGRAM, args, stream);
-    FILE *pipe = popen(command, "r");
-    cr_assert(pipe);
-    size_t n = fread(out, 1, sizeof out - 1, pipe);
-    out[n] = 0;
-    int status = pclose(pipe);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return shell_run(command, out, sizeof out);
 }
 
 /* The table of a bench that must work. */

@@ -1,8 +1,5 @@
 /* How the program starts: threads spin briefly unless the user says how. */
-#include <criterion/criterion.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "shell.h"
 
 #ifdef KS_PROGRAM
 
@@ -15,10 +12,7 @@ static void start(const char *setting) {
              "unset OMP_WAIT_POLICY GOMP_SPINCOUNT; %s OMP_DISPLAY_ENV=verbose "
              "%s text split 2>&1 </dev/null",
              setting, KS_PROGRAM);
-    FILE *pipe = popen(command, "r");
-    cr_assert(pipe);
-    said[fread(said, 1, sizeof said - 1, pipe)] = 0;
-    cr_expect_eq(pclose(pipe), 0);
+    cr_expect_eq(shell_run(command, said, sizeof said), 0);
 }
 
 static int count(const char *what) {

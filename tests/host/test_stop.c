@@ -1,15 +1,11 @@
 /* What is there when a command is stopped or only asked: SIGINT leaves what
  * resumes to the same bytes, --dry-run leaves nothing, labels of clean chains
  * reach the file. On the embedded demo model. */
-#include <criterion/criterion.h>
 #include <jansson.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "acts.h"
+#include "shell.h"
 
 #ifdef KS_PROGRAM
 
@@ -19,16 +15,14 @@ static char folder[64];
 
 static void make_folder(void) {
     char command[512];
-    strcpy(folder, "/tmp/keystep-stop-XXXXXX");
-    cr_assert(mkdtemp(folder) && chdir(folder) == 0);
+    make_temporary(folder, "stop");
+    cr_assert(chdir(folder) == 0);
     snprintf(command, sizeof command, "cp -r '%s' m", MODEL);
     cr_assert_eq(system(command), 0);
 }
 
 static void drop_folder(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    cr_assert_eq(system(command), 0);
+    drop_temporary(folder);
 }
 
 TestSuite(stop, .init = make_folder, .fini = drop_folder, .timeout = 600);
@@ -38,12 +32,7 @@ static char said[8192];
 static int keystep(const char *args) {
     char command[1024];
     snprintf(command, sizeof command, "%s %s 2>&1", KS_PROGRAM, args);
-    FILE *pipe = popen(command, "r");
-    cr_assert(pipe);
-    size_t n = fread(said, 1, sizeof said - 1, pipe);
-    said[n] = 0;
-    int status = pclose(pipe);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return shell_run(command, said, sizeof said);
 }
 
 static void write_chains(int n) {

@@ -10,19 +10,17 @@
 #include <unistd.h>
 
 #include "base.h"
+#include "shell.h"
 
 /* A folder of this test's own; files_end removes it with what is in it. */
 static char files_dir[64];
 
 static inline void files_begin(void) {
-    strcpy(files_dir, "/tmp/keystep-test-XXXXXX");
-    cr_assert(mkdtemp(files_dir) != NULL);
+    make_temporary(files_dir, "test");
 }
 
 static inline void files_end(void) {
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", files_dir);
-    cr_assert(system(command) == 0);
+    drop_temporary(files_dir);
 }
 
 /* Its path, in a buffer that the next but three calls reuse. */

@@ -2,9 +2,9 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <hdf5.h>
-#include <sys/wait.h>
 
 #include "fixture.h"
+#include "shell.h"
 
 #ifdef KS_PROGRAM
 
@@ -33,11 +33,7 @@ static int inspect(const char *option, const char *name) {
     char command[512];
     snprintf(command, sizeof command, "%s inspect %s %s/%s 2>&1", KS_PROGRAM,
              option, f.out, name);
-    FILE *pipe = popen(command, "r");
-    cr_assert(pipe != NULL);
-    said[fread(said, 1, sizeof said - 1, pipe)] = 0;
-    int status = pclose(pipe);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return shell_run(command, said, sizeof said);
 }
 
 static json_t *inspect_json(const char *name) {

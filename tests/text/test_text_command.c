@@ -1,8 +1,5 @@
 /* keystep text as a user calls it. */
-#include <criterion/criterion.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/wait.h>
+#include "shell.h"
 
 #ifdef KS_PROGRAM
 
@@ -12,11 +9,7 @@ static int run(const char *args, const char *lines, char out[4096]) {
     snprintf(command, sizeof command,
              "printf '%%s' '%s' | %s text %s 2>/dev/null", lines, KS_PROGRAM,
              args);
-    FILE *pipe = popen(command, "r");
-    cr_assert(pipe != NULL);
-    size_t n = fread(out, 1, 4095, pipe);
-    out[n] = 0;
-    return WEXITSTATUS(pclose(pipe));
+    return shell_run(command, out, 4096);
 }
 
 static void check(const char *args, const char *lines, const char *expected,

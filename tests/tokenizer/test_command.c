@@ -1,7 +1,6 @@
 /* test_command.c - keystep tokenize, as a user runs it. */
-#include <sys/wait.h>
-
 #include "fixture.h"
+#include "shell.h"
 
 #ifdef KS_PROGRAM
 
@@ -18,12 +17,7 @@ static char *run(const char *model, const char *lines, int *code) {
     write_own(lines, strlen(lines));
     snprintf(command, sizeof(command), "%s tokenize --model %s < %s 2>&1",
              KS_PROGRAM, model, own_file());
-    FILE *f = popen(command, "r");
-    cr_assert(f != NULL);
-    size_t n = fread(out, 1, sizeof(out) - 1, f);
-    out[n] = 0;
-    int status = pclose(f);
-    *code = exit_code(status);
+    *code = shell_run(command, out, sizeof(out));
     return out;
 }
 

@@ -1,0 +1,35 @@
+/* shell.h - what tests of the program share: a folder of their own, and a
+ * shell line with its output and exit code. */
+#ifndef KS_TEST_SHELL_H
+#define KS_TEST_SHELL_H
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* A new folder, which drop_temporary removes with what is in it. */
+static inline void make_temporary(char folder[64], const char *name) {
+    snprintf(folder, 64, "/tmp/keystep-%s-XXXXXX", name);
+    cr_assert(mkdtemp(folder) != NULL);
+}
+
+static inline void drop_temporary(const char *folder) {
+    char command[96];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    cr_assert(system(command) == 0);
+}
+
+/* Exit code of a shell line, -1 when a signal ended it; out gets the first
+ * size - 1 bytes of its standard output. */
+static inline int shell_run(const char *command, char *out, size_t size) {
+    FILE *pipe = popen(command, "r");
+    cr_assert(pipe != NULL);
+    out[fread(out, 1, size - 1, pipe)] = 0;
+    int status = pclose(pipe);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+#endif
