@@ -126,7 +126,6 @@ done:
     return st;
 }
 
-/* One after another: opening a backend checks the BLAS, which is shared. */
 static ks_status open_workers(worker *workers, int size, crew *all,
                               const ks_engine *engine,
                               const ks_generate_options *options, ks_err *err) {

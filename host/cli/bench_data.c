@@ -10,7 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "../../probes/blas.h"
+#include "../blas.h"
 #include "../acts.h"
 #include "../philox.h"
 #include "bench.h"

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../../probes/blas.h"
+#include "../blas.h"
 #include "../../probes/dataset.h"
 #include "../../probes/l2.h"
 #include "../../probes/nest.h"

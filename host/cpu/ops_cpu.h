@@ -13,9 +13,8 @@
 
 struct ks_dev {
     int threads;
-    char *scratch;   /* [threads, KS_SCRATCH] */
-    ks_buf shared;   /* of score and sample, grown on demand */
-    bool blas_wrong; /* its products are: matmul refuses */
+    char *scratch; /* [threads, KS_SCRATCH] */
+    ks_buf shared; /* of score and sample, grown on demand */
 };
 
 /* Bytes a thread may use inside an op: tiles that live in L2. */

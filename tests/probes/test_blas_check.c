@@ -7,6 +7,7 @@
 
 #include "blas.h"
 #include "l2.h"
+#include "ops.h"
 
 static enum { NONE, SGEMM, DGEMM, SSYRK } broken;
 
@@ -67,6 +68,21 @@ Test(blas_check, a_wrong_product_is_refused_with_the_remedy) {
         cr_assert_eq(try_open(&err), KS_NUMERIC, "broken: %d", (int)broken);
         cr_assert(strstr(err.text, "OPENBLAS_CORETYPE"), "%s", err.text);
     }
+}
+
+Test(blas_check, matmul_of_the_backend_refuses_too) {
+    float x[4] = {1, 2, 3, 4}, c[4];
+    ks_dev *dev = NULL;
+    const struct ks_ops *ops;
+    ks_err err = {0};
+    cr_assert_eq(ks_dev_open(&dev, &ops, "cpu", 1, NULL, &err), KS_OK, "%s",
+                 err.text);
+    broken = SGEMM;
+    cr_expect_eq(ops->matmul(dev, ks_view_f32(c, 2, 2), ks_view_f32(x, 2, 2),
+                             false, ks_view_f32(x, 2, 2), false, 1, 0, &err),
+                 KS_NUMERIC);
+    cr_expect(strstr(err.text, "OPENBLAS_CORETYPE"), "%s", err.text);
+    ks_dev_close(&dev, ops);
 }
 
 Test(blas_check, a_right_one_is_taken) {

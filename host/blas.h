@@ -1,8 +1,9 @@
-/* blas.h - the one place where the probes call BLAS. Everything below runs on
- * the calling thread alone (see ks__blas_serial): the solvers split their work
- * into fixed pieces themselves, so bits do not depend on the thread count. */
-#ifndef KS_PROBES_BLAS_H
-#define KS_PROBES_BLAS_H
+/* blas.h - the one place where the probes call BLAS, and the check of it that
+ * the backend's matmul asks too. The probes' products run on the calling thread
+ * alone (see ks__blas_serial): the solvers split their work into fixed pieces
+ * themselves, so bits do not depend on the thread count. */
+#ifndef KS_BLAS_H
+#define KS_BLAS_H
 
 #include <cblas.h>
 #include <omp.h>
@@ -12,7 +13,8 @@
 #include "keystep.h"
 
 /* KS_NUMERIC with the remedy when this processor gets wrong products from the
- * BLAS. Runs small ones until they were right once; on one thread. */
+ * BLAS. Runs small ones, on the caller's threads, until they were right once.
+ */
 ks_status ks__blas_check(ks_err *err);
 
 /* OpenBLAS (OpenMP flavour) takes the calling thread's OpenMP setting: with 1
