@@ -45,18 +45,20 @@ static int32_t pages_for(int32_t tokens) {
     return (tokens + KS_PAGE - 1) / KS_PAGE;
 }
 
-uint64_t ks_philox_stream(const char *problem, const char *path,
-                          int32_t sample) {
+ks_status ks_philox_stream(uint64_t *stream, const char *problem,
+                           const char *path, int32_t sample, ks_err *err) {
     char number[16], hex[65], head[17] = {0};
     ks_sha256 *hash = NULL;
     snprintf(number, sizeof number, "%d", sample);
-    if (ks_sha256_open(&hash, NULL) != KS_OK) return 0;
+    ks_status st = ks_sha256_open(&hash, err);
+    if (st != KS_OK) return st;
     ks_sha256_add(hash, problem, strlen(problem) + 1);
     ks_sha256_add(hash, path, strlen(path) + 1);
     ks_sha256_add(hash, number, strlen(number) + 1);
     ks_sha256_close(&hash, hex);
     memcpy(head, hex, 16);
-    return strtoull(head, NULL, 16);
+    *stream = strtoull(head, NULL, 16);
+    return KS_OK;
 }
 
 /* ------------------------------------------------------------------- opening

@@ -89,9 +89,10 @@ ks_status ks__crew_generate(ks_engine *engine, int size,
 
 /* Stream of a draw: the first 64 bits of SHA-256 over problem id, fork path
  * ("" at the root) and sample, parted by NUL. With the seed as the key and the
- * token's index as the counter no draw depends on order or batching. */
-uint64_t ks_philox_stream(const char *problem, const char *path,
-                          int32_t sample);
+ * token's index as the counter no draw depends on order or batching. Fails
+ * with the hash's own error. */
+ks_status ks_philox_stream(uint64_t *stream, const char *problem,
+                           const char *path, int32_t sample, ks_err *err);
 
 /* ------------------------------------------------------- from ids to a chain
  */

@@ -267,9 +267,12 @@ static ks_status list_requests(work *w, ks_err *err) {
         if (w->chains[i]) continue;
         size_t p = i / (size_t)w->samples;
         int32_t sample = (int32_t)(i % (size_t)w->samples);
-        w->requests[w->n_requests] = (ks_request){
-            w->tokens[p].ids, (int32_t)w->tokens[p].n,
-            ks_philox_stream(w->problems.at[p].id, "", sample), (int32_t)p};
+        ks_request *request = &w->requests[w->n_requests];
+        *request = (ks_request){.prompt = w->tokens[p].ids,
+                                .n_prompt = (int32_t)w->tokens[p].n,
+                                .group = (int32_t)p};
+        KS_TRY(ks_philox_stream(&request->stream, w->problems.at[p].id, "",
+                                sample, err));
         w->places[w->n_requests++] = i;
         w->n_prompt_tokens += (int64_t)w->tokens[p].n;
     }

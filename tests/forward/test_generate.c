@@ -1,5 +1,8 @@
 /* Generation: greedy ids equal transformers' on every golden model; what a
  * sequence samples depends neither on its batch nor on the store's size. */
+#include <dlfcn.h>
+#include <openssl/evp.h>
+
 #include "generate.h"
 #include "golden.h"
 
@@ -51,11 +54,18 @@ Test(generate, greedy_equals_transformers) {
 
 enum { CROWD = 21 };
 
+static uint64_t stream_of(const char *problem, const char *path,
+                          int32_t sample) {
+    uint64_t stream;
+    must(ks_philox_stream(&stream, problem, path, sample, err));
+    return stream;
+}
+
 /* Prompts of many lengths; groups of three have the same one. */
 static void fill_requests(const golden *g, ks_request *requests) {
     for (int32_t i = 0; i < CROWD; i++)
         requests[i] = (ks_request){g->ids + i / 3, 1 + i / 3 * 11,
-                                   ks_philox_stream("problem", "", i), i / 3};
+                                   stream_of("problem", "", i), i / 3};
 }
 
 static ks_engine *open_small(int32_t batch_tokens, int threads) {
@@ -134,8 +144,8 @@ Test(generate, seeds_and_places_decide) {
         same += memcmp(a[i].ids, b[i].ids, sizeof a[i].ids) == 0;
     cr_expect_lt(same, 3, "%d sequences are alike under two seeds", same);
     /* The stream is of problem, path and sample, parted. */
-    cr_expect_neq(ks_philox_stream("a", "b", 0), ks_philox_stream("ab", "", 0));
-    cr_expect_neq(ks_philox_stream("a", "", 1), ks_philox_stream("a", "", 2));
+    cr_expect_neq(stream_of("a", "b", 0), stream_of("ab", "", 0));
+    cr_expect_neq(stream_of("a", "", 1), stream_of("a", "", 2));
     golden_close(&g);
     ks_engine_close(&engine);
 }
@@ -352,4 +362,24 @@ Test(generate, names_the_prompt_whose_logits_are_not_finite) {
                                "token 199 (of the prompt)"),
               "%s", err.text);
     ks_engine_close(&engine);
+}
+
+/* In libcrypto's place: no memory for a hash once this is set. */
+static bool no_hash;
+
+EVP_MD_CTX *EVP_MD_CTX_new(void) {
+    EVP_MD_CTX *(*real)(void) = NULL;
+    void *found = dlsym(RTLD_NEXT, "EVP_MD_CTX_new");
+    memcpy(&real, &found, sizeof real);
+    return no_hash ? NULL : real();
+}
+
+Test(generate, a_failed_hash_gives_no_stream) {
+    ks_err err = {0};
+    uint64_t stream = 7;
+    no_hash = true;
+    cr_expect_eq(ks_philox_stream(&stream, "a", "", 0, &err), KS_NOMEM);
+    cr_expect(strstr(err.text, "SHA-256"), "'%s'", err.text);
+    no_hash = false;
+    cr_expect_eq(ks_philox_stream(&stream, "a", "", 0, &err), KS_OK);
 }
