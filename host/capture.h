@@ -45,10 +45,11 @@ typedef struct ks_capture_cost {
     int64_t truncated;  /* chains cut at the model's context */
     int64_t unlabelled; /* steps whose label is null or missing */
     uint64_t file_bytes;
-    uint64_t run_bytes;   /* buffers of the forward pass */
-    uint64_t ring_bytes;  /* rows between computing and writing */
-    uint64_t index_bytes; /* token ids, steps and the chains' JSON */
     uint64_t model_bytes; /* weight files, mapped */
+    /* what ks_capture_run takes beside what the job holds since open */
+    uint64_t run_bytes;    /* buffers of the forward pass */
+    uint64_t thread_bytes; /* of all threads' own */
+    uint64_t store_bytes;  /* rows on their way into the file, its tables */
 } ks_capture_cost;
 
 typedef struct ks_capture_job {

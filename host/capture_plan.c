@@ -8,9 +8,9 @@
  * and is never pooled. */
 enum { STAND_IN = 0 };
 
-/* Bytes of a step's {"begin","end"} in a chain's JSON object, which stays in
- * memory with the chain: jansson's table of 8 buckets, 2 pairs, 2 integers. */
-enum { STEP_OBJECT = 448 };
+/* Bytes of the HDF5 library once it makes a file (2 MiB of 1.10), and of a
+ * thread's scratch and stack (1.1 MiB). */
+enum { HDF5_BYTES = 4 << 20, THREAD_BYTES = 5 << 18 };
 
 /* ------------------------------------------------------------------ pieces */
 
@@ -345,6 +345,20 @@ done:
     return st;
 }
 
+/* The ring fills with rows as far as there are any; steps and chains are
+ * written a column at a time, before the first row. */
+static uint64_t store_bytes(const ks_capture_job *job) {
+    size_t id = 0, column;
+    for (size_t i = 0; i < job->chains.n; i++) {
+        const ks_chain *c = &job->chains.at[i];
+        id = KS_MAX(id, KS_MAX(strlen(c->id), strlen(c->problem)) + 1);
+    }
+    column = KS_MAX(job->n_steps * sizeof(int32_t),
+                    job->chains.n * KS_MAX(id, sizeof(char[65])));
+    return HDF5_BYTES + KS_MIN(KS_ACTS_RING, job->cost.file_bytes) + column +
+           (job->n_steps + 1) * sizeof *job->token_row;
+}
+
 static void fill_cost(ks_capture_job *job) {
     ks_capture_cost *cost = &job->cost;
     cost->chains = (int64_t)job->chains.n;
@@ -355,15 +369,9 @@ static void fill_cost(ks_capture_job *job) {
         cost->unlabelled += job->steps[i].label < 0;
     }
     cost->file_bytes = ks_acts_file_bytes(&job->spec);
-    cost->ring_bytes = KS_ACTS_RING;
-    cost->index_bytes = job->ids_capacity * sizeof *job->ids +
-                        job->steps_capacity * sizeof *job->steps +
-                        job->seqs_capacity * sizeof *job->seqs;
-    for (size_t i = 0; i < job->chains.n; i++)
-        cost->index_bytes += job->chains.at[i].prompt_length +
-                             job->chains.at[i].text_length +
-                             job->chains.at[i].rest_length + 512 +
-                             (size_t)job->chains.at[i].n_steps * STEP_OBJECT;
+    cost->thread_bytes =
+        (uint64_t)ks_dev_threads(job->engine->dev) * THREAD_BYTES;
+    cost->store_bytes = store_bytes(job);
     for (size_t i = 0; i < job->engine->model->n_files; i++)
         cost->model_bytes += job->engine->model->files[i].size;
 }
@@ -377,16 +385,18 @@ static ks_status read_inputs(ks_capture_job *job, ks_err *err) {
     ks_status st = KS_OK;
     ks_chains clean = {0};
     const ks_capture_options *o = &job->options;
-    KS_TRY(ks_chains_read(&job->chains, o->chains, err));
+    KS_TRY(ks_chains_read(&job->chains, o->chains, KS_KEEP_FIELDS, err));
     for (size_t i = 0; i < job->chains.n; i++)
         KS_CHECK(job->chains.at[i].steps, KS_FORMAT,
                  "%s: chain '%s' has no \"steps\"; keystep split cuts chains "
                  "into steps",
                  o->chains, job->chains.at[i].id);
     if (!o->labels) return KS_OK;
-    KS_TRY(ks_labels_read(&job->labels, o->labels, err));
+    /* a projection reads fields of the lines */
+    ks_keep keep = o->clean ? KS_KEEP_OBJECTS : KS_KEEP_FIELDS;
+    KS_TRY(ks_labels_read(&job->labels, o->labels, keep, err));
     if (o->clean) {
-        KS_TRY(ks_chains_read(&clean, o->clean, err));
+        KS_TRY(ks_chains_read(&clean, o->clean, keep, err));
         KS_TRY(ks_labels_project(&job->labels, &clean, steps_of, &job->chains,
                                  o->chains, err));
     }

@@ -6,12 +6,14 @@
 
 enum { WHERE = 512 }; /* bytes of "file line n" in a sentence */
 
-/* What the three readers share: where the objects go and which ids were. */
+/* What the three readers share: where the lines go and where they were. */
 typedef struct reader {
     const char *path;
+    ks_keep keep;
     void *list; /* ks_problems, ks_chains or ks_labels */
     size_t capacity;
-    json_t *lines; /* id -> line, for the sentence on a second one */
+    size_t *lines; /* [n] numbers, for the sentence on an id's second one */
+    size_t n, lines_capacity;
 } reader;
 
 static const char *name_of(const char *path) {
@@ -22,41 +24,71 @@ static void name_place(char *where, const reader *r, size_t line) {
     snprintf(where, WHERE, "%.400s line %zu", name_of(r->path), line);
 }
 
-static ks_status read_list(const char *path, ks_jsonl_fn each, void *list,
-                           const char *what, ks_err *err) {
+static ks_status read_list(const char *path, ks_keep keep, ks_jsonl_fn each,
+                           void *list, const char *what, ks_err *err) {
     ks_status st = KS_OK;
-    reader r = {.path = path, .list = list, .lines = json_object()};
-    KS_CHECK(r.lines, KS_NOMEM, "out of memory for the ids of %s", path);
+    reader r = {.path = path, .keep = keep, .list = list};
     KS_TRY(ks_jsonl_read(path, each, &r, err));
-    KS_CHECK(json_object_size(r.lines), KS_FORMAT,
-             "%s is empty, expected %s, one a line", name_of(path), what);
+    KS_CHECK(r.n, KS_FORMAT, "%s is empty, expected %s, one a line",
+             name_of(path), what);
 done:
-    json_decref(r.lines);
-    return st;
-}
-
-/* Enters id into the index; a second line of the same id is an error. */
-static ks_status enter(reader *r, json_t **index, const char *key,
-                       const char *id, size_t place, size_t line,
-                       const char *where, ks_err *err) {
-    ks_status st = KS_OK;
-    KS_CHECK(*id, KS_FORMAT, "%s: \"%s\" is empty", where, key);
-    json_t *before = json_object_get(r->lines, id);
-    KS_CHECK(!before, KS_FORMAT, "%s: %s \"%s\" was already on line %lld",
-             where, key, id, (long long)json_integer_value(before));
-    if (!*index) *index = json_object();
-    KS_CHECK(
-        *index &&
-            !json_object_set_new(*index, id, json_integer((json_int_t)place)) &&
-            !json_object_set_new(r->lines, id, json_integer((json_int_t)line)),
-        KS_NOMEM, "%s: out of memory for its id", where);
-done:
+    free(r.lines);
     return st;
 }
 
 static int64_t place_of(const json_t *index, const char *id) {
     const json_t *place = json_object_get(index, id);
     return place ? (int64_t)json_integer_value(place) : -1;
+}
+
+/* Enters id into the index; a second line of the same id is an error. */
+static ks_status enter(reader *r, json_t **index, const char *key,
+                       const char *id, size_t line, const char *where,
+                       ks_err *err) {
+    ks_status st = KS_OK;
+    KS_CHECK(*id, KS_FORMAT, "%s: \"%s\" is empty", where, key);
+    int64_t before = place_of(*index, id);
+    KS_CHECK(before < 0, KS_FORMAT, "%s: %s \"%s\" was already on line %zu",
+             where, key, id, r->lines[before]);
+    KS_TRY(ks_grow(&r->lines, &r->lines_capacity, r->n + 1, sizeof *r->lines,
+                   "line numbers", err));
+    if (!*index) *index = json_object();
+    KS_CHECK(*index && !json_object_set_new(*index, id,
+                                            json_integer((json_int_t)r->n)),
+             KS_NOMEM, "%s: out of memory for its id", where);
+    r->lines[r->n++] = line;
+done:
+    return st;
+}
+
+/* A string of a line's struct; *at NULL: there is none. */
+typedef struct field {
+    const char **at;
+    size_t length;
+} field;
+
+/* The object goes on to the list, or the strings into one block of their own
+ * and the object with the line. */
+static ks_status keep(const reader *r, json_t **object, char **block,
+                      const field *texts, size_t n, ks_err *err) {
+    if (r->keep == KS_KEEP_OBJECTS) {
+        json_incref(*object);
+        return KS_OK;
+    }
+    *object = NULL;
+    size_t size = 0;
+    for (size_t i = 0; i < n; i++)
+        if (*texts[i].at) size += texts[i].length + 1;
+    ks_status st = ks_alloc(block, size, 1, "texts", err);
+    if (st != KS_OK) return st;
+    char *to = *block;
+    for (size_t i = 0; i < n; i++) {
+        if (!*texts[i].at) continue;
+        memcpy(to, *texts[i].at, texts[i].length + 1); /* the NUL too */
+        *texts[i].at = to;
+        to += texts[i].length + 1;
+    }
+    return KS_OK;
 }
 
 /* A string that the line may leave out: *out is then `other`. */
@@ -88,23 +120,29 @@ static ks_status add_problem(void *user, size_t line, json_t *object,
         optional_string(object, "answer", where, NULL, &p.answer, NULL, err));
     KS_TRY(ks_grow(&list->at, &r->capacity, list->n + 1, sizeof p, "problems",
                    err));
-    KS_TRY(enter(r, &list->index, "id", p.id, list->n, line, where, err));
-    json_incref(object);
+    KS_TRY(enter(r, &list->index, "id", p.id, line, where, err));
+    const field texts[] = {{&p.id, strlen(p.id)},
+                           {&p.question, strlen(p.question)},
+                           {&p.answer, p.answer ? strlen(p.answer) : 0}};
+    KS_TRY(keep(r, &p.object, &p.texts, texts, KS_COUNT(texts), err));
     list->at[list->n++] = p;
 done:
     return st;
 }
 
-ks_status ks_problems_read(ks_problems *out, const char *path, ks_err *err) {
+ks_status ks_problems_read(ks_problems *out, const char *path, ks_keep keep,
+                           ks_err *err) {
     *out = (ks_problems){0};
-    ks_status st = read_list(path, add_problem, out, "problems", err);
+    ks_status st = read_list(path, keep, add_problem, out, "problems", err);
     if (st != KS_OK) ks_problems_free(out);
     return st;
 }
 
 void ks_problems_free(ks_problems *problems) {
-    for (size_t i = 0; i < problems->n; i++)
+    for (size_t i = 0; i < problems->n; i++) {
         json_decref(problems->at[i].object);
+        free(problems->at[i].texts);
+    }
     free(problems->at);
     json_decref(problems->index);
     *problems = (ks_problems){0};
@@ -176,6 +214,9 @@ static ks_status read_texts(ks_chain *c, const char *where, ks_err *err) {
     KS_TRY(ks_json_string(o, "text", where, &c->text, &c->text_length, err));
     KS_TRY(
         optional_string(o, "rest", where, "", &c->rest, &c->rest_length, err));
+    const json_t *question = json_object_get(o, "question");
+    c->question = json_string_value(question);
+    c->question_length = json_string_length(question);
     size_t total = c->prompt_length + c->text_length + c->rest_length;
     KS_CHECK(total <= INT32_MAX, KS_LIMIT, "%s: %zu bytes of text, at most %d",
              where, total, INT32_MAX);
@@ -196,8 +237,12 @@ static ks_status add_chain(void *user, size_t line, json_t *object,
     KS_TRY(read_steps(&c, where, err));
     KS_TRY(
         ks_grow(&list->at, &r->capacity, list->n + 1, sizeof c, "chains", err));
-    KS_TRY(enter(r, &list->index, "id", c.id, list->n, line, where, err));
-    json_incref(object);
+    KS_TRY(enter(r, &list->index, "id", c.id, line, where, err));
+    const field texts[] = {
+        {&c.id, strlen(c.id)},        {&c.problem, strlen(c.problem)},
+        {&c.prompt, c.prompt_length}, {&c.text, c.text_length},
+        {&c.rest, c.rest_length},     {&c.question, c.question_length}};
+    KS_TRY(keep(r, &c.object, &c.texts, texts, KS_COUNT(texts), err));
     list->at[list->n++] = c;
     c.steps = NULL;
 done:
@@ -205,9 +250,10 @@ done:
     return st;
 }
 
-ks_status ks_chains_read(ks_chains *out, const char *path, ks_err *err) {
+ks_status ks_chains_read(ks_chains *out, const char *path, ks_keep keep,
+                         ks_err *err) {
     *out = (ks_chains){.path = name_of(path)};
-    ks_status st = read_list(path, add_chain, out, "chains", err);
+    ks_status st = read_list(path, keep, add_chain, out, "chains", err);
     if (st != KS_OK) ks_chains_free(out);
     return st;
 }
@@ -215,6 +261,7 @@ ks_status ks_chains_read(ks_chains *out, const char *path, ks_err *err) {
 void ks_chains_free(ks_chains *chains) {
     for (size_t i = 0; i < chains->n; i++) {
         free(chains->at[i].steps);
+        free(chains->at[i].texts);
         json_decref(chains->at[i].object);
     }
     free(chains->at);
@@ -243,8 +290,8 @@ ks_status ks_chain_set_steps(ks_chain *chain, const ks_spans *steps,
         KS_CHECK(step && !json_array_append_new(array, step), KS_NOMEM,
                  "out of memory for steps");
     }
-    KS_CHECK(!json_object_set(chain->object, "steps", array), KS_NOMEM,
-             "out of memory for steps");
+    KS_CHECK(!chain->object || !json_object_set(chain->object, "steps", array),
+             KS_NOMEM, "out of memory for steps");
     free(chain->steps);
     chain->steps = copy;
     chain->n_steps = (int32_t)steps->n;
@@ -311,12 +358,18 @@ static ks_status add_label(void *user, size_t line, json_t *object,
     name_place(where, r, line);
     KS_TRY(ks_json_string(object, "chain", where, &l.chain, NULL, err));
     KS_TRY(optional_string(object, "method", where, "", &l.method, NULL, err));
+    KS_TRY(optional_string(object, "text_sha256", where, NULL, &l.text_sha256,
+                           NULL, err));
     KS_TRY(read_values(&l, where, err));
     KS_TRY(check_scores(&l, where, err));
     KS_TRY(
         ks_grow(&list->at, &r->capacity, list->n + 1, sizeof l, "labels", err));
-    KS_TRY(enter(r, &list->index, "chain", l.chain, list->n, line, where, err));
-    json_incref(object);
+    KS_TRY(enter(r, &list->index, "chain", l.chain, line, where, err));
+    const field texts[] = {
+        {&l.chain, strlen(l.chain)},
+        {&l.method, strlen(l.method)},
+        {&l.text_sha256, l.text_sha256 ? strlen(l.text_sha256) : 0}};
+    KS_TRY(keep(r, &l.object, &l.texts, texts, KS_COUNT(texts), err));
     list->at[list->n++] = l;
     l.labels = NULL;
 done:
@@ -324,9 +377,11 @@ done:
     return st;
 }
 
-ks_status ks_labels_read(ks_labels *out, const char *path, ks_err *err) {
+ks_status ks_labels_read(ks_labels *out, const char *path, ks_keep keep,
+                         ks_err *err) {
     *out = (ks_labels){.path = name_of(path)};
-    ks_status st = read_list(path, add_label, out, "labels of chains", err);
+    ks_status st =
+        read_list(path, keep, add_label, out, "labels of chains", err);
     if (st != KS_OK) ks_labels_free(out);
     return st;
 }
@@ -334,6 +389,7 @@ ks_status ks_labels_read(ks_labels *out, const char *path, ks_err *err) {
 void ks_labels_free(ks_labels *labels) {
     for (size_t i = 0; i < labels->n; i++) {
         free(labels->at[i].labels);
+        free(labels->at[i].texts);
         json_decref(labels->at[i].object);
     }
     free(labels->at);
@@ -352,7 +408,7 @@ ks_status ks_labels_fit(const ks_labels *labels, const ks_chains *chains,
     for (size_t i = 0; i < labels->n; i++) {
         const ks_label *l = &labels->at[i];
         const ks_chain *c = ks_chains_find(chains, l->chain);
-        const char *hash = NULL;
+        const char *hash = l->text_sha256;
         KS_CHECK(c, KS_MISMATCH, "%s: chain \"%s\" is not in %s", labels->path,
                  l->chain, chains->path);
         KS_CHECK(c->steps, KS_MISMATCH,
@@ -362,8 +418,6 @@ ks_status ks_labels_fit(const ks_labels *labels, const ks_chains *chains,
         KS_CHECK(c->n_steps == l->n_steps, KS_MISMATCH,
                  "%s: chain \"%s\" has %d labels, but %d steps in %s",
                  labels->path, l->chain, l->n_steps, c->n_steps, chains->path);
-        KS_TRY(optional_string(l->object, "text_sha256", labels->path, NULL,
-                               &hash, NULL, err));
         KS_CHECK(!hash || strcmp(hash, c->text_sha256) == 0, KS_MISMATCH,
                  "%s: chain \"%s\" was labelled as another text than in %s "
                  "(SHA-256 %.12s... and %.12s...)",

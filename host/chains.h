@@ -1,16 +1,23 @@
 /* chains.h - problems, chains and labels as JSON Lines, read whole and
- * validated before any model runs. Unknown fields stay in `object`. Every
- * error names file, line and reason. */
+ * validated before any model runs. Every error names file, line and reason. */
 #ifndef KS_CHAINS_H
 #define KS_CHAINS_H
 
 #include "text/text.h"
 
+/* What a reader keeps of a line besides the fields that its struct names: a
+ * chain's JSON object is several times its text. */
+typedef enum ks_keep {
+    KS_KEEP_FIELDS, /* nothing; `object` is NULL */
+    KS_KEEP_OBJECTS /* the object, for who writes lines back with all fields or
+                       reads more of them */
+} ks_keep;
+
 /* {"id","question","answer"?, ...} */
 typedef struct ks_problem {
-    const char *id, *question, *answer; /* borrowed from object; answer NULL:
-                                           the line has none */
-    json_t *object;                     /* owned */
+    const char *id, *question, *answer; /* answer NULL: the line has none */
+    json_t *object;                     /* owned, or NULL */
+    char *texts; /* owned: the strings above when no object holds them */
 } ks_problem;
 
 typedef struct ks_problems {
@@ -19,14 +26,17 @@ typedef struct ks_problems {
     json_t *index; /* id -> place */
 } ks_problems;
 
-/* {"id","problem","prompt","text","rest"?,"steps"?:[{"begin","end"}], ...} */
+/* {"id","problem","prompt","text","rest"?,"question"?,
+ * "steps"?:[{"begin","end"}], ...} */
 typedef struct ks_chain {
-    const char *id, *problem, *prompt, *text, *rest; /* borrowed from object */
-    size_t prompt_length, text_length, rest_length;
+    const char *id, *problem, *prompt, *text, *rest;
+    const char *question; /* NULL: the line has no such string */
+    size_t prompt_length, text_length, rest_length, question_length;
     ks_span *steps; /* offsets into text; NULL: the line has none */
     int32_t n_steps;
     char text_sha256[65]; /* of the bytes of text */
-    json_t *object;       /* owned */
+    json_t *object;       /* owned, or NULL */
+    char *texts;          /* as in ks_problem */
 } ks_chain;
 
 typedef struct ks_chains {
@@ -39,9 +49,11 @@ typedef struct ks_chains {
 /* {"chain","method"?,"labels":[1|0|null,...],"scores"?:{name:[number|null]}} */
 typedef struct ks_label {
     const char *chain, *method; /* method "" when the line has none */
+    const char *text_sha256;    /* of the text labelled; NULL: not said */
     int8_t *labels;             /* [n_steps] 1, 0, -1 null */
     int32_t n_steps;
-    json_t *object; /* owned */
+    json_t *object; /* owned, or NULL */
+    char *texts;    /* as in ks_problem */
 } ks_label;
 
 typedef struct ks_labels {
@@ -53,21 +65,24 @@ typedef struct ks_labels {
 
 /* Ids unique, at least one line. A failed read leaves {0}. path stays with
  * the caller as long as the list lives. */
-ks_status ks_problems_read(ks_problems *out, const char *path, ks_err *err);
+ks_status ks_problems_read(ks_problems *out, const char *path, ks_keep keep,
+                           ks_err *err);
 void ks_problems_free(ks_problems *problems);
 /* NULL: no such id. */
 const ks_problem *ks_problems_find(const ks_problems *problems, const char *id);
 
 /* Ids unique; steps in order, inside the text, between characters. */
-ks_status ks_chains_read(ks_chains *out, const char *path, ks_err *err);
+ks_status ks_chains_read(ks_chains *out, const char *path, ks_keep keep,
+                         ks_err *err);
 void ks_chains_free(ks_chains *chains);
 const ks_chain *ks_chains_find(const ks_chains *chains, const char *id);
-/* Sets "steps" of the chain and of its object. */
+/* Sets "steps" of the chain and, where it is kept, of its object. */
 ks_status ks_chain_set_steps(ks_chain *chain, const ks_spans *steps,
                              ks_err *err);
 
 /* One line a chain; all score lists as long as the labels. */
-ks_status ks_labels_read(ks_labels *out, const char *path, ks_err *err);
+ks_status ks_labels_read(ks_labels *out, const char *path, ks_keep keep,
+                         ks_err *err);
 void ks_labels_free(ks_labels *labels);
 /* The line for a chain id, or NULL. */
 const ks_label *ks_labels_find(const ks_labels *labels, const char *chain);
@@ -83,7 +98,8 @@ ks_status ks_labels_fit(const ks_labels *labels, const ks_chains *chains,
  * Every list of a label line that has a value a step ("scores" too) goes along.
  * steps_of: how many steps the original has, -1 when it is not known; place:
  * where it was looked for, for the sentence. The labels are checked against
- * the clean chains first, as ks_labels_fit does. */
+ * the clean chains first, as ks_labels_fit does. Both lists were read with
+ * their objects; the labels' are kept. */
 typedef int32_t (*ks_steps_of_fn)(void *user, const char *chain);
 ks_status ks_labels_project(ks_labels *labels, const ks_chains *clean,
                             ks_steps_of_fn steps_of, void *user,

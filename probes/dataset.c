@@ -75,8 +75,7 @@ static ks_status check_labels(const ks_dataset *d, const ks_dataset_paths *p,
                  "chain %s: %d labels in %s, %lld steps in %s", label->chain,
                  label->n_steps, p->labels,
                  (long long)(first[c + 1] - first[c]), p->acts);
-        const char *hash =
-            json_string_value(json_object_get(label->object, "text_sha256"));
+        const char *hash = label->text_sha256;
         KS_CHECK(!hash || strcmp(hash, d->info->chains[c].text_sha256) == 0,
                  KS_MISMATCH,
                  "chain %s: %s is of another text than %s "
@@ -338,6 +337,9 @@ ks_status ks_dataset_open(ks_dataset **out, const ks_dataset_paths *paths,
     json_t *index = NULL;
     int64_t *first = NULL;
     ks_chains clean = {0};
+    /* strata and projection read fields of the label lines */
+    ks_keep keep =
+        paths->strata || paths->clean ? KS_KEEP_OBJECTS : KS_KEEP_FIELDS;
     KS_TRY(ks_alloc(&d, 1, sizeof *d, "data set", err));
     KS_TRY(ks_acts_open(&d->acts, paths->acts, err));
     d->info = ks_acts_get_info(d->acts);
@@ -346,9 +348,9 @@ ks_status ks_dataset_open(ks_dataset **out, const ks_dataset_paths *paths,
     KS_TRY(first_rows(d->info, paths->acts, &first, err));
     KS_TRY(index_chains(d->info, paths->acts, &index, err));
     if (paths->labels) {
-        KS_TRY(ks_labels_read(&d->labels, paths->labels, err));
+        KS_TRY(ks_labels_read(&d->labels, paths->labels, keep, err));
         if (paths->clean) {
-            KS_TRY(ks_chains_read(&clean, paths->clean, err));
+            KS_TRY(ks_chains_read(&clean, paths->clean, keep, err));
             KS_TRY(ks_labels_project(&d->labels, &clean, steps_of,
                                      &(counter){index, first}, paths->acts,
                                      err));
@@ -356,7 +358,7 @@ ks_status ks_dataset_open(ks_dataset **out, const ks_dataset_paths *paths,
         KS_TRY(check_labels(d, paths, index, first, err));
     }
     if (paths->chains) {
-        KS_TRY(ks_chains_read(&d->chains, paths->chains, err));
+        KS_TRY(ks_chains_read(&d->chains, paths->chains, KS_KEEP_FIELDS, err));
         KS_TRY(check_text(d, paths, first, err));
         d->has_text = true;
     }
@@ -402,13 +404,9 @@ const char *ks_dataset_text(const ks_dataset *d, int64_t i, size_t *n) {
 }
 
 const char *ks_dataset_question(const ks_dataset *d, int64_t i, size_t *n) {
-    json_t *question = json_object_get(d->of[i]->object, "question");
-    if (json_is_string(question)) {
-        *n = json_string_length(question);
-        return json_string_value(question);
-    }
-    *n = d->of[i]->prompt_length;
-    return d->of[i]->prompt;
+    const ks_chain *chain = d->of[i];
+    *n = chain->question ? chain->question_length : chain->prompt_length;
+    return chain->question ? chain->question : chain->prompt;
 }
 
 int32_t ks_dataset_steps(const ks_dataset *d, int64_t i) {

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -111,21 +112,51 @@ static void print_bytes(const char *what, uint64_t bytes, const char *note) {
     printf("%-10s %s%s\n", what, text, note);
 }
 
-static uint64_t memory_of(const ks_capture_cost *cost) {
-    return cost->run_bytes + cost->ring_bytes + cost->index_bytes;
+/* What a capture takes of memory, at its peak. */
+typedef struct memory {
+    uint64_t held; /* resident once all is planned: program, model, chains */
+    uint64_t peak; /* the most so far */
+    uint64_t all;
+} memory;
+
+static uint64_t status_kib(const char *text, const char *name) {
+    const char *at = strstr(text, name);
+    return at ? strtoull(at + strlen(name), NULL, 10) : 0;
 }
 
-static void print_cost(const ks_capture_cost *cost, double rate) {
+/* The kernel's count, for what is resident of a mapped model and of libraries,
+ * and what an allocator holds beside what it was asked for, no sum can tell. */
+static memory measure(const ks_capture_cost *cost) {
+    memory m = {0};
+    char *text = NULL;
+    if (ks_read_file("/proc/self/status", &text, NULL, NULL) == KS_OK) {
+        m.held = status_kib(text, "\nVmRSS:") << 10;
+        m.peak = status_kib(text, "\nVmHWM:") << 10;
+        free(text);
+    }
+    if (!m.held) { /* no /proc; it counts the starting process along */
+        struct rusage used;
+        getrusage(RUSAGE_SELF, &used);
+        m.held = (uint64_t)used.ru_maxrss << 10;
+    }
+    m.all = KS_MAX(m.peak, m.held + cost->run_bytes + cost->thread_bytes +
+                               cost->store_bytes);
+    return m;
+}
+
+static void print_cost(const ks_capture_cost *cost, const memory *m,
+                       double rate) {
     printf("%-10s %lld with %lld steps\n", "chains", (long long)cost->chains,
            (long long)cost->steps);
     printf("%-10s %lld in %lld batches\n", "tokens", (long long)cost->tokens,
            (long long)cost->batches);
     print_bytes("file", cost->file_bytes, "");
-    print_bytes("memory", memory_of(cost), ", of it:");
+    print_bytes("memory", m->all, " at the peak, of it:");
+    print_bytes("  held", m->held,
+                " of program, model, chains, tokens and steps");
     print_bytes("  run", cost->run_bytes, " of buffers for a batch");
-    print_bytes("  ring", cost->ring_bytes,
-                " of rows on their way to the file");
-    print_bytes("  index", cost->index_bytes, " of chains, tokens and steps");
+    print_bytes("  threads", cost->thread_bytes, " of scratch and stacks");
+    print_bytes("  store", cost->store_bytes, " on the way to the file");
     print_bytes("weights", cost->model_bytes,
                 ", mapped from the model's files");
     printf("%-10s about %.0f s at %.0f tok/s, measured on a short forward\n",
@@ -133,14 +164,15 @@ static void print_cost(const ks_capture_cost *cost, double rate) {
 }
 
 /* more: taken over */
-static void print_json(const ks_capture_cost *cost, json_t *more) {
+static void print_json(const ks_capture_cost *cost, const memory *m,
+                       json_t *more) {
     json_t *object = json_pack(
         "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
         (json_int_t)cost->chains, "steps", (json_int_t)cost->steps, "tokens",
         (json_int_t)cost->tokens, "batches", (json_int_t)cost->batches,
         "invalid_steps", (json_int_t)cost->invalid, "truncated_chains",
         (json_int_t)cost->truncated, "file_bytes", (json_int_t)cost->file_bytes,
-        "memory_bytes", (json_int_t)memory_of(cost), "model_bytes",
+        "memory_bytes", (json_int_t)m->all, "model_bytes",
         (json_int_t)cost->model_bytes);
     json_object_update(object, more);
     json_decref(more);
@@ -169,14 +201,15 @@ static void warn(const ks_capture_job *job) {
 
 static ks_status dry_run(ks_capture_job *job, bool json, ks_err *err) {
     double rate;
+    memory m = measure(&job->cost);
     ks_status st = ks_capture_rate(job, &rate, err);
     if (st != KS_OK) return st;
     if (json)
-        print_json(&job->cost,
+        print_json(&job->cost, &m,
                    json_pack("{s:f,s:f}", "tokens_per_second", rate, "seconds",
                              (double)job->cost.tokens / rate));
     else
-        print_cost(&job->cost, rate);
+        print_cost(&job->cost, &m, rate);
     return KS_OK;
 }
 
@@ -193,6 +226,7 @@ static double seconds_now(void) {
 
 static ks_status capture(ks_capture_job *job, bool json, ks_err *err) {
     int64_t resumed = 0;
+    memory m = measure(&job->cost);
     double start = seconds_now();
     ks_progress *progress =
         ks_progress_open("capture", "tok", (double)job->cost.tokens);
@@ -207,7 +241,7 @@ static ks_status capture(ks_capture_job *job, bool json, ks_err *err) {
         ks_log(KS_LOG_INFO, "capture: %lld of %lld steps were there already",
                (long long)resumed, (long long)job->cost.steps);
     if (json) {
-        print_json(&job->cost, json_pack("{s:f}", "seconds", seconds));
+        print_json(&job->cost, &m, json_pack("{s:f}", "seconds", seconds));
         return KS_OK;
     }
     char bytes[32];

@@ -175,8 +175,8 @@ static ks_status write_truth(const char *problems_path, const char *in_path,
     ks_chains chains = {0};
     truth t = {.problems = &problems};
     int correct = 0;
-    KS_TRY(ks_problems_read(&problems, problems_path, err));
-    KS_TRY(ks_chains_read(&chains, in_path, err));
+    KS_TRY(ks_problems_read(&problems, problems_path, KS_KEEP_OBJECTS, err));
+    KS_TRY(ks_chains_read(&chains, in_path, KS_KEEP_OBJECTS, err));
     for (size_t i = 0; i < chains.n; i++) {
         correct +=
             json_is_true(json_object_get(chains.at[i].object, "correct"));

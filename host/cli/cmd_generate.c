@@ -387,7 +387,7 @@ static void say_plan(const work *w) {
 static ks_status run(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
-    KS_TRY(ks_problems_read(&w->problems, c->problems, err));
+    KS_TRY(ks_problems_read(&w->problems, c->problems, KS_KEEP_FIELDS, err));
     KS_TRY(open_model(w, err));
     KS_TRY(settle(w, err));
     w->samples = c->samples ? c->samples : 1;

@@ -49,7 +49,7 @@ static ks_status run(const ks_cli_common *c, ks_err *err) {
     size_t steps = 0;
     bool standard = !c->out || strcmp(c->out, "-") == 0;
     if (!standard) KS_TRY(ks_refuse_existing(c->out, c->force, err));
-    KS_TRY(ks_chains_read(&chains, c->chains, err));
+    KS_TRY(ks_chains_read(&chains, c->chains, KS_KEEP_OBJECTS, err));
     KS_TRY(ks_str_add(&all, "", 0, err));
     for (size_t i = 0; i < chains.n; i++) {
         KS_TRY(split_chain(&chains.at[i], &spans, &all, err));

@@ -80,11 +80,11 @@ static ks_status check(kind what, const char *path, ks_err *err) {
     ks_chains chains = {0};
     ks_labels labels = {0};
     if (what == PROBLEMS)
-        st = ks_problems_read(&problems, path, err);
+        st = ks_problems_read(&problems, path, KS_KEEP_FIELDS, err);
     else if (what == CHAINS)
-        st = ks_chains_read(&chains, path, err);
+        st = ks_chains_read(&chains, path, KS_KEEP_FIELDS, err);
     else
-        st = ks_labels_read(&labels, path, err);
+        st = ks_labels_read(&labels, path, KS_KEEP_FIELDS, err);
     ks_problems_free(&problems);
     ks_chains_free(&chains);
     ks_labels_free(&labels);

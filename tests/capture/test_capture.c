@@ -205,7 +205,8 @@ Test(capture, rows_are_pooled_from_the_tokens_of_their_step) {
     ks_tokenizer *tokenizer = NULL;
     ks_tokens tokens = {0};
     ks_err err = {0};
-    cr_assert_eq(ks_chains_read(&chains, o.chains, &err), KS_OK);
+    cr_assert_eq(ks_chains_read(&chains, o.chains, KS_KEEP_FIELDS, &err),
+                 KS_OK);
     cr_assert_eq(ks_tokenizer_open(&tokenizer, MODEL, &err), KS_OK);
     const ks_chain *chain = &chains.at[3]; /* not the first of its batch */
     char *text = NULL;

@@ -22,21 +22,21 @@ typedef ks_status (*reader)(const char *, ks_err *);
 
 static ks_status read_problems(const char *p, ks_err *err) {
     ks_problems list;
-    ks_status st = ks_problems_read(&list, p, err);
+    ks_status st = ks_problems_read(&list, p, KS_KEEP_FIELDS, err);
     ks_problems_free(&list);
     return st;
 }
 
 static ks_status read_chains(const char *p, ks_err *err) {
     ks_chains list;
-    ks_status st = ks_chains_read(&list, p, err);
+    ks_status st = ks_chains_read(&list, p, KS_KEEP_FIELDS, err);
     ks_chains_free(&list);
     return st;
 }
 
 static ks_status read_labels(const char *p, ks_err *err) {
     ks_labels list;
-    ks_status st = ks_labels_read(&list, p, err);
+    ks_status st = ks_labels_read(&list, p, KS_KEEP_FIELDS, err);
     ks_labels_free(&list);
     return st;
 }
@@ -110,15 +110,17 @@ Test(chains, bad_lines_are_named) {
     cr_expect_eq(read_chains("/nowhere/at/all", &err), KS_IO);
 }
 
-Test(chains, reads_what_is_there) {
+static void expect_what_is_there(ks_keep keep) {
     ks_chains c;
     ks_err err = {0};
     const char *file = file_of(
         "{\"id\":\"p/0\",\"problem\":\"p\",\"prompt\":\"q\\u0000\",\"text\":"
-        "\"One. Two.\",\"rest\":\"!\",\"steps\":[{\"begin\":0,\"end\":5},"
+        "\"One. "
+        "Two.\",\"question\":\"why\",\"rest\":\"!\",\"steps\":[{\"begin\":0,"
+        "\"end\":5},"
         "{\"begin\":5,\"end\":9}],\"mine\":[1,2]}\n"
         "\n" CHAIN("\"text\":\"\",\"steps\":[],\"rest\":null"));
-    cr_assert_eq(ks_chains_read(&c, file, &err), KS_OK, "%s", err.text);
+    cr_assert_eq(ks_chains_read(&c, file, keep, &err), KS_OK, "%s", err.text);
     cr_assert_eq(c.n, 2);
     cr_expect_str_eq(c.at[0].text, "One. Two.");
     cr_expect_eq(c.at[0].prompt_length, 2);
@@ -129,7 +131,14 @@ Test(chains, reads_what_is_there) {
     char hash[65];
     ks_sha256_of("One. Two.", 9, hash);
     cr_expect_str_eq(c.at[0].text_sha256, hash);
-    cr_expect_eq(json_array_size(json_object_get(c.at[0].object, "mine")), 2);
+    if (keep == KS_KEEP_OBJECTS)
+        cr_expect_eq(json_array_size(json_object_get(c.at[0].object, "mine")),
+                     2);
+    else
+        cr_expect_null(c.at[0].object);
+    cr_expect_str_eq(c.at[0].question, "why");
+    cr_expect_null(c.at[1].question);
+    cr_expect_arr_eq(c.at[0].prompt, "q\0", 3);
     cr_expect_eq(c.at[1].n_steps, 0);
     cr_expect_not_null(c.at[1].steps);
     cr_expect_eq(c.at[1].rest_length, 0);
@@ -139,6 +148,35 @@ Test(chains, reads_what_is_there) {
     ks_chains_free(&c);
 }
 
+Test(chains, reads_what_is_there) {
+    expect_what_is_there(KS_KEEP_FIELDS);
+    expect_what_is_there(KS_KEEP_OBJECTS);
+}
+
+Test(chains, label_lines_keep_their_fields) {
+    static const char text[] =
+        "{\"chain\":\"a\",\"method\":\"m\",\"text_sha256\":\"00\","
+        "\"labels\":[1,null,0],\"hops\":[1,2,3]}\n"
+        "{\"chain\":\"b\",\"labels\":[]}";
+    for (int keep = KS_KEEP_FIELDS; keep <= KS_KEEP_OBJECTS; keep++) {
+        ks_labels l;
+        ks_err err = {0};
+        const char *file = file_of(text);
+        cr_assert_eq(ks_labels_read(&l, file, (ks_keep)keep, &err), KS_OK, "%s",
+                     err.text);
+        unlink(file);
+        const ks_label *a = ks_labels_find(&l, "a"), *b = &l.at[1];
+        cr_assert(a == &l.at[0] && a->n_steps == 3);
+        cr_expect_str_eq(a->method, "m");
+        cr_expect_str_eq(a->text_sha256, "00");
+        cr_expect(a->labels[0] == 1 && a->labels[1] == -1 && a->labels[2] == 0);
+        cr_expect_str_eq(b->method, "");
+        cr_expect_null(b->text_sha256);
+        cr_expect_eq(a->object != NULL, keep == KS_KEEP_OBJECTS);
+        ks_labels_free(&l);
+    }
+}
+
 static void expect_fit(const char *labels_text, ks_status code,
                        const char *words) {
     ks_chains c;
@@ -146,10 +184,11 @@ static void expect_fit(const char *labels_text, ks_status code,
     ks_err err = {0};
     const char *file =
         file_of(CHAIN("\"text\":\"ab\",\"steps\":[{\"begin\":0,\"end\":2}]"));
-    cr_assert_eq(ks_chains_read(&c, file, &err), KS_OK);
+    cr_assert_eq(ks_chains_read(&c, file, KS_KEEP_FIELDS, &err), KS_OK);
     unlink(file);
     file = file_of(labels_text);
-    cr_assert_eq(ks_labels_read(&l, file, &err), KS_OK, "%s", err.text);
+    cr_assert_eq(ks_labels_read(&l, file, KS_KEEP_FIELDS, &err), KS_OK, "%s",
+                 err.text);
     unlink(file);
     cr_expect_eq(ks_labels_fit(&l, &c, &err), code, "%s", err.text);
     if (code != KS_OK)
@@ -176,7 +215,7 @@ Test(chains, set_steps_reaches_the_object) {
     ks_chains c;
     ks_err err = {0};
     const char *file = file_of(GOOD);
-    cr_assert_eq(ks_chains_read(&c, file, &err), KS_OK);
+    cr_assert_eq(ks_chains_read(&c, file, KS_KEEP_OBJECTS, &err), KS_OK);
     cr_expect_null(c.at[0].steps);
     ks_spans spans = {0};
     cr_assert_eq(ks_spans_add(&spans, 0, 1, &err), KS_OK);
