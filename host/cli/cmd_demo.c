@@ -7,14 +7,24 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Chains sampled, and what became of them. */
+typedef struct tally {
+    int chains, correct;
+    int kept;      /* hold both groups in full: probed */
+    int one_group; /* hold the asked group alone */
+    int broken;
+} tally;
+
 typedef struct demo {
     ks_cli_common common;
+    tally tally;
     const char *which; /* "a" or "b" */
     int n_problems;
     char data[PATH_MAX]; /* folder with models/ and problems-X.jsonl */
@@ -85,7 +95,7 @@ static json_t *quantity_of(json_t *quantities, const char *step, size_t n) {
 typedef struct truth {
     const ks_problems *problems;
     ks_str chains, labels;
-    int kept, one_group, broken;
+    tally *tally;
 } truth;
 
 /* Labels and hops of one chain; *other counts steps of the other group. false
@@ -146,10 +156,10 @@ static ks_status add_chain(truth *t, const ks_chain *chain, ks_err *err) {
     int64_t k;
     KS_TRY(ks_json_int(problem->object, "k", problem->id, 2, 32, &k, err));
     if (!label_chain(chain, problem, labels, hops, &other, &done)) {
-        t->broken++;
+        t->tally->broken++;
     } else if (done != 2 * (size_t)(k - 1)) {
-        t->one_group += other == 0;
-        t->broken += other != 0;
+        t->tally->one_group += other == 0;
+        t->tally->broken += other != 0;
     } else {
         line =
             json_pack("{s:s,s:s,s:O,s:O,s:{}}", "chain", chain->id, "method",
@@ -157,7 +167,7 @@ static ks_status add_chain(truth *t, const ks_chain *chain, ks_err *err) {
         KS_CHECK(line, KS_NOMEM, "out of memory for a label line");
         KS_TRY(add_line(&t->labels, line, err));
         KS_TRY(add_line(&t->chains, chain->object, err));
-        t->kept++;
+        t->tally->kept++;
     }
 done:
     json_decref(labels);
@@ -169,26 +179,26 @@ done:
 /* Keeps the chains that hold both groups in full and writes their labels. */
 static ks_status write_truth(const char *problems_path, const char *in_path,
                              const char *chains_path, const char *labels_path,
-                             ks_err *err) {
+                             tally *n, ks_err *err) {
     ks_status st = KS_OK;
     ks_problems problems = {0};
     ks_chains chains = {0};
-    truth t = {.problems = &problems};
-    int correct = 0;
+    truth t = {.problems = &problems, .tally = n};
     KS_TRY(ks_problems_read(&problems, problems_path, KS_KEEP_OBJECTS, err));
     KS_TRY(ks_chains_read(&chains, in_path, KS_KEEP_OBJECTS, err));
+    n->chains = (int)chains.n;
     for (size_t i = 0; i < chains.n; i++) {
-        correct +=
+        n->correct +=
             json_is_true(json_object_get(chains.at[i].object, "correct"));
         KS_TRY(add_chain(&t, &chains.at[i], err));
     }
     ks_log(KS_LOG_INFO,
-           "%zu chains, %d with the right answer; %d hold both groups in full "
+           "%d chains, %d with the right answer; %d hold both groups in full "
            "and are probed, %d the asked group alone, %d are broken",
-           chains.n, correct, t.kept, t.one_group, t.broken);
-    KS_CHECK(t.kept >= 20, KS_FORMAT,
+           n->chains, n->correct, n->kept, n->one_group, n->broken);
+    KS_CHECK(n->kept >= 20, KS_FORMAT,
              "%s: %d chains hold both groups in full, at least 20 are needed",
-             in_path, t.kept);
+             in_path, n->kept);
     KS_TRY(
         ks_write_file(chains_path, t.chains.data, t.chains.length, true, err));
     KS_TRY(
@@ -270,7 +280,7 @@ static void free_paths(paths *p) {
     for (size_t i = 0; i < sizeof *p / sizeof *all; i++) free(all[i]);
 }
 
-static int walk(const demo *d, const paths *p, ks_err *err) {
+static int walk(demo *d, const paths *p, ks_err *err) {
     char seed[32];
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)d->common.seed);
     int code =
@@ -280,7 +290,8 @@ static int walk(const demo *d, const paths *p, ks_err *err) {
                              "--instruction=", "--max-new", "320", "--seed",
                              seed, "--force", NULL});
     if (code != KS_EXIT_DONE) return code;
-    if (write_truth(p->problems, p->raw, p->chains, p->labels, err) != KS_OK)
+    if (write_truth(p->problems, p->raw, p->chains, p->labels, &d->tally,
+                    err) != KS_OK)
         return ks_cli_failed("demo", err);
     code =
         run(ks_cmd_capture,
@@ -302,6 +313,70 @@ static int walk(const demo *d, const paths *p, ks_err *err) {
                                 "--baseline-acts", control.data, "--strata",
                                 "hops", "--out", p->tables, "--force", NULL});
     ks_str_free(&control);
+    return code;
+}
+
+/* -------------------------------------------------------------------- JSON */
+
+/* Standard output is the object's alone: what the commands print there goes
+ * with their other words, and nowhere with --quiet. *kept: the output itself.
+ */
+static ks_status put_aside(int *kept, bool quiet, ks_err *err) {
+    ks_status st = KS_OK;
+    int to = quiet ? open("/dev/null", O_WRONLY | O_CLOEXEC)
+                   : fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    *kept = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+    KS_CHECK(to >= 0 && *kept >= 0 && fflush(stdout) == 0 &&
+                 dup2(to, STDOUT_FILENO) >= 0,
+             KS_IO, "standard output: cannot put it aside: %s",
+             strerror(errno));
+done:
+    if (to >= 0) close(to);
+    return st;
+}
+
+static ks_status bring_back(int kept, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_CHECK(fflush(stdout) == 0 && dup2(kept, STDOUT_FILENO) >= 0, KS_IO,
+             "standard output: cannot write: %s", strerror(errno));
+done:
+    close(kept);
+    return st;
+}
+
+/* What became of the chains, and probe's summary. */
+static ks_status print_json(const demo *d, const paths *p, ks_err *err) {
+    ks_status st = KS_OK;
+    const tally *n = &d->tally;
+    char *path = NULL;
+    json_t *object = NULL, *summary = NULL;
+    json_error_t reason;
+    KS_TRY(ks_path_join(&path, p->tables, "summary.json", err));
+    summary = json_load_file(path, 0, &reason);
+    KS_CHECK(summary, KS_FORMAT, "%s line %d: %s", path, reason.line,
+             reason.text);
+    object = json_pack("{s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:O}", "model", p->model,
+                       "out", d->common.out, "chains", n->chains, "correct",
+                       n->correct, "probed", n->kept, "one_group", n->one_group,
+                       "broken", n->broken, "probe", summary);
+    KS_CHECK(object, KS_NOMEM, "out of memory for the summary");
+    json_dumpf(object, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+    putchar('\n'); /* main looks whether all was written */
+done:
+    free(path);
+    json_decref(summary);
+    json_decref(object);
+    return st;
+}
+
+static int walk_to_json(demo *d, const paths *p, ks_err *err) {
+    int kept = -1;
+    if (put_aside(&kept, d->common.quiet, err) != KS_OK)
+        return ks_cli_failed("demo", err);
+    int code = walk(d, p, err);
+    if (bring_back(kept, err) != KS_OK ||
+        (code == KS_EXIT_DONE && print_json(d, p, err) != KS_OK))
+        return ks_cli_failed("demo", err);
     return code;
 }
 
@@ -332,6 +407,7 @@ int ks_cmd_demo(int argc, char **argv) {
          "where to put everything (default: keystep-demo)", 0},
         KS_CLI_FORCE,
         KS_CLI_SEED,
+        KS_CLI_JSON,
         KS_CLI_QUIET,
         {0}};
     static const struct argp argp = {
@@ -355,7 +431,7 @@ int ks_cmd_demo(int argc, char **argv) {
     if (code != KS_EXIT_DONE) return code;
     if (find_data(&d, &err) != KS_OK) return ks_cli_failed("demo", &err);
     if (make_paths(&d, &p, &err) == KS_OK && prepare(&d, &p, &err) == KS_OK)
-        code = walk(&d, &p, &err);
+        code = d.common.json ? walk_to_json(&d, &p, &err) : walk(&d, &p, &err);
     else
         code = ks_cli_failed("demo", &err);
     free_paths(&p);
