@@ -1,45 +1,18 @@
-/* gguf.c - reader of GGUF v2 and v3. Layout: ggml's docs/gguf.md.
+/* gguf.c - reader of GGUF v2 and v3: header and tensors (metadata values are
+ * in gguf_pairs.c). Layout: ggml's docs/gguf.md.
  *
  * The whole header is walked once at open with every length compared with
  * what is left of the file; keys and tensors are then found by binary search
  * in sorted indexes, and getters and iterators read only bytes that the walk
  * has passed.
  */
-#include "gguf.h"
+#include "gguf_pairs.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ops.h"
-
-/* GGUF's codes of metadata values. */
-enum {
-    V_U8,
-    V_I8,
-    V_U16,
-    V_I16,
-    V_U32,
-    V_I32,
-    V_F32,
-    V_BOOL,
-    V_STRING,
-    V_ARRAY,
-    V_U64,
-    V_I64,
-    V_F64,
-    V_COUNT
-};
-
-/* Bytes of a scalar; 0: no scalar. */
-static const uint8_t scalar_size[V_COUNT] = {
-    [V_U8] = 1,  [V_I8] = 1,  [V_U16] = 2, [V_I16] = 2,
-    [V_U32] = 4, [V_I32] = 4, [V_F32] = 4, [V_BOOL] = 1,
-    [V_U64] = 8, [V_I64] = 8, [V_F64] = 8};
-
-static const char *const value_name[V_COUNT] = {
-    "u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
-    "bool", "string", "array", "u64", "i64", "f64"};
 
 /* ggml's codes of tensor types that we read; names of those that we do not. */
 static const struct {
@@ -65,24 +38,6 @@ enum {
     DEFAULT_ALIGNMENT = 32,
     MIN_PAIR = 8 + 4 + 1, /* bytes of the shortest key-value pair */
     MIN_TENSOR = 8 + 4 + 8 + 4 + 8
-};
-
-typedef struct pair {
-    const char *key;
-    uint32_t key_length;
-    uint32_t type;
-    const uint8_t *value; /* after the type code */
-} pair;
-
-struct ks_gguf {
-    char *path;
-    ks_map map;
-    pair *pairs; /* sorted by key */
-    uint64_t n_pairs;
-    ks_gguf_tensor *tensors;       /* in file order */
-    const ks_gguf_tensor **sorted; /* by name */
-    uint64_t n_tensors;
-    uint64_t alignment;
 };
 
 /* ----------------------------------------------------------------- reading */
@@ -153,20 +108,20 @@ static ks_status skip_array(cursor *c, const char *what, ks_err *err) {
             KS_TRY(take_string(c, &s, &length, "a string of an array", err));
         goto done;
     }
-    KS_CHECK(type < V_COUNT && scalar_size[type], KS_FORMAT,
+    KS_CHECK(type < V_COUNT && ks__gguf_scalar_size[type], KS_FORMAT,
              "%s: %s at byte %zu is an array of type %u, expected scalars or "
              "strings",
              c->path, what, c->at - 12, type);
-    KS_CHECK(n <= (c->size - c->at) / scalar_size[type], KS_FORMAT,
+    KS_CHECK(n <= (c->size - c->at) / ks__gguf_scalar_size[type], KS_FORMAT,
              "%s: %s at byte %zu claims %" PRIu64 " elements, the file ends "
              "at %zu",
              c->path, what, c->at, n, c->size);
-    c->at += (size_t)n * scalar_size[type];
+    c->at += (size_t)n * ks__gguf_scalar_size[type];
 done:
     return st;
 }
 
-static ks_status take_pair(cursor *c, pair *p, ks_err *err) {
+static ks_status take_pair(cursor *c, ks__gguf_pair *p, ks_err *err) {
     ks_status st = KS_OK;
     uint64_t n = 0;
     char what[80];
@@ -185,7 +140,7 @@ static ks_status take_pair(cursor *c, pair *p, ks_err *err) {
         KS_TRY(skip_array(c, what, err));
     } else {
         uint8_t value[8];
-        KS_TRY(take(c, value, scalar_size[p->type], what, err));
+        KS_TRY(take(c, value, ks__gguf_scalar_size[p->type], what, err));
     }
 done:
     return st;
@@ -242,25 +197,9 @@ done:
 
 /* ---------------------------------------------------------------- indexing */
 
-static int compare_keys(const char *a, size_t na, const char *b, size_t nb) {
-    int order = memcmp(a, b, KS_MIN(na, nb));
-    return order ? order : (na > nb) - (na < nb);
-}
-
-static int by_key(const void *a, const void *b) {
-    const pair *p = a, *q = b;
-    return compare_keys(p->key, p->key_length, q->key, q->key_length);
-}
-
 static int by_name(const void *a, const void *b) {
     const ks_gguf_tensor *const *p = a, *const *q = b;
     return strcmp((*p)->name, (*q)->name);
-}
-
-static const pair *find_pair(const ks_gguf *g, const char *key) {
-    pair want = {.key = key, .key_length = (uint32_t)strlen(key)};
-    if (!g->n_pairs) return NULL;
-    return bsearch(&want, g->pairs, g->n_pairs, sizeof want, by_key);
 }
 
 static ks_status read_pairs(ks_gguf *g, cursor *c, ks_err *err) {
@@ -273,10 +212,11 @@ static ks_status read_pairs(ks_gguf *g, cursor *c, ks_err *err) {
                     err));
     for (uint64_t i = 0; i < g->n_pairs; i++)
         KS_TRY(take_pair(c, &g->pairs[i], err));
-    if (g->n_pairs) qsort(g->pairs, g->n_pairs, sizeof *g->pairs, by_key);
+    if (g->n_pairs)
+        qsort(g->pairs, g->n_pairs, sizeof *g->pairs, ks__gguf_by_key);
     for (uint64_t i = 1; i < g->n_pairs; i++)
-        KS_CHECK(by_key(&g->pairs[i - 1], &g->pairs[i]) != 0, KS_FORMAT,
-                 "%s: metadata key '%.*s' is there twice", g->path,
+        KS_CHECK(ks__gguf_by_key(&g->pairs[i - 1], &g->pairs[i]) != 0,
+                 KS_FORMAT, "%s: metadata key '%.*s' is there twice", g->path,
                  (int)KS_MIN(g->pairs[i].key_length, 100), g->pairs[i].key);
 done:
     return st;
@@ -411,174 +351,6 @@ bool ks_gguf_is(const char *path) {
 
 const char *ks_gguf_path(const ks_gguf *gguf) {
     return gguf->path;
-}
-
-/* ---------------------------------------------------------------- metadata */
-
-static ks_status wrong_type(const char *path, const char *key, size_t n,
-                            const char *expected, uint32_t type, ks_err *err) {
-    return ks_fail(err, KS_FORMAT,
-                   "%s: metadata '%.*s' is of type %s, expected %s", path,
-                   (int)KS_MIN(n, 100), key, value_name[type], expected);
-}
-
-/* A scalar that is an integer or a bool, at `at`. */
-static bool load_int(uint32_t type, const uint8_t *at, int64_t *value) {
-    union {
-        uint8_t u8;
-        int8_t i8;
-        uint16_t u16;
-        int16_t i16;
-        uint32_t u32;
-        int32_t i32;
-        uint64_t u64;
-        int64_t i64;
-    } v;
-    if (type >= V_COUNT) return false;
-    memcpy(&v, at, scalar_size[type]);
-    switch (type) {
-    case V_U8:
-        *value = v.u8;
-        return true;
-    case V_I8:
-        *value = v.i8;
-        return true;
-    case V_U16:
-        *value = v.u16;
-        return true;
-    case V_I16:
-        *value = v.i16;
-        return true;
-    case V_U32:
-        *value = v.u32;
-        return true;
-    case V_I32:
-        *value = v.i32;
-        return true;
-    case V_BOOL:
-        *value = v.u8 != 0;
-        return true;
-    case V_I64:
-        *value = v.i64;
-        return true;
-    case V_U64:
-        *value = (int64_t)v.u64;
-        return v.u64 <= INT64_MAX;
-    default:
-        return false;
-    }
-}
-
-static bool load_float(uint32_t type, const uint8_t *at, double *value) {
-    float f;
-    int64_t i;
-    if (type == V_F32) {
-        memcpy(&f, at, sizeof f);
-        *value = (double)f;
-        return true;
-    }
-    if (type == V_F64) {
-        memcpy(value, at, sizeof *value);
-        return true;
-    }
-    if (type == V_BOOL || !load_int(type, at, &i)) return false;
-    *value = (double)i;
-    return true;
-}
-
-ks_status ks_gguf_string(const ks_gguf *g, const char *key, const char **s,
-                         size_t *n, bool *found, ks_err *err) {
-    const pair *p = find_pair(g, key);
-    uint64_t length;
-    *found = p != NULL;
-    if (!p) return KS_OK;
-    if (p->type != V_STRING)
-        return wrong_type(g->path, key, strlen(key), "a string", p->type, err);
-    memcpy(&length, p->value, 8);
-    *n = (size_t)length;
-    *s = (const char *)p->value + 8;
-    return KS_OK;
-}
-
-ks_status ks_gguf_int(const ks_gguf *g, const char *key, int64_t *value,
-                      bool *found, ks_err *err) {
-    const pair *p = find_pair(g, key);
-    *found = p != NULL;
-    if (!p || load_int(p->type, p->value, value)) return KS_OK;
-    return wrong_type(g->path, key, strlen(key), "an integer below 2^63",
-                      p->type, err);
-}
-
-ks_status ks_gguf_float(const ks_gguf *g, const char *key, double *value,
-                        bool *found, ks_err *err) {
-    const pair *p = find_pair(g, key);
-    *found = p != NULL;
-    if (!p || load_float(p->type, p->value, value)) return KS_OK;
-    return wrong_type(g->path, key, strlen(key), "a number", p->type, err);
-}
-
-ks_status ks_gguf_array_open(const ks_gguf *g, const char *key,
-                             ks_gguf_array *array, uint64_t *n, bool *found,
-                             ks_err *err) {
-    const pair *p = find_pair(g, key);
-    *found = p != NULL;
-    *n = 0;
-    if (!p) return KS_OK;
-    if (p->type != V_ARRAY)
-        return wrong_type(g->path, key, strlen(key), "an array", p->type, err);
-    memcpy(&array->type, p->value, 4);
-    memcpy(n, p->value + 4, 8);
-    array->at = p->value + 12;
-    array->end = g->map.data + g->map.size;
-    array->left = *n;
-    array->path = g->path;
-    array->key = p->key;
-    array->key_length = p->key_length;
-    return KS_OK;
-}
-
-/* The walk at open has passed every element, so only the caller's own
- * mistakes (too many calls, another type) are left to find here. */
-static ks_status next_of(ks_gguf_array *a, const char *expected, bool fits,
-                         ks_err *err) {
-    int n = (int)KS_MIN(a->key_length, 100);
-    if (a->left == 0)
-        return ks_fail(err, KS_FORMAT,
-                       "%s: metadata '%.*s' has no further "
-                       "element, expected %s",
-                       a->path, n, a->key, expected);
-    if (!fits)
-        return ks_fail(err, KS_FORMAT,
-                       "%s: metadata '%.*s' is an array of %s, expected %s",
-                       a->path, n, a->key, value_name[a->type], expected);
-    a->left--;
-    return KS_OK;
-}
-
-ks_status ks_gguf_next_string(ks_gguf_array *a, const char **s, size_t *n,
-                              ks_err *err) {
-    uint64_t length;
-    ks_status st = next_of(a, "strings", a->type == V_STRING, err);
-    if (st != KS_OK) return st;
-    memcpy(&length, a->at, 8);
-    *s = (const char *)a->at + 8;
-    *n = (size_t)length;
-    a->at += 8 + length;
-    return KS_OK;
-}
-
-ks_status ks_gguf_next_int(ks_gguf_array *a, int64_t *value, ks_err *err) {
-    bool fits = a->left == 0 || load_int(a->type, a->at, value);
-    ks_status st = next_of(a, "integers below 2^63", fits, err);
-    if (st == KS_OK) a->at += scalar_size[a->type];
-    return st;
-}
-
-ks_status ks_gguf_next_float(ks_gguf_array *a, double *value, ks_err *err) {
-    bool fits = a->left == 0 || load_float(a->type, a->at, value);
-    ks_status st = next_of(a, "numbers", fits, err);
-    if (st == KS_OK) a->at += scalar_size[a->type];
-    return st;
 }
 
 /* ----------------------------------------------------------------- tensors */

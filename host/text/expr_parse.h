@@ -1,4 +1,4 @@
-/* expr_parse.h - what the two halves of the parser share. A function returns
+/* expr_parse.h - what the parts of the parser share. A function returns
  * the index of its node; once p->failed is set it returns -1 and nothing it
  * returns may be looked at. */
 #ifndef KS_TEXT_EXPR_PARSE_H
@@ -36,13 +36,22 @@ int32_t ks__parse_relation(parser *p);
 int32_t ks__parse_list(parser *p, ks_kind kind, int code);
 bool ks__starts_factor(parser *p);
 
-/* expr_primary.c: numbers, names, brackets, functions, fractions, roots */
+/* expr_primary.c: names, brackets, functions, fractions, roots */
 int32_t ks__parse_primary(parser *p);
-/* digits_base: the subscript is the base of the number's digits */
-int32_t ks__number_in_base(parser *p, int32_t number);
 /* symbol "x" to "x_suffix" */
 int32_t ks__rename(parser *p, int32_t node, const char *suffix, size_t n);
 int32_t ks__node_unit(parser *p, int32_t value, const ks_unit *unit);
+
+/* expr_number.c */
+/* A number token, or the mixed number that it begins. */
+int32_t ks__parse_number(parser *p);
+/* The digits `s` of a number token as a node. */
+int32_t ks__number_of(parser *p, const ks_token *t, ks_span s);
+int32_t ks__whole_number(parser *p, unsigned long value);
+int32_t ks__ten_to(parser *p, int zeros);
+bool ks__is_whole(parser *p, int32_t node);
+/* digits_base: the subscript is the base of the number's digits */
+int32_t ks__number_in_base(parser *p, int32_t number);
 /* 3 for "thousand", 0 for what is no magnitude */
 int ks__magnitude(const char *word, size_t n);
 /* "zero".."twenty", "thirty".."ninety"; -1: none */

@@ -1,185 +1,9 @@
-/* expr_primary.c - the smallest parts of an expression: numbers, names,
- * brackets, functions, fractions, roots, matrices. */
+/* expr_primary.c - the smallest parts of an expression: names, brackets,
+ * functions, fractions, roots, matrices. */
 #include <ctype.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "expr_parse.h"
-
-/* ----------------------------------------------------------------- numbers */
-
-int ks__magnitude(const char *word, size_t n) {
-    static const struct {
-        const char *word;
-        int zeros;
-    } list[] = {{"hundred", 2},
-                {"thousand", 3},
-                {"million", 6},
-                {"billion", 9},
-                {"trillion", 12}};
-    for (size_t i = 0; i < KS_COUNT(list); i++) {
-        if (strlen(list[i].word) == n &&
-            strncasecmp(list[i].word, word, n) == 0)
-            return list[i].zeros;
-    }
-    return 0;
-}
-
-int ks__number_word(const char *word, size_t n) {
-    static const char *const list[] = {
-        "zero",     "one",      "two",      "three",   "four",    "five",
-        "six",      "seven",    "eight",    "nine",    "ten",     "eleven",
-        "twelve",   "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
-        "eighteen", "nineteen", "twenty",   "thirty",  "forty",   "fifty",
-        "sixty",    "seventy",  "eighty",   "ninety"};
-    for (int i = 0; i < (int)KS_COUNT(list); i++) {
-        if (strlen(list[i]) == n && strncasecmp(list[i], word, n) == 0)
-            return i <= 20 ? i : (i - 18) * 10;
-    }
-    return -1;
-}
-
-/* digits[begin,end) as an integer. */
-static bool read_integer(parser *p, ks_span s, mpz_ptr out) {
-    size_t n = s.end - s.begin;
-    char *copy = malloc(n + 2);
-    if (copy == NULL) {
-        p->status = ks_fail(p->err, KS_NOMEM, "no memory for %zu digits", n);
-        p->failed = true;
-        return false;
-    }
-    memcpy(copy, p->tree->tokens.digits.data + s.begin, n);
-    memcpy(copy + n, n == 0 ? "0" : "", n == 0 ? 2 : 1);
-    mpz_set_str(out, copy, 10);
-    free(copy);
-    return true;
-}
-
-static int32_t significant(const char *digits, ks_span s) {
-    while (s.begin < s.end && digits[s.begin] == '0') s.begin++;
-    return (int32_t)KS_MIN(s.end - s.begin, (size_t)INT32_MAX);
-}
-
-/* value *= 10^e */
-static void scale_ten(mpq_ptr value, long e) {
-    mpz_t ten;
-    mpz_init(ten);
-    mpz_ui_pow_ui(ten, 10, (unsigned long)(e < 0 ? -e : e));
-    if (e < 0)
-        mpz_mul(mpq_denref(value), mpq_denref(value), ten);
-    else
-        mpz_mul(mpq_numref(value), mpq_numref(value), ten);
-    mpq_canonicalize(value);
-    mpz_clear(ten);
-}
-
-/* The digits `s` of a number token as a node. */
-static int32_t number_of(parser *p, const ks_token *t, ks_span s) {
-    int32_t node = ks__node_add(p, KS_X_NUMBER, 0);
-    if (p->failed) return -1;
-    ks_node *x = &p->tree->at[node];
-    if (!read_integer(p, s, mpq_numref(x->value))) return -1;
-    x->digits = significant(p->tree->tokens.digits.data, s);
-    if (t->places < 0) {
-        scale_ten(x->value, t->exponent);
-        return node;
-    }
-    if (t->repeats > 0) {
-        /* 0.1(6): (16 - 1) / (10 * 9) */
-        mpz_t head, nines;
-        mpz_init(head);
-        mpz_init(nines);
-        ks_span before = {s.begin, s.end - (size_t)t->repeats};
-        if (read_integer(p, before, head)) {
-            mpz_sub(mpq_numref(x->value), mpq_numref(x->value), head);
-            mpz_ui_pow_ui(nines, 10, (unsigned long)t->repeats);
-            mpz_sub_ui(nines, nines, 1);
-            mpz_set(mpq_denref(x->value), nines);
-            scale_ten(x->value, (long)t->repeats - t->places + t->exponent);
-        }
-        mpz_clear(head);
-        mpz_clear(nines);
-        return p->failed ? -1 : node;
-    }
-    x->decimal = true;
-    x->places = t->places - t->exponent;
-    scale_ten(x->value, (long)t->exponent - t->places);
-    return node;
-}
-
-static int32_t whole_number(parser *p, unsigned long value) {
-    int32_t node = ks__node_add(p, KS_X_NUMBER, 0);
-    if (p->failed) return -1;
-    mpq_set_ui(p->tree->at[node].value, value, 1);
-    return node;
-}
-
-static int32_t ten_to(parser *p, int zeros) {
-    int32_t node = whole_number(p, 1);
-    if (!p->failed) scale_ten(p->tree->at[node].value, zeros);
-    return node;
-}
-
-static bool is_whole(parser *p, int32_t node) {
-    ks_node *x = &p->tree->at[node];
-    return x->kind == KS_X_NUMBER && !x->decimal &&
-           mpz_cmp_ui(mpq_denref(x->value), 1) == 0;
-}
-
-/* 2\frac{1}{2} and "2 1/2": a sum. */
-static int32_t mixed(parser *p, int32_t whole, bool spaced_slash) {
-    int32_t part;
-    if (spaced_slash) {
-        ks_token *above = ks__peek(p), *below = above + 2;
-        int32_t a = number_of(p, above, above->text);
-        int32_t b = p->failed ? -1 : number_of(p, below, below->text);
-        p->at += 3;
-        if (p->failed) return -1;
-        part = ks__node_of(p, KS_X_DIV, 0, a, b);
-    } else {
-        part = ks__parse_primary(p);
-    }
-    if (p->failed) return -1;
-    ks_node *x = &p->tree->at[part];
-    bool is_mixed = x->kind == KS_X_DIV && is_whole(p, x->first) &&
-                    is_whole(p, p->tree->at[x->first].next);
-    return ks__node_of(p, is_mixed ? KS_X_ADD : KS_X_MUL, 0, whole, part);
-}
-
-static int32_t number(parser *p) {
-    ks_token *t = ks__peek(p);
-    int32_t node = number_of(p, t, t->text);
-    bool whole = t->places < 0 && t->exponent == 0;
-    p->at++;
-    if (p->failed || !whole || p->plain_numbers) return node;
-    if (ks__is_sign(p, KS_S_FRAC)) return mixed(p, node, false);
-    t = ks__peek(p);
-    if (t->type == KS_T_NUMBER && t->spaced && t->places < 0 &&
-        t[1].type == KS_T_SIGN && t[1].code == '/' &&
-        t[2].type == KS_T_NUMBER && t[2].places < 0) {
-        return mixed(p, node, true);
-    }
-    return node;
-}
-
-int32_t ks__number_in_base(parser *p, int32_t number) {
-    bool braces = ks__take_sign(p, '{');
-    ks_token *t = ks__peek(p);
-    mpz_t base;
-    if (t->type != KS_T_NUMBER || t->places >= 0 || !is_whole(p, number))
-        return ks__parse_fail(p);
-    mpz_init(base);
-    bool read = read_integer(p, t->text, base);
-    unsigned long b = read && mpz_cmp_ui(base, 36) <= 0 ? mpz_get_ui(base) : 0;
-    mpz_clear(base);
-    p->at++;
-    if (b < 2 || (braces && !ks__take_sign(p, '}'))) return ks__parse_fail(p);
-    mpz_ptr value = mpq_numref(p->tree->at[number].value);
-    char *digits = mpz_get_str(NULL, 10, value);
-    bool fits = digits != NULL && mpz_set_str(value, digits, (int)b) == 0;
-    free(digits);
-    return fits ? number : ks__parse_fail(p);
-}
 
 /* ------------------------------------------------------------------- names */
 
@@ -227,8 +51,8 @@ static int32_t letters(parser *p) {
     int value = ks__number_word(word, n), zeros = ks__magnitude(word, n);
     if (value >= 0 || zeros > 0) {
         p->at++;
-        return value >= 0 ? whole_number(p, (unsigned long)value)
-                          : ten_to(p, zeros);
+        return value >= 0 ? ks__whole_number(p, (unsigned long)value)
+                          : ks__ten_to(p, zeros);
     }
     if (n > 3) return ks__parse_fail(p);
     size_t begin = t->text.begin++;
@@ -243,7 +67,7 @@ static int32_t text(parser *p) {
     size_t n = t->text.end - t->text.begin;
     int value = ks__number_word(word, n);
     p->at++;
-    if (value >= 0) return whole_number(p, (unsigned long)value);
+    if (value >= 0) return ks__whole_number(p, (unsigned long)value);
     if (n == 1 && isalpha((unsigned char)word[0]))
         return symbol(p, t->text.begin, t->text.end);
     return ks__parse_fail(p);
@@ -413,7 +237,7 @@ static int32_t argument(parser *p, bool one_digit) {
         if (t->places >= 0 || t->grouped || t->exponent != 0)
             return ks__parse_fail(p);
         ks_span digit = {t->text.begin, t->text.begin + 1};
-        node = number_of(p, t, digit);
+        node = ks__number_of(p, t, digit);
         if (++t->text.begin == t->text.end) p->at++;
         return node;
     }
@@ -439,8 +263,8 @@ static int32_t root(parser *p, unsigned long degree) {
         if (p->failed || !ks__take_sign(p, ']')) return ks__parse_fail(p);
     }
     int32_t of = argument(p, false);
-    int32_t one = p->failed ? -1 : whole_number(p, 1);
-    if (!p->failed && index < 0) index = whole_number(p, degree);
+    int32_t one = p->failed ? -1 : ks__whole_number(p, 1);
+    if (!p->failed && index < 0) index = ks__whole_number(p, degree);
     int32_t power = p->failed ? -1 : ks__node_of(p, KS_X_DIV, 0, one, index);
     if (p->failed) return -1;
     return ks__node_of(p, KS_X_POW, 0, of, power);
@@ -471,7 +295,7 @@ static bool inverse_of(int *function) {
 
 static bool is_minus_one(parser *p, int32_t node) {
     ks_node *x = &p->tree->at[node];
-    return x->kind == KS_X_NEG && is_whole(p, x->first) &&
+    return x->kind == KS_X_NEG && ks__is_whole(p, x->first) &&
            mpq_cmp_ui(p->tree->at[x->first].value, 1, 1) == 0;
 }
 
@@ -572,7 +396,7 @@ int32_t ks__parse_primary(parser *p) {
     int32_t node;
     switch (ks__peek(p)->type) {
     case KS_T_NUMBER:
-        node = number(p);
+        node = ks__parse_number(p);
         break;
     case KS_T_LETTERS:
         node = letters(p);
@@ -595,79 +419,4 @@ int32_t ks__parse_primary(parser *p) {
     }
     p->depth--;
     return node;
-}
-
-/* ------------------------------------------------------------------ a text */
-
-static size_t letters_at(const ks_str *text, size_t at) {
-    size_t n = 0;
-    while (at + n < text->length &&
-           (isalpha((unsigned char)text->data[at + n]) ||
-            (unsigned char)text->data[at + n] >= 0x80)) {
-        n++;
-    }
-    return n;
-}
-
-/* Words without a digit or a sign are read as words: AB is not BA. A hyphen
- * between single letters is a minus. */
-static bool only_words(const ks_str *text) {
-    size_t all = 0, longest = 0, i = 0;
-    bool hyphen = false;
-    while (i < text->length) {
-        size_t n = letters_at(text, i);
-        char c = text->data[i];
-        if (n == 0 && (c == 0 || !strchr(" .,'-", c))) return false;
-        hyphen = hyphen || (n == 0 && c == '-');
-        longest = KS_MAX(longest, n);
-        all += n;
-        i += KS_MAX(n, 1u);
-    }
-    return all >= 2 && (!hyphen || longest >= 3);
-}
-
-/* "pi", "five", "two million" */
-static bool is_constant(const ks_str *text) {
-    static const char *const names[] = {"pi", "infinity", "infty", "inf", "oo"};
-    for (size_t i = 0; i < KS_COUNT(names); i++) {
-        if (strcmp(text->data, names[i]) == 0) return true;
-    }
-    size_t first = letters_at(text, 0);
-    if (ks__number_word(text->data, first) < 0) return false;
-    if (first == text->length) return true;
-    const char *second = text->data + first + 1;
-    return text->data[first] == ' ' &&
-           ks__magnitude(second, text->length - first - 1) > 0;
-}
-
-ks_status ks__expr_parse(const char *text, size_t n, bool group, ks_tree *out,
-                         ks_err *err) {
-    ks_status st = KS_OK;
-    bool known;
-    *out = (ks_tree){.root = -1};
-    KS_TRY(ks__expr_prepare(text, n, &out->text, err));
-    if (only_words(&out->text) && !is_constant(&out->text)) return KS_OK;
-    KS_TRY(ks__expr_lex(out->text.data, out->text.length, group, &out->tokens,
-                        &known, err));
-    if (!known) return KS_OK;
-    parser p = {.tree = out, .err = err};
-    int32_t root = ks__parse_list(&p, KS_X_LIST, 0);
-    KS_TRY(p.status);
-    if (p.failed || ks__peek(&p)->type != KS_T_END) return KS_OK;
-    int32_t first = out->at[root].first;
-    out->root = out->at[first].next < 0 ? first : root;
-done:
-    if (st != KS_OK) ks__expr_free(out);
-    return st;
-}
-
-void ks__expr_free(ks_tree *tree) {
-    for (size_t i = 0; i < tree->n; i++) {
-        if (tree->at[i].kind == KS_X_NUMBER) mpq_clear(tree->at[i].value);
-    }
-    free(tree->at);
-    free(tree->units);
-    ks_str_free(&tree->text);
-    ks__expr_lex_free(&tree->tokens);
-    *tree = (ks_tree){.root = -1};
 }
