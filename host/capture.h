@@ -49,6 +49,8 @@ typedef struct ks_capture_cost {
     uint64_t ring_bytes;  /* rows between computing and writing */
     uint64_t index_bytes; /* token ids, steps and the chains' JSON */
     uint64_t model_bytes; /* weight files, mapped */
+    double open_seconds;  /* model and tokenizer */
+    double plan_seconds;  /* chains read and tokenised, the model hashed */
 } ks_capture_cost;
 
 typedef struct ks_capture_job {
