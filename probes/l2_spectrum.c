@@ -242,3 +242,15 @@ done:
     free(w.product);
     return st;
 }
+
+void ks__l2_to_spectrum(const ks_l2 *l2, const float *q, int64_t n,
+                        float *out) {
+    ks__gemm_f32(false, true, n, l2->rank, l2->d, q, l2->d, l2->vector, l2->d,
+                 0, out, l2->rank);
+}
+
+void ks__l2_from_spectrum(const ks_l2 *l2, const float *in, int64_t n,
+                          float beta, float *q) {
+    ks__gemm_f32(false, false, n, l2->d, l2->rank, in, l2->rank, l2->vector,
+                 l2->d, beta, q, l2->d);
+}

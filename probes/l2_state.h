@@ -58,6 +58,11 @@ static inline double ks__seconds(void) {
 }
 
 ks_status ks__l2_spectrum(ks_l2 *l2, ks_err *err);
+/* q [n, d] to spectral coordinates out [n, rank]. */
+void ks__l2_to_spectrum(const ks_l2 *l2, const float *q, int64_t n, float *out);
+/* q [n, d] = in [n, rank] in the features' coordinates + beta q */
+void ks__l2_from_spectrum(const ks_l2 *l2, const float *in, int64_t n,
+                          float beta, float *q);
 
 /* One evaluation of loss derivatives for the active columns of a fit. */
 typedef struct ks_l2_pass {
