@@ -172,9 +172,7 @@ static bool f32_done(ks_l2_fitting *f, int32_t k) {
            c->polish++ >= POLISH;
 }
 
-/* In double: the gradient is reported; a column whose last step in f32 was
- * not small (an ill-conditioned one) is taken further while passes last. */
-static bool verified(ks_l2_fitting *f, int32_t k) {
+bool ks__l2_verified(ks_l2_fitting *f, int32_t k) {
     int64_t m = f->l2->d + 1;
     ks_l2_progress *c = &f->states[k];
     const double *p = f->p + k * m, *v = f->v + k * m;
@@ -192,13 +190,16 @@ void ks__l2_direct_chunk(ks_l2_fitting *f, const int32_t *chunk, int32_t n,
     double alpha[KS_L2_CHUNK][KS_L2_PAIRS];
     for (int32_t i = 0; i < n; i++) {
         int32_t k = chunk[i];
-        if (exact && verified(f, k))
-            f->states[k].done = true;
-        else if (keep_step(f, k))
-            list[n_list++] = k;
+        if (keep_step(f, k)) list[n_list++] = k;
     }
     for (int32_t i = 0; i < n_list; i++) recurse_down(f, list[i], alpha[i]);
-    if (n_list) precondition(f, list, n_list, q, t);
+    int32_t shared[KS_L2_CHUNK], n_shared = 0;
+    for (int32_t i = 0; i < n_list; i++)
+        if (f->states[list[i]].hessian)
+            ks__l2_solve_hessian(f, list[i]);
+        else
+            shared[n_shared++] = list[i];
+    if (n_shared) precondition(f, shared, n_shared, q, t);
     for (int32_t i = 0; i < n_list; i++) {
         int32_t k = list[i];
         double *v = f->v + k * m, *p = f->p + k * m;

@@ -23,6 +23,10 @@ typedef struct ks_l2_progress {
     int32_t pairs, next, tries, polish;
     bool fresh; /* the coming evaluation starts a line, adds no pair */
     bool done;
+    /* of l2_newton.c: the factor of the column's own Hessian or NULL, its place
+     * among those kept, evaluations since it was formed */
+    double *hessian;
+    int32_t slot, age;
     double rho[KS_L2_PAIRS];
 } ks_l2_progress;
 
@@ -77,8 +81,24 @@ ks_status ks__l2_evaluate(ks_l2_fitting *f, bool exact, ks_err *err);
  * stays one, and no column with it has converged. */
 double ks__l2_max_gradient(const ks_l2_fitting *f, int32_t k);
 
-/* After an evaluation of a chunk of columns: marks those that are done, gives
- * the others their next points. q, t: scratch as above. */
+/* How many columns may have a Hessian of their own at a time; 0: none, it
+ * would be too big. */
+int32_t ks__l2_hessians(const ks_l2 *l2);
+/* Hessians of the columns listed at their points, factorised into hessians
+ * [slots, d + 1, d + 1] at their slots; one more read of x. Their pairs are
+ * forgotten. A factor that fails is left out. */
+ks_status ks__l2_find_hessians(ks_l2_fitting *f, const int32_t *list, int32_t n,
+                               double *hessians, ks_err *err);
+/* p of column k: its own inverse Hessian times p. */
+void ks__l2_solve_hessian(const ks_l2_fitting *f, int32_t k);
+
+/* After an evaluation in double: the gradient is reported. Is it within the
+ * tolerance? A column whose last step was not small (an ill-conditioned one)
+ * is taken further while passes last. */
+bool ks__l2_verified(ks_l2_fitting *f, int32_t k);
+
+/* After an evaluation of a chunk of columns: gives them their next points; not
+ * exact: marks those that are done, which stay. q, t: scratch as above. */
 void ks__l2_direct_chunk(ks_l2_fitting *f, const int32_t *chunk, int32_t n,
                          bool exact, float *q, float *t);
 

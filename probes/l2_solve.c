@@ -6,12 +6,23 @@
  * convex), so losses are never formed and no digits cancel. Columns leave
  * once their gradient, measured in f32, and the step that would follow are
  * small enough; then one pass in double verifies them all and gives the
- * held-out margins, and columns above the tolerance go on in double. */
+ * held-out margins, and columns above the tolerance go on in double.
+ *
+ * A column that f32 has not brought there by then goes on in double around its
+ * own inverse Hessian (l2_newton.c), formed anew every few passes: Newton's
+ * method, where the spectrum of all rows is too far from the column's own, or
+ * the tolerance is below what f32 resolves. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "l2_fit.h"
+
+enum {
+    PATIENCE = 40, /* passes in f32, or d / 40: a Hessian costs d^2 n, a pass
+                      d n with little to hold in cache */
+    REFRESH = 4    /* passes that a column's Hessian serves */
+};
 
 typedef void (*chunk_fn)(ks_l2_fitting *f, const int32_t *list, int32_t n,
                          bool exact, float *q, float *t);
@@ -75,39 +86,110 @@ done:
     return st;
 }
 
+/* Evaluates the active columns; checks for a stop. */
+static ks_status read_once(ks_l2_fitting *f, bool exact, ks_err *err) {
+    ks_status st = KS_OK;
+    double before = ks__seconds();
+    KS_TRY(ks__l2_evaluate(f, exact, err));
+    double took = ks__seconds() - before;
+    if (exact)
+        f->l2->cost.verify += took;
+    else
+        f->l2->cost.passes += took;
+    KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+done:
+    return st;
+}
+
+/* In f32, all columns at once. Those that the limit stops stay where they were
+ * last measured. */
+static ks_status run_f32(ks_l2_fitting *f, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t m = f->l2->d + 1;
+    int32_t limit = f->max_passes;
+    if (ks__l2_hessians(f->l2))
+        limit = (int32_t)KS_MIN(limit, KS_MAX(PATIENCE, f->l2->d / 40));
+    KS_TRY(activate_all(f, err));
+    KS_TRY(each_chunk(f, start_lda, false, err));
+    for (int32_t k = 0; k < f->n; k++) {
+        if (f->columns[k].start) ks__l2_start_from(f, k);
+        f->states[k].age = REFRESH - 2;
+    }
+    for (int32_t pass = 0; f->n_active && pass < limit; pass++) {
+        KS_TRY(read_once(f, false, err));
+        KS_TRY(each_chunk(f, ks__l2_direct_chunk, false, err));
+        drop_done(f);
+    }
+    for (int32_t a = 0; a < f->n_active; a++) {
+        int32_t k = f->active[a];
+        memcpy(f->v + k * m, f->base + k * m, (size_t)m * sizeof *f->v);
+        f->states[k].age = REFRESH;
+    }
+done:
+    return st;
+}
+
+static ks_status verify(ks_l2_fitting *f, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(read_once(f, true, err));
+    for (int32_t a = 0; a < f->n_active; a++)
+        f->states[f->active[a]].done = ks__l2_verified(f, f->active[a]);
+    drop_done(f);
+done:
+    return st;
+}
+
+/* The active columns' Hessians, where they are due; due: [n]. */
+static ks_status refresh(ks_l2_fitting *f, double *hessians, int32_t *due,
+                         ks_err *err) {
+    int32_t n = 0;
+    for (int32_t a = 0; a < f->n_active; a++) {
+        ks_l2_progress *c = &f->states[f->active[a]];
+        if (c->age++ >= REFRESH && c->tries == 0) due[n++] = f->active[a];
+    }
+    return n ? ks__l2_find_hessians(f, due, n, hessians, err) : KS_OK;
+}
+
+/* What one pass in double did not find done, as many columns together as may
+ * have a Hessian. They end where they were last measured. */
+static ks_status run_f64(ks_l2_fitting *f, ks_err *err) {
+    ks_status st = KS_OK;
+    int32_t *rest = NULL, *due = NULL, n, group = ks__l2_hessians(f->l2);
+    double *hessians = NULL;
+    size_t m = (size_t)f->l2->d + 1;
+    KS_TRY(activate_all(f, err));
+    KS_TRY(verify(f, err));
+    if (!(n = f->n_active)) goto done;
+    KS_TRY(ks_alloc(&rest, (size_t)n, sizeof *rest, "columns", err));
+    KS_TRY(ks_alloc(&due, (size_t)n, sizeof *due, "columns", err));
+    memcpy(rest, f->active, (size_t)n * sizeof *rest);
+    int32_t step = group ? KS_MIN(group, n) : n;
+    for (int32_t from = 0; from < n; from += step) {
+        f->n_active = KS_MIN(step, n - from);
+        memcpy(f->active, rest + from, (size_t)f->n_active * sizeof *rest);
+        for (int32_t a = 0; a < f->n_active; a++)
+            f->states[f->active[a]].slot = a;
+        for (int32_t i = 0; f->n_active && i < f->max_passes / 2; i++) {
+            if (group && !hessians)
+                KS_TRY(ks_alloc(&hessians, (size_t)step * m * m,
+                                sizeof *hessians, "Hessians", err));
+            if (group) KS_TRY(refresh(f, hessians, due, err));
+            KS_TRY(each_chunk(f, ks__l2_direct_chunk, true, err));
+            KS_TRY(verify(f, err));
+        }
+    }
+done:
+    free(rest);
+    free(due);
+    free(hessians);
+    return st;
+}
+
 static ks_status solve(ks_l2_fitting *f, ks_err *err) {
     ks_status st = KS_OK;
     double start = ks__seconds();
-    KS_TRY(activate_all(f, err));
-    KS_TRY(each_chunk(f, start_lda, false, err));
-    for (int32_t k = 0; k < f->n; k++)
-        if (f->columns[k].start) ks__l2_start_from(f, k);
-    for (int32_t pass = 0; f->n_active && pass < f->max_passes; pass++) {
-        double before = ks__seconds();
-        KS_TRY(ks__l2_evaluate(f, false, err));
-        f->l2->cost.passes += ks__seconds() - before;
-        KS_TRY(each_chunk(f, ks__l2_direct_chunk, false, err));
-        drop_done(f);
-        KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-    }
-    /* where max_passes ended it, v is a step ahead of what was measured */
-    KS_TRY(activate_all(f, err));
-    for (int32_t pass = 0; f->n_active && pass <= f->max_passes / 2; pass++) {
-        double before = ks__seconds();
-        KS_TRY(ks__l2_evaluate(f, true, err));
-        f->l2->cost.verify += ks__seconds() - before;
-        KS_TRY(each_chunk(f, ks__l2_direct_chunk, true, err));
-        if (pass == f->max_passes / 2)
-            /* not converged: the weights that were measured */
-            for (int32_t a = 0; a < f->n_active; a++) {
-                int64_t m = f->l2->d + 1, k = f->active[a];
-                if (!f->states[k].done)
-                    memcpy(f->v + k * m, f->base + k * m,
-                           (size_t)m * sizeof *f->v);
-            }
-        drop_done(f);
-        KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-    }
+    KS_TRY(run_f32(f, err));
+    KS_TRY(run_f64(f, err));
     f->l2->cost.other += ks__seconds() - start;
 done:
     return st;
