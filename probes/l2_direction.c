@@ -106,14 +106,12 @@ static void recurse_up(ks_l2_fitting *f, int32_t k, const double *alpha) {
 
 /* The share of the model's step that the newest pair allows: s'y / y'M^-1 y,
  * at most 1. Where margins saturate, h at a point says too little of the
- * curvature a step ahead. q, t: scratch of a chunk; damp out [n]. */
+ * curvature a step ahead. t [n, rank]: newest pairs' y in spectral coordinates;
+ * damp out [n]. */
 static void damping(const ks_l2_fitting *f, const int32_t *list, int32_t n,
-                    float *q, float *t, double *damp) {
+                    const float *t, double *damp) {
     const ks_l2 *l2 = f->l2;
     int64_t d = l2->d, rank = l2->rank;
-    for (int32_t i = 0; i < n; i++)
-        memcpy(q + i * d, newest(f, list[i]), (size_t)d * sizeof *q);
-    ks__l2_to_spectrum(l2, q, n, t);
     for (int32_t i = 0; i < n; i++) {
         const ks_l2_progress *c = &f->states[list[i]];
         const float *y = newest(f, list[i]);
@@ -138,11 +136,13 @@ static void precondition(ks_l2_fitting *f, const int32_t *list, int32_t n,
     const ks_l2 *l2 = f->l2;
     int64_t d = l2->d, rank = l2->rank;
     double damp[KS_L2_CHUNK];
-    damping(f, list, n, q, t, damp);
-    for (int32_t i = 0; i < n; i++)
+    for (int32_t i = 0; i < n; i++) {
         for (int64_t j = 0; j < d; j++)
             q[i * d + j] = (float)f->p[list[i] * (d + 1) + j];
-    ks__l2_to_spectrum(l2, q, n, t);
+        memcpy(q + (n + i) * d, newest(f, list[i]), (size_t)d * sizeof *q);
+    }
+    ks__l2_to_spectrum(l2, q, 2 * n, t); /* one product for both */
+    damping(f, list, n, t + n * rank, damp);
     for (int32_t i = 0; i < n; i++) {
         const ks_l2_progress *c = &f->states[list[i]];
         double rest = rank < d ? 1 / (c->h * (double)l2->tail + c->lambda) : 0;

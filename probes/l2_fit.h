@@ -66,8 +66,8 @@ static inline double ks__l2_dot(const double *a, const double *b, int64_t n) {
  * rows are of one class. */
 ks_status ks__l2_find_splits(ks_l2_fitting *f, ks_err *err);
 
-/* Points of a chunk of columns: the linear discriminant. q, t: [n, d] and
- * [n, rank], scratch. */
+/* Points of a chunk of columns: the linear discriminant. q, t: [2 n, d]
+ * and [2 n, rank], scratch. */
 void ks__l2_start_chunk(ks_l2_fitting *f, const int32_t *list, int32_t n,
                         float *q, float *t);
 /* The point of column k: the caller's weights. */

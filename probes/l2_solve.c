@@ -38,7 +38,7 @@ static ks_status each_chunk(ks_l2_fitting *f, chunk_fn run, bool exact,
                             ks_err *err) {
     ks_status st = KS_OK;
     int32_t chunks = (f->n_active + KS_L2_CHUNK - 1) / KS_L2_CHUNK;
-    size_t size = (size_t)(f->l2->d + f->l2->rank) * KS_L2_CHUNK;
+    size_t size = (size_t)(f->l2->d + f->l2->rank) * 2 * KS_L2_CHUNK;
     float *scratch = NULL;
     KS_TRY(ks_alloc(&scratch, (size_t)chunks * size, sizeof(float),
                     "directions", err));
@@ -47,7 +47,7 @@ static ks_status each_chunk(ks_l2_fitting *f, chunk_fn run, bool exact,
         int32_t from = k * KS_L2_CHUNK;
         float *q = scratch + (size_t)k * size;
         run(f, f->active + from, KS_MIN(KS_L2_CHUNK, f->n_active - from), exact,
-            q, q + f->l2->d * KS_L2_CHUNK);
+            q, q + f->l2->d * 2 * KS_L2_CHUNK);
     }
 done:
     free(scratch);
