@@ -68,4 +68,11 @@ static inline void ks__syrk_f32(int64_t d, int64_t n, const float *a,
                 (int)d, 1.0f, g, (int)d);
 }
 
+/* As ks__syrk_f32. */
+static inline void ks__syrk_f64(int64_t d, int64_t n, const double *a,
+                                double *g) {
+    cblas_dsyrk(CblasRowMajor, CblasLower, CblasTrans, (int)d, (int)n, 1.0, a,
+                (int)d, 1.0, g, (int)d);
+}
+
 #endif
