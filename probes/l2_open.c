@@ -223,7 +223,7 @@ ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
                      int threads, ks_err *err) {
     ks_status st = KS_OK;
     ks_l2 *l2 = NULL;
-    double start = ks__seconds();
+    double start = ks_seconds();
     int restore = ks__blas_serial();
     *out = NULL;
     KS_TRY(check(x, n, d, designs, n_designs, err));
@@ -241,9 +241,9 @@ ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
     KS_TRY(copy_shifted(l2, x, err));
     KS_TRY(find_moments(l2, err));
     l2->cost.reads = 1;
-    l2->cost.prepare = ks__seconds() - start;
+    l2->cost.prepare = ks_seconds() - start;
     KS_TRY(ks__l2_spectrum(l2, err));
-    l2->cost.factor = ks__seconds() - start - l2->cost.prepare;
+    l2->cost.factor = ks_seconds() - start - l2->cost.prepare;
     *out = l2;
     l2 = NULL;
 done:

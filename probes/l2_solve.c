@@ -89,9 +89,9 @@ done:
 /* Evaluates the active columns; checks for a stop. */
 static ks_status read_once(ks_l2_fitting *f, bool exact, ks_err *err) {
     ks_status st = KS_OK;
-    double before = ks__seconds();
+    double before = ks_seconds();
     KS_TRY(ks__l2_evaluate(f, exact, err));
-    double took = ks__seconds() - before;
+    double took = ks_seconds() - before;
     if (exact)
         f->l2->cost.verify += took;
     else
@@ -187,10 +187,10 @@ done:
 
 static ks_status solve(ks_l2_fitting *f, ks_err *err) {
     ks_status st = KS_OK;
-    double start = ks__seconds();
+    double start = ks_seconds();
     KS_TRY(run_f32(f, err));
     KS_TRY(run_f64(f, err));
-    f->l2->cost.other += ks__seconds() - start;
+    f->l2->cost.other += ks_seconds() - start;
 done:
     return st;
 }

@@ -55,12 +55,6 @@ struct ks_l2 {
     ks_l2_cost cost;
 };
 
-static inline double ks__seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 ks_status ks__l2_spectrum(ks_l2 *l2, ks_err *err);
 /* q [n, d] to spectral coordinates out [n, rank]. */
 void ks__l2_to_spectrum(const ks_l2 *l2, const float *q, int64_t n, float *out);
