@@ -177,13 +177,12 @@ def capture_rounds(options, scratch, chains):
             names.reverse()
         for name in names:
             got = forms[name]()
-            # llama.cpp's own tokenizer cuts a word in ten thousand otherwise
-            apart = abs(got["tokens"] - tokens) if tokens else 0
-            if apart > (tokens / 1000 if "llama" in name else 0):
+            # tokenizers that were converted cut a word in ten thousand
+            # otherwise; each form's rate is of its own tokens
+            if tokens and abs(got["tokens"] - tokens) > tokens / 1000:
                 raise SystemExit(f"{name}: {got['tokens']} tokens, others "
                                  f"{tokens}")
-            if "llama" not in name:
-                tokens = got["tokens"]
+            tokens = got["tokens"]
             rate = got["tokens"] / got["seconds"]
             if "process_seconds" in got:
                 whole.append(got["tokens"] / got["process_seconds"])
