@@ -110,6 +110,10 @@ static void begin(void) {
 }
 
 static void set_up(simt_fiber *f) {
+#if SIMT_ASAN
+    /* Frames of the last thread that ended here. */
+    __asan_unpoison_memory_region(f->stack, STACK);
+#endif
     void **top = (void **)(f->stack + STACK);
     *--top = NULL; /* begin's return address: the end of a backtrace */
     *--top = (void *)begin;
@@ -117,7 +121,6 @@ static void set_up(simt_fiber *f) {
     f->sp = top;
 #if SIMT_ASAN
     f->fake = NULL;
-    __asan_unpoison_memory_region(f->stack, STACK);
 #endif
 }
 

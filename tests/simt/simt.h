@@ -42,6 +42,8 @@
 extern uint3 threadIdx, blockIdx; /* of the running fiber */
 extern dim3 blockDim, gridDim;
 static const int warpSize = 32;
+#undef __launch_bounds__ /* nvcc's alone to check */
+#define __launch_bounds__(...)
 
 /* ----------------------------------------------------------- shared memory */
 
