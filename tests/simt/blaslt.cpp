@@ -41,9 +41,9 @@ template <class T, class Opaque> const T *inside(const Opaque *o) {
 }
 
 size_t size_of(cudaDataType type) {
-    return type == CUDA_R_32F ? 4 : type == CUDA_R_16BF || type == CUDA_R_16F
-                                        ? 2
-                                        : 0;
+    return type == CUDA_R_32F                          ? 4
+           : type == CUDA_R_16BF || type == CUDA_R_16F ? 2
+                                                       : 0;
 }
 
 float load(const char *p, cudaDataType type, size_t i) {
@@ -106,17 +106,16 @@ static float *expand(const char *p, const layout *l, bool transposed,
     size_t base = (size_t)batch * (size_t)l->stride;
     for (uint64_t i = 0; i < rows; i++)
         for (uint64_t j = 0; j < cols; j++)
-            out[i * cols + j] =
-                load(p, l->type,
-                     base + (transposed ? index_of(l, j, i)
-                                        : index_of(l, i, j)));
+            out[i * cols + j] = load(
+                p, l->type,
+                base + (transposed ? index_of(l, j, i) : index_of(l, i, j)));
     return out;
 }
 
 static float bias_of(const product *p, uint64_t row) {
     if (p->how.epilogue != CUBLASLT_EPILOGUE_BIAS) return 0;
-    cudaDataType type = p->how.bias_type < 0 ? p->ld.type
-                                             : (cudaDataType)p->how.bias_type;
+    cudaDataType type =
+        p->how.bias_type < 0 ? p->ld.type : (cudaDataType)p->how.bias_type;
     return load((const char *)p->how.bias, type, row);
 }
 
@@ -152,8 +151,8 @@ static void multiply(const product *p) {
         /* Row or column at a time: what lies between is not written. */
         bool by_row = p->ld.order == CUBLASLT_ORDER_ROW;
         for (uint64_t i = 0; i < (by_row ? m : n); i++) {
-            size_t at = (size_t)batch * (size_t)p->ld.stride +
-                        i * (size_t)p->ld.ld;
+            size_t at =
+                (size_t)batch * (size_t)p->ld.stride + i * (size_t)p->ld.ld;
             size_t size = size_of(p->ld.type);
             simt_library_wrote(p->d + at * size, (by_row ? n : m) * size);
         }
@@ -171,8 +170,9 @@ static cublasStatus_t check_shapes(const product *p) {
     for (const layout *l : all) {
         uint64_t least = l->order == CUBLASLT_ORDER_ROW ? l->cols : l->rows;
         if (l->ld < (int64_t)least || l->batch != p->ld.batch) {
-            fprintf(stderr, "simt cublasLt: leading dimension %lld for %llu, "
-                            "batch %d for %d\n",
+            fprintf(stderr,
+                    "simt cublasLt: leading dimension %lld for %llu, "
+                    "batch %d for %d\n",
                     (long long)l->ld, (unsigned long long)least, l->batch,
                     p->ld.batch);
             return CUBLAS_STATUS_INVALID_VALUE;
@@ -181,8 +181,9 @@ static cublasStatus_t check_shapes(const product *p) {
     }
     if (am == m && bn == n && ak == bk && p->lc.rows == m && p->lc.cols == n)
         return CUBLAS_STATUS_SUCCESS;
-    fprintf(stderr, "simt cublasLt: %llu x %llu times %llu x %llu is no %llu "
-                    "x %llu\n",
+    fprintf(stderr,
+            "simt cublasLt: %llu x %llu times %llu x %llu is no %llu "
+            "x %llu\n",
             (unsigned long long)am, (unsigned long long)ak,
             (unsigned long long)bk, (unsigned long long)bn,
             (unsigned long long)m, (unsigned long long)n);
@@ -279,10 +280,8 @@ cublasStatus_t cublasLtMatmulDescInit_internal(cublasLtMatmulDesc_t out,
         compute != CUBLAS_COMPUTE_32F_PEDANTIC)
         return unknown("compute type", (int)compute);
     if (scale != CUDA_R_32F) return unknown("scale type", (int)scale);
-    *inside<desc>(out) = {{CUBLAS_OP_N, CUBLAS_OP_N},
-                          CUBLASLT_EPILOGUE_DEFAULT,
-                          NULL,
-                          -1};
+    *inside<desc>(out) = {
+        {CUBLAS_OP_N, CUBLAS_OP_N}, CUBLASLT_EPILOGUE_DEFAULT, NULL, -1};
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *out,
@@ -329,8 +328,7 @@ cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t handle,
     return good ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }
 
-cublasStatus_t
-cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out) {
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out) {
     *out = new cublasLtMatmulPreferenceOpaque_t{};
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -339,10 +337,10 @@ cublasLtMatmulPreferenceDestroy(const cublasLtMatmulPreference_t p) {
     delete p;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(
-    cublasLtMatmulPreference_t handle,
-    cublasLtMatmulPreferenceAttributes_t which, const void *value,
-    size_t size) {
+cublasStatus_t
+cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t handle,
+                                     cublasLtMatmulPreferenceAttributes_t which,
+                                     const void *value, size_t size) {
     preference *p = inside<preference>(handle);
     uint32_t ignored; /* reduction schemes: one loop, one order */
     uint64_t bytes;
@@ -372,8 +370,16 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
     cublasLtMatmulHeuristicResult_t results[], int *found) {
     *found = 0;
     if (asked < 1) return CUBLAS_STATUS_INVALID_VALUE;
-    product p = {*inside<desc>(how),   1,    0, NULL, NULL, NULL, NULL,
-                 *inside<layout>(a), *inside<layout>(b), *inside<layout>(c),
+    product p = {*inside<desc>(how),
+                 1,
+                 0,
+                 NULL,
+                 NULL,
+                 NULL,
+                 NULL,
+                 *inside<layout>(a),
+                 *inside<layout>(b),
+                 *inside<layout>(c),
                  *inside<layout>(d)};
     cublasStatus_t status = check_shapes(&p);
     if (status) return status;
@@ -394,17 +400,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t how,
                               const cublasLtMatmulAlgo_t *, void *workspace,
                               size_t workspace_size, cudaStream_t stream) {
     if (!handle || !how || !a || !b || !d) return CUBLAS_STATUS_INVALID_VALUE;
-    product p = {*inside<desc>(how),
-                 *(const float *)alpha,
-                 *(const float *)beta,
-                 (const char *)a,
-                 (const char *)b,
-                 (const char *)c,
-                 (char *)d,
-                 *inside<layout>(la),
-                 *inside<layout>(lb),
-                 *inside<layout>(lc),
-                 *inside<layout>(ld)};
+    product p = {
+        *inside<desc>(how),  *(const float *)alpha, *(const float *)beta,
+        (const char *)a,     (const char *)b,       (const char *)c,
+        (char *)d,           *inside<layout>(la),   *inside<layout>(lb),
+        *inside<layout>(lc), *inside<layout>(ld)};
     cublasStatus_t status = check_shapes(&p);
     if (status) return status;
     if (p.how.epilogue == CUBLASLT_EPILOGUE_BIAS && !p.how.bias)
@@ -418,9 +418,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t how,
         simt_library_check(workspace, workspace_size,
                            "cublasLtMatmul workspace");
     if (p.how.epilogue == CUBLASLT_EPILOGUE_BIAS) {
-        cudaDataType type = p.how.bias_type < 0
-                                ? p.ld.type
-                                : (cudaDataType)p.how.bias_type;
+        cudaDataType type =
+            p.how.bias_type < 0 ? p.ld.type : (cudaDataType)p.how.bias_type;
         simt_library_check(p.how.bias, p.ld.rows * size_of(type),
                            "cublasLtMatmul bias");
     }

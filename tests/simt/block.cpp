@@ -19,9 +19,9 @@ uint64_t n_launches;
 
 uint32_t ready[SIMT_MAX_WARPS]; /* lanes that can run */
 uint32_t ready_warps;
-int warp_now = -1;                /* whose lanes run */
-int turn;                         /* first lane of the warp now */
-int n_waiting, n_done;            /* at the barrier; returned */
+int warp_now = -1;     /* whose lanes run */
+int turn;              /* first lane of the warp now */
+int n_waiting, n_done; /* at the barrier; returned */
 
 int nth_bit(uint32_t bits, uint32_t n) {
     while (n--) bits &= bits - 1;
@@ -204,8 +204,7 @@ void simt_run_grid(const simt_launch_spec *spec) {
     simt_running = spec;
     gridDim = spec->grid;
     blockDim = spec->block;
-    simt_n_threads =
-        (int)(spec->block.x * spec->block.y * spec->block.z);
+    simt_n_threads = (int)(spec->block.x * spec->block.y * spec->block.z);
     simt_n_warps = (simt_n_threads + SIMT_WARP - 1) / SIMT_WARP;
     simt_watch(spec->name, spec->at);
     simt_race_launch();
@@ -219,6 +218,7 @@ void simt_run_grid(const simt_launch_spec *spec) {
         uint64_t at = (start + i) % n;
         run_block(down ? n - 1 - at : at);
     }
+    simt_memory_guards();
     simt_running = NULL;
     simt_watch(NULL, {NULL, 0});
 }

@@ -89,9 +89,8 @@ static void leave(bool for_good, const void *bottom, size_t size) {
 
 static void arrive(void) {
 #if SIMT_ASAN
-    __sanitizer_finish_switch_fiber(simt_current ? simt_current->fake
-                                                 : main_fake,
-                                    NULL, NULL);
+    __sanitizer_finish_switch_fiber(
+        simt_current ? simt_current->fake : main_fake, NULL, NULL);
 #endif
 }
 

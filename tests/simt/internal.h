@@ -68,10 +68,10 @@ struct simt_fiber {
     uint3 thread;
     int index, warp, lane;
     simt_state state;
-    simt_site at;        /* where it waits */
-    int barrier_kind;    /* of __syncthreads and its kin */
-    int predicate;       /* in; the barrier's result, out */
-    uint32_t group;      /* cp.async groups committed */
+    simt_site at;     /* where it waits */
+    int barrier_kind; /* of __syncthreads and its kin */
+    int predicate;    /* in; the barrier's result, out */
+    uint32_t group;   /* cp.async groups committed */
     std::vector<simt_copy> *copies;
 };
 
@@ -132,11 +132,11 @@ extern char *simt_base;
 extern size_t simt_extent;
 
 enum simt_byte : uint8_t { /* what the race build knows of a byte */
-    SIMT_NOTHING,
-    SIMT_FRESH,   /* allocated, never written */
-    SIMT_WRITTEN, /* holds data */
-    SIMT_FLYING,  /* a cp.async not waited for */
-    SIMT_FREED
+                           SIMT_NOTHING,
+                           SIMT_FRESH,   /* allocated, never written */
+                           SIMT_WRITTEN, /* holds data */
+                           SIMT_FLYING,  /* a cp.async not waited for */
+                           SIMT_FREED
 };
 
 struct simt_block_of_memory {
@@ -161,7 +161,7 @@ const simt_block_of_memory *simt_find(const void *p);
  * runs in order. NULL: over the device's memory. */
 char *simt_memory_take(int device, size_t size);
 void simt_memory_begin(char *p);
-void simt_memory_end(char *p);     /* use after free from here on */
+void simt_memory_end(char *p); /* use after free from here on */
 /* Freed in stream order: no new call may name it, queued work may; its bytes
  * count as free at once, as a pool gives them to work behind the free. */
 void simt_memory_doom(char *p);
@@ -172,6 +172,7 @@ size_t simt_memory_total(void);
 /* A copy or a library kernel wrote or will read device bytes. */
 void simt_memory_wrote(void *p, size_t n);
 void simt_memory_fill_nan(void *p, size_t n);
+void simt_memory_guards(void); /* intact? at a launch's end */
 /* Device memory is open to the host between these (simt_set_protect). */
 void simt_memory_unlock(void);
 void simt_memory_lock(void);
@@ -194,8 +195,8 @@ bool simt_is_pinned(const void *p);
 void simt_race_open(char *base, size_t extent);
 void simt_race_state(void *p, size_t n, simt_byte state);
 void simt_race_copy(void *to, const void *from, size_t n); /* their states */
-void simt_race_launch(void);  /* a launch begins */
-void simt_race_block(void);   /* a block begins */
+void simt_race_launch(void);                               /* a launch begins */
+void simt_race_block(void);                                /* a block begins */
 void simt_race_barrier(void); /* all threads of the block met */
 void simt_race_warp(int warp, unsigned mask);
 enum simt_access { SIMT_READ, SIMT_WRITE, SIMT_ATOMIC, SIMT_ISSUE };

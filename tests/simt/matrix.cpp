@@ -59,8 +59,7 @@ static void mma_op(unsigned, void *const lanes[SIMT_WARP]) {
     for (int row = 0; row < 16; row++) {
         float sum[8] = {0};
         for (int k = 0; k < 16; k++)
-            for (int col = 0; col < 8; col++)
-                sum[col] += a[row][k] * b[k][col];
+            for (int col = 0; col < 8; col++) sum[col] += a[row][k] * b[k][col];
         memcpy(c[row], sum, sizeof sum);
     }
     for (int l = 0; l < SIMT_WARP; l++) {

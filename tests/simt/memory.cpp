@@ -16,7 +16,7 @@ namespace {
 
 const size_t SPAN = (size_t)16 << 30; /* addresses a device */
 const int MAX_DEVICES = 4;
-const size_t GAP = 1024, ALIGN = 256;
+const size_t GAP = 1024, GUARD = 64, ALIGN = 256;
 const unsigned char CANARY = 0xa5;
 
 struct variable { /* of the running block's shared memory */
@@ -122,10 +122,34 @@ char *simt_memory_take(int device, size_t size) {
         fresh[device] += room;
     else if (!(p = reuse(device, size)))
         return NULL;
+    unpoison(p - GUARD, size + 2 * GUARD);
     used[device] += size;
     blocks[p] = {p, size, device, true, false, ++serial};
+    simt_memory_unlock();
+    simt_memory_fill_nan(p - GUARD, GUARD);
+    simt_memory_fill_nan(p + size, GUARD);
+    simt_memory_lock();
     poison(p - GAP, size + 2 * GAP);
     return p;
+}
+
+/* NaN on both sides of every allocation: a read beyond shows in the result, a
+ * write here. The other builds know at once. */
+void simt_memory_guards(void) {
+    if (SIMT_ASAN) return;
+    for (auto &entry : blocks) {
+        const simt_block_of_memory *b = &entry.second;
+        if (!b->live) continue;
+        for (size_t i = 0; i < 2 * GUARD; i++) {
+            ptrdiff_t at = i < GUARD ? (ptrdiff_t)i - (ptrdiff_t)GUARD
+                                     : (ptrdiff_t)(b->size + i - GUARD);
+            if ((unsigned char)b->begin[at] == 0xff) continue;
+            simt_refuse(simt_running->at,
+                        "out of bounds: a write at device allocation %llu (%zu "
+                        "bytes) + %td, found at the launch's end",
+                        (unsigned long long)b->serial, b->size, at);
+        }
+    }
 }
 
 void simt_memory_begin(char *p) {
@@ -159,8 +183,7 @@ void simt_memory_release(char *p) {
 
 bool simt_memory_live(const char *p) {
     auto found = blocks.find((char *)p);
-    return found != blocks.end() && found->second.live &&
-           !found->second.doomed;
+    return found != blocks.end() && found->second.live && !found->second.doomed;
 }
 
 size_t simt_memory_used(int device) {
@@ -297,13 +320,15 @@ void *simt_shared(const void *key, size_t size, const char *name,
         if (v.key == key) return simt_base + v.begin;
     static_bytes += size;
     if (static_bytes > SIMT_STATIC_SHARED)
-        simt_refuse({file, line}, "%zu bytes of static shared memory with "
-                                  "'%s', %d at most",
+        simt_refuse({file, line},
+                    "%zu bytes of static shared memory with "
+                    "'%s', %d at most",
                     static_bytes, name, SIMT_STATIC_SHARED);
     size_t all = static_bytes + simt_running->dynamic_shared;
     if (all > simt_running->shared_limit)
-        simt_refuse({file, line}, "%zu bytes of shared memory with '%s', the "
-                                  "launch may have %zu",
+        simt_refuse({file, line},
+                    "%zu bytes of shared memory with '%s', the "
+                    "launch may have %zu",
                     all, name, simt_running->shared_limit);
     unpoison(simt_base + shared_top, size + 3 * GAP);
     void *p = add_variable(key, size, name, {file, line});
@@ -321,13 +346,14 @@ void simt_shared_end(void) {
     unpoison(simt_base, shared_top + 4 * GAP);
     size_t from = 0;
     for (size_t i = 0; i <= variables.size(); i++) {
-        size_t to = i < variables.size() ? variables[i].begin
-                                         : shared_top + GAP;
+        size_t to =
+            i < variables.size() ? variables[i].begin : shared_top + GAP;
         for (size_t at = from; at < to; at++) {
             if ((unsigned char)simt_base[at] == CANARY) continue;
             const variable *near = &variables[i ? i - 1 : 0];
-            simt_refuse(near->at, "out of bounds: a write at shared '%s' "
-                                  "(%zu bytes) + %td, found at the block's end",
+            simt_refuse(near->at,
+                        "out of bounds: a write at shared '%s' "
+                        "(%zu bytes) + %td, found at the block's end",
                         near->name, near->size,
                         (ptrdiff_t)at - (ptrdiff_t)near->begin);
         }

@@ -80,7 +80,8 @@ void simt_race_copy(void *to, const void *from, size_t n) {
 
 void simt_race_launch(void) {
     launch_start = ++now;
-    if (now > UINT32_MAX / 2) simt_refuse(simt_running->at, "too many barriers");
+    if (now > UINT32_MAX / 2)
+        simt_refuse(simt_running->at, "too many barriers");
 }
 
 void simt_race_block(void) {
@@ -119,8 +120,8 @@ static uint32_t place_of(uintptr_t pc) {
 }
 
 static uint32_t place_of_site(simt_site at) {
-    auto made = site_numbers->insert({{at.file, at.line},
-                                      (uint32_t)sites->size()});
+    auto made =
+        site_numbers->insert({{at.file, at.line}, (uint32_t)sites->size()});
     if (made.second) sites->push_back(at);
     return SITE | made.first->second;
 }
@@ -154,9 +155,8 @@ static void show_place(uint32_t place, char *text, size_t size) {
 static bool ordered(uint32_t time, int warp, int lane) {
     if (time < barrier_time) return true;
     const simt_fiber *u = simt_current;
-    return warp == u->warp &&
-           (lane == u->lane || warp_time[warp] > time ||
-            knows[warp][u->lane][lane] > time);
+    return warp == u->warp && (lane == u->lane || warp_time[warp] > time ||
+                               knows[warp][u->lane][lane] > time);
 }
 
 static const char *name_of(simt_access kind) {
@@ -259,8 +259,7 @@ static void note_read(cell *c, uint32_t place, bool shared) {
     refuse_at(place, "%s: %s of %zu bytes at %s", why, name_of(kind), n, what);
 }
 
-static void access(const void *at, size_t n, simt_access kind,
-                   uint32_t place) {
+static void access(const void *at, size_t n, simt_access kind, uint32_t place) {
     const char *p = (const char *)at;
     size_t first = (size_t)(p - simt_base);
     bool shared = simt_in_shared(p);
@@ -287,14 +286,12 @@ static void access(const void *at, size_t n, simt_access kind,
     }
 }
 
-void simt_race_access(const void *p, size_t n, simt_access kind,
-                      simt_site at) {
+void simt_race_access(const void *p, size_t n, simt_access kind, simt_site at) {
     if (simt_in_arena(p)) access(p, n, kind, place_of_site(at));
 }
 
 /* Memory of neither the device nor the thread itself. */
-static void foreign(const void *p, size_t n, simt_access kind,
-                    uintptr_t pc) {
+static void foreign(const void *p, size_t n, simt_access kind, uintptr_t pc) {
     const char *at = (const char *)p;
     const char *args = (const char *)simt_running->args;
     int owner = simt_stack_owner(p);
@@ -323,15 +320,21 @@ static void hook(const void *p, size_t n, simt_access kind, uintptr_t pc) {
         foreign(p, n, kind, pc);
 }
 
-/* ----------------------------------------------------- what the compiler calls */
+/* ----------------------------------------------------- what the compiler calls
+ */
 
 extern "C" {
 
-void __tsan_init(void) {}
-void __tsan_func_entry(void *) {}
-void __tsan_func_exit(void) {}
-void __tsan_vptr_update(void **, void *) {}
-void __tsan_vptr_read(void **) {}
+void __tsan_init(void) {
+}
+void __tsan_func_entry(void *) {
+}
+void __tsan_func_exit(void) {
+}
+void __tsan_vptr_update(void **, void *) {
+}
+void __tsan_vptr_read(void **) {
+}
 
 #define HOOKS(n)                                                               \
     void __tsan_read##n(void *p) {                                             \

@@ -34,7 +34,8 @@ void simt_locate(uintptr_t pc, char *text, size_t size) {
     while (fgets(line, sizeof line, pipe)) {
         line[strcspn(line, " \n")] = 0;
         if (strstr(line, "??")) continue;
-        bool ours = !strstr(line, "/include/") && !strstr(line, "simt_math.h") &&
+        bool ours = !strstr(line, "/include/") &&
+                    !strstr(line, "simt_math.h") &&
                     !strstr(line, "simt/simt.h");
         if (!found) snprintf(text, size, "%s", line);
         found = found || ours;

@@ -268,8 +268,9 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute which,
         return simt_error(cudaErrorInvalidValue);
     }
     if (value < 0 || value > shared_optin()) {
-        simt_complain_pc(SIMT_CALLER, "%d bytes of dynamic shared memory asked "
-                                      "for, %d at most on capability %d.%d",
+        simt_complain_pc(SIMT_CALLER,
+                         "%d bytes of dynamic shared memory asked "
+                         "for, %d at most on capability %d.%d",
                          value, shared_optin(), major, minor);
         return simt_error(cudaErrorInvalidValue);
     }

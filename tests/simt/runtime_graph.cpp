@@ -76,7 +76,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle,
     SIMT_API;
     CUstream_st *s = simt_stream(handle, SIMT_CALLER);
     if (!s) return simt_error(cudaErrorInvalidResourceHandle);
-    *status = !s->graph    ? cudaStreamCaptureStatusNone
+    *status = !s->graph   ? cudaStreamCaptureStatusNone
               : s->broken ? cudaStreamCaptureStatusInvalidated
                           : cudaStreamCaptureStatusActive;
     return cudaSuccess;
@@ -137,8 +137,7 @@ static void run_nodes(const std::vector<simt_node> &nodes) {
         std::vector<size_t> ready;
         for (size_t i = 0; i < nodes.size(); i++) {
             bool can = !done[i];
-            for (int before : nodes[i].after)
-                can = can && done[(size_t)before];
+            for (int before : nodes[i].after) can = can && done[(size_t)before];
             if (can) ready.push_back(i);
         }
         size_t pick = ready[simt_random((uint32_t)ready.size())];

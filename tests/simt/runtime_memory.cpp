@@ -152,8 +152,9 @@ cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
     SIMT_API;
     if (!pools.erase(pool)) return simt_error(cudaErrorInvalidValue);
     if (pool->used)
-        simt_complain_pc(SIMT_CALLER, "a pool is destroyed with %llu bytes in "
-                                      "use",
+        simt_complain_pc(SIMT_CALLER,
+                         "a pool is destroyed with %llu bytes in "
+                         "use",
                          (unsigned long long)pool->used);
     delete pool;
     return cudaSuccess;
@@ -304,8 +305,7 @@ static bool fits(const span *s, uintptr_t caller, const char *what) {
         return true;
     }
     const simt_block_of_memory *b = simt_find(s->p);
-    if (b && b->live && !b->doomed &&
-        s->p + extent(s) <= b->begin + b->size)
+    if (b && b->live && !b->doomed && s->p + extent(s) <= b->begin + b->size)
         return true;
     simt_complain_pc(caller, "%s: over-long: %zu bytes at %s", what, extent(s),
                      text);

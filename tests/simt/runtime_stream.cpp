@@ -328,14 +328,16 @@ static cudaError_t check_launch(const void *kernel, dim3 g, dim3 b,
     }
     if (!g.x || !g.y || !g.z || g.x > 0x7fffffffu || g.y > 65535 ||
         g.z > 65535) {
-        simt_complain(at, "launch with a grid of %u x %u x %u: 1 to 2147483647 "
-                          "x 65535 x 65535",
+        simt_complain(at,
+                      "launch with a grid of %u x %u x %u: 1 to 2147483647 "
+                      "x 65535 x 65535",
                       g.x, g.y, g.z);
         return cudaErrorInvalidConfiguration;
     }
     if (shared > simt_shared_limit(kernel)) {
-        simt_complain(at, "launch with %zu bytes of dynamic shared memory: the "
-                          "kernel may have %zu (cudaFuncSetAttribute)",
+        simt_complain(at,
+                      "launch with %zu bytes of dynamic shared memory: the "
+                      "kernel may have %zu (cudaFuncSetAttribute)",
                       shared, simt_shared_limit(kernel));
         return cudaErrorInvalidValue;
     }
@@ -352,16 +354,18 @@ cudaError_t simt_launch(const void *kernel, const char *text, dim3 grid,
     CUstream_st *s = simt_stream(stream, SIMT_CALLER);
     if (!s || s->device != simt_device_now()) {
         if (s)
-            simt_complain(at, "launch on a stream of device %d while device %d "
-                              "is set",
+            simt_complain(at,
+                          "launch on a stream of device %d while device %d "
+                          "is set",
                           s->device, simt_device_now());
         return simt_error(cudaErrorInvalidResourceHandle);
     }
     cudaError_t error = check_launch(kernel, grid, block, shared, at);
     if (error) return simt_error(error);
-    simt_launch_spec spec = {text, at, grid, block, shared,
-                             simt_shared_limit(kernel), call.run, call.args,
-                             call.size, s->device};
+    simt_launch_spec spec = {text,     at,        grid,
+                             block,    shared,    simt_shared_limit(kernel),
+                             call.run, call.args, call.size,
+                             s->device};
     return simt_submit(s, kernel, [spec, args] { simt_run_grid(&spec); });
 }
 

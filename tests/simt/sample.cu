@@ -131,8 +131,9 @@ static __global__ void __launch_bounds__(128)
         for (int s = 0; s < DEPTH; s += 16) {
             uint32_t fa[4], fb[4];
             ldmatrix_x4(fa, &ta[now][wr + lane % 16][s + lane / 16 * 8]);
-            ldmatrix_x4(fb, &tb[now][wc + lane / 16 * 8 + lane % 8]
-                               [s + lane / 8 % 2 * 8]);
+            ldmatrix_x4(
+                fb,
+                &tb[now][wc + lane / 16 * 8 + lane % 8][s + lane / 8 % 2 * 8]);
             if (defect == SWAPPED_REGISTERS) {
                 uint32_t swap = fa[1];
                 fa[1] = fa[2], fa[2] = swap;
@@ -175,24 +176,23 @@ static __global__ void total_kernel(int *out, const float *x, int n) {
 
 /* Calls f<defect> for a defect known at run time. */
 #define WITH_DEFECT(f, ...)                                                    \
-    (defect == SOUND              ? f<SOUND>(__VA_ARGS__)                      \
-     : defect == NO_BARRIER       ? f<NO_BARRIER>(__VA_ARGS__)                 \
-     : defect == DIVERGENT        ? f<DIVERGENT>(__VA_ARGS__)                  \
-     : defect == EARLY_RETURN     ? f<EARLY_RETURN>(__VA_ARGS__)               \
-     : defect == ABSENT_LANE      ? f<ABSENT_LANE>(__VA_ARGS__)                \
-     : defect == LANE_AT_BARRIER  ? f<LANE_AT_BARRIER>(__VA_ARGS__)            \
-     : defect == NO_SYNCWARP      ? f<NO_SYNCWARP>(__VA_ARGS__)                \
-     : defect == READ_PAST        ? f<READ_PAST>(__VA_ARGS__)                  \
-     : defect == WRITE_PAST       ? f<WRITE_PAST>(__VA_ARGS__)                 \
-     : defect == SHARED_PAST      ? f<SHARED_PAST>(__VA_ARGS__)                \
-     : defect == NO_WAIT          ? f<NO_WAIT>(__VA_ARGS__)                    \
-     : defect == LATE_WAIT        ? f<LATE_WAIT>(__VA_ARGS__)                  \
-     : defect == NO_REUSE_BARRIER ? f<NO_REUSE_BARRIER>(__VA_ARGS__)           \
-     : defect == BLOCK_RACE       ? f<BLOCK_RACE>(__VA_ARGS__)                 \
-     : defect == SWAPPED_REGISTERS                                             \
-         ? f<SWAPPED_REGISTERS>(__VA_ARGS__)                                   \
-     : defect == WRONG_MASK ? f<WRONG_MASK>(__VA_ARGS__)                       \
-                            : f<SOUND>(__VA_ARGS__))
+    (defect == SOUND               ? f<SOUND>(__VA_ARGS__)                     \
+     : defect == NO_BARRIER        ? f<NO_BARRIER>(__VA_ARGS__)                \
+     : defect == DIVERGENT         ? f<DIVERGENT>(__VA_ARGS__)                 \
+     : defect == EARLY_RETURN      ? f<EARLY_RETURN>(__VA_ARGS__)              \
+     : defect == ABSENT_LANE       ? f<ABSENT_LANE>(__VA_ARGS__)               \
+     : defect == LANE_AT_BARRIER   ? f<LANE_AT_BARRIER>(__VA_ARGS__)           \
+     : defect == NO_SYNCWARP       ? f<NO_SYNCWARP>(__VA_ARGS__)               \
+     : defect == READ_PAST         ? f<READ_PAST>(__VA_ARGS__)                 \
+     : defect == WRITE_PAST        ? f<WRITE_PAST>(__VA_ARGS__)                \
+     : defect == SHARED_PAST       ? f<SHARED_PAST>(__VA_ARGS__)               \
+     : defect == NO_WAIT           ? f<NO_WAIT>(__VA_ARGS__)                   \
+     : defect == LATE_WAIT         ? f<LATE_WAIT>(__VA_ARGS__)                 \
+     : defect == NO_REUSE_BARRIER  ? f<NO_REUSE_BARRIER>(__VA_ARGS__)          \
+     : defect == BLOCK_RACE        ? f<BLOCK_RACE>(__VA_ARGS__)                \
+     : defect == SWAPPED_REGISTERS ? f<SWAPPED_REGISTERS>(__VA_ARGS__)         \
+     : defect == WRONG_MASK        ? f<WRONG_MASK>(__VA_ARGS__)                \
+                                   : f<SOUND>(__VA_ARGS__))
 
 /* Distinct values with exact sums: multiples of 1/16 in [-4, 4). */
 static void fill(float *x, int n) {

@@ -13,14 +13,14 @@ enum sample_defect {
     NO_SYNCWARP,     /* lanes exchange through shared memory without one */
     READ_PAST,       /* index off by one, beyond the buffer's end */
     WRITE_PAST,
-    SHARED_PAST,     /* the same in shared memory */
-    NO_WAIT,         /* a cp.async is read before its wait */
-    LATE_WAIT,       /* the wait leaves one group too many in flight */
-    NO_REUSE_BARRIER, /* a tile is overwritten while others read it */
-    BLOCK_RACE,      /* two blocks write one address */
+    SHARED_PAST,       /* the same in shared memory */
+    NO_WAIT,           /* a cp.async is read before its wait */
+    LATE_WAIT,         /* the wait leaves one group too many in flight */
+    NO_REUSE_BARRIER,  /* a tile is overwritten while others read it */
+    BLOCK_RACE,        /* two blocks write one address */
     SWAPPED_REGISTERS, /* of an mma fragment */
-    WRONG_MASK,      /* at the tile's edge */
-    UNWRITTEN        /* reads device memory that nobody wrote */
+    WRONG_MASK,        /* at the tile's edge */
+    UNWRITTEN          /* reads device memory that nobody wrote */
 };
 
 /* Each runs its kernel on random data of odd shape and compares: 0 right, 1

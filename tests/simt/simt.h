@@ -72,8 +72,10 @@ int __syncthreads_count(int predicate, SIMT_SITE);
 int __syncthreads_and(int predicate, SIMT_SITE);
 int __syncthreads_or(int predicate, SIMT_SITE);
 void __syncwarp(unsigned mask = 0xffffffffu, SIMT_SITE);
-static inline void __threadfence(void) {}
-static inline void __threadfence_block(void) {}
+static inline void __threadfence(void) {
+}
+static inline void __threadfence_block(void) {
+}
 [[noreturn]] void __trap(SIMT_SITE);
 
 unsigned __ballot_sync(unsigned mask, int predicate, SIMT_SITE);
@@ -100,8 +102,8 @@ uint64_t simt_shuffle(unsigned mask, simt_shuffle_kind kind, uint64_t value,
                       "shuffles take 2, 4 or 8 bytes");                        \
         uint64_t bits = 0;                                                     \
         memcpy(&bits, &value, sizeof value);                                   \
-        bits = simt_shuffle(mask, kind, bits, (int)operand, width, file,       \
-                            line);                                             \
+        bits =                                                                 \
+            simt_shuffle(mask, kind, bits, (int)operand, width, file, line);   \
         memcpy((void *)&value, &bits, sizeof value);                           \
         return value;                                                          \
     }

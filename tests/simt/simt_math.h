@@ -163,7 +163,7 @@ void simt_atomic(void *p, size_t size, const char *file, int line);
 #define SIMT_ATOMIC(name, update)                                              \
     template <class T>                                                         \
     __attribute__((no_sanitize("thread"))) static inline T name(               \
-        T *p, std::common_type_t<T> value, SIMT_SITE) {                                            \
+        T *p, std::common_type_t<T> value, SIMT_SITE) {                        \
         simt_atomic(p, sizeof *p, file, line);                                 \
         T old = *p;                                                            \
         *p = (T)(update);                                                      \

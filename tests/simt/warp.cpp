@@ -72,8 +72,9 @@ void simt_collective(unsigned mask, simt_op *op, const char *what, void *mine,
     if (!s->arrived) {
         s->mask = mask, s->op = op, s->what = what, s->at = at;
     } else if (s->mask != mask || s->op != op || s->what != what) {
-        simt_refuse(at, "lane %d calls %s (mask %08x) where others wait in %s "
-                        "(mask %08x) at %s:%d",
+        simt_refuse(at,
+                    "lane %d calls %s (mask %08x) where others wait in %s "
+                    "(mask %08x) at %s:%d",
                     f->lane, what, mask, s->what, s->mask, s->at.file,
                     s->at.line);
     }
@@ -149,8 +150,9 @@ static void shuffle_op(unsigned mask, void *const lanes[SIMT_WARP]) {
         shuffle *s = (shuffle *)lanes[__builtin_ctz(left)];
         int from = source(s);
         if (!(mask >> from & 1u))
-            simt_refuse(s->at, "shuffle: lane %d reads lane %d, which is not "
-                               "in the mask %08x",
+            simt_refuse(s->at,
+                        "shuffle: lane %d reads lane %d, which is not "
+                        "in the mask %08x",
                         s->lane, from, mask);
         s->result = ((shuffle *)lanes[from])->value;
     }
@@ -167,7 +169,8 @@ uint64_t simt_shuffle(unsigned mask, simt_shuffle_kind kind, uint64_t value,
     return s.result;
 }
 
-/* --------------------------------------------------------- votes, reductions */
+/* --------------------------------------------------------- votes, reductions
+ */
 
 #define EACH(lane, mask)                                                       \
     for (unsigned left_ = (mask), lane = 0;                                    \
