@@ -16,6 +16,10 @@ namespace {
 
 struct library {
     decltype(&cublasLtCreate) create;
+    decltype(&cublasLtDestroy) destroy;
+    decltype(&cublasLtMatrixLayoutDestroy) layout_destroy;
+    decltype(&cublasLtMatmulDescDestroy) desc_destroy;
+    decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy;
     decltype(&cublasLtMatrixLayoutCreate) layout;
     decltype(&cublasLtMatrixLayoutSetAttribute) layout_set;
     decltype(&cublasLtMatmulDescCreate) desc;
@@ -39,6 +43,10 @@ void open_library(void) {
     void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     cr_assert(so != NULL, "%s", dlerror());
     bind(so, &lt.create, "cublasLtCreate");
+    bind(so, &lt.destroy, "cublasLtDestroy");
+    bind(so, &lt.layout_destroy, "cublasLtMatrixLayoutDestroy");
+    bind(so, &lt.desc_destroy, "cublasLtMatmulDescDestroy");
+    bind(so, &lt.preference_destroy, "cublasLtMatmulPreferenceDestroy");
     bind(so, &lt.layout, "cublasLtMatrixLayoutCreate");
     bind(so, &lt.layout_set, "cublasLtMatrixLayoutSetAttribute");
     bind(so, &lt.desc, "cublasLtMatmulDescCreate");
@@ -111,6 +119,11 @@ operand make(int rows, int cols, int batch, bool row_major, cudaDataType type,
     return o;
 }
 
+void drop(operand *o) {
+    OK(lt.layout_destroy(o->layout));
+    OK(cudaFree(o->device));
+}
+
 struct trial {
     bool ta, tb, row_major, bias;
     int batch;
@@ -171,8 +184,9 @@ int wrong(trial t) {
     int bad = 0;
     for (size_t i = 0; i < want.size(); i++)
         bad += !(get(got.data(), t.out, i) == want[i]);
-    cudaFree(a.device), cudaFree(b.device), cudaFree(d.device);
-    cudaFree(bias.device);
+    for (operand *o : {&a, &b, &d, &bias}) drop(o);
+    OK(lt.preference_destroy(preference));
+    OK(lt.desc_destroy(how));
     return bad;
 }
 
@@ -192,6 +206,7 @@ Test(simt_blaslt, products) {
                 cr_expect(eq(int, bad, 0), "bits %d, in %d, out %d", bits, in,
                           out);
             }
+    OK(lt.destroy(handle));
 }
 
 Test(simt_blaslt, refusals) {
@@ -205,6 +220,7 @@ Test(simt_blaslt, refusals) {
                  lt.desc_set(how, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
                              sizeof epilogue),
                  CUBLAS_STATUS_NOT_SUPPORTED));
+    OK(lt.desc_destroy(how));
     OK(lt.desc(&how, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     operand a = make(4, 5, 1, true, CUDA_R_32F, 1);
     operand b = make(6, 3, 1, true, CUDA_R_32F, 2);
@@ -226,4 +242,7 @@ Test(simt_blaslt, refusals) {
     });
     cr_expect(eq(int, got.status, -1));
     cr_expect(strstr(got.text, "out of bounds") != NULL, "%s", got.text);
+    for (operand *o : {&a, &b, &c, &d}) drop(o);
+    OK(lt.desc_destroy(how));
+    OK(lt.destroy(handle));
 }

@@ -89,7 +89,9 @@ Test(simt_memory, limits) {
     cr_expect(eq(sz, total, 1000));
     OK(cudaFree(p));
     OK(cudaMalloc(&q, 1000));
+    cr_expect(eq(sz, simt_live_allocations(), 1));
     OK(cudaFree(q));
+    cr_expect(eq(sz, simt_live_allocations(), 0));
 }
 
 Test(simt_memory, pools) {
@@ -120,6 +122,7 @@ Test(simt_memory, pools) {
     OK(cudaFreeAsync(p, s));
     OK(cudaStreamSynchronize(s));
     OK(cudaMemPoolDestroy(own));
+    OK(cudaStreamDestroy(s));
 }
 
 /* Kernels: what a freed, a foreign or a protected pointer does. */

@@ -176,6 +176,7 @@ Test(simt_graphs, capture_launch_update) {
     cr_expect(info.result == cudaGraphExecUpdateErrorTopologyChanged);
     OK(cudaGraphDestroy(graph));
     OK(cudaGraphExecDestroy(exec));
+    OK(cudaStreamDestroy(s));
 }
 
 /* Fork and join inside a capture; without the edge the result is not the
@@ -204,6 +205,12 @@ static float forked(uint64_t seed, bool edge) {
     OK(cudaGraphInstantiate(&exec, graph, 0));
     OK(cudaGraphLaunch(exec, a));
     OK(cudaStreamSynchronize(a));
+    OK(cudaGraphDestroy(graph));
+    OK(cudaGraphExecDestroy(exec));
+    OK(cudaEventDestroy(begun));
+    OK(cudaEventDestroy(done));
+    OK(cudaStreamDestroy(a));
+    OK(cudaStreamDestroy(b));
     return last_of(x, N);
 }
 
@@ -248,6 +255,9 @@ Test(simt_graphs, refusals) {
     OK(small_set(x, N, 4, other));
     OK(cudaStreamSynchronize(other));
     cr_expect(last_of(x, N) == 4);
+    OK(cudaEventDestroy(e));
+    OK(cudaStreamDestroy(s));
+    OK(cudaStreamDestroy(other));
 }
 
 /* ---------------------------------------------------------------- launches */
@@ -405,6 +415,7 @@ Test(simt_devices, several) {
     cr_expect(last_of(first, N) == 5);
     OK(cudaSetDevice(0));
     GIVES(cudaErrorInvalidResourceHandle, small_set(first, N, 1, s));
+    OK(cudaStreamDestroy(s));
     if (!built("race")) return;
     outcome got = run_child(1, [third] {
         small_set(third, N, 1, NULL);

@@ -25,6 +25,8 @@ void simt_set_protect(bool on);
 void simt_set_watchdog(double seconds);
 /* The next synchronisation answers this error (cudaError_t), once. */
 void simt_fail_next_sync(int error);
+/* Device allocations not freed: what a closed backend has leaked. */
+size_t simt_live_allocations(void);
 /* Launches since the process began. */
 uint64_t simt_launches(void);
 

@@ -194,6 +194,12 @@ size_t simt_memory_total(void) {
     return total;
 }
 
+size_t simt_live_allocations(void) {
+    size_t n = 0;
+    for (auto &entry : blocks) n += entry.second.live && !entry.second.doomed;
+    return n;
+}
+
 void simt_set_memory(size_t bytes) {
     total = bytes;
 }

@@ -174,27 +174,11 @@ static __global__ void total_kernel(int *out, const float *x, int n) {
         }                                                                      \
     } while (0)
 
-/* Calls f<defect> for a defect known at run time. */
-#define WITH_DEFECT(f, ...)                                                    \
-    (defect == SOUND               ? f<SOUND>(__VA_ARGS__)                     \
-     : defect == NO_BARRIER        ? f<NO_BARRIER>(__VA_ARGS__)                \
-     : defect == DIVERGENT         ? f<DIVERGENT>(__VA_ARGS__)                 \
-     : defect == EARLY_RETURN      ? f<EARLY_RETURN>(__VA_ARGS__)              \
-     : defect == ABSENT_LANE       ? f<ABSENT_LANE>(__VA_ARGS__)               \
-     : defect == LANE_AT_BARRIER   ? f<LANE_AT_BARRIER>(__VA_ARGS__)           \
-     : defect == NO_SYNCWARP       ? f<NO_SYNCWARP>(__VA_ARGS__)               \
-     : defect == READ_PAST         ? f<READ_PAST>(__VA_ARGS__)                 \
-     : defect == WRITE_PAST        ? f<WRITE_PAST>(__VA_ARGS__)                \
-     : defect == SHARED_PAST       ? f<SHARED_PAST>(__VA_ARGS__)               \
-     : defect == NO_WAIT           ? f<NO_WAIT>(__VA_ARGS__)                   \
-     : defect == LATE_WAIT         ? f<LATE_WAIT>(__VA_ARGS__)                 \
-     : defect == NO_REUSE_BARRIER  ? f<NO_REUSE_BARRIER>(__VA_ARGS__)          \
-     : defect == BLOCK_RACE        ? f<BLOCK_RACE>(__VA_ARGS__)                \
-     : defect == SWAPPED_REGISTERS ? f<SWAPPED_REGISTERS>(__VA_ARGS__)         \
-     : defect == WRONG_MASK        ? f<WRONG_MASK>(__VA_ARGS__)                \
-                                   : f<SOUND>(__VA_ARGS__))
+/* The kernel with the defect, if it has that one. */
+#define VARIANT(pick, kernel, planted)                                         \
+    if (defect == (planted)) (pick) = kernel<(planted)>
 
-/* Distinct values with exact sums: multiples of 1/16 in [-4, 4). */
+/* Multiples of 1/32 in [-4, 4]: sums are exact. */
 static void fill(float *x, int n) {
     uint32_t state = 12345;
     for (int i = 0; i < n; i++) {
@@ -210,9 +194,15 @@ static int compare(const float *got, const float *want, int n) {
     return 0;
 }
 
-template <int defect>
-static cudaError_t block_sum(float *out, const float *x, int rows, int n) {
-    return launch(block_sum_kernel<defect>, rows, 256, 0, NULL, out, x, n);
+/* Launches block_sum_kernel, or its variant with the defect. */
+static cudaError_t run_block_sum(enum sample_defect defect, float *out,
+                                 const float *x, int rows, int n) {
+    void (*block_sum)(float *, const float *, int) = block_sum_kernel<SOUND>;
+    VARIANT(block_sum, block_sum_kernel, NO_BARRIER);
+    VARIANT(block_sum, block_sum_kernel, DIVERGENT);
+    VARIANT(block_sum, block_sum_kernel, EARLY_RETURN);
+    VARIANT(block_sum, block_sum_kernel, SHARED_PAST);
+    return launch(block_sum, rows, 256, 0, NULL, out, x, n);
 }
 
 int sample_block_sum(enum sample_defect defect) {
@@ -228,17 +218,23 @@ int sample_block_sum(enum sample_defect defect) {
     TRY(cudaMalloc(&dout, sizeof got));
     if (defect != UNWRITTEN)
         TRY(cudaMemcpy(dx, x, sizeof x, cudaMemcpyHostToDevice));
-    TRY(WITH_DEFECT(block_sum, dout, dx, ROWS, N));
+    TRY(run_block_sum(defect, dout, dx, ROWS, N));
     TRY(cudaMemcpy(got, dout, sizeof got, cudaMemcpyDeviceToHost));
     TRY(cudaFree(dx));
     TRY(cudaFree(dout));
     return compare(got, want, ROWS);
 }
 
-template <int defect>
-static cudaError_t warp_scan(float *out, const float *x, int rows, int n) {
-    return launch(warp_scan_kernel<defect>, (rows + 3) / 4, dim3(32, 4), 0,
-                  NULL, out, x, rows, n);
+/* Launches warp_scan_kernel, or its variant with the defect. */
+static cudaError_t run_warp_scan(enum sample_defect defect, float *out,
+                                 const float *x, int rows, int n) {
+    void (*warp_scan)(float *, const float *, int, int) =
+        warp_scan_kernel<SOUND>;
+    VARIANT(warp_scan, warp_scan_kernel, ABSENT_LANE);
+    VARIANT(warp_scan, warp_scan_kernel, LANE_AT_BARRIER);
+    VARIANT(warp_scan, warp_scan_kernel, NO_SYNCWARP);
+    return launch(warp_scan, (rows + 3) / 4, dim3(32, 4), 0, NULL, out, x, rows,
+                  n);
 }
 
 int sample_warp_scan(enum sample_defect defect) {
@@ -253,18 +249,23 @@ int sample_warp_scan(enum sample_defect defect) {
     TRY(cudaMalloc(&dx, sizeof x));
     TRY(cudaMalloc(&dout, sizeof got));
     TRY(cudaMemcpy(dx, x, sizeof x, cudaMemcpyHostToDevice));
-    TRY(WITH_DEFECT(warp_scan, dout, dx, ROWS, N));
+    TRY(run_warp_scan(defect, dout, dx, ROWS, N));
     TRY(cudaMemcpy(got, dout, sizeof got, cudaMemcpyDeviceToHost));
     TRY(cudaFree(dx));
     TRY(cudaFree(dout));
     return compare(got, want, ROWS * N);
 }
 
-template <int defect>
-static cudaError_t transpose(float *out, const float *x, int rows, int cols) {
-    return launch(transpose_kernel<defect>,
-                  dim3((cols + 31) / 32, (rows + 31) / 32), dim3(32, 8), 0,
-                  NULL, out, x, rows, cols);
+/* Launches transpose_kernel, or its variant with the defect. */
+static cudaError_t run_transpose(enum sample_defect defect, float *out,
+                                 const float *x, int rows, int cols) {
+    void (*transpose)(float *, const float *, int, int) =
+        transpose_kernel<SOUND>;
+    VARIANT(transpose, transpose_kernel, NO_BARRIER);
+    VARIANT(transpose, transpose_kernel, READ_PAST);
+    VARIANT(transpose, transpose_kernel, WRITE_PAST);
+    return launch(transpose, dim3((cols + 31) / 32, (rows + 31) / 32),
+                  dim3(32, 8), 0, NULL, out, x, rows, cols);
 }
 
 int sample_transpose(enum sample_defect defect) {
@@ -277,17 +278,25 @@ int sample_transpose(enum sample_defect defect) {
     TRY(cudaMalloc(&dx, sizeof x));
     TRY(cudaMalloc(&dout, sizeof got));
     TRY(cudaMemcpy(dx, x, sizeof x, cudaMemcpyHostToDevice));
-    TRY(WITH_DEFECT(transpose, dout, dx, ROWS, COLS));
+    TRY(run_transpose(defect, dout, dx, ROWS, COLS));
     TRY(cudaMemcpy(got, dout, sizeof got, cudaMemcpyDeviceToHost));
     TRY(cudaFree(dx));
     TRY(cudaFree(dout));
     return compare(got, want, ROWS * COLS);
 }
 
-template <int defect>
-static cudaError_t gemm(float *c, const bf16 *a, const bf16 *b, int m, int n,
-                        int k) {
-    return launch(gemm_kernel<defect>, dim3((n + 31) / 32, (m + 31) / 32), 128,
+/* Launches gemm_kernel, or its variant with the defect. */
+static cudaError_t run_gemm(enum sample_defect defect, float *c, const bf16 *a,
+                            const bf16 *b, int m, int n, int k) {
+    void (*gemm)(float *, const bf16 *, const bf16 *, int, int, int) =
+        gemm_kernel<SOUND>;
+    VARIANT(gemm, gemm_kernel, NO_BARRIER);
+    VARIANT(gemm, gemm_kernel, NO_WAIT);
+    VARIANT(gemm, gemm_kernel, LATE_WAIT);
+    VARIANT(gemm, gemm_kernel, NO_REUSE_BARRIER);
+    VARIANT(gemm, gemm_kernel, SWAPPED_REGISTERS);
+    VARIANT(gemm, gemm_kernel, WRONG_MASK);
+    return launch(gemm, dim3((n + 31) / 32, (m + 31) / 32), 128,
                   4 * TILE * PITCH * sizeof(bf16), NULL, c, a, b, m, n, k);
 }
 
@@ -312,7 +321,7 @@ int sample_gemm(enum sample_defect defect) {
     TRY(cudaMalloc(&dc, sizeof got));
     TRY(cudaMemcpy(da, a, sizeof a, cudaMemcpyHostToDevice));
     TRY(cudaMemcpy(db, b, sizeof b, cudaMemcpyHostToDevice));
-    TRY(WITH_DEFECT(gemm, dc, da, db, M, N, K));
+    TRY(run_gemm(defect, dc, da, db, M, N, K));
     TRY(cudaMemcpy(got, dc, sizeof got, cudaMemcpyDeviceToHost));
     TRY(cudaFree(da));
     TRY(cudaFree(db));
@@ -320,10 +329,12 @@ int sample_gemm(enum sample_defect defect) {
     return compare(got, want, M * N);
 }
 
-template <int defect>
-static cudaError_t total(int *out, const float *x, int n) {
-    return launch(total_kernel<defect>, (n + 127) / 128, 128, 0, NULL, out, x,
-                  n);
+/* Launches total_kernel, or its variant with the defect. */
+static cudaError_t run_total(enum sample_defect defect, int *out,
+                             const float *x, int n) {
+    void (*total)(int *, const float *, int) = total_kernel<SOUND>;
+    VARIANT(total, total_kernel, BLOCK_RACE);
+    return launch(total, (n + 127) / 128, 128, 0, NULL, out, x, n);
 }
 
 int sample_total(enum sample_defect defect) {
@@ -338,7 +349,7 @@ int sample_total(enum sample_defect defect) {
     TRY(cudaMalloc(&dout, sizeof got));
     TRY(cudaMemcpy(dx, x, sizeof x, cudaMemcpyHostToDevice));
     TRY(cudaMemset(dout, 0, sizeof got));
-    TRY(WITH_DEFECT(total, dout, dx, N));
+    TRY(run_total(defect, dout, dx, N));
     TRY(cudaMemcpy(&got, dout, sizeof got, cudaMemcpyDeviceToHost));
     TRY(cudaFree(dx));
     TRY(cudaFree(dout));
