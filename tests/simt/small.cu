@@ -30,6 +30,8 @@ static __global__ void dynamic_kernel(int n) {
 static __global__ void static_kernel(void) {
     SHARED(unsigned char, x, 40 << 10);
     x[threadIdx.x] = 1;
+    __syncwarp();
+    if (x[31 - threadIdx.x] != 1) __trap();
 }
 static __global__ void empty_kernel(void) {
 }
