@@ -365,11 +365,13 @@ static void release_all(ks_acts **out) {
     drop_lock(acts);
     pthread_cond_destroy(&acts->not_full);
     pthread_cond_destroy(&acts->not_empty);
+    pthread_cond_destroy(&acts->flush);
     pthread_mutex_destroy(&acts->mutex);
     free(acts->ring);
     free(acts->queue);
     free(acts->runs);
     free(acts->sums);
+    free(acts->sum_runs);
     free(acts->token_row);
     free(acts->path);
     free(acts->part);
@@ -387,6 +389,7 @@ static ks_status blank(ks_acts **out, const char *path, ks_err *err) {
     pthread_mutex_init(&acts->mutex, NULL);
     pthread_cond_init(&acts->not_full, NULL);
     pthread_cond_init(&acts->not_empty, NULL);
+    pthread_cond_init(&acts->flush, NULL);
     return name_files(acts, path, err);
 }
 

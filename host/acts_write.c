@@ -4,7 +4,8 @@
  *
  * Writes are buffered: the page cache merges the short runs of a layer-major
  * file far better than O_DIRECT could (a batch gives each layer only a few
- * rows), and write-back is started early so that a sync finds little left.
+ * rows), and a second thread starts write-back early so that a sync finds
+ * little left.
  * The cost of syncing is spread: one fdatasync of the file and one of the
  * journal cover every commit of the last seconds. */
 #include "acts_write.h"
@@ -19,15 +20,11 @@
 
 /* One group of writes: rows that lie side by side in the file. */
 enum { GROUP_PIECES = 64, GROUP_ITEMS = 512 };
+/* Checksums that wait for the next sync, at most so many (4 MiB). */
+enum { SUMS_KEPT = 1 << 20 };
 /* Start write-back after so many bytes; sync at the latest after so many. */
 static const uint64_t FLUSH_BYTES = (uint64_t)16 << 20;
 static const uint64_t SYNC_BYTES = (uint64_t)2 << 30;
-
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ------------------------------------------------------------------- input */
 
@@ -97,32 +94,73 @@ static ks_status write_at(const ks_acts *acts, struct iovec *piece, int n,
     return KS_OK;
 }
 
-/* Rows of one layer in one write, their checksums in another. Items follow
- * each other in the file. */
+/* Rows of one layer in one write; their checksums wait. Items follow each
+ * other in the file. */
 static ks_status write_group(ks_acts *acts, const ks__acts_item *const *items,
                              int n, ks_err *err) {
     ks_status st = KS_OK;
     struct iovec pieces[GROUP_PIECES];
     const ks__acts_item *head = items[0];
-    size_t rows = 0, at = 0;
-    for (int i = 0; i < n; i++) rows += (size_t)items[i]->n;
-    KS_TRY(ks_grow(&acts->sums, &acts->sums_capacity, rows, sizeof *acts->sums,
-                   "checksums", err));
+    int64_t rows = 0;
+    for (int i = 0; i < n; i++) rows += items[i]->n;
+    KS_TRY(ks_grow(&acts->sums, &acts->sums_capacity,
+                   acts->n_sums + (size_t)rows, sizeof *acts->sums, "checksums",
+                   err));
+    KS_TRY(ks_grow(&acts->sum_runs, &acts->sum_runs_capacity,
+                   acts->n_sum_runs + 1, sizeof *acts->sum_runs, "checksums",
+                   err));
+    acts->sum_runs[acts->n_sum_runs++] =
+        (ks__acts_sums){head->set, head->layer, head->row, rows, acts->n_sums};
     for (int i = 0; i < n; i++) {
         uint8_t *data = acts->ring + items[i]->at;
         pieces[i] = (struct iovec){data, items[i]->bytes};
         for (int64_t r = 0; r < items[i]->n;
              r++, data += acts->layout.row_bytes)
-            acts->sums[at++] = ks__crc32c(0, data, acts->layout.row_bytes);
+            acts->sums[acts->n_sums++] =
+                ks__crc32c(0, data, acts->layout.row_bytes);
     }
     KS_TRY(write_at(
         acts, pieces, n,
         ks__acts_row_at(&acts->layout, head->set, head->layer, head->row),
         err));
-    struct iovec sums = {acts->sums, rows * 4};
-    KS_TRY(write_at(acts, &sums, 1,
-                    ks__acts_sum_at(head->set, head->layer, head->row), err));
-    acts->unsynced += rows * (acts->layout.row_bytes + 4);
+    acts->unsynced += (uint64_t)rows * (acts->layout.row_bytes + 4);
+done:
+    return st;
+}
+
+static int sums_by_place(const void *a, const void *b) {
+    const ks__acts_sums *x = a, *y = b;
+    if (x->set != y->set) return x->set < y->set ? -1 : 1;
+    if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
+    if (x->row != y->row) return x->row < y->row ? -1 : 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* A few bytes a row and layer: written one by one they would dirty the same
+ * pages again for every batch, and write-back would rewrite them each time. */
+static ks_status write_sums(ks_acts *acts, ks_err *err) {
+    ks_status st = KS_OK;
+    struct iovec pieces[GROUP_PIECES];
+    const ks__acts_sums *runs = acts->sum_runs;
+    if (acts->n_sum_runs)
+        qsort(acts->sum_runs, acts->n_sum_runs, sizeof *runs, sums_by_place);
+    for (size_t i = 0; i < acts->n_sum_runs;) {
+        const ks__acts_sums *head = &runs[i];
+        int64_t row = head->row;
+        int n = 0;
+        for (; i < acts->n_sum_runs && n < GROUP_PIECES &&
+               runs[i].set == head->set && runs[i].layer == head->layer &&
+               runs[i].row == row;
+             i++, n++) {
+            pieces[n] = (struct iovec){acts->sums + runs[i].at,
+                                       (size_t)runs[i].n * sizeof *acts->sums};
+            row += runs[i].n;
+        }
+        KS_TRY(write_at(acts, pieces, n,
+                        ks__acts_sum_at(head->set, head->layer, head->row),
+                        err));
+    }
+    acts->n_sums = acts->n_sum_runs = 0;
 done:
     return st;
 }
@@ -161,6 +199,7 @@ done:
 /* Bytes first, then the line that vouches for them. */
 static ks_status sync_and_journal(ks_acts *acts, ks_err *err) {
     ks_status st = KS_OK;
+    KS_TRY(write_sums(acts, err));
     if (acts->unsynced || acts->n_runs) {
         if (fdatasync(acts->fd) != 0) KS_TRY(io_error(acts, "sync", err));
         acts->unsynced = 0;
@@ -184,7 +223,33 @@ static ks_status note_run(ks_acts *acts, const ks__acts_item *item,
     return KS_OK;
 }
 
-/* ------------------------------------------------------------------ thread */
+/* ----------------------------------------------------------------- threads */
+
+/* Starting write-back waits where the disk's queue is full: a thread of its
+ * own does it, while the writer fills more pages. A failure shows at the sync.
+ */
+static void *flusher(void *argument) {
+    ks_acts *acts = argument;
+    pthread_mutex_lock(&acts->mutex);
+    while (true) {
+        while (!acts->flush_wanted && !acts->flush_stop)
+            pthread_cond_wait(&acts->flush, &acts->mutex);
+        if (acts->flush_stop) break;
+        acts->flush_wanted = false;
+        pthread_mutex_unlock(&acts->mutex);
+        sync_file_range(acts->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+        pthread_mutex_lock(&acts->mutex);
+    }
+    pthread_mutex_unlock(&acts->mutex);
+    return NULL;
+}
+
+static void ask_to_flush(ks_acts *acts) {
+    pthread_mutex_lock(&acts->mutex);
+    acts->flush_wanted = true;
+    pthread_cond_signal(&acts->flush);
+    pthread_mutex_unlock(&acts->mutex);
+}
 
 /* The queued items up to the first commit, at most a quarter of the ring so
  * that the producer never waits for all of it. *end: the queue after them. */
@@ -234,15 +299,15 @@ static ks_status do_items(ks_acts *acts, const ks__acts_item **items, int n,
                           double *sync_at, ks_err *err) {
     ks_status st = KS_OK;
     if (n && !items[0]->set) {
-        if (!acts->n_runs) *sync_at = seconds_now() + acts->sync_seconds;
+        if (!acts->n_runs) *sync_at = ks_seconds() + acts->sync_seconds;
         KS_TRY(note_run(acts, items[0], err));
     } else if (n) {
         uint64_t before = acts->unsynced / FLUSH_BYTES;
         KS_TRY(write_items(acts, items, n, err));
-        if (acts->unsynced / FLUSH_BYTES != before)
-            sync_file_range(acts->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+        if (acts->unsynced / FLUSH_BYTES != before) ask_to_flush(acts);
+        if (acts->n_sums >= SUMS_KEPT) KS_TRY(write_sums(acts, err));
     }
-    bool due = acts->n_runs && seconds_now() >= *sync_at;
+    bool due = acts->n_runs && ks_seconds() >= *sync_at;
     if (due || acts->unsynced >= SYNC_BYTES)
         KS_TRY(sync_and_journal(acts, err));
 done:
@@ -280,8 +345,10 @@ ks_status ks__acts_start(ks_acts *acts, size_t ring_bytes, ks_err *err) {
     KS_TRY(ks_alloc(&acts->ring, acts->ring_size, 1, "the writer's ring", err));
     KS_TRY(ks_alloc(&acts->queue, KS__ACTS_QUEUE, sizeof *acts->queue,
                     "the writer's queue", err));
-    int failed = pthread_create(&acts->thread, NULL, writer, acts);
-    KS_CHECK(!failed, KS_NOMEM, "cannot start the writer thread: %s",
+    int failed = pthread_create(&acts->flusher, NULL, flusher, acts);
+    acts->flushing = !failed;
+    if (!failed) failed = pthread_create(&acts->thread, NULL, writer, acts);
+    KS_CHECK(!failed, KS_NOMEM, "cannot start the writer's threads: %s",
              strerror(failed));
     acts->running = true;
 done:
@@ -296,6 +363,14 @@ ks_status ks__acts_stop(ks_acts *acts, ks_err *err) {
         pthread_mutex_unlock(&acts->mutex);
         pthread_join(acts->thread, NULL);
         acts->running = false;
+    }
+    if (acts->flushing) {
+        pthread_mutex_lock(&acts->mutex);
+        acts->flush_stop = true;
+        pthread_cond_signal(&acts->flush);
+        pthread_mutex_unlock(&acts->mutex);
+        pthread_join(acts->flusher, NULL);
+        acts->flushing = false;
     }
     if (acts->failure.code != KS_OK && err) *err = acts->failure;
     return acts->failure.code;

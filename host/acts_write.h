@@ -18,6 +18,14 @@ typedef struct ks__acts_item {
 
 enum { KS__ACTS_QUEUE = 4096 };
 
+/* Checksums of n rows of a layer from row on, at sums[at]. */
+typedef struct ks__acts_sums {
+    const ks__acts_set *set;
+    int32_t layer;
+    int64_t row, n;
+    size_t at;
+} ks__acts_sums;
+
 struct ks_acts {
     char *path, *part, *journal_path, *lock_path;
     int fd, lock_fd;
@@ -29,27 +37,29 @@ struct ks_acts {
     double sync_seconds;
 
     /* the producer's side */
-    int64_t committed;  /* steps [0, committed) were committed */
-    int64_t rows_since; /* rows queued since the last commit */
-    bool running;       /* the writer thread was started */
-    pthread_t thread;
+    int64_t committed;      /* steps [0, committed) were committed */
+    int64_t rows_since;     /* rows queued since the last commit */
+    bool running, flushing; /* the threads were started */
+    pthread_t thread, flusher;
 
     /* shared, under mutex */
     pthread_mutex_t mutex;
-    pthread_cond_t not_full, not_empty;
+    pthread_cond_t not_full, not_empty, flush;
     uint8_t *ring;
     size_t ring_size, head, used; /* bytes: next free, taken */
     ks__acts_item *queue;         /* [KS__ACTS_QUEUE] */
     size_t first, n_items;
-    bool stop;
+    bool stop, flush_wanted, flush_stop;
     ks_err failure; /* of the writer thread; code KS_OK: none */
 
     /* the writer thread's own */
     ks__acts_run *runs; /* committed, not yet durable */
     size_t n_runs, runs_capacity;
     uint64_t unsynced; /* bytes since the last sync */
-    uint32_t *sums;    /* checksums of one group of rows */
-    size_t sums_capacity;
+    uint32_t *sums;    /* checksums of rows written, not yet in the file */
+    size_t n_sums, sums_capacity;
+    ks__acts_sums *sum_runs; /* where they go */
+    size_t n_sum_runs, sum_runs_capacity;
 };
 
 /* CRC-32C over the stored checksums of the rows of steps [begin,end). */

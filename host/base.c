@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 volatile int ks_interrupted = 0;
 
@@ -28,6 +29,12 @@ ks_status ks_fail(ks_err *err, ks_status code, const char *format, ...) {
         err->code = code;
     }
     return code;
+}
+
+double ks_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* ------------------------------------------------------------------ memory */

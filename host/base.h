@@ -94,6 +94,9 @@ void ks_sha256_add(ks_sha256 *hash, const void *data, size_t n);
 void ks_sha256_close(ks_sha256 **hash, char hex[65]);
 void ks_sha256_of(const void *data, size_t n, char hex[65]);
 
+/* Seconds of a clock that only runs forward; from no stated moment. */
+double ks_seconds(void);
+
 /* ----------------------------------------------------------------- logging */
 
 typedef enum ks_log_level {

@@ -17,6 +17,18 @@
  */
 ks_status ks__blas_check(ks_err *err);
 
+/* What a processor's vectors can do, as far as a BLAS's kernels ask. */
+typedef struct ks_blas_cpu {
+    bool avx2, avx512,
+        bf16; /* AVX2 with FMA; AVX-512 F, BW, DQ, VL; its BF16 */
+} ks_blas_cpu;
+
+/* The OpenBLAS core to ask for (OPENBLAS_CORETYPE) in place of `have`, which it
+ * took by itself; NULL: `have` is good. An OpenBLAS older than its processor
+ * falls back to SSE kernels, several times slower. safe: a core that is slower
+ * than the best but known to be right. */
+const char *ks__blas_core(const char *have, ks_blas_cpu cpu, bool safe);
+
 /* OpenBLAS (OpenMP flavour) takes the calling thread's OpenMP setting: with 1
  * a product is never split. Returns the old setting for ks__blas_restore.
  * Parallel regions of the callers name their num_threads. */
@@ -54,6 +66,13 @@ static inline void ks__syrk_f32(int64_t d, int64_t n, const float *a,
                                 float *g) {
     cblas_ssyrk(CblasRowMajor, CblasLower, CblasTrans, (int)d, (int)n, 1.0f, a,
                 (int)d, 1.0f, g, (int)d);
+}
+
+/* As ks__syrk_f32. */
+static inline void ks__syrk_f64(int64_t d, int64_t n, const double *a,
+                                double *g) {
+    cblas_dsyrk(CblasRowMajor, CblasLower, CblasTrans, (int)d, (int)n, 1.0, a,
+                (int)d, 1.0, g, (int)d);
 }
 
 #endif

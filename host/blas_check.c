@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <strings.h>
 
 /* Odd sizes, more than one block of every loop. */
 enum { M = 131, N = 203, K = 389 };
@@ -49,6 +50,11 @@ static void prepare(work *w) {
     multiply(w->gram, w->b64[1], w->b64[0], N);
 }
 
+/* Sums of K products of numbers below 1: f32 kernels differ from double by up
+ * to 2e-4 here, each in its own order of summation; a wrong one, or one that
+ * rounds its operands to bf16, by 0.01 and more. */
+static const double near_f32 = 2e-3, near_f64 = 1e-11;
+
 /* A NaN is wrong. */
 static bool near(double value, double wanted, double tolerance) {
     return fabs(value - wanted) <= tolerance;
@@ -62,14 +68,15 @@ static bool products_are_right(work *w) {
         ks__gemm_f64(ta, tb, M, N, K, w->a64[ta], lda, w->b64[tb], ldb, 0,
                      w->c64, N);
         for (int k = 0; k < M * N; k++)
-            if (!near((double)w->c[k], w->product[k], 1e-4) ||
-                !near(w->c64[k], w->product[k], 1e-11))
+            if (!near((double)w->c[k], w->product[k], near_f32) ||
+                !near(w->c64[k], w->product[k], near_f64))
                 return false;
     }
     ks__syrk_f32(N, K, w->b[0], w->square); /* which ks_alloc has zeroed */
     for (int i = 0; i < N; i++)
         for (int j = 0; j <= i; j++)
-            if (!near((double)w->square[i * N + j], w->gram[i * N + j], 1e-4))
+            if (!near((double)w->square[i * N + j], w->gram[i * N + j],
+                      near_f32))
                 return false;
     return true;
 }
@@ -90,4 +97,17 @@ ks_status ks__blas_check(ks_err *err) {
 done:
     free(w);
     return st;
+}
+
+/* Cooperlake is SkylakeX with BF16 kernels. */
+const char *ks__blas_core(const char *have, ks_blas_cpu cpu, bool safe) {
+    static const char *const narrow[] = {"Prescott", "Core2", "Nehalem",
+                                         "Sandybridge"};
+    if (!cpu.avx2) return NULL;
+    for (size_t i = 0; i < KS_COUNT(narrow); i++)
+        if (strcasecmp(have, narrow[i]) == 0)
+            return safe || !cpu.avx512 ? "Haswell"
+                   : cpu.bf16          ? "Cooperlake"
+                                       : "SkylakeX";
+    return NULL;
 }

@@ -4,7 +4,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "prompt.h"
 
@@ -51,9 +50,12 @@ ks_status ks_capture_open(ks_capture_job **out,
     KS_TRY(ks_alloc(&job, 1, sizeof *job, "a capture", err));
     job->options = *options;
     fill_defaults(&job->options);
+    double start = ks_seconds();
     KS_TRY(ks_engine_open(&job->engine, options->model, &options->engine, err));
     KS_TRY(open_tokenizer(job, err));
+    job->cost.open_seconds = ks_seconds() - start;
     KS_TRY(ks__capture_plan(job, err));
+    job->cost.plan_seconds = ks_seconds() - start - job->cost.open_seconds;
     if (options->random_weights >= 0)
         KS_TRY(ks_model_randomize(job->engine->model,
                                   (uint64_t)options->random_weights, err));
@@ -257,12 +259,6 @@ done:
 
 /* --------------------------------------------------------------------- rate */
 
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 ks_status ks_capture_rate(ks_capture_job *job, double *tokens_per_second,
                           ks_err *err) {
     ks_status st = KS_OK;
@@ -276,9 +272,9 @@ ks_status ks_capture_rate(ks_capture_job *job, double *tokens_per_second,
     double best = 0;
     /* the first pass maps weights and wakes threads */
     for (int pass = 0; pass < 2; pass++) {
-        double start = seconds_now();
+        double start = ks_seconds();
         KS_TRY(ks_engine_run(job->engine, &tokens, NULL, err));
-        best = offsets[n] / KS_MAX(seconds_now() - start, 1e-9);
+        best = offsets[n] / KS_MAX(ks_seconds() - start, 1e-9);
     }
     *tokens_per_second = best;
 done:

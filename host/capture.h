@@ -50,6 +50,8 @@ typedef struct ks_capture_cost {
     uint64_t run_bytes;    /* buffers of the forward pass */
     uint64_t thread_bytes; /* of all threads' own */
     uint64_t store_bytes;  /* rows on their way into the file, its tables */
+    double open_seconds;   /* model and tokenizer */
+    double plan_seconds;   /* chains read and tokenised, the model hashed */
 } ks_capture_cost;
 
 typedef struct ks_capture_job {

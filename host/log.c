@@ -4,7 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static ks_log_level level_now = KS_LOG_INFO;
@@ -31,12 +30,6 @@ struct ks_progress {
     bool terminal;
 };
 
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 ks_progress *ks_progress_open(const char *what, const char *unit,
                               double total) {
     ks_progress *p = calloc(1, sizeof *p);
@@ -44,7 +37,7 @@ ks_progress *ks_progress_open(const char *what, const char *unit,
     snprintf(p->what, sizeof p->what, "%s", what);
     snprintf(p->unit, sizeof p->unit, "%s", unit);
     p->total = total;
-    p->start = p->shown = seconds_now();
+    p->start = p->shown = ks_seconds();
     p->terminal = isatty(STDERR_FILENO) == 1;
     return p;
 }
@@ -101,7 +94,7 @@ static void show(ks_progress *p, double now, bool last) {
 void ks_progress_set(ks_progress *p, double done) {
     if (!p) return;
     p->done = done;
-    double now = seconds_now();
+    double now = ks_seconds();
     if (level_now == KS_LOG_QUIET) return;
     if (now - p->shown >= (p->terminal ? 0.1 : 3.0)) show(p, now, false);
 }
@@ -109,7 +102,7 @@ void ks_progress_set(ks_progress *p, double done) {
 void ks_progress_close(ks_progress **progress) {
     ks_progress *p = *progress;
     if (!p) return;
-    if (level_now != KS_LOG_QUIET) show(p, seconds_now(), true);
+    if (level_now != KS_LOG_QUIET) show(p, ks_seconds(), true);
     free(p);
     *progress = NULL;
 }

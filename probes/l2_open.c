@@ -2,6 +2,7 @@
  * them trains whole columns or none, values shifted so that features with a
  * large mean lose nothing in f32, and the moments of every fold and class,
  * from which each split's own mean and scale are added up. */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,12 +119,13 @@ static ks_status copy_shifted(ks_l2 *l2, const float *x, ks_err *err) {
 #pragma omp parallel for num_threads(l2->threads) schedule(static)
     for (int64_t i = 0; i < l2->n; i++) {
         const float *from = x + l2->order[i] * l2->d;
-        float *to = l2->x + i * l2->d, sum = 0;
+        float *restrict to = l2->x + i * l2->d;
+        int odd = 0; /* a count, which vectorises */
         for (int64_t j = 0; j < l2->d; j++) {
             to[j] = from[j] - l2->shift[j];
-            sum += to[j] * 0.0f; /* NaN unless every value is finite */
+            odd += !(fabsf(to[j]) <= FLT_MAX);
         }
-        if (sum != 0.0f)
+        if (odd)
 #pragma omp critical(ks_l2_bad_row)
             if (bad < 0 || i < bad) bad = i;
     }
@@ -147,7 +149,8 @@ static void add_moments(ks_l2 *l2, int32_t s, int32_t fold) {
     for (int64_t i = 0; i < l2->n; i++) {
         if (code[i] / 2 != fold) continue;
         const float *row = l2->x + i * l2->d;
-        double *sum = m->sum[code[i] & 1], *square = m->square;
+        double *restrict sum = m->sum[code[i] & 1];
+        double *restrict square = m->square;
         m->count[code[i] & 1]++;
         for (int64_t j = 0; j < l2->d; j++) {
             sum[j] += (double)row[j];
@@ -220,7 +223,7 @@ ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
                      int threads, ks_err *err) {
     ks_status st = KS_OK;
     ks_l2 *l2 = NULL;
-    double start = ks__seconds();
+    double start = ks_seconds();
     int restore = ks__blas_serial();
     *out = NULL;
     KS_TRY(check(x, n, d, designs, n_designs, err));
@@ -238,9 +241,9 @@ ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
     KS_TRY(copy_shifted(l2, x, err));
     KS_TRY(find_moments(l2, err));
     l2->cost.reads = 1;
-    l2->cost.prepare = ks__seconds() - start;
+    l2->cost.prepare = ks_seconds() - start;
     KS_TRY(ks__l2_spectrum(l2, err));
-    l2->cost.factor = ks__seconds() - start - l2->cost.prepare;
+    l2->cost.factor = ks_seconds() - start - l2->cost.prepare;
     *out = l2;
     l2 = NULL;
 done:
@@ -263,6 +266,7 @@ void ks_l2_close(ks_l2 **l2) {
     free(s->moment_data);
     free(s->value);
     free(s->vector);
+    for (int32_t k = 0; k < KS_L2_MAX_LANES; k++) free(s->lane_memory[k]);
     free(s);
     *l2 = NULL;
 }

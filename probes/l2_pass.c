@@ -15,72 +15,83 @@ typedef struct lane_work {
     double *g, *r, *h;      /* sums of this lane: [n, d], [n], [n] */
     int32_t *pick;          /* [n] active columns of the block */
     int32_t n_pick, wide;   /* their number, and padded */
+    int32_t n_train;        /* of them in front, that train on it */
     float *w, *z, *part;    /* [wide, d], [BLOCK, wide], [wide, d] */
     float *bias, *c;        /* [wide], [n_designs, codes, wide] */
     float *r_part, *h_part; /* [wide] */
     double *x64, *w64, *z64, *part64;
-    char *memory;
 } lane_work;
 
 enum { CODES = 2 * KS_L2_MAX_FOLDS };
 
-static ks_status lane_open(lane_work *lane, const ks_l2 *l2,
-                           const ks_l2_pass *pass, ks_err *err) {
-    ks_status st = KS_OK;
+/* Places in memory; NULL: only how many bytes they take. */
+static size_t lane_open(lane_work *lane, const ks_l2 *l2,
+                        const ks_l2_pass *pass, char *memory) {
     size_t n = (size_t)pass->n, d = (size_t)l2->d;
     size_t wide = (n + KS_L2_PAD - 1) / KS_L2_PAD * KS_L2_PAD;
     size_t elem = pass->exact ? sizeof(double) : sizeof(float);
     size_t bytes = 0;
-    /* two rounds over one list: first the sizes, then the places */
-    for (int round = 0; round < 2; round++) {
-        char *at = lane->memory;
 #define KS_PLACE(field, count, size)                                           \
     do {                                                                       \
-        if (round) lane->field = (void *)at;                                   \
-        size_t take = ((count) * (size) + 63) / 64 * 64;                       \
-        if (round)                                                             \
-            at += take;                                                        \
-        else                                                                   \
-            bytes += take;                                                     \
+        if (memory) lane->field = (void *)(memory + bytes);                    \
+        bytes += ((count) * (size) + 63) / 64 * 64;                            \
     } while (0)
-        KS_PLACE(g, n * d, sizeof(double));
-        KS_PLACE(r, n, sizeof(double));
-        KS_PLACE(h, n, sizeof(double));
-        KS_PLACE(pick, n, sizeof(int32_t));
-        KS_PLACE(bias, wide, sizeof(float));
-        KS_PLACE(c, (size_t)l2->n_designs * CODES * wide, sizeof(float));
-        KS_PLACE(r_part, wide, sizeof(float));
-        KS_PLACE(h_part, wide, sizeof(float));
-        if (pass->exact) {
-            KS_PLACE(x64, KS_L2_BLOCK * d, elem);
-            KS_PLACE(w64, wide * d, elem);
-            KS_PLACE(z64, KS_L2_BLOCK * wide, elem);
-            KS_PLACE(part64, wide * d, elem);
-        } else {
-            KS_PLACE(w, wide * d, elem);
-            KS_PLACE(z, KS_L2_BLOCK * wide, elem);
-            KS_PLACE(part, wide * d, elem);
-        }
-#undef KS_PLACE
-        if (!round)
-            KS_TRY(ks_alloc(&lane->memory, bytes + 64, 1, "a pass", err));
+    KS_PLACE(g, n * d, sizeof(double));
+    KS_PLACE(r, n, sizeof(double));
+    KS_PLACE(h, n, sizeof(double));
+    KS_PLACE(pick, n, sizeof(int32_t));
+    KS_PLACE(bias, wide, sizeof(float));
+    KS_PLACE(c, (size_t)l2->n_designs * CODES * wide, sizeof(float));
+    KS_PLACE(r_part, wide, sizeof(float));
+    KS_PLACE(h_part, wide, sizeof(float));
+    if (pass->exact) {
+        KS_PLACE(x64, KS_L2_BLOCK * d, elem);
+        KS_PLACE(w64, wide * d, elem);
+        KS_PLACE(z64, KS_L2_BLOCK * wide, elem);
+        KS_PLACE(part64, wide * d, elem);
+    } else {
+        KS_PLACE(w, wide * d, elem);
+        KS_PLACE(z, KS_L2_BLOCK * wide, elem);
+        KS_PLACE(part, wide * d, elem);
     }
+#undef KS_PLACE
     lane->n_pick = -1;
+    return bytes;
+}
+
+static ks_status lanes_open(lane_work *lanes, ks_l2 *l2, const ks_l2_pass *pass,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    size_t bytes = lane_open(&lanes[0], l2, pass, NULL);
+    for (int32_t k = 0; k < l2->n_lanes; k++) {
+        if (bytes > l2->lane_bytes || !l2->lane_memory[k]) {
+            free(l2->lane_memory[k]);
+            l2->lane_memory[k] = NULL;
+            KS_TRY(ks_alloc(&l2->lane_memory[k], bytes, 1, "a pass", err));
+        }
+        lane_open(&lanes[k], l2, pass, l2->lane_memory[k]);
+    }
+    if (bytes > l2->lane_bytes) l2->lane_bytes = bytes;
 done:
+    /* some grew, some did not: all are made anew next time */
+    if (st != KS_OK) l2->lane_bytes = 0;
     return st;
 }
 
-/* Columns with a training row in the block (exact passes: all columns, since
- * held-out rows need margins), their weights side by side. */
+/* Columns with a training row in the block, and in exact passes behind them the
+ * others, since held-out rows need margins; their weights side by side. */
 static void choose(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
                    const uint32_t *folds) {
     int32_t n = 0;
     bool same = true;
-    for (int32_t k = 0; k < pass->n; k++)
-        if (pass->exact || (folds[pass->design[k]] & ~pass->hold[k])) {
-            same = same && n < lane->n_pick && lane->pick[n] == k;
-            lane->pick[n++] = k;
-        }
+    for (int held = 0; held <= (pass->exact ? 1 : 0); held++) {
+        for (int32_t k = 0; k < pass->n; k++)
+            if (held == !(folds[pass->design[k]] & ~pass->hold[k])) {
+                same = same && n < lane->n_pick && lane->pick[n] == k;
+                lane->pick[n++] = k;
+            }
+        if (!held) lane->n_train = n;
+    }
     if (same && n == lane->n_pick) return;
     lane->n_pick = n;
     lane->wide = (n + KS_L2_PAD - 1) / KS_L2_PAD * KS_L2_PAD;
@@ -164,9 +175,11 @@ static void block_f64(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
     ks__gemm_f64(false, true, rows, wide, d, lane->x64, d, lane->w64, d, 0,
                  lane->z64, wide);
     residuals_f64(lane, l2, pass, block);
-    ks__gemm_f64(true, false, wide, d, rows, lane->z64, wide, lane->x64, d, 0,
-                 lane->part64, d);
-    for (int32_t k = 0; k < lane->n_pick; k++) {
+    int64_t trained = (lane->n_train + KS_L2_PAD - 1) / KS_L2_PAD * KS_L2_PAD;
+    if (trained)
+        ks__gemm_f64(true, false, trained, d, rows, lane->z64, wide, lane->x64,
+                     d, 0, lane->part64, d);
+    for (int32_t k = 0; k < lane->n_train; k++) {
         double *g = lane->g + lane->pick[k] * d;
         for (int64_t j = 0; j < d; j++) g[j] += lane->part64[k * d + j];
     }
@@ -174,6 +187,9 @@ static void block_f64(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
 
 static void run_lane(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
                      int32_t index) {
+    memset(lane->g, 0, (size_t)(pass->n * l2->d) * sizeof *lane->g);
+    memset(lane->r, 0, (size_t)pass->n * sizeof *lane->r);
+    memset(lane->h, 0, (size_t)pass->n * sizeof *lane->h);
     int32_t from = (int32_t)((int64_t)index * l2->n_blocks / l2->n_lanes);
     int32_t to = (int32_t)((int64_t)(index + 1) * l2->n_blocks / l2->n_lanes);
     for (int32_t k = from; k < to; k++) {
@@ -189,8 +205,7 @@ static void run_lane(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
 ks_status ks__l2_run_pass(ks_l2 *l2, const ks_l2_pass *pass, ks_err *err) {
     ks_status st = KS_OK;
     lane_work lanes[KS_L2_MAX_LANES] = {{0}};
-    for (int32_t k = 0; k < l2->n_lanes; k++)
-        KS_TRY(lane_open(&lanes[k], l2, pass, err));
+    KS_TRY(lanes_open(lanes, l2, pass, err));
 #pragma omp parallel for num_threads(l2->threads) schedule(dynamic, 1)
     for (int32_t k = 0; k < l2->n_lanes; k++) run_lane(&lanes[k], l2, pass, k);
 #pragma omp parallel for num_threads(l2->threads) schedule(static)
@@ -207,6 +222,5 @@ ks_status ks__l2_run_pass(ks_l2 *l2, const ks_l2_pass *pass, ks_err *err) {
     }
     l2->cost.reads += 1;
 done:
-    for (int32_t k = 0; k < l2->n_lanes; k++) free(lanes[k].memory);
     return st;
 }

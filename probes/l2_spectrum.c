@@ -54,18 +54,18 @@ static void weigh_block(const ks_l2 *l2, const whole *w, const float *centre,
                         const float *inverse, ks_l2_block block, float *out) {
     for (int64_t i = block.begin; i < block.end; i++) {
         const float *row = l2->x + i * l2->d;
+        float *restrict to = out + (i - block.begin) * l2->d;
         float share = w->weight[l2->code[i] & 1];
         for (int64_t j = 0; j < l2->d; j++)
-            out[(i - block.begin) * l2->d + j] =
-                share * ((row[j] - centre[j]) * inverse[j]);
+            to[j] = share * ((row[j] - centre[j]) * inverse[j]);
     }
 }
 
 typedef struct spectrum_work {
     whole all;
     float *centre, *inverse; /* [d] */
-    float *block;            /* [lanes, KS_L2_BLOCK, d] */
-    float *sums;             /* [lanes, size] */
+    float *block;            /* [lanes or threads, KS_L2_BLOCK, d] */
+    float *sums;             /* [lanes or threads, size] */
     float *product;          /* [lanes, KS_L2_BLOCK, rank] */
 } spectrum_work;
 
@@ -82,28 +82,40 @@ static void add_lanes(const ks_l2 *l2, float *sums, int64_t size) {
             sums[k] += sums[lane * size + k];
 }
 
+/* Lower triangle of sum [d, d] += the lane's covariance. block: scratch. */
+static void add_gram(const ks_l2 *l2, const spectrum_work *w, int32_t lane,
+                     float *block, float *sum) {
+    int32_t from, to;
+    lane_blocks(l2, lane, &from, &to);
+    for (int32_t k = from; k < to; k++) {
+        ks_l2_block b = l2->blocks[k];
+        weigh_block(l2, &w->all, w->centre, w->inverse, b, block);
+        ks__syrk_f32(l2->d, b.end - b.begin, block, sum);
+    }
+}
+
 static ks_status exact(ks_l2 *l2, spectrum_work *w, ks_err *err) {
     ks_status st = KS_OK;
     int64_t d = l2->d;
     l2->rank = d;
-    KS_TRY(ks_alloc(&w->sums, (size_t)(l2->n_lanes * d * d), sizeof(float),
+    int threads = KS_MIN(l2->threads, l2->n_lanes);
+    KS_TRY(ks_alloc(&w->block, (size_t)threads * KS_L2_BLOCK * (size_t)d,
+                    sizeof(float), "row blocks", err));
+    KS_TRY(ks_alloc(&w->sums, (size_t)(threads * d * d), sizeof(float),
                     "Gram matrix", err));
     KS_TRY(ks_alloc(&l2->value, (size_t)d, sizeof(float), "spectrum", err));
     KS_TRY(
         ks_alloc(&l2->vector, (size_t)(d * d), sizeof(float), "spectrum", err));
-#pragma omp parallel for num_threads(l2->threads) schedule(static, 1)
+    /* lanes' sums join in the order of lanes, whatever the threads */
+#pragma omp parallel for ordered num_threads(threads) schedule(static, 1)
     for (int32_t lane = 0; lane < l2->n_lanes; lane++) {
-        float *block = w->block + (int64_t)lane * KS_L2_BLOCK * d;
-        int32_t from, to;
-        lane_blocks(l2, lane, &from, &to);
-        for (int32_t k = from; k < to; k++) {
-            ks_l2_block b = l2->blocks[k];
-            weigh_block(l2, &w->all, w->centre, w->inverse, b, block);
-            ks__syrk_f32(d, b.end - b.begin, block, w->sums + lane * d * d);
-        }
+        int64_t thread = omp_get_thread_num();
+        float *sum = w->sums + thread * d * d;
+        memset(sum, 0, (size_t)(d * d) * sizeof *sum);
+        add_gram(l2, w, lane, w->block + thread * KS_L2_BLOCK * d, sum);
+#pragma omp ordered
+        for (int64_t k = 0; k < d * d; k++) l2->vector[k] += sum[k];
     }
-    add_lanes(l2, w->sums, d * d);
-    memcpy(l2->vector, w->sums, (size_t)(d * d) * sizeof(float));
     /* the lower triangle row-major is the upper one column-major, and
      * eigenvectors as columns there are rows here */
     lapack_int info = LAPACKE_ssyevd(LAPACK_COL_MAJOR, 'V', 'U', (lapack_int)d,
@@ -164,6 +176,8 @@ static ks_status leading(ks_l2 *l2, spectrum_work *w, ks_err *err) {
     int64_t d = l2->d, rank = KS_MIN(KS_MIN(l2->n, d), KS_L2_RANK);
     float *q = NULL, *small = NULL;
     l2->rank = rank;
+    KS_TRY(ks_alloc(&w->block, (size_t)l2->n_lanes * KS_L2_BLOCK * (size_t)d,
+                    sizeof(float), "row blocks", err));
     KS_TRY(ks_alloc(&w->sums, (size_t)(l2->n_lanes * rank * d), sizeof(float),
                     "spectrum", err));
     KS_TRY(ks_alloc(&w->product,
@@ -220,8 +234,6 @@ ks_status ks__l2_spectrum(ks_l2 *l2, ks_err *err) {
     KS_TRY(ks_alloc(&w.all.inverse, d, sizeof(double), "moments", err));
     KS_TRY(ks_alloc(&w.centre, d, sizeof(float), "moments", err));
     KS_TRY(ks_alloc(&w.inverse, d, sizeof(float), "moments", err));
-    KS_TRY(ks_alloc(&w.block, (size_t)l2->n_lanes * KS_L2_BLOCK * d,
-                    sizeof(float), "row blocks", err));
     whole_moments(l2, &w.all);
     for (size_t j = 0; j < d; j++) {
         w.centre[j] = (float)w.all.mean[j];
@@ -241,4 +253,16 @@ done:
     free(w.sums);
     free(w.product);
     return st;
+}
+
+void ks__l2_to_spectrum(const ks_l2 *l2, const float *q, int64_t n,
+                        float *out) {
+    ks__gemm_f32(false, true, n, l2->rank, l2->d, q, l2->d, l2->vector, l2->d,
+                 0, out, l2->rank);
+}
+
+void ks__l2_from_spectrum(const ks_l2 *l2, const float *in, int64_t n,
+                          float beta, float *q) {
+    ks__gemm_f32(false, false, n, l2->d, l2->rank, in, l2->rank, l2->vector,
+                 l2->d, beta, q, l2->d);
 }

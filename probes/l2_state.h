@@ -13,7 +13,7 @@ enum {
     KS_L2_MAX_LANES = 16,   /* sums in fixed parts, whatever the threads */
     KS_L2_EXACT = 1280,     /* features up to which the spectrum is exact */
     KS_L2_RANK = 320,       /* else its leading part */
-    KS_L2_CHUNK = 16,       /* columns a thread updates together */
+    KS_L2_CHUNK = 32,       /* columns a thread updates together */
     KS_L2_PAD = 8           /* products have a multiple of so many columns */
 };
 
@@ -48,16 +48,19 @@ struct ks_l2 {
     float *value;  /* [rank] */
     float *vector; /* [rank, d], one a row */
     float tail;
+    /* what the lanes of a pass work in, kept from pass to pass: fresh pages
+     * cost more than what is done in them */
+    char *lane_memory[KS_L2_MAX_LANES];
+    size_t lane_bytes;
     ks_l2_cost cost;
 };
 
-static inline double ks__seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 ks_status ks__l2_spectrum(ks_l2 *l2, ks_err *err);
+/* q [n, d] to spectral coordinates out [n, rank]. */
+void ks__l2_to_spectrum(const ks_l2 *l2, const float *q, int64_t n, float *out);
+/* q [n, d] = in [n, rank] in the features' coordinates + beta q */
+void ks__l2_from_spectrum(const ks_l2 *l2, const float *in, int64_t n,
+                          float beta, float *q);
 
 /* One evaluation of loss derivatives for the active columns of a fit. */
 typedef struct ks_l2_pass {

@@ -212,7 +212,7 @@ static ks_status bootstrap(const scoring *a, const scoring *b,
 #pragma omp for schedule(static)
         for (int32_t r = 0; r < replicates; r++) {
             double one[KS_N_METRICS], two[KS_N_METRICS] = {0};
-            if (!weight) continue;
+            if (!weight || ks_interrupted) continue;
             draw(seed, (uint64_t)r, n_groups, weight);
             metrics_of(a, weight, one);
             if (b) metrics_of(b, weight, two);
@@ -223,6 +223,7 @@ static ks_status bootstrap(const scoring *a, const scoring *b,
         free(weight);
     }
     KS_CHECK(!failed, KS_NOMEM, "out of memory for bootstrap weights");
+    KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
     for (int m = 0; m < KS_N_METRICS; m++)
         out[m] =
             interval_of(value[m] - other[m],

@@ -157,10 +157,12 @@ static ks_status run_job(const ks_words *w, ks_words_kind kind, const int8_t *y,
     ks_status st = KS_OK;
     sparse s = {0};
     KS_TRY(make_sparse(&s, w, kind, y, fold, j->hold, err));
-    for (int c = 0; c < (j->chosen > 0 ? 1 : N_STRENGTHS); c++)
+    for (int c = 0; c < (j->chosen > 0 ? 1 : N_STRENGTHS); c++) {
+        KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
         KS_TRY(fit_one(&s, w->n, fold, j->hold,
                        j->chosen > 0 ? j->chosen : strengths[c],
                        j->margin + c * w->n, err));
+    }
 done:
     free_sparse(&s);
     return st;

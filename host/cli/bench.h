@@ -27,8 +27,6 @@ ks_status ks_bench_capture(ks_bench *bench, ks_err *err);
 ks_status ks_bench_io(ks_bench *bench, ks_err *err);
 ks_status ks_bench_probe(ks_bench *bench, ks_err *err);
 
-double ks_bench_seconds(void);
-
 typedef struct ks_spread {
     double q1, median, q3, min, max;
     double mean, low, high; /* 95% interval of the mean (Student's t) */

@@ -108,13 +108,13 @@ done:
 static ks_status run_kind(capture_bench *b, kind what, double *seconds,
                           ks_err *err) {
     ks_status st = KS_OK;
-    double start = ks_bench_seconds();
+    double start = ks_seconds();
     if (what == PRODUCTS || what == FORWARD)
         KS_TRY(run_plain(b, what, err));
     else
         KS_TRY(ks_capture_run(what == ALL ? b->all : b->pooled, NULL, NULL,
                               NULL, err));
-    *seconds = ks_bench_seconds() - start;
+    *seconds = ks_seconds() - start;
     if (what != PRODUCTS && what != FORWARD) {
         struct stat info;
         b->bytes[what] = stat(b->path, &info) == 0 ? (uint64_t)info.st_size : 0;

@@ -77,15 +77,15 @@ static ks_status measure(gemm_bench *b, shape s, ks_type type, figures *f,
     /* A run lasts a few milliseconds, or the clock would be measured. */
     int times = (int)KS_MIN(100000, ceil(0.2 / work));
     for (int r = -1; r < b->repeats; r++) { /* -1 warms up */
-        double t0 = ks_bench_seconds();
+        double t0 = ks_seconds();
         for (int i = 0; i < times; i++)
             KS_TRY(b->ops->gemm(b->dev, out, in, w, NULL, false, err));
-        double t1 = ks_bench_seconds();
+        double t1 = ks_seconds();
         for (int i = 0; i < times; i++)
             KS_TRY(b->ops->matmul(b->dev, out, in, false,
                                   ks_view_f32(wf.data, s.n, s.k), true, 1, 0,
                                   err));
-        double t2 = ks_bench_seconds();
+        double t2 = ks_seconds();
         KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
         if (r < 0) continue;
         f->ours[r] = work * times / (t1 - t0);

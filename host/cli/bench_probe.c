@@ -237,22 +237,22 @@ static ks_status bare_layer(probe_bench *b, int32_t at, int lane, grid_run *run,
     float *value = gram + b->d * b->d, *w = value + b->d;
     float *g = w + b->n_columns * b->d, *z = g + b->n_columns * b->d;
     bare_cost cost;
-    double start = ks_bench_seconds();
+    double start = ks_seconds();
     memset(gram, 0, (size_t)(b->d * b->d) * sizeof *gram);
     ks__syrk_f32(b->d, b->n, x, gram);
-    cost.gram = ks_bench_seconds() - start;
-    start = ks_bench_seconds();
+    cost.gram = ks_seconds() - start;
+    start = ks_seconds();
     lapack_int info =
         LAPACKE_ssyevd(LAPACK_COL_MAJOR, 'V', 'U', (lapack_int)b->d, gram,
                        (lapack_int)b->d, value);
     KS_CHECK(info == 0, KS_NUMERIC, "the bare eigenvectors did not converge");
-    cost.factor = ks_bench_seconds() - start;
-    start = ks_bench_seconds();
+    cost.factor = ks_seconds() - start;
+    start = ks_seconds();
     for (int32_t pass = 0, width; (width = active_in(b, at, pass)); pass++)
         bare_pass(b, x, width, w, z, g);
     for (int twice = 0; twice < 2; twice++)
         bare_pass(b, x, b->n_columns, w, z, g);
-    cost.passes = ks_bench_seconds() - start;
+    cost.passes = ks_seconds() - start;
 #pragma omp critical(ks_bench_probe)
     {
         run->bare.gram += cost.gram;
@@ -273,7 +273,7 @@ typedef ks_status (*layer_fn)(probe_bench *b, int32_t at, int lane,
 static ks_status each_layer(probe_bench *b, layer_fn what, grid_run *run,
                             double *seconds, ks_err *err) {
     ks_status st = KS_OK;
-    double start = ks_bench_seconds();
+    double start = ks_seconds();
     int was = omp_get_max_active_levels();
     if (b->lane_threads > 1 && b->lanes > 1) omp_set_max_active_levels(2);
 #pragma omp parallel for num_threads(b->lanes) schedule(dynamic, 1)
@@ -292,7 +292,7 @@ static ks_status each_layer(probe_bench *b, layer_fn what, grid_run *run,
         }
     }
     omp_set_max_active_levels(was);
-    *seconds = ks_bench_seconds() - start;
+    *seconds = ks_seconds() - start;
     return st;
 }
 

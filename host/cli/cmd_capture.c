@@ -5,7 +5,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "../capture.h"
 #include "cli.h"
@@ -218,22 +217,16 @@ static void show(void *user, int64_t done, int64_t all) {
     ks_progress_set(user, (double)done);
 }
 
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static ks_status capture(ks_capture_job *job, bool json, ks_err *err) {
     int64_t resumed = 0;
     memory m = measure(&job->cost);
-    double start = seconds_now();
+    double start = ks_seconds();
     ks_progress *progress =
         ks_progress_open("capture", "tok", (double)job->cost.tokens);
     ks_status st = ks_capture_run(job, show, progress, &resumed, err);
     ks_progress_close(&progress);
     if (st != KS_OK) return st;
-    double seconds = seconds_now() - start;
+    double seconds = ks_seconds() - start;
     struct stat info; /* the plan's figure is an upper bound */
     if (stat(job->options.out, &info) == 0)
         job->cost.file_bytes = (uint64_t)info.st_size;
@@ -241,7 +234,10 @@ static ks_status capture(ks_capture_job *job, bool json, ks_err *err) {
         ks_log(KS_LOG_INFO, "capture: %lld of %lld steps were there already",
                (long long)resumed, (long long)job->cost.steps);
     if (json) {
-        print_json(&job->cost, &m, json_pack("{s:f}", "seconds", seconds));
+        print_json(&job->cost, &m,
+                   json_pack("{s:f,s:f,s:f}", "open_seconds",
+                             job->cost.open_seconds, "plan_seconds",
+                             job->cost.plan_seconds, "seconds", seconds));
         return KS_OK;
     }
     char bytes[32];

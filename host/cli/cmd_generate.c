@@ -345,12 +345,6 @@ done:
     return st;
 }
 
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void sum_up(const work *w, double took) {
     size_t finished = 0, correct = 0, judged = 0;
     long long retokenized = 0;
@@ -403,7 +397,7 @@ static ks_status run(work *w, ks_err *err) {
     if (!c->quiet)
         w->progress = ks_progress_open("generate", "chain", (double)w->n);
     w->options.progress = show;
-    double start = seconds();
+    double start = ks_seconds();
     st = ks_generate(w->engine, &w->options, w->requests, w->n_requests, keep,
                      w, &w->stats, err);
     ks_progress_close(&w->progress);
@@ -412,7 +406,7 @@ static ks_status run(work *w, ks_err *err) {
              w->n_done, w->n);
     KS_TRY(st);
     KS_TRY(write_all(w, err));
-    sum_up(w, seconds() - start);
+    sum_up(w, ks_seconds() - start);
 done:
     return st;
 }

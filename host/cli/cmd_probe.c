@@ -303,7 +303,12 @@ static ks_status run(input *in, ks_err *err) {
         .begin = begin,
         .end = end};
     KS_TRY(prepare(in, paths, &made, err));
-    KS_TRY(ks_report_run(&report, &options, err));
+    st = ks_report_run(&report, &options, err);
+    KS_CHECK(st != KS_INTERRUPTED, KS_INTERRUPTED,
+             "interrupted; nothing is written to %s, and the same command "
+             "starts again",
+             c->out);
+    KS_TRY(st);
     say(&report);
     KS_TRY(write_all(in, &report, paths, err));
 done:

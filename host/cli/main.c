@@ -1,4 +1,5 @@
 /* main.c - finds the subcommand. */
+#include "../blas.h"
 #include "cli.h"
 
 #include <errno.h>
@@ -10,21 +11,27 @@
 struct command {
     const char *name;
     int (*run)(int argc, char **argv);
+    bool blas; /* spends its time there */
     const char *what;
 };
 
 static const struct command commands[] = {
-    {"demo", ks_cmd_demo, "all of the below on the embedded model, to a table"},
-    {"generate", ks_cmd_generate, "problems -> reasoning chains"},
-    {"split", ks_cmd_split, "cut chains into steps"},
-    {"capture", ks_cmd_capture, "chains -> activations of every layer, HDF5"},
-    {"probe", ks_cmd_probe, "activations + labels -> probes and tables"},
-    {"inspect", ks_cmd_inspect, "what is in a model or in a file of ours"},
-    {"verify", ks_cmd_verify, "check that activation files are whole"},
-    {"bench", ks_cmd_bench, "measure this machine"},
-    {"tokenize", ks_cmd_tokenize, "plumbing: text <-> token ids"},
-    {"score", ks_cmd_score, "plumbing: log-probabilities of a continuation"},
-    {"text", ks_cmd_text, "plumbing: steps, boxes, answers, their equality"},
+    {"demo", ks_cmd_demo, true,
+     "all of the below on the embedded model, to a table"},
+    {"generate", ks_cmd_generate, false, "problems -> reasoning chains"},
+    {"split", ks_cmd_split, false, "cut chains into steps"},
+    {"capture", ks_cmd_capture, false,
+     "chains -> activations of every layer, HDF5"},
+    {"probe", ks_cmd_probe, true, "activations + labels -> probes and tables"},
+    {"inspect", ks_cmd_inspect, false,
+     "what is in a model or in a file of ours"},
+    {"verify", ks_cmd_verify, false, "check that activation files are whole"},
+    {"bench", ks_cmd_bench, true, "measure this machine"},
+    {"tokenize", ks_cmd_tokenize, false, "plumbing: text <-> token ids"},
+    {"score", ks_cmd_score, false,
+     "plumbing: log-probabilities of a continuation"},
+    {"text", ks_cmd_text, false,
+     "plumbing: steps, boxes, answers, their equality"},
 };
 
 static void usage(FILE *to) {
@@ -51,17 +58,48 @@ static int close_output(const char *name, int code) {
     return KS_EXIT_FAILED;
 }
 
-/* libgomp's threads spin for milliseconds at every barrier before they sleep,
- * so on a machine with other work most CPU time goes there. It reads its
- * variables when it is loaded, ahead of any code of ours, so the program
- * starts once more, as itself, with one set. The user's own word counts. */
-static void spin_briefly(char **argv) {
+/* libgomp and OpenBLAS read their variables when they are loaded, ahead of any
+ * code of ours, so the program starts once more, as itself, with them set.
+ * Fails silently: then it is slower. */
+static void start_again(char **argv) {
     char self[PATH_MAX];
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n <= 0 || setenv("GOMP_SPINCOUNT", "10000", 0) != 0) return;
+    if (n <= 0) return;
     self[n] = 0;
-    execv(self, argv); /* fails: then threads spin */
+    execv(self, argv);
+}
+
+/* Threads of libgomp spin for milliseconds at every barrier before they sleep,
+ * so on a machine with other work most CPU time goes there. */
+static bool spin_briefly(void) {
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return false;
+    return setenv("GOMP_SPINCOUNT", "10000", 0) == 0;
+}
+
+/* Set beside a core of our choice, which is not to be trusted unseen. */
+static const char chosen[] = "KEYSTEP_CHOSE_BLAS_CORE";
+
+static bool ask_for_core(bool safe) {
+    ks_blas_cpu cpu = {__builtin_cpu_supports("avx2") &&
+                           __builtin_cpu_supports("fma"),
+                       __builtin_cpu_supports("avx512f") &&
+                           __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512dq") &&
+                           __builtin_cpu_supports("avx512vl"),
+                       __builtin_cpu_supports("avx512bf16")};
+    /* what it took by itself: of a wrong core, the name it would have had */
+    const char *have = safe ? "Prescott" : openblas_get_corename();
+    const char *core = ks__blas_core(have, cpu, safe);
+    if (!core || setenv("OPENBLAS_CORETYPE", core, 1) != 0) return false;
+    return safe ? unsetenv(chosen) == 0 : setenv(chosen, "1", 1) == 0;
+}
+
+/* The user's own word counts: a core that was named is left alone. */
+static bool use_fast_blas(void) {
+    ks_err err = {0};
+    if (!getenv("OPENBLAS_CORETYPE")) return ask_for_core(false);
+    if (!getenv(chosen)) return false;
+    return ks__blas_check(&err) != KS_OK && ask_for_core(true);
 }
 
 int main(int argc, char **argv) {
@@ -80,7 +118,9 @@ int main(int argc, char **argv) {
     }
     for (size_t i = 0; i < KS_COUNT(commands); i++)
         if (strcmp(commands[i].name, name) == 0) {
-            spin_briefly(argv);
+            bool changed = spin_briefly();
+            if (commands[i].blas) changed |= use_fast_blas();
+            if (changed) start_again(argv);
             ks_cli_catch_signals();
             return close_output(name, commands[i].run(argc - 1, argv + 1));
         }

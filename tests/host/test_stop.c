@@ -1,8 +1,9 @@
 /* What is there when a command is stopped or only asked: SIGINT leaves what
- * resumes to the same bytes, --dry-run leaves nothing, labels of clean chains
- * reach the file. On the embedded demo model. */
+ * resumes to the same bytes, or nothing (probe), --dry-run leaves nothing,
+ * labels of clean chains reach the file. On the embedded demo model. */
 #include <jansson.h>
 #include <signal.h>
+#include <time.h>
 
 #include "acts.h"
 #include "shell.h"
@@ -53,7 +54,8 @@ static void write_chains(int n) {
     fclose(file);
 }
 
-/* Starts the program, sends the signal once `part` has `bytes`, waits. */
+/* Starts the program, sends the signal once `part` has `bytes` (0: is there),
+ * waits. */
 static int stop_it(const char *args, int number, const char *part,
                    long long bytes) {
     char command[1024];
@@ -65,8 +67,8 @@ static int stop_it(const char *args, int number, const char *part,
     }
     int status = 0;
     for (;;) {
-        FILE *file = fopen(part, "rb");
-        long long size = -1;
+        FILE *file = bytes ? fopen(part, "rb") : NULL;
+        long long size = !bytes && access(part, F_OK) == 0 ? 0 : -1;
         if (file) {
             fseek(file, 0, SEEK_END);
             size = ftell(file);
@@ -117,6 +119,38 @@ Test(stop, an_interrupted_generate_resumes) {
     cr_expect(access("b.jsonl", F_OK) != 0);
     cr_assert_eq(keystep(GENERATE "--out b.jsonl --resume"), 0, "%s", said);
     cr_expect_eq(system("cmp a.jsonl b.jsonl && ! ls b.jsonl.*"), 0);
+}
+
+/* A million draws a layer: minutes, were they not left. */
+Test(stop, an_interrupted_probe_leaves_nothing) {
+    write_chains(60);
+    FILE *file = fopen("l.jsonl", "w");
+    cr_assert(file);
+    for (int c = 0; c < 60; c++) {
+        fprintf(file, "{\"chain\":\"%d\",\"labels\":[", c);
+        for (int i = 0; i < 20; i++)
+            fprintf(file, "%s%d", i ? "," : "", (7 * c + i * i) % 3 == 0);
+        fputs("]}\n", file);
+    }
+    fclose(file);
+    cr_assert_eq(keystep(CAPTURE "--positions mean --out a.h5"), 0, "%s", said);
+    static const int numbers[] = {SIGINT, SIGTERM};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        struct timespec before, after;
+        clock_gettime(CLOCK_MONOTONIC, &before);
+        int code = stop_it("probe --quiet --acts a.h5 --labels l.jsonl --out o "
+                           "--bootstrap 1000000 2>said",
+                           numbers[i], "o", 0);
+        clock_gettime(CLOCK_MONOTONIC, &after);
+        cr_expect_eq(code, 130);
+        cr_expect(after.tv_sec - before.tv_sec < 20, "it went on");
+        cr_expect(access("o", F_OK) != 0);
+        shell_run("cat said", said, sizeof said);
+        cr_expect(strstr(said, "keystep probe: interrupted; nothing"), "%s",
+                  said);
+        char *line = strchr(said, '\n');
+        cr_expect(line && !line[1], "more than a sentence: %s", said);
+    }
 }
 
 Test(stop, a_dry_run_tells_and_leaves_nothing) {

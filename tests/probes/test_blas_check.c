@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <string.h>
 
+#include "../shell.h"
 #include "blas.h"
 #include "l2.h"
 #include "ops.h"
@@ -89,4 +90,49 @@ Test(blas_check, a_right_one_is_taken) {
     ks_err err = {0};
     broken = NONE;
     cr_assert_eq(ks__blas_check(&err), KS_OK, "%s", err.text);
+}
+
+Test(blas_check, every_core_that_runs_here_is_accepted) {
+    /* each sums in its own order: none may look wrong */
+    static const char *const cores[] = {"Prescott", "Haswell", "SkylakeX",
+                                        "Cooperlake"};
+    for (size_t i = 0; i < sizeof cores / sizeof *cores; i++) {
+        char line[160], output[1024] = "";
+        snprintf(line, sizeof line,
+                 "OPENBLAS_CORETYPE=%s '%s' bench gemm --repeats 1 --shapes "
+                 "8x8x8 --types f32 2>&1",
+                 cores[i], KS_PROGRAM);
+        if (i == 1 && !__builtin_cpu_supports("avx2")) break;
+        if (i == 2 && !__builtin_cpu_supports("avx512vl")) break;
+        if (i == 3 && !__builtin_cpu_supports("avx512bf16")) break;
+        int code = shell_run(line, output, sizeof output);
+        cr_expect_eq(code, 0, "%s: exit %d: %s", cores[i], code, output);
+    }
+}
+
+Test(blas_check, a_core_older_than_the_processor_is_replaced) {
+    const ks_blas_cpu old = {false, false, false}, avx2 = {true, false, false},
+                      wide = {true, true, false}, bf16 = {true, true, true};
+    cr_expect_null(ks__blas_core("Prescott", old, false));
+    cr_expect_str_eq(ks__blas_core("Prescott", avx2, false), "Haswell");
+    cr_expect_str_eq(ks__blas_core("prescott", wide, false), "SkylakeX");
+    cr_expect_str_eq(ks__blas_core("Nehalem", bf16, false), "Cooperlake");
+    cr_expect_str_eq(ks__blas_core("Prescott", bf16, true), "Haswell");
+    cr_expect_null(ks__blas_core("Zen", avx2, false));
+    cr_expect_null(ks__blas_core("Haswell", bf16, false));
+}
+
+Test(blas_check, the_program_asks_for_a_fast_core_and_minds_the_users) {
+    char output[2048] = "";
+    const char *line = "OPENBLAS_VERBOSE=2 '" KS_PROGRAM
+                       "' bench gemm --repeats 1 --shapes 8x8x8 --types f32 "
+                       "2>&1 | grep '^Core: ' | tail -n 1";
+    if (!__builtin_cpu_supports("avx2"))
+        cr_skip_test("a processor without AVX2 has no faster core");
+    shell_run(line, output, sizeof output);
+    cr_expect(strstr(output, "Core: ") && !strstr(output, "Prescott"), "%s",
+              output);
+    setenv("OPENBLAS_CORETYPE", "Prescott", 1);
+    shell_run(line, output, sizeof output);
+    cr_expect(strstr(output, "Core: Prescott"), "%s", output);
 }

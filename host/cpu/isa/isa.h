@@ -50,7 +50,7 @@ enum {
     NV = 2,
     NR = NV * VL,
     MR = KS_WIDE ? 14 : 6,
-    KC = 320,
+    KC = KS_WIDE ? 288 : 320,
     NB = 96,                /* columns of out in one task; panels in L2 */
     MB = KS_WIDE ? 112 : 96 /* rows that pass under one panel: x in L2 */
 };
