@@ -62,6 +62,9 @@ typedef struct ks_acts_options {
 } ks_acts_options;
 
 #define KS_ACTS_RING ((size_t)32 << 20)
+/* Checksums of rows that wait for the next sync, at most about so many bytes.
+ */
+#define KS_ACTS_SUMS ((size_t)4 << 20)
 
 /* Bytes of the finished file, before anything is made: exact but for the
  * metadata, which is bounded from above. UINT64_MAX: more than a file can

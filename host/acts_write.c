@@ -20,8 +20,6 @@
 
 /* One group of writes: rows that lie side by side in the file. */
 enum { GROUP_PIECES = 64, GROUP_ITEMS = 512 };
-/* Checksums that wait for the next sync, at most so many (4 MiB). */
-enum { SUMS_KEPT = 1 << 20 };
 /* Start write-back after so many bytes; sync at the latest after so many. */
 static const uint64_t FLUSH_BYTES = (uint64_t)16 << 20;
 static const uint64_t SYNC_BYTES = (uint64_t)2 << 30;
@@ -305,7 +303,8 @@ static ks_status do_items(ks_acts *acts, const ks__acts_item **items, int n,
         uint64_t before = acts->unsynced / FLUSH_BYTES;
         KS_TRY(write_items(acts, items, n, err));
         if (acts->unsynced / FLUSH_BYTES != before) ask_to_flush(acts);
-        if (acts->n_sums >= SUMS_KEPT) KS_TRY(write_sums(acts, err));
+        if (acts->n_sums * sizeof *acts->sums >= KS_ACTS_SUMS)
+            KS_TRY(write_sums(acts, err));
     }
     bool due = acts->n_runs && ks_seconds() >= *sync_at;
     if (due || acts->unsynced >= SYNC_BYTES)

@@ -345,8 +345,9 @@ done:
     return st;
 }
 
-/* The ring fills with rows as far as there are any; steps and chains are
- * written a column at a time, before the first row. */
+/* The ring fills with rows as far as there are any, and so do the checksums
+ * that wait; steps and chains are written a column at a time, before the first
+ * row. */
 static uint64_t store_bytes(const ks_capture_job *job) {
     size_t id = 0, column;
     for (size_t i = 0; i < job->chains.n; i++) {
@@ -355,7 +356,8 @@ static uint64_t store_bytes(const ks_capture_job *job) {
     }
     column = KS_MAX(job->n_steps * sizeof(int32_t),
                     job->chains.n * KS_MAX(id, sizeof(char[65])));
-    return HDF5_BYTES + KS_MIN(KS_ACTS_RING, job->cost.file_bytes) + column +
+    return HDF5_BYTES +
+           KS_MIN(KS_ACTS_RING + KS_ACTS_SUMS, job->cost.file_bytes) + column +
            (job->n_steps + 1) * sizeof *job->token_row;
 }
 
