@@ -11,8 +11,9 @@ libopenblas-openmp-dev liblapacke-dev libhdf5-dev libjansson-dev libpcre2-dev
 libutf8proc-dev libgmp-dev libssl-dev libgsl-dev liblinear-dev"
 TEST_PACKAGES="libcriterion-dev"
 # Heavy parts that only some tests need: ./check --all.
-ALL_PACKAGES="clang-14 libclang-rt-14-dev llvm-14 libomp-14-dev clang-format-14
-clang-tidy-14 python3 python3-venv python3-numpy python3-h5py hdf5-tools"
+ALL_PACKAGES="g++ clang-14 libclang-rt-14-dev llvm-14 libomp-14-dev
+clang-format-14 clang-tidy-14 python3 python3-venv python3-numpy python3-h5py
+hdf5-tools"
 
 have_package() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
