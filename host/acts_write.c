@@ -108,7 +108,12 @@ static ks_status write_group(ks_acts *acts, const ks__acts_item *const *items,
                    acts->n_sum_runs + 1, sizeof *acts->sum_runs, "checksums",
                    err));
     acts->sum_runs[acts->n_sum_runs++] =
-        (ks__acts_sums){head->set, head->layer, head->row, rows, acts->n_sums};
+        (ks__acts_item){.set = head->set,
+                        .layer = head->layer,
+                        .row = head->row,
+                        .n = rows,
+                        .at = acts->n_sums * sizeof *acts->sums,
+                        .bytes = (size_t)rows * sizeof *acts->sums};
     for (int i = 0; i < n; i++) {
         uint8_t *data = acts->ring + items[i]->at;
         pieces[i] = (struct iovec){data, items[i]->bytes};
@@ -126,12 +131,28 @@ done:
     return st;
 }
 
-static int sums_by_place(const void *a, const void *b) {
-    const ks__acts_sums *x = a, *y = b;
+static int by_place(const ks__acts_item *x, const ks__acts_item *y) {
     if (x->set != y->set) return x->set < y->set ? -1 : 1;
     if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
-    if (x->row != y->row) return x->row < y->row ? -1 : 1;
-    return x->at < y->at ? -1 : x->at > y->at;
+    return x->row < y->row ? -1 : x->row > y->row;
+}
+
+/* A row queued twice keeps its order: the last one wins. */
+static int items_by_place(const void *a, const void *b) {
+    const ks__acts_item *x = *(const ks__acts_item *const *)a;
+    const ks__acts_item *y = *(const ks__acts_item *const *)b;
+    int order = by_place(x, y);
+    return order ? order : x < y ? -1 : x > y;
+}
+
+static int sums_by_place(const void *a, const void *b) {
+    const ks__acts_item *x = a, *y = b;
+    int order = by_place(x, y);
+    return order ? order : x->at < y->at ? -1 : x->at > y->at;
+}
+
+static bool follows(const ks__acts_item *a, const ks__acts_item *b) {
+    return a->set == b->set && a->layer == b->layer && a->row + a->n == b->row;
 }
 
 /* A few bytes a row and layer: written one by one they would dirty the same
@@ -139,48 +160,31 @@ static int sums_by_place(const void *a, const void *b) {
 static ks_status write_sums(ks_acts *acts, ks_err *err) {
     ks_status st = KS_OK;
     struct iovec pieces[GROUP_PIECES];
-    const ks__acts_sums *runs = acts->sum_runs;
+    const ks__acts_item *runs = acts->sum_runs;
+    uint8_t *sums = (uint8_t *)acts->sums;
     if (acts->n_sum_runs)
         qsort(acts->sum_runs, acts->n_sum_runs, sizeof *runs, sums_by_place);
-    for (size_t i = 0; i < acts->n_sum_runs;) {
-        const ks__acts_sums *head = &runs[i];
-        int64_t row = head->row;
+    for (size_t i = 0, end; i < acts->n_sum_runs; i = end) {
         int n = 0;
-        for (; i < acts->n_sum_runs && n < GROUP_PIECES &&
-               runs[i].set == head->set && runs[i].layer == head->layer &&
-               runs[i].row == row;
-             i++, n++) {
-            pieces[n] = (struct iovec){acts->sums + runs[i].at,
-                                       (size_t)runs[i].n * sizeof *acts->sums};
-            row += runs[i].n;
-        }
-        KS_TRY(write_at(acts, pieces, n,
-                        ks__acts_sum_at(head->set, head->layer, head->row),
-                        err));
+        end = i;
+        do {
+            pieces[n++] = (struct iovec){sums + runs[end].at, runs[end].bytes};
+            end++;
+        } while (end < acts->n_sum_runs && n < GROUP_PIECES &&
+                 follows(&runs[end - 1], &runs[end]));
+        KS_TRY(write_at(
+            acts, pieces, n,
+            ks__acts_sum_at(runs[i].set, runs[i].layer, runs[i].row), err));
     }
     acts->n_sums = acts->n_sum_runs = 0;
 done:
     return st;
 }
 
-static int by_place(const void *a, const void *b) {
-    const ks__acts_item *x = *(const ks__acts_item *const *)a;
-    const ks__acts_item *y = *(const ks__acts_item *const *)b;
-    if (x->set != y->set) return x->set < y->set ? -1 : 1;
-    if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
-    /* a row queued twice keeps its order: the last one wins */
-    if (x->row != y->row) return x->row < y->row ? -1 : 1;
-    return x < y ? -1 : x > y;
-}
-
-static bool follows(const ks__acts_item *a, const ks__acts_item *b) {
-    return a->set == b->set && a->layer == b->layer && a->row + a->n == b->row;
-}
-
 static ks_status write_items(ks_acts *acts, const ks__acts_item **items, int n,
                              ks_err *err) {
     ks_status st = KS_OK;
-    qsort(items, (size_t)n, sizeof *items, by_place);
+    qsort(items, (size_t)n, sizeof *items, items_by_place);
     for (int i = 0, end; i < n; i = end) {
         end = i + 1;
         while (end < n && end - i < GROUP_PIECES &&

@@ -7,7 +7,8 @@
 
 #include "acts_format.h"
 
-/* A queued run of rows, or (set NULL) a commit of steps [row, row + n). */
+/* A queued run of rows, or (set NULL) a commit of steps [row, row + n). Also
+ * the checksums of such a run, at and bytes in acts->sums. */
 typedef struct ks__acts_item {
     const ks__acts_set *set;
     int32_t layer;
@@ -17,14 +18,6 @@ typedef struct ks__acts_item {
 } ks__acts_item;
 
 enum { KS__ACTS_QUEUE = 4096 };
-
-/* Checksums of n rows of a layer from row on, at sums[at]. */
-typedef struct ks__acts_sums {
-    const ks__acts_set *set;
-    int32_t layer;
-    int64_t row, n;
-    size_t at;
-} ks__acts_sums;
 
 struct ks_acts {
     char *path, *part, *journal_path, *lock_path;
@@ -58,7 +51,7 @@ struct ks_acts {
     uint64_t unsynced; /* bytes since the last sync */
     uint32_t *sums;    /* checksums of rows written, not yet in the file */
     size_t n_sums, sums_capacity;
-    ks__acts_sums *sum_runs; /* where they go */
+    ks__acts_item *sum_runs; /* where they go */
     size_t n_sum_runs, sum_runs_capacity;
 };
 

@@ -19,8 +19,9 @@ ks_status ks__blas_check(ks_err *err);
 
 /* What a processor's vectors can do, as far as a BLAS's kernels ask. */
 typedef struct ks_blas_cpu {
-    bool avx2, avx512,
-        bf16; /* AVX2 with FMA; AVX-512 F, BW, DQ, VL; its BF16 */
+    bool avx2;   /* and FMA */
+    bool avx512; /* F, BW, DQ, VL */
+    bool bf16;   /* of AVX-512 */
 } ks_blas_cpu;
 
 /* The OpenBLAS core to ask for (OPENBLAS_CORETYPE) in place of `have`, which it

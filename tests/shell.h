@@ -1,5 +1,5 @@
-/* shell.h - what tests of the program share: a folder of their own, and a
- * shell line with its output and exit code. */
+/* shell.h - what tests of files and of the program share: a folder of their
+ * own, a shell line with its output and exit code, files compared. */
 #ifndef KS_TEST_SHELL_H
 #define KS_TEST_SHELL_H
 
@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "base.h"
 
 /* A new folder, which drop_temporary removes with what is in it. */
 static inline void make_temporary(char folder[64], const char *name) {
@@ -30,6 +32,18 @@ static inline int shell_run(const char *command, char *out, size_t size) {
     out[fread(out, 1, size - 1, pipe)] = 0;
     int status = pclose(pipe);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Byte for byte; false too when one cannot be read. */
+static inline bool same_files(const char *a, const char *b) {
+    char *x = NULL, *y = NULL;
+    size_t n = 0, m = 0;
+    bool same = ks_read_file(a, &x, &n, NULL) == KS_OK &&
+                ks_read_file(b, &y, &m, NULL) == KS_OK && n == m &&
+                memcmp(x, y, n) == 0;
+    free(x);
+    free(y);
+    return same;
 }
 
 #endif

@@ -11,6 +11,7 @@
 
 #include "half.h"
 #include "acts.h"
+#include "shell.h"
 
 enum { LAYERS = 3, WIDTH = 7, CHAINS = 9, MAX_STEPS = 64 };
 
@@ -157,17 +158,6 @@ static inline ks_status write_file(const fixture *f, const char *path,
 done:
     ks_acts_abandon(&acts);
     return st;
-}
-
-static inline bool same_files(const char *a, const char *b) {
-    char *x = NULL, *y = NULL;
-    size_t n = 0, m = 0;
-    bool same = ks_read_file(a, &x, &n, NULL) == KS_OK &&
-                ks_read_file(b, &y, &m, NULL) == KS_OK && n == m &&
-                memcmp(x, y, n) == 0;
-    free(x);
-    free(y);
-    return same;
 }
 
 enum { ALL_STREAMS = 7, ALL_POSITIONS = 63 };

@@ -117,15 +117,4 @@ static inline void row_of(const ks_acts_file *file, ks_stream s, ks_position p,
                  "%s", err.text);
 }
 
-static inline bool same_files(const char *a, const char *b) {
-    char *x = NULL, *y = NULL;
-    size_t n = 0, m = 0;
-    bool same = ks_read_file(a, &x, &n, NULL) == KS_OK &&
-                ks_read_file(b, &y, &m, NULL) == KS_OK && n == m &&
-                memcmp(x, y, n) == 0;
-    free(x);
-    free(y);
-    return same;
-}
-
 #endif

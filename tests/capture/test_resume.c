@@ -2,7 +2,6 @@
  * one that was not. */
 #include <signal.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "fixture.h"
@@ -57,12 +56,6 @@ static pid_t start_program(const char *out, const char *option) {
     return child;
 }
 
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int wait_for(pid_t child) {
     int status;
     waitpid(child, &status, 0);
@@ -72,9 +65,9 @@ static int wait_for(pid_t child) {
 Test(resume, the_program_killed_at_random_moments) {
     if (access(KS_PROGRAM, X_OK) != 0) cr_skip_test("no program was built");
     write_chains("chains.jsonl", 60);
-    double start = seconds_now();
+    double start = ks_seconds();
     cr_assert_eq(wait_for(start_program("a.h5", "--force")), 0);
-    double whole = seconds_now() - start;
+    double whole = ks_seconds() - start;
     uint32_t state = 2463534242u;
     for (int kills = 0; kills < 25; kills++) {
         state ^= state << 13, state ^= state >> 17, state ^= state << 5;

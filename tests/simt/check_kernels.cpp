@@ -4,15 +4,12 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
+#include "check.h"
 #include "child.h"
 #include "matrix_check.h"
 #include "sample.h"
 
 typedef int sample(sample_defect);
-
-static bool built(const char *build) {
-    return strcmp(SIMT_BUILD, build) == 0;
-}
 
 static void sound(sample *run, const char *name) {
     for (uint64_t seed = 0; seed < 20; seed++) {

@@ -1,22 +1,7 @@
 /* check_memory.cpp - allocations, pools, copies, protection. */
-#include <criterion/criterion.h>
-#include <criterion/new/assert.h>
-
+#include "check.h"
 #include "child.h"
 #include "small.h"
-
-#define OK(call) cr_assert(eq(int, (int)(call), (int)cudaSuccess))
-#define GIVES(error, call) cr_expect(eq(int, (int)(call), (int)(error)))
-
-static bool built(const char *build) {
-    return strcmp(SIMT_BUILD, build) == 0;
-}
-
-static float *device_floats(int n) {
-    void *p = NULL;
-    OK(cudaMalloc(&p, (size_t)n * sizeof(float)));
-    return (float *)p;
-}
 
 /* The body must be refused with these words, under 12 seeds. */
 template <class Body> static void refused(const char *word, Body body) {

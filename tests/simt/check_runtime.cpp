@@ -1,25 +1,10 @@
 /* check_runtime.cpp - streams, events, graphs, launches, devices, errors of
  * the runtime stand-in. */
-#include <criterion/criterion.h>
-#include <criterion/new/assert.h>
-
+#include "check.h"
 #include "child.h"
 #include "small.h"
 
 enum { N = 100 };
-
-#define OK(call) cr_assert(eq(int, (int)(call), (int)cudaSuccess))
-#define GIVES(error, call) cr_expect(eq(int, (int)(call), (int)(error)))
-
-static bool built(const char *build) {
-    return strcmp(SIMT_BUILD, build) == 0;
-}
-
-static float *device_floats(int n) {
-    void *p = NULL;
-    OK(cudaMalloc(&p, (size_t)n * sizeof(float)));
-    return (float *)p;
-}
 
 static float last_of(const float *x, int n) {
     float y = -1;

@@ -66,41 +66,45 @@ static void say(const char *where, const char *format, va_list list) {
     fflush(stderr);
 }
 
-void simt_refuse(simt_site at, const char *format, ...) {
+static void say_site(simt_site at, const char *format, va_list list) {
     char where[512];
     snprintf(where, sizeof where, "%s:%d", at.file, at.line);
+    say(where, format, list);
+}
+
+static void say_pc(uintptr_t pc, const char *format, va_list list) {
+    char where[512];
+    simt_locate(pc, where, sizeof where);
+    say(where, format, list);
+}
+
+void simt_refuse(simt_site at, const char *format, ...) {
     va_list list;
     va_start(list, format);
-    say(where, format, list);
+    say_site(at, format, list);
     va_end(list);
     abort();
 }
 
 void simt_refuse_pc(uintptr_t pc, const char *format, ...) {
-    char where[512];
-    simt_locate(pc, where, sizeof where);
     va_list list;
     va_start(list, format);
-    say(where, format, list);
+    say_pc(pc, format, list);
     va_end(list);
     abort();
 }
 
 void simt_complain(simt_site at, const char *format, ...) {
-    char where[512];
-    snprintf(where, sizeof where, "%s:%d", at.file, at.line);
     va_list list;
     va_start(list, format);
-    say(where, format, list);
+    say_site(at, format, list);
     va_end(list);
 }
 
 void simt_complain_pc(uintptr_t pc, const char *format, ...) {
-    char where[512];
-    simt_locate(pc, where, sizeof where);
     va_list list;
     va_start(list, format);
-    say(where, format, list);
+    say_pc(pc, format, list);
     va_end(list);
 }
 
