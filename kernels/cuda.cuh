@@ -1,0 +1,68 @@
+/* cuda.cuh - the CUDA backend's own state and what its families share.
+ *
+ * One family a file, launchers under their kernels. A launcher has the
+ * signature of its slot in struct ks_ops and the name ks__cuda_<slot>;
+ * ops_cuda.cu lists them. It checks shapes and types first (KS_INTERNAL, naming
+ * both), queues on dev->stream and returns without waiting.
+ *
+ * Where pointers point: everything that an op reads or writes by the element
+ * is device memory, also ids, offsets, pages, pool rows, targets, specs,
+ * inv_freq, sinks, biases and norm weights; callers put it there through
+ * ops->alloc and ops->copy. Structs are passed by value or read on the host.
+ * count_nonfinite alone answers in host memory, and waits for it.
+ *
+ * Grids depend on shapes that the host knows (n_tok, n_seq, max_pages), never
+ * on offsets, so a launch fits into a graph. No float atomics; the order of
+ * every sum depends on the row alone. Row offsets are 64-bit. */
+#ifndef KS_CUDA_CUH
+#define KS_CUDA_CUH
+
+#include "device.cuh"
+
+extern "C" {
+#include "ops.h"
+}
+
+typedef __nv_bfloat16 bf16;
+
+struct ks__blaslt; /* blaslt.cu: cuBLASLt opened at run time, plans by shape */
+
+struct ks_dev {
+    int ordinal;        /* CUDA's number of the device */
+    int sm;             /* 80, 90, 120: major * 10 + minor */
+    int n_sm;           /* multiprocessors */
+    size_t shared_most; /* bytes a block may ask for (opt-in) */
+    cudaStream_t stream;
+    cudaMemPool_t pool;    /* stream-ordered; all memory comes from it */
+    size_t memory, in_use; /* limit (0: the device's) and taken bytes */
+    bool precise; /* f32 operands: products as sums of bf16 terms, see terms */
+    struct ks__blaslt *blaslt; /* NULL: not there, the own GEMM serves */
+    char isa[16];              /* "sm_90" */
+};
+
+/* KS_OK, or KS_NOMEM / KS_INTERNAL with op's name and CUDA's words. */
+ks_status ks__cuda_status(cudaError_t error, const char *op, ks_err *err);
+
+#define KS_CUDA_TRY(call, op)                                                  \
+    do {                                                                       \
+        ks_status try_status = ks__cuda_status((call), (op), err);             \
+        if (try_status != KS_OK) return try_status;                            \
+    } while (0)
+
+/* Scratch of one op, in stream order: taken before its launches, given back
+ * after them without waiting. */
+ks_status ks__cuda_take(ks_dev *dev, void **out, size_t size, const char *what,
+                        ks_err *err);
+void ks__cuda_give(ks_dev *dev, void *scratch);
+
+static inline int64_t ks__ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* Position in its sequence of the packed batch's first token of sequence s. */
+static __host__ __device__ inline int32_t ks__past(const int32_t *past,
+                                                   int32_t s) {
+    return past ? past[s] : 0;
+}
+
+#endif
