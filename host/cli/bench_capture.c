@@ -67,11 +67,11 @@ done:
 static ks_status batch_products(const capture_bench *b, int32_t n,
                                 ks_err *err) {
     ks_status st = KS_OK;
-    const ks_model *m = b->pooled->engine->model;
-    int32_t rows = ks__run_rows(b->pooled->engine->run, n);
-    for (int32_t l = 0; l < m->config.n_layers; l++)
+    const ks_run *run = b->pooled->engine->run;
+    int32_t rows = ks__run_rows(run, n);
+    for (int32_t l = 0; l < run->config->n_layers; l++)
         for (int32_t at = 0; at < n; at += rows)
-            KS_TRY(layer_products(b, &m->weights.layers[l],
+            KS_TRY(layer_products(b, &run->weights->layers[l],
                                   KS_MIN(rows, n - at), err));
 done:
     return st;
@@ -187,6 +187,7 @@ done:
 
 static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
     ks_status st = KS_OK;
+    float *x = NULL;
     const uint32_t five = (1u << KS_TOKENS) - 1;
     KS_TRY(ks_path_join(&b->path, b->bench->in->dir, "keystep-bench.h5", err));
     KS_TRY(ks_refuse_existing(b->path, false, err));
@@ -198,18 +199,21 @@ static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
     const ks_config *c = &e->model->config;
     int64_t widest =
         KS_MAX(KS_MAX(c->d_ff, c->d_model), c->n_heads * c->head_dim);
-    size_t size = (size_t)(widest * KS_ROW_BLOCK) * sizeof(float);
+    int64_t n = widest * ks__row_block(e->ops);
+    size_t size = (size_t)n * sizeof(float);
     KS_TRY(e->ops->alloc(e->dev, &b->in, size, "the products", err));
     KS_TRY(e->ops->alloc(e->dev, &b->out, size, "the products", err));
-    float *x = b->in.data;
-    for (int64_t i = 0; i < widest * KS_ROW_BLOCK; i++)
-        x[i] = (float)(i % 97) / 97;
+    KS_TRY(ks_alloc(&x, (size_t)n, sizeof *x, "the products", err));
+    for (int64_t i = 0; i < n; i++) x[i] = (float)(i % 97) / 97;
+    KS_TRY(e->ops->copy(e->dev, b->in.data, x, size, err));
+    KS_TRY(e->ops->sync(e->dev, err));
     KS_TRY(ks_alloc(&b->offsets, b->pooled->n_seqs + 1, sizeof *b->offsets,
                     "a batch", err));
     for (kind k = 0; k < N_KINDS; k++)
         KS_TRY(ks_alloc(&b->seconds[k], (size_t)pairs, sizeof(double),
                         "the figures", err));
 done:
+    free(x);
     return st;
 }
 

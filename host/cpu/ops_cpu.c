@@ -101,7 +101,7 @@ static ks_status check_slots(const struct ks_ops *ops, ks_err *err) {
         SLOT(matmul),
     };
     _Static_assert(sizeof(struct ks_ops) ==
-                       (KS_COUNT(slots) + 2) * sizeof(void *),
+                       (KS_COUNT(slots) + 3) * sizeof(void *),
                    "a slot is missing from this list");
     for (size_t i = 0; i < KS_COUNT(slots); i++) {
         void (*slot)(void);

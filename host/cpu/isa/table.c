@@ -7,6 +7,7 @@
 const struct ks_ops KS_OPS_NAME(KS_ISA) = {
     .name = "cpu",
     .isa = KS_TEXT_EXPANDED(KS_ISA),
+    .unified = true,
     .alloc = ks__cpu_alloc,
     .free = ks__cpu_free,
     .copy = ks__cpu_copy,
