@@ -68,8 +68,8 @@ static void lay_out(ks_run *run, const ks_config *c,
     for (int s = KS_ATTN; s <= KS_MLP; s++)
         if (limits->streams & (1u << s)) run->added[s] = carve_f32(a, n, d);
     run->last = carve_f32(a, (size_t)limits->max_last, d);
-    for (int i = 0; i < run->n_lanes; i++)
-        lay_out_rows(run->lanes[i].pooled, c, limits, a);
+    for (int i = 0; i < run->n_parcels; i++)
+        lay_out_rows(run->parcels[i].pooled, c, limits, a);
     if (run->ops->unified) return;
     run->picked = carve(a, n, sizeof *run->picked);
     run->logprobs = carve(a, n, sizeof *run->logprobs);
@@ -90,12 +90,12 @@ static void lay_out_host(ks_run *run, const ks_config *c,
     run->block_offsets = carve(a, n + 2 * blocks, sizeof(int32_t));
     run->block_past = carve(a, n + 2 * blocks, sizeof(int32_t));
     if (run->ops->unified) {
-        memcpy(run->lanes[0].rows, run->lanes[0].pooled,
-               sizeof run->lanes[0].rows);
+        memcpy(run->parcels[0].rows, run->parcels[0].pooled,
+               sizeof run->parcels[0].rows);
         return;
     }
-    for (int i = 0; i < run->n_lanes; i++)
-        lay_out_rows(run->lanes[i].rows, c, limits, a);
+    for (int i = 0; i < run->n_parcels; i++)
+        lay_out_rows(run->parcels[i].rows, c, limits, a);
     run->stage.host = carve(a, run->stage.size, 1);
 }
 
@@ -104,9 +104,9 @@ static void plan(ks_run *run, const struct ks_ops *ops,
                  const ks_run_limits *limits) {
     run->ops = ops;
     run->limits = *limits;
-    run->n_lanes = 1;
+    run->n_parcels = 1;
     if (ops->unified) return;
-    run->n_lanes = 2 * __builtin_popcount(limits->streams);
+    run->n_parcels = 2 * __builtin_popcount(limits->streams);
     run->stage.size = ks__stage_bytes(
         limits, most_blocks(ops, (size_t)limits->max_tokens));
 }

@@ -39,16 +39,16 @@ typedef struct ks_stage {
 
 /* What one layer of one stream leaves behind: pooled where the ops write it,
  * and the same rows in host memory. */
-typedef struct ks_lane {
+typedef struct ks_parcel {
     void *pooled[KS_N_POSITIONS]; /* [max_rows, d]; KS_TOKENS: max_tokens */
     void *rows[KS_N_POSITIONS];   /* unified: == pooled */
     ks_stream stream;
     int32_t layer;
     bool held; /* not emitted yet */
-} ks_lane;
+} ks_parcel;
 
 /* A device computes on while two layers' rows are on their way. */
-enum { KS_MOST_LANES = 2 * KS_N_STREAMS };
+enum { KS_MOST_PARCELS = 2 * KS_N_STREAMS };
 
 struct ks_run {
     ks_dev *dev;
@@ -71,7 +71,7 @@ struct ks_run {
     float *last;                /* [max_last, d] */
     int32_t *picked;            /* [max_tokens] what sample answers */
     float *logprobs;            /* [max_tokens] what score answers */
-    ks_lane lanes[KS_MOST_LANES];
+    ks_parcel parcels[KS_MOST_PARCELS];
     ks_stage stage;
     /* the host's */
     ks_pool_row *pool_rows; /* [max_rows] */
@@ -87,7 +87,7 @@ struct ks_run {
     const ks_pool_row *placed_pool_rows;
     ks_kv *kv;
     const ks_capture *capture;
-    int32_t n_blocks, n_bounds, n_lanes, lane;
+    int32_t n_blocks, n_bounds, n_parcels, parcel;
     int64_t n_token_rows;
     bool careful; /* second pass: find what is not finite, emit nothing */
     ks_fault fault;
