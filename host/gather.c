@@ -123,8 +123,7 @@ static int64_t rows_of(const ks_run *run, ks_position p) {
 /* The way of a parcel's rows into host memory begins. */
 static ks_status fetch(ks_run *run, ks_parcel *parcel, ks_err *err) {
     ks_status st = KS_OK;
-    size_t row =
-        ks_type_row_bytes(run->capture->dtype, run->config->d_model);
+    size_t row = ks_type_row_bytes(run->capture->dtype, run->config->d_model);
     parcel->held = true;
     if (run->ops->unified) return KS_OK;
     for (ks_position p = 0; p < KS_N_POSITIONS; p++)
@@ -144,8 +143,9 @@ static ks_status hand_out(ks_run *run, ks_parcel *parcel, ks_err *err) {
     KS_TRY(run->ops->sync(run->dev, err));
     for (ks_position p = 0; p < KS_N_POSITIONS; p++)
         if (asks(run, p) && rows_of(run, p) > 0)
-            KS_TRY(capture->emit(capture->user, parcel->stream, p, parcel->layer,
-                                 parcel->rows[p], rows_of(run, p), err));
+            KS_TRY(capture->emit(capture->user, parcel->stream, p,
+                                 parcel->layer, parcel->rows[p],
+                                 rows_of(run, p), err));
 done:
     return st;
 }

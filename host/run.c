@@ -31,8 +31,30 @@ static float *carve_f32(carver *c, size_t rows, size_t cols) {
     return carve(c, rows * cols, sizeof(float));
 }
 
-static size_t most_blocks(const struct ks_ops *ops, size_t tokens) {
-    return tokens / (size_t)ks__row_block(ops) + 1;
+/* Lanes that walk a batch of n tokens side by side. */
+static int32_t lanes_of(const ks_run_limits *limits, size_t n) {
+    bool worth = n / KS_LANE_ROWS >= (size_t)limits->lanes;
+    return worth ? KS_MAX(limits->lanes, 1) : 1;
+}
+
+/* Blocks of a batch: as many for every lane, or one lane would wait. */
+static size_t blocks_of(const ks_run *run, size_t n) {
+    size_t lanes = (size_t)lanes_of(&run->limits, n);
+    size_t rows = lanes * (size_t)ks__row_block(run->ops);
+    return (n + rows - 1) / rows * lanes;
+}
+
+/* Rows of buffers that the lanes of any batch up to n tokens share. */
+static size_t most_lane_rows(const ks_run *run, size_t n) {
+    size_t lanes = (size_t)lanes_of(&run->limits, n);
+    size_t block = (size_t)ks__row_block(run->ops);
+    return KS_MAX(KS_MIN(n, block), KS_MIN(n + lanes, lanes * block));
+}
+
+/* Of any batch up to n tokens: a shorter one may be cut for more lanes. */
+static size_t most_blocks(const ks_run *run, size_t n) {
+    return n / (size_t)ks__row_block(run->ops) + 1 +
+           (size_t)KS_MAX(run->limits.lanes, 1);
 }
 
 /* Rows of one layer of one stream, on the backend and (another call) in host
@@ -53,18 +75,17 @@ static void lay_out(ks_run *run, const ks_config *c,
     size_t n = (size_t)limits->max_tokens, d = (size_t)c->d_model;
     size_t heads = (size_t)c->n_heads * (size_t)c->head_dim;
     size_t groups = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    size_t block = KS_MIN(n, (size_t)ks__row_block(run->ops));
+    size_t lane_rows = most_lane_rows(run, n);
 
-    run->block_rows = (int32_t)block;
     run->x = carve_f32(a, n, d);
     run->q = carve_f32(a, n, heads);
     run->k = carve_f32(a, n, groups);
     run->v = carve_f32(a, n, groups);
     run->mixed = carve_f32(a, n, heads);
-    run->h = carve_f32(a, block, d);
-    run->y = carve_f32(a, block, d);
-    run->gate = carve_f32(a, block, (size_t)c->d_ff);
-    run->up = carve_f32(a, block, (size_t)c->d_ff);
+    run->h = carve_f32(a, lane_rows, d);
+    run->y = carve_f32(a, lane_rows, d);
+    run->gate = carve_f32(a, lane_rows, (size_t)c->d_ff);
+    run->up = carve_f32(a, lane_rows, (size_t)c->d_ff);
     for (int s = KS_ATTN; s <= KS_MLP; s++)
         if (limits->streams & (1u << s)) run->added[s] = carve_f32(a, n, d);
     run->last = carve_f32(a, (size_t)limits->max_last, d);
@@ -85,7 +106,7 @@ static void lay_out_host(ks_run *run, const ks_config *c,
     run->last_rows = carve(a, (size_t)limits->max_last, sizeof(int32_t));
     /* A block's list of sequences is one longer than their number, and a
      * sequence that a block boundary cuts stands in both lists. */
-    size_t blocks = most_blocks(run->ops, n);
+    size_t blocks = most_blocks(run, n);
     run->blocks = carve(a, blocks, sizeof(ks_block));
     run->block_offsets = carve(a, n + 2 * blocks, sizeof(int32_t));
     run->block_past = carve(a, n + 2 * blocks, sizeof(int32_t));
@@ -107,8 +128,8 @@ static void plan(ks_run *run, const struct ks_ops *ops,
     run->n_parcels = 1;
     if (ops->unified) return;
     run->n_parcels = 2 * __builtin_popcount(limits->streams);
-    run->stage.size = ks__stage_bytes(
-        limits, most_blocks(ops, (size_t)limits->max_tokens));
+    run->stage.size =
+        ks__stage_bytes(limits, most_blocks(run, (size_t)limits->max_tokens));
 }
 
 size_t ks_run_bytes(const struct ks_ops *ops, const ks_config *config,
@@ -182,13 +203,26 @@ ks_fault ks_run_fault(const ks_run *run) {
 
 /* Even blocks: a short last one would starve the GEMM. */
 int32_t ks__run_rows(const ks_run *run, int32_t n) {
-    int32_t count = (n + run->block_rows - 1) / run->block_rows;
+    int32_t count = (int32_t)blocks_of(run, (size_t)n);
     return (n + count - 1) / count;
+}
+
+int32_t ks__run_lanes(const ks_run *run, int32_t n) {
+    return lanes_of(&run->limits, (size_t)n);
+}
+
+ks_lane ks__run_lane(const ks_run *run, ks_dev *dev, int32_t lane) {
+    const ks_config *c = run->config;
+    int64_t row = (int64_t)lane * run->block_rows;
+    return (ks_lane){dev, run->h + row * c->d_model, run->y + row * c->d_model,
+                     run->gate + row * c->d_ff, run->up + row * c->d_ff};
 }
 
 void ks__run_cut(ks_run *run) {
     const ks_seqs *all = run->seqs;
     int32_t n = all->n_tok, s = 0, rows = ks__run_rows(run, n);
+    run->block_rows = rows;
+    run->n_lanes = ks__run_lanes(run, n);
     run->n_blocks = run->n_bounds = 0;
     for (int32_t begin = 0; begin < n; begin += rows) {
         int32_t end = KS_MIN(n, begin + rows);
@@ -207,10 +241,8 @@ void ks__run_cut(ks_run *run) {
         b->begin = begin;
         b->rows = end - begin;
         b->first = first;
-        b->seqs = (ks_seqs){.n_seq = m,
-                            .n_tok = end - begin,
-                            .offsets = offsets,
-                            .past = past};
+        b->seqs = (ks_seqs){
+            .n_seq = m, .n_tok = end - begin, .offsets = offsets, .past = past};
         /* The sequence that goes on in the next block. */
         if (s > 0 && all->offsets[s] > end) s--;
     }

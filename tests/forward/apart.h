@@ -177,8 +177,7 @@ static ks_status apart_gemm(ks_dev *dev, ks_view out, ks_view x, ks_view w,
     apart_view("gemm", "out", &out);
     apart_view("gemm", "x", &x);
     apart_view("gemm", "w", &w);
-    if (bias)
-        apart_expect("gemm", "bias", bias, (size_t)w.rows * sizeof *bias);
+    if (bias) apart_expect("gemm", "bias", bias, (size_t)w.rows * sizeof *bias);
     APART_OP(apart.cpu->gemm(dev, out, x, w, bias, accumulate, err));
 }
 
@@ -291,8 +290,8 @@ static ks_status apart_sample(ks_dev *dev, int32_t *id, float *logprob,
     apart_view("sample", "hidden", &hidden);
     apart_view("sample", "head", &head);
     apart_expect("sample", "specs", specs, n * sizeof *specs);
-    APART_OP(apart.cpu->sample(dev, id, logprob, hidden, head, softcap, specs,
-                               err));
+    APART_OP(
+        apart.cpu->sample(dev, id, logprob, hidden, head, softcap, specs, err));
 }
 
 /* An engine on this backend: opened on the CPU, before its first run. */
@@ -324,6 +323,7 @@ static inline void move_apart(ks_engine *engine) {
     apart.ops.score = apart_score;
     apart.ops.sample = apart_sample;
     engine->ops = &apart.ops;
+    engine->limits.lanes = 1; /* memory opens and shuts for one op at a time */
 }
 
 #endif

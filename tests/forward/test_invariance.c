@@ -70,8 +70,8 @@ static void expect_decode_equals_prefill(const char *name, int32_t prefix) {
     ks_engine *engine = open_case(path, 0);
     golden g = golden_open(name, engine);
     int32_t n_pages = (g.n + KS_PAGE - 1) / KS_PAGE;
-    must(ks_engine_reserve(engine, &(ks_run_limits){.max_pages = n_pages},
-                           err));
+    must(
+        ks_engine_reserve(engine, &(ks_run_limits){.max_pages = n_pages}, err));
     float *whole = run_alone(engine, g.ids, g.n);
     ks_kv *kv = NULL;
     must(ks_kv_open(&kv, engine->dev, engine->ops, &engine->model->config,

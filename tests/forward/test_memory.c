@@ -104,8 +104,9 @@ Test(memory, long_batch) {
     }
     float *a = run_batch(here, COPIES, offsets, ids);
     float *b = run_batch(there, COPIES, offsets, ids);
-    cr_expect_eq(memcmp(a, b, (size_t)g.n_states * COPIES * (size_t)g.n *
-                                  (size_t)g.d * sizeof *a),
+    cr_expect_eq(memcmp(a, b,
+                        (size_t)g.n_states * COPIES * (size_t)g.n *
+                            (size_t)g.d * sizeof *a),
                  0);
     free(a);
     free(b);
