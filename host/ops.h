@@ -83,6 +83,10 @@ typedef struct ks_sample_spec {
     uint64_t counter; /* token index: one draw a token */
 } ks_sample_spec;
 
+/* Item i of ops->each, on the lane's own device handle. */
+typedef ks_status (*ks_each_fn)(void *user, ks_dev *dev, int32_t lane,
+                                int32_t i, ks_err *err);
+
 struct ks_ops {
     const char *name; /* "cpu" */
     const char *isa;  /* "avx2", "sm_90": part of what decides bits */
@@ -92,6 +96,14 @@ struct ks_ops {
     void (*free)(ks_dev *, ks_buf *);
     ks_status (*copy)(ks_dev *, void *to, const void *from, size_t, ks_err *);
     ks_status (*sync)(ks_dev *, ks_err *);
+
+    /* Calls body for every i of [0, n). Up to `lanes` (at most ks_dev_lanes)
+     * items are in work at once, each on a handle whose ops run in the calling
+     * thread alone; with one lane body gets the device itself. An item writes
+     * only what is its own or its lane's. Returns a failure of the lowest i
+     * that failed. */
+    ks_status (*each)(ks_dev *, int32_t lanes, int32_t n, ks_each_fn body,
+                      void *user, ks_err *);
 
     /* ---- forward */
     /* out[t] = scale * table[ids[t]]; ids checked by the caller. */
@@ -168,6 +180,8 @@ ks_status ks_dev_open(ks_dev **out, const struct ks_ops **ops,
                       ks_err *err);
 void ks_dev_close(ks_dev **dev, const struct ks_ops *ops);
 int ks_dev_threads(const ks_dev *dev);
+/* Lanes that ops->each can keep busy: threads of a CPU. */
+int ks_dev_lanes(const ks_dev *dev);
 
 /* ------------------------------------------------------------------- types */
 

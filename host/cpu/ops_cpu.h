@@ -15,6 +15,7 @@ struct ks_dev {
     int threads;
     char *scratch; /* [threads, KS_SCRATCH] */
     ks_buf shared; /* of score and sample, grown on demand */
+    ks_dev *lanes; /* [threads] one thread and its scratch each */
 };
 
 /* Bytes a thread may use inside an op: tiles that live in L2. */
@@ -33,6 +34,8 @@ ks_status ks__cpu_alloc(ks_dev *, ks_buf *, size_t, const char *, ks_err *);
 void ks__cpu_free(ks_dev *, ks_buf *);
 ks_status ks__cpu_copy(ks_dev *, void *, const void *, size_t, ks_err *);
 ks_status ks__cpu_sync(ks_dev *, ks_err *);
+ks_status ks__cpu_each(ks_dev *, int32_t lanes, int32_t n, ks_each_fn, void *,
+                       ks_err *);
 ks_status ks__cpu_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
                          bool tb, float alpha, float beta, ks_err *);
 

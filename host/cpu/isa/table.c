@@ -11,6 +11,7 @@ const struct ks_ops KS_OPS_NAME(KS_ISA) = {
     .free = ks__cpu_free,
     .copy = ks__cpu_copy,
     .sync = ks__cpu_sync,
+    .each = ks__cpu_each,
     .embed = KS_ISA_NAME(embed),
     .gemm = KS_ISA_NAME(gemm),
     .norm = KS_ISA_NAME(norm),
