@@ -90,12 +90,31 @@ static ks_status check_slots(const struct ks_ops *ops, ks_err *err) {
         const char *name;
         size_t offset;
     } slots[] = {
-        SLOT(alloc), SLOT(free),      SLOT(copy),
-        SLOT(sync),  SLOT(each),      SLOT(embed),
-        SLOT(gemm),  SLOT(norm),      SLOT(add),
-        SLOT(rope),  SLOT(attention), SLOT(gate),
-        SLOT(pool),  SLOT(convert),   SLOT(count_nonfinite),
-        SLOT(score), SLOT(sample),    SLOT(matmul),
+        SLOT(alloc),
+        SLOT(free),
+        SLOT(copy),
+        SLOT(sync),
+        SLOT(zero),
+        SLOT(each),
+        SLOT(embed),
+        SLOT(gemm),
+        SLOT(norm),
+        SLOT(add),
+        SLOT(rope),
+        SLOT(attention),
+        SLOT(gate),
+        SLOT(pool),
+        SLOT(convert),
+        SLOT(count_nonfinite),
+        SLOT(score),
+        SLOT(sample),
+        SLOT(gemm_backward),
+        SLOT(norm_backward),
+        SLOT(rope_backward),
+        SLOT(gate_backward),
+        SLOT(attention_backward),
+        SLOT(score_backward),
+        SLOT(matmul),
     };
     _Static_assert(sizeof(struct ks_ops) ==
                        (KS_COUNT(slots) + 3) * sizeof(void *),
@@ -289,6 +308,12 @@ ks_status ks__cpu_copy(ks_dev *dev, void *to, const void *from, size_t size,
 
 ks_status ks__cpu_sync(ks_dev *dev, ks_err *err) {
     (void)dev, (void)err;
+    return KS_OK;
+}
+
+ks_status ks__cpu_zero(ks_dev *dev, void *data, size_t size, ks_err *err) {
+    (void)dev, (void)err;
+    if (size) memset(data, 0, size);
     return KS_OK;
 }
 
