@@ -3,13 +3,20 @@
  * A missing entry is an error at open: no silent mix of memory spaces.
  *
  * Rules that hold for every op
+ *   - What an op reads or writes by the element (views, ids, offsets, pages,
+ *     pool rows, targets, specs, biases, inv_freq, sinks, results) lies in the
+ *     backend's memory: alloc owns it, copy is the only way in and out. Where
+ *     `unified` is set that is host memory, and any host pointer will do.
+ *     Structs and the array out[] of pool are read on the host.
  *   - Views are row-major; stride counts elements between rows. Results and
  *     accumulations are f32; weights come as stored (ks_type).
  *   - Inputs and outputs do not overlap unless the op says it works in place.
  *   - Fixed reduction orders: one row's bits do not depend on the number of
  *     rows, their place in the batch, or the thread count.
  *   - On a device, ops are queued on dev's stream; host memory is valid after
- *     sync. Launch errors surface in the status, late ones at sync.
+ *     sync. Launch errors surface in the status, late ones at sync; so does
+ *     KS_NUMERIC of pool, convert and sample, from the op or from the next
+ *     sync, which then forgets it.
  */
 #ifndef KS_OPS_H
 #define KS_OPS_H
@@ -33,8 +40,8 @@ typedef struct ks_view {
     ks_type type;
 } ks_view;
 
-/* How positions turn into rotations. inv_freq: [head_dim / 2] f32 (host
- * memory, all scalings applied); scale multiplies cos and sin (YaRN). */
+/* How positions turn into rotations. inv_freq: [head_dim / 2] f32, all
+ * scalings applied; scale multiplies cos and sin (YaRN). */
 typedef struct ks_rope {
     const float *inv_freq;
     float scale;
@@ -42,9 +49,9 @@ typedef struct ks_rope {
     bool interleaved; /* pairs (2i, 2i+1) instead of (i, i + rot/2) */
 } ks_rope;
 
-/* The packed batch as ops see it. Everything host memory on the CPU, device
- * memory on CUDA. A sequence may continue one whose keys and values lie in the
- * KV store: its tokens have positions past[s], past[s] + 1, ... */
+/* The packed batch as ops see it, arrays in the backend's memory. A sequence
+ * may continue one whose keys and values lie in the KV store: its tokens have
+ * positions past[s], past[s] + 1, ... */
 typedef struct ks_seqs {
     int32_t n_seq, n_tok;
     const int32_t *offsets; /* [n_seq + 1] into the packed tokens */

@@ -66,7 +66,8 @@ static ks_status block_products(void *user, ks_dev *dev, int32_t lane,
     const ks_weight *all[] = {&w->wq,     &w->wk,   &w->wv,    &w->wo,
                               &w->w_gate, &w->w_up, &w->w_down};
     int64_t n = KS_MIN(p->rows, p->n - i * p->rows);
-    int64_t at = lane * KS_ROW_BLOCK * b->widest;
+    int64_t at =
+        (int64_t)lane * ks__row_block(b->pooled->engine->ops) * b->widest;
     float *in = (float *)b->in.data + at, *out = (float *)b->out.data + at;
     for (size_t j = 0; j < KS_COUNT(all); j++)
         KS_TRY(b->pooled->engine->ops->gemm(
@@ -83,7 +84,7 @@ static ks_status batch_products(const capture_bench *b, int32_t n,
     const ks_engine *e = b->pooled->engine;
     products p = {.bench = b, .n = n, .rows = ks__run_rows(e->run, n)};
     for (int32_t l = 0; l < e->model->config.n_layers; l++) {
-        p.layer = &e->model->weights.layers[l];
+        p.layer = &e->run->weights->layers[l];
         KS_TRY(e->ops->each(e->dev, ks__run_lanes(e->run, n),
                             (n + p.rows - 1) / p.rows, block_products, &p,
                             err));
@@ -202,6 +203,7 @@ done:
 
 static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
     ks_status st = KS_OK;
+    float *x = NULL;
     const uint32_t five = (1u << KS_TOKENS) - 1;
     KS_TRY(ks_path_join(&b->path, b->bench->in->dir, "keystep-bench.h5", err));
     KS_TRY(ks_refuse_existing(b->path, false, err));
@@ -212,18 +214,21 @@ static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
     const ks_engine *e = b->pooled->engine;
     const ks_config *c = &e->model->config;
     b->widest = KS_MAX(KS_MAX(c->d_ff, c->d_model), c->n_heads * c->head_dim);
-    int64_t values = b->widest * KS_ROW_BLOCK * ks_dev_lanes(e->dev);
-    size_t size = (size_t)values * sizeof(float);
+    int64_t n = b->widest * ks__row_block(e->ops) * ks_dev_lanes(e->dev);
+    size_t size = (size_t)n * sizeof(float);
     KS_TRY(e->ops->alloc(e->dev, &b->in, size, "the products", err));
     KS_TRY(e->ops->alloc(e->dev, &b->out, size, "the products", err));
-    float *x = b->in.data;
-    for (int64_t i = 0; i < values; i++) x[i] = (float)(i % 97) / 97;
+    KS_TRY(ks_alloc(&x, (size_t)n, sizeof *x, "the products", err));
+    for (int64_t i = 0; i < n; i++) x[i] = (float)(i % 97) / 97;
+    KS_TRY(e->ops->copy(e->dev, b->in.data, x, size, err));
+    KS_TRY(e->ops->sync(e->dev, err));
     KS_TRY(ks_alloc(&b->offsets, b->pooled->n_seqs + 1, sizeof *b->offsets,
                     "a batch", err));
     for (kind k = 0; k < N_KINDS; k++)
         KS_TRY(ks_alloc(&b->seconds[k], (size_t)pairs, sizeof(double),
                         "the figures", err));
 done:
+    free(x);
     return st;
 }
 

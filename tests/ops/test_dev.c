@@ -26,13 +26,13 @@ Test(dev, refuses_what_is_not_there) {
     ks_dev_close(&dev, ops);
 }
 
-static void refused(const char *backend, ks_status status, const char *words) {
+static void refused(const char *name, ks_status status, const char *words) {
     ks_dev *dev;
     const struct ks_ops *ops;
     ks_err err;
-    cr_expect(ks_dev_open(&dev, &ops, backend, 1, NULL, &err) == status,
-              "%s: %s", backend, err.text);
-    cr_expect(!dev && !ops && strstr(err.text, words), "%s: %s", backend,
+    cr_expect(ks_dev_open(&dev, &ops, name, 1, NULL, &err) == status, "%s: %s",
+              name, err.text);
+    cr_expect(!dev && !ops && strstr(err.text, words), "%s: %s", name,
               err.text);
 }
 
