@@ -58,11 +58,13 @@ build() {
     preset=$1
     shift
     log=/tmp/keystep-build.$$
-    if [ ! -f "build/$preset/build.ninja" ] || [ -n "${KS_WERROR:-}" ] ||
+    if [ ! -f "build/$preset/build.ninja" ] ||
+        [ -n "${KS_WERROR:-}${KS_CUDA_HOME:-}" ] ||
         { [ ! -d "build/$preset/tests" ] && pkg-config --exists criterion; }; then
         say "configuring build/$preset"
         cmake --preset "$preset" -G Ninja \
             ${KS_WERROR:+"-DKS_WERROR=$KS_WERROR"} \
+            ${KS_SIMT_COVER:+"-DKS_SIMT_COVER=$KS_SIMT_COVER"} \
             ${KS_CUDA_HOME:+"-DKS_CUDA_INCLUDE=$KS_CUDA_HOME/include"} \
             ${KS_CUDA_HOME:+"-DKS_NVCC=$KS_CUDA_HOME/bin/nvcc"} \
             >"$log" 2>&1 || {
