@@ -247,7 +247,7 @@ static ks_run_limits measure_batches(ks_capture_job *job) {
 static void plan_batches(ks_capture_job *job) {
     const ks_config *config = &job->engine->model->config;
     const struct ks_ops *ops = job->engine->ops;
-    size_t memory = job->options.engine.memory;
+    size_t memory = job->engine->memory;
     job->batch_tokens = job->engine->limits.max_tokens;
     ks_run_limits limits = measure_batches(job);
     while (memory && ks_run_bytes(ops, config, &limits) > memory &&
