@@ -95,14 +95,14 @@ static ks_status project_qkv(ks_run *run, const ks_lane *lane, int32_t l,
         .interleaved = c->rope_interleaved,
     };
     ks_kv_layer at = {0};
-    if (run->kv) at = ks_kv_layer_at(run->kv, l);
+    if (run->keep) at = ks_kv_layer_at(run->kv, l);
 
     KS_TRY(ops->gemm(lane->dev, q, h, w->wq, w->bq, false, err));
     KS_TRY(ops->gemm(lane->dev, k, h, w->wk, w->bk, false, err));
     KS_TRY(ops->gemm(lane->dev, v, h, w->wv, w->bv, false, err));
     KS_TRY(qk_norm(run, lane, w, q, k, err));
     KS_TRY(ops->rope(lane->dev, q, k, v, c->head_dim, &rope, &b->seqs,
-                     run->kv ? &at : NULL, err));
+                     run->keep ? &at : NULL, err));
 done:
     return st;
 }
@@ -324,17 +324,13 @@ static ks_status check_fits(const ks_run *run, const ks_seqs *seqs,
     return KS_OK;
 }
 
-ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
-                     ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
-                     ks_view *all_hidden, ks_err *err) {
+static ks_status pass(ks_run *run, const int32_t *ids, ks_view *last_hidden,
+                      ks_view *all_hidden, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(check_fits(run, seqs, capture, last_hidden != NULL, err));
-    run->seqs = seqs;
-    run->kv = kv;
-    run->capture = capture;
+    KS_TRY(check_fits(run, run->seqs, run->capture, last_hidden != NULL, err));
     run->careful = false;
     run->fault = (ks_fault){.seq = -1};
-    if (capture) KS_TRY(ks__gather_plan(run, err));
+    if (run->capture) KS_TRY(ks__gather_plan(run, err));
     KS_TRY(ks__stage_batch(run, ids, err));
     st = walk_layers(run, err);
     if (st == KS_NUMERIC && !run->fault.overflow) {
@@ -346,4 +342,24 @@ ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
     KS_TRY(run->ops->sync(run->dev, err));
 done:
     return st;
+}
+
+ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                     ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
+                     ks_view *all_hidden, ks_err *err) {
+    run->seqs = seqs;
+    run->kv = kv;
+    run->keep = kv != NULL;
+    run->capture = capture;
+    return pass(run, ids, last_hidden, all_hidden, err);
+}
+
+ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
+                            const int32_t *ids, ks_kv *kv,
+                            const ks_capture *capture, ks_err *err) {
+    run->seqs = seqs;
+    run->kv = kv;
+    run->keep = false;
+    run->capture = capture;
+    return pass(run, ids, NULL, NULL, err);
 }
