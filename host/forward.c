@@ -253,7 +253,37 @@ static ks_status walk_layers(ks_run *run, ks_err *err) {
         if (run->careful) KS_TRY(check_residual(run, l + 1, err));
         KS_TRY(ks__gather(run, KS_RESID, l + 1, whole(run, run->x), err));
     }
-    KS_TRY(check_residual(run, n_layers, err));
+done:
+    return st;
+}
+
+static ks_status final_norm(ks_run *run, ks_view x, ks_err *err) {
+    return run->ops->norm(run->dev, x, x, NULL, run->weights->final_norm,
+                          run->config->norm_eps, err);
+}
+
+static ks_view last_rows(const ks_run *run) {
+    return ks_view_f32(run->last, run->seqs->n_seq, run->config->d_model);
+}
+
+/* All that a pass queues and nobody waits for. */
+static ks_status queue_pass(ks_run *run, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(walk_layers(run, err));
+    if (run->wants_last) {
+        KS_TRY(run->ops->convert(run->dev, run->last, KS_F32,
+                                 whole(run, run->x), run->placed_last_rows,
+                                 run->seqs->n_seq, err));
+        KS_TRY(final_norm(run, last_rows(run), err));
+    }
+done:
+    return st;
+}
+
+static ks_status pass(ks_run *run, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(ks__graph_pass(run, queue_pass, err));
+    KS_TRY(check_residual(run, run->config->n_layers, err));
     KS_TRY(ks__gather_finish(run, err));
 done:
     return st;
@@ -262,32 +292,10 @@ done:
 /* Names the first faulty layer: the same pass again, looking after every
  * layer. Only a pass that fails pays for it. */
 static ks_status find_fault(ks_run *run, ks_err *err) {
+    /* what is still under way, and more of what is not finite, is forgotten */
+    (void)run->ops->sync(run->dev, NULL);
     run->careful = true;
-    return walk_layers(run, err);
-}
-
-static ks_status final_norm(ks_run *run, ks_view x, ks_err *err) {
-    return run->ops->norm(run->dev, x, x, NULL, run->weights->final_norm,
-                          run->config->norm_eps, err);
-}
-
-static ks_status heads(ks_run *run, ks_view *last_hidden, ks_view *all_hidden,
-                       ks_err *err) {
-    ks_status st = KS_OK;
-    if (last_hidden) {
-        *last_hidden =
-            ks_view_f32(run->last, run->seqs->n_seq, run->config->d_model);
-        KS_TRY(run->ops->convert(run->dev, run->last, KS_F32,
-                                 whole(run, run->x), run->placed_last_rows,
-                                 run->seqs->n_seq, err));
-        KS_TRY(final_norm(run, *last_hidden, err));
-    }
-    if (all_hidden) {
-        *all_hidden = whole(run, run->x);
-        KS_TRY(final_norm(run, *all_hidden, err));
-    }
-done:
-    return st;
+    return pass(run, err);
 }
 
 /* What the buffers cannot hold is the caller's mistake, said with numbers. */
@@ -324,21 +332,27 @@ static ks_status check_fits(const ks_run *run, const ks_seqs *seqs,
     return KS_OK;
 }
 
-static ks_status pass(ks_run *run, const int32_t *ids, ks_view *last_hidden,
-                      ks_view *all_hidden, ks_err *err) {
+static ks_status forward(ks_run *run, const int32_t *ids, ks_view *last_hidden,
+                         ks_view *all_hidden, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(check_fits(run, run->seqs, run->capture, last_hidden != NULL, err));
+    run->wants_last = last_hidden != NULL;
     run->careful = false;
+    run->n_token_rows = 0;
     run->fault = (ks_fault){.seq = -1};
     if (run->capture) KS_TRY(ks__gather_plan(run, err));
     KS_TRY(ks__stage_batch(run, ids, err));
-    st = walk_layers(run, err);
+    st = pass(run, err);
     if (st == KS_NUMERIC && !run->fault.overflow) {
         ks_status again = find_fault(run, err);
         if (again != KS_OK) st = again;
     }
     KS_TRY(st);
-    KS_TRY(heads(run, last_hidden, all_hidden, err));
+    if (last_hidden) *last_hidden = last_rows(run);
+    if (all_hidden) {
+        *all_hidden = whole(run, run->x);
+        KS_TRY(final_norm(run, *all_hidden, err));
+    }
     KS_TRY(run->ops->sync(run->dev, err));
 done:
     return st;
@@ -351,7 +365,7 @@ ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
     run->kv = kv;
     run->keep = kv != NULL;
     run->capture = capture;
-    return pass(run, ids, last_hidden, all_hidden, err);
+    return forward(run, ids, last_hidden, all_hidden, err);
 }
 
 ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
@@ -361,5 +375,5 @@ ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
     run->kv = kv;
     run->keep = false;
     run->capture = capture;
-    return pass(run, ids, NULL, NULL, err);
+    return forward(run, ids, NULL, NULL, err);
 }
