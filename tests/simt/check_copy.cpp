@@ -11,7 +11,7 @@
 
 static ks_err err;
 
-#define RUN(call) cr_assert((call) == KS_OK, "%s", err.text)
+#define RUN(call) cr_assert(KS_OK == (call), "%s", err.text)
 #define FAILS(status, words, call)                                             \
     do {                                                                       \
         cr_expect(eq(int, (int)(call), (int)(status)));                        \
@@ -116,9 +116,11 @@ Test(copy, no_memory) {
     ks__cuda_free(dev, &buf);
     buf = taken(dev, 0);
     ks__cuda_free(dev, &buf);
-    FAILS(KS_NOMEM, "the ring",
-          ks__cuda_alloc_host(dev, &buf, SIZE_MAX / 2, "the ring", &err));
-    cr_expect(buf.data == NULL && buf.size == 0);
+    if (!built("asan")) { /* which has a limit of its own */
+        FAILS(KS_NOMEM, "the ring",
+              ks__cuda_alloc_host(dev, &buf, SIZE_MAX / 2, "the ring", &err));
+        cr_expect(buf.data == NULL && buf.size == 0);
+    }
     close_dev(dev);
 }
 
@@ -216,7 +218,7 @@ Test(copy, late_errors) {
     simt_fail_next_sync(cudaErrorLaunchFailure);
     FAILS(KS_INTERNAL, "wait: ", ks__cuda_wait(dev, ticket, &err));
     RUN(ks__cuda_wait(dev, ticket, &err));
-    char x[1] = {0};
+    char x[64] = {0};
     for (int i = 0; i < 8; i++) RUN(ks__cuda_copy(dev, a.data, x, 1, &err));
     simt_fail_next_sync(cudaErrorLaunchFailure);
     FAILS(KS_INTERNAL, "copy: ", ks__cuda_copy(dev, a.data, x, 1, &err));
@@ -346,7 +348,7 @@ Test(graph, refusals) {
     /* the stream is under capture already: record fails and opens nothing */
     OK(cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeRelaxed));
     FAILS(KS_INTERNAL, "record: ", ks__cuda_record(dev, &err));
-    cr_expect(dev->recording == NULL);
+    cr_expect(NULL == dev->recording);
     cudaGraph_t own;
     OK(cudaStreamEndCapture(dev->stream, &own));
     OK(cudaGraphDestroy(own));
