@@ -162,8 +162,7 @@ static int bench_gemm(struct bench *b, const struct shape *s, const char *what,
     char words[64];
     snprintf(words, sizeof words, "%s %dx%dx%d", what, tokens, n, k);
     int bad = measure(
-        b, s, "gemm", words,
-        4.0 * tokens * k + 2.0 * n * k + 4.0 * tokens * n,
+        b, s, "gemm", words, 4.0 * tokens * k + 2.0 * n * k + 4.0 * tokens * n,
         2.0 * tokens * n * k, [=] {
             return b->ops->gemm(b->dev, rows(out, tokens, n, KS_F32),
                                 rows(x, tokens, k, KS_F32),
@@ -190,7 +189,8 @@ static int bench_rows(struct bench *b, const struct shape *s) {
     char words[64];
     snprintf(words, sizeof words, "%dx%d", (int)n, (int)d);
     float *x = (float *)numbers(b, KS_F32, n * d);
-    float *w = (float *)numbers(b, KS_F32, d), *out = (float *)room(b, n * d * 4);
+    float *w = (float *)numbers(b, KS_F32, d),
+          *out = (float *)room(b, n * d * 4);
     int bad = measure(b, s, "norm", words, 8.0 * n * d, 4.0 * n * d, [=] {
         return b->ops->norm(b->dev, rows(out, n, d, KS_F32),
                             rows(x, n, d, KS_F32), NULL, w, 1e-6f, &b->err);
@@ -220,7 +220,8 @@ static int bench_attention(struct bench *b, const struct shape *s) {
     int64_t q_cols = s->heads * s->head_dim, k_cols = s->kv_heads * s->head_dim;
     std::vector<int32_t> offsets;
     for (int i = 0; i <= n_seq; i++) offsets.push_back(i * s->context);
-    void *q = numbers(b, KS_F32, n * q_cols), *k = numbers(b, KS_F32, n * k_cols);
+    void *q = numbers(b, KS_F32, n * q_cols),
+         *k = numbers(b, KS_F32, n * k_cols);
     void *v = numbers(b, KS_F32, n * k_cols), *out = room(b, n * q_cols * 4);
     int32_t *at = (int32_t *)room(b, offsets.size() * 4);
     if (at && b->ops->copy(b->dev, at, offsets.data(), offsets.size() * 4,

@@ -95,8 +95,7 @@ static int run_apart(const struct shim_test *test, double seconds) {
 
 static bool as_expected(const struct shim_test *test, int status) {
     if (test->options.signal)
-        return WIFSIGNALED(status) &&
-               WTERMSIG(status) == test->options.signal;
+        return WIFSIGNALED(status) && WTERMSIG(status) == test->options.signal;
     return WIFEXITED(status) && WEXITSTATUS(status) == test->options.exit_code;
 }
 
