@@ -46,7 +46,9 @@ static ks_status open_job(capture_bench *b, kind what, const char *name,
         .dtype = KS_BF16,
         .force = true,
         .random_weights = -1,
-        .engine = {.threads = c->threads, .batch_tokens = c->batch_tokens}};
+        .engine = {.backend = c->backend,
+                   .threads = c->threads,
+                   .batch_tokens = c->batch_tokens}};
     KS_TRY(ks_path_join(&b->path[what], b->bench->in->dir, name, err));
     KS_TRY(ks_refuse_existing(b->path[what], false, err));
     b->mine[what] = true;
