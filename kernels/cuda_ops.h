@@ -30,8 +30,16 @@ ks_status ks__cuda_count_nonfinite(ks_dev *, ks_view x, int64_t *count,
 /* gemm.cu, gemm_backward.cu */
 ks_status ks__cuda_gemm(ks_dev *, ks_view out, ks_view x, ks_view w,
                         const float *bias, bool accumulate, ks_err *);
+ks_status ks__cuda_gemm_grouped(ks_dev *, ks_view out, ks_view x,
+                                const int32_t *row, ks_view w,
+                                const float *bias, const int32_t *offsets,
+                                int32_t n_experts, ks_err *);
 ks_status ks__cuda_gemm_backward(ks_dev *, ks_view dx, ks_view dy, ks_view w,
                                  bool accumulate, ks_err *);
+
+/* matmul.cu */
+ks_status ks__cuda_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
+                          bool tb, float alpha, float beta, ks_err *);
 
 #ifdef __cplusplus
 }

@@ -32,6 +32,7 @@ typedef struct ks__product {
     const uint8_t *w;
     const float *bias;      /* [n], of experts [n_experts, n]; or NULL */
     const int32_t *offsets; /* [n_experts + 1] rows of each expert; or NULL */
+    const int32_t *row;     /* [m] rows of x; or NULL: each its own */
     int64_t out_stride, x_stride;
     int64_t w_row, w_expert; /* bytes */
     int32_t m, n, k, n_experts;
@@ -159,20 +160,28 @@ static __device__ __forceinline__ void ks__store_terms(bf16 *to, int apart,
         *(uint4 *)(to + apart) = make_uint4(lo[0], lo[1], lo[2], lo[3]);
 }
 
-/* Pass t: this thread's chunks of x. */
+/* The row of x that chunk i of this thread comes from; NULL: none. */
+template <class T>
+static __device__ __forceinline__ const float *
+ks__row_of_x(const ks__product *p, const ks__place *place, int i) {
+    int c = (int)threadIdx.x + i * KS_GEMM_THREADS;
+    int64_t row = place->m0 + c / 4 % T::BM;
+    if (row >= place->m_end) return NULL;
+    return p->x + (p->row ? p->row[row] : row) * p->x_stride;
+}
+
+/* Pass t: this thread's chunks of x, from their rows. */
 template <class T>
 static __device__ __forceinline__ void
 ks__load_x(ks__raw8 raw[T::X_MINE], const ks__product *p,
-           const ks__place *place, int t) {
+           const float *const from[T::X_MINE], int t) {
 #pragma unroll
     for (int i = 0; i < T::X_MINE; i++) {
         int c = (int)threadIdx.x + i * KS_GEMM_THREADS;
-        int row = place->m0 + c / 4 % T::BM;
         int block = t * T::AT_ONCE + c / 4 / T::BM;
         int k = block * KS_GEMM_K + c % 4 * 8;
-        bool in = row < place->m_end;
-        ks__load8<KS_F32>(&raw[i], p->x + (in ? row : 0) * p->x_stride, k,
-                          in ? p->k - k : 0);
+        ks__load8<KS_F32>(&raw[i], from[i] ? from[i] : p->x, k,
+                          from[i] ? p->k - k : 0);
     }
 }
 
@@ -277,7 +286,7 @@ template <class T>
 static __device__ __forceinline__ void
 ks__fragment_w(uint32_t f[4], const bf16 *w, int k16, int col) {
     int lane = (int)threadIdx.x % 32;
-    if (T::TURNED)
+    if constexpr (T::TURNED)
         ldmatrix_x4_trans(f, w + ks__chunk_at<T::W_LINE>(k16 * 16 + lane % 16,
                                                          col / 8 + lane / 16));
     else
@@ -373,8 +382,12 @@ static __global__ void __launch_bounds__(KS_GEMM_THREADS)
     float acc[T::MT][T::NT][4] = {};
     ks__raw8 x_next[T::X_MINE], w_next[T::W_MINE];
 
-    ks__load_x<T>(x_next, &p, &place, 0);
-    if (T::DIRECT) {
+    const float *x_row[T::X_MINE];
+#pragma unroll
+    for (int i = 0; i < T::X_MINE; i++)
+        x_row[i] = ks__row_of_x<T>(&p, &place, i);
+    ks__load_x<T>(x_next, &p, x_row, 0);
+    if constexpr (T::DIRECT) {
         for (int t = 0; t < T::W_STAGES - 1; t++) {
             if (t < passes) ks__copy_w<T>(ws + t * T::W_STAGE, &p, &place, t);
             cp_async_commit();
@@ -389,8 +402,8 @@ static __global__ void __launch_bounds__(KS_GEMM_THREADS)
 
     for (int t = 0; t < passes; t++) {
         bool more = t + 1 < passes;
-        if (more) ks__load_x<T>(x_next, &p, &place, t + 1);
-        if (T::DIRECT) {
+        if (more) ks__load_x<T>(x_next, &p, x_row, t + 1);
+        if constexpr (T::DIRECT) {
             int ahead = t + T::W_STAGES - 1;
             if (ahead < passes)
                 ks__copy_w<T>(ws + ahead % T::W_STAGES * T::W_STAGE, &p, &place,
@@ -409,10 +422,11 @@ static __global__ void __launch_bounds__(KS_GEMM_THREADS)
         }
         if (more) {
             ks__store_x<T>(xs + (t + 1) % 2 * T::X_STAGE, x_next);
-            if (!T::DIRECT)
+            if constexpr (T::DIRECT)
+                cp_async_wait<T::W_STAGES - 2>();
+            else
                 ks__store_w<T>(ws + (t + 1) % 2 * T::W_STAGE, &p, &place,
                                w_next, t + 1);
-            if (T::DIRECT) cp_async_wait<T::W_STAGES - 2>();
             __syncthreads();
         }
     }

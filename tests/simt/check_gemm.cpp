@@ -273,3 +273,85 @@ Test(gemm, refusals) {
     cr_expect(run(b, false, no_out, none, w.view(), NULL, false) == KS_OK);
     cr_expect(run(b, true, none, no_out, w.view(), NULL, false) == KS_OK);
 }
+
+/* ----------------------------------------------------------------- experts */
+
+/* Copies host integers; the caller's, for cudaFree. */
+static int32_t *device_ints(const std::vector<int32_t> &from) {
+    void *p = NULL;
+    OK(cudaMalloc(&p, from.size() * 4));
+    OK(cudaMemcpy(p, from.data(), from.size() * 4, cudaMemcpyDefault));
+    return (int32_t *)p;
+}
+
+/* Each expert's rows have the bits of gemm with that expert's weights. */
+static void grouped(const std::vector<int32_t> &offsets, bool gather,
+                    ks_type type, int sm) {
+    two_backends *b = backends();
+    b->cuda->precise = gather;
+    b->cuda->n_sm = sm;
+    int32_t experts = (int32_t)offsets.size() - 1, m = offsets.back();
+    int64_t n = 37, k = ks_type_block(type) == 1 ? 41 : 64;
+    matrix x(m, k, k + 1), bias(experts, n, n), out(m, n, n + 1);
+    weights w(type, experts * n, k, k);
+    std::vector<int32_t> row;
+    for (int32_t i = 0; i < m; i++)
+        row.push_back(gather ? (int32_t)(random_bits() % (uint64_t)m) : i);
+    int32_t *d_offsets = device_ints(offsets), *d_row = device_ints(row);
+    const float *d_bias = gather ? bias.device + GUARD_FLOATS : NULL;
+    simt_seed(random_bits() % 100);
+    cr_assert(ks__cuda_gemm_grouped(b->cuda, out.view(), x.view(),
+                                    gather ? d_row : NULL, w.view(), d_bias,
+                                    d_offsets, experts, &b->err) == KS_OK,
+              "%s", b->err.text);
+    OK(cudaStreamSynchronize(b->cuda->stream));
+    std::vector<float> got = out.get();
+    for (int32_t e = 0; e < experts; e++) {
+        int32_t first = offsets[(size_t)e];
+        int32_t rows = offsets[(size_t)e + 1] - first;
+        if (!rows) continue;
+        matrix mine(rows, k, k), want(rows, n, n);
+        for (int32_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < k; j++)
+                mine.at(i, j) = x.at(row[(size_t)(first + i)], j);
+        mine.put();
+        ks_view we = w.view();
+        we.rows = n;
+        we.data =
+            (char *)we.data + (size_t)(e * n) * ks_type_row_bytes(type, k);
+        cr_assert(run(b, false, want.view(), mine.view(), we,
+                      d_bias ? d_bias + e * n : NULL, false) == KS_OK,
+                  "%s", b->err.text);
+        OK(cudaStreamSynchronize(b->cuda->stream));
+        std::vector<float> one = want.get();
+        cr_assert(
+            memcmp(one.data(), &got[(size_t)(first * n)], one.size() * 4) == 0,
+            "expert %d of %d", e, experts);
+    }
+    OK(cudaFree(d_offsets));
+    OK(cudaFree(d_row));
+}
+
+Test(gemm, experts) {
+    grouped({0, 0, 3, 3, 20, 37}, false, KS_MXFP4, 1000000);
+    grouped({0, 1, 18, 18, 18, 35, 36, 36}, true, KS_BF16, 1000000);
+    grouped({0, 40, 40, 131}, true, KS_F32, 1000000);
+    grouped({0, 5, 133}, false, KS_BF16, 1);
+    std::vector<int32_t> lots(1, 0); /* more than a warp can scan at once */
+    for (int e = 0; e < 70; e++) lots.push_back(lots.back() + e % 3 * (e > 20));
+    grouped(lots, false, KS_Q4_0, 1000000);
+    lots.resize(33);
+    grouped(lots, true, KS_Q4_0, 1000000);
+}
+
+Test(gemm, experts_refusals) {
+    two_backends *b = backends();
+    matrix x(3, 40, 40), out(4, 9, 9);
+    weights w(KS_F32, 18, 40, 40);
+    cr_expect(ks__cuda_gemm_grouped(b->cuda, out.view(), x.view(), NULL,
+                                    w.view(), NULL, NULL, 2,
+                                    &b->err) == KS_INTERNAL);
+    cr_expect(strcmp(b->err.text,
+                     "gemm_grouped: shapes [4,9] = [3,40] [18,40]^T") == 0,
+              "%s", b->err.text);
+}
