@@ -60,11 +60,32 @@ done:
     return st;
 }
 
+ks_status ks_engine_share(ks_engine **out, const ks_engine *of,
+                          const char *backend, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_engine *engine = NULL;
+    *out = NULL;
+    KS_TRY(ks_alloc(&engine, 1, sizeof *engine, "an engine", err));
+    engine->options = of->options;
+    engine->options.backend = backend;
+    engine->model = of->model;
+    engine->shares_model = true;
+    KS_TRY(ks_dev_open(&engine->dev, &engine->ops, backend, of->options.threads,
+                       NULL, err));
+    engine->limits.max_tokens = of->limits.max_tokens;
+    engine->limits.lanes = ks_dev_lanes(engine->dev);
+    *out = engine;
+    engine = NULL;
+done:
+    ks_engine_close(&engine);
+    return st;
+}
+
 void ks_engine_close(ks_engine **engine) {
     if (!*engine) return;
     ks_run_close(&(*engine)->run);
     ks_placed_close(&(*engine)->placed);
-    ks_model_close(&(*engine)->model);
+    if (!(*engine)->shares_model) ks_model_close(&(*engine)->model);
     if ((*engine)->dev) ks_dev_close(&(*engine)->dev, (*engine)->ops);
     free(*engine);
     *engine = NULL;

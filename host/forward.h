@@ -109,7 +109,13 @@ struct ks_engine {
     ks_run *run;
     ks_run_limits limits; /* of run; max_tokens: the packing limit at first */
     ks_engine_options options;
+    bool shares_model; /* another engine's, and that one closes it */
 };
+
+/* Another device for the model of an engine: its options but for the backend
+ * (borrowed), and as large batches. */
+ks_status ks_engine_share(ks_engine **out, const ks_engine *of,
+                          const char *backend, ks_err *err);
 
 /* Makes engine->run serve at least these limits (buffers only grow). Beyond
  * options.memory: KS_LIMIT with the numbers. */
