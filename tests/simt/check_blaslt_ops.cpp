@@ -117,7 +117,7 @@ Test(blaslt, left_to_the_own_kernel) {
         cr_assert(ks__blaslt_gemm(b->cuda, out.view(), x.view(), w.view(), NULL,
                                   false, &served, &b->err) == KS_OK,
                   "%s", b->err.text);
-        cr_expect(!served, "%lld x %lld", (long long)t.n, (long long)t.k);
+        cr_expect(served == false, "%lld x %lld", (long long)t.n, (long long)t.k);
         cr_assert(ks__cuda_gemm(b->cuda, out.view(), x.view(), w.view(), NULL,
                                 false, &b->err) == KS_OK,
                   "%s", b->err.text);
