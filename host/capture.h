@@ -39,11 +39,15 @@ typedef struct ks_capture_seq {
     int32_t chain;
     int64_t step; /* its first, in the job's steps */
     int32_t n_steps;
+    int32_t common; /* tokens in front that the sequence before has too, and
+                       in which neither captures anything */
 } ks_capture_seq;
 
 /* What a capture takes; known before anything is computed or made. */
 typedef struct ks_capture_cost {
     int64_t chains, steps, tokens, batches;
+    int64_t shared;     /* tokens computed for several chains at once, counted
+                           as often as that saves */
     int64_t invalid;    /* steps without a token, or `before` at token 0 */
     int64_t truncated;  /* chains cut at the model's context */
     int64_t unlabelled; /* steps whose label is null or missing */
@@ -79,6 +83,9 @@ typedef struct ks_capture_job {
     ks_acts_spec spec;
     int32_t batch_tokens;         /* packing limit */
     int32_t max_tokens, max_rows; /* of the largest batch */
+    size_t max_seqs;
+    int32_t share_pages, share_columns; /* pages that the common tokens of a
+                                           batch take, and those of a group */
     ks_capture_cost cost;
 } ks_capture_job;
 

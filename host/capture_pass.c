@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "capture.h"
+#include "capture_share.h"
 
 enum { RATE_TOKENS = 512 }; /* of the measured forward */
 
@@ -25,7 +25,7 @@ typedef struct batch {
     pthread_t thread;
     bool started;
     span at;
-    int32_t *offsets, *ids; /* ids borrowed from the job */
+    ks__share *share;
     ks_segment *segments;
 } batch;
 
@@ -61,19 +61,16 @@ static ks_status emit(void *user, ks_stream stream, ks_position position,
     return st;
 }
 
-/* The sequences lie end to end in the job's ids, so a batch is a window. */
-static void fill_batch(batch *b) {
+/* Steps of the batch, counted from where each sequence begins in it. */
+static void fill_segments(batch *b, const ks_batch *tokens,
+                          const ks_stored *stored) {
     const ks_capture_job *job = b->job;
-    const ks_capture_seq *first = &job->seqs[b->at.from];
-    b->ids = job->ids + first->token;
-    b->at.step = first->step;
+    b->at.step = job->seqs[b->at.from].step;
     b->at.n_steps = 0;
     for (size_t s = b->at.from; s < b->at.to; s++) {
         const ks_capture_seq *seq = &job->seqs[s];
         int32_t at = (int32_t)(s - b->at.from);
-        int32_t token = (int32_t)(seq->token - first->token);
-        b->offsets[at] = token;
-        b->offsets[at + 1] = token + seq->n_tokens;
+        int32_t token = tokens->offsets[at] - (stored ? stored->past[at] : 0);
         for (int32_t i = 0; i < seq->n_steps; i++) {
             const ks_step_row *step = &job->steps[seq->step + i];
             b->segments[b->at.n_steps++] = (ks_segment){
@@ -82,13 +79,14 @@ static void fill_batch(batch *b) {
     }
 }
 
-/* The forward knows sequences; here they have names. */
-static ks_status name_fault(const batch *b, ks_status st, ks_err *err) {
-    if (st != KS_NUMERIC || !b->engine->run) return st;
-    ks_fault fault = ks_run_fault(b->engine->run);
-    if (fault.seq < 0 || fault.seq >= (int32_t)(b->at.to - b->at.from))
+/* The forward knows sequences; here they have names. faulty: of the batch. */
+static ks_status name_fault(const batch *b, ks_status st, int32_t faulty,
+                            ks_err *err) {
+    if (st != KS_NUMERIC || faulty < 0 ||
+        faulty >= (int32_t)(b->at.to - b->at.from))
         return st;
-    const ks_capture_seq *seq = &b->job->seqs[b->at.from + (size_t)fault.seq];
+    ks_fault fault = ks_run_fault(b->engine->run);
+    const ks_capture_seq *seq = &b->job->seqs[b->at.from + (size_t)faulty];
     char where[64] = "in the prompt or between steps";
     for (int32_t i = 0; i < seq->n_steps; i++) {
         const ks_step_row *s = &b->job->steps[seq->step + i];
@@ -113,10 +111,13 @@ static ks_status name_fault(const batch *b, ks_status st, ks_err *err) {
 
 static ks_status run_batch(batch *b, ks_err *err) {
     const ks_capture_options *o = &b->job->options;
-    fill_batch(b);
-    ks_batch tokens = {.n_seq = (int32_t)(b->at.to - b->at.from),
-                       .offsets = b->offsets,
-                       .ids = b->ids};
+    ks_batch tokens;
+    const ks_stored *stored;
+    int32_t faulty = -1;
+    ks_status st = ks__share_batch(b->share, b->at.from, b->at.to, &tokens,
+                                   &stored, &faulty, err);
+    if (st != KS_OK) return name_fault(b, st, faulty, err);
+    fill_segments(b, &tokens, stored);
     ks_capture capture = {.streams = o->streams,
                           .positions = o->positions,
                           .dtype = o->dtype,
@@ -124,8 +125,9 @@ static ks_status run_batch(batch *b, ks_err *err) {
                           .segments = b->segments,
                           .emit = emit,
                           .user = b};
-    ks_status st = ks_engine_run(b->engine, &tokens, &capture, err);
-    return name_fault(b, st, err);
+    st = ks__engine_run_behind(b->engine, &tokens, stored, &capture, err);
+    if (st == KS_NUMERIC) faulty = ks_run_fault(b->engine->run).seq;
+    return name_fault(b, st, faulty, err);
 }
 
 /* ---------------------------------------------------------------------- run */
@@ -134,6 +136,8 @@ static ks_status reserve(const ks_capture_job *job, ks_engine *engine,
                          ks_err *err) {
     ks_run_limits limits = {.max_tokens = job->max_tokens,
                             .max_rows = job->max_rows,
+                            .max_pages =
+                                (int64_t)job->max_seqs * job->share_columns,
                             .streams = job->options.streams,
                             .positions = job->options.positions,
                             .dtype = job->options.dtype};
@@ -166,8 +170,7 @@ static ks_status open_batches(ks_capture_pass *pass, ks_err *err) {
         batch *b = &pass->batches[i];
         *b = (batch){.pass = pass, .job = job};
         b->engine = i ? job->more[i - 1] : job->engine;
-        KS_TRY(ks_alloc(&b->offsets, job->n_seqs + 1, sizeof *b->offsets,
-                        "a batch", err));
+        KS_TRY(ks__share_open(&b->share, job, b->engine, err));
         KS_TRY(ks_alloc(&b->segments, (size_t)job->max_rows,
                         sizeof *b->segments, "a batch", err));
     }
@@ -291,7 +294,7 @@ void ks_capture_drop(ks_capture_pass **pass) {
     if (!p) return;
     ks_acts_abandon(&p->acts);
     for (int32_t i = 0; p->batches && i < p->job->n_backends; i++) {
-        free(p->batches[i].offsets);
+        ks__share_close(&p->batches[i].share);
         free(p->batches[i].segments);
     }
     pthread_mutex_destroy(&p->mutex);

@@ -116,7 +116,7 @@ static ks_status project_qkv(ks_run *run, const ks_lane *lane, int32_t l,
     ks_view q_raw = kept(run, b, trace.q, q);
     ks_view k_raw = kept(run, b, trace.k, k);
     ks_kv_layer at = {0};
-    if (run->kv) at = ks_kv_layer_at(run->kv, l);
+    if (run->keep) at = ks_kv_layer_at(run->kv, l);
 
     KS_TRY(ops->gemm(lane->dev, q_raw, h, w->wq, w->bq, false, err));
     KS_TRY(ops->gemm(lane->dev, k_raw, h, w->wk, w->bk, false, err));
@@ -124,7 +124,7 @@ static ks_status project_qkv(ks_run *run, const ks_lane *lane, int32_t l,
     KS_TRY(qk_norm(run, lane, w->q_norm, q, q_raw, c->n_heads, err));
     KS_TRY(qk_norm(run, lane, w->k_norm, k, k_raw, c->n_kv_heads, err));
     KS_TRY(ops->rope(lane->dev, q, k, v, c->head_dim, &rope, &b->seqs,
-                     run->kv ? &at : NULL, err));
+                     run->keep ? &at : NULL, err));
 done:
     return st;
 }
@@ -396,13 +396,11 @@ done:
     return st;
 }
 
-ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
-                     ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
-                     ks_view *all_hidden, ks_err *err) {
+/* A pass that keeps no trace, with arguments in run but for these. */
+static ks_status plain(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                       ks_view *last_hidden, ks_view *all_hidden, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(check_fits(run, seqs, capture, last_hidden != NULL, err));
-    run->kv = kv;
-    run->capture = capture;
+    KS_TRY(check_fits(run, seqs, run->capture, last_hidden != NULL, err));
     run->trace = NULL;
     run->inputs = NULL;
     run->wants_last = last_hidden != NULL;
@@ -417,12 +415,31 @@ done:
     return st;
 }
 
+ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                     ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
+                     ks_view *all_hidden, ks_err *err) {
+    run->kv = kv;
+    run->keep = kv != NULL;
+    run->capture = capture;
+    return plain(run, seqs, ids, last_hidden, all_hidden, err);
+}
+
+ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
+                            const int32_t *ids, ks_kv *kv,
+                            const ks_capture *capture, ks_err *err) {
+    run->kv = kv;
+    run->keep = false;
+    run->capture = capture;
+    return plain(run, seqs, ids, NULL, NULL, err);
+}
+
 ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,
                             const int32_t *ids, const float *inputs,
                             const ks_trace *trace, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(check_fits(run, seqs, NULL, false, err));
     run->kv = NULL;
+    run->keep = false;
     run->capture = NULL;
     run->trace = trace;
     run->inputs = inputs;

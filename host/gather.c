@@ -52,7 +52,8 @@ static int32_t sequence_of(const ks_seqs *seqs, int64_t row) {
 ks_status ks__run_fault_at(ks_run *run, ks_stream stream, int32_t layer,
                            int64_t row, int64_t count, ks_err *err) {
     int32_t seq = sequence_of(run->seqs, row);
-    int32_t token = (int32_t)(row - run->seqs->offsets[seq]);
+    int32_t token = (int32_t)(row - run->seqs->offsets[seq]) +
+                    (run->seqs->past ? run->seqs->past[seq] : 0);
     run->fault = (ks_fault){.seq = seq,
                             .layer = layer,
                             .token = token,

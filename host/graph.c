@@ -20,7 +20,7 @@ static ks_shape shape_of(const ks_run *run) {
 /* Each sequence takes one token: then the batch's arrays lie at the same
  * places of the image whenever the shape is the same. */
 static bool is_decode(const ks_run *run) {
-    return run->kv && !run->capture && !run->careful &&
+    return run->keep && !run->capture && !run->careful &&
            run->seqs->n_tok == run->seqs->n_seq;
 }
 

@@ -124,6 +124,7 @@ struct ks_run {
     const int32_t *ids, *placed_token_rows, *placed_last_rows;
     const ks_pool_row *placed_pool_rows;
     ks_kv *kv;
+    bool keep; /* new keys and values go into kv */
     const ks_capture *capture;
     int32_t n_blocks, block_rows; /* the last block may be shorter */
     int32_t n_bounds, n_lanes, n_parcels, parcel;

@@ -3,30 +3,31 @@
 #ifndef KS_CUDA_OPS_H
 #define KS_CUDA_OPS_H
 
+#include "ops.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#include "ops.h"
-
-ks_status ks__cuda_embed(ks_dev *, ks_view out, ks_view table,
-                         const int32_t *ids, float scale, ks_err *);
-ks_status ks__cuda_norm(ks_dev *, ks_view out, ks_view x, const ks_view *add,
-                        const float *w, float eps, ks_err *);
-ks_status ks__cuda_add(ks_dev *, ks_view x, ks_view y, ks_err *);
-ks_status ks__cuda_rope(ks_dev *, ks_view q, ks_view k, ks_view v,
-                        int32_t head_dim, const ks_rope *, const ks_seqs *,
-                        const ks_kv_layer *kv, ks_err *);
-ks_status ks__cuda_gate(ks_dev *, ks_view out, ks_view gate, ks_view up, ks_act,
-                        ks_err *);
-ks_status ks__cuda_pool(ks_dev *, void *const out[KS_N_POSITIONS], ks_type,
-                        ks_view x, const ks_pool_row *, int64_t n_rows,
-                        uint32_t positions, ks_err *);
-ks_status ks__cuda_convert(ks_dev *, void *out, ks_type, ks_view x,
-                           const int32_t *index, int64_t n_rows, ks_err *);
-ks_status ks__cuda_count_nonfinite(ks_dev *, ks_view x, int64_t *count,
-                                   int64_t *row, ks_err *);
-
+/* copy.cu */
+ks_status ks__cuda_alloc(ks_dev *, ks_buf *, size_t, const char *what,
+                         ks_err *);
+void ks__cuda_free(ks_dev *, ks_buf *);
+ks_status ks__cuda_copy(ks_dev *, void *to, const void *from, size_t, ks_err *);
+ks_status ks__cuda_sync(ks_dev *, ks_err *);
+ks_status ks__cuda_zero(ks_dev *, void *, size_t, ks_err *);
+ks_status ks__cuda_enter(ks_dev *, ks_err *);
+ks_status ks__cuda_alloc_host(ks_dev *, ks_buf *, size_t, const char *what,
+                              ks_err *);
+void ks__cuda_free_host(ks_dev *, ks_buf *);
+ks_status ks__cuda_copy_out(ks_dev *, void *to, const void *from, size_t,
+                            uint64_t *ticket, ks_err *);
+ks_status ks__cuda_wait(ks_dev *, uint64_t ticket, ks_err *);
+/* graph.cu */
+ks_status ks__cuda_record(ks_dev *, ks_err *);
+ks_status ks__cuda_recorded(ks_dev *, ks_graph **, ks_err *);
+ks_status ks__cuda_replay(ks_dev *, ks_graph *, ks_err *);
+void ks__cuda_free_graph(ks_dev *, ks_graph **);
 /* gemm.cu, gemm_backward.cu */
 ks_status ks__cuda_gemm(ks_dev *, ks_view out, ks_view x, ks_view w,
                         const float *bias, bool accumulate, ks_err *);
