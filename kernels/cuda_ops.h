@@ -3,11 +3,11 @@
 #ifndef KS_CUDA_OPS_H
 #define KS_CUDA_OPS_H
 
-#include "ops.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "ops.h"
 
 /* copy.cu */
 ks_status ks__cuda_alloc(ks_dev *, ks_buf *, size_t, const char *what,
