@@ -1,0 +1,33 @@
+/* cuda_ops.h - the CUDA launchers; each has the signature of its slot in
+ * struct ks_ops (ops.h), which ops_cuda.cu lists them in. */
+#ifndef KS_CUDA_OPS_H
+#define KS_CUDA_OPS_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "ops.h"
+
+ks_status ks__cuda_embed(ks_dev *, ks_view out, ks_view table,
+                         const int32_t *ids, float scale, ks_err *);
+ks_status ks__cuda_norm(ks_dev *, ks_view out, ks_view x, const ks_view *add,
+                        const float *w, float eps, ks_err *);
+ks_status ks__cuda_add(ks_dev *, ks_view x, ks_view y, ks_err *);
+ks_status ks__cuda_rope(ks_dev *, ks_view q, ks_view k, ks_view v,
+                        int32_t head_dim, const ks_rope *, const ks_seqs *,
+                        const ks_kv_layer *kv, ks_err *);
+ks_status ks__cuda_gate(ks_dev *, ks_view out, ks_view gate, ks_view up, ks_act,
+                        ks_err *);
+ks_status ks__cuda_pool(ks_dev *, void *const out[KS_N_POSITIONS], ks_type,
+                        ks_view x, const ks_pool_row *, int64_t n_rows,
+                        uint32_t positions, ks_err *);
+ks_status ks__cuda_convert(ks_dev *, void *out, ks_type, ks_view x,
+                           const int32_t *index, int64_t n_rows, ks_err *);
+ks_status ks__cuda_count_nonfinite(ks_dev *, ks_view x, int64_t *count,
+                                   int64_t *row, ks_err *);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
