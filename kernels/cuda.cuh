@@ -46,6 +46,8 @@ struct ks_dev {
     char isa[16];              /* "sm_90" */
     struct ks__taken *taken;   /* [n_taken], latest last */
     size_t n_taken, taken_room;
+    unsigned long long *fault; /* on the device: see fault.cuh */
+    uint32_t fault_calls;      /* that may report, since the last sync */
 };
 
 /* Device `ordinal` with its stream and pool; it becomes the calling thread's.
@@ -68,6 +70,11 @@ ks_status ks__cuda_status(cudaError_t error, const char *op, ks_err *err);
 ks_status ks__cuda_take(ks_dev *dev, void **out, size_t size, const char *what,
                         ks_err *err);
 void ks__cuda_give(ks_dev *dev, void *scratch);
+
+/* The word that kernels report to (fault.cuh). sync reads it: it waits for the
+ * stream, then KS_NUMERIC with the row of the earliest fault since the last. */
+ks_status ks__cuda_fault_open(ks_dev *dev, ks_err *err);
+ks_status ks__cuda_fault_sync(ks_dev *dev, ks_err *err);
 
 static inline int64_t ks__ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;

@@ -74,8 +74,9 @@ typedef struct pool_args {
 } pool_args;
 
 /* Mean of rows [begin, end): f32 sums in token order. */
-static __device__ float4 mean_of(const pool_args *a, const float *x,
-                                 ks_pool_row row, int n) {
+static __device__ __forceinline__ float4 mean_of(const pool_args *a,
+                                                 const float *x,
+                                                 ks_pool_row row, int n) {
     float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 4
     for (int t = row.begin; t < row.end; t++) {
@@ -88,7 +89,7 @@ static __device__ float4 mean_of(const pool_args *a, const float *x,
 }
 
 /* Index of the row that a position picks; -1: none. */
-static __device__ int picked(int position, ks_pool_row row) {
+static __device__ __forceinline__ int picked(int position, ks_pool_row row) {
     switch (position) {
     case KS_FIRST:
         return row.begin;
@@ -109,6 +110,7 @@ static __global__ void __launch_bounds__(THREADS) pool_kernel(pool_args a) {
     if (n <= 0) return;
     ks_pool_row row = a.rows[blockIdx.x];
     const float *x = a.x + j;
+#pragma unroll
     for (int p = 0; p < KS_TOKENS; p++) {
         if (!a.out[p]) continue;
         float4 v = make_float4(NAN, NAN, NAN, NAN);

@@ -18,7 +18,7 @@ typedef struct rope_args {
 } rope_args;
 
 /* The sequence that holds packed token t. */
-static __device__ int sequence_of(const ks_seqs *seqs, int t) {
+static __device__ __forceinline__ int sequence_of(const ks_seqs *seqs, int t) {
     int low = 0, high = seqs->n_seq;
     while (high - low > 1) {
         int mid = low + (high - low) / 2;
@@ -33,7 +33,7 @@ static __device__ int sequence_of(const ks_seqs *seqs, int t) {
 /* Cosine and sine as the CPU op has them (host/cpu/isa/vmath.h): in double,
  * multiples of pi/2 taken off in two parts, polynomials of FreeBSD msun
  * (k_sinf.c, k_cosf.c). One pair serves all heads of a token. */
-static __device__ float2 turn_of(float angle) {
+static __device__ __forceinline__ float2 turn_of(float angle) {
     double x = angle, turns = rint(x * 0.63661977236758134308);
     double r = x - turns * 1.57079631090164184570e+00;
     r = r - turns * 1.58932547735281966916e-08;
@@ -75,8 +75,9 @@ static __device__ __forceinline__ void put(float *to, const float *v) {
  * NULL. Pairs are (i, i + half), or interleaved (2 i, 2 i + 1); `by` of them
  * at a time. */
 template <int by, bool interleaved>
-static __device__ void rotate(float *row, int cols, int head_dim, int pairs,
-                              const float2 *turn, float *store) {
+static __device__ __forceinline__ void
+rotate(float *row, int cols, int head_dim, int pairs, const float2 *turn,
+       float *store) {
     int of_head = pairs / by, items = cols / head_dim * of_head;
     int apart = interleaved ? by : pairs, step = interleaved ? 2 : 1;
     for (int p = (int)threadIdx.x; p < items; p += THREADS) {
@@ -101,8 +102,8 @@ static __device__ void rotate(float *row, int cols, int head_dim, int pairs,
 }
 
 /* Writes what does not rotate of k, and v, into the store. */
-static __device__ void store_rest(const rope_args *a, const float *k,
-                                  const float *v, int64_t to) {
+static __device__ __forceinline__ void
+store_rest(const rope_args *a, const float *k, const float *v, int64_t to) {
     int rest = a->head_dim - 2 * a->half;
     int items = a->k_cols / a->head_dim * rest;
     for (int p = (int)threadIdx.x; p < items; p += THREADS) {
@@ -119,7 +120,7 @@ static __device__ void store_rest(const rope_args *a, const float *k,
 /* A block a token. Bound: bytes, 8 an element of q, and 8 (with the store 12
  * and 8 for v) of k. */
 template <int by, bool interleaved>
-static __global__ void __launch_bounds__(THREADS) rope_kernel(rope_args a) {
+static __global__ void __launch_bounds__(THREADS, 8) rope_kernel(rope_args a) {
     SHARED(float2, turn, MAX_HEAD_DIM / 2);
     int t = (int)blockIdx.x, s = sequence_of(&a.seqs, t);
     int pos = ks__past(a.seqs.past, s) + t - a.seqs.offsets[s];
