@@ -58,6 +58,15 @@ typedef struct ks_parcel {
     bool held; /* not emitted yet */
 } ks_parcel;
 
+/* What a pass leaves behind for backward.c, in the backend's memory. */
+typedef struct ks_trace {
+    float *resid; /* [L + 1, n_tok, d] residual stream ahead of each layer */
+    /* Of the layer that ks__forward_replay was last called for. */
+    float *q, *k; /* [n_tok, H D] [n_tok, G D] ahead of q/k norm, or NULL */
+    float *attn, *mlp; /* [n_tok, d] ahead of the post-norms, or NULL */
+    float *gate, *up;  /* [n_tok, F] */
+} ks_trace;
+
 /* A device computes on while two layers' rows are on their way. */
 enum { KS_MOST_PARCELS = 2 * KS_N_STREAMS };
 
@@ -100,6 +109,9 @@ struct ks_run {
     int32_t n_blocks, block_rows; /* the last block may be shorter */
     int32_t n_bounds, n_lanes, n_parcels, parcel;
     int64_t n_token_rows;
+    const ks_trace *trace; /* NULL: nothing is kept */
+    const float *inputs;   /* [n_tok, d] in place of the embeddings, or NULL */
+    bool replay;           /* one layer again, its inner values kept */
     bool careful; /* second pass: find what is not finite, emit nothing */
     ks_fault fault;
 };
@@ -134,6 +146,19 @@ ks_status ks__gather_finish(ks_run *run, ks_err *err);
 /* Records where row of the stream is not finite; returns KS_NUMERIC. */
 ks_status ks__run_fault_at(ks_run *run, ks_stream stream, int32_t layer,
                            int64_t row, int64_t count, ks_err *err);
+
+/* A pass that keeps the residual stream. inputs (may be NULL): host memory. */
+ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,
+                            const int32_t *ids, const float *inputs,
+                            const ks_trace *trace, ks_err *err);
+/* Layer l of the last traced pass again, with the same bits. Leaves its q, k, v
+ * and attention output in run->q .. run->mixed, the residual stream between
+ * attention and MLP in run->x, and the rest in the trace. */
+ks_status ks__forward_replay(ks_run *run, int32_t l, ks_err *err);
+
+/* What ops are told about layer l. */
+ks_attn_spec ks__attn_spec(const ks_config *c, const ks_weights *w, int32_t l);
+ks_rope ks__rope_of(const ks_config *c, const ks_weights *w, int32_t l);
 
 static inline bool ks__captures(const ks_run *run, ks_stream stream) {
     return run->capture && run->capture->streams & (1u << stream);

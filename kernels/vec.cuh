@@ -8,6 +8,11 @@
 
 #include "cuda.cuh"
 
+/* KS_MIN for a constant of an enum and a size. */
+static inline int64_t ks__least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
 /* May every row of x be read by 16 bytes? Asked on the host, per launch. */
 static inline bool ks__wide(const ks_view *x) {
     return (uintptr_t)x->data % 16 == 0 && x->stride % 4 == 0;

@@ -294,6 +294,103 @@ static ks_status apart_sample(ks_dev *dev, int32_t *id, float *logprob,
         apart.cpu->sample(dev, id, logprob, hidden, head, softcap, specs, err));
 }
 
+static ks_status apart_zero(ks_dev *dev, void *data, size_t size, ks_err *err) {
+    apart_expect("zero", "data", data, size);
+    APART_OP(apart.cpu->zero(dev, data, size, err));
+}
+
+static void apart_rows(const char *op, const int32_t *row, int64_t n) {
+    if (row) apart_expect(op, "row", row, (size_t)n * sizeof *row);
+}
+
+static ks_status apart_gemm_backward(ks_dev *dev, ks_view dx, ks_view dy,
+                                     ks_view w, bool accumulate, ks_err *err) {
+    apart_view("gemm_backward", "dx", &dx);
+    apart_view("gemm_backward", "dy", &dy);
+    apart_view("gemm_backward", "w", &w);
+    APART_OP(apart.cpu->gemm_backward(dev, dx, dy, w, accumulate, err));
+}
+
+static ks_status apart_norm_backward(ks_dev *dev, ks_view dx, ks_view dy,
+                                     ks_view x, const int32_t *row,
+                                     int32_t heads, const float *w, float eps,
+                                     bool accumulate, ks_err *err) {
+    apart_view("norm_backward", "dx", &dx);
+    apart_view("norm_backward", "dy", &dy);
+    apart_view("norm_backward", "x", &x);
+    apart_rows("norm_backward", row, dx.rows / heads);
+    apart_expect("norm_backward", "w", w, (size_t)x.cols * sizeof *w);
+    APART_OP(apart.cpu->norm_backward(dev, dx, dy, x, row, heads, w, eps,
+                                      accumulate, err));
+}
+
+static ks_status apart_rope_backward(ks_dev *dev, ks_view dq, ks_view dk,
+                                     int32_t head_dim, const ks_rope *rope,
+                                     const ks_seqs *seqs, const int32_t *row,
+                                     ks_err *err) {
+    apart_view("rope_backward", "dq", &dq);
+    apart_view("rope_backward", "dk", &dk);
+    apart_expect("rope_backward", "inv_freq", rope->inv_freq,
+                 (size_t)rope->rot_dims / 2 * sizeof(float));
+    apart_seqs("rope_backward", seqs);
+    apart_rows("rope_backward", row, dq.rows);
+    APART_OP(
+        apart.cpu->rope_backward(dev, dq, dk, head_dim, rope, seqs, row, err));
+}
+
+static ks_status apart_gate_backward(ks_dev *dev, ks_view dgate, ks_view dup,
+                                     ks_view dout, ks_view gate, ks_view up,
+                                     const int32_t *row, ks_act act,
+                                     ks_err *err) {
+    apart_view("gate_backward", "dgate", &dgate);
+    apart_view("gate_backward", "dup", &dup);
+    apart_view("gate_backward", "dout", &dout);
+    apart_view("gate_backward", "gate", &gate);
+    apart_view("gate_backward", "up", &up);
+    apart_rows("gate_backward", row, dout.rows);
+    APART_OP(apart.cpu->gate_backward(dev, dgate, dup, dout, gate, up, row, act,
+                                      err));
+}
+
+static ks_status apart_attention_backward(ks_dev *dev, ks_view dq, ks_view dk,
+                                          ks_view dv, ks_view dout, ks_view out,
+                                          ks_view q, ks_view k, ks_view v,
+                                          const ks_attn_spec *spec,
+                                          const ks_seqs *seqs,
+                                          const ks_cots *cots, ks_err *err) {
+    const char *op = "attention_backward";
+    const ks_view *views[] = {&dq, &dk, &dv, &dout, &out, &q, &k, &v};
+    for (size_t i = 0; i < KS_COUNT(views); i++)
+        apart_view(op, "a view", views[i]);
+    apart_seqs(op, seqs);
+    apart_expect(op, "cotangents", cots->offsets,
+                 ((size_t)cots->n_cot + 1) * sizeof(int32_t));
+    apart_expect(op, "first rows", cots->first,
+                 (size_t)cots->n_cot * sizeof(int32_t));
+    apart_rows(op, cots->row, cots->n_rows);
+    APART_OP(apart.cpu->attention_backward(dev, dq, dk, dv, dout, out, q, k, v,
+                                           spec, seqs, cots, err));
+}
+
+static ks_status apart_score_backward(ks_dev *dev, ks_view dhidden,
+                                      float *logprob, ks_view hidden,
+                                      ks_view head, float softcap,
+                                      const int32_t *target,
+                                      const float *weight, bool of_probability,
+                                      ks_err *err) {
+    size_t n = (size_t)hidden.rows;
+    apart_view("score_backward", "dhidden", &dhidden);
+    if (logprob)
+        apart_expect("score_backward", "logprob", logprob, n * sizeof *logprob);
+    apart_view("score_backward", "hidden", &hidden);
+    apart_view("score_backward", "head", &head);
+    apart_expect("score_backward", "target", target, n * sizeof *target);
+    apart_expect("score_backward", "weight", weight, n * sizeof *weight);
+    APART_OP(apart.cpu->score_backward(dev, dhidden, logprob, hidden, head,
+                                       softcap, target, weight, of_probability,
+                                       err));
+}
+
 /* An engine on this backend: opened on the CPU, before its first run. */
 static inline void move_apart(ks_engine *engine) {
     if (!apart.base) {
@@ -310,6 +407,7 @@ static inline void move_apart(ks_engine *engine) {
     apart.ops.free = apart_free;
     apart.ops.copy = apart_copy_now;
     apart.ops.sync = apart_sync;
+    apart.ops.zero = apart_zero;
     apart.ops.embed = apart_embed;
     apart.ops.gemm = apart_gemm;
     apart.ops.norm = apart_norm;
@@ -322,6 +420,12 @@ static inline void move_apart(ks_engine *engine) {
     apart.ops.count_nonfinite = apart_count_nonfinite;
     apart.ops.score = apart_score;
     apart.ops.sample = apart_sample;
+    apart.ops.gemm_backward = apart_gemm_backward;
+    apart.ops.norm_backward = apart_norm_backward;
+    apart.ops.rope_backward = apart_rope_backward;
+    apart.ops.gate_backward = apart_gate_backward;
+    apart.ops.attention_backward = apart_attention_backward;
+    apart.ops.score_backward = apart_score_backward;
     engine->ops = &apart.ops;
     engine->limits.lanes = 1; /* memory opens and shuts for one op at a time */
 }

@@ -3,7 +3,7 @@
  */
 #include "isa.h"
 #include "vmath.h"
-#include "../../draw.h"
+#include "weights.h"
 #include "../../philox.h"
 
 /* A piece of logits in L2: rows x vocabulary; rows of score in one go, and
@@ -214,11 +214,10 @@ static int32_t draw(uint64_t *keys, const float *row, int64_t n, float top,
     uint32_t words[4];
     ks_philox(spec->key, spec->counter, words);
     lottery l = {row, n, top, ks_draw_rate(spec->temperature)};
-    uint64_t everything = 0;
-    for (int64_t i = 0; i < n && spec->top_k <= 0; i++)
-        everything += weight_of(&l, i);
-    /* Almost always a short head of the distribution holds the draw; 32 / T
-     * below the top (46 octaves) nothing weighs anything. */
+    uint64_t everything =
+        spec->top_k > 0 ? 0 : sum_weights(row, n, top, l.rate);
+    /* Almost always a short head of the distribution holds the draw; 32
+     * temperatures (46 octaves) below the top nothing weighs anything. */
     int32_t id = -1;
     for (int reach = 8; id < 0; reach *= 2) {
         int64_t count =
