@@ -9,6 +9,26 @@ extern "C" {
 
 #include "ops.h"
 
+/* copy.cu */
+ks_status ks__cuda_alloc(ks_dev *, ks_buf *, size_t, const char *what,
+                         ks_err *);
+void ks__cuda_free(ks_dev *, ks_buf *);
+ks_status ks__cuda_copy(ks_dev *, void *to, const void *from, size_t, ks_err *);
+ks_status ks__cuda_sync(ks_dev *, ks_err *);
+ks_status ks__cuda_zero(ks_dev *, void *, size_t, ks_err *);
+ks_status ks__cuda_enter(ks_dev *, ks_err *);
+ks_status ks__cuda_alloc_host(ks_dev *, ks_buf *, size_t, const char *what,
+                              ks_err *);
+void ks__cuda_free_host(ks_dev *, ks_buf *);
+ks_status ks__cuda_copy_out(ks_dev *, void *to, const void *from, size_t,
+                            uint64_t *ticket, ks_err *);
+ks_status ks__cuda_wait(ks_dev *, uint64_t ticket, ks_err *);
+/* graph.cu */
+ks_status ks__cuda_record(ks_dev *, ks_err *);
+ks_status ks__cuda_recorded(ks_dev *, ks_graph **, ks_err *);
+ks_status ks__cuda_replay(ks_dev *, ks_graph *, ks_err *);
+void ks__cuda_free_graph(ks_dev *, ks_graph **);
+/* rows, heads */
 ks_status ks__cuda_embed(ks_dev *, ks_view out, ks_view table,
                          const int32_t *ids, float scale, ks_err *);
 ks_status ks__cuda_gemm(ks_dev *, ks_view out, ks_view x, ks_view w,

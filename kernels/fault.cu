@@ -27,7 +27,9 @@ ks_status ks__cuda_fault_sync(ks_dev *dev, ks_err *err) {
     KS_CUDA_TRY(cudaMemcpyAsync(&word, dev->fault, sizeof word,
                                 cudaMemcpyDeviceToHost, dev->stream),
                 "sync");
-    KS_CUDA_TRY(cudaStreamSynchronize(dev->stream), "sync");
+    ks_status st =
+        ks__cuda_late(cudaStreamSynchronize(dev->stream), "sync", err);
+    if (st != KS_OK) return st;
     dev->fault_calls = 0;
     if (word == NONE) return KS_OK;
     KS_CUDA_TRY(cudaMemsetAsync(dev->fault, 0xff, sizeof word, dev->stream),
