@@ -124,8 +124,8 @@ load_queries(bf16 *queries, const attn_args *a, const attn_tile *tile) {
         int piece = i * shape::THREADS + (int)threadIdx.x;
         int row = piece / (D / 4), col = piece % (D / 4) * 4;
         int2 at = row_place(tile, row);
-        const float *q = a->q + at.x * a->q_stride +
-                         (int64_t)at.y * a->head_dim + col;
+        const float *q =
+            a->q + at.x * a->q_stride + (int64_t)at.y * a->head_dim + col;
         put_operand<D, TERMS>(
             queries, shape::ROWS * D, row, col,
             load_four(q, at.x >= 0 ? a->head_dim - col : 0, a->wide));
@@ -182,8 +182,7 @@ soften(float s[KEYS / 8][4], attn_norm *norm, float factor[2],
     }
 }
 
-template <int N>
-static __device__ __forceinline__ void clear(float o[N][4]) {
+template <int N> static __device__ __forceinline__ void clear(float o[N][4]) {
 #pragma unroll
     for (int n = 0; n < N; n++)
         for (int i = 0; i < 4; i++) o[n][i] = 0;
@@ -219,7 +218,8 @@ static __device__ __forceinline__ float share(float sum, float total) {
     return __fadd_rn(__fdiv_rn(sum, total), 0.0f);
 }
 
-/* -------------------------------------------------------- the walk over keys */
+/* -------------------------------------------------------- the walk over keys
+ */
 
 /* Leaves the operands of the first block's keys, its values on their way. */
 template <int D, int TERMS, int WARPS>
@@ -274,8 +274,8 @@ walk_block(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
         for (int n = 0; n < COLS / 8; n++)
             for (int i = 0; i < 4; i++)
                 o[n][i] = __fmul_rn(o[n][i], factor[i / 2]);
-        multiply_keys<D, KEYS, TERMS, COLS / 8>(o, s, room->value,
-                                                warp_col<shape::HALVES, COLS>());
+        multiply_keys<D, KEYS, TERMS, COLS / 8>(
+            o, s, room->value, warp_col<shape::HALVES, COLS>());
     }
     convert_keys<D, KEYS, THREADS, TERMS>(room->key, room->stage);
     fetch_keys<D, KEYS, THREADS>(room->stage, a, from, true, base + KEYS,
@@ -439,9 +439,9 @@ static __device__ __forceinline__ bool joins(const attn_args *a, int32_t s,
 /* The tile of all tokens of sequence s and of those behind it that join it in
  * this chunk, `step` sequences at most: groups begin at multiples of step and
  * where the pages change, which needs no table. n may exceed step. */
-static __device__ __forceinline__ bool
-find_group(attn_tile *tile, const attn_args *a, int32_t s, int32_t chunk,
-           int *joined) {
+static __device__ __forceinline__ bool find_group(attn_tile *tile,
+                                                  const attn_args *a, int32_t s,
+                                                  int32_t chunk, int *joined) {
     if (s % a->step && joins(a, s, chunk)) return false;
     int32_t most = min(a->step - s % a->step, a->n_seq - s);
     for (int i = (int)threadIdx.x; i < most; i += (int)blockDim.x)
@@ -478,7 +478,7 @@ lay_out(void *shared) {
  * f32 from L2 (8 bytes an element for 512 FLOPs at 128 rows) take about as
  * long. */
 template <int D, int TERMS, int WARPS>
-static __global__ void __launch_bounds__(WARPS * 32)
+static __global__ void __launch_bounds__(WARPS * 32, 1)
     attention_kernel(const attn_args a) {
     DYN_SHARED(float, shared);
     attn_tile tile;
@@ -495,7 +495,7 @@ static __global__ void __launch_bounds__(WARPS * 32)
  * and values of each group once (a group of more rows than a tile reads them
  * again, from L2). */
 template <int D, int TERMS, int WARPS>
-static __global__ void __launch_bounds__(WARPS * 32)
+static __global__ void __launch_bounds__(WARPS * 32, 1)
     attention_part_kernel(const attn_args a) {
     typedef attn_shape<D, TERMS, WARPS> shape;
     DYN_SHARED(float, shared);
@@ -548,7 +548,8 @@ static __global__ void __launch_bounds__(JOIN_WARPS * 32)
 
 /* ---------------------------------------------------------------- launchers */
 
-/* The form's grid, over `blocks` tiles or groups, with all the room it needs. */
+/* The form's grid, over `blocks` tiles or groups, with all the room it needs.
+ */
 template <int D, int TERMS, int WARPS>
 static ks_status launch_tiles(ks_dev *dev, void (*kernel)(attn_args),
                               attn_args *a, ks_err *err) {
@@ -558,10 +559,10 @@ static ks_status launch_tiles(ks_dev *dev, void (*kernel)(attn_args),
     a->parts = (int32_t)ks__ceil_div(a->group, a->heads);
     int64_t blocks = a->part_sum ? (int64_t)a->chunks * a->n_seq
                                  : a->n_tok / a->step + a->n_seq;
-    KS_CUDA_TRY(cudaFuncSetAttribute(kernel,
-                                     cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                     shape::SHARED),
-                "attention");
+    KS_CUDA_TRY(
+        cudaFuncSetAttribute(
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::SHARED),
+        "attention");
     return ks__cuda_status(
         launch(kernel, dim3((unsigned)blocks, (unsigned)(a->n_kv * a->parts)),
                shape::THREADS, shape::SHARED, dev->stream, *a),
@@ -578,10 +579,10 @@ static ks_status launch_form(ks_dev *dev, attn_args *a, ks_err *err) {
         dev, attention_part_kernel<D, TERMS, 4>, a, err);
     if (st) return st;
     int64_t rows = (int64_t)a->n_tok * a->n_heads;
-    return ks__cuda_status(
-        launch(attention_join_kernel, (unsigned)ks__ceil_div(rows, JOIN_WARPS),
-               JOIN_WARPS * 32, 0, dev->stream, *a),
-        "attention", err);
+    return ks__cuda_status(launch(attention_join_kernel,
+                                  (unsigned)ks__ceil_div(rows, JOIN_WARPS),
+                                  JOIN_WARPS * 32, 0, dev->stream, *a),
+                           "attention", err);
 }
 
 template <int D>

@@ -64,7 +64,7 @@ static __device__ __forceinline__ const float *key_row(const attn_args *a,
                                                        const attn_source *from,
                                                        bool value,
                                                        int32_t position) {
-    int64_t head = (int64_t)from->kv * a->head_dim;
+    int64_t head = (int64_t)opaque(from->kv) * a->head_dim;
     if (position >= from->past) {
         int64_t row = from->first + (position - from->past);
         return value ? a->v + row * a->v_stride + head
@@ -138,9 +138,10 @@ template <int D, int KEYS, int THREADS>
 static __device__ __forceinline__ void
 fetch_keys(float *stage, const attn_args *a, const attn_source *from,
            bool value, int32_t base, int32_t low, int32_t high) {
+    int thread = opaque((int)threadIdx.x);
 #pragma unroll 2
     for (int i = 0; i < KEYS * D / 4 / THREADS; i++) {
-        int piece = i * THREADS + (int)threadIdx.x;
+        int piece = i * THREADS + thread;
         int col = piece % (D / 4) * 4;
         int32_t position = base + piece / (D / 4);
         bool in = position >= low && position <= high && col < a->head_dim;
@@ -158,10 +159,11 @@ fetch_keys(float *stage, const attn_args *a, const attn_source *from,
 template <int D, int KEYS, int THREADS, int TERMS>
 static __device__ __forceinline__ void convert_keys(bf16 *tile,
                                                     const float *stage) {
+    int thread = opaque((int)threadIdx.x);
     cp_async_wait<0>();
 #pragma unroll 2
     for (int i = 0; i < KEYS * D / 4 / THREADS; i++) {
-        int piece = i * THREADS + (int)threadIdx.x;
+        int piece = i * THREADS + thread;
         put_operand<D, TERMS>(tile, KEYS * D, piece / (D / 4),
                               piece % (D / 4) * 4,
                               *(const float4 *)(stage + piece * 4));
@@ -190,7 +192,7 @@ template <int D, int KEYS, int TERMS>
 static __device__ __forceinline__ void
 multiply_rows(float s[KEYS / 8][4], const bf16 *x, int x_apart, int row,
               const bf16 *keys) {
-    int lane = (int)threadIdx.x % 32;
+    int lane = opaque((int)threadIdx.x) % 32;
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++)
         for (int i = 0; i < 4; i++) s[n][i] = 0;
@@ -218,7 +220,7 @@ template <int D, int KEYS, int TERMS, int N>
 static __device__ __forceinline__ void
 multiply_keys(float o[N][4], const float p[KEYS / 8][4], const bf16 *values,
               int col) {
-    int lane = (int)threadIdx.x % 32;
+    int lane = opaque((int)threadIdx.x) % 32;
 #pragma unroll
     for (int k = 0; k < KEYS; k += 16) {
         uint32_t a[TERMS][4], b[TERMS][4];
