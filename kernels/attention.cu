@@ -23,8 +23,8 @@
 enum { CHUNK = 256, FEW = 4 };
 
 /* What D and TERMS decide: keys of a block (they are part of a row's chain),
- * so that a block needs at most 98304 bytes of shared memory, what every
- * device from sm_80 on has. A warp has 16 rows; above 128 dims two warps share
+ * so that a block needs at most 98816 bytes of shared memory; every device from
+ * sm_80 on has 101376. A warp has 16 rows; above 128 dims two warps share
  * them, each with half of the columns of the result, since a warp's registers
  * hold the sums of a chunk and those of the chunks before. */
 template <int D, int TERMS, int WARPS> struct attn_shape {
@@ -35,7 +35,8 @@ template <int D, int TERMS, int WARPS> struct attn_shape {
     static const int THREADS = WARPS * 32;
     static const int COLS = D / HALVES; /* of the result, a warp's */
     static const int SHARED =
-        KEYS * D * 4 + (ROWS + 2 * KEYS) * D * TERMS * (int)sizeof(bf16);
+        KEYS * D * 4 + (ROWS + 2 * KEYS) * D * TERMS * (int)sizeof(bf16) +
+        ROWS * (int)sizeof(int);
 };
 
 /* Tokens [first, first + n) of the batch, of sequences [seq, ..): heads [head,
@@ -62,6 +63,7 @@ typedef struct attn_norm {
 template <int D, int TERMS, int WARPS> struct attn_room {
     float *stage;                /* [KEYS][D] */
     bf16 *queries, *key, *value; /* [TERMS][ROWS][D], [TERMS][KEYS][D] */
+    int *joined;                 /* [ROWS] */
 };
 
 /* ------------------------------------------------------------ rows, queries */
@@ -470,6 +472,7 @@ lay_out(void *shared) {
     room.queries = (bf16 *)(room.stage + shape::KEYS * D);
     room.key = room.queries + TERMS * shape::ROWS * D;
     room.value = room.key + TERMS * shape::KEYS * D;
+    room.joined = (int *)(room.value + TERMS * shape::KEYS * D);
     return room;
 }
 
@@ -499,14 +502,13 @@ static __global__ void __launch_bounds__(WARPS * 32, 1)
     attention_part_kernel(const attn_args a) {
     typedef attn_shape<D, TERMS, WARPS> shape;
     DYN_SHARED(float, shared);
-    SHARED(int, joined, shape::ROWS);
     attn_tile tile;
     attn_rows rows;
+    attn_room<D, TERMS, WARPS> room = lay_out<D, TERMS, WARPS>(shared);
     int32_t s = (int32_t)blockIdx.x % a.n_seq;
-    if (!find_group(&tile, &a, s, (int32_t)blockIdx.x / a.n_seq, joined))
+    if (!find_group(&tile, &a, s, (int32_t)blockIdx.x / a.n_seq, room.joined))
         return;
     place_heads(&tile, &a, (int)blockIdx.y);
-    attn_room<D, TERMS, WARPS> room = lay_out<D, TERMS, WARPS>(shared);
     int32_t end = tile.first + tile.n;
     for (; tile.first < end; tile.first += a.step) {
         tile.n = min(a.step, end - tile.first);

@@ -196,7 +196,7 @@ multiply_rows(float s[KEYS / 8][4], const bf16 *x, int x_apart, int row,
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++)
         for (int i = 0; i < 4; i++) s[n][i] = 0;
-#pragma unroll 2
+#pragma unroll(2 / TERMS)
     for (int k = 0; k < D; k += 16) {
         uint32_t a[TERMS][4], b[TERMS][4];
         for (int term = 0; term < TERMS; term++)
