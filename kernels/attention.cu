@@ -22,15 +22,17 @@
  * sequence, on average, up to which the second form is taken. */
 enum { CHUNK = 256, FEW = 4 };
 
-/* What D and TERMS decide: keys of a block (they are part of a row's chain),
- * so that a block needs at most 98816 bytes of shared memory; every device from
- * sm_80 on has 101376. A warp has 16 rows; above 128 dims two warps share
- * them, each with half of the columns of the result, since a warp's registers
- * hold the sums of a chunk and those of the chunks before. */
+/* What D and TERMS decide. KEYS, of a block, are part of a row's chain: as many
+ * as registers allow, and as 98816 bytes of shared memory do; every device from
+ * sm_80 on has 101376. A warp has 16 rows; where many dims and terms are, two
+ * warps make their scores both and share the columns of the result, since a
+ * warp's registers hold the sums of a chunk and those of the chunks before. */
 template <int D, int TERMS, int WARPS> struct attn_shape {
-    static const int BY_ROOM = 8192 / TERMS / D / 16 * 16;
-    static const int KEYS = BY_ROOM < 64 ? BY_ROOM : 64;
-    static const int HALVES = D > 128 ? 2 : 1;
+    static const int KEYS = TERMS == 1 ? (D > 128 ? 32 : 64)
+                                       : (D > 128  ? 16
+                                          : D > 64 ? 32
+                                                   : 64);
+    static const int HALVES = D * TERMS < 256 ? 1 : 2;
     static const int ROWS = WARPS * 16 / HALVES;
     static const int THREADS = WARPS * 32;
     static const int COLS = D / HALVES; /* of the result, a warp's */
@@ -91,7 +93,7 @@ static __device__ __forceinline__ int warp_col(void) {
 template <int HALVES>
 static __device__ __forceinline__ int2 thread_row(const attn_tile *tile,
                                                   int i) {
-    int r = (int)threadIdx.x % 32 / 4 + i * 8;
+    int r = opaque((int)threadIdx.x) % 32 / 4 + i * 8;
     return row_place(tile, warp_row<HALVES>() + r);
 }
 
@@ -121,7 +123,7 @@ template <int D, int TERMS, int WARPS>
 static __device__ __forceinline__ void
 load_queries(bf16 *queries, const attn_args *a, const attn_tile *tile) {
     typedef attn_shape<D, TERMS, WARPS> shape;
-#pragma unroll 2
+#pragma unroll 1
     for (int i = 0; i < shape::ROWS * D / 4 / shape::THREADS; i++) {
         int piece = i * shape::THREADS + (int)threadIdx.x;
         int row = piece / (D / 4), col = piece % (D / 4) * 4;
@@ -216,8 +218,8 @@ start_norm(float *top, float *total, const attn_args *a, int32_t head) {
 }
 
 /* + 0: no negative zero, which masked keys may or may not leave behind. */
-static __device__ __forceinline__ float share(float sum, float total) {
-    return __fadd_rn(__fdiv_rn(sum, total), 0.0f);
+static __device__ __forceinline__ float share(float sum, float rate) {
+    return __fadd_rn(__fmul_rn(sum, rate), 0.0f);
 }
 
 /* -------------------------------------------------------- the walk over keys
@@ -302,17 +304,17 @@ walk_chunk(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
 
 /* ------------------------------------------------------------------ results */
 
-/* Row i of a thread's two, all columns of its warp, divided by `total`: the
- * result, or with total 1 a partial sum. */
+/* Row i of a thread's two, all columns of its warp, times `rate`: the result,
+ * or with rate 1 a partial sum. */
 template <int N>
 static __device__ __forceinline__ void
-store_row(float *row, const float o[N][4], int i, int col, float total,
+store_row(float *row, const float o[N][4], int i, int col, float rate,
           const attn_args *a) {
     col += (int)threadIdx.x % 4 * 2;
 #pragma unroll
     for (int n = 0; n < N; n++)
         store_two(row + col + n * 8, a->head_dim - col - n * 8,
-                  share(o[n][i * 2], total), share(o[n][i * 2 + 1], total),
+                  share(o[n][i * 2], rate), share(o[n][i * 2 + 1], rate),
                   a->wide);
 }
 
@@ -326,45 +328,6 @@ static __device__ __forceinline__ int64_t part_at(const attn_args *a,
                                                   int32_t token, int32_t head,
                                                   int32_t chunk) {
     return ((int64_t)token * a->n_heads + head) * a->chunks + chunk;
-}
-
-/* The whole tile: chunk after chunk, joined in registers. */
-template <int D, int TERMS, int WARPS>
-static __device__ __forceinline__ void
-run_whole(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
-          const attn_tile *tile, const attn_rows *rows) {
-    typedef attn_shape<D, TERMS, WARPS> shape;
-    const int N = shape::COLS / 8;
-    attn_source from = source_of(a, tile->seq, tile->kv);
-    attn_norm norm, all;
-    float o[N][4], sum[N][4];
-    clear<N>(sum);
-    for (int i = 0; i < 2; i++)
-        start_norm(&all.top[i], &all.total[i], a,
-                   thread_row<shape::HALVES>(tile, i).y);
-    start_walk(room, a, tile, &from);
-    int32_t base = tile->low / shape::KEYS * shape::KEYS;
-    while (base <= tile->high) {
-        int32_t end = base / CHUNK * CHUNK + CHUNK;
-        walk_chunk(room, a, tile, &from, rows, base, min(end, tile->high + 1),
-                   &norm, o);
-        float weight[2][2];
-        for (int i = 0; i < 2; i++)
-            join_norm(&all.top[i], &all.total[i], norm.top[i], norm.total[i],
-                      weight[i]);
-#pragma unroll
-        for (int n = 0; n < N; n++)
-            for (int i = 0; i < 4; i++)
-                sum[n][i] = join_sum(sum[n][i], o[n][i], weight[i / 2]);
-        base = end;
-    }
-    for (int i = 0; i < 2; i++) {
-        int2 at = thread_row<shape::HALVES>(tile, i);
-        if (at.x >= 0)
-            store_row<N>(out_row(a, at.x, at.y), sum, i,
-                         warp_col<shape::HALVES, shape::COLS>(), all.total[i],
-                         a);
-    }
 }
 
 /* One chunk of the tile, into scratch. */
@@ -403,18 +366,20 @@ static __device__ __forceinline__ int32_t length_of(const attn_args *a,
 /* Which heads block y works on. */
 static __device__ __forceinline__ void place_heads(attn_tile *tile,
                                                    const attn_args *a, int y) {
-    int32_t from = y % a->parts * a->heads;
-    tile->kv = y / a->parts;
+    int32_t parts = opaque(a->parts), heads = opaque(a->heads);
+    int32_t from = y % parts * heads;
+    tile->kv = y / parts;
     tile->head = tile->kv * a->group + from;
-    tile->heads = min(a->heads, a->group - from);
+    tile->heads = min(heads, a->group - from);
 }
 
 /* Tiles are numbered so that sequence s starts at offsets[s] / step + s: no
  * table needed, at most one number a sequence goes unused. */
 static __device__ __forceinline__ bool
 find_tile(attn_tile *tile, const attn_args *a, int32_t number) {
-    int32_t s = search_numbered(a->offsets, a->n_seq, a->step, 1, number);
-    int32_t token = (number - a->offsets[s] / a->step - s) * a->step;
+    int32_t step = opaque(a->step);
+    int32_t s = search_numbered(a->offsets, a->n_seq, step, 1, number);
+    int32_t token = (number - a->offsets[s] / step - s) * step;
     if (token >= length_of(a, s)) return false;
     tile->seq = s;
     tile->first = a->offsets[s] + token;
@@ -476,21 +441,61 @@ lay_out(void *shared) {
     return room;
 }
 
+/* The block's tile of the first form. */
+static __device__ __forceinline__ bool find_block(attn_tile *tile,
+                                                  const attn_args *a) {
+    int32_t number = (int32_t)(gridDim.x - 1 - blockIdx.x);
+    if (!find_tile(tile, a, opaque(number))) return false;
+    place_heads(tile, a, opaque((int)blockIdx.y));
+    return true;
+}
+
 /* Prompts: grid (tiles, kv heads), the tiles with most keys first. Bound on an
  * H100 (computed): tensor cores with two terms; with one, keys and values in
  * f32 from L2 (8 bytes an element for 512 FLOPs at 128 rows) take about as
- * long. */
+ * long. Chunks are joined in registers; the tile is looked up again at the
+ * end, for the walk leaves none to keep it. */
 template <int D, int TERMS, int WARPS>
 static __global__ void __launch_bounds__(WARPS * 32, 1)
     attention_kernel(const attn_args a) {
+    typedef attn_shape<D, TERMS, WARPS> shape;
+    const int N = shape::COLS / 8;
     DYN_SHARED(float, shared);
+    attn_room<D, TERMS, WARPS> room = lay_out<D, TERMS, WARPS>(shared);
     attn_tile tile;
     attn_rows rows;
-    if (!find_tile(&tile, &a, (int32_t)(gridDim.x - 1 - blockIdx.x))) return;
-    place_heads(&tile, &a, (int)blockIdx.y);
-    place_rows<attn_shape<D, TERMS, WARPS>::HALVES>(&rows, &a, &tile);
-    attn_room<D, TERMS, WARPS> room = lay_out<D, TERMS, WARPS>(shared);
-    run_whole(&room, &a, &tile, &rows);
+    attn_norm norm, all;
+    float o[N][4], sum[N][4], weight[2][2];
+    if (!find_block(&tile, &a)) return;
+    place_rows<shape::HALVES>(&rows, &a, &tile);
+    attn_source from = source_of(&a, tile.seq, tile.kv);
+    start_walk(&room, &a, &tile, &from);
+    clear<N>(sum);
+    for (int i = 0; i < 2; i++)
+        start_norm(&all.top[i], &all.total[i], &a,
+                   thread_row<shape::HALVES>(&tile, i).y);
+    int32_t base = tile.low / shape::KEYS * shape::KEYS;
+    while (base <= tile.high) {
+        int32_t end = base / CHUNK * CHUNK + CHUNK;
+        walk_chunk(&room, &a, &tile, &from, &rows, base,
+                   min(end, tile.high + 1), &norm, o);
+        for (int i = 0; i < 2; i++)
+            join_norm(&all.top[i], &all.total[i], norm.top[i], norm.total[i],
+                      weight[i]);
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            for (int i = 0; i < 4; i++)
+                sum[n][i] = join_sum(sum[n][i], o[n][i], weight[i / 2]);
+        base = end;
+    }
+    find_block(&tile, &a);
+    for (int i = 0; i < 2; i++) {
+        int2 at = thread_row<shape::HALVES>(&tile, i);
+        if (at.x >= 0)
+            store_row<N>(out_row(&a, at.x, at.y), sum, i,
+                         warp_col<shape::HALVES, shape::COLS>(),
+                         __fdividef(1.0f, all.total[i]), &a);
+    }
 }
 
 /* Few new tokens a sequence: grid (chunks x sequences, kv heads); a block's
@@ -545,7 +550,7 @@ static __global__ void __launch_bounds__(JOIN_WARPS * 32)
 #pragma unroll
     for (int i = 0; i < JOIN_COLS; i++)
         if (i * 32 + lane < a.head_dim)
-            out[i * 32 + lane] = share(sum[i], total);
+            out[i * 32 + lane] = share(sum[i], __fdividef(1.0f, total));
 }
 
 /* ---------------------------------------------------------------- launchers */
