@@ -259,6 +259,97 @@ static __device__ __forceinline__ float attn_score(float x,
     return a->cap > 0 ? __fmul_rn(tanhf(x), a->cap) : x;
 }
 
+/* The keys [low, high] that a thread's two rows of its warp's 16 see; none for
+ * a row that does not exist. */
+typedef struct attn_rows {
+    int32_t low[2], high[2];
+} attn_rows;
+
+/* State of a thread's two rows: maximum of the scores, sum of exp2(score -
+ * maximum), in a chunk the thread's share of that. */
+typedef struct attn_norm {
+    float top[2], total[2];
+} attn_norm;
+
+static __device__ __forceinline__ float over_quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+static __device__ __forceinline__ float over_quad_sum(float x) {
+    x = __fadd_rn(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return __fadd_rn(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+/* What to subtract before exp2: no maximum yet stands for exp2(-inf) = 0. */
+static __device__ __forceinline__ float shift_of(float top) {
+    return top == -INFINITY ? 0.0f : top;
+}
+
+/* Products of queries with keys base .. turned into probabilities relative to
+ * the new maximum, in place; factor: what the older sums shrink by. */
+template <int KEYS>
+static __device__ __forceinline__ void
+soften(float s[KEYS / 8][4], attn_norm *norm, float factor[2],
+       const attn_rows *rows, const attn_args *a, int32_t base) {
+    int first = (int)threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float top = -INFINITY, sum = 0;
+        int32_t low = rows->low[i] - base, high = rows->high[i] - base;
+#pragma unroll
+        for (int n = 0; n < KEYS / 4; n++) {
+            float *x = &s[n / 2][i * 2 + n % 2];
+            int key = n / 2 * 8 + first + n % 2;
+            *x = attn_score(*x, a);
+            *x = key >= low && key <= high ? *x : -INFINITY;
+            top = fmaxf(top, *x); /* a NaN is passed over here, not by exp2 */
+        }
+        top = fmaxf(norm->top[i], over_quad_max(top));
+        float shift = shift_of(top);
+#pragma unroll
+        for (int n = 0; n < KEYS / 4; n++) {
+            float *x = &s[n / 2][i * 2 + n % 2];
+            *x = exp2f(__fsub_rn(*x, shift));
+            sum = __fadd_rn(sum, *x);
+        }
+        factor[i] = exp2f(__fsub_rn(norm->top[i], shift));
+        norm->total[i] = __fmaf_rn(norm->total[i], factor[i], sum);
+        norm->top[i] = top;
+    }
+}
+
+template <int N> static __device__ __forceinline__ void clear(float o[N][4]) {
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        for (int i = 0; i < 4; i++) o[n][i] = 0;
+}
+
+/* Joins a chunk's (top, total) to those of the chunks before; weight: what the
+ * sums of both are to be multiplied by. */
+static __device__ __forceinline__ void join_norm(float *top, float *total,
+                                                 float chunk_top,
+                                                 float chunk_total,
+                                                 float weight[2]) {
+    float both = fmaxf(*top, chunk_top), shift = shift_of(both);
+    weight[0] = exp2f(__fsub_rn(*top, shift));
+    weight[1] = exp2f(__fsub_rn(chunk_top, shift));
+    *total = __fmaf_rn(*total, weight[0], __fmul_rn(chunk_total, weight[1]));
+    *top = both;
+}
+
+static __device__ __forceinline__ float join_sum(float sum, float chunk,
+                                                 const float weight[2]) {
+    return __fmaf_rn(sum, weight[0], __fmul_rn(chunk, weight[1]));
+}
+
+/* The state before the first chunk: a sink is a key without a value. */
+static __device__ __forceinline__ void
+start_norm(float *top, float *total, const attn_args *a, int32_t head) {
+    *top = a->sinks ? __fmul_rn(a->sinks[head], LOG2_E) : -INFINITY;
+    *total = a->sinks ? 1.0f : 0.0f;
+}
+
 /* The last s of [0, n) with offsets[s] / step + s * extra <= number. */
 static __device__ __forceinline__ int32_t
 search_numbered(const int32_t *offsets, int32_t n, int32_t step, int32_t extra,
