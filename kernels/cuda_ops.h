@@ -1,21 +1,57 @@
-/* cuda_ops.h - the launchers of the CUDA backend, one a slot of struct ks_ops
- * (cuda.cuh has their rules). */
+/* cuda_ops.h - the CUDA launchers; each has the signature of its slot in
+ * struct ks_ops (ops.h), which ops_cuda.cu lists them in. */
 #ifndef KS_CUDA_OPS_H
 #define KS_CUDA_OPS_H
-
-#include "ops.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-ks_status ks__cuda_attention(ks_dev *dev, ks_view out, ks_view q, ks_view k,
-                             ks_view v, const ks_attn_spec *spec,
-                             const ks_seqs *seqs, const ks_kv_layer *kv,
-                             ks_err *err);
+#include "ops.h"
+
+/* copy.cu */
+ks_status ks__cuda_alloc(ks_dev *, ks_buf *, size_t, const char *what,
+                         ks_err *);
+void ks__cuda_free(ks_dev *, ks_buf *);
+ks_status ks__cuda_copy(ks_dev *, void *to, const void *from, size_t, ks_err *);
+ks_status ks__cuda_sync(ks_dev *, ks_err *);
+ks_status ks__cuda_zero(ks_dev *, void *, size_t, ks_err *);
+ks_status ks__cuda_enter(ks_dev *, ks_err *);
+ks_status ks__cuda_alloc_host(ks_dev *, ks_buf *, size_t, const char *what,
+                              ks_err *);
+void ks__cuda_free_host(ks_dev *, ks_buf *);
+ks_status ks__cuda_copy_out(ks_dev *, void *to, const void *from, size_t,
+                            uint64_t *ticket, ks_err *);
+ks_status ks__cuda_wait(ks_dev *, uint64_t ticket, ks_err *);
+/* graph.cu */
+ks_status ks__cuda_record(ks_dev *, ks_err *);
+ks_status ks__cuda_recorded(ks_dev *, ks_graph **, ks_err *);
+ks_status ks__cuda_replay(ks_dev *, ks_graph *, ks_err *);
+void ks__cuda_free_graph(ks_dev *, ks_graph **);
+/* gemm.cu, gemm_backward.cu */
+ks_status ks__cuda_gemm(ks_dev *, ks_view out, ks_view x, ks_view w,
+                        const float *bias, bool accumulate, ks_err *);
+ks_status ks__cuda_gemm_grouped(ks_dev *, ks_view out, ks_view x,
+                                const int32_t *row, ks_view w,
+                                const float *bias, const int32_t *offsets,
+                                int32_t n_experts, ks_err *);
+ks_status ks__cuda_gemm_backward(ks_dev *, ks_view dx, ks_view dy, ks_view w,
+                                 bool accumulate, ks_err *);
+/* attention.cu, attention_backward.cu */
+ks_status ks__cuda_attention(ks_dev *, ks_view out, ks_view q, ks_view k,
+                             ks_view v, const ks_attn_spec *, const ks_seqs *,
+                             const ks_kv_layer *, ks_err *);
+ks_status ks__cuda_attention_backward(ks_dev *, ks_view dq, ks_view dk,
+                                      ks_view dv, ks_view dout, ks_view out,
+                                      ks_view q, ks_view k, ks_view v,
+                                      const ks_attn_spec *, const ks_seqs *,
+                                      const ks_cots *, ks_err *);
+
+/* matmul.cu */
+ks_status ks__cuda_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
+                          bool tb, float alpha, float beta, ks_err *);
 
 #ifdef __cplusplus
 }
 #endif
-
 #endif

@@ -63,9 +63,10 @@ struct bits_case {
 };
 
 static const bits_case BITS[] = {
-    {2, 1, 64, 0, true, false},  {2, 1, 64, 0, false, true},
-    {3, 1, 128, 0, false, true}, {1, 1, 256, 0, false, false},
-    {1, 1, 96, 300, true, true}, {2, 2, 32, 40, false, false},
+    {2, 1, 64, 0, true, false},
+    {2, 1, 64, 0, false, true},
+    {1, 1, 96, 300, true, true},
+    {2, 2, 32, 40, false, false},
 };
 
 static ks_attn_spec spec_of(const bits_case &c) {
@@ -81,7 +82,7 @@ Test(attention, bits_of_prompt_and_decode) {
         attn_batch prompt(spec_of(c), c.sinks, whole, 1, 0);
         prompt.run(c.precise);
         cr_expect(eq(u64, prompt.launches, 1));
-        for (int32_t past : {15, 255, 256, 257, 300, 511, 512, 513}) {
+        for (int32_t past : {15, 255, 256, 300, 513}) {
             part few[] = {{past, 1 + past % 3, 0}, {0, 0, 0}, {0, 1, 0}};
             attn_batch decode(spec_of(c), c.sinks, few, 3, 4);
             simt_seed((uint64_t)past);

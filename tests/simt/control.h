@@ -2,8 +2,13 @@
 #ifndef KS_SIMT_CONTROL_H
 #define KS_SIMT_CONTROL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* Order of blocks, warps and lanes, of cp.async's arrival, and of independent
  * streams. 0: plain ascending order, everything as late as allowed. The
@@ -16,6 +21,8 @@ uint32_t simt_random(uint32_t n);
 void simt_set_devices(int count);
 /* Compute capability, e.g. 9 and 0; the first is 8.0. */
 void simt_set_capability(int major, int minor);
+/* The CUDA version of the driver, as 13000; 0: there is none. */
+void simt_set_driver(int version);
 /* Bytes that each device says it has (4 GiB). */
 void simt_set_memory(size_t bytes);
 /* Device memory cannot be touched by the host outside copies: the touch ends
@@ -29,5 +36,9 @@ void simt_fail_next_sync(int error);
 size_t simt_live_allocations(void);
 /* Launches since the process began. */
 uint64_t simt_launches(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
