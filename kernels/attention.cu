@@ -24,18 +24,19 @@ enum { CHUNK = 256, FEW = 4 };
 
 /* What D and TERMS decide. KEYS, of a block, are part of a row's chain: as many
  * as registers allow, and as 98816 bytes of shared memory do; every device from
- * sm_80 on has 101376. A warp has 16 rows; where many dims and terms are, two
- * warps make their scores both and share the columns of the result, since a
- * warp's registers hold the sums of a chunk and those of the chunks before. */
+ * sm_80 on has 101376. A warp has 16 rows; where many dims and terms are,
+ * SHARE warps make the scores of 16 rows each for itself and part the columns
+ * of the result, since a warp's registers hold the sums of a chunk and those of
+ * the chunks before. */
 template <int D, int TERMS, int WARPS> struct attn_shape {
     static const int KEYS = TERMS == 1 ? (D > 128 ? 32 : 64)
                                        : (D > 128  ? 16
                                           : D > 64 ? 32
                                                    : 64);
-    static const int HALVES = D * TERMS < 256 ? 1 : 2;
-    static const int ROWS = WARPS * 16 / HALVES;
+    static const int SHARE = D * TERMS < 256 ? 1 : D * TERMS / 128;
+    static const int ROWS = WARPS * 16 / SHARE;
     static const int THREADS = WARPS * 32;
-    static const int COLS = D / HALVES; /* of the result, a warp's */
+    static const int COLS = D / SHARE; /* of the result, a warp's */
     static const int SHARED =
         KEYS * D * 4 + (ROWS + 2 * KEYS) * D * TERMS * (int)sizeof(bf16) +
         ROWS * (int)sizeof(int);
@@ -66,23 +67,23 @@ static __device__ __forceinline__ int2 row_place(const attn_tile *tile, int r) {
                      tile->head + r % tile->heads);
 }
 
-/* The warp's 16 rows begin at; HALVES warps share them. */
-template <int HALVES> static __device__ __forceinline__ int warp_row(void) {
-    return (int)threadIdx.x / 32 / HALVES * 16;
+/* The warp's 16 rows begin at; SHARE warps share them. */
+template <int SHARE> static __device__ __forceinline__ int warp_row(void) {
+    return (int)threadIdx.x / 32 / SHARE * 16;
 }
 
 /* The columns of the result that are the warp's begin at. */
-template <int HALVES, int COLS>
+template <int SHARE, int COLS>
 static __device__ __forceinline__ int warp_col(void) {
-    return (int)threadIdx.x / 32 % HALVES * COLS;
+    return (int)threadIdx.x / 32 % SHARE * COLS;
 }
 
 /* Place of row i of the thread's two. */
-template <int HALVES>
+template <int SHARE>
 static __device__ __forceinline__ int2 thread_row(const attn_tile *tile,
                                                   int i) {
     int r = opaque((int)threadIdx.x) % 32 / 4 + i * 8;
-    return row_place(tile, warp_row<HALVES>() + r);
+    return row_place(tile, warp_row<SHARE>() + r);
 }
 
 /* The keys [x, y] that a token of sequence s, or one behind it, sees. */
@@ -94,11 +95,11 @@ static __device__ __forceinline__ int2 keys_seen(const attn_args *a, int32_t s,
     return make_int2(max(low, 0), position);
 }
 
-template <int HALVES>
+template <int SHARE>
 static __device__ __forceinline__ void
 place_rows(attn_rows *rows, const attn_args *a, const attn_tile *tile) {
     for (int i = 0; i < 2; i++) {
-        int32_t token = thread_row<HALVES>(tile, i).x;
+        int32_t token = thread_row<SHARE>(tile, i).x;
         int2 seen = make_int2(0, -1);
         if (token >= 0) seen = keys_seen(a, tile->seq, token);
         rows->low[i] = seen.x;
@@ -176,7 +177,7 @@ walk_block(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
     float s[KEYS / 8][4], factor[2];
     if (sees)
         multiply_rows<D, KEYS, TERMS>(s, room->queries, shape::ROWS * D,
-                                      warp_row<shape::HALVES>(), room->key);
+                                      warp_row<shape::SHARE>(), room->key);
     convert_keys<D, KEYS, THREADS, TERMS>(room->value, room->stage);
     fetch_keys<D, KEYS, THREADS>(room->stage, a, from, false, base + KEYS,
                                  tile->low, tile->high);
@@ -187,8 +188,8 @@ walk_block(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
         for (int n = 0; n < COLS / 8; n++)
             for (int i = 0; i < 4; i++)
                 o[n][i] = __fmul_rn(o[n][i], factor[i / 2]);
-        multiply_keys<D, KEYS, TERMS, COLS / 8>(
-            o, s, room->value, warp_col<shape::HALVES, COLS>());
+        multiply_keys<D, KEYS, TERMS, COLS / 8>(o, s, room->value,
+                                                warp_col<shape::SHARE, COLS>());
     }
     convert_keys<D, KEYS, THREADS, TERMS>(room->key, room->stage);
     fetch_keys<D, KEYS, THREADS>(room->stage, a, from, true, base + KEYS,
@@ -252,9 +253,9 @@ run_part(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
     start_walk(room, a, tile, &from);
     walk_chunk(room, a, tile, &from, rows,
                tile->low / shape::KEYS * shape::KEYS, tile->high + 1, &norm, o);
-    int col = warp_col<shape::HALVES, shape::COLS>();
+    int col = warp_col<shape::SHARE, shape::COLS>();
     for (int i = 0; i < 2; i++) {
-        int2 row = thread_row<shape::HALVES>(tile, i);
+        int2 row = thread_row<shape::SHARE>(tile, i);
         if (row.x < 0) continue;
         int64_t at = part_at(a, row.x, row.y, tile->low / CHUNK);
         store_row<N>(a->part_sum + at * a->head_dim, o, i, col, 1, a);
@@ -376,13 +377,13 @@ static __global__ void __launch_bounds__(WARPS * 32, 1)
     attn_norm norm, all;
     float o[N][4], sum[N][4], weight[2][2];
     if (!find_block(&tile, &a)) return;
-    place_rows<shape::HALVES>(&rows, &a, &tile);
+    place_rows<shape::SHARE>(&rows, &a, &tile);
     attn_source from = source_of(&a, tile.seq, tile.kv);
     start_walk(&room, &a, &tile, &from);
     clear<N>(sum);
     for (int i = 0; i < 2; i++)
         start_norm(&all.top[i], &all.total[i], &a,
-                   thread_row<shape::HALVES>(&tile, i).y);
+                   thread_row<shape::SHARE>(&tile, i).y);
     int32_t base = tile.low / shape::KEYS * shape::KEYS;
     while (base <= tile.high) {
         int32_t end = base / CHUNK * CHUNK + CHUNK;
@@ -399,10 +400,10 @@ static __global__ void __launch_bounds__(WARPS * 32, 1)
     }
     find_block(&tile, &a);
     for (int i = 0; i < 2; i++) {
-        int2 at = thread_row<shape::HALVES>(&tile, i);
+        int2 at = thread_row<shape::SHARE>(&tile, i);
         if (at.x >= 0)
             store_row<N>(out_row(&a, at.x, at.y), sum, i,
-                         warp_col<shape::HALVES, shape::COLS>(),
+                         warp_col<shape::SHARE, shape::COLS>(),
                          __fdividef(1.0f, all.total[i]), &a);
     }
 }
@@ -426,7 +427,7 @@ static __global__ void __launch_bounds__(WARPS * 32, 1)
     int32_t end = tile.first + tile.n;
     for (; tile.first < end; tile.first += a.step) {
         tile.n = min(a.step, end - tile.first);
-        place_rows<shape::HALVES>(&rows, &a, &tile);
+        place_rows<shape::SHARE>(&rows, &a, &tile);
         run_part(&room, &a, &tile, &rows);
     }
 }

@@ -7,8 +7,8 @@
  * by two blocks. A block is a tile of one cotangent's rows and a head: it makes
  * the probabilities of a tile again for its cotangent. (Sums of further
  * cotangents do not fit the registers, and carrying P or the sums through
- * memory costs more time than the one product in four that they would save:
- * 8 bytes against 2 * head_dim FLOPs an element of P.)
+ * memory would cost more time than the one product in four that it saves:
+ * computed, not measured, 8 bytes against 2 * head_dim FLOPs an element of P.)
  *
  * The other side (keys for dQ, queries for dK and dV) comes in blocks at
  * absolute positions, in ascending order, heads in order; rows that the
@@ -17,15 +17,16 @@
 #include "attention.cuh"
 #include "cuda_ops.h"
 
-/* BLOCK rows of the other side; a warp has 16 rows of its own, which two warps
- * share where many dims and terms are, each with half of the result's columns.
+/* BLOCK rows of the other side; a warp has 16 rows of its own, which SHARE
+ * warps share where many dims and terms are, each with its part of the result's
+ * columns.
  * Shared memory: two tensors of both, at most 98432 bytes. */
 template <int D, int TERMS> struct back_shape {
     static const int WARPS = 4, THREADS = 128;
-    static const int HALVES = D * TERMS < 256 ? 1 : 2;
-    static const int ROWS = WARPS * 16 / HALVES;
+    static const int SHARE = D * TERMS < 256 ? 1 : D * TERMS / 128;
+    static const int ROWS = WARPS * 16 / SHARE;
     static const int BLOCK = D * TERMS < 256 ? 32 : 16;
-    static const int COLS = D / HALVES;
+    static const int COLS = D / SHARE;
     static const int SHARED =
         2 * (ROWS + BLOCK) * D * TERMS * (int)sizeof(bf16) +
         2 * BLOCK * (int)sizeof(float);
@@ -92,13 +93,13 @@ bring(bf16 *to, const float *x, int64_t stride, int64_t row, int64_t low,
 
 template <int D, int TERMS>
 static __device__ __forceinline__ int own_row(void) {
-    return (int)threadIdx.x / 32 / back_shape<D, TERMS>::HALVES * 16;
+    return (int)threadIdx.x / 32 / back_shape<D, TERMS>::SHARE * 16;
 }
 
 template <int D, int TERMS>
 static __device__ __forceinline__ int own_col(void) {
     typedef back_shape<D, TERMS> shape;
-    return (int)threadIdx.x / 32 % shape::HALVES * shape::COLS;
+    return (int)threadIdx.x / 32 % shape::SHARE * shape::COLS;
 }
 
 /* The warp's sums to rows row0 + [0, n) of the tile, columns from col on. */

@@ -261,7 +261,7 @@ Test(attention_backward, bits_alone_and_among_others) {
 Test(attention_backward, refusals) {
     ks_err err = {KS_OK, ""};
     back b(CASES[0], COTS, N_COTS);
-    cr_expect(b.run(false, 20000, &err) == KS_NOMEM);
+    cr_expect(b.run(false, 2000, &err) == KS_NOMEM);
     cr_expect(strstr(err.text, "levels and dots") != NULL, "%s", err.text);
     back none(CASES[0], COTS + 3, 1);
     cr_expect(none.run(false, 0, &err) == KS_OK, "%s", err.text);
