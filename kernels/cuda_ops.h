@@ -28,20 +28,6 @@ ks_status ks__cuda_record(ks_dev *, ks_err *);
 ks_status ks__cuda_recorded(ks_dev *, ks_graph **, ks_err *);
 ks_status ks__cuda_replay(ks_dev *, ks_graph *, ks_err *);
 void ks__cuda_free_graph(ks_dev *, ks_graph **);
-/* gemm.cu, gemm_backward.cu */
-ks_status ks__cuda_gemm(ks_dev *, ks_view out, ks_view x, ks_view w,
-                        const float *bias, bool accumulate, ks_err *);
-ks_status ks__cuda_gemm_grouped(ks_dev *, ks_view out, ks_view x,
-                                const int32_t *row, ks_view w,
-                                const float *bias, const int32_t *offsets,
-                                int32_t n_experts, ks_err *);
-ks_status ks__cuda_gemm_backward(ks_dev *, ks_view dx, ks_view dy, ks_view w,
-                                 bool accumulate, ks_err *);
-
-/* matmul.cu */
-ks_status ks__cuda_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
-                          bool tb, float alpha, float beta, ks_err *);
-
 /* rows, heads */
 ks_status ks__cuda_embed(ks_dev *, ks_view out, ks_view table,
                          const int32_t *ids, float scale, ks_err *);
@@ -76,6 +62,20 @@ ks_status ks__cuda_score(ks_dev *, float *logprob, ks_view hidden, ks_view head,
 ks_status ks__cuda_sample(ks_dev *, int32_t *id, float *logprob, ks_view hidden,
                           ks_view head, float softcap, const ks_sample_spec *,
                           ks_err *);
+
+/* gemm.cu, gemm_backward.cu */
+ks_status ks__cuda_gemm(ks_dev *, ks_view out, ks_view x, ks_view w,
+                        const float *bias, bool accumulate, ks_err *);
+ks_status ks__cuda_gemm_grouped(ks_dev *, ks_view out, ks_view x,
+                                const int32_t *row, ks_view w,
+                                const float *bias, const int32_t *offsets,
+                                int32_t n_experts, ks_err *);
+ks_status ks__cuda_gemm_backward(ks_dev *, ks_view dx, ks_view dy, ks_view w,
+                                 bool accumulate, ks_err *);
+
+/* matmul.cu */
+ks_status ks__cuda_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
+                          bool tb, float alpha, float beta, ks_err *);
 
 /* norm_backward.cu, rope_backward.cu, gate_backward.cu, score_backward.cu */
 ks_status ks__cuda_norm_backward(ks_dev *, ks_view dx, ks_view dy, ks_view x,

@@ -88,6 +88,10 @@ static struct ks_ops table(const char *isa) {
     ops.free_graph = ks__cuda_free_graph;
     ops.each = ks__each_alone;
     ops.embed = ks__cuda_embed;
+    ops.gemm = ks__cuda_gemm;
+    ops.gemm_grouped = ks__cuda_gemm_grouped;
+    ops.gemm_backward = ks__cuda_gemm_backward;
+    ops.matmul = ks__cuda_matmul;
     ops.norm = ks__cuda_norm;
     ops.add = ks__cuda_add;
     ops.rope = ks__cuda_rope;
@@ -96,6 +100,8 @@ static struct ks_ops table(const char *isa) {
     ops.group = ks__cuda_group;
     ops.gate_clamped = ks__cuda_gate_clamped;
     ops.combine = ks__cuda_combine;
+    ops.score = ks__cuda_score;
+    ops.sample = ks__cuda_sample;
     ops.pool = ks__cuda_pool;
     ops.convert = ks__cuda_convert;
     ops.count_nonfinite = ks__cuda_count_nonfinite;
