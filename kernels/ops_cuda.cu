@@ -105,6 +105,10 @@ static struct ks_ops table(const char *isa) {
     ops.pool = ks__cuda_pool;
     ops.convert = ks__cuda_convert;
     ops.count_nonfinite = ks__cuda_count_nonfinite;
+    ops.norm_backward = ks__cuda_norm_backward;
+    ops.rope_backward = ks__cuda_rope_backward;
+    ops.gate_backward = ks__cuda_gate_backward;
+    ops.score_backward = ks__cuda_score_backward;
     return ops;
 }
 
