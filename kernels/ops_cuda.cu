@@ -95,6 +95,7 @@ static struct ks_ops table(const char *isa) {
     ops.norm = ks__cuda_norm;
     ops.add = ks__cuda_add;
     ops.rope = ks__cuda_rope;
+    ops.attention = ks__cuda_attention;
     ops.gate = ks__cuda_gate;
     ops.route = ks__cuda_route;
     ops.group = ks__cuda_group;
@@ -108,6 +109,7 @@ static struct ks_ops table(const char *isa) {
     ops.norm_backward = ks__cuda_norm_backward;
     ops.rope_backward = ks__cuda_rope_backward;
     ops.gate_backward = ks__cuda_gate_backward;
+    ops.attention_backward = ks__cuda_attention_backward;
     ops.score_backward = ks__cuda_score_backward;
     return ops;
 }
