@@ -88,14 +88,14 @@ ks_status ks__cuda_copies_open(ks_dev *dev, ks_err *err);
 void ks__cuda_copies_close(ks_dev *dev);
 
 /* What a graph's ops take; blocks given back serve the ops behind. */
-struct ks__scratch {
+struct ks__segment {
     void *data;
     size_t size;
     bool busy;
 };
 struct ks_graph {
     cudaGraphExec_t exec;
-    struct ks__scratch *blocks;
+    struct ks__segment *blocks;
     size_t n_blocks, room;
 };
 
