@@ -365,7 +365,8 @@ ks__write(const ks__product *p, const ks__place *place,
  * 300 rows on (H100, bf16), below that the bytes of w as stored, plus x once a
  * column of tiles from L2. */
 template <class T>
-static __global__ void __launch_bounds__(KS_GEMM_THREADS)
+static __global__ void __launch_bounds__(KS_GEMM_THREADS,
+                                         T::DIRECT &&T::BM <= 64 ? 2 : 1)
     ks__gemm_kernel(ks__product p) {
     DYN_SHARED(bf16, smem);
     bf16 *xs = smem, *ws = smem + 2 * T::X_STAGE;
