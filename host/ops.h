@@ -15,6 +15,7 @@
 #define KS_OPS_H
 
 #include "base.h"
+#include "train.h"
 
 typedef struct ks_dev ks_dev; /* a backend's own state: stream, scratch */
 
@@ -155,6 +156,18 @@ struct ks_ops {
     /* c = alpha op(a) op(b) + beta c, BLAS-like, t: transposed */
     ks_status (*matmul)(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
                         bool tb, float alpha, float beta, ks_err *);
+    /* L2 logistic regression: one read of the rows for all columns. f32
+     * products and, beyond a block of rows, double sums; exact: all double. */
+    ks_status (*l2_pass)(ks_dev *, ks_l2_rows *, const ks_l2_pass *, ks_err *);
+    /* out [d, d] (host): the lower triangle of the sum of a_i a_i'; f32 */
+    ks_status (*l2_gram)(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
+                         float *out, ks_err *);
+    /* out [n_q, d] = the sum of (q a_i) a_i', q [n_q, d]; host, f32 */
+    ks_status (*l2_project)(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
+                            const float *q, int64_t n_q, float *out, ks_err *);
+    /* n Hessians, in double */
+    ks_status (*l2_hessian)(ks_dev *, ks_l2_rows *, const ks_l2_hessian *,
+                            int32_t n, ks_err *);
 };
 
 /* Tables; NULL when this build has none of that name. */

@@ -90,15 +90,17 @@ static ks_status check_slots(const struct ks_ops *ops, ks_err *err) {
         const char *name;
         size_t offset;
     } slots[] = {
-        SLOT(alloc),   SLOT(free),
-        SLOT(copy),    SLOT(sync),
-        SLOT(embed),   SLOT(gemm),
-        SLOT(norm),    SLOT(add),
-        SLOT(rope),    SLOT(attention),
-        SLOT(gate),    SLOT(pool),
-        SLOT(convert), SLOT(count_nonfinite),
-        SLOT(score),   SLOT(sample),
-        SLOT(matmul),
+        SLOT(alloc),      SLOT(free),
+        SLOT(copy),       SLOT(sync),
+        SLOT(embed),      SLOT(gemm),
+        SLOT(norm),       SLOT(add),
+        SLOT(rope),       SLOT(attention),
+        SLOT(gate),       SLOT(pool),
+        SLOT(convert),    SLOT(count_nonfinite),
+        SLOT(score),      SLOT(sample),
+        SLOT(matmul),     SLOT(l2_pass),
+        SLOT(l2_gram),    SLOT(l2_project),
+        SLOT(l2_hessian),
     };
     _Static_assert(sizeof(struct ks_ops) ==
                        (KS_COUNT(slots) + 2) * sizeof(void *),

@@ -24,4 +24,8 @@ const struct ks_ops KS_OPS_NAME(KS_ISA) = {
     .score = KS_ISA_NAME(score),
     .sample = KS_ISA_NAME(sample),
     .matmul = ks__cpu_matmul,
+    .l2_pass = ks__cpu_l2_pass,
+    .l2_gram = ks__cpu_l2_gram,
+    .l2_project = ks__cpu_l2_project,
+    .l2_hessian = ks__cpu_l2_hessian,
 };
