@@ -230,7 +230,8 @@ size_t ks__capture_batch_end(const ks_capture_job *job, size_t from,
 static ks_run_limits measure_batches(ks_capture_job *job) {
     ks_run_limits limits = {.streams = job->options.streams,
                             .positions = job->options.positions,
-                            .dtype = job->options.dtype};
+                            .dtype = job->options.dtype,
+                            .lanes = job->engine->limits.lanes};
     job->cost.batches = 0;
     for (size_t at = 0; at < job->n_seqs; job->cost.batches++) {
         int32_t tokens, steps;

@@ -46,8 +46,9 @@ ks_status ks_engine_open(ks_engine **out, const char *model,
                        err));
     KS_TRY(ks_model_open(&engine->model, model, err));
     int32_t most = o->batch_tokens ? o->batch_tokens : DEFAULT_BATCH_TOKENS;
-    engine->limits.max_tokens = fitting_tokens(
-        &engine->model->config, (ks_run_limits){0}, o->memory, most);
+    engine->limits.lanes = ks_dev_lanes(engine->dev);
+    engine->limits.max_tokens =
+        fitting_tokens(&engine->model->config, engine->limits, o->memory, most);
     KS_CHECK(engine->limits.max_tokens > 0, KS_LIMIT,
              "%zu bytes of memory do not hold the buffers for one token of %s",
              o->memory, model);
@@ -110,6 +111,7 @@ ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
         .streams = have->streams | want->streams,
         .positions = have->positions | want->positions,
         .dtype = want->streams ? want->dtype : have->dtype,
+        .lanes = have->lanes,
     };
     size_t bytes = ks_run_bytes(&engine->model->config, &both);
     KS_CHECK(!engine->options.memory || bytes <= engine->options.memory,

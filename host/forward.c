@@ -13,7 +13,9 @@
  *
  * Everything but attention is local to a row, so it runs a block of rows at a
  * time (run.h): after attention of layer l, a block goes on to the rotated
- * q, k, v of layer l + 1. Residual adds are fused into the norm that follows.
+ * q, k, v of layer l + 1. Blocks know nothing of each other, so lanes of the
+ * backend walk them side by side and meet at attention alone. Residual adds
+ * are fused into the norm that follows.
  */
 #include "run.h"
 
@@ -34,15 +36,15 @@ static int64_t kv_cols(const ks_config *c) {
     return (int64_t)c->n_kv_heads * c->head_dim;
 }
 
-static ks_status embed(ks_run *run, const int32_t *ids, const ks_block *b,
-                       ks_err *err) {
+static ks_status embed(ks_run *run, const ks_lane *lane, const int32_t *ids,
+                       const ks_block *b, ks_err *err) {
     const ks_config *c = &run->model->config;
-    return run->ops->embed(run->dev, x_rows(run, b), run->model->weights.embed,
+    return run->ops->embed(lane->dev, x_rows(run, b), run->model->weights.embed,
                            ids + b->begin, c->embed_scale, err);
 }
 
-static ks_status qk_norm(ks_run *run, const ks_layer *w, ks_view q, ks_view k,
-                         ks_err *err) {
+static ks_status qk_norm(ks_run *run, const ks_lane *lane, const ks_layer *w,
+                         ks_view q, ks_view k, ks_err *err) {
     ks_status st = KS_OK;
     const ks_config *c = &run->model->config;
     if (c->qk_norm == KS_QK_NONE) return KS_OK;
@@ -50,32 +52,33 @@ static ks_status qk_norm(ks_run *run, const ks_layer *w, ks_view q, ks_view k,
         q = ks_view_f32(q.data, q.rows * c->n_heads, c->head_dim);
         k = ks_view_f32(k.data, k.rows * c->n_kv_heads, c->head_dim);
     }
-    KS_TRY(run->ops->norm(run->dev, q, q, NULL, w->q_norm, c->norm_eps, err));
-    KS_TRY(run->ops->norm(run->dev, k, k, NULL, w->k_norm, c->norm_eps, err));
+    KS_TRY(run->ops->norm(lane->dev, q, q, NULL, w->q_norm, c->norm_eps, err));
+    KS_TRY(run->ops->norm(lane->dev, k, k, NULL, w->k_norm, c->norm_eps, err));
 done:
     return st;
 }
 
 /* x += y (NULL: nothing to add) and the input of the next projection: a
  * normed copy in h, or x itself where the model has no norm there. */
-static ks_status add_and_norm(ks_run *run, ks_view x, const ks_view *y,
-                              const float *weight, ks_view *h, ks_err *err) {
+static ks_status add_and_norm(ks_run *run, const ks_lane *lane, ks_view x,
+                              const ks_view *y, const float *weight, ks_view *h,
+                              ks_err *err) {
     ks_status st = KS_OK;
     float eps = run->model->config.norm_eps;
     if (weight) {
-        *h = ks_view_f32(run->h, x.rows, x.cols);
-        KS_TRY(run->ops->norm(run->dev, *h, x, y, weight, eps, err));
+        *h = ks_view_f32(lane->h, x.rows, x.cols);
+        KS_TRY(run->ops->norm(lane->dev, *h, x, y, weight, eps, err));
     } else {
         *h = x;
-        if (y) KS_TRY(run->ops->add(run->dev, x, *y, err));
+        if (y) KS_TRY(run->ops->add(lane->dev, x, *y, err));
     }
 done:
     return st;
 }
 
 /* From h to the rotated q, k and v of layer l. */
-static ks_status project_qkv(ks_run *run, int32_t l, const ks_block *b,
-                             ks_view h, ks_err *err) {
+static ks_status project_qkv(ks_run *run, const ks_lane *lane, int32_t l,
+                             const ks_block *b, ks_view h, ks_err *err) {
     ks_status st = KS_OK;
     const ks_config *c = &run->model->config;
     const ks_weights *weights = &run->model->weights;
@@ -94,11 +97,11 @@ static ks_status project_qkv(ks_run *run, int32_t l, const ks_block *b,
     ks_kv_layer at = {0};
     if (run->kv) at = ks_kv_layer_at(run->kv, l);
 
-    KS_TRY(ops->gemm(run->dev, q, h, w->wq, w->bq, false, err));
-    KS_TRY(ops->gemm(run->dev, k, h, w->wk, w->bk, false, err));
-    KS_TRY(ops->gemm(run->dev, v, h, w->wv, w->bv, false, err));
-    KS_TRY(qk_norm(run, w, q, k, err));
-    KS_TRY(ops->rope(run->dev, q, k, v, c->head_dim, &rope, &b->seqs,
+    KS_TRY(ops->gemm(lane->dev, q, h, w->wq, w->bq, false, err));
+    KS_TRY(ops->gemm(lane->dev, k, h, w->wk, w->bk, false, err));
+    KS_TRY(ops->gemm(lane->dev, v, h, w->wv, w->bv, false, err));
+    KS_TRY(qk_norm(run, lane, w, q, k, err));
+    KS_TRY(ops->rope(lane->dev, q, k, v, c->head_dim, &rope, &b->seqs,
                      run->kv ? &at : NULL, err));
 done:
     return st;
@@ -106,17 +109,18 @@ done:
 
 /* Ends layer l - 1 (its addition y, NULL at the embedding) and starts layer
  * l; after the last layer only the addition is left to do. */
-static ks_status enter_layer(ks_run *run, int32_t l, const ks_block *b,
-                             const ks_view *y, ks_err *err) {
+static ks_status enter_layer(ks_run *run, const ks_lane *lane, int32_t l,
+                             const ks_block *b, const ks_view *y, ks_err *err) {
     ks_status st = KS_OK;
     const ks_model *m = run->model;
     ks_view h, x = x_rows(run, b);
     if (l == m->config.n_layers) {
-        if (y) KS_TRY(run->ops->add(run->dev, x, *y, err));
+        if (y) KS_TRY(run->ops->add(lane->dev, x, *y, err));
         goto done;
     }
-    KS_TRY(add_and_norm(run, x, y, m->weights.layers[l].attn_norm, &h, err));
-    KS_TRY(project_qkv(run, l, b, h, err));
+    KS_TRY(
+        add_and_norm(run, lane, x, y, m->weights.layers[l].attn_norm, &h, err));
+    KS_TRY(project_qkv(run, lane, l, b, h, err));
 done:
     return st;
 }
@@ -144,50 +148,51 @@ static ks_status attend(ks_run *run, int32_t l, ks_err *err) {
 
 /* Where a block's addition goes: y, or the batch-long buffer that capture
  * pools from. */
-static ks_view added_rows(ks_run *run, ks_stream stream, const ks_block *b) {
+static ks_view added_rows(ks_run *run, const ks_lane *lane, ks_stream stream,
+                          const ks_block *b) {
     int64_t d = run->model->config.d_model;
     if (ks__captures(run, stream)) return rows_of(run->added[stream], b, d);
-    return ks_view_f32(run->y, b->rows, d);
+    return ks_view_f32(lane->y, b->rows, d);
 }
 
-static ks_status post_norm(ks_run *run, ks_view y, const float *weight,
-                           ks_err *err) {
+static ks_status post_norm(ks_run *run, const ks_lane *lane, ks_view y,
+                           const float *weight, ks_err *err) {
     if (!weight) return KS_OK;
-    return run->ops->norm(run->dev, y, y, NULL, weight,
+    return run->ops->norm(lane->dev, y, y, NULL, weight,
                           run->model->config.norm_eps, err);
 }
 
 /* h -> y = (act(h W_gate^T) * h W_up^T) W_down^T */
-static ks_status mlp(ks_run *run, const ks_layer *w, ks_view h, ks_view y,
-                     ks_err *err) {
+static ks_status mlp(ks_run *run, const ks_lane *lane, const ks_layer *w,
+                     ks_view h, ks_view y, ks_err *err) {
     ks_status st = KS_OK;
     const struct ks_ops *ops = run->ops;
     const ks_config *c = &run->model->config;
-    ks_view gate = ks_view_f32(run->gate, h.rows, c->d_ff);
-    ks_view up = ks_view_f32(run->up, h.rows, c->d_ff);
-    KS_TRY(ops->gemm(run->dev, gate, h, w->w_gate, NULL, false, err));
-    KS_TRY(ops->gemm(run->dev, up, h, w->w_up, NULL, false, err));
-    KS_TRY(ops->gate(run->dev, gate, gate, up, c->act, err));
-    KS_TRY(ops->gemm(run->dev, y, gate, w->w_down, NULL, false, err));
-    KS_TRY(post_norm(run, y, w->mlp_post_norm, err));
+    ks_view gate = ks_view_f32(lane->gate, h.rows, c->d_ff);
+    ks_view up = ks_view_f32(lane->up, h.rows, c->d_ff);
+    KS_TRY(ops->gemm(lane->dev, gate, h, w->w_gate, NULL, false, err));
+    KS_TRY(ops->gemm(lane->dev, up, h, w->w_up, NULL, false, err));
+    KS_TRY(ops->gate(lane->dev, gate, gate, up, c->act, err));
+    KS_TRY(ops->gemm(lane->dev, y, gate, w->w_down, NULL, false, err));
+    KS_TRY(post_norm(run, lane, y, w->mlp_post_norm, err));
 done:
     return st;
 }
 
 /* What follows attention of layer l, up to q, k, v of layer l + 1. */
-static ks_status leave_layer(ks_run *run, int32_t l, const ks_block *b,
-                             ks_err *err) {
+static ks_status leave_layer(ks_run *run, const ks_lane *lane, int32_t l,
+                             const ks_block *b, ks_err *err) {
     ks_status st = KS_OK;
     const ks_config *c = &run->model->config;
     const ks_layer *w = &run->model->weights.layers[l];
     ks_view mixed = rows_of(run->mixed, b, q_cols(c)), h;
-    ks_view y = added_rows(run, KS_ATTN, b);
-    KS_TRY(run->ops->gemm(run->dev, y, mixed, w->wo, w->bo, false, err));
-    KS_TRY(post_norm(run, y, w->attn_post_norm, err));
-    KS_TRY(add_and_norm(run, x_rows(run, b), &y, w->mlp_norm, &h, err));
-    y = added_rows(run, KS_MLP, b);
-    KS_TRY(mlp(run, w, h, y, err));
-    KS_TRY(enter_layer(run, l + 1, b, &y, err));
+    ks_view y = added_rows(run, lane, KS_ATTN, b);
+    KS_TRY(run->ops->gemm(lane->dev, y, mixed, w->wo, w->bo, false, err));
+    KS_TRY(post_norm(run, lane, y, w->attn_post_norm, err));
+    KS_TRY(add_and_norm(run, lane, x_rows(run, b), &y, w->mlp_norm, &h, err));
+    y = added_rows(run, lane, KS_MLP, b);
+    KS_TRY(mlp(run, lane, w, h, y, err));
+    KS_TRY(enter_layer(run, lane, l + 1, b, &y, err));
 done:
     return st;
 }
@@ -208,19 +213,43 @@ done:
     return st;
 }
 
+/* What every block goes through between two attentions: layer l's second
+ * half and layer l + 1's first, or the embedding (l = -1). */
+typedef struct stage {
+    ks_run *run;
+    const int32_t *ids;
+    int32_t l;
+} stage;
+
+static ks_status walk_block(void *user, ks_dev *dev, int32_t n_lane, int32_t i,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    const stage *s = user;
+    const ks_block *b = &s->run->blocks[i];
+    ks_lane lane = ks__run_lane(s->run, dev, n_lane);
+    if (s->l >= 0) return leave_layer(s->run, &lane, s->l, b, err);
+    KS_TRY(embed(s->run, &lane, s->ids, b, err));
+    KS_TRY(enter_layer(s->run, &lane, 0, b, NULL, err));
+done:
+    return st;
+}
+
+static ks_status walk_blocks(ks_run *run, const int32_t *ids, int32_t l,
+                             ks_err *err) {
+    stage s = {run, ids, l};
+    return run->ops->each(run->dev, run->n_lanes, run->n_blocks, walk_block, &s,
+                          err);
+}
+
 static ks_status walk_layers(ks_run *run, const int32_t *ids, ks_err *err) {
     ks_status st = KS_OK;
     int32_t n_layers = run->model->config.n_layers;
-    for (int32_t i = 0; i < run->n_blocks; i++) {
-        KS_TRY(embed(run, ids, &run->blocks[i], err));
-        KS_TRY(enter_layer(run, 0, &run->blocks[i], NULL, err));
-    }
+    KS_TRY(walk_blocks(run, ids, -1, err));
     if (run->check_layers) KS_TRY(check_residual(run, 0, err));
     KS_TRY(ks__gather(run, KS_RESID, 0, whole(run, run->x), err));
     for (int32_t l = 0; l < n_layers; l++) {
         KS_TRY(attend(run, l, err));
-        for (int32_t i = 0; i < run->n_blocks; i++)
-            KS_TRY(leave_layer(run, l, &run->blocks[i], err));
+        KS_TRY(walk_blocks(run, ids, l, err));
         for (ks_stream s = KS_ATTN; s <= KS_MLP; s++)
             if (ks__captures(run, s))
                 KS_TRY(ks__gather(run, s, l, whole(run, run->added[s]), err));

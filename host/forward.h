@@ -18,6 +18,8 @@ typedef struct ks_run_limits {
     uint32_t streams, positions; /* bit sets that captures may ask for */
     ks_type dtype;               /* of captured rows */
     int32_t max_last;            /* sequences with last_hidden; 0: none */
+    int32_t lanes; /* of the backend (ks_dev_lanes) that a long batch uses; 0
+                      counts as 1 */
 } ks_run_limits;
 
 /* Where a pass met values that are not finite. layer counts as KS_RESID does

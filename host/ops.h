@@ -76,6 +76,19 @@ typedef struct ks_pool_row {
     int32_t begin, end, before;
 } ks_pool_row;
 
+/* Many cotangents against one forward. Cotangent c has rows offsets[c] ..
+ * offsets[c + 1] of every cotangent view; they belong to the forward's rows
+ * first[c], first[c] + 1, .. of one sequence, in order. So nothing is carried
+ * for tokens after those that the cotangent starts from, nor for those ahead
+ * of first[c], where no gradient is asked for. Pointers as in ks_seqs; none
+ * may be NULL. */
+typedef struct ks_cots {
+    int32_t n_cot, n_rows;
+    const int32_t *offsets; /* [n_cot + 1] */
+    const int32_t *first;   /* [n_cot] */
+    const int32_t *row;     /* [n_rows] the forward's row of each */
+} ks_cots;
+
 /* Sampling of one row of logits; temperature 0: greedy (lowest id wins). */
 typedef struct ks_sample_spec {
     float temperature, top_p;
@@ -83,6 +96,10 @@ typedef struct ks_sample_spec {
     uint64_t key[2];  /* Philox key: seed and stream of the sequence */
     uint64_t counter; /* token index: one draw a token */
 } ks_sample_spec;
+
+/* Item i of ops->each, on the lane's own device handle. */
+typedef ks_status (*ks_each_fn)(void *user, ks_dev *dev, int32_t lane,
+                                int32_t i, ks_err *err);
 
 struct ks_ops {
     const char *name; /* "cpu" */
@@ -93,6 +110,16 @@ struct ks_ops {
     void (*free)(ks_dev *, ks_buf *);
     ks_status (*copy)(ks_dev *, void *to, const void *from, size_t, ks_err *);
     ks_status (*sync)(ks_dev *, ks_err *);
+    /* All bytes 0, in the order of the ops around it. */
+    ks_status (*zero)(ks_dev *, void *, size_t, ks_err *);
+
+    /* Calls body for every i of [0, n). Up to `lanes` (at most ks_dev_lanes)
+     * items are in work at once, each on a handle whose ops run in the calling
+     * thread alone; with one lane body gets the device itself. An item writes
+     * only what is its own or its lane's. Returns a failure of the lowest i
+     * that failed. */
+    ks_status (*each)(ks_dev *, int32_t lanes, int32_t n, ks_each_fn body,
+                      void *user, ks_err *);
 
     /* ---- forward */
     /* out[t] = scale * table[ids[t]]; ids checked by the caller. */
@@ -152,6 +179,57 @@ struct ks_ops {
                         ks_view head, float softcap, const ks_sample_spec *,
                         ks_err *);
 
+    /* ---- backward: cotangents of an op's output to cotangents of its input,
+     * weights held fixed. Many cotangents share one forward: x, gate, up, q, k,
+     * v, out hold the forward's rows, row[i] names the one that row i of the
+     * cotangents belongs to (NULL: i). A cotangent row's bits do not depend on
+     * which others are there. */
+    /* of gemm: dx = dy W (+ dx if accumulate); w: [n_out, n_in] as stored, dy
+     * [n, n_out], dx [n, n_in]. */
+    ks_status (*gemm_backward)(ks_dev *, ks_view dx, ks_view dy, ks_view w,
+                               bool accumulate, ks_err *);
+    /* of norm at x (its input, after the residual add):
+     *     r = 1 / sqrt(mean(x^2) + eps), g = w dy
+     *     dx = r g - x r^3 mean(g x)   (+ dx if accumulate)
+     * In place (dx == dy) is allowed without accumulate. heads: rows that share
+     * an entry of row; row i belongs to row[i / heads] heads + i % heads of x
+     * (q/k-norm: heads as rows), else 1. */
+    ks_status (*norm_backward)(ks_dev *, ks_view dx, ks_view dy, ks_view x,
+                               const int32_t *row, int32_t heads,
+                               const float *w, float eps, bool accumulate,
+                               ks_err *);
+    /* of rope, in place: the rotation back, times the same scale. Positions
+     * are those of the forward's rows. */
+    ks_status (*rope_backward)(ks_dev *, ks_view dq, ks_view dk,
+                               int32_t head_dim, const ks_rope *,
+                               const ks_seqs *, const int32_t *row, ks_err *);
+    /* of gate: dgate = dout up act'(gate), dup = dout act(gate). dgate or dup
+     * may be dout. */
+    ks_status (*gate_backward)(ks_dev *, ks_view dgate, ks_view dup,
+                               ks_view dout, ks_view gate, ks_view up,
+                               const int32_t *row, ks_act, ks_err *);
+    /* of attention without a store (no past): dq [n_rows, n_heads head_dim],
+     * dk and dv [n_rows, n_kv_heads head_dim], all written (zeros where nothing
+     * reaches), from dout [n_rows, n_heads head_dim]. out: what attention gave
+     * for q, k and v. With P the probabilities, c a cotangent:
+     *     dV_c = P^T dO_c, dP = dO_c V^T, dS = P (dP - rowsum(dO_c O)) slope
+     *     dQ_c = dS K, dK_c = dS^T Q
+     * slope: scale, times 1 - (s / softcap)^2 where scores are capped (Dao
+     * 2023, algorithm 2). P is made once for all cotangents of a tile. Keys
+     * ahead of first[c] count in dQ and P, and get no dK and dV. */
+    ks_status (*attention_backward)(ks_dev *, ks_view dq, ks_view dk,
+                                    ks_view dv, ks_view dout, ks_view out,
+                                    ks_view q, ks_view k, ks_view v,
+                                    const ks_attn_spec *, const ks_seqs *,
+                                    const ks_cots *, ks_err *);
+    /* of score: dhidden[i] = weight[i] d f / d hidden[i], f the log-probability
+     * of target[i], or with of_probability its exponential. logprob (may be
+     * NULL): as score gives it, up to rounding. */
+    ks_status (*score_backward)(ks_dev *, ks_view dhidden, float *logprob,
+                                ks_view hidden, ks_view head, float softcap,
+                                const int32_t *target, const float *weight,
+                                bool of_probability, ks_err *);
+
     /* ---- probes (all f32; see probes/l2.c) */
     /* c = alpha op(a) op(b) + beta c, BLAS-like, t: transposed */
     ks_status (*matmul)(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
@@ -181,6 +259,8 @@ ks_status ks_dev_open(ks_dev **out, const struct ks_ops **ops,
                       ks_err *err);
 void ks_dev_close(ks_dev **dev, const struct ks_ops *ops);
 int ks_dev_threads(const ks_dev *dev);
+/* Lanes that ops->each can keep busy: threads of a CPU. */
+int ks_dev_lanes(const ks_dev *dev);
 
 /* ------------------------------------------------------------------- types */
 

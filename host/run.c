@@ -30,8 +30,28 @@ static float *carve_f32(carver *c, size_t rows, size_t cols) {
     return carve(c, rows * cols, sizeof(float));
 }
 
-static size_t most_blocks(size_t tokens) {
-    return tokens / KS_ROW_BLOCK + 1;
+/* Lanes that walk a batch of n tokens side by side. */
+static int32_t lanes_of(const ks_run_limits *limits, size_t n) {
+    bool worth = n / KS_LANE_ROWS >= (size_t)limits->lanes;
+    return worth ? KS_MAX(limits->lanes, 1) : 1;
+}
+
+/* Blocks of a batch: as many for every lane, or one lane would wait. */
+static size_t blocks_of(const ks_run_limits *limits, size_t n) {
+    size_t lanes = (size_t)lanes_of(limits, n), rows = lanes * KS_ROW_BLOCK;
+    return (n + rows - 1) / rows * lanes;
+}
+
+/* Rows of buffers that the lanes of any batch up to n tokens share. */
+static size_t most_lane_rows(const ks_run_limits *limits, size_t n) {
+    size_t lanes = (size_t)lanes_of(limits, n);
+    size_t alone = KS_MIN(n, (size_t)KS_ROW_BLOCK);
+    return KS_MAX(alone, KS_MIN(n + lanes, lanes * KS_ROW_BLOCK));
+}
+
+/* Of any batch up to n tokens: a shorter one may be cut for more lanes. */
+static size_t most_blocks(const ks_run_limits *limits, size_t n) {
+    return n / KS_ROW_BLOCK + 1 + (size_t)KS_MAX(limits->lanes, 1);
 }
 
 /* The one list of what a run holds. */
@@ -40,19 +60,18 @@ static void lay_out(ks_run *run, const ks_config *c,
     size_t n = (size_t)limits->max_tokens, d = (size_t)c->d_model;
     size_t heads = (size_t)c->n_heads * (size_t)c->head_dim;
     size_t groups = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    size_t block = KS_MIN(n, (size_t)KS_ROW_BLOCK);
+    size_t lane_rows = most_lane_rows(limits, n);
     size_t rows = (size_t)limits->max_rows, last = (size_t)limits->max_last;
 
-    run->block_rows = (int32_t)block;
     run->x = carve_f32(a, n, d);
     run->q = carve_f32(a, n, heads);
     run->k = carve_f32(a, n, groups);
     run->v = carve_f32(a, n, groups);
     run->mixed = carve_f32(a, n, heads);
-    run->h = carve_f32(a, block, d);
-    run->y = carve_f32(a, block, d);
-    run->gate = carve_f32(a, block, (size_t)c->d_ff);
-    run->up = carve_f32(a, block, (size_t)c->d_ff);
+    run->h = carve_f32(a, lane_rows, d);
+    run->y = carve_f32(a, lane_rows, d);
+    run->gate = carve_f32(a, lane_rows, (size_t)c->d_ff);
+    run->up = carve_f32(a, lane_rows, (size_t)c->d_ff);
     for (int s = KS_ATTN; s <= KS_MLP; s++)
         if (limits->streams & (1u << s)) run->added[s] = carve_f32(a, n, d);
     run->last = carve_f32(a, last, d);
@@ -65,7 +84,7 @@ static void lay_out(ks_run *run, const ks_config *c,
     run->last_rows = carve(a, last, sizeof(int32_t));
     /* A block's list of sequences is one longer than their number, and a
      * sequence that a block boundary cuts stands in both lists. */
-    size_t blocks = most_blocks(n);
+    size_t blocks = most_blocks(limits, n);
     run->blocks = carve(a, blocks, sizeof(ks_block));
     run->block_offsets = carve(a, n + 2 * blocks, sizeof(int32_t));
     run->block_past = carve(a, n + 2 * blocks, sizeof(int32_t));
@@ -132,13 +151,26 @@ ks_fault ks_run_fault(const ks_run *run) {
 
 /* Even blocks: a short last one would starve the GEMM. */
 int32_t ks__run_rows(const ks_run *run, int32_t n) {
-    int32_t count = (n + run->block_rows - 1) / run->block_rows;
+    int32_t count = (int32_t)blocks_of(&run->limits, (size_t)n);
     return (n + count - 1) / count;
+}
+
+int32_t ks__run_lanes(const ks_run *run, int32_t n) {
+    return lanes_of(&run->limits, (size_t)n);
+}
+
+ks_lane ks__run_lane(const ks_run *run, ks_dev *dev, int32_t lane) {
+    const ks_config *c = &run->model->config;
+    int64_t row = (int64_t)lane * run->block_rows;
+    return (ks_lane){dev, run->h + row * c->d_model, run->y + row * c->d_model,
+                     run->gate + row * c->d_ff, run->up + row * c->d_ff};
 }
 
 void ks__run_cut(ks_run *run) {
     const ks_seqs *all = run->seqs;
     int32_t n = all->n_tok, s = 0, used = 0, rows = ks__run_rows(run, n);
+    run->block_rows = rows;
+    run->n_lanes = ks__run_lanes(run, n);
     run->n_blocks = 0;
     for (int32_t begin = 0; begin < n; begin += rows) {
         int32_t end = KS_MIN(n, begin + rows);

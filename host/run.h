@@ -16,6 +16,17 @@
  * block stay in the last-level cache. */
 enum { KS_ROW_BLOCK = 512 };
 
+/* Fewer rows than this a lane, and the lanes' threads share each op instead:
+ * every lane expands the weights for itself. */
+enum { KS_LANE_ROWS = 96 };
+
+/* What one lane of the backend has for itself. */
+typedef struct ks_lane {
+    ks_dev *dev;
+    float *h, *y;     /* [block_rows, d] normed input, what a block adds */
+    float *gate, *up; /* [block_rows, F] */
+} ks_lane;
+
 /* Rows [begin, begin + rows) of the batch, and the sequences they belong to
  * as ops see them: offsets relative to begin, past advanced. */
 typedef struct ks_block {
@@ -30,12 +41,11 @@ struct ks_run {
     ks_run_limits limits;
 
     ks_buf arena;
-    int32_t block_rows; /* rows that h, y, gate and up hold */
-    float *x;           /* [max_tokens, d] residual stream */
-    float *q, *k, *v;   /* [max_tokens, H D], [.., G D], [.., G D] */
-    float *mixed;       /* [max_tokens, H D] attention output */
-    float *h, *y;       /* [block_rows, d] normed input, what a block adds */
-    float *gate, *up;   /* [block_rows, F] */
+    float *x;                     /* [max_tokens, d] residual stream */
+    float *q, *k, *v;             /* [max_tokens, H D], [.., G D], [.., G D] */
+    float *mixed;                 /* [max_tokens, H D] attention output */
+    float *h, *y;                 /* [n_lanes, block_rows, d]; ks__run_lane */
+    float *gate, *up;             /* [n_lanes, block_rows, F] */
     float *added[KS_N_STREAMS];   /* [max_tokens, d] of KS_ATTN, KS_MLP when
                                      captured (they are pooled over the whole
                                      batch); else NULL and y serves */
@@ -51,7 +61,8 @@ struct ks_run {
     const ks_seqs *seqs;
     ks_kv *kv;
     const ks_capture *capture;
-    int32_t n_blocks;
+    int32_t n_blocks, block_rows; /* the last block may be shorter */
+    int32_t n_lanes;
     int64_t n_token_rows;
     bool check_layers; /* second pass: find the faulty layer */
     ks_fault fault;
@@ -59,8 +70,12 @@ struct ks_run {
 
 /* Rows of the blocks that a batch of n tokens is cut into (run.c). */
 int32_t ks__run_rows(const ks_run *run, int32_t n);
+/* Lanes that walk them side by side. */
+int32_t ks__run_lanes(const ks_run *run, int32_t n);
 /* Cuts the batch into row blocks. */
 void ks__run_cut(ks_run *run);
+/* The buffers of a lane that ops->each named. */
+ks_lane ks__run_lane(const ks_run *run, ks_dev *dev, int32_t lane);
 
 /* Before the first layer: pool rows and gathered rows of the capture. */
 ks_status ks__gather_plan(ks_run *run, ks_err *err);

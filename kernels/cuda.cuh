@@ -27,6 +27,11 @@ typedef __nv_bfloat16 bf16;
 
 struct ks__blaslt; /* blaslt.cu: cuBLASLt opened at run time, plans by shape */
 
+struct ks__taken { /* what the pool has given out */
+    void *data;
+    size_t size;
+};
+
 struct ks_dev {
     int ordinal;        /* CUDA's number of the device */
     int sm;             /* 80, 90, 120: major * 10 + minor */
@@ -34,11 +39,19 @@ struct ks_dev {
     size_t shared_most; /* bytes a block may ask for (opt-in) */
     cudaStream_t stream;
     cudaMemPool_t pool;    /* stream-ordered; all memory comes from it */
-    size_t memory, in_use; /* limit (0: the device's) and taken bytes */
+    size_t memory, in_use; /* limit and taken bytes */
+    bool limited;          /* memory is the user's limit, not the device's */
     bool precise; /* f32 operands: products as sums of bf16 terms, see terms */
     struct ks__blaslt *blaslt; /* NULL: not there, the own GEMM serves */
     char isa[16];              /* "sm_90" */
+    struct ks__taken *taken;   /* [n_taken], latest last */
+    size_t n_taken, taken_room;
 };
+
+/* Device `ordinal` with its stream and pool; it becomes the calling thread's.
+ * memory: bytes that may be taken, 0: all that the device has. */
+ks_status ks__cuda_open(ks_dev **out, int ordinal, size_t memory, ks_err *err);
+void ks__cuda_close(ks_dev **dev);
 
 /* KS_OK, or KS_NOMEM / KS_INTERNAL with op's name and CUDA's words. */
 ks_status ks__cuda_status(cudaError_t error, const char *op, ks_err *err);
@@ -49,8 +62,9 @@ ks_status ks__cuda_status(cudaError_t error, const char *op, ks_err *err);
         if (try_status != KS_OK) return try_status;                            \
     } while (0)
 
-/* Scratch of one op, in stream order: taken before its launches, given back
- * after them without waiting. */
+/* Memory in stream order, counted against dev->memory. Scratch of one op is
+ * taken before its launches and given back after them without waiting. size 0:
+ * NULL, and giving back NULL does nothing. */
 ks_status ks__cuda_take(ks_dev *dev, void **out, size_t size, const char *what,
                         ks_err *err);
 void ks__cuda_give(ks_dev *dev, void *scratch);

@@ -22,7 +22,8 @@ typedef struct capture_bench {
     ks_capture_job *pooled, *all;
     char *path;               /* of the file that captures write */
     bool mine;                /* nothing lay there before */
-    ks_buf in, out;           /* of the bare products, one block of rows */
+    ks_buf in, out;           /* of the bare products, a block for each lane */
+    int64_t widest;           /* columns of both */
     int32_t *offsets;         /* [n_seqs + 1] of a batch */
     double *seconds[N_KINDS]; /* [pairs] */
     uint64_t bytes[N_KINDS];  /* of the file */
@@ -47,18 +48,30 @@ static ks_status open_job(ks_capture_job **job, const capture_bench *b,
 /* ------------------------------------------------------- the forward's parts
  */
 
-/* The products of one layer on n rows, each from the same rows into the same
- * place: what they hold does not matter. */
-static ks_status layer_products(const capture_bench *b, const ks_layer *w,
-                                int64_t n, ks_err *err) {
+/* The products of one layer on a batch of n tokens, in row blocks. */
+typedef struct products {
+    const capture_bench *bench;
+    const ks_layer *layer;
+    int32_t n, rows;
+} products;
+
+/* One block, each product from the same rows into the same place: what they
+ * hold does not matter. */
+static ks_status block_products(void *user, ks_dev *dev, int32_t lane,
+                                int32_t i, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_engine *e = b->pooled->engine;
+    const products *p = user;
+    const capture_bench *b = p->bench;
+    const ks_layer *w = p->layer;
     const ks_weight *all[] = {&w->wq,     &w->wk,   &w->wv,    &w->wo,
                               &w->w_gate, &w->w_up, &w->w_down};
-    for (size_t i = 0; i < KS_COUNT(all); i++)
-        KS_TRY(e->ops->gemm(e->dev, ks_view_f32(b->out.data, n, all[i]->rows),
-                            ks_view_f32(b->in.data, n, all[i]->cols), *all[i],
-                            NULL, false, err));
+    int64_t n = KS_MIN(p->rows, p->n - i * p->rows);
+    int64_t at = lane * KS_ROW_BLOCK * b->widest;
+    float *in = (float *)b->in.data + at, *out = (float *)b->out.data + at;
+    for (size_t j = 0; j < KS_COUNT(all); j++)
+        KS_TRY(b->pooled->engine->ops->gemm(
+            dev, ks_view_f32(out, n, all[j]->rows),
+            ks_view_f32(in, n, all[j]->cols), *all[j], NULL, false, err));
 done:
     return st;
 }
@@ -67,12 +80,14 @@ done:
 static ks_status batch_products(const capture_bench *b, int32_t n,
                                 ks_err *err) {
     ks_status st = KS_OK;
-    const ks_model *m = b->pooled->engine->model;
-    int32_t rows = ks__run_rows(b->pooled->engine->run, n);
-    for (int32_t l = 0; l < m->config.n_layers; l++)
-        for (int32_t at = 0; at < n; at += rows)
-            KS_TRY(layer_products(b, &m->weights.layers[l],
-                                  KS_MIN(rows, n - at), err));
+    const ks_engine *e = b->pooled->engine;
+    products p = {.bench = b, .n = n, .rows = ks__run_rows(e->run, n)};
+    for (int32_t l = 0; l < e->model->config.n_layers; l++) {
+        p.layer = &e->model->weights.layers[l];
+        KS_TRY(e->ops->each(e->dev, ks__run_lanes(e->run, n),
+                            (n + p.rows - 1) / p.rows, block_products, &p,
+                            err));
+    }
 done:
     return st;
 }
@@ -196,14 +211,13 @@ static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
                     (1u << KS_N_POSITIONS) - 1, err));
     const ks_engine *e = b->pooled->engine;
     const ks_config *c = &e->model->config;
-    int64_t widest =
-        KS_MAX(KS_MAX(c->d_ff, c->d_model), c->n_heads * c->head_dim);
-    size_t size = (size_t)(widest * KS_ROW_BLOCK) * sizeof(float);
+    b->widest = KS_MAX(KS_MAX(c->d_ff, c->d_model), c->n_heads * c->head_dim);
+    int64_t values = b->widest * KS_ROW_BLOCK * ks_dev_lanes(e->dev);
+    size_t size = (size_t)values * sizeof(float);
     KS_TRY(e->ops->alloc(e->dev, &b->in, size, "the products", err));
     KS_TRY(e->ops->alloc(e->dev, &b->out, size, "the products", err));
     float *x = b->in.data;
-    for (int64_t i = 0; i < widest * KS_ROW_BLOCK; i++)
-        x[i] = (float)(i % 97) / 97;
+    for (int64_t i = 0; i < values; i++) x[i] = (float)(i % 97) / 97;
     KS_TRY(ks_alloc(&b->offsets, b->pooled->n_seqs + 1, sizeof *b->offsets,
                     "a batch", err));
     for (kind k = 0; k < N_KINDS; k++)

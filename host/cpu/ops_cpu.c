@@ -90,16 +90,34 @@ static ks_status check_slots(const struct ks_ops *ops, ks_err *err) {
         const char *name;
         size_t offset;
     } slots[] = {
-        SLOT(alloc),      SLOT(free),
-        SLOT(copy),       SLOT(sync),
-        SLOT(embed),      SLOT(gemm),
-        SLOT(norm),       SLOT(add),
-        SLOT(rope),       SLOT(attention),
-        SLOT(gate),       SLOT(pool),
-        SLOT(convert),    SLOT(count_nonfinite),
-        SLOT(score),      SLOT(sample),
-        SLOT(matmul),     SLOT(l2_pass),
-        SLOT(l2_gram),    SLOT(l2_project),
+        SLOT(alloc),
+        SLOT(free),
+        SLOT(copy),
+        SLOT(sync),
+        SLOT(zero),
+        SLOT(each),
+        SLOT(embed),
+        SLOT(gemm),
+        SLOT(norm),
+        SLOT(add),
+        SLOT(rope),
+        SLOT(attention),
+        SLOT(gate),
+        SLOT(pool),
+        SLOT(convert),
+        SLOT(count_nonfinite),
+        SLOT(score),
+        SLOT(sample),
+        SLOT(gemm_backward),
+        SLOT(norm_backward),
+        SLOT(rope_backward),
+        SLOT(gate_backward),
+        SLOT(attention_backward),
+        SLOT(score_backward),
+        SLOT(matmul),
+        SLOT(l2_pass),
+        SLOT(l2_gram),
+        SLOT(l2_project),
         SLOT(l2_hessian),
     };
     _Static_assert(sizeof(struct ks_ops) ==
@@ -192,6 +210,11 @@ ks_status ks_dev_open(ks_dev **out, const struct ks_ops **ops,
     KS_TRY(ks__cpu_alloc(dev, &scratch, (size_t)dev->threads * KS_SCRATCH,
                          "the threads' scratch", err));
     dev->scratch = scratch.data;
+    KS_TRY(ks_alloc(&dev->lanes, (size_t)dev->threads, sizeof *dev->lanes,
+                    "the threads' lanes", err));
+    for (int i = 0; i < dev->threads; i++)
+        dev->lanes[i] = (ks_dev){
+            .threads = 1, .scratch = dev->scratch + (size_t)i * KS_SCRATCH};
     KS_TRY(check_gemm(dev, *ops, err));
     *out = dev;
     return KS_OK;
@@ -206,12 +229,46 @@ void ks_dev_close(ks_dev **dev, const struct ks_ops *ops) {
     if (!dev || !*dev) return;
     free((*dev)->scratch);
     free((*dev)->shared.data);
+    for (int i = 0; (*dev)->lanes && i < (*dev)->threads; i++)
+        free((*dev)->lanes[i].shared.data);
+    free((*dev)->lanes);
     free(*dev);
     *dev = NULL;
 }
 
 int ks_dev_threads(const ks_dev *dev) {
     return dev->threads;
+}
+
+int ks_dev_lanes(const ks_dev *dev) {
+    return dev->threads;
+}
+
+ks_status ks__cpu_each(ks_dev *dev, int32_t lanes, int32_t n, ks_each_fn body,
+                       void *user, ks_err *err) {
+    ks_status st = KS_OK;
+    int32_t failed = n;
+    if (lanes <= 1) {
+        for (int32_t i = 0; i < n; i++) KS_TRY(body(user, dev, 0, i, err));
+        goto done;
+    }
+    KS_CHECK(lanes <= dev->threads, KS_INTERNAL, "each: %d lanes on %d threads",
+             (int)lanes, dev->threads);
+#pragma omp parallel for num_threads(lanes) schedule(dynamic, 1)
+    for (int32_t i = 0; i < n; i++) {
+        int lane = omp_get_thread_num();
+        ks_err own = {0};
+        ks_status one = body(user, &dev->lanes[lane], lane, i, &own);
+        if (one == KS_OK) continue;
+#pragma omp critical(ks__each)
+        if (i < failed) {
+            failed = i;
+            st = one;
+            if (err) *err = own;
+        }
+    }
+done:
+    return st;
 }
 
 ks_status ks__shared(ks_dev *dev, size_t size, const char *what, ks_err *err) {
@@ -255,6 +312,12 @@ ks_status ks__cpu_copy(ks_dev *dev, void *to, const void *from, size_t size,
 
 ks_status ks__cpu_sync(ks_dev *dev, ks_err *err) {
     (void)dev, (void)err;
+    return KS_OK;
+}
+
+ks_status ks__cpu_zero(ks_dev *dev, void *data, size_t size, ks_err *err) {
+    (void)dev, (void)err;
+    if (size) memset(data, 0, size);
     return KS_OK;
 }
 

@@ -15,6 +15,7 @@ struct ks_dev {
     int threads;
     char *scratch; /* [threads, KS_SCRATCH] */
     ks_buf shared; /* of score and sample, grown on demand */
+    ks_dev *lanes; /* [threads] one thread and its scratch each */
 };
 
 /* Bytes a thread may use inside an op: tiles that live in L2. */
@@ -33,6 +34,9 @@ ks_status ks__cpu_alloc(ks_dev *, ks_buf *, size_t, const char *, ks_err *);
 void ks__cpu_free(ks_dev *, ks_buf *);
 ks_status ks__cpu_copy(ks_dev *, void *, const void *, size_t, ks_err *);
 ks_status ks__cpu_sync(ks_dev *, ks_err *);
+ks_status ks__cpu_zero(ks_dev *, void *, size_t, ks_err *);
+ks_status ks__cpu_each(ks_dev *, int32_t lanes, int32_t n, ks_each_fn, void *,
+                       ks_err *);
 ks_status ks__cpu_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
                          bool tb, float alpha, float beta, ks_err *);
 ks_status ks__cpu_l2_pass(ks_dev *, ks_l2_rows *, const ks_l2_pass *, ks_err *);
@@ -58,6 +62,19 @@ static inline float *ks__row_f32(const ks_view *v, int64_t row) {
 /* Position in its sequence of the packed batch's first token of sequence s. */
 static inline int32_t ks__past(const ks_seqs *seqs, int32_t s) {
     return seqs->past ? seqs->past[s] : 0;
+}
+
+/* The sequence that holds packed token t. */
+static inline int32_t ks__sequence_of(const ks_seqs *seqs, int32_t t) {
+    int32_t low = 0, high = seqs->n_seq;
+    while (high - low > 1) {
+        int32_t mid = low + (high - low) / 2;
+        if (seqs->offsets[mid] <= t)
+            low = mid;
+        else
+            high = mid;
+    }
+    return low;
 }
 
 #endif

@@ -52,6 +52,58 @@ Test(dev, memory) {
     ON_EVERY_BACKEND(memory);
 }
 
+/* Every item once, each on its lane's handle, which computes alone; items of
+ * one lane never meet. Items FAIL and up fail. */
+enum { ITEMS = 37, FAIL = 20, LANES = 2 };
+
+typedef struct visits {
+    backend *backend;
+    ks_dev *dev_of[LANES];
+    int seen[ITEMS], busy[LANES];
+    bool fail;
+} visits;
+
+static ks_status visit(void *user, ks_dev *dev, int32_t lane, int32_t i,
+                       ks_err *err) {
+    visits *v = user;
+    float x[6] = {1, 2, 3, 4, 5, 6}, y[6] = {0};
+    if (lane < 0 || lane >= LANES || v->busy[lane])
+        return ks_fail(err, KS_USAGE, "lane %d is busy or none", lane);
+    v->busy[lane] = 1;
+    v->dev_of[lane] = dev;
+    ks_status st =
+        v->backend->ops->gemm(dev, ks_view_f32(y, 2, 2), ks_view_f32(x, 2, 3),
+                              ks_view_f32(x, 2, 3), NULL, false, err);
+    v->seen[i] += st == KS_OK && y[0] == 14 && y[1] == 32 && y[3] == 77;
+    v->busy[lane] = 0;
+    if (v->fail && i >= FAIL) return ks_fail(err, KS_NUMERIC, "item %d", i);
+    return st;
+}
+
+static void each(backend *b) {
+    for (int lanes = 1; lanes <= KS_MIN(LANES, ks_dev_lanes(b->dev)); lanes++) {
+        visits v = {.backend = b};
+        RUN(b, each, lanes, ITEMS, visit, &v);
+        for (int i = 0; i < ITEMS; i++)
+            cr_expect_eq(v.seen[i], 1, "item %d", i);
+        if (lanes == 1) cr_expect(v.dev_of[0] == b->dev);
+        cr_expect(!v.dev_of[1] || v.dev_of[1] != v.dev_of[0]);
+        v.fail = true;
+        cr_expect_eq(b->ops->each(b->dev, lanes, ITEMS, visit, &v, &b->err),
+                     KS_NUMERIC);
+        cr_expect_str_eq(b->err.text, "item 20", "%d lanes: %s", lanes,
+                         b->err.text);
+        RUN(b, each, lanes, 0, visit, &v);
+    }
+    cr_expect_eq(
+        b->ops->each(b->dev, ks_dev_lanes(b->dev) + 1, 1, visit, NULL, &b->err),
+        KS_INTERNAL);
+}
+
+Test(dev, each) {
+    ON_EVERY_BACKEND(each);
+}
+
 /* op(a) as [rows, cols] in double */
 static double entry(const ks_view *a, bool t, int64_t i, int64_t j) {
     return (double)(t ? at(a, j)[i] : at(a, i)[j]);

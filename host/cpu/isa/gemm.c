@@ -1,4 +1,5 @@
-/* gemm.c - out = x W^T for weights as stored, every element one fixed chain.
+/* gemm.c - out = x W^T, and back: dx = dy W, for weights as stored, every
+ * element one fixed chain.
  *
  * The loops are those of Goto and van de Geijn (Anatomy of High-Performance
  * Matrix Multiplication, 2008) with W in the place of the packed operand: a
@@ -111,14 +112,17 @@ static void block(const ks_product *p, float *out, int64_t m0, int64_t m1,
                   float *rows) {
     bool add = p->accumulate || k0 > 0;
     const float *bias = k0 == 0 ? p->bias : NULL;
-    int64_t kept = m1 - m0 > MB ? NR * kc : 0; /* from panel to panel */
+    /* from panel to panel */
+    int64_t kept = p->back || m1 - m0 > MB ? NR * kc : 0;
+    if (p->back) ks__unpack_rows(&p->w, k0, kc, n0, n1 - n0, panels, rows);
     for (int64_t m = m0; m < m1; m += MB) {
         const float *x = p->x + m * p->x_stride + k0;
         float *o = out + (m - m0) * p->out_stride;
         for (int64_t n = n0; n < n1; n += NR) {
             float *panel = panels + (n - n0) / NR * kept;
             int64_t cols = KS_MIN(NR, n1 - n);
-            if (m == m0) ks__unpack(&p->w, n, cols, k0, kc, panel, rows);
+            if (m == m0 && !p->back)
+                ks__unpack(&p->w, n, cols, k0, kc, panel, rows);
             pass(kc, x, p->x_stride, KS_MIN(MB, m1 - m), panel, o + n - n0,
                  p->out_stride, cols, bias ? bias + n : NULL, add);
         }
@@ -132,14 +136,21 @@ static int64_t k_block(int64_t k) {
     return (k + parts * 32 - 1) / (parts * 32) * 32;
 }
 
+/* Columns whose panels are made at once. Along a row of W the large quantised
+ * blocks are expanded whole, so they are used whole. */
+static int64_t panel_cols(const ks_product *p) {
+    return p->back && ks_type_block(p->w.type) > NB ? SUPER : NB;
+}
+
 void ks__product(const ks_product *p, float *out, int64_t m0, int64_t m1,
                  int64_t n0, int64_t n1, void *scratch) {
     float *rows = scratch;
     float *panels = (float *)((char *)scratch + KS_ROWS_BYTES);
-    int64_t k = p->w.cols, step = k_block(k);
-    for (int64_t n = n0; n < n1; n += NB)
+    int64_t k = p->back ? p->w.rows : p->w.cols, step = k_block(k);
+    int64_t nb = panel_cols(p);
+    for (int64_t n = n0; n < n1; n += nb)
         for (int64_t k0 = 0; k0 < k; k0 += step)
-            block(p, out + n - n0, m0, m1, n, KS_MIN(n + NB, n1), k0,
+            block(p, out + n - n0, m0, m1, n, KS_MIN(n + nb, n1), k0,
                   KS_MIN(step, k - k0), panels, rows);
 }
 
@@ -152,11 +163,12 @@ typedef struct grid {
     int64_t rows, cols, m_blocks, n_blocks;
 } grid;
 
-static grid cut(int64_t m, int64_t n, int threads) {
+static grid cut(int64_t m, int64_t n, int64_t nb, int threads) {
     enum { MOST = 5 * MB, FEW = 4, NARROW = 32 };
     int64_t want = threads > 1 ? threads * FEW : 1;
-    grid g = {.cols = NB};
-    if ((n + NB - 1) / NB * ((m + MB - 1) / MB) < want) g.cols = NARROW;
+    grid g = {.cols = nb};
+    if (nb == NB && (n + NB - 1) / NB * ((m + MB - 1) / MB) < want)
+        g.cols = NARROW;
     g.n_blocks = (n + g.cols - 1) / g.cols;
     int64_t parts =
         KS_MAX((m + MOST - 1) / MOST, (want + g.n_blocks - 1) / g.n_blocks);
@@ -166,25 +178,52 @@ static grid cut(int64_t m, int64_t n, int threads) {
     return g;
 }
 
+static void run(ks_dev *dev, const ks_product *p, const ks_view *out) {
+    grid g = cut(out->rows, out->cols, panel_cols(p), dev->threads);
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
+    for (int64_t task = 0; task < g.n_blocks * g.m_blocks; task++) {
+        int64_t n = task % g.n_blocks * g.cols, m = task / g.n_blocks * g.rows;
+        ks__product(p, ks__row_f32(out, m) + n, m,
+                    KS_MIN(m + g.rows, out->rows), n,
+                    KS_MIN(n + g.cols, out->cols), ks__scratch(dev));
+    }
+}
+
+static ks_status check_types(const char *op, const ks_view *out,
+                             const ks_view *x, const ks_view *w, ks_err *err) {
+    if (x->type == KS_F32 && out->type == KS_F32 && w->type < KS_I32)
+        return KS_OK;
+    return ks_fail(err, KS_INTERNAL, "%s: types %s = %s %s", op,
+                   ks_type_name(out->type), ks_type_name(x->type),
+                   ks_type_name(w->type));
+}
+
 ks_status KS_ISA_NAME(gemm)(ks_dev *dev, ks_view out, ks_view x, ks_view w,
                             const float *bias, bool accumulate, ks_err *err) {
-    if (x.type != KS_F32 || out.type != KS_F32 || w.type >= KS_I32)
-        return ks_fail(err, KS_INTERNAL, "gemm: types %s = %s %s",
-                       ks_type_name(out.type), ks_type_name(x.type),
-                       ks_type_name(w.type));
+    ks_status st = check_types("gemm", &out, &x, &w, err);
+    if (st != KS_OK) return st;
     if (x.cols != w.cols || out.cols != w.rows || out.rows != x.rows)
         return ks_fail(err, KS_INTERNAL,
                        "gemm: shapes [%lld,%lld] = [%lld,%lld] [%lld,%lld]^T",
                        (long long)out.rows, (long long)out.cols,
                        (long long)x.rows, (long long)x.cols, (long long)w.rows,
                        (long long)w.cols);
-    ks_product p = {out.stride, x.data, x.stride, w, bias, accumulate};
-    grid g = cut(x.rows, w.rows, dev->threads);
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
-    for (int64_t task = 0; task < g.n_blocks * g.m_blocks; task++) {
-        int64_t n = task % g.n_blocks * g.cols, m = task / g.n_blocks * g.rows;
-        ks__product(&p, ks__row_f32(&out, m) + n, m, KS_MIN(m + g.rows, x.rows),
-                    n, KS_MIN(n + g.cols, w.rows), ks__scratch(dev));
-    }
+    ks_product p = {out.stride, x.data, x.stride, w, bias, accumulate, false};
+    run(dev, &p, &out);
+    return KS_OK;
+}
+
+ks_status KS_ISA_NAME(gemm_backward)(ks_dev *dev, ks_view dx, ks_view dy,
+                                     ks_view w, bool accumulate, ks_err *err) {
+    ks_status st = check_types("gemm backward", &dx, &dy, &w, err);
+    if (st != KS_OK) return st;
+    if (dy.cols != w.rows || dx.cols != w.cols || dx.rows != dy.rows)
+        return ks_fail(
+            err, KS_INTERNAL,
+            "gemm backward: shapes [%lld,%lld] = [%lld,%lld] [%lld,%lld]",
+            (long long)dx.rows, (long long)dx.cols, (long long)dy.rows,
+            (long long)dy.cols, (long long)w.rows, (long long)w.cols);
+    ks_product p = {dx.stride, dy.data, dy.stride, w, NULL, accumulate, true};
+    run(dev, &p, &dx);
     return KS_OK;
 }

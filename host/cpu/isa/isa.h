@@ -37,9 +37,34 @@ ks_status KS_ISA_NAME(sample)(ks_dev *, int32_t *id, float *logprob,
                               ks_view hidden, ks_view head, float softcap,
                               const ks_sample_spec *, ks_err *);
 
+ks_status KS_ISA_NAME(gemm_backward)(ks_dev *, ks_view dx, ks_view dy,
+                                     ks_view w, bool accumulate, ks_err *);
+ks_status KS_ISA_NAME(norm_backward)(ks_dev *, ks_view dx, ks_view dy,
+                                     ks_view x, const int32_t *row,
+                                     int32_t heads, const float *w, float eps,
+                                     bool accumulate, ks_err *);
+ks_status KS_ISA_NAME(rope_backward)(ks_dev *, ks_view dq, ks_view dk,
+                                     int32_t head_dim, const ks_rope *,
+                                     const ks_seqs *, const int32_t *row,
+                                     ks_err *);
+ks_status KS_ISA_NAME(gate_backward)(ks_dev *, ks_view dgate, ks_view dup,
+                                     ks_view dout, ks_view gate, ks_view up,
+                                     const int32_t *row, ks_act, ks_err *);
+ks_status KS_ISA_NAME(attention_backward)(ks_dev *, ks_view dq, ks_view dk,
+                                          ks_view dv, ks_view dout, ks_view out,
+                                          ks_view q, ks_view k, ks_view v,
+                                          const ks_attn_spec *, const ks_seqs *,
+                                          const ks_cots *, ks_err *);
+ks_status KS_ISA_NAME(score_backward)(ks_dev *, ks_view dhidden, float *logprob,
+                                      ks_view hidden, ks_view head,
+                                      float softcap, const int32_t *target,
+                                      const float *weight, bool of_probability,
+                                      ks_err *);
+
 /* -------------------------------------------------------- the GEMM's pieces */
 
 #define ks__unpack KS_ISA_NAME(unpack)
+#define ks__unpack_rows KS_ISA_NAME(unpack_rows)
 #define ks__product KS_ISA_NAME(product)
 #define ks__kernels KS_ISA_NAME(kernels)
 
@@ -52,6 +77,7 @@ enum {
     MR = KS_WIDE ? 14 : 6,
     KC = KS_WIDE ? 288 : 320,
     NB = 96,                /* columns of out in one task; panels in L2 */
+    SUPER = 256,            /* elements of the largest quantised blocks */
     MB = KS_WIDE ? 112 : 96 /* rows that pass under one panel: x in L2 */
 };
 
@@ -64,8 +90,14 @@ enum {
 void ks__unpack(const ks_view *w, int64_t n0, int64_t n, int64_t k0, int64_t kc,
                 float *panel, float *rows);
 
-/* Rows [m0, m1) and columns [n0, n1) of the product, any range: an element's
- * operations are the same whatever the range. out: where (m0, n0) goes. */
+/* Rows [k0, k0 + kc) of w, columns [n0, n0 + n), as panels[n / NR, kc, NR],
+ * zeros behind column n. */
+void ks__unpack_rows(const ks_view *w, int64_t k0, int64_t kc, int64_t n0,
+                     int64_t n, float *panels, float *rows);
+
+/* Rows [m0, m1) and columns [n0, n1) of the product x W^T, or x W, any range:
+ * an element's operations are the same whatever the range. out: where (m0, n0)
+ * goes. */
 typedef struct ks_product {
     int64_t out_stride;
     const float *x;
@@ -73,6 +105,7 @@ typedef struct ks_product {
     ks_view w;
     const float *bias;
     bool accumulate;
+    bool back; /* x W: sums run over w's rows */
 } ks_product;
 void ks__product(const ks_product *p, float *out, int64_t m0, int64_t m1,
                  int64_t n0, int64_t n1, void *scratch);

@@ -176,3 +176,46 @@ void ks__unpack(const ks_view *w, int64_t n0, int64_t n, int64_t k0, int64_t kc,
         for (int64_t k = 0; k < kc; k++)
             memset(panel + k * NR + n, 0, (size_t)(NR - n) * sizeof *panel);
 }
+
+/* ------------------------------------------------------------- rows as rows */
+
+/* n elements of f16 or bf16 to f32. */
+static void widen(ks_type type, const char *from, float *to, int64_t n) {
+    int64_t i = 0;
+#if defined(__AVX2__)
+    for (; i + 8 <= n; i += 8) {
+        __m128i q = _mm_loadu_si128((const void *)(from + 2 * i));
+        __m256 v = type == KS_F16 ? _mm256_cvtph_ps(q)
+                                  : _mm256_castsi256_ps(_mm256_slli_epi32(
+                                        _mm256_cvtepu16_epi32(q), 16));
+        _mm256_storeu_ps(to + i, v);
+    }
+#endif
+    ks_dequantize(type, from + 2 * i, to + i, n - i);
+}
+
+void ks__unpack_rows(const ks_view *w, int64_t k0, int64_t kc, int64_t n0,
+                     int64_t n, float *panels, float *rows) {
+    size_t stride = ks_type_row_bytes(w->type, w->stride);
+    int64_t size = ks_type_block(w->type), b0 = n0 / size;
+    int64_t whole = (n0 + n + size - 1) / size * size - b0 * size;
+    const char *first =
+        (const char *)w->data + k0 * stride + b0 * ks_type_size(w->type);
+    for (int64_t k = 0; k < kc; k++, first += stride) {
+        const float *from = rows;
+        if (w->type == KS_F32) {
+            from = (const float *)(const void *)first;
+        } else if (size == 1) {
+            widen(w->type, first, rows, n);
+        } else {
+            expand(w->type, first, rows, whole);
+            from += n0 - b0 * size;
+        }
+        float *to = panels + k * NR;
+        for (int64_t j = 0; j < n; j += NR, to += kc * NR)
+            for (int i = 0; i < NR; i += VL)
+                vstore(to + i, j + i + VL <= n
+                                   ? vload(from + j + i)
+                                   : vload_n(from + j + i, n - j - i, 0));
+    }
+}
