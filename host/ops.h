@@ -246,6 +246,11 @@ struct ks_ops {
     /* n Hessians, in double */
     ks_status (*l2_hessian)(ks_dev *, ks_l2_rows *, const ks_l2_hessian *,
                             int32_t n, ks_err *);
+    /* Trains the runs of a job from start to end: mini-batches of the rows in
+     * the epoch's order (a last partial one is left out), mean weighted binary
+     * cross-entropy on logits, AdamW. f32; a run's bits do not depend on the
+     * others. Waits for the end. */
+    ks_status (*adamw)(ks_dev *, const ks_adamw_job *, ks_err *);
 };
 
 /* Tables; NULL when this build has none of that name. */

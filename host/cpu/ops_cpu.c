@@ -119,6 +119,7 @@ static ks_status check_slots(const struct ks_ops *ops, ks_err *err) {
         SLOT(l2_gram),
         SLOT(l2_project),
         SLOT(l2_hessian),
+        SLOT(adamw),
     };
     _Static_assert(sizeof(struct ks_ops) ==
                        (KS_COUNT(slots) + 2) * sizeof(void *),

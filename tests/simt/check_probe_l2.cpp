@@ -200,7 +200,7 @@ static void open_scaling(scaling *s, int64_t d, uint32_t seed) {
     s->centre = numbers(seed, (size_t)d);
     s->inverse = numbers(seed + 1, (size_t)d);
     for (float &x : s->inverse) x = x * x + 0.5f;
-    s->inverse[(size_t)(d / 2)] = 0; /* a constant feature */
+    if (d > 1) s->inverse[(size_t)(d / 2)] = 0; /* a constant feature */
     s->s = {s->centre.data(), s->inverse.data(), {0.05f, 0.11f}};
 }
 

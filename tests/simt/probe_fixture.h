@@ -70,8 +70,8 @@ template <class T>
 static inline T *to_device(sim *s, const std::vector<T> &from) {
     void *to = NULL;
     FINE(ks__cuda_take(s->dev, &to, from.size() * sizeof(T), "a test", err));
-    OK(cudaMemcpy(to, from.data(), from.size() * sizeof(T),
-                  cudaMemcpyHostToDevice));
+    FINE(sim_copy(s->dev, to, from.data(), from.size() * sizeof(T), err));
+    FINE(sim_sync(s->dev, err));
     return (T *)to;
 }
 

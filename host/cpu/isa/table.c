@@ -36,4 +36,5 @@ const struct ks_ops KS_OPS_NAME(KS_ISA) = {
     .l2_gram = ks__cpu_l2_gram,
     .l2_project = ks__cpu_l2_project,
     .l2_hessian = ks__cpu_l2_hessian,
+    .adamw = KS_ISA_NAME(adamw),
 };
