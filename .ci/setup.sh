@@ -52,16 +52,22 @@ ensure() {
 # build PRESET [TARGET...]: configures once, and again when Criterion came after
 # that, so that ./check has its tests after ./demo; then builds quietly.
 # Warnings stop a release build only with KS_WERROR=ON: another compiler than
-# ours finds other ones, and who came to see the demo need not care.
+# ours finds other ones, and who came to see the demo need not care. KS_CUDA_HOME
+# names the CUDA toolkit to take, where it is not one that CMake finds.
 build() {
     preset=$1
     shift
     log=/tmp/keystep-build.$$
-    if [ ! -f "build/$preset/build.ninja" ] || [ -n "${KS_WERROR:-}" ] ||
+    if [ ! -f "build/$preset/build.ninja" ] ||
+        [ -n "${KS_WERROR:-}${KS_CUDA_HOME:-}" ] ||
         { [ ! -d "build/$preset/tests" ] && pkg-config --exists criterion; }; then
         say "configuring build/$preset"
         cmake --preset "$preset" -G Ninja \
-            ${KS_WERROR:+"-DKS_WERROR=$KS_WERROR"} >"$log" 2>&1 || {
+            ${KS_WERROR:+"-DKS_WERROR=$KS_WERROR"} \
+            ${KS_SIMT_COVER:+"-DKS_SIMT_COVER=$KS_SIMT_COVER"} \
+            ${KS_CUDA_HOME:+"-DKS_CUDA_INCLUDE=$KS_CUDA_HOME/include"} \
+            ${KS_CUDA_HOME:+"-DKS_NVCC=$KS_CUDA_HOME/bin/nvcc"} \
+            >"$log" 2>&1 || {
             cat "$log" >&2
             rm -f "$log"
             die "configuring failed"

@@ -97,6 +97,9 @@ ks_status ks_acts_write(ks_acts *acts, ks_stream stream, ks_position position,
  * begin is the end of the commit before (or *done). */
 ks_status ks_acts_commit(ks_acts *acts, int64_t begin, int64_t end,
                          ks_err *err);
+/* Waits until everything queued is written, synced and, as far as it was
+ * committed, journaled. */
+ks_status ks_acts_sync(ks_acts *acts, ks_err *err);
 /* Waits, syncs, renames to the final name, removes the journal. Frees *acts
  * in any case; on an error the .part file resumes. */
 ks_status ks_acts_finish(ks_acts **acts, ks_err *err);

@@ -272,7 +272,7 @@ static int gather(const ks_acts *acts, const ks__acts_item **items) {
 
 /* Waits for work until the moment of the next sync; false: time to sync. */
 static bool wait_for_work(ks_acts *acts, double sync_at) {
-    while (!acts->n_items && !acts->stop) {
+    while (!acts->n_items && !acts->stop && !acts->sync_wanted) {
         if (!acts->n_runs) {
             pthread_cond_wait(&acts->not_empty, &acts->mutex);
             continue;
@@ -317,6 +317,16 @@ done:
     return st;
 }
 
+/* The queue is empty, and somebody waits for a sync. The mutex is held. */
+static ks_status answer_sync(ks_acts *acts, ks_status st, ks_err *err) {
+    pthread_mutex_unlock(&acts->mutex);
+    if (st == KS_OK) st = sync_and_journal(acts, err);
+    pthread_mutex_lock(&acts->mutex);
+    acts->sync_wanted = false;
+    release(acts, 0, st, err);
+    return st;
+}
+
 static void *writer(void *argument) {
     ks_acts *acts = argument;
     const ks__acts_item *items[GROUP_ITEMS];
@@ -326,6 +336,10 @@ static void *writer(void *argument) {
     pthread_mutex_lock(&acts->mutex);
     while (true) {
         bool work = wait_for_work(acts, sync_at);
+        if (work && !acts->n_items && acts->sync_wanted) {
+            st = answer_sync(acts, st, &err);
+            continue;
+        }
         if (work && !acts->n_items) break; /* stop */
         int n = work ? gather(acts, items) : 0;
         pthread_mutex_unlock(&acts->mutex);
@@ -380,6 +394,17 @@ ks_status ks__acts_stop(ks_acts *acts, ks_err *err) {
 }
 
 /* ---------------------------------------------------------------- producer */
+
+ks_status ks_acts_sync(ks_acts *acts, ks_err *err) {
+    pthread_mutex_lock(&acts->mutex);
+    acts->sync_wanted = true;
+    pthread_cond_signal(&acts->not_empty);
+    while (acts->sync_wanted) pthread_cond_wait(&acts->not_full, &acts->mutex);
+    ks_status st = acts->failure.code;
+    if (st != KS_OK && err) *err = acts->failure;
+    pthread_mutex_unlock(&acts->mutex);
+    return st;
+}
 
 /* Room for `bytes` in one piece; the mutex is held. An item that does not fit
  * before the ring's end takes that rest along and starts at 0. */

@@ -42,7 +42,7 @@ struct ks_acts {
     size_t ring_size, head, used; /* bytes: next free, taken */
     ks__acts_item *queue;         /* [KS__ACTS_QUEUE] */
     size_t first, n_items;
-    bool stop, flush_wanted, flush_stop;
+    bool stop, sync_wanted, flush_wanted, flush_stop;
     ks_err failure; /* of the writer thread; code KS_OK: none */
 
     /* the writer thread's own */

@@ -86,8 +86,9 @@ void ks_capture_close(ks_capture_job **job_at) {
 /* ------------------------------------------------------------------- batches
  */
 
-/* What the engine gets, and what its rows are. */
-typedef struct batch {
+/* A batch: what the engine gets, and what its rows are. One after the other
+ * they are a pass over the chains. */
+typedef struct ks_capture_pass {
     const ks_capture_job *job;
     ks_acts *acts;
     size_t from, to;        /* sequences */
@@ -199,61 +200,100 @@ static int64_t tokens_before(const ks_capture_job *job, size_t seq) {
     return seq < job->n_seqs ? job->seqs[seq].token : (int64_t)job->n_ids;
 }
 
-static ks_status stop_here(const ks_capture_job *job, int64_t done,
-                           ks_err *err) {
+ks_status ks_capture_begin(ks_capture_pass **out, const ks_capture_job *job,
+                           int64_t *resumed, ks_err *err) {
+    ks_status st = KS_OK;
+    batch *b = NULL;
+    int64_t done = 0;
+    ks_acts_options store = {.force = job->options.force,
+                             .resume = job->options.resume};
+    *out = NULL;
+    KS_TRY(reserve(job, err));
+    KS_TRY(ks_alloc(&b, 1, sizeof *b, "a capture's pass", err));
+    b->job = job;
+    KS_TRY(ks_alloc(&b->offsets, job->n_seqs + 1, sizeof *b->offsets, "a batch",
+                    err));
+    KS_TRY(ks_alloc(&b->segments, (size_t)job->max_rows, sizeof *b->segments,
+                    "a batch", err));
+    KS_TRY(ks_acts_create(&b->acts, job->options.out, &job->spec, &store, &done,
+                          err));
+    if (resumed) *resumed = done;
+    if (!b->acts) goto done; /* complete already */
+    b->from = b->to = first_undone(job, done);
+    KS_CHECK(b->to == job->n_seqs || job->seqs[b->to].step == done, KS_INTERNAL,
+             "%s.part ends inside a chain, at step %lld", job->options.out,
+             (long long)done);
+    *out = b;
+    b = NULL;
+done:
+    ks_capture_drop(&b);
+    return st;
+}
+
+ks_status ks_capture_step(ks_capture_pass *b, bool *more, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_capture_job *job = b->job;
+    if (b->to < job->n_seqs) {
+        int32_t tokens, steps;
+        b->from = b->to;
+        b->to = ks__capture_batch_end(job, b->from, &tokens, &steps);
+        KS_TRY(run_batch(b, err));
+        KS_TRY(ks_acts_commit(b->acts, b->step, b->step + b->n_steps, err));
+    }
+    *more = b->to < job->n_seqs;
+done:
+    return st;
+}
+
+ks_status ks_capture_sync(ks_capture_pass *pass, ks_err *err) {
+    return ks_acts_sync(pass->acts, err);
+}
+
+ks_status ks_capture_end(ks_capture_pass **pass, ks_err *err) {
+    ks_status st = ks_acts_finish(&(*pass)->acts, err);
+    ks_capture_drop(pass);
+    return st;
+}
+
+void ks_capture_drop(ks_capture_pass **pass) {
+    batch *b = *pass;
+    if (!b) return;
+    ks_acts_abandon(&b->acts);
+    free(b->offsets);
+    free(b->segments);
+    free(b);
+    *pass = NULL;
+}
+
+/* Steps of the batches that are through. */
+static int64_t steps_done(const batch *b) {
+    const ks_capture_job *job = b->job;
+    return b->to < job->n_seqs ? job->seqs[b->to].step : job->spec.n_steps;
+}
+
+static ks_status stop_here(const batch *b, ks_err *err) {
     return ks_fail(err, KS_INTERRUPTED,
                    "%s.part keeps %lld of %lld steps; "
                    "--resume goes on from there",
-                   job->options.out, (long long)done,
-                   (long long)job->spec.n_steps);
-}
-
-static ks_status run_batches(batch *b, size_t from,
-                             ks_capture_progress_fn progress, void *user,
-                             ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_capture_job *job = b->job;
-    int64_t done = from < job->n_seqs ? job->seqs[from].step : 0;
-    for (b->from = from; b->from < job->n_seqs; b->from = b->to) {
-        int32_t tokens, steps;
-        if (ks_interrupted) return stop_here(job, done, err);
-        b->to = ks__capture_batch_end(job, b->from, &tokens, &steps);
-        KS_TRY(run_batch(b, err));
-        done = b->step + b->n_steps;
-        KS_TRY(ks_acts_commit(b->acts, b->step, done, err));
-        if (progress)
-            progress(user, tokens_before(job, b->to), (int64_t)job->n_ids);
-    }
-done:
-    return st;
+                   b->job->options.out, (long long)steps_done(b),
+                   (long long)b->job->spec.n_steps);
 }
 
 ks_status ks_capture_run(ks_capture_job *job, ks_capture_progress_fn progress,
                          void *user, int64_t *resumed, ks_err *err) {
     ks_status st = KS_OK;
-    batch b = {.job = job};
-    int64_t done = 0;
-    ks_acts_options store = {.force = job->options.force,
-                             .resume = job->options.resume};
-    KS_TRY(reserve(job, err));
-    KS_TRY(ks_alloc(&b.offsets, job->n_seqs + 1, sizeof *b.offsets, "a batch",
-                    err));
-    KS_TRY(ks_alloc(&b.segments, (size_t)job->max_rows, sizeof *b.segments,
-                    "a batch", err));
-    KS_TRY(ks_acts_create(&b.acts, job->options.out, &job->spec, &store, &done,
-                          err));
-    if (resumed) *resumed = done;
-    if (!b.acts) goto done; /* complete already */
-    size_t from = first_undone(job, done);
-    KS_CHECK(from == job->n_seqs || job->seqs[from].step == done, KS_INTERNAL,
-             "%s.part ends inside a chain, at step %lld", job->options.out,
-             (long long)done);
-    KS_TRY(run_batches(&b, from, progress, user, err));
-    KS_TRY(ks_acts_finish(&b.acts, err));
+    batch *b = NULL;
+    KS_TRY(ks_capture_begin(&b, job, resumed, err));
+    if (!b) goto done;
+    for (bool more = b->to < job->n_seqs; more;) {
+        if (ks_interrupted) KS_TRY(stop_here(b, err));
+        KS_TRY(ks_capture_step(b, &more, err));
+        if (progress)
+            progress(user, tokens_before(job, b->to), (int64_t)job->n_ids);
+    }
+    KS_TRY(ks_capture_end(&b, err));
 done:
-    ks_acts_abandon(&b.acts);
-    free(b.offsets);
-    free(b.segments);
+    ks_capture_drop(&b);
     return st;
 }
 

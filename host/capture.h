@@ -97,6 +97,18 @@ typedef void (*ks_capture_progress_fn)(void *user, int64_t done, int64_t all);
 ks_status ks_capture_run(ks_capture_job *job, ks_capture_progress_fn progress,
                          void *user, int64_t *resumed, ks_err *err);
 
+/* The same a batch at a time. begin: *out is NULL when the file is complete
+ * already. step: *more tells whether batches are left. end: finishes the file.
+ * drop: leaves a .part that resumes. Both free *pass. */
+typedef struct ks_capture_pass ks_capture_pass;
+ks_status ks_capture_begin(ks_capture_pass **out, const ks_capture_job *job,
+                           int64_t *resumed, ks_err *err);
+ks_status ks_capture_step(ks_capture_pass *pass, bool *more, ks_err *err);
+/* Waits until the batches done are durable. */
+ks_status ks_capture_sync(ks_capture_pass *pass, ks_err *err);
+ks_status ks_capture_end(ks_capture_pass **pass, ks_err *err);
+void ks_capture_drop(ks_capture_pass **pass);
+
 /* capture_plan.c: fills everything but the engine. */
 ks_status ks__capture_plan(ks_capture_job *job, ks_err *err);
 /* The end of the batch that starts at sequence `from`. */

@@ -246,17 +246,18 @@ static ks_run_limits measure_batches(ks_capture_job *job) {
  * one sequence (then the engine refuses with the numbers). */
 static void plan_batches(ks_capture_job *job) {
     const ks_config *config = &job->engine->model->config;
+    const struct ks_ops *ops = job->engine->ops;
     size_t memory = job->options.engine.memory;
     job->batch_tokens = job->engine->limits.max_tokens;
     ks_run_limits limits = measure_batches(job);
-    while (memory && ks_run_bytes(config, &limits) > memory &&
+    while (memory && ks_run_bytes(ops, config, &limits) > memory &&
            job->batch_tokens > 1) {
         job->batch_tokens -= (job->batch_tokens + 7) / 8;
         limits = measure_batches(job);
     }
     job->max_tokens = limits.max_tokens;
     job->max_rows = limits.max_rows;
-    job->cost.run_bytes = ks_run_bytes(config, &limits);
+    job->cost.run_bytes = ks_run_bytes(ops, config, &limits);
     /* the engine's own packing limit must not ask for more than this */
     job->engine->limits.max_tokens = limits.max_tokens;
 }

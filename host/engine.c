@@ -8,14 +8,15 @@
 enum { DEFAULT_BATCH_TOKENS = 2048 }; /* long enough to feed every GEMM */
 
 /* The most tokens, up to `most`, whose buffers fit into memory (0: any). */
-static int32_t fitting_tokens(const ks_config *config, ks_run_limits limits,
-                              size_t memory, int32_t most) {
+static int32_t fitting_tokens(const struct ks_ops *ops, const ks_config *config,
+                              ks_run_limits limits, size_t memory,
+                              int32_t most) {
     int32_t low = 0, high = most;
     if (memory == 0) return most;
     while (low < high) {
         int32_t middle = low + (high - low + 1) / 2;
         limits.max_tokens = middle;
-        if (ks_run_bytes(config, &limits) <= memory)
+        if (ks_run_bytes(ops, config, &limits) <= memory)
             low = middle;
         else
             high = middle - 1;
@@ -47,8 +48,8 @@ ks_status ks_engine_open(ks_engine **out, const char *model,
     KS_TRY(ks_model_open(&engine->model, model, err));
     int32_t most = o->batch_tokens ? o->batch_tokens : DEFAULT_BATCH_TOKENS;
     engine->limits.lanes = ks_dev_lanes(engine->dev);
-    engine->limits.max_tokens =
-        fitting_tokens(&engine->model->config, engine->limits, o->memory, most);
+    engine->limits.max_tokens = fitting_tokens(
+        engine->ops, &engine->model->config, engine->limits, o->memory, most);
     KS_CHECK(engine->limits.max_tokens > 0, KS_LIMIT,
              "%zu bytes of memory do not hold the buffers for one token of %s",
              o->memory, model);
@@ -62,6 +63,7 @@ done:
 void ks_engine_close(ks_engine **engine) {
     if (!*engine) return;
     ks_run_close(&(*engine)->run);
+    ks_placed_close(&(*engine)->placed);
     ks_model_close(&(*engine)->model);
     if ((*engine)->dev) ks_dev_close(&(*engine)->dev, (*engine)->ops);
     free(*engine);
@@ -85,7 +87,8 @@ ks_model_info ks_engine_info(const ks_engine *engine) {
 int32_t ks_engine_longest(const ks_engine *engine, bool *by_memory) {
     const ks_config *c = &engine->model->config;
     ks_run_limits limits = engine->limits;
-    int32_t n = fitting_tokens(c, limits, engine->options.memory, c->n_context);
+    int32_t n = fitting_tokens(engine->ops, c, limits, engine->options.memory,
+                               c->n_context);
     if (by_memory) *by_memory = n < c->n_context;
     return n;
 }
@@ -94,6 +97,7 @@ static bool covers(const ks_run_limits *have, const ks_run_limits *want) {
     return have->max_tokens >= want->max_tokens &&
            have->max_rows >= want->max_rows &&
            have->max_last >= want->max_last &&
+           have->max_pages >= want->max_pages &&
            !(want->streams & ~have->streams) &&
            !(want->positions & ~have->positions) &&
            (!want->streams || have->dtype == want->dtype);
@@ -108,20 +112,25 @@ ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
         .max_tokens = KS_MAX(have->max_tokens, want->max_tokens),
         .max_rows = KS_MAX(have->max_rows, want->max_rows),
         .max_last = KS_MAX(have->max_last, want->max_last),
+        .max_pages = KS_MAX(have->max_pages, want->max_pages),
         .streams = have->streams | want->streams,
         .positions = have->positions | want->positions,
         .dtype = want->streams ? want->dtype : have->dtype,
         .lanes = have->lanes,
     };
-    size_t bytes = ks_run_bytes(&engine->model->config, &both);
+    size_t bytes = ks_run_bytes(engine->ops, &engine->model->config, &both);
     KS_CHECK(!engine->options.memory || bytes <= engine->options.memory,
              KS_LIMIT,
              "run buffers for %d tokens and %d steps take %zu bytes, more than "
              "the %zu allowed",
              both.max_tokens, both.max_rows, bytes, engine->options.memory);
     ks_run_close(&engine->run);
-    KS_TRY(ks_run_open(&engine->run, engine->dev, engine->ops, engine->model,
-                       &both, err));
+    if (!engine->placed)
+        KS_TRY(ks_place(&engine->placed, engine->dev, engine->ops,
+                        engine->model, err));
+    KS_TRY(ks_run_open(&engine->run, engine->dev, engine->ops,
+                       &engine->model->config,
+                       ks_placed_weights(engine->placed), &both, err));
     *have = both;
 done:
     return st;

@@ -25,7 +25,7 @@ static ks_view rows_of(float *whole, const ks_block *b, int64_t cols) {
 }
 
 static ks_view x_rows(const ks_run *run, const ks_block *b) {
-    return rows_of(run->x, b, run->model->config.d_model);
+    return rows_of(run->x, b, run->config->d_model);
 }
 
 static int64_t q_cols(const ks_config *c) {
@@ -36,26 +36,40 @@ static int64_t kv_cols(const ks_config *c) {
     return (int64_t)c->n_kv_heads * c->head_dim;
 }
 
-static ks_status embed(ks_run *run, const ks_lane *lane, const int32_t *ids,
-                       const ks_block *b, ks_err *err) {
-    const ks_config *c = &run->model->config;
-    return run->ops->embed(lane->dev, x_rows(run, b), run->model->weights.embed,
-                           ids + b->begin, c->embed_scale, err);
+static ks_status embed(ks_run *run, const ks_lane *lane, const ks_block *b,
+                       ks_err *err) {
+    const ks_config *c = run->config;
+    ks_view x = x_rows(run, b);
+    if (run->inputs)
+        return run->ops->copy(lane->dev, x.data,
+                              run->inputs + (int64_t)b->begin * x.cols,
+                              (size_t)(x.rows * x.cols) * sizeof(float), err);
+    return run->ops->embed(lane->dev, x, run->weights->embed,
+                           run->ids + b->begin, c->embed_scale, err);
 }
 
-static ks_status qk_norm(ks_run *run, const ks_lane *lane, const ks_layer *w,
-                         ks_view q, ks_view k, ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_config *c = &run->model->config;
+static ks_trace trace_of(const ks_run *run) {
+    return run->trace ? *run->trace : (ks_trace){0};
+}
+
+/* Where a value goes that an op in place would lose: into the trace while a
+ * layer is replayed, else to its usual place. */
+static ks_view kept(const ks_run *run, const ks_block *b, float *trace,
+                    ks_view usual) {
+    if (!run->replay || !trace) return usual;
+    return rows_of(trace, b, usual.cols);
+}
+
+/* out = the q or k norm of x; in place, or x from the trace. */
+static ks_status qk_norm(ks_run *run, const ks_lane *lane, const float *weight,
+                         ks_view out, ks_view x, int32_t heads, ks_err *err) {
+    const ks_config *c = run->config;
     if (c->qk_norm == KS_QK_NONE) return KS_OK;
     if (c->qk_norm == KS_QK_HEAD) { /* heads are rows */
-        q = ks_view_f32(q.data, q.rows * c->n_heads, c->head_dim);
-        k = ks_view_f32(k.data, k.rows * c->n_kv_heads, c->head_dim);
+        out = ks_view_f32(out.data, out.rows * heads, c->head_dim);
+        x = ks_view_f32(x.data, x.rows * heads, c->head_dim);
     }
-    KS_TRY(run->ops->norm(lane->dev, q, q, NULL, w->q_norm, c->norm_eps, err));
-    KS_TRY(run->ops->norm(lane->dev, k, k, NULL, w->k_norm, c->norm_eps, err));
-done:
-    return st;
+    return run->ops->norm(lane->dev, out, x, NULL, weight, c->norm_eps, err);
 }
 
 /* x += y (NULL: nothing to add) and the input of the next projection: a
@@ -64,7 +78,7 @@ static ks_status add_and_norm(ks_run *run, const ks_lane *lane, ks_view x,
                               const ks_view *y, const float *weight, ks_view *h,
                               ks_err *err) {
     ks_status st = KS_OK;
-    float eps = run->model->config.norm_eps;
+    float eps = run->config->norm_eps;
     if (weight) {
         *h = ks_view_f32(lane->h, x.rows, x.cols);
         KS_TRY(run->ops->norm(lane->dev, *h, x, y, weight, eps, err));
@@ -76,31 +90,39 @@ done:
     return st;
 }
 
+ks_rope ks__rope_of(const ks_config *c, const ks_weights *w, int32_t l) {
+    bool local = c->local[l] && w->inv_freq_local;
+    return (ks_rope){
+        .inv_freq = local ? w->inv_freq_local : w->inv_freq,
+        .scale = local ? w->rope_scale_local : w->rope_scale,
+        .rot_dims = c->head_dim,
+        .interleaved = c->rope_interleaved,
+    };
+}
+
 /* From h to the rotated q, k and v of layer l. */
 static ks_status project_qkv(ks_run *run, const ks_lane *lane, int32_t l,
                              const ks_block *b, ks_view h, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_config *c = &run->model->config;
-    const ks_weights *weights = &run->model->weights;
+    const ks_config *c = run->config;
+    const ks_weights *weights = run->weights;
     const ks_layer *w = &weights->layers[l];
     const struct ks_ops *ops = run->ops;
     ks_view q = rows_of(run->q, b, q_cols(c));
     ks_view k = rows_of(run->k, b, kv_cols(c));
     ks_view v = rows_of(run->v, b, kv_cols(c));
-    bool local = c->local[l] && weights->inv_freq_local;
-    ks_rope rope = {
-        .inv_freq = local ? weights->inv_freq_local : weights->inv_freq,
-        .scale = local ? weights->rope_scale_local : weights->rope_scale,
-        .rot_dims = c->head_dim,
-        .interleaved = c->rope_interleaved,
-    };
+    ks_rope rope = ks__rope_of(c, weights, l);
+    const ks_trace trace = trace_of(run);
+    ks_view q_raw = kept(run, b, trace.q, q);
+    ks_view k_raw = kept(run, b, trace.k, k);
     ks_kv_layer at = {0};
     if (run->kv) at = ks_kv_layer_at(run->kv, l);
 
-    KS_TRY(ops->gemm(lane->dev, q, h, w->wq, w->bq, false, err));
-    KS_TRY(ops->gemm(lane->dev, k, h, w->wk, w->bk, false, err));
+    KS_TRY(ops->gemm(lane->dev, q_raw, h, w->wq, w->bq, false, err));
+    KS_TRY(ops->gemm(lane->dev, k_raw, h, w->wk, w->bk, false, err));
     KS_TRY(ops->gemm(lane->dev, v, h, w->wv, w->bv, false, err));
-    KS_TRY(qk_norm(run, lane, w, q, k, err));
+    KS_TRY(qk_norm(run, lane, w->q_norm, q, q_raw, c->n_heads, err));
+    KS_TRY(qk_norm(run, lane, w->k_norm, k, k_raw, c->n_kv_heads, err));
     KS_TRY(ops->rope(lane->dev, q, k, v, c->head_dim, &rope, &b->seqs,
                      run->kv ? &at : NULL, err));
 done:
@@ -112,69 +134,78 @@ done:
 static ks_status enter_layer(ks_run *run, const ks_lane *lane, int32_t l,
                              const ks_block *b, const ks_view *y, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_model *m = run->model;
     ks_view h, x = x_rows(run, b);
-    if (l == m->config.n_layers) {
+    if (l == run->config->n_layers) {
         if (y) KS_TRY(run->ops->add(lane->dev, x, *y, err));
         goto done;
     }
-    KS_TRY(
-        add_and_norm(run, lane, x, y, m->weights.layers[l].attn_norm, &h, err));
+    KS_TRY(add_and_norm(run, lane, x, y, run->weights->layers[l].attn_norm, &h,
+                        err));
     KS_TRY(project_qkv(run, lane, l, b, h, err));
 done:
     return st;
 }
 
-static ks_status attend(ks_run *run, int32_t l, ks_err *err) {
-    const ks_config *c = &run->model->config;
-    int64_t n = run->seqs->n_tok;
-    ks_attn_spec spec = {
+ks_attn_spec ks__attn_spec(const ks_config *c, const ks_weights *w, int32_t l) {
+    return (ks_attn_spec){
         .n_heads = c->n_heads,
         .n_kv_heads = c->n_kv_heads,
         .head_dim = c->head_dim,
         .scale = c->attn_scale,
         .softcap = c->attn_softcap,
         .window = c->window[l],
-        .sinks = run->model->weights.layers[l].sinks,
+        .sinks = w->layers[l].sinks,
     };
+}
+
+static ks_status attend(ks_run *run, int32_t l, ks_err *err) {
+    const ks_config *c = run->config;
+    int64_t n = run->seqs->n_tok;
+    ks_attn_spec spec = ks__attn_spec(c, run->weights, l);
     ks_kv_layer at = {0};
     if (run->kv) at = ks_kv_layer_at(run->kv, l);
     return run->ops->attention(run->dev, ks_view_f32(run->mixed, n, q_cols(c)),
                                ks_view_f32(run->q, n, q_cols(c)),
                                ks_view_f32(run->k, n, kv_cols(c)),
                                ks_view_f32(run->v, n, kv_cols(c)), &spec,
-                               run->seqs, run->kv ? &at : NULL, err);
+                               &run->placed, run->kv ? &at : NULL, err);
 }
 
 /* Where a block's addition goes: y, or the batch-long buffer that capture
  * pools from. */
 static ks_view added_rows(ks_run *run, const ks_lane *lane, ks_stream stream,
                           const ks_block *b) {
-    int64_t d = run->model->config.d_model;
+    int64_t d = run->config->d_model;
     if (ks__captures(run, stream)) return rows_of(run->added[stream], b, d);
     return ks_view_f32(lane->y, b->rows, d);
 }
 
+/* y = the post-norm of x; in place, or x from the trace. */
 static ks_status post_norm(ks_run *run, const ks_lane *lane, ks_view y,
-                           const float *weight, ks_err *err) {
+                           ks_view x, const float *weight, ks_err *err) {
     if (!weight) return KS_OK;
-    return run->ops->norm(lane->dev, y, y, NULL, weight,
-                          run->model->config.norm_eps, err);
+    return run->ops->norm(lane->dev, y, x, NULL, weight, run->config->norm_eps,
+                          err);
 }
 
 /* h -> y = (act(h W_gate^T) * h W_up^T) W_down^T */
-static ks_status mlp(ks_run *run, const ks_lane *lane, const ks_layer *w,
-                     ks_view h, ks_view y, ks_err *err) {
+static ks_status mlp(ks_run *run, const ks_lane *lane, const ks_block *b,
+                     const ks_layer *w, ks_view h, ks_view y, ks_err *err) {
     ks_status st = KS_OK;
     const struct ks_ops *ops = run->ops;
-    const ks_config *c = &run->model->config;
-    ks_view gate = ks_view_f32(lane->gate, h.rows, c->d_ff);
-    ks_view up = ks_view_f32(lane->up, h.rows, c->d_ff);
+    const ks_config *c = run->config;
+    const ks_trace trace = trace_of(run);
+    ks_view act = ks_view_f32(lane->gate, h.rows, c->d_ff);
+    ks_view gate = kept(run, b, trace.gate, act);
+    ks_view up =
+        kept(run, b, trace.up, ks_view_f32(lane->up, h.rows, c->d_ff));
+    ks_view raw = kept(run, b, trace.mlp, y);
     KS_TRY(ops->gemm(lane->dev, gate, h, w->w_gate, NULL, false, err));
     KS_TRY(ops->gemm(lane->dev, up, h, w->w_up, NULL, false, err));
-    KS_TRY(ops->gate(lane->dev, gate, gate, up, c->act, err));
-    KS_TRY(ops->gemm(lane->dev, y, gate, w->w_down, NULL, false, err));
-    KS_TRY(post_norm(run, lane, y, w->mlp_post_norm, err));
+    if (run->replay && !w->mlp_post_norm) goto done; /* nobody asks for y */
+    KS_TRY(ops->gate(lane->dev, act, gate, up, c->act, err));
+    KS_TRY(ops->gemm(lane->dev, raw, act, w->w_down, NULL, false, err));
+    KS_TRY(post_norm(run, lane, y, raw, w->mlp_post_norm, err));
 done:
     return st;
 }
@@ -183,22 +214,24 @@ done:
 static ks_status leave_layer(ks_run *run, const ks_lane *lane, int32_t l,
                              const ks_block *b, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_config *c = &run->model->config;
-    const ks_layer *w = &run->model->weights.layers[l];
+    const ks_config *c = run->config;
+    const ks_layer *w = &run->weights->layers[l];
+    const ks_trace trace = trace_of(run);
     ks_view mixed = rows_of(run->mixed, b, q_cols(c)), h;
     ks_view y = added_rows(run, lane, KS_ATTN, b);
-    KS_TRY(run->ops->gemm(lane->dev, y, mixed, w->wo, w->bo, false, err));
-    KS_TRY(post_norm(run, lane, y, w->attn_post_norm, err));
+    ks_view raw = kept(run, b, trace.attn, y);
+    KS_TRY(run->ops->gemm(lane->dev, raw, mixed, w->wo, w->bo, false, err));
+    KS_TRY(post_norm(run, lane, y, raw, w->attn_post_norm, err));
     KS_TRY(add_and_norm(run, lane, x_rows(run, b), &y, w->mlp_norm, &h, err));
     y = added_rows(run, lane, KS_MLP, b);
-    KS_TRY(mlp(run, lane, w, h, y, err));
-    KS_TRY(enter_layer(run, lane, l + 1, b, &y, err));
+    KS_TRY(mlp(run, lane, b, w, h, y, err));
+    if (!run->replay) KS_TRY(enter_layer(run, lane, l + 1, b, &y, err));
 done:
     return st;
 }
 
 static ks_view whole(const ks_run *run, float *data) {
-    return ks_view_f32(data, run->seqs->n_tok, run->model->config.d_model);
+    return ks_view_f32(data, run->seqs->n_tok, run->config->d_model);
 }
 
 /* A value that is not finite stays in its row of the residual stream for
@@ -214,78 +247,85 @@ done:
 }
 
 /* What every block goes through between two attentions: layer l's second
- * half and layer l + 1's first, or the embedding (l = -1). */
-typedef struct stage {
+ * half and layer l + 1's first; below 0: the first half of layer -1 - l alone,
+ * with the embedding ahead of it unless it is replayed. */
+typedef struct stretch {
     ks_run *run;
-    const int32_t *ids;
     int32_t l;
-} stage;
+} stretch;
 
 static ks_status walk_block(void *user, ks_dev *dev, int32_t n_lane, int32_t i,
                             ks_err *err) {
     ks_status st = KS_OK;
-    const stage *s = user;
+    const stretch *s = user;
     const ks_block *b = &s->run->blocks[i];
     ks_lane lane = ks__run_lane(s->run, dev, n_lane);
     if (s->l >= 0) return leave_layer(s->run, &lane, s->l, b, err);
-    KS_TRY(embed(s->run, &lane, s->ids, b, err));
-    KS_TRY(enter_layer(s->run, &lane, 0, b, NULL, err));
+    if (!s->run->replay) KS_TRY(embed(s->run, &lane, b, err));
+    KS_TRY(enter_layer(s->run, &lane, -1 - s->l, b, NULL, err));
 done:
     return st;
 }
 
-static ks_status walk_blocks(ks_run *run, const int32_t *ids, int32_t l,
-                             ks_err *err) {
-    stage s = {run, ids, l};
+static ks_status walk_blocks(ks_run *run, int32_t l, ks_err *err) {
+    stretch s = {run, l};
     return run->ops->each(run->dev, run->n_lanes, run->n_blocks, walk_block, &s,
                           err);
 }
 
-static ks_status walk_layers(ks_run *run, const int32_t *ids, ks_err *err) {
+/* The residual stream ahead of layer l, for the way back. */
+static ks_status keep_residual(ks_run *run, int32_t l, ks_err *err) {
+    ks_view x = whole(run, run->x);
+    int64_t size = x.rows * x.cols;
+    if (!run->trace) return KS_OK;
+    return run->ops->copy(run->dev, run->trace->resid + l * size, x.data,
+                          (size_t)size * sizeof(float), err);
+}
+
+static ks_status walk_layers(ks_run *run, ks_err *err) {
     ks_status st = KS_OK;
-    int32_t n_layers = run->model->config.n_layers;
-    KS_TRY(walk_blocks(run, ids, -1, err));
-    if (run->check_layers) KS_TRY(check_residual(run, 0, err));
+    int32_t n_layers = run->config->n_layers;
+    KS_TRY(walk_blocks(run, -1, err));
+    if (run->careful) KS_TRY(check_residual(run, 0, err));
+    KS_TRY(keep_residual(run, 0, err));
     KS_TRY(ks__gather(run, KS_RESID, 0, whole(run, run->x), err));
     for (int32_t l = 0; l < n_layers; l++) {
         KS_TRY(attend(run, l, err));
-        KS_TRY(walk_blocks(run, ids, l, err));
+        KS_TRY(walk_blocks(run, l, err));
         for (ks_stream s = KS_ATTN; s <= KS_MLP; s++)
             if (ks__captures(run, s))
                 KS_TRY(ks__gather(run, s, l, whole(run, run->added[s]), err));
-        if (run->check_layers) KS_TRY(check_residual(run, l + 1, err));
+        if (run->careful) KS_TRY(check_residual(run, l + 1, err));
+        KS_TRY(keep_residual(run, l + 1, err));
         KS_TRY(ks__gather(run, KS_RESID, l + 1, whole(run, run->x), err));
     }
     KS_TRY(check_residual(run, n_layers, err));
+    KS_TRY(ks__gather_finish(run, err));
 done:
     return st;
 }
 
 /* Names the first faulty layer: the same pass again, looking after every
  * layer. Only a pass that fails pays for it. */
-static ks_status find_fault(ks_run *run, const int32_t *ids, ks_err *err) {
-    run->capture = NULL;
-    run->check_layers = true;
-    return walk_layers(run, ids, err);
+static ks_status find_fault(ks_run *run, ks_err *err) {
+    run->careful = true;
+    return walk_layers(run, err);
 }
 
 static ks_status final_norm(ks_run *run, ks_view x, ks_err *err) {
-    return run->ops->norm(run->dev, x, x, NULL, run->model->weights.final_norm,
-                          run->model->config.norm_eps, err);
+    return run->ops->norm(run->dev, x, x, NULL, run->weights->final_norm,
+                          run->config->norm_eps, err);
 }
 
 static ks_status heads(ks_run *run, ks_view *last_hidden, ks_view *all_hidden,
                        ks_err *err) {
     ks_status st = KS_OK;
-    const ks_seqs *seqs = run->seqs;
     if (last_hidden) {
-        for (int32_t s = 0; s < seqs->n_seq; s++)
-            run->last_rows[s] = seqs->offsets[s + 1] - 1;
         *last_hidden =
-            ks_view_f32(run->last, seqs->n_seq, run->model->config.d_model);
+            ks_view_f32(run->last, run->seqs->n_seq, run->config->d_model);
         KS_TRY(run->ops->convert(run->dev, run->last, KS_F32,
-                                 whole(run, run->x), run->last_rows,
-                                 seqs->n_seq, err));
+                                 whole(run, run->x), run->placed_last_rows,
+                                 run->seqs->n_seq, err));
         KS_TRY(final_norm(run, *last_hidden, err));
     }
     if (all_hidden) {
@@ -310,6 +350,12 @@ static ks_status check_fits(const ks_run *run, const ks_seqs *seqs,
                        "%d sequences in a batch of %d tokens with buffers for "
                        "%d last rows",
                        seqs->n_seq, seqs->n_tok, have->max_last);
+    if (seqs->pages && (int64_t)seqs->n_seq * seqs->max_pages > have->max_pages)
+        return ks_fail(err, KS_LIMIT,
+                       "page tables of %d sequences by %d pages in buffers for "
+                       "%lld pages",
+                       seqs->n_seq, seqs->max_pages,
+                       (long long)have->max_pages);
     if (!capture) return KS_OK;
     if (capture->n_segments > have->max_rows ||
         capture->streams & ~have->streams ||
@@ -324,26 +370,66 @@ static ks_status check_fits(const ks_run *run, const ks_seqs *seqs,
     return KS_OK;
 }
 
+/* Every layer, once more with an eye on each where a value is not finite. */
+static ks_status walk(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                      ks_err *err) {
+    ks_status st = KS_OK;
+    run->seqs = seqs;
+    run->careful = run->replay = false;
+    run->fault = (ks_fault){.seq = -1};
+    if (run->capture) KS_TRY(ks__gather_plan(run, err));
+    KS_TRY(ks__stage_batch(run, ids, err));
+    st = walk_layers(run, err);
+    if (st == KS_NUMERIC && !run->fault.overflow) {
+        ks_status again = find_fault(run, err);
+        if (again != KS_OK) st = again;
+    }
+done:
+    return st;
+}
+
 ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
                      ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
                      ks_view *all_hidden, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(check_fits(run, seqs, capture, last_hidden != NULL, err));
-    run->seqs = seqs;
     run->kv = kv;
     run->capture = capture;
-    run->check_layers = false;
-    run->fault = (ks_fault){.seq = -1};
-    ks__run_cut(run);
-    if (capture) KS_TRY(ks__gather_plan(run, err));
-    st = walk_layers(run, ids, err);
-    if (st == KS_NUMERIC && run->fault.seq >= 0 && !run->fault.overflow) {
-        ks_status again = find_fault(run, ids, err);
-        if (again != KS_OK) st = again;
-    }
-    KS_TRY(st);
+    run->trace = NULL;
+    run->inputs = NULL;
+    KS_TRY(walk(run, seqs, ids, err));
     KS_TRY(heads(run, last_hidden, all_hidden, err));
     KS_TRY(run->ops->sync(run->dev, err));
 done:
+    return st;
+}
+
+ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,
+                            const int32_t *ids, const float *inputs,
+                            const ks_trace *trace, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(check_fits(run, seqs, NULL, false, err));
+    run->kv = NULL;
+    run->capture = NULL;
+    run->trace = trace;
+    run->inputs = inputs;
+    KS_TRY(walk(run, seqs, ids, err));
+    KS_TRY(run->ops->sync(run->dev, err));
+done:
+    return st;
+}
+
+ks_status ks__forward_replay(ks_run *run, int32_t l, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_view x = whole(run, run->x);
+    int64_t size = x.rows * x.cols;
+    run->replay = true;
+    KS_TRY(run->ops->copy(run->dev, x.data, run->trace->resid + l * size,
+                          (size_t)size * sizeof(float), err));
+    KS_TRY(walk_blocks(run, -1 - l, err));
+    KS_TRY(attend(run, l, err));
+    KS_TRY(walk_blocks(run, l, err));
+done:
+    run->replay = false;
     return st;
 }

@@ -18,6 +18,7 @@ typedef struct ks_run_limits {
     uint32_t streams, positions; /* bit sets that captures may ask for */
     ks_type dtype;               /* of captured rows */
     int32_t max_last;            /* sequences with last_hidden; 0: none */
+    int64_t max_pages;           /* of a batch's page tables together */
     int32_t lanes; /* of the backend (ks_dev_lanes) that a long batch uses; 0
                       counts as 1 */
 } ks_run_limits;
@@ -33,11 +34,26 @@ typedef struct ks_fault {
     int64_t count; /* values not finite in that stream and layer */
 } ks_fault;
 
-/* Bytes that ks_run_open will take for these limits. */
-size_t ks_run_bytes(const ks_config *config, const ks_run_limits *limits);
+/* A model's weights in the memory of a backend: the model's own where that is
+ * host memory, else copies (place.c). */
+typedef struct ks_placed ks_placed;
+/* Streams the mapped files over; a weight that finds no memory is named. The
+ * model is to outlive what is placed, and changes of it do not show there. */
+ks_status ks_place(ks_placed **out, ks_dev *dev, const struct ks_ops *ops,
+                   const ks_model *model, ks_err *err);
+void ks_placed_close(ks_placed **placed);
+const ks_weights *ks_placed_weights(const ks_placed *placed);
+/* Bytes that ks_place takes of the backend's memory. */
+size_t ks_place_bytes(const struct ks_ops *ops, const ks_model *model);
+
+/* Bytes of the backend's memory that ks_run_open takes for these limits (and,
+ * where that is host memory, of its bookkeeping). */
+size_t ks_run_bytes(const struct ks_ops *ops, const ks_config *config,
+                    const ks_run_limits *limits);
+/* config and weights (the backend's) are to outlive the run. */
 ks_status ks_run_open(ks_run **out, ks_dev *dev, const struct ks_ops *ops,
-                      const ks_model *model, const ks_run_limits *limits,
-                      ks_err *err);
+                      const ks_config *config, const ks_weights *weights,
+                      const ks_run_limits *limits, ks_err *err);
 void ks_run_close(ks_run **run);
 /* Of the last pass that returned KS_NUMERIC: lets a caller that knows what
  * the sequences are (chains) name them. */
@@ -74,12 +90,22 @@ ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
                      ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
                      ks_view *all_hidden, ks_err *err);
 
+/* Heads on rows that ks_forward answered (or part of them), arguments and
+ * results in host memory; at most max_tokens rows. logprob may be NULL where
+ * ops->sample says so. Waits. */
+ks_status ks_run_score(ks_run *run, ks_view hidden, const int32_t *target,
+                       float *logprob, ks_err *err);
+ks_status ks_run_sample(ks_run *run, ks_view hidden,
+                        const ks_sample_spec *specs, int32_t *ids,
+                        float *logprob, ks_err *err);
+
 /* The engine behind keystep.h, for code that drives the forward itself. run
  * may be NULL until the first ks_engine_run or ks_engine_reserve. */
 struct ks_engine {
     ks_model *model;
     ks_dev *dev;
     const struct ks_ops *ops;
+    ks_placed *placed; /* NULL before the first run */
     ks_run *run;
     ks_run_limits limits; /* of run; max_tokens: the packing limit at first */
     ks_engine_options options;

@@ -138,7 +138,9 @@ static ks_status open_job(job *j, const ks_request *requests, ks_err *err) {
     }
     j->max_pages = pages_for(longest);
     ks_run_limits limits = {.max_tokens = j->engine->limits.max_tokens,
-                            .max_last = j->most_active};
+                            .max_last = j->most_active,
+                            .max_pages =
+                                (int64_t)j->most_active * j->max_pages};
     KS_TRY(ks_engine_reserve(j->engine, &limits, err));
     /* Every running sequence has a place in every batch. */
     j->max_tokens = j->engine->limits.max_tokens;
@@ -374,17 +376,15 @@ static ks_status name_fault(const job *j, ks_status st, ks_err *err) {
 /* Samples of every sequence of the batch. Where logits are not finite it goes
  * a row at a time to name the first; only a batch that fails pays for it. */
 static ks_status sample(job *j, ks_view hidden, ks_err *err) {
-    const ks_config *c = &j->engine->model->config;
-    const struct ks_ops *ops = j->engine->ops;
-    ks_view head = j->engine->model->weights.head, row = hidden;
-    ks_status st = ops->sample(j->engine->dev, j->sampled, NULL, hidden, head,
-                               c->final_softcap, j->specs, err);
+    ks_run *run = j->engine->run;
+    ks_view row = hidden;
+    ks_status st = ks_run_sample(run, hidden, j->specs, j->sampled, NULL, err);
     row.rows = 1;
     for (int32_t i = 0; st == KS_NUMERIC && i < j->n_seq; i++) {
         const sequence *s = j->members[i];
         row.data = (float *)hidden.data + (int64_t)i * hidden.stride;
-        if (ops->sample(j->engine->dev, j->sampled, NULL, row, head,
-                        c->final_softcap, j->specs + i, err) == KS_NUMERIC)
+        if (ks_run_sample(run, row, j->specs + i, j->sampled, NULL, err) ==
+            KS_NUMERIC)
             return say_fault(j, s, s->past + s->taken - 1,
                              "the logits are not finite after", err);
     }
@@ -406,7 +406,6 @@ static ks_status step(job *j, ks_generated_fn done, void *user, ks_err *err) {
                     err);
     KS_TRY(name_fault(j, st, err));
     KS_TRY(sample(j, hidden, err));
-    KS_TRY(j->engine->ops->sync(j->engine->dev, err));
     j->stats.batches++;
     j->stats.computed += j->n_tok;
     for (int32_t i = 0; i < j->n_seq; i++) {

@@ -47,7 +47,8 @@ int ks__crew_size(const ks_engine *engine, const ks_generate_options *options,
     const ks_config *c = &engine->model->config;
     int64_t d = c->d_model;
     int64_t heads = ((int64_t)c->n_heads + c->n_kv_heads) * c->head_dim;
-    if (2 * d * heads + 3 * d * c->d_ff > SMALL || engine->options.memory)
+    if (2 * d * heads + 3 * d * c->d_ff > SMALL || engine->options.memory ||
+        !engine->ops->unified)
         return 1;
     size_t pages = ((size_t)c->n_context + KS_PAGE - 1) / KS_PAGE;
     size_t most = store_bytes(options) / (ROOM * pages * ks_kv_page_bytes(c));
@@ -152,6 +153,7 @@ static void close_workers(worker *workers, int size) {
     for (int i = 0; workers && i < size; i++) {
         ks_engine *e = &workers[i].engine;
         ks_run_close(&e->run);
+        ks_placed_close(&e->placed);
         if (e->dev) ks_dev_close(&e->dev, e->ops);
         free(workers[i].requests);
         free(workers[i].places);

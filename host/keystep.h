@@ -76,6 +76,7 @@ typedef enum ks_type {
     KS_Q4_K,
     KS_Q5_K,
     KS_Q6_K,
+    KS_MXFP4,
     KS_I32,
     KS_N_TYPES
 } ks_type;

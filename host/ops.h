@@ -3,13 +3,20 @@
  * A missing entry is an error at open: no silent mix of memory spaces.
  *
  * Rules that hold for every op
+ *   - What an op reads or writes by the element (views, ids, offsets, pages,
+ *     pool rows, targets, specs, biases, inv_freq, sinks, results) lies in the
+ *     backend's memory: alloc owns it, copy is the only way in and out. Where
+ *     `unified` is set that is host memory, and any host pointer will do.
+ *     Structs and the array out[] of pool are read on the host.
  *   - Views are row-major; stride counts elements between rows. Results and
  *     accumulations are f32; weights come as stored (ks_type).
  *   - Inputs and outputs do not overlap unless the op says it works in place.
  *   - Fixed reduction orders: one row's bits do not depend on the number of
  *     rows, their place in the batch, or the thread count.
  *   - On a device, ops are queued on dev's stream; host memory is valid after
- *     sync. Launch errors surface in the status, late ones at sync.
+ *     sync. Launch errors surface in the status, late ones at sync; so does
+ *     KS_NUMERIC of pool, convert and sample, from the op or from the next
+ *     sync, which then forgets it.
  */
 #ifndef KS_OPS_H
 #define KS_OPS_H
@@ -17,7 +24,8 @@
 #include "base.h"
 #include "train.h"
 
-typedef struct ks_dev ks_dev; /* a backend's own state: stream, scratch */
+typedef struct ks_dev ks_dev;     /* a backend's own state: stream, scratch */
+typedef struct ks_graph ks_graph; /* recorded ops */
 
 /* Owns device memory; only a buf can be freed. */
 typedef struct ks_buf {
@@ -33,8 +41,8 @@ typedef struct ks_view {
     ks_type type;
 } ks_view;
 
-/* How positions turn into rotations. inv_freq: [head_dim / 2] f32 (host
- * memory, all scalings applied); scale multiplies cos and sin (YaRN). */
+/* How positions turn into rotations. inv_freq: [head_dim / 2] f32, all
+ * scalings applied; scale multiplies cos and sin (YaRN). */
 typedef struct ks_rope {
     const float *inv_freq;
     float scale;
@@ -42,9 +50,9 @@ typedef struct ks_rope {
     bool interleaved; /* pairs (2i, 2i+1) instead of (i, i + rot/2) */
 } ks_rope;
 
-/* The packed batch as ops see it. Everything host memory on the CPU, device
- * memory on CUDA. A sequence may continue one whose keys and values lie in the
- * KV store: its tokens have positions past[s], past[s] + 1, ... */
+/* The packed batch as ops see it, arrays in the backend's memory. A sequence
+ * may continue one whose keys and values lie in the KV store: its tokens have
+ * positions past[s], past[s] + 1, ... */
 typedef struct ks_seqs {
     int32_t n_seq, n_tok;
     const int32_t *offsets; /* [n_seq + 1] into the packed tokens */
@@ -104,14 +112,47 @@ typedef ks_status (*ks_each_fn)(void *user, ks_dev *dev, int32_t lane,
 struct ks_ops {
     const char *name; /* "cpu" */
     const char *isa;  /* "avx2", "sm_90": part of what decides bits */
+    bool unified;     /* the backend's memory is host memory */
+    bool graphs;      /* it can record */
 
-    /* ---- memory: sizes in bytes; copy works between host and device */
+    /* ---- memory: sizes in bytes; copy works between host and device, and
+     * within either. It has read host memory when it returns; what it writes
+     * to host memory is there after sync. */
     ks_status (*alloc)(ks_dev *, ks_buf *, size_t, const char *what, ks_err *);
     void (*free)(ks_dev *, ks_buf *);
     ks_status (*copy)(ks_dev *, void *to, const void *from, size_t, ks_err *);
     ks_status (*sync)(ks_dev *, ks_err *);
     /* All bytes 0, in the order of the ops around it. */
     ks_status (*zero)(ks_dev *, void *, size_t, ks_err *);
+    /* A thread calls it before its first op on a device that it did not open
+     * itself, or when it turns from one device to another. */
+    ks_status (*enter)(ks_dev *, ks_err *);
+
+    /* ---- copies beside the ops. alloc_host: host memory that a device can
+     * write while it computes. */
+    ks_status (*alloc_host)(ks_dev *, ks_buf *, size_t, const char *what,
+                            ks_err *);
+    void (*free_host)(ks_dev *, ks_buf *);
+    /* Copies from the backend's memory into that of alloc_host what the ops
+     * queued so far leave there; ops queued later run beside the copy. Until
+     * wait(ticket) nothing may write `from` or read `to`. Tickets count up. */
+    ks_status (*copy_out)(ks_dev *, void *to, const void *from, size_t,
+                          uint64_t *ticket, ks_err *);
+    /* Returns once this copy and all earlier ones have arrived; what was
+     * queued later runs on. Late errors of what came before surface here, as
+     * at sync. */
+    ks_status (*wait)(ks_dev *, uint64_t ticket, ks_err *);
+
+    /* ---- graphs, where `graphs` is set (elsewhere these fail, and the caller
+     * calls the ops each time). Between record and recorded ops are noted
+     * instead of queued; replay queues them all at once, with the pointers and
+     * shapes of then and the contents of now. Not to be recorded: alloc, free,
+     * sync, wait, copies that touch host memory, count_nonfinite. A failed op
+     * is followed by recorded all the same, which then fails too. */
+    ks_status (*record)(ks_dev *, ks_err *);
+    ks_status (*recorded)(ks_dev *, ks_graph **, ks_err *);
+    ks_status (*replay)(ks_dev *, ks_graph *, ks_err *);
+    void (*free_graph)(ks_dev *, ks_graph **);
 
     /* Calls body for every i of [0, n). Up to `lanes` (at most ks_dev_lanes)
      * items are in work at once, each on a handle whose ops run in the calling
@@ -256,16 +297,39 @@ struct ks_ops {
 /* Tables; NULL when this build has none of that name. */
 const struct ks_ops *ks_ops_cpu(void);
 
-/* Opens a backend: picks the instruction set, checks that every slot of the
- * table is filled and that the GEMM gives right results (a small product
- * against plain loops). threads 0: all the process may use. isa NULL: best. */
+/* Opens a backend, "cpu", "cuda" or "cuda:1" (a device's number; NULL: cpu):
+ * picks the instruction set, checks that every slot of the table is filled and
+ * that the GEMM gives right results (a small product against plain loops).
+ * threads 0: all the process may use. isa NULL: the environment's KS_ISA, else
+ * the best. On CUDA isa is the operands' precision: "f32" for products as in
+ * f32, else bf16; ops->isa ("sm_90", "sm_90-f32") is one too. The handle is the
+ * opening thread's until another enters it. */
 ks_status ks_dev_open(ks_dev **out, const struct ks_ops **ops,
                       const char *backend, int threads, const char *isa,
                       ks_err *err);
 void ks_dev_close(ks_dev **dev, const struct ks_ops *ops);
+/* Threads of the host that ops run on; 1 where a device computes. */
 int ks_dev_threads(const ks_dev *dev);
 /* Lanes that ops->each can keep busy: threads of a CPU. */
 int ks_dev_lanes(const ks_dev *dev);
+/* The most bytes that alloc may take in all (--memory); 0: what the device has.
+ * The CPU's memory is not counted. */
+ks_status ks_dev_limit(ks_dev *dev, size_t memory, ks_err *err);
+/* Bytes that alloc may still take; SIZE_MAX where they are not counted. */
+size_t ks_dev_room(const ks_dev *dev);
+
+/* The i-th backend of this build, NULL behind the last. */
+const char *ks_backend_name(int i);
+/* Devices of a backend; the sentence says why there are none. */
+ks_status ks_dev_count(const char *backend, int *n, ks_err *err);
+typedef struct ks_dev_facts {
+    char name[256];                       /* as the maker calls it */
+    char isa[64];                         /* "avx2 v2", "sm_90" */
+    int threads;                          /* the process may use (CPU) */
+    int multiprocessors, driver, runtime; /* CUDA; versions as 13000 */
+    size_t memory, unused;                /* bytes of a device */
+} ks_dev_facts;
+ks_status ks_dev_describe(const char *backend, ks_dev_facts *out, ks_err *err);
 
 /* ------------------------------------------------------------------- types */
 

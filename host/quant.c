@@ -19,7 +19,8 @@ static const struct {
     [KS_Q5_1] = {"q5_1", 32, 24},   [KS_Q8_0] = {"q8_0", 32, 34},
     [KS_Q2_K] = {"q2_k", 256, 84},  [KS_Q3_K] = {"q3_k", 256, 110},
     [KS_Q4_K] = {"q4_k", 256, 144}, [KS_Q5_K] = {"q5_k", 256, 176},
-    [KS_Q6_K] = {"q6_k", 256, 210}, [KS_I32] = {"i32", 1, 4},
+    [KS_Q6_K] = {"q6_k", 256, 210}, [KS_MXFP4] = {"mxfp4", 32, 17},
+    [KS_I32] = {"i32", 1, 4},
 };
 
 const char *ks_type_name(ks_type type) {
@@ -103,6 +104,20 @@ static void expand_q5_1(const uint8_t *b, float *to) {
 static void expand_q8_0(const uint8_t *b, float *to) {
     float d = load_f16(b);
     for (int i = 0; i < 32; i++) to[i] = d * (float)(int8_t)b[2 + i];
+}
+
+/* e (power of two, biased by 127), q[16]: microscaling e2m1. The table holds
+ * twice the value, so the scale is half of 2^(e - 127), as in ggml; e = 255,
+ * the format's NaN, is 2^127 there and here. */
+static void expand_mxfp4(const uint8_t *b, float *to) {
+    static const float twice[16] = {0, 1,  2,  3,  4,  6,  8,  12,
+                                    0, -1, -2, -3, -4, -6, -8, -12};
+    uint32_t bits = b[0] < 2 ? 0x200000u << b[0] : (uint32_t)(b[0] - 1) << 23;
+    float d = ks_f32_of_bits(bits);
+    for (int i = 0; i < 16; i++) {
+        to[i] = d * twice[b[1 + i] & 15];
+        to[i + 16] = d * twice[b[1 + i] >> 4];
+    }
 }
 
 /* ------------------------------------------------------------ super-blocks */
@@ -192,11 +207,12 @@ static void expand_q6_k(const uint8_t *b, float *to) {
 
 void ks_dequantize(ks_type type, const void *from, float *to, int64_t n) {
     static void (*const expand[KS_N_TYPES])(const uint8_t *, float *) = {
-        [KS_Q4_0] = expand_q4_0, [KS_Q4_1] = expand_q4_1,
-        [KS_Q5_0] = expand_q5_0, [KS_Q5_1] = expand_q5_1,
-        [KS_Q8_0] = expand_q8_0, [KS_Q2_K] = expand_q2_k,
-        [KS_Q3_K] = expand_q3_k, [KS_Q4_K] = expand_q4_k,
-        [KS_Q5_K] = expand_q5_k, [KS_Q6_K] = expand_q6_k};
+        [KS_Q4_0] = expand_q4_0,  [KS_Q4_1] = expand_q4_1,
+        [KS_Q5_0] = expand_q5_0,  [KS_Q5_1] = expand_q5_1,
+        [KS_Q8_0] = expand_q8_0,  [KS_Q2_K] = expand_q2_k,
+        [KS_Q3_K] = expand_q3_k,  [KS_Q4_K] = expand_q4_k,
+        [KS_Q5_K] = expand_q5_k,  [KS_Q6_K] = expand_q6_k,
+        [KS_MXFP4] = expand_mxfp4};
     const uint8_t *p = from;
     if (type == KS_F32) {
         memcpy(to, from, (size_t)n * sizeof *to);

@@ -1,4 +1,5 @@
-/* run.c - one arena for a forward pass, sized before the first token. */
+/* run.c - what a forward pass holds, sized before the first token: one arena in
+ * the backend's memory for what ops touch, one in host memory for the rest. */
 #include "run.h"
 
 #include <stdlib.h>
@@ -6,8 +7,8 @@
 
 enum { ALIGN = 64 }; /* bytes; a cache line and an AVX-512 register */
 
-/* Lays out the arena: called once with base NULL to get its size, once to
- * carve it. */
+/* Lays out an arena: called once with base NULL to get its size, once to carve
+ * it. */
 typedef struct carver {
     char *base;
     size_t used;
@@ -37,31 +38,44 @@ static int32_t lanes_of(const ks_run_limits *limits, size_t n) {
 }
 
 /* Blocks of a batch: as many for every lane, or one lane would wait. */
-static size_t blocks_of(const ks_run_limits *limits, size_t n) {
-    size_t lanes = (size_t)lanes_of(limits, n), rows = lanes * KS_ROW_BLOCK;
+static size_t blocks_of(const ks_run *run, size_t n) {
+    size_t lanes = (size_t)lanes_of(&run->limits, n);
+    size_t rows = lanes * (size_t)ks__row_block(run->ops);
     return (n + rows - 1) / rows * lanes;
 }
 
 /* Rows of buffers that the lanes of any batch up to n tokens share. */
-static size_t most_lane_rows(const ks_run_limits *limits, size_t n) {
-    size_t lanes = (size_t)lanes_of(limits, n);
-    size_t alone = KS_MIN(n, (size_t)KS_ROW_BLOCK);
-    return KS_MAX(alone, KS_MIN(n + lanes, lanes * KS_ROW_BLOCK));
+static size_t most_lane_rows(const ks_run *run, size_t n) {
+    size_t lanes = (size_t)lanes_of(&run->limits, n);
+    size_t block = (size_t)ks__row_block(run->ops);
+    return KS_MAX(KS_MIN(n, block), KS_MIN(n + lanes, lanes * block));
 }
 
 /* Of any batch up to n tokens: a shorter one may be cut for more lanes. */
-static size_t most_blocks(const ks_run_limits *limits, size_t n) {
-    return n / KS_ROW_BLOCK + 1 + (size_t)KS_MAX(limits->lanes, 1);
+static size_t most_blocks(const ks_run *run, size_t n) {
+    return n / (size_t)ks__row_block(run->ops) + 1 +
+           (size_t)KS_MAX(run->limits.lanes, 1);
 }
 
-/* The one list of what a run holds. */
+/* Rows of one layer of one stream, on the backend and (another call) in host
+ * memory. */
+static void lay_out_rows(void *rows[KS_N_POSITIONS], const ks_config *c,
+                         const ks_run_limits *limits, carver *a) {
+    size_t n = (size_t)limits->max_tokens, d = (size_t)c->d_model;
+    for (int p = 0; p < KS_N_POSITIONS; p++)
+        if (limits->streams && limits->positions & (1u << p))
+            rows[p] =
+                carve(a, (p == KS_TOKENS ? n : (size_t)limits->max_rows) * d,
+                      ks_type_size(limits->dtype));
+}
+
+/* The one list of what a run holds in the backend's memory. */
 static void lay_out(ks_run *run, const ks_config *c,
                     const ks_run_limits *limits, carver *a) {
     size_t n = (size_t)limits->max_tokens, d = (size_t)c->d_model;
     size_t heads = (size_t)c->n_heads * (size_t)c->head_dim;
     size_t groups = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    size_t lane_rows = most_lane_rows(limits, n);
-    size_t rows = (size_t)limits->max_rows, last = (size_t)limits->max_last;
+    size_t lane_rows = most_lane_rows(run, n);
 
     run->x = carve_f32(a, n, d);
     run->q = carve_f32(a, n, heads);
@@ -74,31 +88,64 @@ static void lay_out(ks_run *run, const ks_config *c,
     run->up = carve_f32(a, lane_rows, (size_t)c->d_ff);
     for (int s = KS_ATTN; s <= KS_MLP; s++)
         if (limits->streams & (1u << s)) run->added[s] = carve_f32(a, n, d);
-    run->last = carve_f32(a, last, d);
-    for (int p = 0; p < KS_N_POSITIONS; p++)
-        if (limits->streams && limits->positions & (1u << p))
-            run->pooled[p] = carve(a, (p == KS_TOKENS ? n : rows) * d,
-                                   ks_type_size(limits->dtype));
-    run->pool_rows = carve(a, rows, sizeof(ks_pool_row));
+    run->last = carve_f32(a, (size_t)limits->max_last, d);
+    for (int i = 0; i < run->n_parcels; i++)
+        lay_out_rows(run->parcels[i].pooled, c, limits, a);
+    if (run->ops->unified) return;
+    run->picked = carve(a, n, sizeof *run->picked);
+    run->logprobs = carve(a, n, sizeof *run->logprobs);
+    run->stage.device = carve(a, run->stage.size, 1);
+}
+
+/* And in host memory. */
+static void lay_out_host(ks_run *run, const ks_config *c,
+                         const ks_run_limits *limits, carver *a) {
+    size_t n = (size_t)limits->max_tokens;
+    run->pool_rows = carve(a, (size_t)limits->max_rows, sizeof(ks_pool_row));
     run->token_rows = carve(a, n, sizeof(int32_t));
-    run->last_rows = carve(a, last, sizeof(int32_t));
+    run->last_rows = carve(a, (size_t)limits->max_last, sizeof(int32_t));
     /* A block's list of sequences is one longer than their number, and a
      * sequence that a block boundary cuts stands in both lists. */
-    size_t blocks = most_blocks(limits, n);
+    size_t blocks = most_blocks(run, n);
     run->blocks = carve(a, blocks, sizeof(ks_block));
     run->block_offsets = carve(a, n + 2 * blocks, sizeof(int32_t));
     run->block_past = carve(a, n + 2 * blocks, sizeof(int32_t));
+    if (run->ops->unified) {
+        memcpy(run->parcels[0].rows, run->parcels[0].pooled,
+               sizeof run->parcels[0].rows);
+        return;
+    }
+    for (int i = 0; i < run->n_parcels; i++)
+        lay_out_rows(run->parcels[i].rows, c, limits, a);
+    run->stage.host = carve(a, run->stage.size, 1);
 }
 
-size_t ks_run_bytes(const ks_config *config, const ks_run_limits *limits) {
+/* What the lists need to know of a run. */
+static void plan(ks_run *run, const struct ks_ops *ops,
+                 const ks_run_limits *limits) {
+    run->ops = ops;
+    run->limits = *limits;
+    run->n_parcels = 1;
+    if (ops->unified) return;
+    run->n_parcels = 2 * __builtin_popcount(limits->streams);
+    run->stage.size =
+        ks__stage_bytes(limits, most_blocks(run, (size_t)limits->max_tokens));
+}
+
+size_t ks_run_bytes(const struct ks_ops *ops, const ks_config *config,
+                    const ks_run_limits *limits) {
     ks_run scratch = {0};
-    carver a = {0};
+    carver a = {0}, h = {0};
+    plan(&scratch, ops, limits);
     lay_out(&scratch, config, limits, &a);
-    return a.overflow ? SIZE_MAX : a.used;
+    lay_out_host(&scratch, config, limits, &h);
+    if (a.overflow || h.overflow) return SIZE_MAX;
+    return a.used + (ops->unified ? h.used : 0);
 }
 
 static ks_status check_limits(const ks_run_limits *limits, ks_err *err) {
-    if (limits->max_tokens < 1 || limits->max_rows < 0 || limits->max_last < 0)
+    if (limits->max_tokens < 1 || limits->max_rows < 0 ||
+        limits->max_last < 0 || limits->max_pages < 0)
         return ks_fail(err, KS_USAGE,
                        "a run needs at least one token and no negative limit, "
                        "got %d tokens, %d rows, %d last rows",
@@ -112,25 +159,29 @@ static ks_status check_limits(const ks_run_limits *limits, ks_err *err) {
 }
 
 ks_status ks_run_open(ks_run **out, ks_dev *dev, const struct ks_ops *ops,
-                      const ks_model *model, const ks_run_limits *limits,
-                      ks_err *err) {
+                      const ks_config *config, const ks_weights *weights,
+                      const ks_run_limits *limits, ks_err *err) {
     ks_status st = KS_OK;
     ks_run *run = NULL;
+    carver size = {0};
     *out = NULL;
     KS_TRY(check_limits(limits, err));
     KS_TRY(ks_alloc(&run, 1, sizeof *run, "a forward run", err));
     run->dev = dev;
-    run->ops = ops;
-    run->model = model;
-    run->limits = *limits;
+    run->config = config;
+    run->weights = weights;
     run->fault.seq = -1;
-    size_t bytes = ks_run_bytes(&model->config, limits);
-    KS_CHECK(bytes < SIZE_MAX, KS_LIMIT,
+    plan(run, ops, limits);
+    KS_CHECK(ks_run_bytes(ops, config, limits) < SIZE_MAX, KS_LIMIT,
              "buffers for %d tokens and %d rows exceed the address space",
              limits->max_tokens, limits->max_rows);
-    KS_TRY(ops->alloc(dev, &run->arena, bytes, "run buffers", err));
-    carver a = {.base = run->arena.data};
-    lay_out(run, &model->config, limits, &a);
+    lay_out(run, config, limits, &size);
+    KS_TRY(ops->alloc(dev, &run->arena, size.used, "run buffers", err));
+    lay_out(run, config, limits, &(carver){.base = run->arena.data});
+    size.used = 0;
+    lay_out_host(run, config, limits, &size);
+    KS_TRY(ks_alloc(&run->host, size.used, 1, "run buffers", err));
+    lay_out_host(run, config, limits, &(carver){.base = run->host});
     *out = run;
     run = NULL;
 done:
@@ -141,6 +192,7 @@ done:
 void ks_run_close(ks_run **run) {
     if (!*run) return;
     if ((*run)->arena.data) (*run)->ops->free((*run)->dev, &(*run)->arena);
+    free((*run)->host);
     free(*run);
     *run = NULL;
 }
@@ -151,7 +203,7 @@ ks_fault ks_run_fault(const ks_run *run) {
 
 /* Even blocks: a short last one would starve the GEMM. */
 int32_t ks__run_rows(const ks_run *run, int32_t n) {
-    int32_t count = (int32_t)blocks_of(&run->limits, (size_t)n);
+    int32_t count = (int32_t)blocks_of(run, (size_t)n);
     return (n + count - 1) / count;
 }
 
@@ -160,7 +212,7 @@ int32_t ks__run_lanes(const ks_run *run, int32_t n) {
 }
 
 ks_lane ks__run_lane(const ks_run *run, ks_dev *dev, int32_t lane) {
-    const ks_config *c = &run->model->config;
+    const ks_config *c = run->config;
     int64_t row = (int64_t)lane * run->block_rows;
     return (ks_lane){dev, run->h + row * c->d_model, run->y + row * c->d_model,
                      run->gate + row * c->d_ff, run->up + row * c->d_ff};
@@ -168,15 +220,15 @@ ks_lane ks__run_lane(const ks_run *run, ks_dev *dev, int32_t lane) {
 
 void ks__run_cut(ks_run *run) {
     const ks_seqs *all = run->seqs;
-    int32_t n = all->n_tok, s = 0, used = 0, rows = ks__run_rows(run, n);
+    int32_t n = all->n_tok, s = 0, rows = ks__run_rows(run, n);
     run->block_rows = rows;
     run->n_lanes = ks__run_lanes(run, n);
-    run->n_blocks = 0;
+    run->n_blocks = run->n_bounds = 0;
     for (int32_t begin = 0; begin < n; begin += rows) {
         int32_t end = KS_MIN(n, begin + rows);
         ks_block *b = &run->blocks[run->n_blocks++];
-        int32_t *offsets = run->block_offsets + used;
-        int32_t *past = run->block_past + used;
+        int32_t *offsets = run->block_offsets + run->n_bounds;
+        int32_t *past = run->block_past + run->n_bounds;
         int32_t first = s, m = 0;
         for (; s < all->n_seq && all->offsets[s] < end; s++, m++) {
             int32_t from = KS_MAX(all->offsets[s], begin);
@@ -184,16 +236,13 @@ void ks__run_cut(ks_run *run) {
             past[m] = (all->past ? all->past[s] : 0) + from - all->offsets[s];
         }
         offsets[m] = end - begin;
-        used += m + 1;
+        past[m] = 0; /* of no sequence; keeps the two lists in step */
+        run->n_bounds += m + 1;
         b->begin = begin;
         b->rows = end - begin;
-        b->seqs = (ks_seqs){.n_seq = m,
-                            .n_tok = end - begin,
-                            .offsets = offsets,
-                            .past = past,
-                            .max_pages = all->max_pages};
-        if (all->pages)
-            b->seqs.pages = all->pages + (int64_t)first * all->max_pages;
+        b->first = first;
+        b->seqs = (ks_seqs){
+            .n_seq = m, .n_tok = end - begin, .offsets = offsets, .past = past};
         /* The sequence that goes on in the next block. */
         if (s > 0 && all->offsets[s] > end) s--;
     }

@@ -12,9 +12,14 @@
 
 #include "forward.h"
 
-/* Rows of a block: enough to feed a GEMM, few enough that x, h and y of a
- * block stay in the last-level cache. */
-enum { KS_ROW_BLOCK = 512 };
+/* Rows of a block. Where the backend's memory is host memory: enough to feed
+ * a GEMM, few enough that x, h and y of a block stay in the last-level cache.
+ * On a device: enough to fill it. */
+enum { KS_ROW_BLOCK = 512, KS_DEVICE_ROW_BLOCK = 8192 };
+
+static inline int32_t ks__row_block(const struct ks_ops *ops) {
+    return ops->unified ? KS_ROW_BLOCK : KS_DEVICE_ROW_BLOCK;
+}
 
 /* Fewer rows than this a lane, and the lanes' threads share each op instead:
  * every lane expands the weights for itself. */
@@ -31,40 +36,83 @@ typedef struct ks_lane {
  * as ops see them: offsets relative to begin, past advanced. */
 typedef struct ks_block {
     int32_t begin, rows;
-    ks_seqs seqs;
+    int32_t first; /* sequence */
+    ks_seqs seqs;  /* ks__stage_batch: arrays in the backend's memory */
 } ks_block;
+
+/* Small arrays on their way to a backend: packed one behind the other into an
+ * image that goes over in one copy (stage.c). Where memory is unified nothing
+ * is packed, and the backend gets the arrays themselves. */
+typedef struct ks_stage {
+    char *host, *device; /* [size], NULL where memory is unified */
+    size_t size, used;
+} ks_stage;
+
+/* What one layer of one stream leaves behind: pooled where the ops write it,
+ * and the same rows in host memory. */
+typedef struct ks_parcel {
+    void *pooled[KS_N_POSITIONS]; /* [max_rows, d]; KS_TOKENS: max_tokens */
+    void *rows[KS_N_POSITIONS];   /* unified: == pooled */
+    ks_stream stream;
+    int32_t layer;
+    bool held; /* not emitted yet */
+} ks_parcel;
+
+/* What a pass leaves behind for backward.c, in the backend's memory. */
+typedef struct ks_trace {
+    float *resid; /* [L + 1, n_tok, d] residual stream ahead of each layer */
+    /* Of the layer that ks__forward_replay was last called for. */
+    float *q, *k; /* [n_tok, H D] [n_tok, G D] ahead of q/k norm, or NULL */
+    float *attn, *mlp; /* [n_tok, d] ahead of the post-norms, or NULL */
+    float *gate, *up;  /* [n_tok, F] */
+} ks_trace;
+
+/* A device computes on while two layers' rows are on their way. */
+enum { KS_MOST_PARCELS = 2 * KS_N_STREAMS };
 
 struct ks_run {
     ks_dev *dev;
     const struct ks_ops *ops;
-    const ks_model *model;
+    const ks_config *config;
+    const ks_weights *weights; /* in the backend's memory */
     ks_run_limits limits;
 
-    ks_buf arena;
-    float *x;                     /* [max_tokens, d] residual stream */
-    float *q, *k, *v;             /* [max_tokens, H D], [.., G D], [.., G D] */
-    float *mixed;                 /* [max_tokens, H D] attention output */
-    float *h, *y;                 /* [n_lanes, block_rows, d]; ks__run_lane */
-    float *gate, *up;             /* [n_lanes, block_rows, F] */
-    float *added[KS_N_STREAMS];   /* [max_tokens, d] of KS_ATTN, KS_MLP when
-                                     captured (they are pooled over the whole
-                                     batch); else NULL and y serves */
-    float *last;                  /* [max_last, d] */
-    void *pooled[KS_N_POSITIONS]; /* [max_rows, d]; KS_TOKENS: max_tokens */
-    ks_pool_row *pool_rows;       /* [max_rows] */
-    int32_t *token_rows;          /* [max_tokens] rows that KS_TOKENS keeps */
-    int32_t *last_rows;           /* [max_last] */
-    ks_block *blocks;             /* [n_blocks] */
-    int32_t *block_offsets, *block_past; /* what blocks' seqs point into */
+    ks_buf arena;               /* the backend's */
+    void *host;                 /* what only the host reads */
+    float *x;                   /* [max_tokens, d] residual stream */
+    float *q, *k, *v;           /* [max_tokens, H D], [.., G D], [.., G D] */
+    float *mixed;               /* [max_tokens, H D] attention output */
+    float *h, *y;               /* [n_lanes, block_rows, d]; ks__run_lane */
+    float *gate, *up;           /* [n_lanes, block_rows, F] */
+    float *added[KS_N_STREAMS]; /* [max_tokens, d] of KS_ATTN, KS_MLP when
+                                   captured (they are pooled over the whole
+                                   batch); else NULL and y serves */
+    float *last;                /* [max_last, d] */
+    int32_t *picked;            /* [max_tokens] what sample answers */
+    float *logprobs;            /* [max_tokens] what score answers */
+    ks_parcel parcels[KS_MOST_PARCELS];
+    ks_stage stage;
+    /* the host's */
+    ks_pool_row *pool_rows; /* [max_rows] */
+    int32_t *token_rows;    /* [max_tokens] rows that KS_TOKENS keeps */
+    int32_t *last_rows;     /* [max_last] */
+    ks_block *blocks;       /* [n_blocks] */
+    int32_t *block_offsets, *block_past; /* [n_bounds] of all blocks */
 
     /* Of the pass in work. */
-    const ks_seqs *seqs;
+    const ks_seqs *seqs; /* the caller's */
+    ks_seqs placed;      /* the same, arrays in the backend's memory */
+    const int32_t *ids, *placed_token_rows, *placed_last_rows;
+    const ks_pool_row *placed_pool_rows;
     ks_kv *kv;
     const ks_capture *capture;
     int32_t n_blocks, block_rows; /* the last block may be shorter */
-    int32_t n_lanes;
+    int32_t n_bounds, n_lanes, n_parcels, parcel;
     int64_t n_token_rows;
-    bool check_layers; /* second pass: find the faulty layer */
+    const ks_trace *trace; /* NULL: nothing is kept */
+    const float *inputs;   /* [n_tok, d] in place of the embeddings, or NULL */
+    bool replay;           /* one layer again, its inner values kept */
+    bool careful; /* second pass: find what is not finite, emit nothing */
     ks_fault fault;
 };
 
@@ -72,20 +120,45 @@ struct ks_run {
 int32_t ks__run_rows(const ks_run *run, int32_t n);
 /* Lanes that walk them side by side. */
 int32_t ks__run_lanes(const ks_run *run, int32_t n);
-/* Cuts the batch into row blocks. */
+/* Cuts the batch into row blocks; arrays of their seqs in host memory. */
 void ks__run_cut(ks_run *run);
 /* The buffers of a lane that ops->each named. */
 ks_lane ks__run_lane(const ks_run *run, ks_dev *dev, int32_t lane);
 
+/* Everything that the pass in work needs of the batch, over in one copy. */
+ks_status ks__stage_batch(ks_run *run, const int32_t *ids, ks_err *err);
+/* Where the backend will find these bytes once ks__stage_send has returned;
+ * they are to stay as they are until then. ks__stage_batch starts anew. */
+const void *ks__stage_add(ks_run *run, const void *from, size_t size);
+ks_status ks__stage_send(ks_run *run, ks_err *err);
+/* Bytes of the image for these limits. */
+size_t ks__stage_bytes(const ks_run_limits *limits, size_t n_blocks);
+
 /* Before the first layer: pool rows and gathered rows of the capture. */
 ks_status ks__gather_plan(ks_run *run, ks_err *err);
-/* After each layer: pools one stream and emits its rows. No-op when the
- * capture does not ask for the stream. */
+/* After each layer: pools one stream; its rows are emitted once they are in
+ * host memory, in the order of the calls. No-op when the capture does not ask
+ * for the stream. */
 ks_status ks__gather(ks_run *run, ks_stream stream, int32_t layer, ks_view x,
                      ks_err *err);
+/* Emits what is still on its way. */
+ks_status ks__gather_finish(ks_run *run, ks_err *err);
 /* Records where row of the stream is not finite; returns KS_NUMERIC. */
 ks_status ks__run_fault_at(ks_run *run, ks_stream stream, int32_t layer,
                            int64_t row, int64_t count, ks_err *err);
+
+/* A pass that keeps the residual stream. inputs (may be NULL): host memory. */
+ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,
+                            const int32_t *ids, const float *inputs,
+                            const ks_trace *trace, ks_err *err);
+/* Layer l of the last traced pass again, with the same bits. Leaves its q, k, v
+ * and attention output in run->q .. run->mixed, the residual stream between
+ * attention and MLP in run->x, and the rest in the trace. */
+ks_status ks__forward_replay(ks_run *run, int32_t l, ks_err *err);
+
+/* What ops are told about layer l. */
+ks_attn_spec ks__attn_spec(const ks_config *c, const ks_weights *w, int32_t l);
+ks_rope ks__rope_of(const ks_config *c, const ks_weights *w, int32_t l);
 
 static inline bool ks__captures(const ks_run *run, ks_stream stream) {
     return run->capture && run->capture->streams & (1u << stream);

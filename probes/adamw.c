@@ -48,7 +48,7 @@ static ks_status place_rows(ks_adamw_data *a, ks_err *err) {
     float *layer = NULL;
     size_t bytes = (size_t)a->n * (size_t)a->stride * sizeof(float);
     a->resident = a->x;
-    if (a->stride == a->d && strcmp(a->ops->name, "cpu") == 0) return KS_OK;
+    if (a->stride == a->d && a->ops->unified) return KS_OK;
     KS_TRY(ks_alloc(&layer, bytes, 1, "a layer", err));
     KS_TRY(a->ops->alloc(a->dev, &a->buf, bytes * (size_t)a->layers,
                          "all layers' activations", err));

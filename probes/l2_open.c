@@ -237,7 +237,7 @@ static ks_status place_rows(ks_l2 *l2, ks_err *err) {
     r->x = l2->x, r->code = r->host_code = l2->code, r->order = l2->order;
     r->blocks = l2->blocks, r->block_folds = l2->block_folds;
     r->work = &l2->work;
-    if (strcmp(l2->ops->name, "cpu") == 0) return KS_OK;
+    if (l2->ops->unified) return KS_OK;
     KS_TRY(put(l2, &l2->x_buf, l2->x, n * (size_t)l2->d * sizeof(float),
                "activations of a layer", err));
     KS_TRY(put(l2, &l2->code_buf, l2->code, n * (size_t)l2->n_designs,

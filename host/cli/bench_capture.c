@@ -1,6 +1,7 @@
 /* bench_capture.c - keystep bench capture: what the forward costs beside its
- * matrix products, and what capture adds to it, in interleaved runs over the
- * same batches. */
+ * matrix products, and what capture adds to it. All of them go through the
+ * same batches in turn, a batch at a time, so that a processor whose clock
+ * wanders slows them alike. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,30 +20,38 @@ static const char *const kind_names[N_KINDS] = {"products", "forward", "pooled",
 
 typedef struct capture_bench {
     ks_bench *bench;
-    ks_capture_job *pooled, *all;
-    char *path;               /* of the file that captures write */
-    bool mine;                /* nothing lay there before */
+    ks_capture_job *job[N_KINDS]; /* of the two captures */
+    char *path[N_KINDS];          /* of the files that they write */
+    bool mine[N_KINDS];           /* nothing lay there before */
+    unsigned turn;                /* batches so far */
     ks_buf in, out;           /* of the bare products, a block for each lane */
     int64_t widest;           /* columns of both */
     int32_t *offsets;         /* [n_seqs + 1] of a batch */
     double *seconds[N_KINDS]; /* [pairs] */
-    uint64_t bytes[N_KINDS];  /* of the file */
+    ks_capture_pass *pass[N_KINDS]; /* of the captures in work */
+    uint64_t bytes[N_KINDS];        /* of the file */
 } capture_bench;
 
-static ks_status open_job(ks_capture_job **job, const capture_bench *b,
+static ks_status open_job(capture_bench *b, kind what, const char *name,
                           uint32_t streams, uint32_t positions, ks_err *err) {
+    ks_status st = KS_OK;
     const ks_cli_common *c = &b->bench->in->common;
     ks_capture_options options = {
         .model = c->model,
         .chains = c->chains,
-        .out = b->path,
         .streams = streams,
         .positions = positions,
         .dtype = KS_BF16,
         .force = true,
         .random_weights = -1,
         .engine = {.threads = c->threads, .batch_tokens = c->batch_tokens}};
-    return ks_capture_open(job, &options, err);
+    KS_TRY(ks_path_join(&b->path[what], b->bench->in->dir, name, err));
+    KS_TRY(ks_refuse_existing(b->path[what], false, err));
+    b->mine[what] = true;
+    options.out = b->path[what];
+    KS_TRY(ks_capture_open(&b->job[what], &options, err));
+done:
+    return st;
 }
 
 /* ------------------------------------------------------- the forward's parts
@@ -66,10 +75,11 @@ static ks_status block_products(void *user, ks_dev *dev, int32_t lane,
     const ks_weight *all[] = {&w->wq,     &w->wk,   &w->wv,    &w->wo,
                               &w->w_gate, &w->w_up, &w->w_down};
     int64_t n = KS_MIN(p->rows, p->n - i * p->rows);
-    int64_t at = lane * KS_ROW_BLOCK * b->widest;
+    int64_t at =
+        (int64_t)lane * ks__row_block(b->job[POOLED]->engine->ops) * b->widest;
     float *in = (float *)b->in.data + at, *out = (float *)b->out.data + at;
     for (size_t j = 0; j < KS_COUNT(all); j++)
-        KS_TRY(b->pooled->engine->ops->gemm(
+        KS_TRY(b->job[POOLED]->engine->ops->gemm(
             dev, ks_view_f32(out, n, all[j]->rows),
             ks_view_f32(in, n, all[j]->cols), *all[j], NULL, false, err));
 done:
@@ -80,10 +90,10 @@ done:
 static ks_status batch_products(const capture_bench *b, int32_t n,
                                 ks_err *err) {
     ks_status st = KS_OK;
-    const ks_engine *e = b->pooled->engine;
+    const ks_engine *e = b->job[POOLED]->engine;
     products p = {.bench = b, .n = n, .rows = ks__run_rows(e->run, n)};
     for (int32_t l = 0; l < e->model->config.n_layers; l++) {
-        p.layer = &e->model->weights.layers[l];
+        p.layer = &e->run->weights->layers[l];
         KS_TRY(e->ops->each(e->dev, ks__run_lanes(e->run, n),
                             (n + p.rows - 1) / p.rows, block_products, &p,
                             err));
@@ -94,7 +104,7 @@ done:
 
 static ks_status batch_forward(const capture_bench *b, size_t from, size_t to,
                                ks_err *err) {
-    const ks_capture_job *job = b->pooled;
+    const ks_capture_job *job = b->job[POOLED];
     for (size_t s = from; s < to; s++)
         b->offsets[s - from + 1] = b->offsets[s - from] + job->seqs[s].n_tokens;
     ks_batch tokens = {.n_seq = (int32_t)(to - from),
@@ -103,39 +113,64 @@ static ks_status batch_forward(const capture_bench *b, size_t from, size_t to,
     return ks_engine_run(job->engine, &tokens, NULL, err);
 }
 
-/* The capture's own batches, without a capture. */
-static ks_status run_plain(const capture_bench *b, kind what, ks_err *err) {
+/* One batch of a kind; a capture's waits for its own bytes, so that writing
+ * them is not charged to what comes next. */
+static ks_status run_batch(const capture_bench *b, kind what, size_t from,
+                           size_t to, int32_t tokens, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_capture_job *job = b->pooled;
-    for (size_t from = 0, to; from < job->n_seqs; from = to) {
-        int32_t tokens, steps;
-        KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-        to = ks__capture_batch_end(job, from, &tokens, &steps);
-        if (what == PRODUCTS)
-            KS_TRY(batch_products(b, tokens, err));
-        else
-            KS_TRY(batch_forward(b, from, to, err));
-    }
+    bool more;
+    if (what == PRODUCTS) return batch_products(b, tokens, err);
+    if (what == FORWARD) return batch_forward(b, from, to, err);
+    KS_TRY(ks_capture_step(b->pass[what], &more, err));
+    KS_TRY(ks_capture_sync(b->pass[what], err));
 done:
     return st;
 }
 
-static ks_status run_kind(capture_bench *b, kind what, double *seconds,
+/* Making the file (begin) or finishing it, timed; nothing for the others. */
+static ks_status begin_or_end(capture_bench *b, kind what, bool begin,
+                              double *seconds, ks_err *err) {
+    ks_status st = KS_OK;
+    struct stat info;
+    if (what < POOLED) return KS_OK;
+    double start = ks_seconds();
+    if (begin)
+        KS_TRY(ks_capture_begin(&b->pass[what], b->job[what], NULL, err));
+    else
+        KS_TRY(ks_capture_end(&b->pass[what], err));
+    *seconds += ks_seconds() - start;
+    if (begin) goto done;
+    b->bytes[what] =
+        stat(b->path[what], &info) == 0 ? (uint64_t)info.st_size : 0;
+    ks_bench_remove(b->path[what]);
+done:
+    return st;
+}
+
+/* All chains once with every kind; each leads in its turn. */
+static ks_status run_pair(capture_bench *b, double seconds[N_KINDS],
                           ks_err *err) {
     ks_status st = KS_OK;
-    double start = ks_seconds();
-    if (what == PRODUCTS || what == FORWARD)
-        KS_TRY(run_plain(b, what, err));
-    else
-        KS_TRY(ks_capture_run(what == ALL ? b->all : b->pooled, NULL, NULL,
-                              NULL, err));
-    *seconds = ks_seconds() - start;
-    if (what != PRODUCTS && what != FORWARD) {
-        struct stat info;
-        b->bytes[what] = stat(b->path, &info) == 0 ? (uint64_t)info.st_size : 0;
-        ks_bench_remove(b->path);
+    const ks_capture_job *job = b->job[POOLED];
+    int32_t tokens, steps;
+    for (kind k = 0; k < N_KINDS; k++) {
+        seconds[k] = 0;
+        KS_TRY(begin_or_end(b, k, true, &seconds[k], err));
     }
+    for (size_t from = 0, to; from < job->n_seqs; from = to, b->turn++) {
+        to = ks__capture_batch_end(job, from, &tokens, &steps);
+        for (kind k = 0; k < N_KINDS; k++) {
+            kind now = (k + b->turn) % N_KINDS;
+            double start = ks_seconds();
+            KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+            KS_TRY(run_batch(b, now, from, to, tokens, err));
+            seconds[now] += ks_seconds() - start;
+        }
+    }
+    for (kind k = 0; k < N_KINDS; k++)
+        KS_TRY(begin_or_end(b, k, false, &seconds[k], err));
 done:
+    for (kind k = 0; k < N_KINDS; k++) ks_capture_drop(&b->pass[k]);
     return st;
 }
 
@@ -144,7 +179,7 @@ done:
 static ks_status pair_row(const capture_bench *b, kind what, int pair,
                           ks_err *err) {
     double s = b->seconds[what][pair], forward = b->seconds[FORWARD][pair];
-    int64_t tokens = b->pooled->cost.tokens;
+    int64_t tokens = b->job[POOLED]->cost.tokens;
     return ks_bench_row(
         b->bench,
         json_pack("{s:s,s:i,s:I,s:f,s:f,s:f,s:f,s:n,s:n,s:I}", "what",
@@ -160,7 +195,7 @@ static ks_status pair_row(const capture_bench *b, kind what, int pair,
 /* Medians, and the mean of what a kind takes over the forward, paired. */
 static ks_status summary_row(const capture_bench *b, kind what, int pairs,
                              double *work, ks_err *err) {
-    int64_t tokens = b->pooled->cost.tokens;
+    int64_t tokens = b->job[POOLED]->cost.tokens;
     double *over = work, *share = work + pairs, *times = work + 2 * pairs;
     for (int i = 0; i < pairs; i++) {
         times[i] = b->seconds[what][i];
@@ -202,62 +237,70 @@ done:
 
 static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
     ks_status st = KS_OK;
+    float *x = NULL;
     const uint32_t five = (1u << KS_TOKENS) - 1;
-    KS_TRY(ks_path_join(&b->path, b->bench->in->dir, "keystep-bench.h5", err));
-    KS_TRY(ks_refuse_existing(b->path, false, err));
-    b->mine = true;
-    KS_TRY(open_job(&b->pooled, b, 1u << KS_RESID, five, err));
-    KS_TRY(open_job(&b->all, b, (1u << KS_N_STREAMS) - 1,
+    KS_TRY(open_job(b, POOLED, "keystep-bench.h5", 1u << KS_RESID, five, err));
+    KS_TRY(open_job(b, ALL, "keystep-bench-all.h5", (1u << KS_N_STREAMS) - 1,
                     (1u << KS_N_POSITIONS) - 1, err));
-    const ks_engine *e = b->pooled->engine;
+    const ks_engine *e = b->job[POOLED]->engine;
     const ks_config *c = &e->model->config;
     b->widest = KS_MAX(KS_MAX(c->d_ff, c->d_model), c->n_heads * c->head_dim);
-    int64_t values = b->widest * KS_ROW_BLOCK * ks_dev_lanes(e->dev);
-    size_t size = (size_t)values * sizeof(float);
+    int64_t n = b->widest * ks__row_block(e->ops) * ks_dev_lanes(e->dev);
+    size_t size = (size_t)n * sizeof(float);
     KS_TRY(e->ops->alloc(e->dev, &b->in, size, "the products", err));
     KS_TRY(e->ops->alloc(e->dev, &b->out, size, "the products", err));
-    float *x = b->in.data;
-    for (int64_t i = 0; i < values; i++) x[i] = (float)(i % 97) / 97;
-    KS_TRY(ks_alloc(&b->offsets, b->pooled->n_seqs + 1, sizeof *b->offsets,
+    KS_TRY(ks_alloc(&x, (size_t)n, sizeof *x, "the products", err));
+    for (int64_t i = 0; i < n; i++) x[i] = (float)(i % 97) / 97;
+    KS_TRY(e->ops->copy(e->dev, b->in.data, x, size, err));
+    KS_TRY(e->ops->sync(e->dev, err));
+    KS_TRY(ks_alloc(&b->offsets, b->job[POOLED]->n_seqs + 1, sizeof *b->offsets,
                     "a batch", err));
     for (kind k = 0; k < N_KINDS; k++)
         KS_TRY(ks_alloc(&b->seconds[k], (size_t)pairs, sizeof(double),
                         "the figures", err));
 done:
+    free(x);
     return st;
 }
 
+static ks_status reserve(const capture_bench *b, ks_err *err) {
+    const ks_capture_job *job = b->job[POOLED];
+    ks_run_limits limits = {.max_tokens = job->max_tokens};
+    return ks_engine_reserve(job->engine, &limits, err);
+}
+
 static void close_bench(capture_bench *b) {
-    const ks_engine *e = b->pooled ? b->pooled->engine : NULL;
+    const ks_engine *e = b->job[POOLED] ? b->job[POOLED]->engine : NULL;
     if (e && b->in.data) e->ops->free(e->dev, &b->in);
     if (e && b->out.data) e->ops->free(e->dev, &b->out);
-    ks_capture_close(&b->pooled);
-    ks_capture_close(&b->all);
-    for (kind k = 0; k < N_KINDS; k++) free(b->seconds[k]);
+    for (kind k = 0; k < N_KINDS; k++) {
+        ks_capture_close(&b->job[k]);
+        if (b->mine[k]) ks_bench_remove(b->path[k]);
+        free(b->path[k]);
+        free(b->seconds[k]);
+    }
     free(b->offsets);
-    if (b->mine) ks_bench_remove(b->path);
-    free(b->path);
 }
 
 ks_status ks_bench_capture(ks_bench *bench, ks_err *err) {
     ks_status st = KS_OK;
     capture_bench b = {.bench = bench};
     int pairs = bench->in->repeats;
-    double warm;
     KS_CHECK(bench->in->common.model && bench->in->common.chains, KS_USAGE,
              "bench capture needs --model and --chains");
     KS_TRY(open_bench(&b, pairs, err));
-    /* the forward first: it makes the run, whose blocks the products take */
-    for (kind k = FORWARD; k < N_KINDS; k++)
-        KS_TRY(run_kind(&b, k, &warm, err));
-    KS_TRY(run_kind(&b, PRODUCTS, &warm, err));
-    for (int i = 0; i < pairs; i++)
-        for (kind k = 0; k < N_KINDS; k++) { /* each leads in its turn */
-            kind now = (k + (kind)i) % N_KINDS;
-            KS_TRY(run_kind(&b, now, &b.seconds[now][i], err));
-            ks_log(KS_LOG_INFO, "pair %d of %d: %s %.3f s", i + 1, pairs,
-                   kind_names[now], b.seconds[now][i]);
-        }
+    /* the first pair, which makes the buffers and maps the weights, is not
+     * counted; the products take the blocks of a run that is there */
+    KS_TRY(reserve(&b, err));
+    for (int i = -1; i < pairs; i++) {
+        double seconds[N_KINDS];
+        KS_TRY(run_pair(&b, seconds, err));
+        for (kind k = 0; i >= 0 && k < N_KINDS; k++)
+            b.seconds[k][i] = seconds[k];
+        ks_log(KS_LOG_INFO, "pair %d of %d: %.3f s, %.3f s, %.3f s, %.3f s",
+               i + 1, pairs, seconds[PRODUCTS], seconds[FORWARD],
+               seconds[POOLED], seconds[ALL]);
+    }
     KS_TRY(write_rows(&b, pairs, err));
 done:
     close_bench(&b);

@@ -105,9 +105,7 @@ static ks_status compute(input *in, size_t n, size_t first, ks_err *err) {
     ks_view rows = hidden; /* the state before a token predicts it */
     rows.data = (float *)hidden.data + (int64_t)(first - 1) * hidden.stride;
     rows.rows = (int64_t)(n - first);
-    KS_TRY(e->ops->score(e->dev, in->logprobs, rows, e->model->weights.head,
-                         c->final_softcap, in->ids + first, err));
-    KS_TRY(e->ops->sync(e->dev, err));
+    KS_TRY(ks_run_score(e->run, rows, in->ids + first, in->logprobs, err));
 done:
     return st;
 }

@@ -1,14 +1,12 @@
 /* ops_cpu.c - the CPU backend: which instruction set, how many threads, and
- * the slots that need neither. Opening it runs a small product on the GEMM;
- * the BLAS is checked when it is first asked for a product.
- */
+ * the slots that need neither. The BLAS is checked when it is first asked for a
+ * product. */
 #include "ops_cpu.h"
 
 #include "blas.h"
 
 #include <cpuid.h>
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -80,154 +78,10 @@ static ks_status choose(const struct ks_ops **out, const char *isa,
                    here);
 }
 
-/* ------------------------------------------------------------------- checks */
-
-#define SLOT(name)                                                             \
-    { #name, offsetof(struct ks_ops, name) }
-
-static ks_status check_slots(const struct ks_ops *ops, ks_err *err) {
-    static const struct {
-        const char *name;
-        size_t offset;
-    } slots[] = {
-        SLOT(alloc),
-        SLOT(free),
-        SLOT(copy),
-        SLOT(sync),
-        SLOT(zero),
-        SLOT(each),
-        SLOT(embed),
-        SLOT(gemm),
-        SLOT(norm),
-        SLOT(add),
-        SLOT(rope),
-        SLOT(attention),
-        SLOT(gate),
-        SLOT(pool),
-        SLOT(convert),
-        SLOT(count_nonfinite),
-        SLOT(score),
-        SLOT(sample),
-        SLOT(gemm_backward),
-        SLOT(norm_backward),
-        SLOT(rope_backward),
-        SLOT(gate_backward),
-        SLOT(attention_backward),
-        SLOT(score_backward),
-        SLOT(matmul),
-        SLOT(l2_pass),
-        SLOT(l2_gram),
-        SLOT(l2_project),
-        SLOT(l2_hessian),
-        SLOT(adamw),
-    };
-    _Static_assert(sizeof(struct ks_ops) ==
-                       (KS_COUNT(slots) + 2) * sizeof(void *),
-                   "a slot is missing from this list");
-    for (size_t i = 0; i < KS_COUNT(slots); i++) {
-        void (*slot)(void);
-        memcpy(&slot, (const char *)ops + slots[i].offset, sizeof slot);
-        if (!slot)
-            return ks_fail(err, KS_INTERNAL, "backend %s has no op '%s'",
-                           ops->name, slots[i].name);
-    }
-    return KS_OK;
-}
-
-/* Odd sizes, more than one block of every loop. */
-enum { CHECK_M = 131, CHECK_N = 203, CHECK_K = 389 };
-
-/* Small numbers without a pattern. */
-static void fill(float *x, int64_t n, uint32_t seed) {
-    for (int64_t i = 0; i < n; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        x[i] = (float)(seed >> 8) * 0x1p-23f - 1;
-    }
-}
-
-/* y = a x, or a^T x, in double; a: [rows, cols]. */
-static void apply(double *y, const float *a, int rows, int cols, bool t,
-                  const double *x) {
-    for (int i = 0; i < (t ? cols : rows); i++) y[i] = 0;
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < cols; j++)
-            y[t ? j : i] += (double)a[i * cols + j] * x[t ? i : j];
-}
-
-/* Is c = a b^T? Both sides are applied to a vector, so the check costs far
- * less than the product. */
-static bool product_is_right(const float *c, const float *a, const float *b) {
-    enum { M = CHECK_M, N = CHECK_N, K = CHECK_K };
-    double x[N], bx[K], abx[M], cx[M];
-    for (int j = 0; j < N; j++) x[j] = 1 + (j * 7 % 11) / 11.0;
-    apply(bx, b, N, K, true, x);
-    apply(abx, a, M, K, false, bx);
-    apply(cx, c, M, N, false, x);
-    for (int i = 0; i < M; i++)
-        if (!(fabs(cx[i] - abx[i]) <= 2e-3)) return false; /* NaN too */
-    return true;
-}
-
-/* Is the gemm's product right here? */
-static ks_status check_gemm(ks_dev *dev, const struct ks_ops *ops,
-                            ks_err *err) {
-    enum { M = CHECK_M, N = CHECK_N, K = CHECK_K };
-    ks_status st = KS_OK;
-    float *a = NULL;
-    KS_TRY(ks_alloc(&a, M * K + K * N + M * N, sizeof *a, "the GEMM's check",
-                    err));
-    float *b = a + M * K, *c = b + K * N;
-    fill(a, M * K, 1);
-    fill(b, K * N, 2);
-    KS_TRY(ops->gemm(dev, ks_view_f32(c, M, N), ks_view_f32(a, M, K),
-                     ks_view_f32(b, N, K), NULL, false, err));
-    KS_CHECK(product_is_right(c, a, b), KS_INTERNAL,
-             "the %s matrix product gives wrong results on this processor: "
-             "set KS_ISA to another instruction set (avx2, v2)",
-             ops->isa);
-done:
-    free(a);
-    return st;
-}
-
 /* ----------------------------------------------------------- open and close */
 
-ks_status ks_dev_open(ks_dev **out, const struct ks_ops **ops,
-                      const char *backend, int threads, const char *isa,
-                      ks_err *err) {
-    ks_status st = KS_OK;
-    ks_dev *dev = NULL;
-    *out = NULL;
-    *ops = NULL;
-    KS_CHECK(!backend || strcmp(backend, "cpu") == 0, KS_UNSUPPORTED,
-             "backend '%s' is not in this build, which has: cpu", backend);
-    KS_CHECK(threads >= 0 && threads <= 1024, KS_USAGE,
-             "%d threads: expected 1..1024, or 0 for all", threads);
-    KS_TRY(choose(ops, isa, err));
-    KS_TRY(check_slots(*ops, err));
-    KS_TRY(ks_alloc(&dev, 1, sizeof *dev, "the CPU backend", err));
-    dev->threads = threads ? threads : omp_get_max_threads();
-    ks_buf scratch = {0};
-    KS_TRY(ks__cpu_alloc(dev, &scratch, (size_t)dev->threads * KS_SCRATCH,
-                         "the threads' scratch", err));
-    dev->scratch = scratch.data;
-    KS_TRY(ks_alloc(&dev->lanes, (size_t)dev->threads, sizeof *dev->lanes,
-                    "the threads' lanes", err));
-    for (int i = 0; i < dev->threads; i++)
-        dev->lanes[i] = (ks_dev){
-            .threads = 1, .scratch = dev->scratch + (size_t)i * KS_SCRATCH};
-    KS_TRY(check_gemm(dev, *ops, err));
-    *out = dev;
-    return KS_OK;
-done:
-    ks_dev_close(&dev, *ops);
-    *ops = NULL;
-    return st;
-}
-
-void ks_dev_close(ks_dev **dev, const struct ks_ops *ops) {
-    (void)ops;
-    if (!dev || !*dev) return;
+static void cpu_close(ks_dev **dev) {
+    if (!*dev) return;
     free((*dev)->scratch);
     free((*dev)->shared.data);
     for (int i = 0; (*dev)->lanes && i < (*dev)->threads; i++)
@@ -237,13 +91,90 @@ void ks_dev_close(ks_dev **dev, const struct ks_ops *ops) {
     *dev = NULL;
 }
 
-int ks_dev_threads(const ks_dev *dev) {
+static ks_status cpu_open(ks_dev **out, const struct ks_ops **ops, int ordinal,
+                          int threads, const char *isa, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_dev *dev = NULL;
+    KS_CHECK(ordinal == 0, KS_USAGE, "backend 'cpu:%d': cpu is one device",
+             ordinal);
+    KS_TRY(choose(ops, isa, err));
+    KS_TRY(ks_alloc(&dev, 1, sizeof *dev, "the CPU backend", err));
+    dev->backend = &ks__backend_cpu;
+    dev->threads = threads ? threads : omp_get_max_threads();
+    ks_buf scratch = {0};
+    KS_TRY(ks__cpu_alloc(dev, &scratch, (size_t)dev->threads * KS_SCRATCH,
+                         "the threads' scratch", err));
+    dev->scratch = scratch.data;
+    KS_TRY(ks_alloc(&dev->lanes, (size_t)dev->threads, sizeof *dev->lanes,
+                    "the threads' lanes", err));
+    for (int i = 0; i < dev->threads; i++)
+        dev->lanes[i] =
+            (ks_dev){.backend = &ks__backend_cpu,
+                     .threads = 1,
+                     .scratch = dev->scratch + (size_t)i * KS_SCRATCH};
+    *out = dev;
+    dev = NULL;
+done:
+    cpu_close(&dev);
+    return st;
+}
+
+static int cpu_threads(const ks_dev *dev) {
     return dev->threads;
 }
 
-int ks_dev_lanes(const ks_dev *dev) {
-    return dev->threads;
+/* The system's to say, at the allocation. */
+static ks_status cpu_limit(ks_dev *dev, size_t memory, ks_err *err) {
+    (void)dev, (void)memory, (void)err;
+    return KS_OK;
 }
+
+static size_t cpu_room(const ks_dev *dev) {
+    (void)dev;
+    return SIZE_MAX;
+}
+
+static ks_status cpu_count(int *n, ks_err *err) {
+    (void)err;
+    *n = 1;
+    return KS_OK;
+}
+
+/* As the processor calls itself. */
+static void cpu_name(char *text, size_t size) {
+    unsigned words[12] = {0};
+    for (unsigned i = 0; i < 3; i++)
+        if (!__get_cpuid(0x80000002 + i, words + 4 * i, words + 4 * i + 1,
+                         words + 4 * i + 2, words + 4 * i + 3))
+            return;
+    const char *name = (const char *)words;
+    while (*name == ' ') name++;
+    snprintf(text, size, "%.*s",
+             (int)strnlen(name, sizeof words - (size_t)(name - (char *)words)),
+             name);
+}
+
+static ks_status cpu_facts(int ordinal, ks_dev_facts *out, ks_err *err) {
+    (void)ordinal, (void)err;
+    cpu_name(out->name, sizeof out->name);
+    out->threads = omp_get_max_threads();
+    for (size_t i = 0; i < KS_COUNT(sets); i++)
+        if (sets[i].runs_here())
+            strcat(strcat(out->isa, out->isa[0] ? " " : ""), sets[i].ops->isa);
+    return KS_OK;
+}
+
+const ks__backend ks__backend_cpu = {
+    .name = "cpu",
+    .remedy = "set KS_ISA to another instruction set (avx2, v2)",
+    .open = cpu_open,
+    .close = cpu_close,
+    .threads = cpu_threads,
+    .limit = cpu_limit,
+    .room = cpu_room,
+    .count = cpu_count,
+    .facts = cpu_facts,
+};
 
 ks_status ks__cpu_each(ks_dev *dev, int32_t lanes, int32_t n, ks_each_fn body,
                        void *user, ks_err *err) {
@@ -320,6 +251,41 @@ ks_status ks__cpu_zero(ks_dev *dev, void *data, size_t size, ks_err *err) {
     (void)dev, (void)err;
     if (size) memset(data, 0, size);
     return KS_OK;
+}
+
+/* The copy is done when copy_out returns. */
+ks_status ks__cpu_copy_out(ks_dev *dev, void *to, const void *from, size_t size,
+                           uint64_t *ticket, ks_err *err) {
+    *ticket = 0;
+    return ks__cpu_copy(dev, to, from, size, err);
+}
+
+ks_status ks__cpu_wait(ks_dev *dev, uint64_t ticket, ks_err *err) {
+    (void)dev, (void)ticket, (void)err;
+    return KS_OK;
+}
+
+/* ------------------------------------------------------------------- graphs
+ */
+
+ks_status ks__cpu_record(ks_dev *dev, ks_err *err) {
+    (void)dev;
+    return ks_fail(err, KS_UNSUPPORTED, "the CPU backend records no graphs");
+}
+
+ks_status ks__cpu_recorded(ks_dev *dev, ks_graph **graph, ks_err *err) {
+    *graph = NULL;
+    return ks__cpu_record(dev, err);
+}
+
+ks_status ks__cpu_replay(ks_dev *dev, ks_graph *graph, ks_err *err) {
+    (void)graph;
+    return ks__cpu_record(dev, err);
+}
+
+void ks__cpu_free_graph(ks_dev *dev, ks_graph **graph) {
+    (void)dev;
+    *graph = NULL;
 }
 
 /* -------------------------------------------------------------------- matmul

@@ -9,9 +9,10 @@
 
 #include <omp.h>
 
-#include "ops.h"
+#include "dev.h"
 
 struct ks_dev {
+    const ks__backend *backend;
     int threads;
     char *scratch; /* [threads, KS_SCRATCH] */
     ks_buf shared; /* of score and sample, grown on demand */
@@ -35,6 +36,13 @@ void ks__cpu_free(ks_dev *, ks_buf *);
 ks_status ks__cpu_copy(ks_dev *, void *, const void *, size_t, ks_err *);
 ks_status ks__cpu_sync(ks_dev *, ks_err *);
 ks_status ks__cpu_zero(ks_dev *, void *, size_t, ks_err *);
+ks_status ks__cpu_copy_out(ks_dev *, void *, const void *, size_t, uint64_t *,
+                           ks_err *);
+ks_status ks__cpu_wait(ks_dev *, uint64_t, ks_err *);
+ks_status ks__cpu_record(ks_dev *, ks_err *);
+ks_status ks__cpu_recorded(ks_dev *, ks_graph **, ks_err *);
+ks_status ks__cpu_replay(ks_dev *, ks_graph *, ks_err *);
+void ks__cpu_free_graph(ks_dev *, ks_graph **);
 ks_status ks__cpu_each(ks_dev *, int32_t lanes, int32_t n, ks_each_fn, void *,
                        ks_err *);
 ks_status ks__cpu_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,

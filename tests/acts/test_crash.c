@@ -131,6 +131,35 @@ Test(crash, abandoned_work_is_kept) {
     fixture_free(&f);
 }
 
+/* Killed right after a sync that no clock asked for: all of it is there. */
+Test(crash, a_sync_that_was_asked_for_keeps_what_was_committed) {
+    fixture f;
+    ks_err err = {0};
+    char ref[160];
+    reference(&f, ref);
+    pid_t child = fork();
+    if (child == 0) {
+        ks_acts *acts = NULL;
+        int64_t done;
+        ks_acts_options never = {.sync_seconds = 3600};
+        bool good = ks_acts_create(&acts, f.path, &f.spec, &never, &done,
+                                   NULL) == KS_OK &&
+                    ks_acts_sync(acts, NULL) == KS_OK && /* nothing yet */
+                    write_chains(&f, acts, 0, 4, NULL) == KS_OK &&
+                    write_chains(&f, acts, 4, 5, NULL) == KS_OK &&
+                    ks_acts_sync(acts, NULL) == KS_OK;
+        if (good) kill(getpid(), SIGKILL);
+        _exit(1);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    cr_assert(WIFSIGNALED(status), "the child could not write or sync");
+    cr_assert_eq(resume_at(&f, KS_OK, &err), f.chain_end[5]);
+    cr_assert_eq(write_file(&f, f.path, eager, 2, &err), KS_OK, "%s", err.text);
+    cr_assert(same_files(ref, f.path));
+    fixture_free(&f);
+}
+
 static void damage(const char *path, uint64_t at) {
     int fd = open(path, O_RDWR);
     uint8_t byte;
@@ -355,6 +384,7 @@ Test(crash, a_write_that_fails_midway_is_reported_and_resumes) {
     ks_status st = KS_OK;
     for (int c = 3; c < CHAINS && st == KS_OK; c++)
         st = write_chains(&f, acts, c, c + 1, &err);
+    cr_expect_eq(ks_acts_sync(acts, &err), KS_IO);
     ks_status last = ks_acts_finish(&acts, &err);
     setrlimit(RLIMIT_FSIZE, &old);
     cr_assert_eq(last, KS_IO, "%s", err.text);

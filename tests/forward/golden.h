@@ -135,9 +135,7 @@ static inline float *run_alone(ks_engine *engine, const int32_t *ids,
 static inline void argmax_of(ks_engine *engine, ks_view hidden, int32_t *ids) {
     size_t n = (size_t)hidden.rows;
     ks_sample_spec *specs = calloc(n, sizeof *specs);
-    must(engine->ops->sample(engine->dev, ids, NULL, hidden,
-                             engine->model->weights.head,
-                             engine->model->config.final_softcap, specs, err));
+    must(ks_run_sample(engine->run, hidden, specs, ids, NULL, err));
     free(specs);
 }
 

@@ -69,9 +69,11 @@ static void expect_decode_equals_prefill(const char *name, int32_t prefix) {
     snprintf(path, sizeof path, DATA "%s", name);
     ks_engine *engine = open_case(path, 0);
     golden g = golden_open(name, engine);
+    int32_t n_pages = (g.n + KS_PAGE - 1) / KS_PAGE;
+    must(
+        ks_engine_reserve(engine, &(ks_run_limits){.max_pages = n_pages}, err));
     float *whole = run_alone(engine, g.ids, g.n);
     ks_kv *kv = NULL;
-    int32_t n_pages = (g.n + KS_PAGE - 1) / KS_PAGE;
     must(ks_kv_open(&kv, engine->dev, engine->ops, &engine->model->config,
                     n_pages + 3, err));
     (void)ks_kv_page_take(kv); /* so that page ids are not their places */
@@ -142,6 +144,7 @@ Test(invariance, row_blocks) {
 Test(invariance, forked_page) {
     ks_engine *engine = open_case(DATA "qwen3", 0);
     golden g = golden_open("qwen3", engine);
+    must(ks_engine_reserve(engine, &(ks_run_limits){.max_pages = 2}, err));
     float *whole = run_alone(engine, g.ids, g.n);
     ks_kv *kv = NULL;
     must(ks_kv_open(&kv, engine->dev, engine->ops, &engine->model->config, 8,

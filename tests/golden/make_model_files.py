@@ -251,16 +251,19 @@ def quants(path):
     rng = np.random.default_rng(SEED)
     halves = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2],
               "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2],
-              "Q5_K": [0, 2], "Q6_K": [208]}
+              "Q5_K": [0, 2], "Q6_K": [208], "MXFP4": []}
     w = gguf.GGUFWriter(path, "llama")
     for name in ["F32", "F16", "BF16", *halves]:
         q = Q[name]
         block, size = gguf.GGML_QUANT_SIZES[q]
         n = 512 // block if block == 256 else 96 // block
+        n = 6 if name == "MXFP4" else n
         raw = rng.integers(0, 256, (n, size), dtype=np.uint8)
         for at in halves.get(name, []):
             h = (rng.standard_normal(n) / 16).astype(np.float16)
             raw[:, at:at + 2] = h.view(np.uint8).reshape(n, 2)
+        if name == "MXFP4":  # the scale's eight bits: both ends, then any
+            raw[:, 0] = np.resize([0, 1, 2, 118, 252, 255], n)
         if name == "F32":
             raw = rng.standard_normal(n).astype(np.float32).view(np.uint8)
         elif name in ("F16", "BF16"):  # finite: no exponent of all ones

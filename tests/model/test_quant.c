@@ -61,7 +61,7 @@ Test(quant, sizes) {
                 {KS_Q4_0, 32, 18},   {KS_Q4_1, 32, 20},   {KS_Q5_0, 32, 22},
                 {KS_Q5_1, 32, 24},   {KS_Q8_0, 32, 34},   {KS_Q2_K, 256, 84},
                 {KS_Q3_K, 256, 110}, {KS_Q4_K, 256, 144}, {KS_Q5_K, 256, 176},
-                {KS_Q6_K, 256, 210}, {KS_I32, 1, 4}};
+                {KS_Q6_K, 256, 210}, {KS_MXFP4, 32, 17},  {KS_I32, 1, 4}};
     cr_assert(eq(sz, KS_COUNT(want), KS_N_TYPES));
     for (size_t i = 0; i < KS_COUNT(want); i++) {
         cr_expect(eq(long, ks_type_block(want[i].type), want[i].block));

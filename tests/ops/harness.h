@@ -121,7 +121,7 @@ static inline bool rows_equal(const ks_view *a, int64_t i, const ks_view *b,
 
 /* Byte offsets of a block's f16 scales, -1: none. */
 static inline void scale_offsets(ks_type type, int at_[2]) {
-    at_[0] = 0, at_[1] = -1;
+    at_[0] = type == KS_MXFP4 ? -1 : 0, at_[1] = -1;
     switch (type) {
     case KS_Q4_1:
     case KS_Q5_1:
@@ -143,6 +143,12 @@ static inline void scale_offsets(ks_type type, int at_[2]) {
     }
 }
 
+/* A block's scale of eight bits, where the type has one: 2^-9 to 2^-6. */
+static inline void small_exponents(ks_type type, uint8_t *data, size_t size) {
+    for (size_t i = 0; i < size && type == KS_MXFP4; i += ks_type_size(type))
+        data[i] = (uint8_t)(118 + (data[i] & 3));
+}
+
 /* Random weights of any type, [rows, cols]; cols a multiple of the block. */
 static inline ks_view random_weights(ks_type type, int64_t rows, int64_t cols) {
     size_t size = ks_type_row_bytes(type, cols) * (size_t)rows;
@@ -157,6 +163,7 @@ static inline ks_view random_weights(ks_type type, int64_t rows, int64_t cols) {
     }
     if (ks_type_block(type) > 1) {
         for (size_t i = 0; i < size; i++) data[i] = (uint8_t)random_bits();
+        small_exponents(type, data, size);
         int offset[2];
         scale_offsets(type, offset);
         for (size_t i = 0; i < size; i += ks_type_size(type))

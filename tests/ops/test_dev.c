@@ -26,6 +26,78 @@ Test(dev, refuses_what_is_not_there) {
     ks_dev_close(&dev, ops);
 }
 
+static void refused(const char *name, ks_status status, const char *words) {
+    ks_dev *dev;
+    const struct ks_ops *ops;
+    ks_err err;
+    cr_expect(ks_dev_open(&dev, &ops, name, 1, NULL, &err) == status, "%s: %s",
+              name, err.text);
+    cr_expect(!dev && !ops && strstr(err.text, words), "%s: %s", name,
+              err.text);
+}
+
+Test(dev, names) {
+    cr_expect(strcmp(ks_backend_name(0), "cpu") == 0);
+    cr_expect(!ks_backend_name(2) && !ks_backend_name(-1));
+    refused("cpu:", KS_USAGE, "cpu:");
+    refused("cpu:x", KS_USAGE, "such as cuda:1");
+    refused("cpu:0x", KS_USAGE, "cpu:0x");
+    refused("cpu:-1", KS_USAGE, "cpu:-1");
+    refused("cpu:+1", KS_USAGE, "cpu:+1");
+    refused("cpu:10000", KS_USAGE, "cpu:10000");
+    refused("cpu:1", KS_USAGE, "one device");
+    refused("cp", KS_UNSUPPORTED, "has: cpu");
+    refused("cpus", KS_UNSUPPORTED, "'cpus'");
+    refused("", KS_UNSUPPORTED, "''");
+    if (!ks_backend_name(1)) refused("cuda:1", KS_UNSUPPORTED, "--preset cuda");
+    ks_dev *dev;
+    const struct ks_ops *ops;
+    ks_err err;
+    cr_assert(ks_dev_open(&dev, &ops, "cpu:0", 1, NULL, &err) == KS_OK);
+    cr_expect(ks_dev_limit(dev, 1, &err) == KS_OK);
+    cr_expect(ks_dev_room(dev) == SIZE_MAX);
+    ks_dev_close(&dev, ops);
+}
+
+Test(dev, facts) {
+    int n = 0;
+    ks_err err;
+    ks_dev_facts facts;
+    cr_assert(ks_dev_count("cpu", &n, &err) == KS_OK && n == 1);
+    cr_assert(ks_dev_describe("cpu", &facts, &err) == KS_OK);
+    cr_expect(facts.name[0] && facts.threads >= 1 && strstr(facts.isa, "v2"),
+              "'%s', %d threads, '%s'", facts.name, facts.threads, facts.isa);
+    cr_expect(ks_dev_count("tpu", &n, &err) == KS_UNSUPPORTED && n == 0);
+    cr_expect(ks_dev_describe("tpu", &facts, &err) == KS_UNSUPPORTED);
+}
+
+static void beside(backend *b) {
+    ks_buf host = {0}, mine = {0};
+    uint64_t ticket;
+    RUN(b, alloc_host, &host, 100, "a test");
+    RUN(b, alloc, &mine, 100, "a test");
+    RUN(b, zero, mine.data, 100);
+    RUN(b, copy, (char *)mine.data + 99, "x", 1);
+    cr_assert(b->ops->enter(b->dev, &b->err) == KS_OK);
+    RUN(b, copy_out, host.data, mine.data, 100, &ticket);
+    RUN(b, wait, ticket);
+    cr_expect(((char *)host.data)[98] == 0 && ((char *)host.data)[99] == 'x');
+    b->ops->free_host(b->dev, &host);
+    b->ops->free(b->dev, &mine);
+    cr_expect(!host.data && !host.size);
+    ks_graph *graph = (ks_graph *)&host;
+    cr_expect(!b->ops->graphs);
+    cr_expect(b->ops->record(b->dev, &b->err) == KS_UNSUPPORTED);
+    cr_expect(b->ops->recorded(b->dev, &graph, &b->err) == KS_UNSUPPORTED);
+    cr_expect(!graph);
+    cr_expect(b->ops->replay(b->dev, graph, &b->err) == KS_UNSUPPORTED);
+    b->ops->free_graph(b->dev, &graph);
+}
+
+Test(dev, copies_beside_and_graphs) {
+    ON_EVERY_BACKEND(beside);
+}
+
 static void memory(backend *b) {
     ks_buf buf = {0};
     static const size_t sizes[] = {0, 1, 4097, 10 << 20};

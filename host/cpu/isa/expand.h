@@ -5,6 +5,7 @@
 #ifndef KS_EXPAND_H
 #define KS_EXPAND_H
 
+#include "half.h"
 #include "simd.h"
 
 #if defined(__AVX2__)
@@ -103,6 +104,16 @@ KS_INLINE void expand_q8_0(const uint8_t *b, float *to) {
     scaled(to + 16, bytes_at(b + 18), half_at(b));
 }
 
+KS_INLINE void expand_mxfp4(const uint8_t *b, float *to) {
+    const __m128i twice =
+        _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+    __m128i q = bytes_at(b + 1);
+    float d = ks_f32_of_bits(b[0] < 2 ? 0x200000u << b[0]
+                                      : (uint32_t)(b[0] - 1) << 23);
+    scaled(to, _mm_shuffle_epi8(twice, field(q, 0, 15)), d);
+    scaled(to + 16, _mm_shuffle_epi8(twice, field(q, 4, 15)), d);
+}
+
 /* -------------------------------------------------- super-blocks of 256 */
 
 KS_INLINE void expand_q2_k(const uint8_t *b, float *to) {
@@ -185,6 +196,7 @@ static void expand(ks_type type, const char *from, float *to, int64_t n) {
         EXPAND(KS_Q5_0, expand_q5_0, 32, 22);
         EXPAND(KS_Q5_1, expand_q5_1, 32, 24);
         EXPAND(KS_Q8_0, expand_q8_0, 32, 34);
+        EXPAND(KS_MXFP4, expand_mxfp4, 32, 17);
         EXPAND(KS_Q2_K, expand_q2_k, 256, 84);
         EXPAND(KS_Q3_K, expand_q3_k, 256, 110);
         EXPAND(KS_Q4_K, expand_q4_k, 256, 144);

@@ -1,0 +1,31 @@
+/* dev.h - what a backend tells dev.c about itself. Every struct ks_dev begins
+ * with a pointer to its backend. */
+#ifndef KS_DEV_H
+#define KS_DEV_H
+
+#include "ops.h"
+
+typedef struct ks__backend {
+    const char *name;   /* "cuda" */
+    const char *remedy; /* what helps where its products are wrong */
+    /* threads >= 0, isa as in ks_dev_open; leaves nothing open on failure */
+    ks_status (*open)(ks_dev **, const struct ks_ops **, int ordinal,
+                      int threads, const char *isa, ks_err *);
+    void (*close)(ks_dev **);
+    int (*threads)(const ks_dev *);
+    ks_status (*limit)(ks_dev *, size_t memory, ks_err *);
+    size_t (*room)(const ks_dev *);
+    ks_status (*count)(int *n, ks_err *);
+    ks_status (*facts)(int ordinal, ks_dev_facts *, ks_err *);
+} ks__backend;
+
+extern const ks__backend ks__backend_cpu;
+/* There when the CUDA part is linked: a build with KS_CUDA, or a test that
+ * brings the kernels along with a simulated device. */
+#ifdef KS_CUDA
+extern const ks__backend ks__backend_cuda;
+#else
+extern const ks__backend ks__backend_cuda __attribute__((weak));
+#endif
+
+#endif
