@@ -18,6 +18,7 @@ ks_status ks__cuda_l2_project(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
                               ks_err *);
 ks_status ks__cuda_l2_hessian(ks_dev *, ks_l2_rows *, const ks_l2_hessian *,
                               int32_t n, ks_err *);
+ks_status ks__cuda_adamw(ks_dev *, const ks_adamw_job *, ks_err *);
 
 #ifdef __cplusplus
 }

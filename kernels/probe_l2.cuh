@@ -81,7 +81,7 @@ static __device__ four<T> load_row(const row_source<T> &a, int64_t i,
     four<T> to = {};
     if (i >= a.n) return to;
     const float *from = a.x + i * a.d + j;
-    if (a.vectors && j + 4 <= a.d) {
+    if (a.vectors && j < a.d) {
         float4 x = *(const float4 *)from;
         to.v[0] = (T)x.x, to.v[1] = (T)x.y, to.v[2] = (T)x.z, to.v[3] = (T)x.w;
     } else {
@@ -129,36 +129,38 @@ static __device__ void multiply(T sums[4][4], const T (*left)[PITCH],
 
 /* ------------------------------------------------------------------ product */
 
-/* z of this thread's 4 x 4 to what the task keeps of them; r and h: added up
- * over the 4 rows. */
+/* One margin z of row i and column c to what the task keeps of it; adds to the
+ * sums of r and h. */
+template <class T>
+static __device__ T finish_one(const product_task<T> &t, T z, int64_t i,
+                               int32_t c, T *r_sum, T *h_sum) {
+    uint8_t label = t.code[t.design[c] * t.a.n + i];
+    T margin = z + (T)t.b[c];
+    T weight = (T)t.class_c[2 * c + (label & 1)];
+    if (t.hold[c] >> (label / 2) & 1) weight = 0;
+    T p = 1 / (1 + exponential(-margin));
+    T h = weight * (p * (1 - p)), r = weight * (p - (T)(label & 1));
+    *r_sum += r;
+    *h_sum += h;
+    if (t.margin) t.margin[i * t.wide + c] = (float)margin;
+    return t.kind == CURVATURE ? sqrt(h) : r;
+}
+
+/* The thread's 4 x 4; columns that only fill the tile are zeros. */
 template <class T>
 static __device__ void finish(const product_task<T> &t, T z[4][4], int64_t row,
                               int32_t column, T r_sum[4], T h_sum[4]) {
+#pragma unroll
     for (int j = 0; j < 4; j++) {
         int32_t c = column + j;
         r_sum[j] = h_sum[j] = 0;
-        if (c >= t.n) {
-            for (int i = 0; i < 4; i++) z[i][j] = 0;
-            continue;
-        }
-        const uint8_t *code = t.code + t.design[c] * t.a.n;
-        T zero = (T)t.class_c[2 * c], one = (T)t.class_c[2 * c + 1];
-        T bias = (T)t.b[c];
-        for (int i = 0; i < 4; i++) {
-            int64_t at = row + i;
-            if (at >= t.a.n) break;
-            uint8_t label = code[at];
-            T margin = z[i][j] + bias;
-            T weight = label & 1 ? one : zero;
-            if (t.hold[c] >> (label / 2) & 1) weight = 0;
-            T p = 1 / (1 + exponential(-margin));
-            T h = weight * (p * (1 - p));
-            z[i][j] =
-                t.kind == CURVATURE ? sqrt(h) : weight * (p - (T)(label & 1));
-            r_sum[j] += z[i][j];
-            h_sum[j] += h;
-            if (t.margin) t.margin[at * t.wide + c] = (float)margin;
-        }
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (c >= t.n)
+                z[i][j] = 0;
+            else if (row + i < t.a.n)
+                z[i][j] =
+                    finish_one(t, z[i][j], row + i, c, &r_sum[j], &h_sum[j]);
     }
 }
 
@@ -167,6 +169,7 @@ template <class T>
 static __device__ void add_rows(const product_task<T> &t, T (*part)[TILE],
                                 const T mine[4], int which, int tx, int ty) {
     __syncthreads();
+#pragma unroll
     for (int j = 0; j < 4; j++) part[ty][4 * tx + j] = mine[j];
     __syncthreads();
     if (threadIdx.x >= TILE) return;
@@ -208,11 +211,13 @@ static __global__ void __launch_bounds__(THREADS)
     }
     row += 4 * ty;
     column += 4 * tx;
-    T r_sum[4], h_sum[4];
+    T r_sum[4] = {}, h_sum[4] = {};
     if (t.kind != KEEP) finish(t, z, row, column, r_sum, h_sum);
+#pragma unroll
     for (int i = 0; i < 4; i++)
         if (row + i < t.a.n)
-            *(four<T> *)&t.out[(row + i) * t.wide + column] = *(four<T> *)z[i];
+            *(four<T> *)&t.out[(row + i) * t.wide + column] = {
+                {z[i][0], z[i][1], z[i][2], z[i][3]}};
     if (t.kind != RESIDUAL) return;
     add_rows(t, part, r_sum, 0, tx, ty);
     add_rows(t, part, h_sum, 1, tx, ty);

@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* As make_adamw.py's uniform(). */
 static inline double golden_uniform(int64_t seed, int64_t index) {
@@ -71,8 +72,7 @@ static inline void golden_start(golden *g, int64_t seed) {
 static inline bool golden_open(golden *g, json_t *json) {
     int64_t seed = golden_whole(json, "seed");
     json_t *hidden = json_object_get(json, "hidden");
-    golden none = {0};
-    *g = none;
+    memset(g, 0, sizeof *g);
     g->json = json;
     g->name = json_string_value(json_object_get(json, "name"));
     g->n = (int32_t)golden_whole(json, "n");
