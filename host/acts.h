@@ -93,8 +93,9 @@ ks_status ks_acts_create(ks_acts **out, const char *path,
 ks_status ks_acts_write(ks_acts *acts, ks_stream stream, ks_position position,
                         int32_t layer, int64_t row, int64_t n, const void *rows,
                         ks_err *err);
-/* All rows of steps [begin,end) were queued: journal them once durable.
- * begin is the end of the commit before (or *done). */
+/* All rows of steps [begin,end) were queued (and perhaps some of later steps):
+ * journal them once durable. begin is the end of the commit before (or *done).
+ */
 ks_status ks_acts_commit(ks_acts *acts, int64_t begin, int64_t end,
                          ks_err *err);
 /* Waits until everything queued is written, synced and, as far as it was

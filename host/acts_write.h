@@ -31,7 +31,7 @@ struct ks_acts {
 
     /* the producer's side */
     int64_t committed;      /* steps [0, committed) were committed */
-    int64_t rows_since;     /* rows queued since the last commit */
+    int64_t rows_since;     /* rows queued and not committed */
     bool running, flushing; /* the threads were started */
     pthread_t thread, flusher;
 

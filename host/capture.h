@@ -4,6 +4,8 @@
  * outside its text or a chain beyond the model's context is found before the
  * first forward; run packs whole chains into batches, and while one batch is
  * computed the writer thread puts the rows of the one before into the file.
+ * Several devices take batches in turn; which one computes what shows nowhere
+ * in the file.
  */
 #ifndef KS_CAPTURE_H
 #define KS_CAPTURE_H
@@ -26,7 +28,8 @@ typedef struct ks_capture_options {
     bool truncate;     /* cut chains at the model's context */
     bool force, resume;
     int64_t random_weights; /* seed of the control with random weights, or -1 */
-    ks_engine_options engine;
+    ks_engine_options engine; /* backend: also a list, "cuda:0,cuda:1"; "cuda"
+                                 takes every device that there is */
 } ks_capture_options;
 
 /* A sequence that the model reads: a chain, or with context none a step. */
@@ -36,11 +39,15 @@ typedef struct ks_capture_seq {
     int32_t chain;
     int64_t step; /* its first, in the job's steps */
     int32_t n_steps;
+    int32_t common; /* tokens in front that the sequence before has too, and
+                       in which neither captures anything */
 } ks_capture_seq;
 
 /* What a capture takes; known before anything is computed or made. */
 typedef struct ks_capture_cost {
     int64_t chains, steps, tokens, batches;
+    int64_t shared;     /* tokens computed for several chains at once, counted
+                           as often as that saves */
     int64_t invalid;    /* steps without a token, or `before` at token 0 */
     int64_t truncated;  /* chains cut at the model's context */
     int64_t unlabelled; /* steps whose label is null or missing */
@@ -57,6 +64,9 @@ typedef struct ks_capture_cost {
 typedef struct ks_capture_job {
     ks_capture_options options;
     ks_engine *engine;
+    char **backends;  /* [n_backends] of the option's list, one an engine */
+    ks_engine **more; /* [n_backends - 1] other devices on the same model */
+    int32_t n_backends;
     ks_tokenizer *tokenizer;
     ks_chains chains;
     ks_labels labels;
@@ -73,6 +83,9 @@ typedef struct ks_capture_job {
     ks_acts_spec spec;
     int32_t batch_tokens;         /* packing limit */
     int32_t max_tokens, max_rows; /* of the largest batch */
+    size_t max_seqs;
+    int32_t share_pages, share_columns; /* pages that the common tokens of a
+                                           batch take, and those of a group */
     ks_capture_cost cost;
 } ks_capture_job;
 

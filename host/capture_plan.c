@@ -1,5 +1,5 @@
 /* capture_plan.c - from chains to token sequences, steps and batches. */
-#include "capture.h"
+#include "capture_share.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -140,8 +140,11 @@ static ks_status plan_chain(ks_capture_job *job, int32_t c, ks_str *text,
         n = (size_t)longest;
         job->cost.truncated++;
     }
-    ks_capture_seq seq = {(int64_t)job->n_ids, (int32_t)n, c,
-                          (int64_t)job->n_steps, chain->n_steps};
+    ks_capture_seq seq = {.token = (int64_t)job->n_ids,
+                          .n_tokens = (int32_t)n,
+                          .chain = c,
+                          .step = (int64_t)job->n_steps,
+                          .n_steps = chain->n_steps};
     KS_TRY(chain_steps(job, c, tokens, (int32_t)n, err));
     KS_TRY(add_ids(job, tokens->ids, n, err));
     if (n == 0) {
@@ -186,9 +189,11 @@ static ks_status plan_lone_step(ks_capture_job *job, int32_t c, int32_t i,
     }
     int32_t last = whole ? ahead + (int32_t)n : ahead;
     KS_TRY(add_seq(job,
-                   (ks_capture_seq){(int64_t)job->n_ids,
-                                    KS_MAX(ahead + (int32_t)n, 1), c,
-                                    (int64_t)job->n_steps, 1},
+                   (ks_capture_seq){.token = (int64_t)job->n_ids,
+                                    .n_tokens = KS_MAX(ahead + (int32_t)n, 1),
+                                    .chain = c,
+                                    .step = (int64_t)job->n_steps,
+                                    .n_steps = 1},
                    err));
     KS_TRY(add_step(job,
                     (ks_step_row){c, i, ahead, last, span.begin, span.end,
@@ -227,39 +232,74 @@ size_t ks__capture_batch_end(const ks_capture_job *job, size_t from,
     return end;
 }
 
-static ks_run_limits measure_batches(ks_capture_job *job) {
-    ks_run_limits limits = {.streams = job->options.streams,
-                            .positions = job->options.positions,
-                            .dtype = job->options.dtype,
-                            .lanes = job->engine->limits.lanes};
-    job->cost.batches = 0;
-    for (size_t at = 0; at < job->n_seqs; job->cost.batches++) {
-        int32_t tokens, steps;
-        at = ks__capture_batch_end(job, at, &tokens, &steps);
-        limits.max_tokens = KS_MAX(limits.max_tokens, tokens);
-        limits.max_rows = KS_MAX(limits.max_rows, steps);
+/* What the groups of one batch share. */
+static void measure_groups(ks_capture_job *job, const ks__share_group *groups,
+                           int32_t n) {
+    int32_t pages = 0;
+    for (int32_t g = 0; g < n; g++) {
+        int32_t own = (groups[g].n_tokens + KS_PAGE - 1) / KS_PAGE;
+        pages += own;
+        job->share_columns = KS_MAX(job->share_columns, own);
+        job->cost.shared += (int64_t)(groups[g].n - 1) * groups[g].n_tokens;
     }
-    return limits;
+    job->share_pages = KS_MAX(job->share_pages, pages);
+}
+
+static ks_status measure_batches(ks_capture_job *job, ks_run_limits *limits,
+                                 ks_err *err) {
+    ks_status st = KS_OK;
+    ks__share_group *groups = NULL;
+    int32_t *work = NULL;
+    KS_TRY(ks_alloc(&groups, job->n_seqs, sizeof *groups, "batches", err));
+    KS_TRY(
+        ks_alloc(&work, 2 * (job->n_seqs + 1), sizeof *work, "batches", err));
+    *limits = (ks_run_limits){.streams = job->options.streams,
+                              .positions = job->options.positions,
+                              .dtype = job->options.dtype,
+                              .lanes = job->engine->limits.lanes};
+    job->cost.batches = job->cost.shared = 0;
+    job->share_pages = job->share_columns = 0;
+    job->max_seqs = 0;
+    for (size_t at = 0, end; at < job->n_seqs; at = end) {
+        int32_t tokens, steps;
+        end = ks__capture_batch_end(job, at, &tokens, &steps);
+        measure_groups(job, groups,
+                       ks__share_groups(job, at, end, groups, work));
+        limits->max_tokens = KS_MAX(limits->max_tokens, tokens);
+        limits->max_rows = KS_MAX(limits->max_rows, steps);
+        job->max_seqs = KS_MAX(job->max_seqs, end - at);
+        job->cost.batches++;
+    }
+    limits->max_pages = (int64_t)job->max_seqs * job->share_columns;
+    job->max_tokens = limits->max_tokens;
+    job->max_rows = limits->max_rows;
+    job->cost.run_bytes =
+        ks_run_bytes(job->engine->ops, &job->engine->model->config, limits) +
+        (size_t)job->share_pages *
+            ks_kv_page_bytes(&job->engine->model->config);
+done:
+    free(groups);
+    free(work);
+    return st;
 }
 
 /* Smaller batches until their buffers fit into the memory allowed, or each is
  * one sequence (then the engine refuses with the numbers). */
-static void plan_batches(ks_capture_job *job) {
-    const ks_config *config = &job->engine->model->config;
-    const struct ks_ops *ops = job->engine->ops;
+static ks_status plan_batches(ks_capture_job *job, ks_err *err) {
+    ks_status st = KS_OK;
     size_t memory = job->options.engine.memory;
+    ks_run_limits limits;
     job->batch_tokens = job->engine->limits.max_tokens;
-    ks_run_limits limits = measure_batches(job);
-    while (memory && ks_run_bytes(ops, config, &limits) > memory &&
-           job->batch_tokens > 1) {
+    ks__share_common(job);
+    KS_TRY(measure_batches(job, &limits, err));
+    while (memory && job->cost.run_bytes > memory && job->batch_tokens > 1) {
         job->batch_tokens -= (job->batch_tokens + 7) / 8;
-        limits = measure_batches(job);
+        KS_TRY(measure_batches(job, &limits, err));
     }
-    job->max_tokens = limits.max_tokens;
-    job->max_rows = limits.max_rows;
-    job->cost.run_bytes = ks_run_bytes(ops, config, &limits);
     /* the engine's own packing limit must not ask for more than this */
     job->engine->limits.max_tokens = limits.max_tokens;
+done:
+    return st;
 }
 
 /* -------------------------------------------------------------------- spec */
@@ -426,7 +466,7 @@ ks_status ks__capture_plan(ks_capture_job *job, ks_err *err) {
              "split cuts chains into steps",
              job->options.chains);
     KS_TRY(fill_spec(job, err));
-    plan_batches(job);
+    KS_TRY(plan_batches(job, err));
     fill_cost(job);
 done:
     ks_tokens_free(&tokens);

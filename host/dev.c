@@ -238,6 +238,15 @@ int ks_dev_lanes(const ks_dev *dev) {
     return of(dev)->threads(dev);
 }
 
+ks_status ks__each_alone(ks_dev *dev, int32_t lanes, int32_t n, ks_each_fn body,
+                         void *user, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_CHECK(lanes <= 1, KS_INTERNAL, "each: %d lanes, expected 1", (int)lanes);
+    for (int32_t i = 0; i < n; i++) KS_TRY(body(user, dev, 0, i, err));
+done:
+    return st;
+}
+
 ks_status ks_dev_limit(ks_dev *dev, size_t memory, ks_err *err) {
     return of(dev)->limit(dev, memory, err);
 }

@@ -19,10 +19,14 @@ typedef struct ks__backend {
     ks_status (*facts)(int ordinal, ks_dev_facts *, ks_err *);
 } ks__backend;
 
+/* ops->each with one lane: the device itself, in order. */
+ks_status ks__each_alone(ks_dev *, int32_t lanes, int32_t n, ks_each_fn body,
+                         void *user, ks_err *);
+
 extern const ks__backend ks__backend_cpu;
 /* There when the CUDA part is linked: a build with KS_CUDA, or a test that
  * brings the kernels along with a simulated device. */
-#ifdef KS_CUDA
+#if defined(KS_CUDA) || defined(__cplusplus)
 extern const ks__backend ks__backend_cuda;
 #else
 extern const ks__backend ks__backend_cuda __attribute__((weak));

@@ -60,11 +60,32 @@ done:
     return st;
 }
 
+ks_status ks_engine_share(ks_engine **out, const ks_engine *of,
+                          const char *backend, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_engine *engine = NULL;
+    *out = NULL;
+    KS_TRY(ks_alloc(&engine, 1, sizeof *engine, "an engine", err));
+    engine->options = of->options;
+    engine->options.backend = backend;
+    engine->model = of->model;
+    engine->shares_model = true;
+    KS_TRY(ks_dev_open(&engine->dev, &engine->ops, backend, of->options.threads,
+                       NULL, err));
+    engine->limits.max_tokens = of->limits.max_tokens;
+    engine->limits.lanes = ks_dev_lanes(engine->dev);
+    *out = engine;
+    engine = NULL;
+done:
+    ks_engine_close(&engine);
+    return st;
+}
+
 void ks_engine_close(ks_engine **engine) {
     if (!*engine) return;
     ks_run_close(&(*engine)->run);
     ks_placed_close(&(*engine)->placed);
-    ks_model_close(&(*engine)->model);
+    if (!(*engine)->shares_model) ks_model_close(&(*engine)->model);
     if ((*engine)->dev) ks_dev_close(&(*engine)->dev, (*engine)->ops);
     free(*engine);
     *engine = NULL;
@@ -137,7 +158,7 @@ done:
 }
 
 static ks_status check_batch(const ks_engine *engine, const ks_batch *batch,
-                             ks_err *err) {
+                             const ks_stored *stored, ks_err *err) {
     ks_status st = KS_OK;
     const ks_config *c = &engine->model->config;
     KS_CHECK(batch->n_seq > 0, KS_USAGE, "a batch of %d sequences",
@@ -149,10 +170,11 @@ static ks_status check_batch(const ks_engine *engine, const ks_batch *batch,
         KS_CHECK(end > begin, KS_USAGE,
                  "sequence %d of the batch has no token (offsets %d to %d)", s,
                  begin, end);
-        KS_CHECK(end - begin <= c->n_context, KS_LIMIT,
+        int32_t n = end - begin + (stored ? stored->past[s] : 0);
+        KS_CHECK(n <= c->n_context, KS_LIMIT,
                  "sequence %d of the batch has %d tokens, the model's context "
                  "is %d",
-                 s, end - begin, c->n_context);
+                 s, n, c->n_context);
         for (int32_t t = begin; t < end; t++)
             KS_CHECK(batch->ids[t] >= 0 && batch->ids[t] < c->n_vocab,
                      KS_MISMATCH,
@@ -180,12 +202,24 @@ done:
 
 ks_status ks_engine_run(ks_engine *engine, const ks_batch *batch,
                         const ks_capture *capture, ks_err *err) {
+    return ks__engine_run_behind(engine, batch, NULL, capture, err);
+}
+
+ks_status ks__engine_run_behind(ks_engine *engine, const ks_batch *batch,
+                                const ks_stored *stored,
+                                const ks_capture *capture, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(check_batch(engine, batch, err));
+    KS_TRY(check_batch(engine, batch, stored, err));
     ks_seqs seqs = {.n_seq = batch->n_seq,
                     .n_tok = batch->offsets[batch->n_seq],
                     .offsets = batch->offsets};
     ks_run_limits limits = {.max_tokens = seqs.n_tok};
+    if (stored) {
+        seqs.past = stored->past;
+        seqs.pages = stored->pages;
+        seqs.max_pages = stored->max_pages;
+        limits.max_pages = (int64_t)seqs.n_seq * seqs.max_pages;
+    }
     if (capture) {
         KS_TRY(check_capture(capture, err));
         limits.max_rows = capture->n_segments;
@@ -194,8 +228,13 @@ ks_status ks_engine_run(ks_engine *engine, const ks_batch *batch,
         limits.dtype = capture->dtype;
     }
     KS_TRY(ks_engine_reserve(engine, &limits, err));
-    KS_TRY(ks_forward(engine->run, &seqs, batch->ids, NULL, capture, NULL, NULL,
-                      err));
+    if (stored && !stored->keep)
+        KS_TRY(ks_forward_behind(engine->run, &seqs, batch->ids, stored->kv,
+                                 capture, err));
+    else
+        KS_TRY(ks_forward(engine->run, &seqs, batch->ids,
+                          stored ? stored->kv : NULL, capture, NULL, NULL,
+                          err));
 done:
     return st;
 }

@@ -116,7 +116,7 @@ static ks_status project_qkv(ks_run *run, const ks_lane *lane, int32_t l,
     ks_view q_raw = kept(run, b, trace.q, q);
     ks_view k_raw = kept(run, b, trace.k, k);
     ks_kv_layer at = {0};
-    if (run->kv) at = ks_kv_layer_at(run->kv, l);
+    if (run->keep) at = ks_kv_layer_at(run->kv, l);
 
     KS_TRY(ops->gemm(lane->dev, q_raw, h, w->wq, w->bq, false, err));
     KS_TRY(ops->gemm(lane->dev, k_raw, h, w->wk, w->bk, false, err));
@@ -124,7 +124,7 @@ static ks_status project_qkv(ks_run *run, const ks_lane *lane, int32_t l,
     KS_TRY(qk_norm(run, lane, w->q_norm, q, q_raw, c->n_heads, err));
     KS_TRY(qk_norm(run, lane, w->k_norm, k, k_raw, c->n_kv_heads, err));
     KS_TRY(ops->rope(lane->dev, q, k, v, c->head_dim, &rope, &b->seqs,
-                     run->kv ? &at : NULL, err));
+                     run->keep ? &at : NULL, err));
 done:
     return st;
 }
@@ -197,8 +197,7 @@ static ks_status mlp(ks_run *run, const ks_lane *lane, const ks_block *b,
     const ks_trace trace = trace_of(run);
     ks_view act = ks_view_f32(lane->gate, h.rows, c->d_ff);
     ks_view gate = kept(run, b, trace.gate, act);
-    ks_view up =
-        kept(run, b, trace.up, ks_view_f32(lane->up, h.rows, c->d_ff));
+    ks_view up = kept(run, b, trace.up, ks_view_f32(lane->up, h.rows, c->d_ff));
     ks_view raw = kept(run, b, trace.mlp, y);
     KS_TRY(ops->gemm(lane->dev, gate, h, w->w_gate, NULL, false, err));
     KS_TRY(ops->gemm(lane->dev, up, h, w->w_up, NULL, false, err));
@@ -299,7 +298,37 @@ static ks_status walk_layers(ks_run *run, ks_err *err) {
         KS_TRY(keep_residual(run, l + 1, err));
         KS_TRY(ks__gather(run, KS_RESID, l + 1, whole(run, run->x), err));
     }
-    KS_TRY(check_residual(run, n_layers, err));
+done:
+    return st;
+}
+
+static ks_status final_norm(ks_run *run, ks_view x, ks_err *err) {
+    return run->ops->norm(run->dev, x, x, NULL, run->weights->final_norm,
+                          run->config->norm_eps, err);
+}
+
+static ks_view last_rows(const ks_run *run) {
+    return ks_view_f32(run->last, run->seqs->n_seq, run->config->d_model);
+}
+
+/* All that a pass queues and nobody waits for. */
+static ks_status queue_pass(ks_run *run, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(walk_layers(run, err));
+    if (run->wants_last) {
+        KS_TRY(run->ops->convert(run->dev, run->last, KS_F32,
+                                 whole(run, run->x), run->placed_last_rows,
+                                 run->seqs->n_seq, err));
+        KS_TRY(final_norm(run, last_rows(run), err));
+    }
+done:
+    return st;
+}
+
+static ks_status pass(ks_run *run, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(ks__graph_pass(run, queue_pass, err));
+    KS_TRY(check_residual(run, run->config->n_layers, err));
     KS_TRY(ks__gather_finish(run, err));
 done:
     return st;
@@ -308,32 +337,10 @@ done:
 /* Names the first faulty layer: the same pass again, looking after every
  * layer. Only a pass that fails pays for it. */
 static ks_status find_fault(ks_run *run, ks_err *err) {
+    /* what is still under way, and more of what is not finite, is forgotten */
+    (void)run->ops->sync(run->dev, NULL);
     run->careful = true;
-    return walk_layers(run, err);
-}
-
-static ks_status final_norm(ks_run *run, ks_view x, ks_err *err) {
-    return run->ops->norm(run->dev, x, x, NULL, run->weights->final_norm,
-                          run->config->norm_eps, err);
-}
-
-static ks_status heads(ks_run *run, ks_view *last_hidden, ks_view *all_hidden,
-                       ks_err *err) {
-    ks_status st = KS_OK;
-    if (last_hidden) {
-        *last_hidden =
-            ks_view_f32(run->last, run->seqs->n_seq, run->config->d_model);
-        KS_TRY(run->ops->convert(run->dev, run->last, KS_F32,
-                                 whole(run, run->x), run->placed_last_rows,
-                                 run->seqs->n_seq, err));
-        KS_TRY(final_norm(run, *last_hidden, err));
-    }
-    if (all_hidden) {
-        *all_hidden = whole(run, run->x);
-        KS_TRY(final_norm(run, *all_hidden, err));
-    }
-done:
-    return st;
+    return pass(run, err);
 }
 
 /* What the buffers cannot hold is the caller's mistake, said with numbers. */
@@ -376,10 +383,11 @@ static ks_status walk(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
     ks_status st = KS_OK;
     run->seqs = seqs;
     run->careful = run->replay = false;
+    run->n_token_rows = 0;
     run->fault = (ks_fault){.seq = -1};
     if (run->capture) KS_TRY(ks__gather_plan(run, err));
     KS_TRY(ks__stage_batch(run, ids, err));
-    st = walk_layers(run, err);
+    st = pass(run, err);
     if (st == KS_NUMERIC && !run->fault.overflow) {
         ks_status again = find_fault(run, err);
         if (again != KS_OK) st = again;
@@ -388,20 +396,41 @@ done:
     return st;
 }
 
-ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
-                     ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
-                     ks_view *all_hidden, ks_err *err) {
+/* A pass that keeps no trace, with arguments in run but for these. */
+static ks_status plain(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                       ks_view *last_hidden, ks_view *all_hidden, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(check_fits(run, seqs, capture, last_hidden != NULL, err));
-    run->kv = kv;
-    run->capture = capture;
+    KS_TRY(check_fits(run, seqs, run->capture, last_hidden != NULL, err));
     run->trace = NULL;
     run->inputs = NULL;
+    run->wants_last = last_hidden != NULL;
     KS_TRY(walk(run, seqs, ids, err));
-    KS_TRY(heads(run, last_hidden, all_hidden, err));
+    if (last_hidden) *last_hidden = last_rows(run);
+    if (all_hidden) {
+        *all_hidden = whole(run, run->x);
+        KS_TRY(final_norm(run, *all_hidden, err));
+    }
     KS_TRY(run->ops->sync(run->dev, err));
 done:
     return st;
+}
+
+ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                     ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
+                     ks_view *all_hidden, ks_err *err) {
+    run->kv = kv;
+    run->keep = kv != NULL;
+    run->capture = capture;
+    return plain(run, seqs, ids, last_hidden, all_hidden, err);
+}
+
+ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
+                            const int32_t *ids, ks_kv *kv,
+                            const ks_capture *capture, ks_err *err) {
+    run->kv = kv;
+    run->keep = false;
+    run->capture = capture;
+    return plain(run, seqs, ids, NULL, NULL, err);
 }
 
 ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,
@@ -410,9 +439,11 @@ ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,
     ks_status st = KS_OK;
     KS_TRY(check_fits(run, seqs, NULL, false, err));
     run->kv = NULL;
+    run->keep = false;
     run->capture = NULL;
     run->trace = trace;
     run->inputs = inputs;
+    run->wants_last = false;
     KS_TRY(walk(run, seqs, ids, err));
     KS_TRY(run->ops->sync(run->dev, err));
 done:

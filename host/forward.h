@@ -90,6 +90,12 @@ ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
                      ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
                      ks_view *all_hidden, ks_err *err);
 
+/* The same behind tokens that lie in the store (past and pages of seqs), which
+ * stays as it is: the new keys and values live in the batch alone. */
+ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
+                            const int32_t *ids, ks_kv *kv,
+                            const ks_capture *capture, ks_err *err);
+
 /* Heads on rows that ks_forward answered (or part of them), arguments and
  * results in host memory; at most max_tokens rows. logprob may be NULL where
  * ops->sample says so. Waits. */
@@ -109,12 +115,31 @@ struct ks_engine {
     ks_run *run;
     ks_run_limits limits; /* of run; max_tokens: the packing limit at first */
     ks_engine_options options;
+    bool shares_model; /* another engine's, and that one closes it */
 };
+
+/* Another device for the model of an engine: its options but for the backend
+ * (borrowed), and as large batches. */
+ks_status ks_engine_share(ks_engine **out, const ks_engine *of,
+                          const char *backend, ks_err *err);
 
 /* Makes engine->run serve at least these limits (buffers only grow). Beyond
  * options.memory: KS_LIMIT with the numbers. */
 ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
                             ks_err *err);
+/* Tokens ahead of a batch's sequences, in a store. keep: the batch's own are
+ * stored too, in the same pages. */
+typedef struct ks_stored {
+    ks_kv *kv;
+    const int32_t *past;  /* [n_seq] */
+    const int32_t *pages; /* [n_seq, max_pages] */
+    int32_t max_pages;
+    bool keep;
+} ks_stored;
+/* ks_engine_run behind stored tokens (NULL: none). */
+ks_status ks__engine_run_behind(ks_engine *engine, const ks_batch *batch,
+                                const ks_stored *stored,
+                                const ks_capture *capture, ks_err *err);
 /* The longest sequence that the model's context and options.memory allow;
  * *by_memory (may be NULL) says which of the two is the limit. */
 int32_t ks_engine_longest(const ks_engine *engine, bool *by_memory);

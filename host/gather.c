@@ -52,7 +52,8 @@ static int32_t sequence_of(const ks_seqs *seqs, int64_t row) {
 ks_status ks__run_fault_at(ks_run *run, ks_stream stream, int32_t layer,
                            int64_t row, int64_t count, ks_err *err) {
     int32_t seq = sequence_of(run->seqs, row);
-    int32_t token = (int32_t)(row - run->seqs->offsets[seq]);
+    int32_t token = (int32_t)(row - run->seqs->offsets[seq]) +
+                    (run->seqs->past ? run->seqs->past[seq] : 0);
     run->fault = (ks_fault){.seq = seq,
                             .layer = layer,
                             .token = token,
@@ -124,12 +125,13 @@ static int64_t rows_of(const ks_run *run, ks_position p) {
 static ks_status fetch(ks_run *run, ks_parcel *parcel, ks_err *err) {
     ks_status st = KS_OK;
     size_t row = ks_type_row_bytes(run->capture->dtype, run->config->d_model);
+    if (!run->ops->unified)
+        for (ks_position p = 0; p < KS_N_POSITIONS; p++)
+            if (asks(run, p) && rows_of(run, p) > 0)
+                KS_TRY(run->ops->copy_out(
+                    run->dev, parcel->rows[p], parcel->pooled[p],
+                    (size_t)rows_of(run, p) * row, &parcel->ticket, err));
     parcel->held = true;
-    if (run->ops->unified) return KS_OK;
-    for (ks_position p = 0; p < KS_N_POSITIONS; p++)
-        if (asks(run, p))
-            KS_TRY(run->ops->copy(run->dev, parcel->rows[p], parcel->pooled[p],
-                                  (size_t)rows_of(run, p) * row, err));
 done:
     return st;
 }
@@ -140,7 +142,8 @@ static ks_status hand_out(ks_run *run, ks_parcel *parcel, ks_err *err) {
     const ks_capture *capture = run->capture;
     if (!parcel->held) return KS_OK;
     parcel->held = false;
-    KS_TRY(run->ops->sync(run->dev, err));
+    if (!run->ops->unified)
+        KS_TRY(run->ops->wait(run->dev, parcel->ticket, err));
     for (ks_position p = 0; p < KS_N_POSITIONS; p++)
         if (asks(run, p) && rows_of(run, p) > 0)
             KS_TRY(capture->emit(capture->user, parcel->stream, p,

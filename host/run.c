@@ -98,8 +98,7 @@ static void lay_out(ks_run *run, const ks_config *c,
 }
 
 /* And in host memory. */
-static void lay_out_host(ks_run *run, const ks_config *c,
-                         const ks_run_limits *limits, carver *a) {
+static void lay_out_host(ks_run *run, const ks_run_limits *limits, carver *a) {
     size_t n = (size_t)limits->max_tokens;
     run->pool_rows = carve(a, (size_t)limits->max_rows, sizeof(ks_pool_row));
     run->token_rows = carve(a, n, sizeof(int32_t));
@@ -115,9 +114,14 @@ static void lay_out_host(ks_run *run, const ks_config *c,
                sizeof run->parcels[0].rows);
         return;
     }
-    for (int i = 0; i < run->n_parcels; i++)
-        lay_out_rows(run->parcels[i].rows, c, limits, a);
     run->stage.host = carve(a, run->stage.size, 1);
+}
+
+/* And in host memory that the backend copies to. */
+static void lay_out_landing(ks_run *run, const ks_config *c,
+                            const ks_run_limits *limits, carver *a) {
+    for (int i = 0; !run->ops->unified && i < run->n_parcels; i++)
+        lay_out_rows(run->parcels[i].rows, c, limits, a);
 }
 
 /* What the lists need to know of a run. */
@@ -138,7 +142,7 @@ size_t ks_run_bytes(const struct ks_ops *ops, const ks_config *config,
     carver a = {0}, h = {0};
     plan(&scratch, ops, limits);
     lay_out(&scratch, config, limits, &a);
-    lay_out_host(&scratch, config, limits, &h);
+    lay_out_host(&scratch, limits, &h);
     if (a.overflow || h.overflow) return SIZE_MAX;
     return a.used + (ops->unified ? h.used : 0);
 }
@@ -179,9 +183,15 @@ ks_status ks_run_open(ks_run **out, ks_dev *dev, const struct ks_ops *ops,
     KS_TRY(ops->alloc(dev, &run->arena, size.used, "run buffers", err));
     lay_out(run, config, limits, &(carver){.base = run->arena.data});
     size.used = 0;
-    lay_out_host(run, config, limits, &size);
+    lay_out_host(run, limits, &size);
     KS_TRY(ks_alloc(&run->host, size.used, 1, "run buffers", err));
-    lay_out_host(run, config, limits, &(carver){.base = run->host});
+    lay_out_host(run, limits, &(carver){.base = run->host});
+    size.used = 0;
+    lay_out_landing(run, config, limits, &size);
+    if (size.used)
+        KS_TRY(ops->alloc_host(dev, &run->landing, size.used,
+                               "captured rows on their way", err));
+    lay_out_landing(run, config, limits, &(carver){.base = run->landing.data});
     *out = run;
     run = NULL;
 done:
@@ -191,7 +201,10 @@ done:
 
 void ks_run_close(ks_run **run) {
     if (!*run) return;
-    if ((*run)->arena.data) (*run)->ops->free((*run)->dev, &(*run)->arena);
+    const struct ks_ops *ops = (*run)->ops;
+    ks__graph_drop(*run);
+    if ((*run)->arena.data) ops->free((*run)->dev, &(*run)->arena);
+    if ((*run)->landing.data) ops->free_host((*run)->dev, &(*run)->landing);
     free((*run)->host);
     free(*run);
     *run = NULL;

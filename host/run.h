@@ -55,7 +55,8 @@ typedef struct ks_parcel {
     void *rows[KS_N_POSITIONS];   /* unified: == pooled */
     ks_stream stream;
     int32_t layer;
-    bool held; /* not emitted yet */
+    uint64_t ticket; /* of the last copy */
+    bool held;       /* not emitted yet */
 } ks_parcel;
 
 /* What a pass leaves behind for backward.c, in the backend's memory. */
@@ -70,6 +71,21 @@ typedef struct ks_trace {
 /* A device computes on while two layers' rows are on their way. */
 enum { KS_MOST_PARCELS = 2 * KS_N_STREAMS };
 
+/* Passes of one shape that come again: the ops of one, recorded (graph.c). */
+typedef struct ks_shape {
+    int32_t n_seq, max_pages;
+    const float *k, *v; /* of the store's first layer */
+    bool last;
+} ks_shape;
+typedef struct ks_recorded {
+    ks_shape shape;
+    ks_graph *graph; /* NULL: the shape was seen once */
+    int64_t used;    /* count of passes at the last use; 0: free */
+} ks_recorded;
+/* Batches shrink as sequences end; shapes further apart than these seldom come
+ * back. */
+enum { KS_RECORDED = 32 };
+
 struct ks_run {
     ks_dev *dev;
     const struct ks_ops *ops;
@@ -77,13 +93,14 @@ struct ks_run {
     const ks_weights *weights; /* in the backend's memory */
     ks_run_limits limits;
 
-    ks_buf arena;               /* the backend's */
-    void *host;                 /* what only the host reads */
-    float *x;                   /* [max_tokens, d] residual stream */
-    float *q, *k, *v;           /* [max_tokens, H D], [.., G D], [.., G D] */
-    float *mixed;               /* [max_tokens, H D] attention output */
-    float *h, *y;               /* [n_lanes, block_rows, d]; ks__run_lane */
-    float *gate, *up;           /* [n_lanes, block_rows, F] */
+    ks_buf arena;     /* the backend's */
+    ks_buf landing;   /* host memory that the backend copies parcels into */
+    void *host;       /* what only the host reads */
+    float *x;         /* [max_tokens, d] residual stream */
+    float *q, *k, *v; /* [max_tokens, H D], [.., G D], [.., G D] */
+    float *mixed;     /* [max_tokens, H D] attention output */
+    float *h, *y;     /* [n_lanes, block_rows, d]; ks__run_lane */
+    float *gate, *up; /* [n_lanes, block_rows, F] */
     float *added[KS_N_STREAMS]; /* [max_tokens, d] of KS_ATTN, KS_MLP when
                                    captured (they are pooled over the whole
                                    batch); else NULL and y serves */
@@ -92,6 +109,8 @@ struct ks_run {
     float *logprobs;            /* [max_tokens] what score answers */
     ks_parcel parcels[KS_MOST_PARCELS];
     ks_stage stage;
+    ks_recorded recorded[KS_RECORDED];
+    int64_t n_passes; /* that could have been recorded */
     /* the host's */
     ks_pool_row *pool_rows; /* [max_rows] */
     int32_t *token_rows;    /* [max_tokens] rows that KS_TOKENS keeps */
@@ -105,10 +124,12 @@ struct ks_run {
     const int32_t *ids, *placed_token_rows, *placed_last_rows;
     const ks_pool_row *placed_pool_rows;
     ks_kv *kv;
+    bool keep; /* new keys and values go into kv */
     const ks_capture *capture;
     int32_t n_blocks, block_rows; /* the last block may be shorter */
     int32_t n_bounds, n_lanes, n_parcels, parcel;
     int64_t n_token_rows;
+    bool wants_last;       /* heads on the sequences' last rows follow */
     const ks_trace *trace; /* NULL: nothing is kept */
     const float *inputs;   /* [n_tok, d] in place of the embeddings, or NULL */
     bool replay;           /* one layer again, its inner values kept */
@@ -143,6 +164,11 @@ ks_status ks__gather(ks_run *run, ks_stream stream, int32_t layer, ks_view x,
                      ks_err *err);
 /* Emits what is still on its way. */
 ks_status ks__gather_finish(ks_run *run, ks_err *err);
+/* Queues the pass in work by calling `queue`, or, where the backend has graphs
+ * and a decode step's shape comes again, by replaying what queue did then. */
+ks_status ks__graph_pass(ks_run *run, ks_status (*queue)(ks_run *, ks_err *),
+                         ks_err *err);
+void ks__graph_drop(ks_run *run);
 /* Records where row of the stream is not finite; returns KS_NUMERIC. */
 ks_status ks__run_fault_at(ks_run *run, ks_stream stream, int32_t layer,
                            int64_t row, int64_t count, ks_err *err);

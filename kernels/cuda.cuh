@@ -20,7 +20,7 @@
 #include "device.cuh"
 
 extern "C" {
-#include "ops.h"
+#include "dev.h"
 }
 
 typedef __nv_bfloat16 bf16;
@@ -33,19 +33,23 @@ struct ks__taken { /* what the pool has given out */
 };
 
 struct ks_dev {
-    int ordinal;        /* CUDA's number of the device */
-    int sm;             /* 80, 90, 120: major * 10 + minor */
-    int n_sm;           /* multiprocessors */
-    size_t shared_most; /* bytes a block may ask for (opt-in) */
-    cudaStream_t stream;
+    const struct ks__backend *backend; /* dev.h: stands first */
+    int ordinal;                       /* CUDA's number of the device */
+    int sm;                            /* 80, 90, 120: major * 10 + minor */
+    int n_sm;                          /* multiprocessors */
+    size_t shared_most;                /* bytes a block may ask for (opt-in) */
+    cudaStream_t stream, side;         /* ops; copies beside them */
     cudaMemPool_t pool;    /* stream-ordered; all memory comes from it */
     size_t memory, in_use; /* limit and taken bytes */
     bool limited;          /* memory is the user's limit, not the device's */
     bool precise; /* f32 operands: products as sums of bf16 terms, see terms */
     struct ks__blaslt *blaslt; /* NULL: not there, the own GEMM serves */
-    char isa[16];              /* "sm_90" */
+    char isa[16];              /* "sm_90", "sm_90-f32" where precise */
     struct ks__taken *taken;   /* [n_taken], latest last */
     size_t n_taken, taken_room;
+    struct ks_graph *recording; /* its ops' scratch is the graph's; or NULL */
+    struct ks__copies *copies;  /* copy.cu: pinned stages, tickets */
+    struct ks_ops ops;          /* ops_cuda.cu: the table, with isa */
 };
 
 /* Device `ordinal` with its stream and pool; it becomes the calling thread's.
@@ -56,6 +60,10 @@ void ks__cuda_close(ks_dev **dev);
 /* KS_OK, or KS_NOMEM / KS_INTERNAL with op's name and CUDA's words. */
 ks_status ks__cuda_status(cudaError_t error, const char *op, ks_err *err);
 
+/* The same for what a synchronisation answers: the op that failed was queued
+ * before, and the sentence has the last ones' names. */
+ks_status ks__cuda_late(cudaError_t error, const char *op, ks_err *err);
+
 #define KS_CUDA_TRY(call, op)                                                  \
     do {                                                                       \
         ks_status try_status = ks__cuda_status((call), (op), err);             \
@@ -64,10 +72,30 @@ ks_status ks__cuda_status(cudaError_t error, const char *op, ks_err *err);
 
 /* Memory in stream order, counted against dev->memory. Scratch of one op is
  * taken before its launches and given back after them without waiting. size 0:
- * NULL, and giving back NULL does nothing. */
+ * NULL, and giving back NULL does nothing. While a graph is recorded its memory
+ * is the graph's, for as long as there is a graph to replay. */
 ks_status ks__cuda_take(ks_dev *dev, void **out, size_t size, const char *what,
                         ks_err *err);
 void ks__cuda_give(ks_dev *dev, void *scratch);
+
+/* Lowers or raises the limit; 0: all that the device has. */
+ks_status ks__cuda_limit(ks_dev *dev, size_t memory, ks_err *err);
+
+/* copy.cu: what copies need; closing waits for those in flight. */
+ks_status ks__cuda_copies_open(ks_dev *dev, ks_err *err);
+void ks__cuda_copies_close(ks_dev *dev);
+
+/* What a graph's ops take; blocks given back serve the ops behind. */
+struct ks__block {
+    void *data;
+    size_t size;
+    bool busy;
+};
+struct ks_graph {
+    cudaGraphExec_t exec;
+    struct ks__block *blocks;
+    size_t n_blocks, room;
+};
 
 static inline int64_t ks__ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;

@@ -9,6 +9,26 @@
 extern "C" {
 #endif
 
+/* copy.cu */
+ks_status ks__cuda_alloc(ks_dev *, ks_buf *, size_t, const char *what,
+                         ks_err *);
+void ks__cuda_free(ks_dev *, ks_buf *);
+ks_status ks__cuda_copy(ks_dev *, void *to, const void *from, size_t, ks_err *);
+ks_status ks__cuda_sync(ks_dev *, ks_err *);
+ks_status ks__cuda_zero(ks_dev *, void *, size_t, ks_err *);
+ks_status ks__cuda_enter(ks_dev *, ks_err *);
+ks_status ks__cuda_alloc_host(ks_dev *, ks_buf *, size_t, const char *what,
+                              ks_err *);
+void ks__cuda_free_host(ks_dev *, ks_buf *);
+ks_status ks__cuda_copy_out(ks_dev *, void *to, const void *from, size_t,
+                            uint64_t *ticket, ks_err *);
+ks_status ks__cuda_wait(ks_dev *, uint64_t ticket, ks_err *);
+/* graph.cu */
+ks_status ks__cuda_record(ks_dev *, ks_err *);
+ks_status ks__cuda_recorded(ks_dev *, ks_graph **, ks_err *);
+ks_status ks__cuda_replay(ks_dev *, ks_graph *, ks_err *);
+void ks__cuda_free_graph(ks_dev *, ks_graph **);
+/* probe_l2.cu, probe_gram.cu */
 ks_status ks__cuda_l2_pass(ks_dev *, ks_l2_rows *, const ks_l2_pass *,
                            ks_err *);
 ks_status ks__cuda_l2_gram(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
@@ -18,6 +38,7 @@ ks_status ks__cuda_l2_project(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
                               ks_err *);
 ks_status ks__cuda_l2_hessian(ks_dev *, ks_l2_rows *, const ks_l2_hessian *,
                               int32_t n, ks_err *);
+/* adamw.cu */
 ks_status ks__cuda_adamw(ks_dev *, const ks_adamw_job *, ks_err *);
 
 #ifdef __cplusplus

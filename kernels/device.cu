@@ -7,13 +7,40 @@
 
 /* ------------------------------------------------------------------ errors */
 
+/* Ops that the calling thread has queued lately, the latest last. */
+enum { RECENT = 6 };
+static thread_local const char *recent[RECENT];
+
+static void note(const char *op) {
+    if (recent[RECENT - 1] && strcmp(recent[RECENT - 1], op) == 0) return;
+    memmove(recent, recent + 1, (RECENT - 1) * sizeof *recent);
+    recent[RECENT - 1] = op;
+}
+
 ks_status ks__cuda_status(cudaError_t error, const char *op, ks_err *err) {
-    if (error == cudaSuccess) return KS_OK;
+    if (error == cudaSuccess) {
+        note(op);
+        return KS_OK;
+    }
     (void)cudaGetLastError(); /* or a later check would find it again */
     ks_status code =
         error == cudaErrorMemoryAllocation ? KS_NOMEM : KS_INTERNAL;
     return ks_fail(err, code, "%s: CUDA says: %s (%s)", op,
                    cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+ks_status ks__cuda_late(cudaError_t error, const char *op, ks_err *err) {
+    if (error == cudaSuccess) return KS_OK;
+    (void)cudaGetLastError();
+    char ops[200] = "";
+    for (int i = 0; i < RECENT; i++)
+        if (recent[i] && strlen(ops) + strlen(recent[i]) + 3 < sizeof ops)
+            strcat(strcat(ops, ops[0] ? ", " : ""), recent[i]);
+    return ks_fail(err, KS_INTERNAL,
+                   "%s: CUDA says: %s (%s); the fault lies in what was queued "
+                   "before, lately: %s; with CUDA_LAUNCH_BLOCKING=1 the op "
+                   "itself fails",
+                   op, cudaGetErrorString(error), cudaGetErrorName(error), ops);
 }
 
 /* ------------------------------------------------------------------ memory */
@@ -38,18 +65,16 @@ static ks_status no_memory(const ks_dev *dev, size_t size, const char *what,
                    what, size, dev->in_use, unused, dev->memory);
 }
 
-ks_status ks__cuda_take(ks_dev *dev, void **out, size_t size, const char *what,
-                        ks_err *err) {
-    *out = NULL;
-    if (size == 0) return KS_OK;
+/* Memory that `stream` may use from here on, counted and listed. */
+static ks_status take(ks_dev *dev, void **out, size_t size, cudaStream_t stream,
+                      const char *what, ks_err *err) {
     if (size > dev->memory - dev->in_use)
         return no_memory(dev, size, what, err);
     ks_status st =
         ks_grow(&dev->taken, &dev->taken_room, dev->n_taken + 1,
                 sizeof *dev->taken, "the list of device memory", err);
     if (st != KS_OK) return st;
-    cudaError_t error =
-        cudaMallocFromPoolAsync(out, size, dev->pool, dev->stream);
+    cudaError_t error = cudaMallocFromPoolAsync(out, size, dev->pool, stream);
     if (error == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError();
         return no_memory(dev, size, what, err);
@@ -60,40 +85,88 @@ ks_status ks__cuda_take(ks_dev *dev, void **out, size_t size, const char *what,
     return KS_OK;
 }
 
+/* A recording cannot allocate: its memory comes from the side stream, which
+ * ks__cuda_recorded waits for, and must not move as long as it is replayed. */
+static ks_status take_recording(ks_dev *dev, void **out, size_t size,
+                                const char *what, ks_err *err) {
+    struct ks_graph *g = dev->recording;
+    struct ks__block *best = NULL;
+    for (size_t i = 0; i < g->n_blocks; i++) {
+        struct ks__block *b = &g->blocks[i];
+        if (!b->busy && b->size >= size && (!best || b->size < best->size))
+            best = b;
+    }
+    if (!best) {
+        ks_status st = ks_grow(&g->blocks, &g->room, g->n_blocks + 1,
+                               sizeof *g->blocks, "a graph's memory", err);
+        if (st == KS_OK) st = take(dev, out, size, dev->side, what, err);
+        if (st != KS_OK) return st;
+        best = &g->blocks[g->n_blocks++];
+        *best = {*out, size, false};
+    }
+    best->busy = true;
+    *out = best->data;
+    return KS_OK;
+}
+
+ks_status ks__cuda_take(ks_dev *dev, void **out, size_t size, const char *what,
+                        ks_err *err) {
+    *out = NULL;
+    if (size == 0) return KS_OK;
+    return dev->recording ? take_recording(dev, out, size, what, err)
+                          : take(dev, out, size, dev->stream, what, err);
+}
+
 void ks__cuda_give(ks_dev *dev, void *scratch) {
     if (!scratch) return;
+    struct ks_graph *g = dev->recording;
+    for (size_t i = 0; g && i < g->n_blocks; i++) {
+        if (g->blocks[i].data != scratch) continue;
+        g->blocks[i].busy = false;
+        return;
+    }
     /* Scratch goes back last in, first out: it is found at once. */
     for (size_t i = dev->n_taken; i-- > 0;) {
         if (dev->taken[i].data != scratch) continue;
         dev->in_use -= dev->taken[i].size;
         dev->taken[i] = dev->taken[--dev->n_taken];
-        (void)ks__cuda_status(cudaFreeAsync(scratch, dev->stream), "free",
-                              NULL);
+        (void)cudaFreeAsync(scratch, dev->stream);
         return;
     }
 }
 
 /* ----------------------------------------------------------- open and close */
 
-static ks_status learn(ks_dev *dev, size_t memory, ks_err *err) {
+ks_status ks__cuda_limit(ks_dev *dev, size_t memory, ks_err *err) {
+    cudaDeviceProp p;
+    KS_CUDA_TRY(cudaGetDeviceProperties(&p, dev->ordinal), "open");
+    if (memory > p.totalGlobalMem)
+        return ks_fail(err, KS_LIMIT,
+                       "--memory %zu is more than the %zu bytes of device %d "
+                       "(%s)",
+                       memory, p.totalGlobalMem, dev->ordinal, p.name);
+    if (memory && memory < dev->in_use)
+        return ks_fail(err, KS_LIMIT,
+                       "--memory %zu is less than the %zu bytes in use on "
+                       "device %d (%s)",
+                       memory, dev->in_use, dev->ordinal, p.name);
+    dev->limited = memory != 0;
+    dev->memory = memory ? memory : p.totalGlobalMem;
+    return KS_OK;
+}
+
+static ks_status learn(ks_dev *dev, ks_err *err) {
     cudaDeviceProp p;
     KS_CUDA_TRY(cudaGetDeviceProperties(&p, dev->ordinal), "open");
     dev->sm = p.major * 10 + p.minor;
     dev->n_sm = p.multiProcessorCount;
     dev->shared_most = p.sharedMemPerBlockOptin;
-    dev->limited = memory != 0;
-    dev->memory = memory ? memory : p.totalGlobalMem;
     snprintf(dev->isa, sizeof dev->isa, "sm_%d", dev->sm);
     if (dev->sm < 80)
         return ks_fail(err, KS_UNSUPPORTED,
                        "device %d (%s) has compute capability %d.%d; the "
                        "kernels need 8.0 or later",
                        dev->ordinal, p.name, p.major, p.minor);
-    if (memory > p.totalGlobalMem)
-        return ks_fail(err, KS_LIMIT,
-                       "--memory %zu is more than the %zu bytes of device %d "
-                       "(%s)",
-                       memory, p.totalGlobalMem, dev->ordinal, p.name);
     return KS_OK;
 }
 
@@ -125,7 +198,8 @@ static ks_status open_device(ks_dev *dev, int ordinal, size_t memory,
                        ordinal, count - 1);
     dev->ordinal = ordinal;
     KS_CUDA_TRY(cudaSetDevice(ordinal), "open");
-    ks_status st = learn(dev, memory, err);
+    ks_status st = learn(dev, err);
+    if (st == KS_OK) st = ks__cuda_limit(dev, memory, err);
     return st == KS_OK ? make_pool(dev, err) : st;
 }
 
@@ -145,9 +219,12 @@ ks_status ks__cuda_open(ks_dev **out, int ordinal, size_t memory, ks_err *err) {
 void ks__cuda_close(ks_dev **dev) {
     ks_dev *d = *dev;
     if (!d) return;
+    (void)cudaSetDevice(d->ordinal);
+    if (d->side) (void)cudaStreamSynchronize(d->side);
     while (d->n_taken) ks__cuda_give(d, d->taken[d->n_taken - 1].data);
     if (d->stream) (void)cudaStreamSynchronize(d->stream);
     if (d->stream) (void)cudaStreamDestroy(d->stream);
+    if (d->side) (void)cudaStreamDestroy(d->side);
     if (d->pool) (void)cudaMemPoolDestroy(d->pool);
     free(d->taken);
     free(d);

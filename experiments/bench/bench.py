@@ -151,7 +151,7 @@ def capture_forms(options, scratch, chains):
                                  "--json"])
         os.remove(out)
         said = json.loads(said)
-        return {"tokens": said["tokens"],
+        return {"tokens": said["tokens"], "shared": said["shared_tokens"],
                 "seconds": said["plan_seconds"] + said["seconds"],
                 "process_seconds": whole, "peak_mib": peak}
 
@@ -166,6 +166,9 @@ def capture_forms(options, scratch, chains):
             best["batch_tokens"], folder, chains, h5),
         "keystep": keystep,
     }
+
+
+COMPUTED = "keystep, only tokens that it computed"
 
 
 def capture_rounds(options, scratch, chains):
@@ -187,11 +190,15 @@ def capture_rounds(options, scratch, chains):
             if "process_seconds" in got:
                 whole.append(got["tokens"] / got["process_seconds"])
             rates.setdefault(name, []).append(rate)
+            if "shared" in got:  # computed once for several chains
+                rates.setdefault(COMPUTED, []).append(
+                    (got["tokens"] - got["shared"]) / got["seconds"])
             peaks.setdefault(name, []).append(got["peak_mib"])
             rows.append({"who": name, "round": turn + 1,
                          "tokens": got["tokens"],
                          "seconds": got["seconds"], "tokens_per_s": rate,
                          "process_seconds": got.get("process_seconds", ""),
+                         "shared_tokens": got.get("shared", ""),
                          "peak_mib": got["peak_mib"]})
             say(name, f"{rate:.1f} tokens/s", f"{got['peak_mib']:.0f} MiB")
     return rows, rates, peaks, whole
@@ -236,6 +243,10 @@ def bench_capture(options, scratch):
                ratios(rates, "keystep", "transformers published"), 2),
         figure("capture / llama.cpp prompt (tokens/s)",
                ratios(rates, "keystep", "llama.cpp prompt"), 1.5),
+        figure("only tokens that capture computed / transformers, best form",
+               ratios(rates, COMPUTED, "transformers best")),
+        figure("only tokens that capture computed / llama.cpp prompt",
+               ratios(rates, COMPUTED, "llama.cpp prompt")),
         figure("peak memory / transformers' best form", half, 0.5, False),
         figure("capture adds to the forward, resid at five positions (%)",
                None, 3, False, (*over(parts, "pooled"), options.pairs)),
@@ -244,7 +255,8 @@ def bench_capture(options, scratch):
     ]
     for name in rates:
         figures.append(figure(f"{name} (tokens/s)", rates[name]))
-        figures.append(figure(f"{name} (peak MiB)", peaks[name]))
+        if name in peaks:
+            figures.append(figure(f"{name} (peak MiB)", peaks[name]))
     return figures
 
 

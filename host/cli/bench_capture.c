@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "../capture.h"
+#include "../capture_share.h"
 #include "../run.h"
 #include "bench.h"
 
@@ -24,10 +24,12 @@ typedef struct capture_bench {
     char *path[N_KINDS];          /* of the files that they write */
     bool mine[N_KINDS];           /* nothing lay there before */
     unsigned turn;                /* batches so far */
-    ks_buf in, out;           /* of the bare products, a block for each lane */
-    int64_t widest;           /* columns of both */
-    int32_t *offsets;         /* [n_seqs + 1] of a batch */
-    double *seconds[N_KINDS]; /* [pairs] */
+    ks_buf in, out;          /* of the bare products, a block for each lane */
+    int64_t widest;          /* columns of both */
+    ks__share *share;        /* of the forward alone */
+    ks__share_group *groups; /* of a batch */
+    int32_t *work;
+    double *seconds[N_KINDS];       /* [pairs] */
     ks_capture_pass *pass[N_KINDS]; /* of the captures in work */
     uint64_t bytes[N_KINDS];        /* of the file */
 } capture_bench;
@@ -44,7 +46,9 @@ static ks_status open_job(capture_bench *b, kind what, const char *name,
         .dtype = KS_BF16,
         .force = true,
         .random_weights = -1,
-        .engine = {.threads = c->threads, .batch_tokens = c->batch_tokens}};
+        .engine = {.backend = c->backend,
+                   .threads = c->threads,
+                   .batch_tokens = c->batch_tokens}};
     KS_TRY(ks_path_join(&b->path[what], b->bench->in->dir, name, err));
     KS_TRY(ks_refuse_existing(b->path[what], false, err));
     b->mine[what] = true;
@@ -102,15 +106,27 @@ done:
     return st;
 }
 
+/* As a capture computes it: what chains share, once. */
 static ks_status batch_forward(const capture_bench *b, size_t from, size_t to,
                                ks_err *err) {
-    const ks_capture_job *job = b->job[POOLED];
-    for (size_t s = from; s < to; s++)
-        b->offsets[s - from + 1] = b->offsets[s - from] + job->seqs[s].n_tokens;
-    ks_batch tokens = {.n_seq = (int32_t)(to - from),
-                       .offsets = b->offsets,
-                       .ids = job->ids + job->seqs[from].token};
-    return ks_engine_run(job->engine, &tokens, NULL, err);
+    ks_status st = KS_OK;
+    ks_batch tokens;
+    const ks_stored *stored;
+    int32_t faulty;
+    KS_TRY(ks__share_batch(b->share, from, to, &tokens, &stored, &faulty, err));
+    KS_TRY(ks__engine_run_behind(b->job[POOLED]->engine, &tokens, stored, NULL,
+                                 err));
+done:
+    return st;
+}
+
+/* Rows that the batch has of its own; the shared ones are few. */
+static int32_t own_rows(const capture_bench *b, size_t from, size_t to,
+                        int32_t tokens) {
+    int32_t n = ks__share_groups(b->job[POOLED], from, to, b->groups, b->work);
+    for (int32_t g = 0; g < n; g++)
+        tokens -= b->groups[g].n * b->groups[g].n_tokens;
+    return tokens;
 }
 
 /* One batch of a kind; a capture's waits for its own bytes, so that writing
@@ -119,7 +135,8 @@ static ks_status run_batch(const capture_bench *b, kind what, size_t from,
                            size_t to, int32_t tokens, ks_err *err) {
     ks_status st = KS_OK;
     bool more;
-    if (what == PRODUCTS) return batch_products(b, tokens, err);
+    if (what == PRODUCTS)
+        return batch_products(b, own_rows(b, from, to, tokens), err);
     if (what == FORWARD) return batch_forward(b, from, to, err);
     KS_TRY(ks_capture_step(b->pass[what], &more, err));
     KS_TRY(ks_capture_sync(b->pass[what], err));
@@ -253,8 +270,12 @@ static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
     for (int64_t i = 0; i < n; i++) x[i] = (float)(i % 97) / 97;
     KS_TRY(e->ops->copy(e->dev, b->in.data, x, size, err));
     KS_TRY(e->ops->sync(e->dev, err));
-    KS_TRY(ks_alloc(&b->offsets, b->job[POOLED]->n_seqs + 1, sizeof *b->offsets,
-                    "a batch", err));
+    size_t n_seqs = b->job[POOLED]->max_seqs;
+    KS_TRY(
+        ks__share_open(&b->share, b->job[POOLED], b->job[POOLED]->engine, err));
+    KS_TRY(ks_alloc(&b->groups, n_seqs, sizeof *b->groups, "a batch", err));
+    KS_TRY(
+        ks_alloc(&b->work, 2 * (n_seqs + 1), sizeof *b->work, "a batch", err));
     for (kind k = 0; k < N_KINDS; k++)
         KS_TRY(ks_alloc(&b->seconds[k], (size_t)pairs, sizeof(double),
                         "the figures", err));
@@ -273,13 +294,15 @@ static void close_bench(capture_bench *b) {
     const ks_engine *e = b->job[POOLED] ? b->job[POOLED]->engine : NULL;
     if (e && b->in.data) e->ops->free(e->dev, &b->in);
     if (e && b->out.data) e->ops->free(e->dev, &b->out);
+    ks__share_close(&b->share);
     for (kind k = 0; k < N_KINDS; k++) {
         ks_capture_close(&b->job[k]);
         if (b->mine[k]) ks_bench_remove(b->path[k]);
         free(b->path[k]);
         free(b->seconds[k]);
     }
-    free(b->offsets);
+    free(b->groups);
+    free(b->work);
 }
 
 ks_status ks_bench_capture(ks_bench *bench, ks_err *err) {

@@ -41,6 +41,7 @@ static const struct argp_option option_list[] = {
     {"chains", KS_KEY_CHAINS, "FILE", 0, "chains, JSON Lines", 2},
     {"batch-tokens", KS_KEY_BATCH_TOKENS, "N", 0,
      "most tokens of a packed batch", 2},
+    {"backend", KS_KEY_BACKEND, "cpu|cuda", 0, "default: cpu", 2},
     {NULL, 0, NULL, 0, "io:", 3},
     {"size", KEY_SIZE, "MIB", 0, "of the file; default: 1024", 3},
     {NULL, 0, NULL, 0, "probe:", 4},

@@ -143,12 +143,20 @@ static memory measure(const ks_capture_cost *cost) {
     return m;
 }
 
+static double seconds_of(const ks_capture_cost *cost, double rate) {
+    return (double)(cost->tokens - cost->shared) / rate;
+}
+
 static void print_cost(const ks_capture_cost *cost, const memory *m,
                        double rate) {
     printf("%-10s %lld with %lld steps\n", "chains", (long long)cost->chains,
            (long long)cost->steps);
-    printf("%-10s %lld in %lld batches\n", "tokens", (long long)cost->tokens,
+    printf("%-10s %lld in %lld batches", "tokens", (long long)cost->tokens,
            (long long)cost->batches);
+    if (cost->shared)
+        printf("; %lld of them are other chains' too and computed once",
+               (long long)cost->shared);
+    putchar('\n');
     print_bytes("file", cost->file_bytes, "");
     print_bytes("memory", m->all, " at the peak, of it:");
     print_bytes("  held", m->held,
@@ -159,17 +167,18 @@ static void print_cost(const ks_capture_cost *cost, const memory *m,
     print_bytes("weights", cost->model_bytes,
                 ", mapped from the model's files");
     printf("%-10s about %.0f s at %.0f tok/s, measured on a short forward\n",
-           "time", (double)cost->tokens / rate, rate);
+           "time", seconds_of(cost, rate), rate);
 }
 
 /* more: taken over */
 static void print_json(const ks_capture_cost *cost, const memory *m,
                        json_t *more) {
     json_t *object = json_pack(
-        "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
+        "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
         (json_int_t)cost->chains, "steps", (json_int_t)cost->steps, "tokens",
-        (json_int_t)cost->tokens, "batches", (json_int_t)cost->batches,
-        "invalid_steps", (json_int_t)cost->invalid, "truncated_chains",
+        (json_int_t)cost->tokens, "shared_tokens", (json_int_t)cost->shared,
+        "batches", (json_int_t)cost->batches, "invalid_steps",
+        (json_int_t)cost->invalid, "truncated_chains",
         (json_int_t)cost->truncated, "file_bytes", (json_int_t)cost->file_bytes,
         "memory_bytes", (json_int_t)m->all, "model_bytes",
         (json_int_t)cost->model_bytes);
@@ -206,7 +215,7 @@ static ks_status dry_run(ks_capture_job *job, bool json, ks_err *err) {
     if (json)
         print_json(&job->cost, &m,
                    json_pack("{s:f,s:f}", "tokens_per_second", rate, "seconds",
-                             (double)job->cost.tokens / rate));
+                             seconds_of(&job->cost, rate)));
     else
         print_cost(&job->cost, &m, rate);
     return KS_OK;

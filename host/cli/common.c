@@ -108,6 +108,23 @@ static bool is_one_of(const char *text, const char *a, const char *b,
     return false;
 }
 
+/* cpu, cuda, cuda:1, or a list of them. */
+static void check_backends(const char *list, struct argp_state *state) {
+    for (const char *at = list; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        size_t n = strcspn(at, ",");
+        bool cuda = strncmp(at, "cuda", 4) == 0;
+        bool device = cuda && n > 5 && n < 9 && at[4] == ':' &&
+                      strspn(at + 5, "0123456789") == n - 5;
+        if (!(n == 3 && strncmp(at, "cpu", 3) == 0) && !(n == 4 && cuda) &&
+            !device)
+            argp_error(state,
+                       "--backend takes cpu, cuda, cuda:N or a list of "
+                       "devices such as cuda:0,cuda:1, got '%s'",
+                       list);
+    }
+}
+
 /* ----------------------------------------------------------------- options */
 
 static error_t file_key(ks_cli_common *c, int key, const char *arg) {
@@ -222,7 +239,7 @@ error_t ks_cli_common_key(ks_cli_common *c, int key, char *arg,
         c->context_none = is_one_of(arg, "full", "none", "context", s);
         return 0;
     case KS_KEY_BACKEND:
-        is_one_of(arg, "cpu", "cuda", "backend", s);
+        check_backends(arg, s);
         c->backend = arg;
         return 0;
     case KS_KEY_LABELS_ON:

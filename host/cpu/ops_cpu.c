@@ -180,12 +180,10 @@ ks_status ks__cpu_each(ks_dev *dev, int32_t lanes, int32_t n, ks_each_fn body,
                        void *user, ks_err *err) {
     ks_status st = KS_OK;
     int32_t failed = n;
-    if (lanes <= 1) {
-        for (int32_t i = 0; i < n; i++) KS_TRY(body(user, dev, 0, i, err));
-        goto done;
-    }
-    KS_CHECK(lanes <= dev->threads, KS_INTERNAL, "each: %d lanes on %d threads",
-             (int)lanes, dev->threads);
+    if (lanes <= 1) return ks__each_alone(dev, lanes, n, body, user, err);
+    if (lanes > dev->threads)
+        return ks_fail(err, KS_INTERNAL, "each: %d lanes on %d threads",
+                       (int)lanes, dev->threads);
 #pragma omp parallel for num_threads(lanes) schedule(dynamic, 1)
     for (int32_t i = 0; i < n; i++) {
         int lane = omp_get_thread_num();
@@ -199,7 +197,6 @@ ks_status ks__cpu_each(ks_dev *dev, int32_t lanes, int32_t n, ks_each_fn body,
             if (err) *err = own;
         }
     }
-done:
     return st;
 }
 

@@ -133,6 +133,18 @@ Test(capture, batches_and_threads_do_not_change_a_byte) {
     cr_assert(same_files(a.out, b.out));
 }
 
+/* Engines that take batches as they come, of one chain each. */
+Test(capture, the_number_of_devices_does_not_change_a_byte) {
+    write_chains("chains.jsonl", 9);
+    ks_capture_options a = options_for("a.h5"), b = options_for("b.h5");
+    b.engine.backend = "cpu,cpu,cpu";
+    b.engine.batch_tokens = 1;
+    b.engine.threads = 1;
+    must_capture(&a);
+    must_capture(&b);
+    cr_assert(same_files(a.out, b.out));
+}
+
 Test(capture, less_memory_means_smaller_batches) {
     write_chains("chains.jsonl", 9);
     ks_capture_options a = options_for("a.h5"), b = options_for("b.h5");
@@ -321,6 +333,17 @@ Test(capture, bad_input_makes_no_file) {
     must_fail(&o, KS_IO, "/nonexistent");
 }
 
+Test(capture, a_list_of_devices_is_refused_by_its_bad_one) {
+    write_chains("chains.jsonl", 2);
+    ks_capture_options o = options_for("x.h5");
+    ks_capture_job *job = NULL;
+    ks_err err = {0};
+    o.engine.backend = "cpu,tpu";
+    cr_assert_eq(ks_capture_open(&job, &o, &err), KS_UNSUPPORTED);
+    cr_assert(strstr(err.text, "'tpu'"), "%s", err.text);
+    cr_assert(job == NULL);
+}
+
 Test(capture, labels_go_into_the_file) {
     write_chains("chains.jsonl", 3); /* of 2, 3 and 4 steps */
     write_text("labels.jsonl",
@@ -361,6 +384,9 @@ Test(capture, values_that_are_not_finite_are_named) {
     o.force = true;
     o.dtype = KS_F16;
     spoil(&o, 1e5f, "beyond the range of f16");
+    spoil(&o, 1e5f, "resid layer 2");
+    o.engine.backend = "cpu,cpu"; /* of two faults the first chain's is told */
+    o.engine.batch_tokens = 1;
     spoil(&o, 1e5f, "resid layer 2");
 }
 

@@ -16,9 +16,9 @@
 #define APART_SPACE ((size_t)1 << 30)
 enum { APART_PAGE = 4096, APART_MOST = 4096 };
 
-typedef struct apart_copy { /* one that sync has to see to */
+typedef struct apart_copy { /* to the host, on its way */
     void *to;
-    const void *from; /* to the backend: must still hold `bytes` at the sync */
+    const void *from; /* must still hold `bytes` when waited for */
     void *bytes;
     size_t size;
 } apart_copy;
@@ -31,9 +31,11 @@ static struct {
     ks_buf live[APART_MOST];
     size_t n_live;
     apart_copy copies[APART_MOST];
-    size_t n_copies;
-    bool numeric; /* the next sync says so */
-    int64_t n_ops, n_copied, n_syncs;
+    size_t n_copies;   /* under way */
+    uint64_t n_landed; /* that arrived, of all */
+    ks_buf landing;    /* the one of alloc_host */
+    bool numeric;      /* the next sync says so */
+    int64_t n_ops, n_copied, n_syncs, n_waits;
 } apart;
 
 static void apart_protect(int how) {
@@ -118,6 +120,21 @@ static bool apart_is_mine(const void *at) {
            (const char *)at < apart.base + APART_SPACE;
 }
 
+/* still: nothing may write `from` until it has arrived. */
+static ks_status apart_begin(void *to, const void *from, size_t size,
+                             bool still, uint64_t *ticket) {
+    void *bytes = malloc(size);
+    apart_protect(PROT_READ | PROT_WRITE);
+    memcpy(bytes, from, size);
+    apart_protect(PROT_NONE);
+    memset(to, 0xee, size);
+    cr_assert_lt(apart.n_copies, APART_MOST);
+    apart.copies[apart.n_copies++] =
+        (apart_copy){to, still ? from : NULL, bytes, size};
+    *ticket = apart.n_landed + apart.n_copies;
+    return KS_OK;
+}
+
 static ks_status apart_copy_now(ks_dev *dev, void *to, const void *from,
                                 size_t size, ks_err *err) {
     (void)dev, (void)err;
@@ -127,38 +144,73 @@ static ks_status apart_copy_now(ks_dev *dev, void *to, const void *from,
     cr_assert(apart_is_mine(to) || apart_is_mine(from),
               "a copy within host memory");
     apart.n_copied++;
+    if (apart_is_mine(to)) {
+        apart_protect(PROT_READ | PROT_WRITE);
+        memcpy(to, from, size);
+        apart_protect(PROT_NONE);
+        return KS_OK;
+    }
+    uint64_t ticket;
+    return apart_begin(to, from, size, false, &ticket);
+}
+
+static ks_status apart_copy_out(ks_dev *dev, void *to, const void *from,
+                                size_t size, uint64_t *ticket, ks_err *err) {
+    (void)dev, (void)err;
+    const char *at = apart.landing.data, *target = to;
+    apart_expect("copy_out", "source", from, size);
+    cr_assert(at && target >= at && target + size <= at + apart.landing.size,
+              "copy_out: the target is not of alloc_host");
+    apart.n_copied++;
+    return apart_begin(to, from, size, true, ticket);
+}
+
+/* The first n copies under way arrive. */
+static ks_status apart_land(size_t n, ks_err *err) {
     apart_protect(PROT_READ | PROT_WRITE);
-    if (apart_is_mine(to)) memcpy(to, from, size);
-    void *bytes = NULL;
-    if (!apart_is_mine(to) || !apart_is_mine(from)) {
-        bytes = malloc(size);
-        memcpy(bytes, from, size);
+    for (size_t i = 0; i < n; i++) {
+        apart_copy *c = &apart.copies[i];
+        memcpy(c->to, c->bytes, c->size);
+        cr_assert(!c->from || memcmp(c->from, c->bytes, c->size) == 0,
+                  "the source of a copy changed on the way");
+        free(c->bytes);
     }
     apart_protect(PROT_NONE);
-    if (!bytes) return KS_OK;
-    cr_assert_lt(apart.n_copies, APART_MOST);
-    apart.copies[apart.n_copies++] =
-        (apart_copy){apart_is_mine(to) ? NULL : to, from, bytes, size};
-    if (!apart_is_mine(to)) memset(to, 0xee, size); /* until the sync */
-    return KS_OK;
+    apart.n_copies -= n;
+    apart.n_landed += n;
+    memmove(apart.copies, apart.copies + n,
+            apart.n_copies * sizeof *apart.copies);
+    if (!apart.numeric) return KS_OK;
+    apart.numeric = false;
+    return ks_fail(err, KS_NUMERIC, "a value is not finite");
+}
+
+static ks_status apart_wait(ks_dev *dev, uint64_t ticket, ks_err *err) {
+    (void)dev;
+    apart.n_waits++;
+    if (ticket <= apart.n_landed) return KS_OK;
+    return apart_land((size_t)(ticket - apart.n_landed), err);
 }
 
 static ks_status apart_sync(ks_dev *dev, ks_err *err) {
     (void)dev;
     apart.n_syncs++;
-    for (size_t i = 0; i < apart.n_copies; i++) {
-        apart_copy *c = &apart.copies[i];
-        if (c->to)
-            memcpy(c->to, c->bytes, c->size);
-        else
-            cr_assert_eq(memcmp(c->from, c->bytes, c->size), 0,
-                         "the source of a copy changed before the sync");
-        free(c->bytes);
-    }
-    apart.n_copies = 0;
-    if (!apart.numeric) return KS_OK;
-    apart.numeric = false;
-    return ks_fail(err, KS_NUMERIC, "a value is not finite");
+    return apart_land(apart.n_copies, err);
+}
+
+static ks_status apart_alloc_host(ks_dev *dev, ks_buf *buf, size_t size,
+                                  const char *what, ks_err *err) {
+    (void)dev, (void)what, (void)err;
+    cr_assert(apart.landing.data == NULL);
+    *buf = apart.landing = (ks_buf){calloc(1, size), size};
+    return KS_OK;
+}
+
+static void apart_free_host(ks_dev *dev, ks_buf *buf) {
+    (void)dev;
+    cr_assert_eq(buf->data, apart.landing.data);
+    free(buf->data);
+    *buf = apart.landing = (ks_buf){0};
 }
 
 /* ---------------------------------------------------------------------- ops
@@ -407,6 +459,10 @@ static inline void move_apart(ks_engine *engine) {
     apart.ops.free = apart_free;
     apart.ops.copy = apart_copy_now;
     apart.ops.sync = apart_sync;
+    apart.ops.alloc_host = apart_alloc_host;
+    apart.ops.free_host = apart_free_host;
+    apart.ops.copy_out = apart_copy_out;
+    apart.ops.wait = apart_wait;
     apart.ops.zero = apart_zero;
     apart.ops.embed = apart_embed;
     apart.ops.gemm = apart_gemm;

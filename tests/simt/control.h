@@ -16,6 +16,8 @@ uint32_t simt_random(uint32_t n);
 void simt_set_devices(int count);
 /* Compute capability, e.g. 9 and 0; the first is 8.0. */
 void simt_set_capability(int major, int minor);
+/* The CUDA version of the driver, as 13000; 0: there is none. */
+void simt_set_driver(int version);
 /* Bytes that each device says it has (4 GiB). */
 void simt_set_memory(size_t bytes);
 /* Device memory cannot be touched by the host outside copies: the touch ends

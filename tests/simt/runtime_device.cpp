@@ -11,6 +11,7 @@ namespace {
 thread_local int device_now;
 thread_local cudaError_t last_error;
 int major = 8, minor = 0;
+int driver = CUDART_VERSION;
 std::map<const void *, int> dynamic_limits; /* by kernel */
 
 } // namespace
@@ -26,6 +27,10 @@ void simt_set_devices(int count) {
 void simt_set_capability(int to_major, int to_minor) {
     major = to_major;
     minor = to_minor;
+}
+
+void simt_set_driver(int version) {
+    driver = version;
 }
 
 /* ------------------------------------------------------------------ errors */
@@ -108,6 +113,9 @@ cudaError_t cudaPeekAtLastError(void) {
 
 cudaError_t cudaGetDeviceCount(int *count) {
     SIMT_API;
+    *count = 0;
+    if (driver / 1000 < CUDART_VERSION / 1000)
+        return simt_error(cudaErrorInsufficientDriver);
     *count = simt_device_count;
     return simt_device_count ? cudaSuccess : simt_error(cudaErrorNoDevice);
 }
@@ -125,7 +133,7 @@ cudaError_t cudaGetDevice(int *device) {
     return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int *version) {
-    *version = CUDART_VERSION;
+    *version = driver;
     return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int *version) {

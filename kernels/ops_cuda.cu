@@ -1,0 +1,164 @@
+/* ops_cuda.cu - the CUDA backend: which device, its table, what it says where
+ * there is none. Without a driver the program starts all the same: the runtime
+ * is linked in and looks for libcuda itself. */
+#include "cuda.cuh"
+#include "cuda_ops.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ------------------------------------------------------------------ devices */
+
+/* The first driver of this toolkit's CUDA; minor versions do not matter. */
+#define DRIVER (CUDART_VERSION / 1000 == 13 ? "580" : "a later one")
+
+/* Why no device answers. */
+static ks_status no_device(cudaError_t error, ks_err *err) {
+    int driver = 0, need = CUDART_VERSION / 1000;
+    (void)cudaGetLastError();
+    (void)cudaDriverGetVersion(&driver);
+    if (driver == 0)
+        return ks_fail(err, KS_UNSUPPORTED,
+                       "backend 'cuda': there is no NVIDIA driver here; this "
+                       "build needs one for CUDA %d, version %s or later",
+                       need, DRIVER);
+    if (driver / 1000 < need)
+        return ks_fail(err, KS_UNSUPPORTED,
+                       "backend 'cuda': the NVIDIA driver here is for CUDA "
+                       "%d.%d; this build needs one for CUDA %d, version %s or "
+                       "later",
+                       driver / 1000, driver % 1000 / 10, need, DRIVER);
+    if (error == cudaErrorNoDevice)
+        return ks_fail(err, KS_UNSUPPORTED,
+                       "backend 'cuda': the NVIDIA driver here (CUDA %d.%d) "
+                       "finds no device; CUDA_VISIBLE_DEVICES may hide it",
+                       driver / 1000, driver % 1000 / 10);
+    return ks_fail(err, KS_UNSUPPORTED,
+                   "backend 'cuda': the NVIDIA driver here (CUDA %d.%d) says: "
+                   "%s",
+                   driver / 1000, driver % 1000 / 10,
+                   cudaGetErrorString(error));
+}
+
+static ks_status count(int *n, ks_err *err) {
+    cudaError_t error = cudaGetDeviceCount(n);
+    if (error == cudaSuccess && *n > 0) return KS_OK;
+    *n = 0;
+    return no_device(error ? error : cudaErrorNoDevice, err);
+}
+
+static ks_status facts(int ordinal, ks_dev_facts *out, ks_err *err) {
+    int n;
+    cudaDeviceProp p;
+    ks_status st = count(&n, err);
+    if (st != KS_OK) return st;
+    KS_CUDA_TRY(cudaSetDevice(ordinal), "device");
+    KS_CUDA_TRY(cudaGetDeviceProperties(&p, ordinal), "device");
+    KS_CUDA_TRY(cudaMemGetInfo(&out->unused, &out->memory), "device");
+    KS_CUDA_TRY(cudaDriverGetVersion(&out->driver), "device");
+    KS_CUDA_TRY(cudaRuntimeGetVersion(&out->runtime), "device");
+    snprintf(out->name, sizeof out->name, "%s", p.name);
+    snprintf(out->isa, sizeof out->isa, "sm_%d", p.major * 10 + p.minor);
+    out->multiprocessors = p.multiProcessorCount;
+    return KS_OK;
+}
+
+/* -------------------------------------------------------------------- table */
+
+static struct ks_ops table(const char *isa) {
+    struct ks_ops ops = {};
+    ops.name = "cuda";
+    ops.isa = isa;
+    ops.unified = false;
+    ops.graphs = true;
+    ops.alloc = ks__cuda_alloc;
+    ops.free = ks__cuda_free;
+    ops.copy = ks__cuda_copy;
+    ops.sync = ks__cuda_sync;
+    ops.zero = ks__cuda_zero;
+    ops.enter = ks__cuda_enter;
+    ops.alloc_host = ks__cuda_alloc_host;
+    ops.free_host = ks__cuda_free_host;
+    ops.copy_out = ks__cuda_copy_out;
+    ops.wait = ks__cuda_wait;
+    ops.record = ks__cuda_record;
+    ops.recorded = ks__cuda_recorded;
+    ops.replay = ks__cuda_replay;
+    ops.free_graph = ks__cuda_free_graph;
+    ops.each = ks__each_alone;
+    ops.l2_pass = ks__cuda_l2_pass;
+    ops.l2_gram = ks__cuda_l2_gram;
+    ops.l2_project = ks__cuda_l2_project;
+    ops.l2_hessian = ks__cuda_l2_hessian;
+    ops.adamw = ks__cuda_adamw;
+    return ops;
+}
+
+/* ----------------------------------------------------------- open and close */
+
+/* "f32", "bf16", or one of this device's own names. */
+static ks_status choose(ks_dev *dev, const char *isa, ks_err *err) {
+    char plain[sizeof dev->isa], precise[sizeof dev->isa];
+    snprintf(plain, sizeof plain, "sm_%d", dev->sm);
+    snprintf(precise, sizeof precise, "sm_%d-f32", dev->sm);
+    if (!isa || !*isa) isa = getenv("KS_ISA");
+    if (!isa || !*isa) isa = plain;
+    dev->precise = strcmp(isa, "f32") == 0 || strcmp(isa, precise) == 0;
+    if (!dev->precise && strcmp(isa, "bf16") != 0 && strcmp(isa, plain) != 0)
+        return ks_fail(err, KS_UNSUPPORTED,
+                       "instruction set '%s' is not one that runs on device "
+                       "%d: %s (bf16 operands) or %s",
+                       isa, dev->ordinal, plain, precise);
+    memcpy(dev->isa, dev->precise ? precise : plain, sizeof dev->isa);
+    return KS_OK;
+}
+
+static void close_cuda(ks_dev **dev) {
+    if (!*dev) return;
+    (void)cudaSetDevice((*dev)->ordinal);
+    ks__cuda_copies_close(*dev);
+    ks__cuda_close(dev);
+}
+
+static ks_status fill(ks_dev *dev, const char *isa, ks_err *err) {
+    ks_status st = choose(dev, isa, err);
+    if (st == KS_OK) st = ks__cuda_copies_open(dev, err);
+    dev->ops = table(dev->isa);
+    return st;
+}
+
+/* The host's threads compute nothing here. */
+static ks_status open_cuda(ks_dev **out, const struct ks_ops **ops, int ordinal,
+                           int, const char *isa, ks_err *err) {
+    int n;
+    ks_dev *dev = NULL;
+    ks_status st = count(&n, err);
+    if (st == KS_OK) st = ks__cuda_open(&dev, ordinal, 0, err);
+    if (st != KS_OK) return st;
+    dev->backend = &ks__backend_cuda;
+    st = fill(dev, isa, err);
+    if (st != KS_OK) {
+        close_cuda(&dev);
+        return st;
+    }
+    *ops = &dev->ops;
+    *out = dev;
+    return KS_OK;
+}
+
+static int threads(const ks_dev *) {
+    return 1;
+}
+
+static size_t room(const ks_dev *dev) {
+    return dev->memory - dev->in_use;
+}
+
+const ks__backend ks__backend_cuda = {
+    "cuda",    "the kernels, the driver or the device are at fault",
+    open_cuda, close_cuda,
+    threads,   ks__cuda_limit,
+    room,      count,
+    facts,
+};
