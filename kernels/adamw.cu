@@ -49,20 +49,22 @@ static __device__ void fetch(const linear &s, int which, const int32_t *rows,
                              int32_t n_rows, int32_t group, int32_t chunk) {
     const ks_adamw_run &r = *s.r;
     int32_t count = r.centre ? ROWS + SCALES : ROWS;
-    for (int32_t k = (int32_t)threadIdx.x; k < count * (COLUMNS / 4);
-         k += THREADS) {
-        int32_t i = k / (COLUMNS / 4), c = k % (COLUMNS / 4) * 4;
-        int64_t f = (int64_t)chunk * COLUMNS + c;
-        const float *from = s.t->x;
-        bool in = f < s.t->wide;
-        if (i >= ROWS) {
+    int32_t c = (int32_t)threadIdx.x % (COLUMNS / 4) * 4;
+    int64_t f = (int64_t)chunk * COLUMNS + c;
+    bool in = f < s.t->wide; /* the thread's column, in every row */
+    const float *column = in ? adamw_input(*s.t, r, 0, f) : s.t->x;
+    for (int32_t i = (int32_t)threadIdx.x / (COLUMNS / 4); i < count;
+         i += THREADS / (COLUMNS / 4)) {
+        int32_t at = group * ROWS + i;
+        const float *from = column;
+        bool valid = in;
+        if (i >= ROWS)
             from = in ? (i == ROWS ? r.centre : r.inverse) + f : from;
-        } else {
-            int32_t at = group * ROWS + i;
-            in = in && at < n_rows;
-            from = in ? adamw_input(*s.t, r, rows[at], f) : from;
-        }
-        cp_async16(&s.tile[which][i * COLUMNS + c], from, in);
+        else if (at < n_rows)
+            from += rows[at] * s.t->stride * in;
+        else
+            valid = false;
+        cp_async16(&s.tile[which][i * COLUMNS + c], from, valid);
     }
     cp_async_commit();
 }
@@ -259,7 +261,8 @@ static ks_status check(const ks_adamw_job *job, ks_err *err) {
     bool whole = job->stride >= 1 && job->stride % KS_ADAMW_PAD == 0 &&
                  job->layers >= 1 && job->batch >= 1 &&
                  job->batch <= KS_ADAMW_MOST_BATCH && job->n_runs >= 1 &&
-                 job->n_hidden <= KS_ADAMW_MOST_HIDDEN;
+                 job->n_hidden <= KS_ADAMW_MOST_HIDDEN &&
+                 ks_adamw_wide(job) <= INT32_MAX;
     for (int32_t k = 0; whole && k < job->n_hidden; k++)
         whole = job->hidden[k] >= 1 && job->hidden[k] % KS_ADAMW_UNITS == 0;
     if (whole) return KS_OK;
@@ -289,7 +292,7 @@ static ks_status train_job(ks_dev *dev, const ks_adamw_job *job,
                        : ks__cuda_adamw_linear(dev, job, task, moments, err);
     if (st != KS_OK) return st;
     KS_CUDA_TRY(cudaStreamSynchronize(dev->stream), "adamw");
-    return KS_OK;
+    return ks_interrupted ? ks_fail(err, KS_INTERRUPTED, "interrupted") : KS_OK;
 }
 
 ks_status ks__cuda_adamw(ks_dev *dev, const ks_adamw_job *job, ks_err *err) {

@@ -43,12 +43,13 @@ adamw_margins(const adamw_task &t, const ks_adamw_run &r, int e) {
     return r.margin + (t.each_epoch ? (int64_t)e * t.n_eval : 0);
 }
 
-/* Row `row` of the layer that holds input f, at f. */
+/* Row `row` of the layer that holds input f, at f; wide has 31 bits. */
 static __device__ __forceinline__ const float *
 adamw_input(const adamw_task &t, const ks_adamw_run &r, int32_t row,
             int64_t f) {
-    int64_t layer = r.layer + f / t.stride;
-    return t.x + (layer * t.n + row) * t.stride + f % t.stride;
+    uint32_t stride = (uint32_t)t.stride, at = (uint32_t)f;
+    int64_t layer = r.layer + (int32_t)(at / stride);
+    return t.x + (layer * t.n + row) * t.stride + at % stride;
 }
 
 /* Floats of one moment of a run: its parameters, and up to 16 bytes. */

@@ -154,7 +154,7 @@ static __device__ void gradient(const mlp_task &k, const ks_adamw_run &r,
 /* Block (x, y, z): units 64 x.., inputs 512 y.., run z. Bound: 24 bytes a
  * weight and step (6 FMA a byte at batches of 32: memory, on an H100). */
 template <int groups>
-static __global__ void __launch_bounds__(THREADS, groups > 1 ? 1 : 2)
+static __global__ void __launch_bounds__(THREADS, 1)
     input_kernel(mlp_task k, mlp_mode mode, int32_t begin) {
     SHARED2(float, x, ROWS, PITCH);
     SHARED2(float, s, ROWS, UNITS);
@@ -442,13 +442,13 @@ static ks_status train(ks_dev *dev, const ks_adamw_job *job, const mlp_task *k,
                        ks_err *err) {
     cudaGraphExec_t step = NULL;
     ks_status st = capture_step(dev, k, job->n_runs, &step, err);
-    for (int32_t e = 0; st == KS_OK && e < job->epochs; e++) {
+    for (int32_t e = 0; st == KS_OK && !ks_interrupted && e < job->epochs;
+         e++) {
         st = train_epoch(dev, job, k, step, e, err);
-        if (st == KS_OK)
+        if (st ==
+            KS_OK) /* or the queue would hold epochs, interrupted or not */
             st = ks__cuda_status(cudaStreamSynchronize(dev->stream), "adamw",
                                  err);
-        if (st == KS_OK && ks_interrupted)
-            st = ks_fail(err, KS_INTERRUPTED, "interrupted");
     }
     if (step) (void)cudaGraphExecDestroy(step);
     return st;

@@ -142,6 +142,9 @@ static ks_status check_options(const ks_adamw_data *a,
     ks_status st = KS_OK;
     KS_CHECK(o->layers >= 0 && input_layers(o) <= a->layers, KS_USAGE,
              "a probe over %d layers: there are %d", o->layers, a->layers);
+    KS_CHECK(input_layers(o) <= INT32_MAX / a->stride, KS_LIMIT,
+             "%d layers of %lld features are too many for one probe",
+             input_layers(o), (long long)a->d);
     KS_CHECK(o->n_hidden >= 0 && o->n_hidden <= KS_ADAMW_MOST_HIDDEN, KS_USAGE,
              "%d hidden layers: expected 0 to %d", o->n_hidden,
              KS_ADAMW_MOST_HIDDEN);

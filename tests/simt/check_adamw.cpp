@@ -166,6 +166,37 @@ Test(simt_adamw, hidden_ranges_and_groups) {
 
 /* ------------------------------------------------------------------- errors */
 
+Test(simt_adamw, interrupted) {
+    sim s = open_trainer();
+    for (int32_t n_hidden = 0; n_hidden < 2; n_hidden++) {
+        std::vector<float> x = numbers(1, 8 * 16), param(17 * 64 + 65);
+        std::vector<int32_t> rows = {0, 1, 2, 3};
+        std::vector<int8_t> y = {0, 1, 0, 1, 0, 1, 0, 1};
+        const double rate[] = {1, 1};
+        ks_adamw_run run = {};
+        run.n_rows = 4, run.n_batches = 2;
+        run.rows = to_device(&s, rows), run.y = to_device(&s, y);
+        run.lr = 1e-3, run.param = to_device(&s, param);
+        ks_adamw_job job = {};
+        job.x = to_device(&s, x);
+        job.n = 8, job.stride = 16, job.layers = 1;
+        job.n_hidden = n_hidden, job.hidden[0] = 64;
+        job.batch = 2, job.epochs = 2, job.beta1 = 0.9, job.beta2 = 0.999;
+        job.rate = rate, job.n_runs = 1, job.runs = &run;
+        ks_err err = {};
+        ks_interrupted = 1;
+        cr_expect(
+            eq(int, ks__cuda_adamw(s.dev, &job, &err), (int)KS_INTERRUPTED));
+        ks_interrupted = 0;
+        cr_expect(eq(int, ks__cuda_adamw(s.dev, &job, &err), (int)KS_OK));
+        ks__cuda_give(s.dev, (void *)run.rows);
+        ks__cuda_give(s.dev, (void *)run.y);
+        ks__cuda_give(s.dev, run.param);
+        ks__cuda_give(s.dev, (void *)job.x);
+    }
+    close_sim(&s);
+}
+
 Test(simt_adamw, bad_jobs_are_refused) {
     sim s = open_trainer();
     ks_adamw_job good = {}, job;
@@ -179,6 +210,7 @@ Test(simt_adamw, bad_jobs_are_refused) {
     REFUSED(job.stride = 0)
     REFUSED(job.stride = 17)
     REFUSED(job.layers = 0)
+    REFUSED(job.layers = INT32_MAX / 16 + 1)
     REFUSED(job.batch = 0)
     REFUSED(job.batch = KS_ADAMW_MOST_BATCH + 1)
     REFUSED(job.n_runs = 0)

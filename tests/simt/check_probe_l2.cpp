@@ -4,6 +4,7 @@
 
 extern "C" {
 #include "l2.h"
+#include "nest.h"
 }
 
 /* f32 products of at most some hundred terms of size 1, over sums of |terms|;
@@ -385,6 +386,18 @@ Test(simt_probe_l2, bad_shapes_are_refused) {
                  (int)KS_INTERNAL));
     cr_expect(eq(int, ks__cuda_l2_hessian(s.dev, &none, NULL, 1, &err),
                  (int)KS_INTERNAL));
+    none.n = (int64_t)INT32_MAX + 1, none.d = 1;
+    cr_expect(eq(int, ks__cuda_l2_gram(s.dev, &none, &sc, NULL, &err),
+                 (int)KS_INTERNAL));
+    none.n = 1, none.d = INT32_MAX / 2;
+    cr_expect(eq(int, ks__cuda_l2_gram(s.dev, &none, &sc, NULL, &err),
+                 (int)KS_INTERNAL));
+    none.n = 0, none.d = 1;
+    cr_expect(eq(int, ks__cuda_l2_gram(s.dev, &none, &sc, NULL, &err),
+                 (int)KS_INTERNAL));
+    none.n = 1, none.d = 0;
+    cr_expect(eq(int, ks__cuda_l2_gram(s.dev, &none, &sc, NULL, &err),
+                 (int)KS_INTERNAL));
     none.n = none.d = 1;
     cr_expect(
         eq(int, ks__cuda_l2_pass(s.dev, &none, &pass, &err), (int)KS_INTERNAL));
@@ -492,4 +505,33 @@ Test(simt_probe_l2, solver_around_a_hessian) {
 Test(simt_probe_l2, solver_of_a_leading_spectrum) {
     if (!built("plain")) return; /* seconds */
     check_solver(41, 1281, false, {1e-2});
+}
+
+/* Strengths chosen inside the folds, as keystep probe does it. */
+Test(simt_probe_l2, nest) {
+    enum { N = 90, D = 7 };
+    sim s = open_sim();
+    s.ops.l2_pass = ks__cuda_l2_pass, s.ops.l2_gram = ks__cuda_l2_gram;
+    std::vector<float> x = numbers(95, N * D);
+    std::vector<int8_t> y;
+    std::vector<uint8_t> fold;
+    for (int i = 0; i < N; i++) {
+        y.push_back(number(96, (uint64_t)i) + (double)x[(size_t)(i * D)] > 0);
+        fold.push_back((uint8_t)(i % 3));
+    }
+    const int8_t *labels[] = {y.data()};
+    const double strengths[] = {1e-2, 1};
+    ks_folds folds = {N, 3, 2, 1, fold.data()};
+    ks_nest_options o = {};
+    o.n_strengths = 2, o.strengths = strengths, o.threads = 1;
+    ks_nest cpu, cuda;
+    FINE(ks_nest_fit(&cpu, x.data(), D, labels, &folds, &o, err));
+    o.ops = &s.ops, o.dev = s.dev;
+    FINE(ks_nest_fit(&cuda, x.data(), D, labels, &folds, &o, err));
+    NEAR("scores", distance(cuda.score, cpu.score, N), 1e-3);
+    for (int k = 0; k < 3; k++)
+        cr_expect(eq(dbl, cuda.strength[k], cpu.strength[k]));
+    ks_nest_free(&cpu);
+    ks_nest_free(&cuda);
+    close_sim(&s);
 }

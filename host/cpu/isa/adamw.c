@@ -6,7 +6,10 @@
 
 #include <stdlib.h>
 
-enum { TOGETHER = 8 /* rows whose margins share the weights' loads */ };
+enum {
+    TOGETHER = 8, /* rows whose margins share the weights' loads */
+    GROUP = KS_ADAMW_PAD / VL
+};
 
 typedef struct linear {
     const ks_adamw_job *job;
@@ -54,22 +57,43 @@ static void margins(const linear *s, const int32_t *row, int32_t n, float *z) {
         some_margins(s, row + i, KS_MIN(TOGETHER, n - i), z + i);
 }
 
-/* Gradient and step of all weights; four chains of rows. */
+/* Gradient of 16 features: four chains of rows, added up in pairs. */
+KS_INLINE void gradient(const linear *s, const float *const *x, int64_t j,
+                        int64_t at, vf out[GROUP]) {
+    int32_t n = s->job->batch, i = 0;
+    vf g[4][GROUP];
+    for (int k = 0; k < 4; k++)
+        for (int q = 0; q < GROUP; q++) g[k][q] = vset(0);
+    for (; i + 4 <= n; i += 4)
+        for (int k = 0; k < 4; k++)
+            for (int q = 0; q < GROUP; q++)
+                g[k][q] = madd(vset(s->z[i + k]),
+                               see(s->run, x[i + k] + j + q * VL, at + q * VL),
+                               g[k][q]);
+    for (; i < n; i++)
+        for (int q = 0; q < GROUP; q++)
+            g[0][q] =
+                madd(vset(s->z[i]), see(s->run, x[i] + j + q * VL, at + q * VL),
+                     g[0][q]);
+    for (int q = 0; q < GROUP; q++)
+        out[q] = (g[0][q] + g[1][q]) + (g[2][q] + g[3][q]);
+}
+
+/* Gradient and step of all parameters. */
 static void step(linear *s, const ks_adamw_rate *rate) {
     const ks_adamw_job *job = s->job;
     float *param = s->run->param;
     for (int32_t l = 0; l < job->layers; l++) {
         const float *x[KS_ADAMW_MOST_BATCH];
         for (int32_t i = 0; i < job->batch; i++) x[i] = row_of(s, l, s->row[i]);
-        for (int64_t j = 0; j < job->stride; j += VL) {
+        for (int64_t j = 0; j < job->stride; j += KS_ADAMW_PAD) {
             int64_t at = l * job->stride + j;
-            vf g[4] = {vset(0), vset(0), vset(0), vset(0)};
-            for (int32_t i = 0; i < job->batch; i++)
-                g[i % 4] =
-                    madd(vset(s->z[i]), see(s->run, x[i] + j, at), g[i % 4]);
-            vf all = (g[0] + g[1]) + (g[2] + g[3]);
-            vstore(param + at, ks__adamw_vector(vload(param + at), all,
-                                                s->m + at, s->v + at, rate));
+            vf g[GROUP];
+            gradient(s, x, j, at, g);
+            for (int q = 0; q < GROUP; q++, at += VL)
+                vstore(param + at,
+                       ks__adamw_vector(vload(param + at), g[q], s->m + at,
+                                        s->v + at, rate));
         }
     }
     int64_t bias = ks_adamw_wide(job);
