@@ -90,6 +90,7 @@ static ks_status open_more(ks_capture_job *job, ks_err *err) {
                  "devices of one kind",
                  job->backends[0], isa, job->backends[i], (*other)->ops->isa);
     }
+    KS_TRY(job->engine->ops->enter(job->engine->dev, err));
 done:
     return st;
 }

@@ -170,10 +170,12 @@ static ks_status open_batches(ks_capture_pass *pass, ks_err *err) {
         batch *b = &pass->batches[i];
         *b = (batch){.pass = pass, .job = job};
         b->engine = i ? job->more[i - 1] : job->engine;
+        KS_TRY(b->engine->ops->enter(b->engine->dev, err));
         KS_TRY(ks__share_open(&b->share, job, b->engine, err));
         KS_TRY(ks_alloc(&b->segments, (size_t)job->max_rows,
                         sizeof *b->segments, "a batch", err));
     }
+    KS_TRY(job->engine->ops->enter(job->engine->dev, err));
 done:
     return st;
 }

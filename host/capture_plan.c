@@ -287,7 +287,7 @@ done:
  * one sequence (then the engine refuses with the numbers). */
 static ks_status plan_batches(ks_capture_job *job, ks_err *err) {
     ks_status st = KS_OK;
-    size_t memory = job->options.engine.memory;
+    size_t memory = job->engine->memory;
     ks_run_limits limits;
     job->batch_tokens = job->engine->limits.max_tokens;
     ks__share_common(job);

@@ -5,7 +5,8 @@
 
 #include <stdlib.h>
 
-enum { DEFAULT_BATCH_TOKENS = 2048 }; /* long enough to feed every GEMM */
+/* Long enough to feed every GEMM. */
+enum { DEFAULT_BATCH_TOKENS = 2048, DEVICE_BATCH_TOKENS = 8192 };
 
 /* The most tokens, up to `most`, whose buffers fit into memory (0: any). */
 static int32_t fitting_tokens(const struct ks_ops *ops, const ks_config *config,
@@ -33,6 +34,30 @@ static ks_status check_options(const ks_engine_options *o, ks_err *err) {
     return KS_OK;
 }
 
+/* The engine's device and what run buffers may take of its memory: of host
+ * memory all that the option allows; a device's limit holds the weights too,
+ * and leaves a part for what ops take. */
+static ks_status open_device(ks_engine *engine, const char *backend,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_engine_options *o = &engine->options;
+    KS_TRY(ks_dev_open(&engine->dev, &engine->ops, backend, o->threads, NULL,
+                       err));
+    engine->limits.lanes = ks_dev_lanes(engine->dev);
+    engine->memory = o->memory;
+    if (engine->ops->unified) return KS_OK;
+    KS_TRY(ks_dev_limit(engine->dev, o->memory, err));
+    size_t room = ks_dev_room(engine->dev) / 16 * 15;
+    size_t weights = ks_place_bytes(engine->ops, engine->model);
+    KS_CHECK(weights < room, KS_NOMEM,
+             "%s: the weights take %zu bytes, device memory has room for %zu; "
+             "a larger --memory allows more where the device has it",
+             engine->model->name, weights, room);
+    engine->memory = room - weights;
+done:
+    return st;
+}
+
 ks_status ks_engine_open(ks_engine **out, const char *model,
                          const ks_engine_options *options, ks_err *err) {
     ks_status st = KS_OK;
@@ -43,16 +68,17 @@ ks_status ks_engine_open(ks_engine **out, const char *model,
     ks_engine_options *o = &engine->options;
     if (!o->backend) o->backend = "cpu";
     KS_TRY(check_options(o, err));
-    KS_TRY(ks_dev_open(&engine->dev, &engine->ops, o->backend, o->threads, NULL,
-                       err));
     KS_TRY(ks_model_open(&engine->model, model, err));
-    int32_t most = o->batch_tokens ? o->batch_tokens : DEFAULT_BATCH_TOKENS;
-    engine->limits.lanes = ks_dev_lanes(engine->dev);
-    engine->limits.max_tokens = fitting_tokens(
-        engine->ops, &engine->model->config, engine->limits, o->memory, most);
+    KS_TRY(open_device(engine, o->backend, err));
+    int32_t most =
+        engine->ops->unified ? DEFAULT_BATCH_TOKENS : DEVICE_BATCH_TOKENS;
+    if (o->batch_tokens) most = o->batch_tokens;
+    engine->limits.max_tokens =
+        fitting_tokens(engine->ops, &engine->model->config, engine->limits,
+                       engine->memory, most);
     KS_CHECK(engine->limits.max_tokens > 0, KS_LIMIT,
              "%zu bytes of memory do not hold the buffers for one token of %s",
-             o->memory, model);
+             engine->memory, model);
     *out = engine;
     engine = NULL;
 done:
@@ -70,10 +96,8 @@ ks_status ks_engine_share(ks_engine **out, const ks_engine *of,
     engine->options.backend = backend;
     engine->model = of->model;
     engine->shares_model = true;
-    KS_TRY(ks_dev_open(&engine->dev, &engine->ops, backend, of->options.threads,
-                       NULL, err));
+    KS_TRY(open_device(engine, backend, err));
     engine->limits.max_tokens = of->limits.max_tokens;
-    engine->limits.lanes = ks_dev_lanes(engine->dev);
     *out = engine;
     engine = NULL;
 done:
@@ -108,8 +132,8 @@ ks_model_info ks_engine_info(const ks_engine *engine) {
 int32_t ks_engine_longest(const ks_engine *engine, bool *by_memory) {
     const ks_config *c = &engine->model->config;
     ks_run_limits limits = engine->limits;
-    int32_t n = fitting_tokens(engine->ops, c, limits, engine->options.memory,
-                               c->n_context);
+    int32_t n =
+        fitting_tokens(engine->ops, c, limits, engine->memory, c->n_context);
     if (by_memory) *by_memory = n < c->n_context;
     return n;
 }
@@ -140,11 +164,10 @@ ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
         .lanes = have->lanes,
     };
     size_t bytes = ks_run_bytes(engine->ops, &engine->model->config, &both);
-    KS_CHECK(!engine->options.memory || bytes <= engine->options.memory,
-             KS_LIMIT,
+    KS_CHECK(!engine->memory || bytes <= engine->memory, KS_LIMIT,
              "run buffers for %d tokens and %d steps take %zu bytes, more than "
              "the %zu allowed",
-             both.max_tokens, both.max_rows, bytes, engine->options.memory);
+             both.max_tokens, both.max_rows, bytes, engine->memory);
     ks_run_close(&engine->run);
     if (!engine->placed)
         KS_TRY(ks_place(&engine->placed, engine->dev, engine->ops,

@@ -114,6 +114,7 @@ struct ks_engine {
     ks_placed *placed; /* NULL before the first run */
     ks_run *run;
     ks_run_limits limits; /* of run; max_tokens: the packing limit at first */
+    size_t memory;        /* bytes that run buffers may take; 0: any */
     ks_engine_options options;
     bool shares_model; /* another engine's, and that one closes it */
 };
@@ -124,7 +125,7 @@ ks_status ks_engine_share(ks_engine **out, const ks_engine *of,
                           const char *backend, ks_err *err);
 
 /* Makes engine->run serve at least these limits (buffers only grow). Beyond
- * options.memory: KS_LIMIT with the numbers. */
+ * engine->memory: KS_LIMIT with the numbers. */
 ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
                             ks_err *err);
 /* Tokens ahead of a batch's sequences, in a store. keep: the batch's own are
@@ -140,7 +141,7 @@ typedef struct ks_stored {
 ks_status ks__engine_run_behind(ks_engine *engine, const ks_batch *batch,
                                 const ks_stored *stored,
                                 const ks_capture *capture, ks_err *err);
-/* The longest sequence that the model's context and options.memory allow;
+/* The longest sequence that the model's context and engine->memory allow;
  * *by_memory (may be NULL) says which of the two is the limit. */
 int32_t ks_engine_longest(const ks_engine *engine, bool *by_memory);
 

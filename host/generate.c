@@ -89,12 +89,21 @@ static ks_status check_request(const ks_config *c, const ks_request *r,
     return KS_OK;
 }
 
+/* A device's store takes what weights and run buffers leave, but for a part
+ * that ops take. */
+static size_t store_memory(const job *j) {
+    size_t allowed = j->options->memory;
+    if (j->engine->ops->unified) return allowed ? allowed : KS_STORE_BYTES;
+    size_t room = ks_dev_room(j->engine->dev) / 8 * 7;
+    return allowed ? KS_MIN(allowed, room) : room;
+}
+
 /* As many pages as memory holds, no more than the work can use. */
 static ks_status open_store(job *j, ks_err *err) {
     ks_status st = KS_OK;
     const ks_config *c = &j->engine->model->config;
     size_t page = ks_kv_page_bytes(c);
-    size_t memory = j->options->memory ? j->options->memory : KS_STORE_BYTES;
+    size_t memory = store_memory(j);
     int64_t useful = ((int64_t)j->max_pages + 1) * /* as enter() counts */
                      (int64_t)KS_MIN(j->n, (size_t)j->most_active);
     int64_t n = KS_MIN((int64_t)(memory / page), useful);

@@ -33,7 +33,7 @@ typedef struct ks_generate_options {
     uint64_t seed;
     const int32_t *stops; /* [n_stops] ids that end a sequence */
     size_t n_stops;
-    size_t memory;       /* bytes of the KV store; 0: 1 GiB */
+    size_t memory; /* bytes of the KV store; 0: 1 GiB, or what a device has */
     int32_t most_active; /* sequences at a time (each worker); 0: 128 */
     /* [groups] what a sentence calls the prompt of a group; NULL: numbers */
     const char *const *names;

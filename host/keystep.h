@@ -138,9 +138,10 @@ const char *ks_tokenizer_hash(const ks_tokenizer *tokenizer);
 typedef struct ks_engine ks_engine;
 
 typedef struct ks_engine_options {
-    const char *backend;  /* "cpu" or "cuda"; NULL: cpu */
+    const char *backend;  /* "cpu", "cuda" or "cuda:1"; NULL: cpu */
     int threads;          /* 0: all that the process may use */
-    size_t memory;        /* bytes for run buffers; 0: default */
+    size_t memory;        /* bytes for run buffers, of a device for all that
+                             it holds; 0: what is needed, or what it has */
     int32_t batch_tokens; /* most tokens of one packed batch; 0: default */
 } ks_engine_options;
 

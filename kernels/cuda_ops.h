@@ -3,11 +3,11 @@
 #ifndef KS_CUDA_OPS_H
 #define KS_CUDA_OPS_H
 
-#include "ops.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "ops.h"
 
 /* copy.cu */
 ks_status ks__cuda_alloc(ks_dev *, ks_buf *, size_t, const char *what,
@@ -28,6 +28,19 @@ ks_status ks__cuda_record(ks_dev *, ks_err *);
 ks_status ks__cuda_recorded(ks_dev *, ks_graph **, ks_err *);
 ks_status ks__cuda_replay(ks_dev *, ks_graph *, ks_err *);
 void ks__cuda_free_graph(ks_dev *, ks_graph **);
+/* gemm.cu, gemm_backward.cu */
+ks_status ks__cuda_gemm(ks_dev *, ks_view out, ks_view x, ks_view w,
+                        const float *bias, bool accumulate, ks_err *);
+ks_status ks__cuda_gemm_grouped(ks_dev *, ks_view out, ks_view x,
+                                const int32_t *row, ks_view w,
+                                const float *bias, const int32_t *offsets,
+                                int32_t n_experts, ks_err *);
+ks_status ks__cuda_gemm_backward(ks_dev *, ks_view dx, ks_view dy, ks_view w,
+                                 bool accumulate, ks_err *);
+
+/* matmul.cu */
+ks_status ks__cuda_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
+                          bool tb, float alpha, float beta, ks_err *);
 /* probe_l2.cu, probe_gram.cu */
 ks_status ks__cuda_l2_pass(ks_dev *, ks_l2_rows *, const ks_l2_pass *,
                            ks_err *);

@@ -120,16 +120,22 @@ enum {
 #define KS_CLI_BACKEND                                                         \
     {                                                                          \
         "backend", KS_KEY_BACKEND, "cpu|cuda", 0,                              \
-            "where to compute (default: cpu)", 0                               \
+            "where to compute (default: cpu); cuda:1 or cuda:0,cuda:1: which " \
+            "devices",                                                         \
+            0                                                                  \
     }
 #define KS_CLI_THREADS                                                         \
     { "threads", KS_KEY_THREADS, "N", 0, "default: all it may use", 0 }
 #define KS_CLI_MEMORY                                                          \
-    { "memory", KS_KEY_MEMORY, "BYTES", 0, "most for run buffers, e.g. 2G", 0 }
+    {                                                                          \
+        "memory", KS_KEY_MEMORY, "BYTES", 0,                                   \
+            "most for run buffers, or of each device, e.g. 2G", 0              \
+    }
 #define KS_CLI_BATCH_TOKENS                                                    \
     {                                                                          \
         "batch-tokens", KS_KEY_BATCH_TOKENS, "N", 0,                           \
-            "most tokens of a packed batch (default: 2048)", 0                 \
+            "most tokens of a packed batch (default: 2048, on a device 8192)", \
+            0                                                                  \
     }
 #define KS_CLI_SEED                                                            \
     { "seed", KS_KEY_SEED, "N", 0, "random seed", 0 }

@@ -86,7 +86,9 @@ static void show(const json_t *o, int indent) {
             continue;
         }
         printf("%*s%-*s ", indent, "", 22 - indent, key);
-        if (json_is_array(v))
+        if (json_is_array(v) && json_array_size(v) == 0)
+            fputs("none", stdout);
+        else if (json_is_array(v))
             show_list(v);
         else
             show_scalar(v);
@@ -155,6 +157,7 @@ done:
 static ks_status inspect(const input *in, json_t *o, ks_err *err) {
     struct stat info;
     const char *path = in->path;
+    if (strcmp(path, "devices") == 0) return ks__inspect_devices(o, err);
     if (stat(path, &info) != 0)
         return ks_fail(err, KS_IO, "%s: there is no such file", path);
     if (S_ISDIR(info.st_mode)) return inspect_folder(in, o, err);
@@ -185,11 +188,13 @@ int ks_cmd_inspect(int argc, char **argv) {
     static const struct argp argp = {
         .options = options,
         .parser = parse,
-        .args_doc = "FILE",
+        .args_doc = "FILE\ndevices",
         .doc = "What is in FILE: a model (GGUF, safetensors or folder), a "
                "tokenizer.json, activations (HDF5; also an interrupted .part "
                "and its journal), problems, chains or labels (JSON Lines), or "
-               "what probe writes. All of it is checked on the way."};
+               "what probe writes. All of it is checked on the way. `devices`: "
+               "what this build can compute on here (a file of that name is "
+               "./devices)."};
     input in = {0};
     ks_err err = {0};
     ks_cli_common_init(&in.common);

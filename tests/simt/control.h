@@ -2,8 +2,13 @@
 #ifndef KS_SIMT_CONTROL_H
 #define KS_SIMT_CONTROL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* Order of blocks, warps and lanes, of cp.async's arrival, and of independent
  * streams. 0: plain ascending order, everything as late as allowed. The
@@ -31,5 +36,9 @@ void simt_fail_next_sync(int error);
 size_t simt_live_allocations(void);
 /* Launches since the process began. */
 uint64_t simt_launches(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,0 +1,483 @@
+/* The whole forward on the simulated device against the CPU backend: hidden
+ * states, capture, generation, scores and faults of tiny models with every
+ * feature of an architecture, both with bf16 operands and in f32's precision.
+ */
+#include "control.h"
+#include "forward/golden.h"
+#include "generate.h"
+#include "run.h"
+
+/* Relative error of a layer's hidden states (norm of the difference over the
+ * norm), absolute error of a log-probability. */
+static const struct precision {
+    const char *isa;
+    double states, logprob;
+} precisions[] = {{"bf16", 2e-2, 5e-2}, {"f32", 1e-4, 1e-4}};
+
+/* Golden models, and what none of them has. */
+static const struct variant {
+    const char *name, *folder;
+    float attn_softcap, final_softcap, rope_scale;
+    bool sinks;
+} variants[] = {
+    {.name = "llama3", .folder = "llama3"}, /* rope scaling, interleaving */
+    {.name = "linear", .folder = "linear"},
+    {.name = "qwen2", .folder = "qwen2"},     /* biases */
+    {.name = "mistral", .folder = "mistral"}, /* window */
+    {.name = "qwen3", .folder = "qwen3"},     /* q/k norm a head */
+    {.name = "olmo2", .folder = "olmo2"},     /* q/k norm whole, post-norms */
+    {.name = "olmo3", .folder = "olmo3"},
+    {.name = "gemma3", .folder = "gemma3"}, /* local angles, GELU, tied */
+    {.name = "softcap",
+     .folder = "gemma3",
+     .attn_softcap = 3,
+     .final_softcap = 5},
+    {.name = "sinks", .folder = "qwen3", .sinks = true, .rope_scale = 1.2f},
+};
+
+typedef struct pair {
+    const char *name;
+    ks_engine *cpu, *device;
+    float *sinks;
+    int32_t n_vocab, n_states, d;
+} pair;
+
+static void vary(ks_engine *engine, const struct variant *v, float *sinks) {
+    ks_config *c = &engine->model->config;
+    ks_weights *w = &engine->model->weights;
+    if (v->attn_softcap > 0) c->attn_softcap = v->attn_softcap;
+    if (v->final_softcap > 0) c->final_softcap = v->final_softcap;
+    if (v->rope_scale > 0) w->rope_scale = v->rope_scale;
+    for (int32_t l = 0; v->sinks && l < c->n_layers; l++)
+        w->layers[l].sinks = sinks + l * c->n_heads;
+}
+
+static ks_engine *open_on(const char *folder, const char *backend,
+                          const char *isa, size_t memory) {
+    ks_engine *engine = NULL;
+    char path[512];
+    ks_engine_options options = {
+        .backend = backend, .threads = 1, .memory = memory, .batch_tokens = 96};
+    snprintf(path, sizeof path, DATA "%s", folder);
+    if (isa) setenv("KS_ISA", isa, 1);
+    must(ks_engine_open(&engine, path, &options, err));
+    unsetenv("KS_ISA");
+    return engine;
+}
+
+static pair open_pair(const struct variant *v, const char *isa) {
+    pair p = {.name = v->name};
+    p.cpu = open_on(v->folder, "cpu", NULL, 0);
+    p.device = open_on(v->folder, "cuda", isa, 0);
+    const ks_config *c = &p.cpu->model->config;
+    p.n_vocab = c->n_vocab;
+    p.n_states = c->n_layers + 1;
+    p.d = c->d_model;
+    int32_t n = c->n_layers * c->n_heads;
+    p.sinks = malloc((size_t)n * sizeof *p.sinks);
+    for (int32_t i = 0; i < n; i++) p.sinks[i] = (float)(i % 5) * 0.5f - 1;
+    vary(p.cpu, v, p.sinks);
+    vary(p.device, v, p.sinks);
+    return p;
+}
+
+static void close_pair(pair *p) {
+    ks_engine_close(&p->cpu);
+    ks_engine_close(&p->device);
+    free(p->sinks);
+    cr_expect_eq(simt_live_allocations(), 0, "%s: %zu allocations left",
+                 p->name, simt_live_allocations());
+}
+
+/* ------------------------------------------------------------- hidden states
+ */
+
+enum { SEQS = 3, TOKENS = 77 };
+static const int32_t offsets[SEQS + 1] = {0, 1, 32, TOKENS};
+
+static void fill_ids(int32_t *ids, int32_t n, int32_t n_vocab) {
+    for (int32_t t = 0; t < n; t++) ids[t] = (t * 29 + t / 7 * 5) % n_vocab;
+}
+
+static void expect_states(const pair *p, const float *got, const float *ref,
+                          double tolerance) {
+    size_t n = (size_t)TOKENS * (size_t)p->d;
+    double worst = 0;
+    for (int32_t l = 0; l < p->n_states; l++) {
+        double e = relative_error(got + (size_t)l * n, ref + (size_t)l * n, n);
+        if (!isnan(worst) && !(e <= worst)) worst = e;
+    }
+    cr_expect(worst <= tolerance, "%s: relative error %g", p->name, worst);
+}
+
+/* The rows of sequence s have the bits that it has alone. */
+static void expect_alone(const pair *p, const float *crowd, const int32_t *ids,
+                         int32_t s) {
+    int32_t n = offsets[s + 1] - offsets[s];
+    size_t row = (size_t)p->d;
+    float *alone = run_alone(p->device, ids + offsets[s], n);
+    for (int32_t l = 0; l < p->n_states; l++)
+        cr_expect(
+            memcmp(alone + (size_t)l * (size_t)n * row,
+                   crowd + ((size_t)l * TOKENS + (size_t)offsets[s]) * row,
+                   (size_t)n * row * sizeof(float)) == 0,
+            "%s, sequence %d, layer %d: bits differ", p->name, s, l);
+    free(alone);
+}
+
+static void check_states(const struct precision *precision) {
+    for (size_t i = 0; i < KS_COUNT(variants); i++) {
+        int32_t ids[TOKENS];
+        pair p = open_pair(&variants[i], precision->isa);
+        fill_ids(ids, TOKENS, p.n_vocab);
+        float *ref = run_batch(p.cpu, SEQS, offsets, ids);
+        float *got = run_batch(p.device, SEQS, offsets, ids);
+        expect_states(&p, got, ref, precision->states);
+        for (int32_t s = 0; s < SEQS; s++) expect_alone(&p, got, ids, s);
+        free(ref);
+        free(got);
+        close_pair(&p);
+    }
+}
+
+Test(simt_forward, hidden_states_bf16) {
+    check_states(&precisions[0]);
+}
+
+Test(simt_forward, hidden_states_f32) {
+    check_states(&precisions[1]);
+}
+
+/* ------------------------------------------------------------------- capture
+ */
+
+typedef struct kept {
+    size_t row_bytes;
+    char *rows[KS_N_STREAMS][KS_N_POSITIONS][8]; /* [layer] */
+    int64_t n[KS_N_POSITIONS];
+} kept;
+
+static ks_status keep(void *user, ks_stream stream, ks_position position,
+                      int32_t layer, const void *rows, int64_t n, ks_err *err) {
+    kept *k = user;
+    (void)err;
+    cr_assert(!k->rows[stream][position][layer], "emitted twice");
+    char *copy = malloc((size_t)n * k->row_bytes);
+    memcpy(copy, rows, (size_t)n * k->row_bytes);
+    k->rows[stream][position][layer] = copy;
+    k->n[position] = n;
+    return KS_OK;
+}
+
+static void free_kept(kept *k) {
+    for (int s = 0; s < KS_N_STREAMS; s++)
+        for (int p = 0; p < KS_N_POSITIONS; p++)
+            for (int l = 0; l < 8; l++) free(k->rows[s][p][l]);
+}
+
+/* A step that is empty, one of a token, one at a sequence's start. */
+enum { STEPS = 5, STEP_TOKENS = 50 };
+static const ks_segment steps[STEPS] = {
+    {1, 2, 9}, {1, 9, 10}, {1, 20, 20}, {1, 21, 32}, {2, 32, 63}};
+
+static kept capture(ks_engine *engine, const int32_t *ids, ks_type dtype) {
+    kept k = {.row_bytes =
+                  ks_type_row_bytes(dtype, engine->model->config.d_model)};
+    ks_capture capture = {.streams = 7,
+                          .positions = 63,
+                          .dtype = dtype,
+                          .n_segments = STEPS,
+                          .segments = steps,
+                          .emit = keep,
+                          .user = &k};
+    ks_batch batch = {SEQS, offsets, ids};
+    must(ks_engine_run(engine, &batch, &capture, err));
+    cr_assert_eq(k.n[KS_TOKENS], STEP_TOKENS);
+    return k;
+}
+
+/* What the CPU's op makes of the device's own token rows. */
+static void expect_pooled(const pair *p, const kept *f32, const kept *got,
+                          ks_type dtype, ks_stream s, int32_t l) {
+    ks_pool_row rows[STEPS];
+    int32_t at = 0;
+    char *pooled[KS_N_POSITIONS] = {NULL};
+    size_t size = STEPS * got->row_bytes;
+    ks_dev *dev = p->cpu->dev;
+    for (int i = 0; i < STEPS; i++) { /* places among the token rows */
+        int32_t n = steps[i].end - steps[i].begin;
+        rows[i] = (ks_pool_row){at, at + n, -1};
+        at += n;
+    }
+    for (int q = 0; q < KS_N_POSITIONS; q++)
+        pooled[q] = malloc(STEP_TOKENS * got->row_bytes);
+    ks_view x = ks_view_f32((float *)(void *)f32->rows[s][KS_TOKENS][l],
+                            STEP_TOKENS, p->d);
+    must(p->cpu->ops->pool(dev, (void *const *)pooled, dtype, x, rows, STEPS,
+                           (1u << KS_BEFORE) - 1, err));
+    for (ks_position q = KS_MEAN; q < KS_BEFORE; q++)
+        cr_expect(memcmp(pooled[q], got->rows[s][q][l], size) == 0,
+                  "%s, %s layer %d, %s: bytes differ", p->name,
+                  ks_stream_name(s), l, ks_position_name(q));
+    must(p->cpu->ops->convert(dev, pooled[KS_TOKENS], dtype, x, NULL,
+                              STEP_TOKENS, err));
+    cr_expect(memcmp(pooled[KS_TOKENS], got->rows[s][KS_TOKENS][l],
+                     STEP_TOKENS * got->row_bytes) == 0,
+              "%s, %s layer %d, tokens: bytes differ", p->name,
+              ks_stream_name(s), l);
+    /* step 1 stands right behind step 0, the last one at a start */
+    cr_expect_eq(memcmp(got->rows[s][KS_BEFORE][l] + got->row_bytes,
+                        got->rows[s][KS_LAST][l], got->row_bytes),
+                 0);
+    uint16_t half;
+    memcpy(&half, got->rows[s][KS_BEFORE][l] + 4 * got->row_bytes, sizeof half);
+    cr_expect((half & 0x7fff) > (dtype == KS_BF16 ? 0x7f80 : 0x7c00),
+              "%s: the step at the start has a row before it", p->name);
+    for (int q = 0; q < KS_N_POSITIONS; q++) free(pooled[q]);
+}
+
+Test(simt_forward, capture_of_every_stream_and_position) {
+    static const size_t models[] = {2, 7}; /* biases, post-norms */
+    static const ks_type types[] = {KS_BF16, KS_F16};
+    for (size_t i = 0; i < KS_COUNT(models); i++) {
+        int32_t ids[TOKENS];
+        pair p = open_pair(&variants[models[i]], "bf16");
+        fill_ids(ids, TOKENS, p.n_vocab);
+        kept f32 = capture(p.device, ids, KS_F32);
+        kept got = capture(p.device, ids, types[i]);
+        for (ks_stream s = 0; s < KS_N_STREAMS; s++)
+            for (int32_t l = 0; l < p.n_states - (s != KS_RESID); l++)
+                expect_pooled(&p, &f32, &got, types[i], s, l);
+        free_kept(&f32);
+        free_kept(&got);
+        close_pair(&p);
+    }
+}
+
+/* ----------------------------------------------------------- heads, sampling
+ */
+
+/* log P(target[t] | ids up to t) for all t, and the greedy ids. */
+static void heads(ks_engine *engine, const int32_t *ids, const int32_t *target,
+                  float *logprob, int32_t *greedy) {
+    ks_run_limits limits = {.max_tokens = TOKENS};
+    ks_seqs seqs = {SEQS, TOKENS, offsets, NULL, NULL, 0};
+    ks_view hidden;
+    must(ks_engine_reserve(engine, &limits, err));
+    must(ks_forward(engine->run, &seqs, ids, NULL, NULL, NULL, &hidden, err));
+    must(ks_run_score(engine->run, hidden, target, logprob, err));
+    argmax_of(engine, hidden, greedy);
+}
+
+/* Ids that differ are as likely as the tolerance can tell, and printed. */
+static void expect_greedy(const pair *p, const int32_t *ids,
+                          const int32_t *want, const int32_t *got,
+                          double tolerance) {
+    float of_want[TOKENS], of_got[TOKENS];
+    int32_t greedy[TOKENS];
+    heads(p->cpu, ids, want, of_want, greedy);
+    heads(p->cpu, ids, got, of_got, greedy);
+    for (int32_t t = 0; t < TOKENS; t++) {
+        if (want[t] == got[t]) continue;
+        double margin = (double)of_want[t] - (double)of_got[t];
+        fprintf(stderr, "%s: token %d is %d, not %d, by a margin of %g\n",
+                p->name, t, got[t], want[t], margin);
+        cr_expect(margin <= 2 * tolerance, "%s: a margin of %g", p->name,
+                  margin);
+    }
+}
+
+static void check_heads(const struct precision *precision) {
+    for (size_t i = 0; i < KS_COUNT(variants); i++) {
+        int32_t ids[TOKENS], target[TOKENS], want[TOKENS], got[TOKENS];
+        float logprob[TOKENS], ours[TOKENS];
+        double ref[TOKENS];
+        pair p = open_pair(&variants[i], precision->isa);
+        fill_ids(ids, TOKENS, p.n_vocab);
+        for (int32_t t = 0; t < TOKENS; t++)
+            target[t] = (t * 7 + 1) % p.n_vocab;
+        heads(p.cpu, ids, target, logprob, want);
+        heads(p.device, ids, target, ours, got);
+        for (int32_t t = 0; t < TOKENS; t++) ref[t] = (double)logprob[t];
+        cr_expect(close_f32(p.name, ours, ref, TOKENS, precision->logprob, 0));
+        expect_greedy(&p, ids, want, got, precision->logprob);
+        close_pair(&p);
+    }
+}
+
+Test(simt_forward, scores_and_greedy_ids_bf16) {
+    check_heads(&precisions[0]);
+}
+
+Test(simt_forward, scores_and_greedy_ids_f32) {
+    check_heads(&precisions[1]);
+}
+
+/* ---------------------------------------------------------------- generation
+ */
+
+enum { CROWD = 6, MOST_IDS = 40 };
+
+typedef struct sampled {
+    int32_t ids[CROWD][MOST_IDS], n[CROWD];
+} sampled;
+
+static ks_status keep_ids(void *user, size_t i, const int32_t *ids, int32_t n,
+                          ks_finish finish, ks_err *err) {
+    sampled *s = user;
+    (void)finish, (void)err;
+    cr_assert(n <= MOST_IDS);
+    memcpy(s->ids[i], ids, (size_t)n * sizeof *ids);
+    s->n[i] = n;
+    return KS_OK;
+}
+
+/* Pairs of samples of one prompt, which share its pages. */
+static void generate(ks_engine *engine, int first, int n, size_t pages,
+                     sampled *out, ks_generate_stats *stats) {
+    static int32_t prompt[64];
+    ks_request requests[CROWD];
+    fill_ids(prompt, 64, engine->model->config.n_vocab);
+    for (int i = 0; i < n; i++)
+        requests[i] =
+            (ks_request){prompt + (first + i) / 2, 19 + (first + i) / 2 * 9,
+                         (uint64_t)(first + i) * 977 + 3, (first + i) / 2};
+    ks_generate_options options = {
+        .temperature = 0.9f,
+        .top_p = 0.95f,
+        .max_new = 20,
+        .seed = 5,
+        .memory = pages * ks_kv_page_bytes(&engine->model->config)};
+    memset(out, 0, sizeof *out);
+    must(ks_generate(engine, &options, requests, (size_t)n, keep_ids, out,
+                     stats, err));
+}
+
+static int64_t replays(const ks_run *run) {
+    int64_t n = 0;
+    for (int i = 0; i < KS_RECORDED; i++) n += run->recorded[i].graph != NULL;
+    return n;
+}
+
+/* In f32's precision the device draws what the CPU draws: the same random
+ * numbers on logits that differ in the sixth digit. */
+Test(simt_forward, generation_draws_the_same) {
+    static const size_t models[] = {4, 7}; /* q/k norm; windows, local angles */
+    static sampled want, got;
+    for (size_t i = 0; i < KS_COUNT(models); i++) {
+        ks_generate_stats stats;
+        pair p = open_pair(&variants[models[i]], "f32");
+        generate(p.cpu, 0, CROWD, 64, &want, &stats);
+        generate(p.device, 0, CROWD, 64, &got, &stats);
+        cr_expect_gt(stats.shared, 0);
+        cr_expect_gt(replays(p.device->run), 0, "no step was replayed");
+        for (int r = 0; r < CROWD; r++)
+            for (int t = 0; t < KS_MIN(want.n[r], got.n[r]); t++)
+                cr_expect_eq(want.ids[r][t], got.ids[r][t],
+                             "%s, sample %d, token %d: %d, expected %d", p.name,
+                             r, t, got.ids[r][t], want.ids[r][t]);
+        close_pair(&p);
+    }
+}
+
+/* What a sequence samples depends neither on its batch nor on the store. */
+Test(simt_forward, generation_does_not_depend_on_the_batch) {
+    static sampled all, one, small;
+    ks_generate_stats stats;
+    pair p = open_pair(&variants[4], "bf16");
+    generate(p.device, 0, CROWD, 64, &all, &stats);
+    for (int r = 0; r < CROWD; r += 3) {
+        generate(p.device, r, 1, 64, &one, &stats);
+        cr_expect(one.n[0] == all.n[r] &&
+                      memcmp(one.ids[0], all.ids[r], sizeof one.ids[0]) == 0,
+                  "sample %d is another alone", r);
+    }
+    generate(p.device, 0, CROWD, 6, &small, &stats);
+    cr_expect_gt(stats.preempted, 0, "no sequence had to give way");
+    cr_expect_eq(memcmp(&all, &small, sizeof all), 0);
+    close_pair(&p);
+}
+
+/* -------------------------------------------------------------------- faults
+ */
+
+static void spoil_bias(ks_model *model) {
+    model->weights.layers[1].bv[0] = NAN;
+}
+
+static void widen_norm(ks_model *model) {
+    for (int32_t j = 0; j < model->config.d_model; j++)
+        model->weights.layers[1].mlp_norm[j] *= 1e5f;
+}
+
+static ks_status drop_rows(void *user, ks_stream stream, ks_position position,
+                           int32_t layer, const void *rows, int64_t n,
+                           ks_err *err) {
+    (void)user, (void)stream, (void)position, (void)layer;
+    (void)rows, (void)n, (void)err;
+    return KS_OK;
+}
+
+static void expect_fault(void (*spoil)(ks_model *), ks_type dtype,
+                         const char *words) {
+    int32_t ids[TOKENS];
+    pair p = open_pair(&variants[2], "bf16");
+    ks_engine *engines[] = {p.cpu, p.device};
+    ks_err errors[2] = {{0}, {0}};
+    fill_ids(ids, TOKENS, p.n_vocab);
+    for (int e = 0; e < 2; e++) {
+        spoil(engines[e]->model);
+        ks_capture capture = {.streams = 7,
+                              .positions = 63,
+                              .dtype = dtype,
+                              .n_segments = STEPS,
+                              .segments = steps,
+                              .emit = drop_rows};
+        ks_batch batch = {SEQS, offsets, ids};
+        cr_expect_eq(ks_engine_run(engines[e], &batch, &capture, &errors[e]),
+                     KS_NUMERIC, "%s", errors[e].text);
+    }
+    cr_expect(strstr(errors[0].text, words), "%s", errors[0].text);
+    cr_expect_str_eq(errors[0].text, errors[1].text);
+    close_pair(&p);
+}
+
+Test(simt_forward, faults_are_named_as_on_the_cpu) {
+    expect_fault(spoil_bias, KS_F32, "not finite");
+    expect_fault(widen_norm, KS_F16, "beyond the range of f16");
+}
+
+/* ------------------------------------------------------------------- devices
+ */
+
+/* Two devices with one model, a thread each in turn. */
+Test(simt_forward, a_second_device_gives_the_same_bits) {
+    int32_t ids[TOKENS];
+    ks_engine *other = NULL;
+    simt_set_devices(2);
+    ks_engine *first = open_on("qwen2", "cuda:0", "bf16", 0);
+    must(ks_engine_share(&other, first, "cuda:1", err));
+    fill_ids(ids, TOKENS, first->model->config.n_vocab);
+    must(first->ops->enter(first->dev, err));
+    float *a = run_batch(first, SEQS, offsets, ids);
+    must(other->ops->enter(other->dev, err));
+    float *b = run_batch(other, SEQS, offsets, ids);
+    size_t floats = TOKENS * (size_t)first->model->config.d_model *
+                    (size_t)(first->model->config.n_layers + 1);
+    cr_expect_eq(memcmp(a, b, floats * sizeof *a), 0);
+    free(a);
+    free(b);
+    ks_engine_close(&other);
+    ks_engine_close(&first);
+    cr_expect_eq(simt_live_allocations(), 0);
+}
+
+Test(simt_forward, memory_has_a_limit) {
+    ks_engine *engine = NULL;
+    ks_err err = {0};
+    ks_engine_options options = {.backend = "cuda", .memory = 1 << 16};
+    cr_expect_neq(ks_engine_open(&engine, DATA "qwen2", &options, &err), KS_OK);
+    cr_expect(strstr(err.text, "memory"), "%s", err.text);
+    cr_expect(engine == NULL);
+    cr_expect_eq(simt_live_allocations(), 0);
+}
