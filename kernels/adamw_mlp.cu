@@ -382,9 +382,12 @@ static __global__ void epoch_kernel(mlp_clock *clock, int32_t n_runs,
                                     int32_t epoch) {
     int32_t k = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
     if (k >= n_runs) return;
-    mlp_clock now = clock[k];
-    if (epoch == 0) now.power1 = now.power2 = 1;
-    clock[k] = {0, epoch, now.power1, now.power2};
+    mlp_clock now = {0, epoch, 1, 1};
+    if (epoch > 0) {
+        now.power1 = clock[k].power1;
+        now.power2 = clock[k].power2;
+    }
+    clock[k] = now;
 }
 
 /* ---------------------------------------------------------------- launching */
