@@ -75,7 +75,7 @@ static struct ks_ops table(const char *isa) {
     ops.alloc = ks__cuda_alloc;
     ops.free = ks__cuda_free;
     ops.copy = ks__cuda_copy;
-    ops.sync = ks__cuda_sync;
+    ops.sync = ks__cuda_fault_sync; /* and what kernels report */
     ops.zero = ks__cuda_zero;
     ops.enter = ks__cuda_enter;
     ops.alloc_host = ks__cuda_alloc_host;
@@ -87,6 +87,24 @@ static struct ks_ops table(const char *isa) {
     ops.replay = ks__cuda_replay;
     ops.free_graph = ks__cuda_free_graph;
     ops.each = ks__each_alone;
+    ops.embed = ks__cuda_embed;
+    ops.gemm = ks__cuda_gemm;
+    ops.gemm_grouped = ks__cuda_gemm_grouped;
+    ops.gemm_backward = ks__cuda_gemm_backward;
+    ops.matmul = ks__cuda_matmul;
+    ops.norm = ks__cuda_norm;
+    ops.add = ks__cuda_add;
+    ops.rope = ks__cuda_rope;
+    ops.gate = ks__cuda_gate;
+    ops.route = ks__cuda_route;
+    ops.group = ks__cuda_group;
+    ops.gate_clamped = ks__cuda_gate_clamped;
+    ops.combine = ks__cuda_combine;
+    ops.score = ks__cuda_score;
+    ops.sample = ks__cuda_sample;
+    ops.pool = ks__cuda_pool;
+    ops.convert = ks__cuda_convert;
+    ops.count_nonfinite = ks__cuda_count_nonfinite;
     ops.l2_pass = ks__cuda_l2_pass;
     ops.l2_gram = ks__cuda_l2_gram;
     ops.l2_project = ks__cuda_l2_project;
@@ -124,6 +142,7 @@ static void close_cuda(ks_dev **dev) {
 static ks_status fill(ks_dev *dev, const char *isa, ks_err *err) {
     ks_status st = choose(dev, isa, err);
     if (st == KS_OK) st = ks__cuda_copies_open(dev, err);
+    if (st == KS_OK) st = ks__cuda_fault_open(dev, err);
     dev->ops = table(dev->isa);
     return st;
 }

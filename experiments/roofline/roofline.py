@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""roofline.py - what an H100 SXM could do at best, kernel by kernel: bytes and
+floating point operations by formula, the bound, and the shortest time. Prints
+docs/roofline.md. Everything is computed, nothing measured.
+
+    experiments/roofline/roofline.py >docs/roofline.md
+"""
+
+# H100 SXM5, NVIDIA's data sheet: HBM3, dense bf16 tensor cores, f32.
+BANDWIDTH = 3.35e12
+TENSOR = 989e12
+FLOAT = 67e12
+
+# From the models' config.json. experts: (of a layer, active a token); weights:
+# bytes an element of the large matrices (bf16; MXFP4: 4 bits + 1 scale of 8 a
+# 32). windowed: layers with a window, and its keys.
+MODELS = [
+    {"name": "Qwen2.5-1.5B", "layers": 28, "d": 1536, "heads": 12, "kv": 2,
+     "dim": 128, "ff": 8960, "vocab": 151936, "experts": None, "weights": 2,
+     "windowed": (0, 0)},
+    {"name": "Qwen2.5-7B", "layers": 28, "d": 3584, "heads": 28, "kv": 4,
+     "dim": 128, "ff": 18944, "vocab": 152064, "experts": None, "weights": 2,
+     "windowed": (0, 0)},
+    {"name": "gpt-oss-20b", "layers": 24, "d": 2880, "heads": 64, "kv": 8,
+     "dim": 64, "ff": 2880, "vocab": 201088, "experts": (32, 4),
+     "weights": 4.25 / 8, "windowed": (12, 128)},
+]
+TOKENS, CONTEXT = 8192, 4096    # prefill: two chains of 4096 tokens
+FORKS, PREFIX, OWN = 64, 2048, 512  # decode: 64 continuations of one prefix
+STEP = 40                       # tokens a reasoning step
+F32, BF16 = 4, 2
+
+
+def gemm(m, n, k, weight=BF16):
+    """x f32 [m, k], W [n, k] as stored, out f32; products in bf16."""
+    return F32 * m * k + weight * n * k + F32 * m * n, 2.0 * m * n * k
+
+
+def keys_seen(m, tokens, context):
+    """Pairs (query, key) of a layer on average, causal and windowed."""
+    full = tokens * (context + 1) / 2
+    n, window = m["windowed"]
+    if not n:
+        return full
+    if context > window:
+        part = tokens * (window - window * (window - 1) / 2 / context)
+    else:
+        part = full
+    return (part * n + full * (m["layers"] - n)) / m["layers"]
+
+
+def prefill(m):
+    """[(kernel, unit, calls, bytes, flops a call)] of a packed batch."""
+    t, d, q, kv = TOKENS, m["d"], m["heads"] * m["dim"], m["kv"] * m["dim"]
+    layers = m["layers"]
+    out = [("embed", FLOAT, 1, t * d * (BF16 + F32), t * d),
+           ("norm + residual add", FLOAT, 2 * layers, 4 * F32 * t * d,
+            5 * t * d)]
+    for name, n, k in (("gemm q", q, d), ("gemm k and v", 2 * kv, d),
+                       ("gemm o", d, q)):
+        out.append((name, TENSOR, layers) + gemm(t, n, k))
+    out.append(("rope + KV write", FLOAT, layers,
+                F32 * t * (2 * q + 4 * kv), 6 * t * (q + kv)))
+    pairs = keys_seen(m, t, CONTEXT)
+    out.append(("attention, varlen causal", TENSOR, layers,
+                F32 * t * (2 * q + 2 * kv), 4 * pairs * q))
+    ff = m["ff"]
+    if m["experts"]:
+        of, active = m["experts"]
+        rows = t * active
+        out.append(("router and top-k", TENSOR, layers) + gemm(t, of, d))
+        for name, n, k in (("gemm gate and up, grouped", 2 * ff, d),
+                           ("gemm down, grouped", d, ff)):
+            moved = F32 * rows * (n + k) + m["weights"] * of * n * k
+            out.append((name, TENSOR, layers, moved, 2.0 * rows * n * k))
+    else:
+        rows = t
+        out.append(("gemm gate and up", TENSOR, layers) +
+                   gemm(t, 2 * ff, d, m["weights"]))
+        out.append(("gemm down", TENSOR, layers) + gemm(t, d, ff, m["weights"]))
+    out.append(("gated activation", FLOAT, layers, 3 * F32 * rows * ff,
+                8 * rows * ff))
+    out.append(("pool, 5 positions", FLOAT, layers + 1,
+                F32 * t * d + 5 * BF16 * t / STEP * d, t * d))
+    out.append(("log-softmax of given tokens", TENSOR, 1) +
+               (F32 * t * d + BF16 * m["vocab"] * d, 2.0 * t * m["vocab"] * d))
+    return out
+
+
+def decode(m):
+    """One token of FORKS continuations that share a prefix."""
+    t, d, q, kv = FORKS, m["d"], m["heads"] * m["dim"], m["kv"] * m["dim"]
+    layers, ff = m["layers"], m["ff"]
+    out = [("norm + residual add", FLOAT, 2 * layers, 4 * F32 * t * d,
+            5 * t * d)]
+    for name, n, k in (("gemm q", q, d), ("gemm k and v", 2 * kv, d),
+                       ("gemm o", d, q)):
+        out.append((name, TENSOR, layers) + gemm(t, n, k))
+    # The prefix is read once for all forks, their own keys each.
+    out.append(("attention over the prefix tree", TENSOR, layers,
+                F32 * (2 * kv * (PREFIX + t * OWN) + 2 * t * q),
+                4.0 * t * (PREFIX + OWN) * q))
+    out.append(("the same, prefix read by each fork", TENSOR, 0,
+                F32 * (2 * kv * t * (PREFIX + OWN) + 2 * t * q),
+                4.0 * t * (PREFIX + OWN) * q))
+    if m["experts"]:
+        of, active = m["experts"]
+        rows = t * active
+        used = of * (1 - (1 - active / of) ** t)  # experts that a batch meets
+        for name, n, k in (("gemm gate and up, grouped", 2 * ff, d),
+                           ("gemm down, grouped", d, ff)):
+            moved = F32 * rows * (n + k) + m["weights"] * used * n * k
+            out.append((name, TENSOR, layers, moved, 2.0 * rows * n * k))
+    else:
+        out.append(("gemm gate and up", TENSOR, layers) +
+                   gemm(t, 2 * ff, d, m["weights"]))
+        out.append(("gemm down", TENSOR, layers) + gemm(t, d, ff, m["weights"]))
+    out.append(("sample (head and draw)", TENSOR, 1, F32 * t * d +
+                BF16 * m["vocab"] * d, 2.0 * t * m["vocab"] * d))
+    return out
+
+
+def backward(m):
+    """Twins for TARGETS cotangents a forward of one chain."""
+    targets, t = 8, CONTEXT
+    rows = targets * t
+    d, q, kv = m["d"], m["heads"] * m["dim"], m["kv"] * m["dim"]
+    layers, ff = m["layers"], m["ff"]
+    pairs = keys_seen(m, t, CONTEXT)
+    out = [("norm backward", FLOAT, 2 * layers, F32 * (3 * rows * d + t * d),
+            8 * rows * d)]
+    active = m["experts"][1] if m["experts"] else 1
+    for name, n, k in (("gemm o", q, d), ("gemm q", d, q),
+                       ("gemm k and v", d, 2 * kv)):
+        out.append((name + ", to its input", TENSOR, layers) +
+                   gemm(rows, n, k))
+    out.append(("attention backward", TENSOR, layers,
+                F32 * (targets * t * (4 * q + 2 * kv) + t * (q + 2 * kv)),
+                10.0 * targets * pairs * q))
+    for name, n, k in (("gemm down", ff, d), ("gemm gate and up", d, 2 * ff)):
+        out.append((name + ", to its input", TENSOR, layers) +
+                   gemm(rows * active, n, k, m["weights"]))
+    out.append(("gate backward", FLOAT, layers,
+                F32 * (rows * 3 + t * 2) * ff * active,
+                12 * rows * ff * active))
+    return out
+
+
+def probes(m):
+    """All layers of a model; 20,000 steps, 10 strengths x 5 folds."""
+    n, d, columns, layers = 20000, m["d"], 50, m["layers"]
+    return [
+        ("L2: loss, gradient, curvature product, one read of X", TENSOR,
+         layers, F32 * n * d, 3 * 2 * 2.0 * n * d * columns),
+        ("AdamW, linear: an epoch of mini-batches of 32, 50 probes resident",
+         FLOAT, layers, F32 * n * d * columns, 4.0 * n * d * columns),
+        ("AdamW, MLP h = 128: an epoch, 50 probes, grouped GEMMs", TENSOR,
+         layers, (n / 32) * columns * (6 * F32 * d * 128 + F32 * 32 * d),
+         6.0 * n * d * 128 * columns),
+    ]
+
+
+def figure(x, unit):
+    for scale, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"),
+                          (1e3, "k")):
+        if x >= scale:
+            return "%.3g %s%s" % (x / scale, prefix, unit)
+    return "%.3g %s" % (x, unit)
+
+
+def table(title, rows):
+    print("\n### %s\n" % title)
+    print("| kernel | calls | bytes a call | FLOP a call | bound | us a call | "
+          "share |")
+    print("|---|---|---|---|---|---|---|")
+    times = [max(moved / BANDWIDTH, flops / peak)
+             for _, peak, _, moved, flops in rows]
+    total = sum(t * r[2] for t, r in zip(times, rows))
+    for (name, peak, calls, moved, flops), took in zip(rows, times):
+        bound = "bytes" if moved / BANDWIDTH >= flops / peak else (
+            "tensor" if peak == TENSOR else "f32")
+        print("| %s | %s | %s | %s | %s | %.3g | %s |" % (
+            name, calls or "for comparison", figure(moved, "B"),
+            figure(flops, "FLOP"), bound, took * 1e6,
+            "%.1f%%" % (100 * took * calls / total) if calls else ""))
+    print("\nAll calls: %.3g ms." % (total * 1e3))
+    return total
+
+
+def main():
+    print("""# Roofline on paper: H100 SXM
+
+**Computed, not measured.** `experiments/roofline/roofline.py` prints this page from formulas: for each kernel the bytes that it must move at least (every operand once, f32 activations, weights as stored), its floating point operations, which of the two takes longer at %.2f TB/s and %d TFLOP/s (bf16 tensor cores; %d TFLOP/s in f32 for what has no products), the shortest time that follows, and its share of the sum. A real kernel takes longer: `experiments/gpu-check` measures how much. Launch times, cache misses and the tail of a grid are not in it; with operands in f32 precision (`dev->precise`) the tensor-bound lines take three times as long.
+
+Prefill: %d packed tokens, chains of %d, steps of %d tokens. Decode: %d continuations of one prefix of %d tokens, each %d tokens long so far. Backward: 8 cotangents a chain of %d tokens. Probes: 20,000 steps, 50 columns (10 strengths x 5 folds), all layers.""" % (
+        BANDWIDTH / 1e12, TENSOR / 1e12, FLOAT / 1e12, TOKENS, CONTEXT, STEP,
+        FORKS, PREFIX, OWN, CONTEXT))
+    for m in MODELS:
+        print("\n## %s" % m["name"])
+        took = table("Prefill with capture", prefill(m))
+        print("%.0f thousand tokens a second at most." % (
+            TOKENS / took / 1e3))
+        took = table("Decode, one token each", decode(m))
+        print("%.0f thousand tokens a second at most." % (FORKS / took / 1e3))
+        table("Backward", backward(m))
+        table("Probes", probes(m))
+
+
+main()
