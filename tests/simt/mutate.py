@@ -344,7 +344,8 @@ def write(args, results, equivalent):
                     args.made_by, machine.split("\n")[0], args.seed,
                     args.draw))
         f.write("%d mutants, %d killed, %d survived; %d more are equivalent "
-                "to the source (below); %d did not compile or were not judged.\n\n" % (
+                "to the source (below); %d did not compile or were not "
+                "judged.\n\n" % (
                     len(rows), len(rows) - len(survived), len(survived),
                     len(equivalent), len(results) - len(rows)))
         kinds = [k for k in mutants.EVERY + mutants.DRAWN
