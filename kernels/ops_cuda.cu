@@ -107,6 +107,11 @@ static struct ks_ops table(const char *isa) {
     SLOT(sample);
     SLOT(gemm_backward);
     SLOT(matmul);
+    SLOT(l2_pass);
+    SLOT(l2_gram);
+    SLOT(l2_project);
+    SLOT(l2_hessian);
+    SLOT(adamw);
 #undef SLOT
     return ops;
 }
