@@ -103,6 +103,12 @@ struct ks_graph {
  * stream, then KS_NUMERIC with the row of the earliest fault since the last. */
 ks_status ks__cuda_fault_open(ks_dev *dev, ks_err *err);
 ks_status ks__cuda_fault_sync(ks_dev *dev, ks_err *err);
+/* The same in two halves: the word as `stream` finds it, on its way to pinned
+ * memory; then what it means. */
+ks_status ks__cuda_fault_fetch(ks_dev *dev, unsigned long long *to,
+                               cudaStream_t stream, ks_err *err);
+ks_status ks__cuda_fault_tell(ks_dev *dev, unsigned long long word,
+                              ks_err *err);
 
 static inline int64_t ks__ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;

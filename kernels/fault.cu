@@ -22,17 +22,31 @@ static ks_status sentence(unsigned long long word, ks_err *err) {
         "row %lld holds values beyond f16's 65504: store bf16 or f32", row);
 }
 
-ks_status ks__cuda_fault_sync(ks_dev *dev, ks_err *err) {
-    unsigned long long word = NONE;
-    KS_CUDA_TRY(cudaMemcpyAsync(&word, dev->fault, sizeof word,
-                                cudaMemcpyDeviceToHost, dev->stream),
-                "sync");
-    ks_status st =
-        ks__cuda_late(cudaStreamSynchronize(dev->stream), "sync", err);
-    if (st != KS_OK) return st;
-    dev->fault_calls = 0;
+ks_status ks__cuda_fault_fetch(ks_dev *dev, unsigned long long *to,
+                               cudaStream_t stream, ks_err *err) {
+    KS_CUDA_TRY(cudaMemcpyAsync(to, dev->fault, sizeof *to,
+                                cudaMemcpyDeviceToHost, stream),
+                "fault");
+    return KS_OK;
+}
+
+ks_status ks__cuda_fault_tell(ks_dev *dev, unsigned long long word,
+                              ks_err *err) {
     if (word == NONE) return KS_OK;
     KS_CUDA_TRY(cudaMemsetAsync(dev->fault, 0xff, sizeof word, dev->stream),
-                "sync");
+                "fault");
     return sentence(word, err);
+}
+
+ks_status ks__cuda_fault_sync(ks_dev *dev, ks_err *err) {
+    unsigned long long word = NONE;
+    ks_status st =
+        ks__cuda_late(cudaMemcpyAsync(&word, dev->fault, sizeof word,
+                                      cudaMemcpyDeviceToHost, dev->stream),
+                      "sync", err);
+    if (st == KS_OK)
+        st = ks__cuda_late(cudaStreamSynchronize(dev->stream), "sync", err);
+    if (st != KS_OK) return st;
+    dev->fault_calls = 0;
+    return ks__cuda_fault_tell(dev, word, err);
 }

@@ -1,7 +1,7 @@
 /* ops_cuda.cu - the CUDA backend: which device, its table, what it says where
  * there is none. Without a driver the program starts all the same: the runtime
  * is linked in and looks for libcuda itself. */
-#include "cuda.cuh"
+#include "blaslt.cuh"
 #include "cuda_ops.h"
 
 #include <stdio.h>
@@ -66,51 +66,59 @@ static ks_status facts(int ordinal, ks_dev_facts *out, ks_err *err) {
 
 /* -------------------------------------------------------------------- table */
 
+/* In the order of ops.h. */
 static struct ks_ops table(const char *isa) {
     struct ks_ops ops = {};
     ops.name = "cuda";
     ops.isa = isa;
     ops.unified = false;
     ops.graphs = true;
-    ops.alloc = ks__cuda_alloc;
-    ops.free = ks__cuda_free;
-    ops.copy = ks__cuda_copy;
-    ops.sync = ks__cuda_fault_sync; /* and what kernels report */
-    ops.zero = ks__cuda_zero;
-    ops.enter = ks__cuda_enter;
-    ops.alloc_host = ks__cuda_alloc_host;
-    ops.free_host = ks__cuda_free_host;
-    ops.copy_out = ks__cuda_copy_out;
-    ops.wait = ks__cuda_wait;
-    ops.record = ks__cuda_record;
-    ops.recorded = ks__cuda_recorded;
-    ops.replay = ks__cuda_replay;
-    ops.free_graph = ks__cuda_free_graph;
     ops.each = ks__each_alone;
-    ops.embed = ks__cuda_embed;
-    ops.gemm = ks__cuda_gemm;
-    ops.gemm_grouped = ks__cuda_gemm_grouped;
-    ops.gemm_backward = ks__cuda_gemm_backward;
-    ops.matmul = ks__cuda_matmul;
-    ops.norm = ks__cuda_norm;
-    ops.add = ks__cuda_add;
-    ops.rope = ks__cuda_rope;
-    ops.attention = ks__cuda_attention;
-    ops.gate = ks__cuda_gate;
-    ops.route = ks__cuda_route;
-    ops.group = ks__cuda_group;
-    ops.gate_clamped = ks__cuda_gate_clamped;
-    ops.combine = ks__cuda_combine;
-    ops.score = ks__cuda_score;
-    ops.sample = ks__cuda_sample;
-    ops.pool = ks__cuda_pool;
-    ops.convert = ks__cuda_convert;
-    ops.count_nonfinite = ks__cuda_count_nonfinite;
-    ops.norm_backward = ks__cuda_norm_backward;
-    ops.rope_backward = ks__cuda_rope_backward;
-    ops.gate_backward = ks__cuda_gate_backward;
-    ops.attention_backward = ks__cuda_attention_backward;
-    ops.score_backward = ks__cuda_score_backward;
+#define SLOT(name) ops.name = ks__cuda_##name
+    SLOT(alloc);
+    SLOT(free);
+    SLOT(copy);
+    SLOT(sync);
+    SLOT(zero);
+    SLOT(enter);
+    SLOT(alloc_host);
+    SLOT(free_host);
+    SLOT(copy_out);
+    SLOT(wait);
+    SLOT(record);
+    SLOT(recorded);
+    SLOT(replay);
+    SLOT(free_graph);
+    SLOT(embed);
+    SLOT(gemm);
+    SLOT(norm);
+    SLOT(add);
+    SLOT(rope);
+    SLOT(attention);
+    SLOT(gate);
+    SLOT(route);
+    SLOT(group);
+    SLOT(gemm_grouped);
+    SLOT(gate_clamped);
+    SLOT(combine);
+    SLOT(pool);
+    SLOT(convert);
+    SLOT(count_nonfinite);
+    SLOT(score);
+    SLOT(sample);
+    SLOT(gemm_backward);
+    SLOT(norm_backward);
+    SLOT(rope_backward);
+    SLOT(gate_backward);
+    SLOT(attention_backward);
+    SLOT(score_backward);
+    SLOT(matmul);
+    SLOT(l2_pass);
+    SLOT(l2_gram);
+    SLOT(l2_project);
+    SLOT(l2_hessian);
+    SLOT(adamw);
+#undef SLOT
     return ops;
 }
 
@@ -136,7 +144,8 @@ static ks_status choose(ks_dev *dev, const char *isa, ks_err *err) {
 static void close_cuda(ks_dev **dev) {
     if (!*dev) return;
     (void)cudaSetDevice((*dev)->ordinal);
-    ks__cuda_copies_close(*dev);
+    ks__cuda_copies_close(*dev); /* waits for the device */
+    ks__blaslt_close(*dev);
     ks__cuda_close(dev);
 }
 
@@ -144,6 +153,7 @@ static ks_status fill(ks_dev *dev, const char *isa, ks_err *err) {
     ks_status st = choose(dev, isa, err);
     if (st == KS_OK) st = ks__cuda_copies_open(dev, err);
     if (st == KS_OK) st = ks__cuda_fault_open(dev, err);
+    if (st == KS_OK) st = ks__blaslt_open(dev, err);
     dev->ops = table(dev->isa);
     return st;
 }
