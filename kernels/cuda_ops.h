@@ -72,6 +72,15 @@ ks_status ks__cuda_gemm_grouped(ks_dev *, ks_view out, ks_view x,
                                 int32_t n_experts, ks_err *);
 ks_status ks__cuda_gemm_backward(ks_dev *, ks_view dx, ks_view dy, ks_view w,
                                  bool accumulate, ks_err *);
+/* attention.cu, attention_backward.cu */
+ks_status ks__cuda_attention(ks_dev *, ks_view out, ks_view q, ks_view k,
+                             ks_view v, const ks_attn_spec *, const ks_seqs *,
+                             const ks_kv_layer *, ks_err *);
+ks_status ks__cuda_attention_backward(ks_dev *, ks_view dq, ks_view dk,
+                                      ks_view dv, ks_view dout, ks_view out,
+                                      ks_view q, ks_view k, ks_view v,
+                                      const ks_attn_spec *, const ks_seqs *,
+                                      const ks_cots *, ks_err *);
 
 /* matmul.cu */
 ks_status ks__cuda_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,

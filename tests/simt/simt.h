@@ -125,6 +125,9 @@ void simt_cp_async_wait(int n);
 template <int n> static inline void cp_async_wait(void) {
     simt_cp_async_wait(n);
 }
+static inline int opaque(int x) {
+    return x;
+}
 
 #include "simt_math.h"
 
