@@ -22,6 +22,7 @@
 #define KS_OPS_H
 
 #include "base.h"
+#include "train.h"
 
 typedef struct ks_dev ks_dev;     /* a backend's own state: stream, scratch */
 typedef struct ks_graph ks_graph; /* recorded ops */
@@ -315,6 +316,23 @@ struct ks_ops {
     /* c = alpha op(a) op(b) + beta c, BLAS-like, t: transposed */
     ks_status (*matmul)(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
                         bool tb, float alpha, float beta, ks_err *);
+    /* L2 logistic regression: one read of the rows for all columns. f32
+     * products and, beyond a block of rows, double sums; exact: all double. */
+    ks_status (*l2_pass)(ks_dev *, ks_l2_rows *, const ks_l2_pass *, ks_err *);
+    /* out [d, d] (host): the lower triangle of the sum of a_i a_i'; f32 */
+    ks_status (*l2_gram)(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
+                         float *out, ks_err *);
+    /* out [n_q, d] = the sum of (q a_i) a_i', q [n_q, d]; host, f32 */
+    ks_status (*l2_project)(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
+                            const float *q, int64_t n_q, float *out, ks_err *);
+    /* n Hessians, in double */
+    ks_status (*l2_hessian)(ks_dev *, ks_l2_rows *, const ks_l2_hessian *,
+                            int32_t n, ks_err *);
+    /* Trains the runs of a job from start to end: mini-batches of the rows in
+     * the epoch's order (a last partial one is left out), mean weighted binary
+     * cross-entropy on logits, AdamW. f32; a run's bits do not depend on the
+     * others. Waits for the end. */
+    ks_status (*adamw)(ks_dev *, const ks_adamw_job *, ks_err *);
 };
 
 /* Tables; NULL when this build has none of that name. */

@@ -85,6 +85,18 @@ ks_status ks__cuda_attention_backward(ks_dev *, ks_view dq, ks_view dk,
 /* matmul.cu */
 ks_status ks__cuda_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
                           bool tb, float alpha, float beta, ks_err *);
+/* probe_l2.cu, probe_gram.cu */
+ks_status ks__cuda_l2_pass(ks_dev *, ks_l2_rows *, const ks_l2_pass *,
+                           ks_err *);
+ks_status ks__cuda_l2_gram(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
+                           float *out, ks_err *);
+ks_status ks__cuda_l2_project(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
+                              const float *q, int64_t n_q, float *out,
+                              ks_err *);
+ks_status ks__cuda_l2_hessian(ks_dev *, ks_l2_rows *, const ks_l2_hessian *,
+                              int32_t n, ks_err *);
+/* adamw.cu */
+ks_status ks__cuda_adamw(ks_dev *, const ks_adamw_job *, ks_err *);
 
 #ifdef __cplusplus
 }

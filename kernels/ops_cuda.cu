@@ -94,6 +94,7 @@ static struct ks_ops table(const char *isa) {
     SLOT(norm);
     SLOT(add);
     SLOT(rope);
+    SLOT(attention);
     SLOT(gate);
     SLOT(route);
     SLOT(group);
@@ -106,7 +107,13 @@ static struct ks_ops table(const char *isa) {
     SLOT(score);
     SLOT(sample);
     SLOT(gemm_backward);
+    SLOT(attention_backward);
     SLOT(matmul);
+    SLOT(l2_pass);
+    SLOT(l2_gram);
+    SLOT(l2_project);
+    SLOT(l2_hessian);
+    SLOT(adamw);
 #undef SLOT
     return ops;
 }

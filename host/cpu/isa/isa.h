@@ -76,6 +76,8 @@ ks_status KS_ISA_NAME(score_backward)(ks_dev *, ks_view dhidden, float *logprob,
                                       const float *weight, bool of_probability,
                                       ks_err *);
 
+ks_status KS_ISA_NAME(adamw)(ks_dev *, const ks_adamw_job *, ks_err *);
+
 /* -------------------------------------------------------- the GEMM's pieces */
 
 #define ks__unpack KS_ISA_NAME(unpack)

@@ -47,4 +47,9 @@ const struct ks_ops KS_OPS_NAME(KS_ISA) = {
     .attention_backward = KS_ISA_NAME(attention_backward),
     .score_backward = KS_ISA_NAME(score_backward),
     .matmul = ks__cpu_matmul,
+    .l2_pass = ks__cpu_l2_pass,
+    .l2_gram = ks__cpu_l2_gram,
+    .l2_project = ks__cpu_l2_project,
+    .l2_hessian = ks__cpu_l2_hessian,
+    .adamw = KS_ISA_NAME(adamw),
 };
