@@ -65,6 +65,7 @@ build() {
         cmake --preset "$preset" -G Ninja \
             ${KS_WERROR:+"-DKS_WERROR=$KS_WERROR"} \
             ${KS_SIMT_COVER:+"-DKS_SIMT_COVER=$KS_SIMT_COVER"} \
+            ${KS_NVCC_ARCHS:+"-DKS_NVCC_ARCHS=$KS_NVCC_ARCHS"} \
             ${KS_CUDA_HOME:+"-DKS_CUDA_INCLUDE=$KS_CUDA_HOME/include"} \
             ${KS_CUDA_HOME:+"-DKS_NVCC=$KS_CUDA_HOME/bin/nvcc"} \
             >"$log" 2>&1 || {

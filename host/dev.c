@@ -38,6 +38,11 @@ static ks_status check_slots(const struct ks_ops *ops, ks_err *err) {
         SLOT(rope),
         SLOT(attention),
         SLOT(gate),
+        SLOT(route),
+        SLOT(group),
+        SLOT(gemm_grouped),
+        SLOT(gate_clamped),
+        SLOT(combine),
         SLOT(pool),
         SLOT(convert),
         SLOT(count_nonfinite),
@@ -50,6 +55,11 @@ static ks_status check_slots(const struct ks_ops *ops, ks_err *err) {
         SLOT(attention_backward),
         SLOT(score_backward),
         SLOT(matmul),
+        SLOT(l2_pass),
+        SLOT(l2_gram),
+        SLOT(l2_project),
+        SLOT(l2_hessian),
+        SLOT(adamw),
     };
     /* name, isa, and the flags in one word */
     _Static_assert(sizeof(struct ks_ops) ==

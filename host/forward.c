@@ -330,6 +330,7 @@ static ks_status pass(ks_run *run, ks_err *err) {
     KS_TRY(ks__graph_pass(run, queue_pass, err));
     KS_TRY(check_residual(run, run->config->n_layers, err));
     KS_TRY(ks__gather_finish(run, err));
+    KS_TRY(run->ops->sync(run->dev, err)); /* late errors, while they count */
 done:
     return st;
 }

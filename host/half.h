@@ -8,29 +8,31 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline float ks_f32_of_bits(uint32_t bits) {
+#include "portable.h"
+
+KS_HOST_DEVICE static inline float ks_f32_of_bits(uint32_t bits) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-static inline uint32_t ks_bits_of_f32(float x) {
+KS_HOST_DEVICE static inline uint32_t ks_bits_of_f32(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-static inline float ks_bf16_to_f32(uint16_t h) {
+KS_HOST_DEVICE static inline float ks_bf16_to_f32(uint16_t h) {
     return ks_f32_of_bits((uint32_t)h << 16);
 }
 
-static inline uint16_t ks_f32_to_bf16(float x) {
+KS_HOST_DEVICE static inline uint16_t ks_f32_to_bf16(float x) {
     uint32_t u = ks_bits_of_f32(x);
     if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-static inline float ks_f16_to_f32(uint16_t h) {
+KS_HOST_DEVICE static inline float ks_f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
     if (rest >= 0x7c00) /* infinity, NaN */
         return ks_f32_of_bits(sign | 0x7f800000 | (rest & 0x3ff) << 13);
@@ -41,7 +43,7 @@ static inline float ks_f16_to_f32(uint16_t h) {
     return ks_f32_of_bits(sign | ks_bits_of_f32(x));
 }
 
-static inline uint16_t ks_f32_to_f16(float x) {
+KS_HOST_DEVICE static inline uint16_t ks_f32_to_f16(float x) {
     uint32_t u = ks_bits_of_f32(x), rest = u & 0x7fffffff;
     uint16_t sign = (uint16_t)(u >> 16 & 0x8000);
     if (rest > 0x7f800000) /* NaN */
@@ -53,8 +55,8 @@ static inline uint16_t ks_f32_to_f16(float x) {
                           13);
     /* Subnormal: adding 0.5 leaves multiples of 2^-24 in the mantissa's low
      * bits, rounded to nearest even by the addition itself. */
-    float half = ks_f32_of_bits(rest) + 0.5f;
-    return sign | (uint16_t)(ks_bits_of_f32(half) - 0x3f000000);
+    float shifted = ks_f32_of_bits(rest) + 0.5f;
+    return sign | (uint16_t)(ks_bits_of_f32(shifted) - 0x3f000000);
 }
 
 #endif

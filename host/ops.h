@@ -22,6 +22,7 @@
 #define KS_OPS_H
 
 #include "base.h"
+#include "train.h"
 
 typedef struct ks_dev ks_dev;     /* a backend's own state: stream, scratch */
 typedef struct ks_graph ks_graph; /* recorded ops */
@@ -77,6 +78,11 @@ typedef struct ks_attn_spec {
     int32_t window;     /* 0: all; else keys in (t - window, t] */
     const float *sinks; /* [n_heads] extra logits, or NULL */
 } ks_attn_spec;
+
+/* The clamped gate of gpt-oss. */
+typedef struct ks_clamp {
+    float alpha, limit; /* 1.702, 7 */
+} ks_clamp;
 
 /* One step to pool: rows [begin,end) of x; before = row ahead, or -1. */
 typedef struct ks_pool_row {
@@ -191,6 +197,40 @@ struct ks_ops {
     /* out = act(gate) * up; in place (out == gate) is allowed */
     ks_status (*gate)(ks_dev *, ks_view out, ks_view gate, ks_view up, ks_act,
                       ks_err *);
+
+    /* ---- mixture of experts: a layer is gemm (the router's logits), route,
+     * group, gemm_grouped, gate or gate_clamped, gemm_grouped, combine. */
+    /* The top_k highest of each row of logits [n, n_experts] (ties: the lower
+     * expert; NaN is highest) in ascending order of expert: expert [n, top_k]
+     * and weight [n, top_k], their softmax over all experts, or with
+     * `renormalise` over the chosen ones (the same as a softmax of the chosen
+     * logits). */
+    ks_status (*route)(ks_dev *, int32_t *expert, float *weight, ks_view logits,
+                       int32_t top_k, bool renormalise, ks_err *);
+    /* The n * top_k pairs (row, slot) by expert, then row: pair p belongs to
+     * row row[p]; expert e has pairs offsets[e] .. offsets[e + 1]; slot s of
+     * row i is pair place[i, s]. A row's experts differ. */
+    ks_status (*group)(ks_dev *, int32_t *offsets, int32_t *row, int32_t *place,
+                       const int32_t *expert, int64_t n, int32_t top_k,
+                       int32_t n_experts, ks_err *);
+    /* out[p] = W_e x[row ? row[p] : p] (+ bias_e) for the pairs of expert e;
+     * w: [n_experts * n_out, n_in] as stored, bias [n_experts, n_out] or NULL.
+     * A row's bits are those of gemm with that expert's weights. out.rows is
+     * offsets[n_experts]. */
+    ks_status (*gemm_grouped)(ks_dev *, ks_view out, ks_view x,
+                              const int32_t *row, ks_view w, const float *bias,
+                              const int32_t *offsets, int32_t n_experts,
+                              ks_err *);
+    /* x [n, 2 m] holds pairs (gate, up); out [n, m]:
+     *     g = min(gate, limit), u = min(max(up, -limit), limit)
+     *     out = (u + 1) g / (1 + exp(-alpha g)) */
+    ks_status (*gate_clamped)(ks_dev *, ks_view out, ks_view x, ks_clamp,
+                              ks_err *);
+    /* out[i] = sum of weight[i, s] x[place[i, s]], s = 0, 1, .. in order */
+    ks_status (*combine)(ks_dev *, ks_view out, ks_view x, const int32_t *place,
+                         const float *weight, int32_t top_k, ks_err *);
+
+    /* ---- capture */
     /* Pools x [n_tok, d] over steps. out[p], for each position p in the bit
      * set (KS_TOKENS excluded): [n_rows, d] in out_type, f32 sums in token
      * order, rounded once to nearest even. Empty steps: NaN. */
@@ -214,6 +254,8 @@ struct ks_ops {
      * top-k, then top-p:
      * u = philox(key, counter) in [0,1), the first id in descending
      * probability (ties: lower id first) whose cumulative share exceeds u.
+     * Shares are sums of integers (draw.h): the same id from the same logits
+     * on every backend.
      * logprob[i] (may be NULL): of the id at temperature 1, uncut. */
     ks_status (*sample)(ks_dev *, int32_t *id, float *logprob, ks_view hidden,
                         ks_view head, float softcap, const ks_sample_spec *,
@@ -274,6 +316,23 @@ struct ks_ops {
     /* c = alpha op(a) op(b) + beta c, BLAS-like, t: transposed */
     ks_status (*matmul)(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
                         bool tb, float alpha, float beta, ks_err *);
+    /* L2 logistic regression: one read of the rows for all columns. f32
+     * products and, beyond a block of rows, double sums; exact: all double. */
+    ks_status (*l2_pass)(ks_dev *, ks_l2_rows *, const ks_l2_pass *, ks_err *);
+    /* out [d, d] (host): the lower triangle of the sum of a_i a_i'; f32 */
+    ks_status (*l2_gram)(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
+                         float *out, ks_err *);
+    /* out [n_q, d] = the sum of (q a_i) a_i', q [n_q, d]; host, f32 */
+    ks_status (*l2_project)(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
+                            const float *q, int64_t n_q, float *out, ks_err *);
+    /* n Hessians, in double */
+    ks_status (*l2_hessian)(ks_dev *, ks_l2_rows *, const ks_l2_hessian *,
+                            int32_t n, ks_err *);
+    /* Trains the runs of a job from start to end: mini-batches of the rows in
+     * the epoch's order (a last partial one is left out), mean weighted binary
+     * cross-entropy on logits, AdamW. f32; a run's bits do not depend on the
+     * others. Waits for the end. */
+    ks_status (*adamw)(ks_dev *, const ks_adamw_job *, ks_err *);
 };
 
 /* Tables; NULL when this build has none of that name. */

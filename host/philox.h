@@ -11,11 +11,7 @@
 
 #include <stdint.h>
 
-#ifdef __CUDACC__
-#define KS_HOST_DEVICE __host__ __device__
-#else
-#define KS_HOST_DEVICE
-#endif
+#include "portable.h"
 
 /* The block cipher: four words from a counter of 128 and a key of 64 bits. */
 KS_HOST_DEVICE static inline void ks_philox4x32(const uint32_t counter[4],

@@ -1,13 +1,12 @@
 /* place.c - a model's weights in the memory of a backend. Matrices go over as
- * they are stored, a bounded piece at a time, so that the mapped file passes
- * through and is never copied whole; norms, biases, sinks and frequencies go
- * over together. */
+ * they are stored: ops->copy streams the mapped file through pinned memory of a
+ * bounded size. Norms, biases, sinks and frequencies go over together. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "forward.h"
 
-enum { PIECE = 32 << 20, ALIGN = 64 };
+enum { ALIGN = 64 };
 
 struct ks_placed {
     const ks_weights *weights;
@@ -99,24 +98,12 @@ static ks_status keep(ks_placed *p, ks_buf **out, size_t size, const char *name,
     return KS_OK;
 }
 
-static ks_status send(ks_placed *p, void *to, const void *from, size_t size,
-                      ks_err *err) {
-    ks_status st = KS_OK;
-    for (size_t at = 0; at < size; at += PIECE) {
-        KS_TRY(p->ops->copy(p->dev, (char *)to + at, (const char *)from + at,
-                            KS_MIN((size_t)PIECE, size - at), err));
-        KS_TRY(p->ops->sync(p->dev, err));
-    }
-done:
-    return st;
-}
-
 static ks_status place_matrix(ks_placed *p, ks_weight *w, const char *name,
                               ks_err *err) {
     ks_status st = KS_OK;
     ks_buf *buf = NULL;
     KS_TRY(keep(p, &buf, matrix_bytes(w), name, err));
-    KS_TRY(send(p, buf->data, w->data, buf->size, err));
+    KS_TRY(p->ops->copy(p->dev, buf->data, w->data, buf->size, err));
     w->data = buf->data;
 done:
     return st;
@@ -175,7 +162,7 @@ static ks_status place_vectors(ks_placed *p, const ks_config *c, ks_err *err) {
     KS_TRY(keep(p, &buf, p->image_size, "norms, biases and frequencies", err));
     KS_TRY(ks_alloc(&p->image, p->image_size, 1, "norms and biases", err));
     take_vectors(p, c, &p->copies, buf->data);
-    KS_TRY(send(p, buf->data, p->image, p->image_size, err));
+    KS_TRY(p->ops->copy(p->dev, buf->data, p->image, p->image_size, err));
 done:
     free(p->image);
     p->image = NULL;
@@ -207,6 +194,7 @@ ks_status ks_place(ks_placed **out, ks_dev *dev, const struct ks_ops *ops,
                n_layers * sizeof(ks_layer));
         KS_TRY(place_matrices(p, c, model, err));
         KS_TRY(place_vectors(p, c, err));
+        KS_TRY(ops->sync(dev, err));
         p->weights = &p->copies;
     }
     *out = p;

@@ -13,7 +13,8 @@
 enum { STAGES = 8, STAGE_BYTES = 256 << 10, TICKETS = 16 };
 
 struct ks__copies {
-    char *stages; /* [STAGES, STAGE_BYTES], pinned */
+    char *stages;              /* [STAGES, STAGE_BYTES], pinned */
+    unsigned long long *fault; /* [TICKETS] the word behind it, pinned */
     cudaEvent_t read[STAGES], left, done[TICKETS];
     uint64_t staged;           /* chunks, since the device was opened */
     uint64_t tickets, arrived; /* the last one given, and waited for */
@@ -38,9 +39,12 @@ ks_status ks__cuda_copies_open(ks_dev *dev, ks_err *err) {
     if (st == KS_OK) st = make_events(&c->left, 1, err);
     if (st == KS_OK) st = make_events(c->done, TICKETS, err);
     if (st != KS_OK) return st;
-    KS_CUDA_TRY(cudaHostAlloc((void **)&c->stages, (size_t)STAGES * STAGE_BYTES,
+    size_t words = TICKETS * sizeof *c->fault;
+    KS_CUDA_TRY(cudaHostAlloc((void **)&c->stages,
+                              (size_t)STAGES * STAGE_BYTES + words,
                               cudaHostAllocPortable),
                 "open");
+    c->fault = (unsigned long long *)(c->stages + (size_t)STAGES * STAGE_BYTES);
     return KS_OK;
 }
 
@@ -170,7 +174,7 @@ ks_status ks__cuda_enter(ks_dev *dev, ks_err *err) {
 }
 
 ks_status ks__cuda_sync(ks_dev *dev, ks_err *err) {
-    return ks__cuda_late(cudaStreamSynchronize(dev->stream), "sync", err);
+    return ks__cuda_fault_sync(dev, err);
 }
 
 /* --------------------------------------------------------- beside the ops */
@@ -192,6 +196,9 @@ ks_status ks__cuda_copy_out(ks_dev *dev, void *to, const void *from,
         cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToHost, dev->side),
         "copy_out");
     *ticket = ++c->tickets;
+    if (ks_status st = ks__cuda_fault_fetch(dev, &c->fault[*ticket % TICKETS],
+                                            dev->side, err))
+        return st;
     KS_CUDA_TRY(cudaEventRecord(c->done[*ticket % TICKETS], dev->side),
                 "copy_out");
     return KS_OK;
@@ -206,6 +213,7 @@ ks_status ks__cuda_wait(ks_dev *dev, uint64_t ticket, ks_err *err) {
             (unsigned long long)ticket, (unsigned long long)c->tickets);
     ks_status st = ks__cuda_late(
         cudaEventSynchronize(c->done[ticket % TICKETS]), "wait", err);
-    if (st == KS_OK) c->arrived = ticket;
-    return st;
+    if (st != KS_OK) return st;
+    c->arrived = ticket;
+    return ks__cuda_fault_tell(dev, c->fault[ticket % TICKETS], err);
 }

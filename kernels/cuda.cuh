@@ -50,6 +50,8 @@ struct ks_dev {
     struct ks_graph *recording; /* its ops' scratch is the graph's; or NULL */
     struct ks__copies *copies;  /* copy.cu: pinned stages, tickets */
     struct ks_ops ops;          /* ops_cuda.cu: the table, with isa */
+    unsigned long long *fault;  /* on the device: see fault.cuh */
+    uint32_t fault_calls;       /* that may report, since the last sync */
 };
 
 /* Device `ordinal` with its stream and pool; it becomes the calling thread's.
@@ -86,16 +88,27 @@ ks_status ks__cuda_copies_open(ks_dev *dev, ks_err *err);
 void ks__cuda_copies_close(ks_dev *dev);
 
 /* What a graph's ops take; blocks given back serve the ops behind. */
-struct ks__block {
+struct ks__segment {
     void *data;
     size_t size;
     bool busy;
 };
 struct ks_graph {
     cudaGraphExec_t exec;
-    struct ks__block *blocks;
+    struct ks__segment *blocks;
     size_t n_blocks, room;
 };
+
+/* The word that kernels report to (fault.cuh). sync reads it: it waits for the
+ * stream, then KS_NUMERIC with the row of the earliest fault since the last. */
+ks_status ks__cuda_fault_open(ks_dev *dev, ks_err *err);
+ks_status ks__cuda_fault_sync(ks_dev *dev, ks_err *err);
+/* The same in two halves: the word as `stream` finds it, on its way to pinned
+ * memory; then what it means. */
+ks_status ks__cuda_fault_fetch(ks_dev *dev, unsigned long long *to,
+                               cudaStream_t stream, ks_err *err);
+ks_status ks__cuda_fault_tell(ks_dev *dev, unsigned long long word,
+                              ks_err *err);
 
 static inline int64_t ks__ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;

@@ -90,9 +90,9 @@ static ks_status take(ks_dev *dev, void **out, size_t size, cudaStream_t stream,
 static ks_status take_recording(ks_dev *dev, void **out, size_t size,
                                 const char *what, ks_err *err) {
     struct ks_graph *g = dev->recording;
-    struct ks__block *best = NULL;
+    struct ks__segment *best = NULL;
     for (size_t i = 0; i < g->n_blocks; i++) {
-        struct ks__block *b = &g->blocks[i];
+        struct ks__segment *b = &g->blocks[i];
         if (!b->busy && b->size >= size && (!best || b->size < best->size))
             best = b;
     }

@@ -1,7 +1,7 @@
 /* ops_cuda.cu - the CUDA backend: which device, its table, what it says where
  * there is none. Without a driver the program starts all the same: the runtime
  * is linked in and looks for libcuda itself. */
-#include "cuda.cuh"
+#include "blaslt.cuh"
 #include "cuda_ops.h"
 
 #include <stdio.h>
@@ -66,27 +66,53 @@ static ks_status facts(int ordinal, ks_dev_facts *out, ks_err *err) {
 
 /* -------------------------------------------------------------------- table */
 
+/* In the order of ops.h. */
 static struct ks_ops table(const char *isa) {
     struct ks_ops ops = {};
     ops.name = "cuda";
     ops.isa = isa;
     ops.unified = false;
     ops.graphs = true;
-    ops.alloc = ks__cuda_alloc;
-    ops.free = ks__cuda_free;
-    ops.copy = ks__cuda_copy;
-    ops.sync = ks__cuda_sync;
-    ops.zero = ks__cuda_zero;
-    ops.enter = ks__cuda_enter;
-    ops.alloc_host = ks__cuda_alloc_host;
-    ops.free_host = ks__cuda_free_host;
-    ops.copy_out = ks__cuda_copy_out;
-    ops.wait = ks__cuda_wait;
-    ops.record = ks__cuda_record;
-    ops.recorded = ks__cuda_recorded;
-    ops.replay = ks__cuda_replay;
-    ops.free_graph = ks__cuda_free_graph;
     ops.each = ks__each_alone;
+#define SLOT(name) ops.name = ks__cuda_##name
+    SLOT(alloc);
+    SLOT(free);
+    SLOT(copy);
+    SLOT(sync);
+    SLOT(zero);
+    SLOT(enter);
+    SLOT(alloc_host);
+    SLOT(free_host);
+    SLOT(copy_out);
+    SLOT(wait);
+    SLOT(record);
+    SLOT(recorded);
+    SLOT(replay);
+    SLOT(free_graph);
+    SLOT(embed);
+    SLOT(gemm);
+    SLOT(norm);
+    SLOT(add);
+    SLOT(rope);
+    SLOT(gate);
+    SLOT(route);
+    SLOT(group);
+    SLOT(gemm_grouped);
+    SLOT(gate_clamped);
+    SLOT(combine);
+    SLOT(pool);
+    SLOT(convert);
+    SLOT(count_nonfinite);
+    SLOT(score);
+    SLOT(sample);
+    SLOT(gemm_backward);
+    SLOT(matmul);
+    SLOT(l2_pass);
+    SLOT(l2_gram);
+    SLOT(l2_project);
+    SLOT(l2_hessian);
+    SLOT(adamw);
+#undef SLOT
     return ops;
 }
 
@@ -112,13 +138,16 @@ static ks_status choose(ks_dev *dev, const char *isa, ks_err *err) {
 static void close_cuda(ks_dev **dev) {
     if (!*dev) return;
     (void)cudaSetDevice((*dev)->ordinal);
-    ks__cuda_copies_close(*dev);
+    ks__cuda_copies_close(*dev); /* waits for the device */
+    ks__blaslt_close(*dev);
     ks__cuda_close(dev);
 }
 
 static ks_status fill(ks_dev *dev, const char *isa, ks_err *err) {
     ks_status st = choose(dev, isa, err);
     if (st == KS_OK) st = ks__cuda_copies_open(dev, err);
+    if (st == KS_OK) st = ks__cuda_fault_open(dev, err);
+    if (st == KS_OK) st = ks__blaslt_open(dev, err);
     dev->ops = table(dev->isa);
     return st;
 }

@@ -97,6 +97,7 @@ static void plan_lanes(work *w, int64_t file_values, int64_t values) {
                                            : omp_get_max_threads();
     int64_t bytes = 4 * (file_values + 2 * values);
     w->lanes = (int)KS_MIN(threads, KS_MAX(1, LANE_BYTES / bytes));
+    if (w->options->nest.dev) w->lanes = 1; /* a device works on one */
     w->lane_threads = KS_MAX(1, threads / w->lanes);
 }
 

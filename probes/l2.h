@@ -22,9 +22,7 @@
 #ifndef KS_L2_H
 #define KS_L2_H
 
-#include "base.h"
-
-enum { KS_L2_MAX_FOLDS = 32 };
+#include "ops.h"
 
 /* Labels and folds of all rows. Borrowed while the solver is open. */
 typedef struct ks_l2_design {
@@ -60,6 +58,13 @@ typedef struct ks_l2 ks_l2;
 ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
                      const ks_l2_design *designs, int32_t n_designs,
                      int threads, ks_err *err);
+/* The same on an open backend, which outlives it: the copy lies in the
+ * backend's memory and its l2 ops do the reading. threads: of the host's part
+ * between passes. */
+ks_status ks_l2_open_on(ks_l2 **out, const struct ks_ops *ops, ks_dev *dev,
+                        const float *x, int64_t n, int64_t d,
+                        const ks_l2_design *designs, int32_t n_designs,
+                        int threads, ks_err *err);
 void ks_l2_close(ks_l2 **l2);
 
 /* Solves all columns; a column whose training rows are of one class is

@@ -42,7 +42,8 @@ ks_status ks__l2_evaluate(ks_l2_fitting *f, bool exact, ks_err *err) {
                        .h = f->h,
                        .exact = exact,
                        .margin = f->margin};
-    KS_TRY(ks__l2_run_pass(l2, &pass, err));
+    KS_TRY(l2->ops->l2_pass(l2->dev, &l2->rows, &pass, err));
+    l2->cost.reads += 1;
 #pragma omp parallel for num_threads(l2->threads) schedule(static)
     for (int32_t a = 0; a < f->n_active; a++) {
         int32_t k = f->active[a];

@@ -19,41 +19,25 @@ int32_t ks__l2_hessians(const ks_l2 *l2) {
     return (int32_t)KS_MIN(KS_MAX(1, HESSIAN_BYTES / bytes), INT32_MAX);
 }
 
-/* Rows of a block as the column has them, 1 at the end, each times the square
- * root of its curvature c p (1 - p); held-out rows are left out. Returns the
- * rows there are. */
-static int64_t weigh_rows(const ks_l2_fitting *f, int32_t k, const double *w,
-                          double b, ks_l2_block block, double *out) {
-    const ks_l2 *l2 = f->l2;
-    const ks_l2_split *s = &f->splits[f->states[k].split];
-    int64_t d = l2->d, rows = 0;
-    for (int64_t i = block.begin; i < block.end; i++) {
-        uint8_t code = l2->code[s->design * l2->n + i];
-        if (s->hold >> (code / 2) & 1) continue;
-        const float *x = l2->x + i * d;
-        double *to = out + rows++ * (d + 1), z = b;
-        for (int64_t j = 0; j < d; j++) z += w[j] * (double)x[j];
-        double p = 1 / (1 + exp(-z));
-        double share = sqrt(0.5 / s->count[code & 1] * p * (1 - p));
-        for (int64_t j = 0; j < d; j++)
-            to[j] = share * (((double)x[j] - s->centre[j]) * s->inverse[j]);
-        to[d] = share;
-    }
-    return rows;
+/* What the op needs of column k; w: [d] */
+static ks_l2_hessian describe(const ks_l2_fitting *f, int32_t k,
+                              double *hessians, double *w) {
+    const ks_l2_progress *c = &f->states[k];
+    const ks_l2_split *s = &f->splits[c->split];
+    int64_t m = f->l2->d + 1;
+    ks_l2_hessian h = {.design = s->design,
+                       .hold = s->hold,
+                       .class_c = {0.5 / s->count[0], 0.5 / s->count[1]},
+                       .w = w,
+                       .centre = s->centre,
+                       .inverse = s->inverse,
+                       .out = hessians + (int64_t)c->slot * m * m};
+    ks__l2_to_shifted(f, k, w, &h.b);
+    return h;
 }
 
-/* scratch: [KS_L2_BLOCK + 1, d + 1] */
-static void factorise(ks_l2_fitting *f, int32_t k, double *hessian,
-                      double *scratch) {
-    const ks_l2 *l2 = f->l2;
-    int64_t m = l2->d + 1;
-    double *w = scratch, *rows = scratch + m, b;
-    ks__l2_to_shifted(f, k, w, &b);
-    memset(hessian, 0, (size_t)(m * m) * sizeof *hessian);
-    for (int32_t i = 0; i < l2->n_blocks; i++) {
-        int64_t n = weigh_rows(f, k, w, b, l2->blocks[i], rows);
-        if (n) ks__syrk_f64(m, n, rows, hessian);
-    }
+static void factorise(ks_l2_fitting *f, int32_t k, double *hessian) {
+    int64_t m = f->l2->d + 1;
     for (int64_t j = 0; j < m - 1; j++)
         hessian[j * (m + 1)] += f->states[k].lambda;
     hessian[m * m - 1] = KS_MAX(hessian[m * m - 1], 1e-9);
@@ -69,22 +53,21 @@ ks_status ks__l2_find_hessians(ks_l2_fitting *f, const int32_t *list, int32_t n,
                                double *hessians, ks_err *err) {
     ks_status st = KS_OK;
     ks_l2 *l2 = f->l2;
-    int64_t m = l2->d + 1;
-    size_t size = (KS_L2_BLOCK + 1) * (size_t)m;
-    int32_t lanes = KS_MAX(1, KS_MIN(l2->threads, n));
-    double *scratch = NULL;
-    KS_TRY(ks_alloc(&scratch, (size_t)lanes * size, sizeof *scratch,
-                    "a column's Hessian", err));
-#pragma omp parallel for num_threads(lanes) schedule(dynamic, 1)
+    ks_l2_hessian *columns = NULL;
+    double *w = NULL;
+    KS_TRY(ks_alloc(&columns, (size_t)n, sizeof *columns, "Hessians", err));
+    KS_TRY(ks_alloc(&w, (size_t)(n * l2->d), sizeof *w, "Hessians", err));
     for (int32_t i = 0; i < n; i++)
-        if (!ks_interrupted)
-            factorise(f, list[i],
-                      hessians + (int64_t)f->states[list[i]].slot * m * m,
-                      scratch + (size_t)omp_get_thread_num() * size);
+        columns[i] = describe(f, list[i], hessians, w + i * l2->d);
+    KS_TRY(l2->ops->l2_hessian(l2->dev, &l2->rows, columns, n, err));
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-    l2->cost.reads += n > 0;
+#pragma omp parallel for num_threads(KS_MIN(l2->threads, n))                   \
+    schedule(dynamic, 1)
+    for (int32_t i = 0; i < n; i++) factorise(f, list[i], columns[i].out);
+    l2->cost.reads += 1;
 done:
-    free(scratch);
+    free(columns);
+    free(w);
     return st;
 }
 

@@ -54,6 +54,7 @@ static ks_status cut_blocks(ks_l2 *l2, ks_err *err) {
     ks_status st = KS_OK;
     int64_t least = 3 * KS_L2_BLOCK / 8;
     size_t most = (size_t)(2 * l2->n / least + 2 * KS_L2_MAX_FOLDS + 2);
+    int32_t n_blocks = 0;
     KS_TRY(ks_alloc(&l2->blocks, most, sizeof *l2->blocks, "row blocks", err));
     KS_TRY(ks_alloc(&l2->block_folds, most * (size_t)l2->n_designs,
                     sizeof *l2->block_folds, "row blocks", err));
@@ -65,18 +66,18 @@ static ks_status cut_blocks(ks_l2 *l2, ks_err *err) {
                 l2->code[l2->n + end] / 2 != l2->code[l2->n + end - 1] / 2)
                 break;
         }
-        l2->blocks[l2->n_blocks++] = (ks_l2_block){begin, end};
+        l2->blocks[n_blocks++] = (ks_l2_block){begin, end};
     }
-    for (int32_t k = 0; k < l2->n_blocks; k++)
+    for (int32_t k = 0; k < n_blocks; k++)
         for (int32_t s = 0; s < l2->n_designs; s++) {
             uint32_t set = 0;
             for (int64_t i = l2->blocks[k].begin; i < l2->blocks[k].end; i++)
                 set |= 1u << (l2->code[s * l2->n + i] / 2);
             l2->block_folds[k * l2->n_designs + s] = set;
         }
-    l2->n_lanes = (int32_t)KS_MAX(
-        1,
-        KS_MIN(KS_MIN(l2->n / KS_L2_LANE_ROWS, KS_L2_MAX_LANES), l2->n_blocks));
+    l2->rows.n_blocks = n_blocks;
+    l2->rows.n_lanes = (int32_t)KS_MAX(
+        1, KS_MIN(KS_MIN(l2->n / KS_L2_LANE_ROWS, KS_L2_MAX_LANES), n_blocks));
 done:
     return st;
 }
@@ -218,9 +219,55 @@ done:
     return st;
 }
 
-ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
-                     const ks_l2_design *designs, int32_t n_designs,
-                     int threads, ks_err *err) {
+/* To a backend that has memory of its own; afterwards x lies there alone. */
+static ks_status put(ks_l2 *l2, ks_buf *buf, const void *from, size_t size,
+                     const char *what, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(l2->ops->alloc(l2->dev, buf, size, what, err));
+    KS_TRY(l2->ops->copy(l2->dev, buf->data, from, size, err));
+done:
+    return st;
+}
+
+static ks_status place_rows(ks_l2 *l2, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_l2_rows *r = &l2->rows;
+    size_t n = (size_t)l2->n;
+    r->n = l2->n, r->d = l2->d, r->n_designs = l2->n_designs;
+    r->x = l2->x, r->code = r->host_code = l2->code, r->order = l2->order;
+    r->blocks = l2->blocks, r->block_folds = l2->block_folds;
+    r->work = &l2->work;
+    if (l2->ops->unified) return KS_OK;
+    KS_TRY(put(l2, &l2->x_buf, l2->x, n * (size_t)l2->d * sizeof(float),
+               "activations of a layer", err));
+    KS_TRY(put(l2, &l2->code_buf, l2->code, n * (size_t)l2->n_designs,
+               "row codes", err));
+    KS_TRY(l2->ops->sync(l2->dev, err));
+    free(l2->x);
+    l2->x = NULL;
+    r->x = l2->x_buf.data, r->code = l2->code_buf.data;
+done:
+    return st;
+}
+
+/* x with what is needed of it before any pass. */
+static ks_status take_in(ks_l2 *l2, const float *x, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(order_rows(l2, err));
+    KS_TRY(cut_blocks(l2, err));
+    KS_TRY(find_shift(l2, x, err));
+    KS_TRY(copy_shifted(l2, x, err));
+    KS_TRY(find_moments(l2, err));
+    KS_TRY(place_rows(l2, err));
+    l2->cost.reads = 1;
+done:
+    return st;
+}
+
+ks_status ks_l2_open_on(ks_l2 **out, const struct ks_ops *ops, ks_dev *dev,
+                        const float *x, int64_t n, int64_t d,
+                        const ks_l2_design *designs, int32_t n_designs,
+                        int threads, ks_err *err) {
     ks_status st = KS_OK;
     ks_l2 *l2 = NULL;
     double start = ks_seconds();
@@ -235,12 +282,10 @@ ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
     KS_TRY(ks_alloc(&copy, (size_t)n_designs, sizeof *copy, "designs", err));
     memcpy(copy, designs, (size_t)n_designs * sizeof *copy);
     l2->designs = copy;
-    KS_TRY(order_rows(l2, err));
-    KS_TRY(cut_blocks(l2, err));
-    KS_TRY(find_shift(l2, x, err));
-    KS_TRY(copy_shifted(l2, x, err));
-    KS_TRY(find_moments(l2, err));
-    l2->cost.reads = 1;
+    l2->ops = ops, l2->dev = dev, l2->own_dev = !dev;
+    if (!dev)
+        KS_TRY(ks_dev_open(&l2->dev, &l2->ops, "cpu", l2->threads, NULL, err));
+    KS_TRY(take_in(l2, x, err));
     l2->cost.prepare = ks_seconds() - start;
     KS_TRY(ks__l2_spectrum(l2, err));
     l2->cost.factor = ks_seconds() - start - l2->cost.prepare;
@@ -250,6 +295,13 @@ done:
     ks_l2_close(&l2);
     ks__blas_restore(restore);
     return st;
+}
+
+ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
+                     const ks_l2_design *designs, int32_t n_designs,
+                     int threads, ks_err *err) {
+    return ks_l2_open_on(out, NULL, NULL, x, n, d, designs, n_designs, threads,
+                         err);
 }
 
 void ks_l2_close(ks_l2 **l2) {
@@ -266,7 +318,12 @@ void ks_l2_close(ks_l2 **l2) {
     free(s->moment_data);
     free(s->value);
     free(s->vector);
-    for (int32_t k = 0; k < KS_L2_MAX_LANES; k++) free(s->lane_memory[k]);
+    if (s->dev) {
+        s->ops->free(s->dev, &s->x_buf);
+        s->ops->free(s->dev, &s->code_buf);
+        s->ops->free(s->dev, &s->work);
+    }
+    if (s->own_dev) ks_dev_close(&s->dev, s->ops);
     free(s);
     *l2 = NULL;
 }

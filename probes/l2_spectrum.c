@@ -49,73 +49,14 @@ static void whole_moments(const ks_l2 *l2, whole *w) {
     }
 }
 
-/* Rows of a block as the covariance takes them: centred, scaled, weighted. */
-static void weigh_block(const ks_l2 *l2, const whole *w, const float *centre,
-                        const float *inverse, ks_l2_block block, float *out) {
-    for (int64_t i = block.begin; i < block.end; i++) {
-        const float *row = l2->x + i * l2->d;
-        float *restrict to = out + (i - block.begin) * l2->d;
-        float share = w->weight[l2->code[i] & 1];
-        for (int64_t j = 0; j < l2->d; j++)
-            to[j] = share * ((row[j] - centre[j]) * inverse[j]);
-    }
-}
-
-typedef struct spectrum_work {
-    whole all;
-    float *centre, *inverse; /* [d] */
-    float *block;            /* [lanes or threads, KS_L2_BLOCK, d] */
-    float *sums;             /* [lanes or threads, size] */
-    float *product;          /* [lanes, KS_L2_BLOCK, rank] */
-} spectrum_work;
-
-static void lane_blocks(const ks_l2 *l2, int32_t lane, int32_t *from,
-                        int32_t *to) {
-    *from = (int32_t)((int64_t)lane * l2->n_blocks / l2->n_lanes);
-    *to = (int32_t)((int64_t)(lane + 1) * l2->n_blocks / l2->n_lanes);
-}
-
-static void add_lanes(const ks_l2 *l2, float *sums, int64_t size) {
-#pragma omp parallel for num_threads(l2->threads) schedule(static)
-    for (int64_t k = 0; k < size; k++)
-        for (int32_t lane = 1; lane < l2->n_lanes; lane++)
-            sums[k] += sums[lane * size + k];
-}
-
-/* Lower triangle of sum [d, d] += the lane's covariance. block: scratch. */
-static void add_gram(const ks_l2 *l2, const spectrum_work *w, int32_t lane,
-                     float *block, float *sum) {
-    int32_t from, to;
-    lane_blocks(l2, lane, &from, &to);
-    for (int32_t k = from; k < to; k++) {
-        ks_l2_block b = l2->blocks[k];
-        weigh_block(l2, &w->all, w->centre, w->inverse, b, block);
-        ks__syrk_f32(l2->d, b.end - b.begin, block, sum);
-    }
-}
-
-static ks_status exact(ks_l2 *l2, spectrum_work *w, ks_err *err) {
+static ks_status exact(ks_l2 *l2, const ks_l2_scaling *s, ks_err *err) {
     ks_status st = KS_OK;
     int64_t d = l2->d;
     l2->rank = d;
-    int threads = KS_MIN(l2->threads, l2->n_lanes);
-    KS_TRY(ks_alloc(&w->block, (size_t)threads * KS_L2_BLOCK * (size_t)d,
-                    sizeof(float), "row blocks", err));
-    KS_TRY(ks_alloc(&w->sums, (size_t)(threads * d * d), sizeof(float),
-                    "Gram matrix", err));
     KS_TRY(ks_alloc(&l2->value, (size_t)d, sizeof(float), "spectrum", err));
     KS_TRY(
         ks_alloc(&l2->vector, (size_t)(d * d), sizeof(float), "spectrum", err));
-    /* lanes' sums join in the order of lanes, whatever the threads */
-#pragma omp parallel for ordered num_threads(threads) schedule(static, 1)
-    for (int32_t lane = 0; lane < l2->n_lanes; lane++) {
-        int64_t thread = omp_get_thread_num();
-        float *sum = w->sums + thread * d * d;
-        memset(sum, 0, (size_t)(d * d) * sizeof *sum);
-        add_gram(l2, w, lane, w->block + thread * KS_L2_BLOCK * d, sum);
-#pragma omp ordered
-        for (int64_t k = 0; k < d * d; k++) l2->vector[k] += sum[k];
-    }
+    KS_TRY(l2->ops->l2_gram(l2->dev, &l2->rows, s, l2->vector, err));
     /* the lower triangle row-major is the upper one column-major, and
      * eigenvectors as columns there are rows here */
     lapack_int info = LAPACKE_ssyevd(LAPACK_COL_MAJOR, 'V', 'U', (lapack_int)d,
@@ -127,31 +68,6 @@ static ks_status exact(ks_l2 *l2, spectrum_work *w, ks_err *err) {
     l2->cost.reads += 1;
 done:
     return st;
-}
-
-/* sums[0] = (weighted rows)' (weighted rows) q, q and sums [rank, d]. */
-static void apply_covariance(ks_l2 *l2, spectrum_work *w, const float *q,
-                             int64_t rank) {
-    int64_t d = l2->d;
-    memset(w->sums, 0, (size_t)(l2->n_lanes * rank * d) * sizeof(float));
-#pragma omp parallel for num_threads(l2->threads) schedule(static, 1)
-    for (int32_t lane = 0; lane < l2->n_lanes; lane++) {
-        float *block = w->block + (int64_t)lane * KS_L2_BLOCK * d;
-        float *product = w->product + (int64_t)lane * KS_L2_BLOCK * rank;
-        int32_t from, to;
-        lane_blocks(l2, lane, &from, &to);
-        for (int32_t k = from; k < to; k++) {
-            ks_l2_block b = l2->blocks[k];
-            int64_t rows = b.end - b.begin;
-            weigh_block(l2, &w->all, w->centre, w->inverse, b, block);
-            ks__gemm_f32(false, true, rows, rank, d, block, d, q, d, 0, product,
-                         rank);
-            ks__gemm_f32(true, false, rank, d, rows, product, rank, block, d, 1,
-                         w->sums + lane * rank * d, d);
-        }
-    }
-    add_lanes(l2, w->sums, rank * d);
-    l2->cost.reads += 1;
 }
 
 /* Rows of q [rank, d] made orthonormal: QR of its transpose. */
@@ -171,19 +87,13 @@ done:
     return st;
 }
 
-static ks_status leading(ks_l2 *l2, spectrum_work *w, ks_err *err) {
+static ks_status leading(ks_l2 *l2, const ks_l2_scaling *s, ks_err *err) {
     ks_status st = KS_OK;
     int64_t d = l2->d, rank = KS_MIN(KS_MIN(l2->n, d), KS_L2_RANK);
-    float *q = NULL, *small = NULL;
+    float *q = NULL, *sums = NULL, *small = NULL;
     l2->rank = rank;
-    KS_TRY(ks_alloc(&w->block, (size_t)l2->n_lanes * KS_L2_BLOCK * (size_t)d,
-                    sizeof(float), "row blocks", err));
-    KS_TRY(ks_alloc(&w->sums, (size_t)(l2->n_lanes * rank * d), sizeof(float),
-                    "spectrum", err));
-    KS_TRY(ks_alloc(&w->product,
-                    (size_t)l2->n_lanes * KS_L2_BLOCK * (size_t)rank,
-                    sizeof(float), "spectrum", err));
     KS_TRY(ks_alloc(&q, (size_t)(rank * d), sizeof(float), "spectrum", err));
+    KS_TRY(ks_alloc(&sums, (size_t)(rank * d), sizeof(float), "spectrum", err));
     KS_TRY(ks_alloc(&small, (size_t)(rank * rank), sizeof(float), "spectrum",
                     err));
     KS_TRY(ks_alloc(&l2->value, (size_t)rank, sizeof(float), "spectrum", err));
@@ -198,14 +108,15 @@ static ks_status leading(ks_l2 *l2, spectrum_work *w, ks_err *err) {
     }
     KS_TRY(orthonormal(q, rank, d, err));
     for (int32_t round = 0; round < 2; round++) {
-        apply_covariance(l2, w, q, rank);
+        KS_TRY(l2->ops->l2_project(l2->dev, &l2->rows, s, q, rank, sums, err));
+        l2->cost.reads += 1;
         if (round == 0) {
-            memcpy(q, w->sums, (size_t)(rank * d) * sizeof(float));
+            memcpy(q, sums, (size_t)(rank * d) * sizeof(float));
             KS_TRY(orthonormal(q, rank, d, err));
         }
     }
     /* Rayleigh-Ritz: eigenvectors of q' covariance q */
-    ks__gemm_f32(false, true, rank, rank, d, w->sums, d, q, d, 0, small, rank);
+    ks__gemm_f32(false, true, rank, rank, d, sums, d, q, d, 0, small, rank);
     lapack_int info =
         LAPACKE_ssyevd(LAPACK_COL_MAJOR, 'V', 'U', (lapack_int)rank, small,
                        (lapack_int)rank, l2->value);
@@ -214,7 +125,7 @@ static ks_status leading(ks_l2 *l2, spectrum_work *w, ks_err *err) {
     ks__gemm_f32(false, false, rank, d, rank, small, rank, q, d, 0, l2->vector,
                  d);
     double trace = 0, found = 0;
-    for (int64_t j = 0; j < d; j++) trace += w->inverse[j] > 0;
+    for (int64_t j = 0; j < d; j++) trace += s->inverse[j] > 0;
     for (int64_t k = 0; k < rank; k++) found += (double)l2->value[k];
     l2->tail =
         d > rank
@@ -222,36 +133,36 @@ static ks_status leading(ks_l2 *l2, spectrum_work *w, ks_err *err) {
             : 0;
 done:
     free(q);
+    free(sums);
     free(small);
     return st;
 }
 
 ks_status ks__l2_spectrum(ks_l2 *l2, ks_err *err) {
     ks_status st = KS_OK;
-    spectrum_work w = {0};
+    whole all = {0};
+    float *centre = NULL, *inverse = NULL;
     size_t d = (size_t)l2->d;
-    KS_TRY(ks_alloc(&w.all.mean, d, sizeof(double), "moments", err));
-    KS_TRY(ks_alloc(&w.all.inverse, d, sizeof(double), "moments", err));
-    KS_TRY(ks_alloc(&w.centre, d, sizeof(float), "moments", err));
-    KS_TRY(ks_alloc(&w.inverse, d, sizeof(float), "moments", err));
-    whole_moments(l2, &w.all);
+    KS_TRY(ks_alloc(&all.mean, d, sizeof(double), "moments", err));
+    KS_TRY(ks_alloc(&all.inverse, d, sizeof(double), "moments", err));
+    KS_TRY(ks_alloc(&centre, d, sizeof(float), "moments", err));
+    KS_TRY(ks_alloc(&inverse, d, sizeof(float), "moments", err));
+    whole_moments(l2, &all);
     for (size_t j = 0; j < d; j++) {
-        w.centre[j] = (float)w.all.mean[j];
-        w.inverse[j] = (float)w.all.inverse[j];
+        centre[j] = (float)all.mean[j];
+        inverse[j] = (float)all.inverse[j];
     }
-    KS_TRY(d <= KS_L2_EXACT ? exact(l2, &w, err) : leading(l2, &w, err));
+    ks_l2_scaling s = {centre, inverse, {all.weight[0], all.weight[1]}};
+    KS_TRY(d <= KS_L2_EXACT ? exact(l2, &s, err) : leading(l2, &s, err));
     /* rounding can leave tiny negative values */
     float least = 1e-7f * KS_MAX(l2->value[l2->rank - 1], 1e-30f);
     for (int64_t k = 0; k < l2->rank; k++)
         l2->value[k] = KS_MAX(l2->value[k], least);
 done:
-    free(w.all.mean);
-    free(w.all.inverse);
-    free(w.centre);
-    free(w.inverse);
-    free(w.block);
-    free(w.sums);
-    free(w.product);
+    free(all.mean);
+    free(all.inverse);
+    free(centre);
+    free(inverse);
     return st;
 }
 

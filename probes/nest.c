@@ -221,8 +221,9 @@ ks_status ks_nest_fit(ks_nest *out, const float *x, int64_t d,
         designs[s] = (ks_l2_design){train_y[s], folds->fold + s * folds->n};
     KS_TRY(alloc_out(out, options->keep_weights, folds->n_seeds, err));
     KS_TRY(alloc_work(&w, folds->n, d, err));
-    KS_TRY(ks_l2_open(
-        &w.l2, x, folds->n, d, designs, folds->n_seeds,
+    KS_TRY(ks_l2_open_on(
+        &w.l2, options->ops, options->dev, x, folds->n, d, designs,
+        folds->n_seeds,
         options->threads ? options->threads : omp_get_max_threads(), err));
     for (int32_t s = 0; s < folds->n_seeds; s++) KS_TRY(choose(&w, s, err));
     KS_TRY(refit(&w, err));

@@ -11,7 +11,7 @@
 #ifndef KS_NEST_H
 #define KS_NEST_H
 
-#include "base.h"
+#include "ops.h"
 
 enum { KS_MAX_STRENGTHS = 64, KS_MAX_SEEDS = 64 };
 
@@ -29,10 +29,12 @@ typedef struct ks_folds {
 
 typedef struct ks_nest_options {
     int32_t n_strengths;
-    const double *strengths; /* C of scikit-learn, ascending */
-    double tolerance;        /* 0: 1e-6 */
-    int32_t max_passes;      /* 0: KS_DEFAULT_PASSES */
-    int threads;             /* 0: all */
+    const double *strengths;  /* C of scikit-learn, ascending */
+    double tolerance;         /* 0: 1e-6 */
+    int32_t max_passes;       /* 0: KS_DEFAULT_PASSES */
+    int threads;              /* 0: all */
+    const struct ks_ops *ops; /* where fits run; NULL: the CPU */
+    ks_dev *dev;
     bool keep_weights;
 } ks_nest_options;
 

@@ -96,8 +96,8 @@ ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
                                .strength = strength[f],
                                .margin = w.margin + p * w.n};
     }
-    KS_TRY(ks_l2_open(
-        &l2, x, w.n, d, designs, KS_PERMUTATIONS,
+    KS_TRY(ks_l2_open_on(
+        &l2, options->ops, options->dev, x, w.n, d, designs, KS_PERMUTATIONS,
         options->threads ? options->threads : omp_get_max_threads(), err));
     KS_TRY(ks_l2_fit(
         l2, w.columns, KS_PERMUTATIONS * n_folds,

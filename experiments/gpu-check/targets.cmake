@@ -5,13 +5,19 @@ set(here ${CMAKE_SOURCE_DIR}/experiments/gpu-check)
 set(simt ${CMAKE_SOURCE_DIR}/tests/simt)
 get_property(kernels GLOBAL PROPERTY SIMT_ALL_KERNELS)
 get_property(tests GLOBAL PROPERTY SIMT_ALL_TESTS)
-list(APPEND kernels ${simt}/matrix_check.cu ${simt}/sample.cu)
+file(GLOB families CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/*.cu)
+list(APPEND kernels ${families} ${simt}/matrix_check.cu ${simt}/sample.cu)
 list(APPEND tests ${here}/check_ptx.cpp)
 list(REMOVE_DUPLICATES kernels)
 list(REMOVE_DUPLICATES tests)
 file(GLOB cli CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/host/cli/*.c)
 set_source_files_properties(${CMAKE_SOURCE_DIR}/host/cli/main.c PROPERTIES
   COMPILE_DEFINITIONS main=keystep_main)
+
+set(library keystep) # the one without kernels of its own
+if(TARGET keystep_host)
+  set(library keystep_host)
+endif()
 
 function(gpu_check_program name build)
   add_executable(${name} ${here}/main.cpp ${here}/runner.cpp ${here}/bench.cpp
@@ -30,7 +36,10 @@ function(gpu_check_program name build)
     KS_TEST_DATA="data")
   set_target_properties(${name} PROPERTIES ENABLE_EXPORTS ON
     EXCLUDE_FROM_ALL ON BUILD_RPATH "" INSTALL_RPATH "")
-  target_link_libraries(${name} PRIVATE keystep Threads::Threads
+  if(SIMT_CUBLASLT)
+    target_compile_definitions(${name} PRIVATE SIMT_CUBLASLT)
+  endif()
+  target_link_libraries(${name} PRIVATE ${library} Threads::Threads
     ${CMAKE_DL_LIBS} rt)
 endfunction()
 

@@ -74,6 +74,7 @@ static const struct argp_option option_list[] = {
      "leave out the word baselines, the slowest part on long texts", 0},
     {"seed", KS_KEY_SEED, "N", 0,
      "of the first split; the next ones count up (default 1)", 0},
+    KS_CLI_BACKEND,
     KS_CLI_THREADS,
     KS_CLI_JSON,
     KS_CLI_QUIET,
@@ -278,6 +279,8 @@ static ks_status run(input *in, ks_err *err) {
     const ks_cli_common *c = &in->common;
     char *paths[N_FILES] = {NULL};
     bool made = false;
+    ks_dev *dev = NULL;
+    const struct ks_ops *ops = NULL;
     ks_report report = {0};
     ks_report_options options = {
         .paths = {c->acts, c->labels, c->chains, in->strata, c->clean},
@@ -303,6 +306,10 @@ static ks_status run(input *in, ks_err *err) {
         .begin = begin,
         .end = end};
     KS_TRY(prepare(in, paths, &made, err));
+    if (c->backend && strcmp(c->backend, "cpu") != 0) {
+        KS_TRY(ks_dev_open(&dev, &ops, c->backend, c->threads, NULL, err));
+        options.grid.nest.ops = ops, options.grid.nest.dev = dev;
+    }
     st = ks_report_run(&report, &options, err);
     KS_CHECK(st != KS_INTERRUPTED, KS_INTERRUPTED,
              "interrupted; nothing is written to %s, and the same command "
@@ -313,6 +320,7 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(write_all(in, &report, paths, err));
 done:
     ks_report_free(&report);
+    ks_dev_close(&dev, ops);
     if (st != KS_OK && made) rmdir(c->out); /* stays unless it is empty */
     for (int i = 0; i < N_FILES; i++) free(paths[i]);
     return st;

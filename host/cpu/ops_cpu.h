@@ -47,6 +47,13 @@ ks_status ks__cpu_each(ks_dev *, int32_t lanes, int32_t n, ks_each_fn, void *,
                        ks_err *);
 ks_status ks__cpu_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
                          bool tb, float alpha, float beta, ks_err *);
+ks_status ks__cpu_l2_pass(ks_dev *, ks_l2_rows *, const ks_l2_pass *, ks_err *);
+ks_status ks__cpu_l2_gram(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
+                          float *out, ks_err *);
+ks_status ks__cpu_l2_project(ks_dev *, ks_l2_rows *, const ks_l2_scaling *,
+                             const float *q, int64_t n_q, float *out, ks_err *);
+ks_status ks__cpu_l2_hessian(ks_dev *, ks_l2_rows *, const ks_l2_hessian *,
+                             int32_t n, ks_err *);
 
 extern const struct ks_ops ks__ops_v2, ks__ops_avx2, ks__ops_avx512;
 

@@ -22,6 +22,7 @@ static ks_dev *opened(void) {
     ks_dev *dev;
     RUN(ks__cuda_open(&dev, 0, 0, &err));
     RUN(ks__cuda_copies_open(dev, &err));
+    RUN(ks__cuda_fault_open(dev, &err));
     return dev;
 }
 
@@ -108,7 +109,7 @@ Test(copy, stages_wait) {
 Test(copy, no_memory) {
     ks_dev *dev = opened();
     ks_buf buf;
-    RUN(ks__cuda_limit(dev, 100, &err));
+    RUN(ks__cuda_limit(dev, dev->in_use + 100, &err));
     FAILS(KS_NOMEM, "--batch-tokens",
           ks__cuda_alloc(dev, &buf, 101, "the whole", &err));
     cr_expect(buf.data == NULL && buf.size == 0);
@@ -240,6 +241,7 @@ Test(copy, threads_enter) {
     ks_dev *dev;
     RUN(ks__cuda_open(&dev, 1, 0, &err));
     RUN(ks__cuda_copies_open(dev, &err));
+    RUN(ks__cuda_fault_open(dev, &err));
     ks_buf a = taken(dev, 64);
     cudaError_t without = cudaSuccess, with = cudaErrorUnknown;
     std::thread([&] {

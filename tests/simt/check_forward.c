@@ -7,12 +7,14 @@
 #include "generate.h"
 #include "run.h"
 
-/* Relative error of a layer's hidden states (norm of the difference over the
- * norm), absolute error of a log-probability. */
+/* Relative error (norm of the difference over the norm) of a layer's hidden
+ * states and of log-probabilities; by how much of a log-probability a greedy
+ * id may miss the best (these models' weights are drawn, not trained: many ids
+ * are as good). */
 static const struct precision {
     const char *isa;
-    double states, logprob;
-} precisions[] = {{"bf16", 2e-2, 5e-2}, {"f32", 1e-4, 1e-4}};
+    double relative, margin;
+} precisions[] = {{"bf16", 2e-2, 0.25}, {"f32", 1e-4, 1e-3}};
 
 /* Golden models, and what none of them has. */
 static const struct variant {
@@ -45,6 +47,10 @@ typedef struct pair {
 static void vary(ks_engine *engine, const struct variant *v, float *sinks) {
     ks_config *c = &engine->model->config;
     ks_weights *w = &engine->model->weights;
+    /* Weights drawn as wide as these attend to single tokens, which makes every
+     * rounding large: a quarter of the scores, and heads mix as trained ones
+     * do. */
+    c->attn_scale /= 4;
     if (v->attn_softcap > 0) c->attn_softcap = v->attn_softcap;
     if (v->final_softcap > 0) c->final_softcap = v->final_softcap;
     if (v->rope_scale > 0) w->rope_scale = v->rope_scale;
@@ -132,7 +138,7 @@ static void check_states(const struct precision *precision) {
         fill_ids(ids, TOKENS, p.n_vocab);
         float *ref = run_batch(p.cpu, SEQS, offsets, ids);
         float *got = run_batch(p.device, SEQS, offsets, ids);
-        expect_states(&p, got, ref, precision->states);
+        expect_states(&p, got, ref, precision->relative);
         for (int32_t s = 0; s < SEQS; s++) expect_alone(&p, got, ids, s);
         free(ref);
         free(got);
@@ -282,8 +288,7 @@ static void expect_greedy(const pair *p, const int32_t *ids,
         double margin = (double)of_want[t] - (double)of_got[t];
         fprintf(stderr, "%s: token %d is %d, not %d, by a margin of %g\n",
                 p->name, t, got[t], want[t], margin);
-        cr_expect(margin <= 2 * tolerance, "%s: a margin of %g", p->name,
-                  margin);
+        cr_expect(margin <= tolerance, "%s: a margin of %g", p->name, margin);
     }
 }
 
@@ -291,16 +296,16 @@ static void check_heads(const struct precision *precision) {
     for (size_t i = 0; i < KS_COUNT(variants); i++) {
         int32_t ids[TOKENS], target[TOKENS], want[TOKENS], got[TOKENS];
         float logprob[TOKENS], ours[TOKENS];
-        double ref[TOKENS];
         pair p = open_pair(&variants[i], precision->isa);
         fill_ids(ids, TOKENS, p.n_vocab);
         for (int32_t t = 0; t < TOKENS; t++)
             target[t] = (t * 7 + 1) % p.n_vocab;
         heads(p.cpu, ids, target, logprob, want);
         heads(p.device, ids, target, ours, got);
-        for (int32_t t = 0; t < TOKENS; t++) ref[t] = (double)logprob[t];
-        cr_expect(close_f32(p.name, ours, ref, TOKENS, precision->logprob, 0));
-        expect_greedy(&p, ids, want, got, precision->logprob);
+        double error = relative_error(ours, logprob, TOKENS);
+        cr_expect(error <= precision->relative, "%s: relative error %g", p.name,
+                  error);
+        expect_greedy(&p, ids, want, got, precision->margin);
         close_pair(&p);
     }
 }
@@ -345,7 +350,7 @@ static void generate(ks_engine *engine, int first, int n, size_t pages,
     ks_generate_options options = {
         .temperature = 0.9f,
         .top_p = 0.95f,
-        .max_new = 20,
+        .max_new = 30,
         .seed = 5,
         .memory = pages * ks_kv_page_bytes(&engine->model->config)};
     memset(out, 0, sizeof *out);

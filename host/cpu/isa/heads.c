@@ -3,6 +3,7 @@
  */
 #include "isa.h"
 #include "vmath.h"
+#include "weights.h"
 #include "../../philox.h"
 
 /* A piece of logits in L2: rows x vocabulary; rows of score in one go, and
@@ -36,13 +37,13 @@ static float highest(const float *row, int64_t n) {
     return vmaxlane(top);
 }
 
-/* sum of exp((row - shift) * rate), in f32 over at most PIECE_COLS values. */
-static float exp_sum(const float *row, int64_t n, float shift, float rate) {
+/* sum of exp(row - shift), in f32 over at most PIECE_COLS values. */
+static float exp_sum(const float *row, int64_t n, float shift) {
     vf sum = vset(0);
     for (int64_t j = 0; j < n; j += VL) {
         vf v =
             j + VL <= n ? vload(row + j) : vload_n(row + j, n - j, -INFINITY);
-        sum = sum + vexp((v - vset(shift)) * vset(rate));
+        sum = sum + vexp(v - vset(shift));
     }
     return vsum(sum);
 }
@@ -73,7 +74,7 @@ static void score_piece(const scorer *s, int64_t first, int64_t m,
         float top = highest(row, n);
         int64_t at = (i - first) * s->pieces + piece;
         s->highest[at] = top;
-        s->sum[at] = exp_sum(row, n, top, 1);
+        s->sum[at] = exp_sum(row, n, top);
         int64_t target = s->target[i] - n0;
         if (target >= 0 && target < n) s->wanted[i - first] = row[target];
     }
@@ -127,13 +128,10 @@ ks_status KS_ISA_NAME(score)(ks_dev *dev, float *logprob, ks_view hidden,
 
 /* ------------------------------------------------------------------- sample */
 
-/* A logit and its id in one number that sorts by falling logit, then id. */
 static uint64_t sort_key(float logit, int32_t id) {
     uint32_t bits;
-    logit += 0.0f; /* -0 is 0 */
     memcpy(&bits, &logit, sizeof bits);
-    bits = bits >> 31 ? bits : ~bits & 0x7fffffff;
-    return (uint64_t)bits << 32 | (uint32_t)id;
+    return ks_draw_key(bits, id);
 }
 
 static int by_key(const void *a, const void *b) {
@@ -151,46 +149,59 @@ static int64_t candidates(uint64_t *keys, const float *row, int64_t n,
     return count;
 }
 
-/* sum of exp((row - top) / temperature) over all ids, in double over pieces */
-static double total_weight(const float *row, int64_t n, float top,
-                           float temperature) {
+/* sum of exp(row - top) over all ids, in double over pieces */
+static double total_exp(const float *row, int64_t n, float top) {
     double total = 0;
     for (int64_t j = 0; j < n; j += PIECE_COLS)
-        total +=
-            exp_sum(row + j, KS_MIN(PIECE_COLS, n - j), top, 1 / temperature);
+        total += exp_sum(row + j, KS_MIN(PIECE_COLS, n - j), top);
     return total;
 }
 
+/* A row of logits and what its weights need (draw.h). */
+typedef struct lottery {
+    const float *row;
+    int64_t n;
+    float top;
+    double rate;
+} lottery;
+
+static uint64_t weight_of(const lottery *l, int64_t id) {
+    return ks_draw_weight(ks_draw_depth(l->row[id], l->top, l->rate));
+}
+
+/* Sum of the first `last` sorted candidates, or up to where it reaches
+ * `enough`; *count: how many that takes. */
+static uint64_t sum_to(const lottery *l, const uint64_t *keys, int64_t last,
+                       uint64_t enough, int64_t *count) {
+    uint64_t sum = 0;
+    int64_t i = 0;
+    while (i < last && sum < enough)
+        sum += weight_of(l, (int64_t)(keys[i++] & UINT32_MAX));
+    *count = i;
+    return sum;
+}
+
 /* Walks the sorted candidates: finds the kept total under top-k and top-p,
- * then the draw. -1: more candidates are needed. */
-static int32_t walk(const uint64_t *keys, int64_t count, bool all,
-                    const float *row, float top, double everything,
-                    const ks_sample_spec *spec, double u) {
-    double rate = 1 / (double)spec->temperature, kept = everything;
+ * then the draw. everything: the sum of all ids. all: no other id weighs
+ * anything. -1: more candidates are needed. */
+static int32_t walk(const lottery *l, const uint64_t *keys, int64_t count,
+                    bool all, uint64_t everything, const ks_sample_spec *spec,
+                    uint32_t word) {
+    uint64_t kept = everything;
     int64_t last = count;
     if (spec->top_k > 0) {
         if (count < spec->top_k && !all) return -1;
         last = KS_MIN(last, spec->top_k);
-        kept = 0;
-        for (int64_t i = 0; i < last; i++)
-            kept += exp(((double)row[(uint32_t)keys[i]] - top) * rate);
+        kept = sum_to(l, keys, last, UINT64_MAX, &last);
     }
-    double limit = spec->top_p < 1 ? kept * spec->top_p : INFINITY, sum = 0;
     if (spec->top_p < 1) {
-        int64_t i = 0;
-        for (; i < last && (i == 0 || sum < limit); i++)
-            sum += exp(((double)row[(uint32_t)keys[i]] - top) * rate);
-        if (sum < limit && !all && i == count) return -1;
-        last = i;
-        kept = sum;
+        uint64_t share = ks_draw_share(kept, spec->top_p);
+        kept = sum_to(l, keys, last, share, &last);
+        if (kept < share) return -1;
     }
-    sum = 0;
-    for (int64_t i = 0; i < last; i++) {
-        sum += exp(((double)row[(uint32_t)keys[i]] - top) * rate);
-        if (sum > u * kept) return (int32_t)(uint32_t)keys[i];
-    }
-    if (last == count && !all) return -1;
-    return (int32_t)(uint32_t)keys[last - 1]; /* rounding at the very end */
+    uint64_t place = ks_draw_place(kept, word);
+    if (sum_to(l, keys, last, place, &last) < place) return -1;
+    return (int32_t)(keys[last - 1] & UINT32_MAX);
 }
 
 static int32_t draw(uint64_t *keys, const float *row, int64_t n, float top,
@@ -202,18 +213,19 @@ static int32_t draw(uint64_t *keys, const float *row, int64_t n, float top,
     }
     uint32_t words[4];
     ks_philox(spec->key, spec->counter, words);
-    double u = ks_philox_unit(words[0]);
-    double everything = total_weight(row, n, top, spec->temperature);
-    /* Almost always a short head of the distribution holds the draw. */
-    for (int reach = 8; reach < 64; reach *= 2) {
+    lottery l = {row, n, top, ks_draw_rate(spec->temperature)};
+    uint64_t everything =
+        spec->top_k > 0 ? 0 : sum_weights(row, n, top, l.rate);
+    /* Almost always a short head of the distribution holds the draw; 32
+     * temperatures (46 octaves) below the top nothing weighs anything. */
+    int32_t id = -1;
+    for (int reach = 8; id < 0; reach *= 2) {
         int64_t count =
             candidates(keys, row, n, top - (float)reach * spec->temperature);
-        int32_t id =
-            walk(keys, count, count == n, row, top, everything, spec, u);
-        if (id >= 0) return id;
+        id = walk(&l, keys, count, count == n || reach >= 32, everything, spec,
+                  words[0]);
     }
-    return walk(keys, candidates(keys, row, n, -INFINITY), true, row, top,
-                everything, spec, u);
+    return id;
 }
 
 static bool sample_row(int32_t *id, float *logprob, float *row, int64_t n,
@@ -221,7 +233,7 @@ static bool sample_row(int32_t *id, float *logprob, float *row, int64_t n,
                        uint64_t *keys) {
     if (softcap > 0) cap_row(row, n, softcap);
     float top = highest(row, n);
-    double total = total_weight(row, n, top, 1);
+    double total = total_exp(row, n, top);
     if (!(total < INFINITY)) return false; /* NaN, or an infinite logit */
     *id = draw(keys, row, n, top, spec);
     if (logprob) *logprob = (float)((double)row[*id] - top - log(total));
@@ -233,6 +245,10 @@ ks_status KS_ISA_NAME(sample)(ks_dev *dev, int32_t *id, float *logprob,
                               const ks_sample_spec *spec, ks_err *err) {
     ks_status st = check(hidden, head, err);
     int64_t n = head.rows, held = KS_MIN(HELD, hidden.rows), bad = hidden.rows;
+    if (st == KS_OK && n > KS_DRAW_TOKENS)
+        return ks_fail(err, KS_UNSUPPORTED,
+                       "sampling: %lld tokens, at most %d are built in",
+                       (long long)n, (int)KS_DRAW_TOKENS);
     if (st == KS_OK)
         st = ks__shared(dev,
                         (size_t)n * (held * sizeof(float) +

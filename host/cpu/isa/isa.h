@@ -23,6 +23,21 @@ ks_status KS_ISA_NAME(attention)(ks_dev *, ks_view out, ks_view q, ks_view k,
                                  ks_err *);
 ks_status KS_ISA_NAME(gate)(ks_dev *, ks_view out, ks_view gate, ks_view up,
                             ks_act, ks_err *);
+ks_status KS_ISA_NAME(route)(ks_dev *, int32_t *expert, float *weight,
+                             ks_view logits, int32_t top_k, bool renormalise,
+                             ks_err *);
+ks_status KS_ISA_NAME(group)(ks_dev *, int32_t *offsets, int32_t *row,
+                             int32_t *place, const int32_t *expert, int64_t n,
+                             int32_t top_k, int32_t n_experts, ks_err *);
+ks_status KS_ISA_NAME(gemm_grouped)(ks_dev *, ks_view out, ks_view x,
+                                    const int32_t *row, ks_view w,
+                                    const float *bias, const int32_t *offsets,
+                                    int32_t n_experts, ks_err *);
+ks_status KS_ISA_NAME(gate_clamped)(ks_dev *, ks_view out, ks_view x, ks_clamp,
+                                    ks_err *);
+ks_status KS_ISA_NAME(combine)(ks_dev *, ks_view out, ks_view x,
+                               const int32_t *place, const float *weight,
+                               int32_t top_k, ks_err *);
 ks_status KS_ISA_NAME(pool)(ks_dev *, void *const out[KS_N_POSITIONS], ks_type,
                             ks_view x, const ks_pool_row *, int64_t n_rows,
                             uint32_t positions, ks_err *);
@@ -60,6 +75,8 @@ ks_status KS_ISA_NAME(score_backward)(ks_dev *, ks_view dhidden, float *logprob,
                                       float softcap, const int32_t *target,
                                       const float *weight, bool of_probability,
                                       ks_err *);
+
+ks_status KS_ISA_NAME(adamw)(ks_dev *, const ks_adamw_job *, ks_err *);
 
 /* -------------------------------------------------------- the GEMM's pieces */
 

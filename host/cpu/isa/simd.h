@@ -49,6 +49,7 @@ KS_INLINE vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); }
 KS_INLINE vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
 KS_INLINE vi vround(vf a) { return (vi)_mm512_cvtps_epi32(a); }
 KS_INLINE vf vfloat(vi a) { return _mm512_cvtepi32_ps((__m512i)a); }
+KS_INLINE vf vsqrt(vf a) { return _mm512_sqrt_ps(a); }
 #elif defined(KS_EMULATE_AVX512)
 typedef float vunaligned __attribute__((vector_size(64), aligned(4)));
 #define KS_LANES(expression)                                                   \
@@ -69,6 +70,7 @@ KS_INLINE vi vround(vf a) {
     return r;
 }
 KS_INLINE vf vfloat(vi a) { KS_LANES((float)a[i]); }
+KS_INLINE vf vsqrt(vf a) { KS_LANES(__builtin_sqrtf(a[i])); }
 #undef KS_LANES
 #elif defined(__AVX2__)
 KS_INLINE vf vset(float s) { return _mm256_set1_ps(s); }
@@ -79,6 +81,7 @@ KS_INLINE vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
 KS_INLINE vf vmin(vf a, vf b) { return _mm256_min_ps(a, b); }
 KS_INLINE vi vround(vf a) { return (vi)_mm256_cvtps_epi32(a); }
 KS_INLINE vf vfloat(vi a) { return _mm256_cvtepi32_ps((__m256i)a); }
+KS_INLINE vf vsqrt(vf a) { return _mm256_sqrt_ps(a); }
 #else
 KS_INLINE vf vset(float s) { return _mm_set1_ps(s); }
 KS_INLINE vf vload(const float *p) { return _mm_loadu_ps(p); }
@@ -88,6 +91,7 @@ KS_INLINE vf vmax(vf a, vf b) { return _mm_max_ps(a, b); }
 KS_INLINE vf vmin(vf a, vf b) { return _mm_min_ps(a, b); }
 KS_INLINE vi vround(vf a) { return (vi)_mm_cvtps_epi32(a); }
 KS_INLINE vf vfloat(vi a) { return _mm_cvtepi32_ps((__m128i)a); }
+KS_INLINE vf vsqrt(vf a) { return _mm_sqrt_ps(a); }
 #endif
 /* clang-format on */
 

@@ -6,7 +6,7 @@
  * own sums. */
 #include <string.h>
 
-#include "l2_state.h"
+#include "l2_cpu.h"
 
 typedef float vector __attribute__((vector_size(4 * KS_L2_PAD)));
 typedef int32_t whole __attribute__((vector_size(4 * KS_L2_PAD)));
@@ -57,13 +57,13 @@ strip(int64_t rows, int64_t stride, float *z, const float *bias,
 static inline __attribute__((always_inline)) void
 rest(int64_t rows, int64_t n, int64_t stride, float *z, const float *bias,
      const uint8_t *code, const float *c, float *r_sum, float *h_sum) {
-    float own[KS_L2_BLOCK][KS_L2_PAD], table[2 * KS_L2_MAX_FOLDS][KS_L2_PAD];
+    float own[KS_L2_BLOCK][KS_L2_PAD], table[KS_L2_CODES][KS_L2_PAD];
     float thin[3][KS_L2_PAD] = {{0}}; /* bias, r, h */
     size_t size = (size_t)n * sizeof(float);
     memset(own, 0, sizeof own);
     memset(table, 0, sizeof table);
     for (int64_t i = 0; i < rows; i++) memcpy(own[i], z + i * stride, size);
-    for (int k = 0; k < 2 * KS_L2_MAX_FOLDS; k++)
+    for (int k = 0; k < KS_L2_CODES; k++)
         memcpy(table[k], c + k * stride, size);
     memcpy(thin[0], bias, size);
     memcpy(thin[1], r_sum, size);

@@ -1,14 +1,13 @@
-/* l2_pass.c - one read of x for all active columns: block by block
- * Z = X W', residuals, G = R' X, while the block lies in cache.
+/* l2_pass.c - the CPU's l2_pass: one read of x for all active columns: block by
+ * block Z = X W', residuals, G = R' X, while the block lies in cache.
  *
  * Sums over rows are f32 inside a block of at most KS_L2_BLOCK rows and double
  * beyond it, in lanes whose number depends on n alone, added in order. Columns
  * that do not train on a block's folds are left out of its products. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "l2_state.h"
+#include "l2_cpu.h"
 
 /* What a lane works with. */
 typedef struct lane_work {
@@ -22,10 +21,8 @@ typedef struct lane_work {
     double *x64, *w64, *z64, *part64;
 } lane_work;
 
-enum { CODES = 2 * KS_L2_MAX_FOLDS };
-
 /* Places in memory; NULL: only how many bytes they take. */
-static size_t lane_open(lane_work *lane, const ks_l2 *l2,
+static size_t lane_open(lane_work *lane, const ks_l2_rows *l2,
                         const ks_l2_pass *pass, char *memory) {
     size_t n = (size_t)pass->n, d = (size_t)l2->d;
     size_t wide = (n + KS_L2_PAD - 1) / KS_L2_PAD * KS_L2_PAD;
@@ -41,7 +38,7 @@ static size_t lane_open(lane_work *lane, const ks_l2 *l2,
     KS_PLACE(h, n, sizeof(double));
     KS_PLACE(pick, n, sizeof(int32_t));
     KS_PLACE(bias, wide, sizeof(float));
-    KS_PLACE(c, (size_t)l2->n_designs * CODES * wide, sizeof(float));
+    KS_PLACE(c, (size_t)l2->n_designs * KS_L2_CODES * wide, sizeof(float));
     KS_PLACE(r_part, wide, sizeof(float));
     KS_PLACE(h_part, wide, sizeof(float));
     if (pass->exact) {
@@ -59,29 +56,28 @@ static size_t lane_open(lane_work *lane, const ks_l2 *l2,
     return bytes;
 }
 
-static ks_status lanes_open(lane_work *lanes, ks_l2 *l2, const ks_l2_pass *pass,
-                            ks_err *err) {
+/* The lanes' memory is kept from pass to pass: fresh pages cost more than what
+ * is done in them. */
+static ks_status lanes_open(ks_dev *dev, lane_work *lanes, ks_l2_rows *l2,
+                            const ks_l2_pass *pass, ks_err *err) {
     ks_status st = KS_OK;
     size_t bytes = lane_open(&lanes[0], l2, pass, NULL);
-    for (int32_t k = 0; k < l2->n_lanes; k++) {
-        if (bytes > l2->lane_bytes || !l2->lane_memory[k]) {
-            free(l2->lane_memory[k]);
-            l2->lane_memory[k] = NULL;
-            KS_TRY(ks_alloc(&l2->lane_memory[k], bytes, 1, "a pass", err));
-        }
-        lane_open(&lanes[k], l2, pass, l2->lane_memory[k]);
+    size_t all = bytes * (size_t)l2->n_lanes;
+    if (l2->work->size < all) {
+        ks__cpu_free(dev, l2->work);
+        KS_TRY(ks__cpu_alloc(dev, l2->work, all, "a pass", err));
     }
-    if (bytes > l2->lane_bytes) l2->lane_bytes = bytes;
+    for (int32_t k = 0; k < l2->n_lanes; k++)
+        lane_open(&lanes[k], l2, pass,
+                  (char *)l2->work->data + bytes * (size_t)k);
 done:
-    /* some grew, some did not: all are made anew next time */
-    if (st != KS_OK) l2->lane_bytes = 0;
     return st;
 }
 
 /* Columns with a training row in the block, and in exact passes behind them the
  * others, since held-out rows need margins; their weights side by side. */
-static void choose(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
-                   const uint32_t *folds) {
+static void choose(lane_work *lane, const ks_l2_rows *l2,
+                   const ks_l2_pass *pass, const uint32_t *folds) {
     int32_t n = 0;
     bool same = true;
     for (int held = 0; held <= (pass->exact ? 1 : 0); held++) {
@@ -97,7 +93,8 @@ static void choose(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
     lane->wide = (n + KS_L2_PAD - 1) / KS_L2_PAD * KS_L2_PAD;
     int64_t d = l2->d, wide = lane->wide;
     memset(lane->bias, 0, (size_t)wide * sizeof(float));
-    memset(lane->c, 0, (size_t)(l2->n_designs * CODES * wide) * sizeof(float));
+    memset(lane->c, 0,
+           (size_t)(l2->n_designs * KS_L2_CODES * wide) * sizeof(float));
     for (int32_t k = 0; k < wide; k++) {
         const double *from = k < n ? pass->w + lane->pick[k] * d : NULL;
         for (int64_t j = 0; j < d; j++) {
@@ -110,15 +107,15 @@ static void choose(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
     for (int32_t k = 0; k < n; k++) {
         int32_t column = lane->pick[k];
         lane->bias[k] = (float)pass->b[column];
-        for (int32_t code = 0; code < CODES; code++)
+        for (int32_t code = 0; code < KS_L2_CODES; code++)
             if (!(pass->hold[column] >> (code / 2) & 1))
-                lane->c[(pass->design[column] * CODES + code) * wide + k] =
-                    (float)pass->class_c[2 * column + (code & 1)];
+                lane->c[(pass->design[column] * KS_L2_CODES + code) * wide +
+                        k] = (float)pass->class_c[2 * column + (code & 1)];
     }
 }
 
-static void block_f32(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
-                      ks_l2_block block) {
+static void block_f32(lane_work *lane, const ks_l2_rows *l2,
+                      const ks_l2_pass *pass, ks_l2_block block) {
     int64_t rows = block.end - block.begin, d = l2->d, wide = lane->wide;
     const float *x = l2->x + block.begin * d;
     ks__gemm_f32(false, true, rows, wide, d, x, d, lane->w, d, 0, lane->z,
@@ -132,7 +129,7 @@ static void block_f32(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
         if (to == lane->n_pick) to = lane->wide; /* padding has c = 0 */
         ks__l2_kernel(rows, to - from, wide, lane->z + from, lane->bias + from,
                       l2->code + s * l2->n + block.begin,
-                      lane->c + (int64_t)s * CODES * wide + from,
+                      lane->c + (int64_t)s * KS_L2_CODES * wide + from,
                       lane->r_part + from, lane->h_part + from);
     }
     ks__gemm_f32(true, false, wide, d, rows, lane->z, wide, x, d, 0, lane->part,
@@ -147,7 +144,7 @@ static void block_f32(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
 }
 
 /* The kernel in double, and the margins of rows that are held out. */
-static void residuals_f64(lane_work *lane, const ks_l2 *l2,
+static void residuals_f64(lane_work *lane, const ks_l2_rows *l2,
                           const ks_l2_pass *pass, ks_l2_block block) {
     int64_t wide = lane->wide;
     for (int64_t i = block.begin; i < block.end; i++)
@@ -167,8 +164,8 @@ static void residuals_f64(lane_work *lane, const ks_l2 *l2,
         }
 }
 
-static void block_f64(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
-                      ks_l2_block block) {
+static void block_f64(lane_work *lane, const ks_l2_rows *l2,
+                      const ks_l2_pass *pass, ks_l2_block block) {
     int64_t rows = block.end - block.begin, d = l2->d, wide = lane->wide;
     const float *x = l2->x + block.begin * d;
     for (int64_t k = 0; k < rows * d; k++) lane->x64[k] = (double)x[k];
@@ -185,13 +182,13 @@ static void block_f64(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
     }
 }
 
-static void run_lane(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
-                     int32_t index) {
+static void run_lane(lane_work *lane, const ks_l2_rows *l2,
+                     const ks_l2_pass *pass, int32_t index) {
     memset(lane->g, 0, (size_t)(pass->n * l2->d) * sizeof *lane->g);
     memset(lane->r, 0, (size_t)pass->n * sizeof *lane->r);
     memset(lane->h, 0, (size_t)pass->n * sizeof *lane->h);
-    int32_t from = (int32_t)((int64_t)index * l2->n_blocks / l2->n_lanes);
-    int32_t to = (int32_t)((int64_t)(index + 1) * l2->n_blocks / l2->n_lanes);
+    int32_t from, to;
+    ks__l2_lane(l2, index, &from, &to);
     for (int32_t k = from; k < to; k++) {
         choose(lane, l2, pass, l2->block_folds + k * l2->n_designs);
         if (!lane->n_pick) continue;
@@ -202,13 +199,15 @@ static void run_lane(lane_work *lane, const ks_l2 *l2, const ks_l2_pass *pass,
     }
 }
 
-ks_status ks__l2_run_pass(ks_l2 *l2, const ks_l2_pass *pass, ks_err *err) {
+ks_status ks__cpu_l2_pass(ks_dev *dev, ks_l2_rows *l2, const ks_l2_pass *pass,
+                          ks_err *err) {
     ks_status st = KS_OK;
     lane_work lanes[KS_L2_MAX_LANES] = {{0}};
-    KS_TRY(lanes_open(lanes, l2, pass, err));
-#pragma omp parallel for num_threads(l2->threads) schedule(dynamic, 1)
+    int restore = ks__blas_serial();
+    KS_TRY(lanes_open(dev, lanes, l2, pass, err));
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
     for (int32_t k = 0; k < l2->n_lanes; k++) run_lane(&lanes[k], l2, pass, k);
-#pragma omp parallel for num_threads(l2->threads) schedule(static)
+#pragma omp parallel for num_threads(dev->threads) schedule(static)
     for (int32_t k = 0; k < pass->n; k++) {
         double *g = pass->g + k * l2->d;
         pass->r[k] = pass->h[k] = 0;
@@ -220,7 +219,7 @@ ks_status ks__l2_run_pass(ks_l2 *l2, const ks_l2_pass *pass, ks_err *err) {
             pass->h[k] += lanes[lane].h[k];
         }
     }
-    l2->cost.reads += 1;
 done:
+    ks__blas_restore(restore);
     return st;
 }

@@ -1,0 +1,51 @@
+/* adamw.h - what the two halves of the AdamW trainers share. */
+#ifndef KS_ADAMW_ISA_H
+#define KS_ADAMW_ISA_H
+
+#include "isa.h"
+
+/* A probe with hidden layers; adamw_mlp.c. */
+ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *, const ks_adamw_job *, ks_err *);
+
+/* Where run r keeps the margins of epoch e; NULL: not wanted. */
+static inline float *ks__adamw_margins(const ks_adamw_job *job,
+                                       const ks_adamw_run *r, int32_t e) {
+    if (!r->margin || (!job->each_epoch && e + 1 < job->epochs)) return NULL;
+    return r->margin + (job->each_epoch ? (int64_t)e * job->n_eval : 0);
+}
+
+/* Powers of the betas up to the step that comes next. */
+typedef struct ks_adamw_clock {
+    double power1, power2;
+} ks_adamw_clock;
+
+static inline ks_adamw_rate ks__adamw_tick(const ks_adamw_job *job,
+                                           const ks_adamw_run *r, int32_t epoch,
+                                           ks_adamw_clock *c) {
+    c->power1 *= job->beta1;
+    c->power2 *= job->beta2;
+    return ks_adamw_rate_of(r->lr * job->rate[epoch], r->decay, job->beta1,
+                            job->beta2, job->eps, c->power1, c->power2);
+}
+
+/* The parameter after one step; m and v: its moments, in place. */
+KS_INLINE vf ks__adamw_vector(vf w, vf g, float *m, float *v,
+                              const ks_adamw_rate *a) {
+    vf first = vload(m), second = vload(v);
+    first = madd(g - first, vset(a->new1), first);
+    second = madd(g * g, vset(a->new2), second * vset(a->beta2));
+    vstore(m, first);
+    vstore(v, second);
+    vf root = madd(vsqrt(second), vset(a->root), vset(a->eps));
+    return madd(vset(-a->step), first / root, w * vset(a->keep));
+}
+
+static inline void ks__adamw_one(float *w, float g, float *m, float *v,
+                                 const ks_adamw_rate *a) {
+    *m = madd1(g - *m, a->new1, *m);
+    *v = madd1(g * g, a->new2, *v * a->beta2);
+    float root = madd1(__builtin_sqrtf(*v), a->root, a->eps);
+    *w = madd1(-a->step, *m / root, *w * a->keep);
+}
+
+#endif

@@ -1,0 +1,428 @@
+/* adamw_mlp.c - the CPU's adamw for probes with hidden layers.
+ *
+ * The first layer's state (weights and two moments) is what costs: it is walked
+ * once a step. Each piece of it gets the gradient of the batch behind, is
+ * updated, and serves the next batch's forward while it lies in cache; so a
+ * step is: pieces of `RANGE` inputs of all runs of a group, then each run's
+ * head (the sums of the pieces, the layers above, the loss, and back to the
+ * first layer's units). Sums over inputs go by ranges, in order, whatever the
+ * threads.
+ *
+ * Weights lie [inputs, units]: vectors are of units. */
+#include "adamw.h"
+
+#include <stdlib.h>
+
+enum {
+    RANGE = 1024, /* inputs of a piece; sums join in this size */
+    STRIP = 64,   /* of them at a time: x of a batch stays in L1 */
+    WIDE = 4,     /* vectors of units at a time */
+    ROWS = KS_WIDE ? 4 : 2
+};
+
+/* One run while it trains. */
+typedef struct mlp {
+    const ks_adamw_job *job;
+    const ks_adamw_run *run;
+    float *m, *v; /* [n_params] */
+    ks_adamw_clock clock;
+    ks_adamw_rate rate;  /* of the step behind */
+    ks_shuffle order;    /* of the epoch */
+    int32_t epoch, next; /* batch that comes */
+    int32_t *row[2];     /* [batch] of the batch behind, and of the next */
+    float *act[KS_ADAMW_MOST_HIDDEN];   /* [batch, units] after ReLU */
+    float *slope[KS_ADAMW_MOST_HIDDEN]; /* of the loss by what went into it */
+    float *part;                        /* [ranges, batch, units] of layer 0 */
+    float *z;                           /* [batch] */
+} mlp;
+
+/* ------------------------------------------------------------------- blocks */
+
+/* out [n, units] += in [n, inputs] w [inputs, units]; n: a multiple of ROWS. */
+static void forward_block(float *out, const float *in, int64_t in_stride,
+                          int32_t n, const float *w, int64_t inputs,
+                          int64_t units) {
+    for (int64_t u = 0; u < units; u += WIDE * VL)
+        for (int32_t i = 0; i < n; i += ROWS) {
+            vf sum[ROWS][WIDE];
+            for (int r = 0; r < ROWS; r++)
+                for (int q = 0; q < WIDE; q++)
+                    sum[r][q] = vload(out + (i + r) * units + u + q * VL);
+            for (int64_t k = 0; k < inputs; k++) {
+                vf weight[WIDE];
+                for (int q = 0; q < WIDE; q++)
+                    weight[q] = vload(w + k * units + u + q * VL);
+                for (int r = 0; r < ROWS; r++) {
+                    vf x = vset(in[(i + r) * in_stride + k]);
+                    for (int q = 0; q < WIDE; q++)
+                        sum[r][q] = madd(x, weight[q], sum[r][q]);
+                }
+            }
+            for (int r = 0; r < ROWS; r++)
+                for (int q = 0; q < WIDE; q++)
+                    vstore(out + (i + r) * units + u + q * VL, sum[r][q]);
+        }
+}
+
+/* One step of w [inputs, units] for the gradient in' slope; inputs even. */
+static void step_block(float *w, float *m, float *v, int64_t inputs,
+                       int64_t units, const float *in, int64_t in_stride,
+                       const float *slope, int32_t n,
+                       const ks_adamw_rate *rate) {
+    for (int64_t k = 0; k < inputs; k += 2)
+        for (int64_t u = 0; u < units; u += WIDE * VL) {
+            vf g[2][WIDE];
+            for (int q = 0; q < WIDE; q++) g[0][q] = g[1][q] = vset(0);
+            for (int32_t i = 0; i < n; i++) {
+                vf a = vset(in[i * in_stride + k]);
+                vf b = vset(in[i * in_stride + k + 1]);
+                for (int q = 0; q < WIDE; q++) {
+                    vf s = vload(slope + i * units + u + q * VL);
+                    g[0][q] = madd(a, s, g[0][q]);
+                    g[1][q] = madd(b, s, g[1][q]);
+                }
+            }
+            for (int e = 0; e < 2; e++)
+                for (int q = 0; q < WIDE; q++) {
+                    int64_t at = (k + e) * units + u + q * VL;
+                    vstore(w + at, ks__adamw_vector(vload(w + at), g[e][q],
+                                                    m + at, v + at, rate));
+                }
+        }
+}
+
+/* Steps of biases [units]: the sums of slope [n, units]. */
+static void step_bias(float *w, float *m, float *v, int64_t units,
+                      const float *slope, int32_t n,
+                      const ks_adamw_rate *rate) {
+    for (int64_t u = 0; u < units; u += VL) {
+        vf g = vset(0);
+        for (int32_t i = 0; i < n; i++) g = g + vload(slope + i * units + u);
+        vstore(w + u, ks__adamw_vector(vload(w + u), g, m + u, v + u, rate));
+    }
+}
+
+/* Inputs [first, first + count) of the rows, [n, STRIP] with zeros behind. */
+static void gather(const mlp *s, const int32_t *row, int32_t n_rows, int32_t n,
+                   int64_t first, int64_t count, float *to) {
+    const ks_adamw_job *job = s->job;
+    const ks_adamw_run *r = s->run;
+    for (int32_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < count; j += KS_ADAMW_PAD) {
+            float *at = to + i * STRIP + j;
+            int64_t f = first + j, layer = r->layer + f / job->stride;
+            if (i >= n_rows) {
+                memset(at, 0, KS_ADAMW_PAD * sizeof *at);
+                continue;
+            }
+            const float *x = job->x + (layer * job->n + row[i]) * job->stride +
+                             f % job->stride;
+            for (int k = 0; k < KS_ADAMW_PAD; k++)
+                at[k] = r->centre
+                            ? (x[k] - r->centre[f + k]) * r->inverse[f + k]
+                            : x[k];
+        }
+}
+
+/* --------------------------------------------------------------- first layer
+ */
+
+static int32_t padded(int32_t n) {
+    return (n + ROWS - 1) / ROWS * ROWS;
+}
+
+static int32_t n_ranges(const ks_adamw_job *job) {
+    return (int32_t)((ks_adamw_wide(job) + RANGE - 1) / RANGE);
+}
+
+/* out [padded n, units] = the range's share of the rows' first layer. */
+static void forward_range(const mlp *s, int32_t range, const int32_t *row,
+                          int32_t n, float *strip, float *out) {
+    const ks_adamw_job *job = s->job;
+    int64_t units = job->hidden[0], wide = ks_adamw_wide(job);
+    int64_t end = KS_MIN(wide, (range + 1) * (int64_t)RANGE);
+    memset(out, 0, (size_t)(padded(n) * units) * sizeof *out);
+    for (int64_t f = range * (int64_t)RANGE; f < end; f += STRIP) {
+        int64_t count = KS_MIN(STRIP, end - f);
+        gather(s, row, n, padded(n), f, count, strip);
+        forward_block(out, strip, STRIP, padded(n), s->run->param + f * units,
+                      count, units);
+    }
+}
+
+/* One range of one step: the update of the batch behind, then its share of the
+ * next batch's forward, strip by strip. */
+static void run_range(mlp *s, int32_t range) {
+    const ks_adamw_job *job = s->job;
+    int32_t n = job->batch, wide_n = padded(n);
+    int64_t units = job->hidden[0], wide = ks_adamw_wide(job);
+    int64_t end = KS_MIN(wide, (range + 1) * (int64_t)RANGE);
+    bool update = s->next > 0, forward = s->next < s->run->n_batches;
+    float strip[(KS_ADAMW_MOST_BATCH + ROWS) * STRIP];
+    float *out = s->part + range * (int64_t)wide_n * units;
+    if (s->next > s->run->n_batches) return;
+    if (forward) memset(out, 0, (size_t)(wide_n * units) * sizeof *out);
+    for (int64_t f = range * (int64_t)RANGE; f < end; f += STRIP) {
+        int64_t count = KS_MIN(STRIP, end - f), at = f * units;
+        if (update) {
+            gather(s, s->row[0], n, n, f, count, strip);
+            step_block(s->run->param + at, s->m + at, s->v + at, count, units,
+                       strip, STRIP, s->slope[0], n, &s->rate);
+        }
+        if (forward) {
+            gather(s, s->row[1], n, wide_n, f, count, strip);
+            forward_block(out, strip, STRIP, wide_n, s->run->param + at, count,
+                          units);
+        }
+    }
+}
+
+/* --------------------------------------------------------------------- head */
+
+/* act = relu(act + bias) */
+static void activate(float *act, const float *bias, int32_t n, int64_t units) {
+    for (int32_t i = 0; i < n; i++)
+        for (int64_t u = 0; u < units; u += VL)
+            vstore(act + i * units + u,
+                   vmax(vset(0), /* a NaN stays */
+                        vload(act + i * units + u) + vload(bias + u)));
+}
+
+/* From the first layer's parts to margins of n rows. */
+static void head_forward(const mlp *s, float *const *act, const float *part,
+                         int32_t n, float *z) {
+    const ks_adamw_job *job = s->job;
+    const float *param = s->run->param;
+    int32_t wide_n = padded(n), last = job->n_hidden - 1;
+    int64_t size = wide_n * (int64_t)job->hidden[0];
+    for (int64_t k = 0; k < size; k += VL) {
+        vf sum = vload(part + k);
+        for (int32_t r = 1; r < n_ranges(job); r++)
+            sum = sum + vload(part + r * size + k);
+        vstore(act[0] + k, sum);
+    }
+    for (int32_t l = 0; l <= last; l++) {
+        int64_t units = job->hidden[l], inputs = ks_adamw_inputs(job, l);
+        const float *w = param + ks_adamw_place(job, l);
+        if (l) {
+            memset(act[l], 0, (size_t)(wide_n * units) * sizeof *act[l]);
+            forward_block(act[l], act[l - 1], inputs, wide_n, w, inputs, units);
+        }
+        activate(act[l], w + inputs * units, wide_n, units);
+    }
+    int64_t units = job->hidden[last];
+    const float *w = param + ks_adamw_place(job, job->n_hidden);
+    for (int32_t i = 0; i < n; i++) {
+        vf sum = vset(0);
+        for (int64_t u = 0; u < units; u += VL)
+            sum = madd(vload(act[last] + i * units + u), vload(w + u), sum);
+        z[i] = vsum(sum) + w[units];
+    }
+}
+
+/* slope[l] from slope[l + 1], or from residuals z for the last layer; w: the
+ * weights between. */
+static void back(const mlp *s, int32_t l, const float *w) {
+    const ks_adamw_job *job = s->job;
+    bool last = l + 1 == job->n_hidden;
+    int64_t units = job->hidden[l], above = last ? 1 : job->hidden[l + 1];
+    for (int32_t i = 0; i < job->batch; i++)
+        for (int64_t u = 0; u < units; u++) {
+            float g = 0, *to = &s->slope[l][i * units + u];
+            *to = 0;
+            if (!(s->act[l][i * units + u] > 0)) continue;
+            if (last) {
+                *to = s->z[i] * w[u];
+                continue;
+            }
+            vf sum = vset(0);
+            for (int64_t k = 0; k < above; k += VL)
+                sum = madd(vload(s->slope[l + 1] + i * above + k),
+                           vload(w + u * above + k), sum);
+            g = vsum(sum);
+            *to = g;
+        }
+}
+
+static void step_output(mlp *s) {
+    const ks_adamw_job *job = s->job;
+    int32_t last = job->n_hidden - 1;
+    int64_t units = job->hidden[last], at = ks_adamw_place(job, job->n_hidden);
+    float *w = s->run->param + at, *m = s->m + at, *v = s->v + at, g = 0;
+    for (int64_t u = 0; u < units; u += VL) {
+        vf sum = vset(0);
+        for (int32_t i = 0; i < job->batch; i++)
+            sum = madd(vset(s->z[i]), vload(s->act[last] + i * units + u), sum);
+        vstore(w + u,
+               ks__adamw_vector(vload(w + u), sum, m + u, v + u, &s->rate));
+    }
+    for (int32_t i = 0; i < job->batch; i++) g += s->z[i];
+    ks__adamw_one(w + units, g, m + units, v + units, &s->rate);
+}
+
+/* The rest of the step: everything but the first layer's weights is updated. */
+static void run_head(mlp *s) {
+    const ks_adamw_job *job = s->job;
+    const ks_adamw_run *r = s->run;
+    if (s->next++ >= r->n_batches) return;
+    head_forward(s, s->act, s->part, job->batch, s->z);
+    for (int32_t i = 0; i < job->batch; i++)
+        s->z[i] = ks_adamw_residual(s->z[i], r->y[s->row[1][i]],
+                                    r->class_weight, job->batch);
+    s->rate = ks__adamw_tick(job, r, s->epoch, &s->clock);
+    for (int32_t l = job->n_hidden; l-- > 0;) {
+        int64_t at = ks_adamw_place(job, l + 1), units = job->hidden[l];
+        back(s, l, r->param + at);
+        if (l + 1 == job->n_hidden) {
+            step_output(s);
+            continue;
+        }
+        step_block(r->param + at, s->m + at, s->v + at, units,
+                   job->hidden[l + 1], s->act[l], units, s->slope[l + 1],
+                   job->batch, &s->rate);
+    }
+    for (int32_t l = 0; l < job->n_hidden; l++) {
+        int64_t at =
+            ks_adamw_place(job, l) + ks_adamw_inputs(job, l) * job->hidden[l];
+        step_bias(r->param + at, s->m + at, s->v + at, job->hidden[l],
+                  s->slope[l], job->batch, &s->rate);
+    }
+}
+
+/* ----------------------------------------------------------------- training */
+
+static void find_rows(mlp *s) {
+    const ks_adamw_job *job = s->job;
+    int32_t *was = s->row[0];
+    s->row[0] = s->row[1], s->row[1] = was;
+    if (s->next >= s->run->n_batches) return;
+    for (int32_t i = 0; i < job->batch; i++)
+        s->row[1][i] = s->run->rows[ks_shuffle_at(
+            &s->order, (uint32_t)(s->next * job->batch + i))];
+}
+
+/* Margins of rows [from, from + n) of those to evaluate; memory: as a run's. */
+static void evaluate(const mlp *s, int32_t from, int32_t n, float *memory,
+                     float *to) {
+    const ks_adamw_job *job = s->job;
+    float *act[KS_ADAMW_MOST_HIDDEN], *part = memory;
+    float strip[(KS_ADAMW_MOST_BATCH + ROWS) * STRIP];
+    int64_t size = padded(n) * (int64_t)job->hidden[0];
+    float *at = memory + n_ranges(job) * size;
+    for (int32_t l = 0; l < job->n_hidden; l++) {
+        act[l] = at;
+        at += padded(n) * (int64_t)job->hidden[l];
+    }
+    for (int32_t r = 0; r < n_ranges(job); r++)
+        forward_range(s, r, job->eval + from, n, strip, part + r * size);
+    head_forward(s, act, part, n, to + from);
+}
+
+/* Floats of parts and activations of a batch. */
+static int64_t batch_floats(const ks_adamw_job *job) {
+    int64_t floats = n_ranges(job) * (int64_t)job->hidden[0];
+    for (int32_t l = 0; l < job->n_hidden; l++) floats += job->hidden[l];
+    return floats * padded(job->batch);
+}
+
+static ks_status mlp_open(mlp *s, const ks_adamw_job *job,
+                          const ks_adamw_run *run, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t n = ks_adamw_place(job, job->n_hidden + 1);
+    int64_t rows = padded(job->batch);
+    *s = (mlp){.job = job, .run = run, .clock = {1, 1}};
+    KS_TRY(ks_alloc(&s->m, 2 * (size_t)n, sizeof(float), "moments", err));
+    s->v = s->m + n;
+    KS_TRY(ks_alloc(&s->part, (size_t)(2 * batch_floats(job) + rows),
+                    sizeof(float), "a batch", err));
+    float *at = s->part + n_ranges(job) * rows * (int64_t)job->hidden[0];
+    for (int32_t l = 0; l < job->n_hidden; l++) {
+        s->act[l] = at;
+        s->slope[l] = at + rows * job->hidden[l];
+        at += 2 * rows * (int64_t)job->hidden[l];
+    }
+    s->z = at;
+    for (int k = 0; k < 2; k++)
+        KS_TRY(ks_alloc(&s->row[k], (size_t)rows, sizeof(int32_t), "a batch",
+                        err));
+done:
+    return st;
+}
+
+static void mlp_close(mlp *s) {
+    free(s->m);
+    free(s->part);
+    free(s->row[0]);
+    free(s->row[1]);
+    *s = (mlp){0};
+}
+
+/* All steps of an epoch of a group, by all threads. */
+static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch) {
+    const ks_adamw_job *job = runs->job;
+    int32_t ranges = n_ranges(job), most = 0;
+    for (int32_t k = 0; k < n; k++) {
+        mlp *s = &runs[k];
+        s->epoch = epoch, s->next = 0;
+        s->order = ks_shuffle_open(s->run->key, (uint32_t)epoch,
+                                   (uint32_t)s->run->n_rows);
+        find_rows(s);
+        most = KS_MAX(most, s->run->n_batches);
+    }
+#pragma omp parallel num_threads(dev->threads)
+    for (int32_t b = 0; b <= most; b++) {
+#pragma omp for schedule(static)
+        for (int32_t k = 0; k < n * ranges; k++)
+            run_range(&runs[k / ranges], k % ranges);
+#pragma omp for schedule(static, 1)
+        for (int32_t k = 0; k < n; k++) {
+            run_head(&runs[k]);
+            find_rows(&runs[k]);
+        }
+    }
+}
+
+/* Margins after an epoch: batches of rows of all runs, by all threads.
+ * memory: [threads, batch_floats]. */
+static void group_margins(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch,
+                          float *memory) {
+    const ks_adamw_job *job = runs->job;
+    int32_t batches = (job->n_eval + job->batch - 1) / job->batch;
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
+    for (int32_t k = 0; k < n * batches; k++) {
+        const mlp *s = &runs[k / batches];
+        float *to = ks__adamw_margins(job, s->run, epoch);
+        int32_t from = k % batches * job->batch;
+        if (to)
+            evaluate(s, from, KS_MIN(job->batch, job->n_eval - from),
+                     memory + omp_get_thread_num() * batch_floats(job), to);
+    }
+}
+
+ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *dev, const ks_adamw_job *job,
+                                 ks_err *err) {
+    ks_status st = KS_OK;
+    int32_t group = KS_MIN(job->n_runs, dev->threads), open = 0;
+    mlp *runs = NULL;
+    float *memory = NULL;
+    KS_TRY(ks_alloc(&runs, (size_t)group, sizeof *runs, "probes", err));
+    KS_TRY(ks_alloc(&memory, (size_t)(dev->threads * batch_floats(job)),
+                    sizeof *memory, "a batch", err));
+    for (int32_t from = 0; from < job->n_runs; from += group) {
+        int32_t n = KS_MIN(group, job->n_runs - from);
+        for (; open < n; open++)
+            KS_TRY(mlp_open(&runs[open], job, &job->runs[from + open], err));
+        for (int32_t e = 0; e < job->epochs; e++) {
+            KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+            group_epoch(dev, runs, n, e);
+            group_margins(dev, runs, n, e, memory);
+        }
+        while (open) mlp_close(&runs[--open]);
+    }
+done:
+    if (runs)
+        for (int32_t k = 0; k < group; k++) mlp_close(&runs[k]);
+    free(runs);
+    free(memory);
+    return st;
+}

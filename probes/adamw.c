@@ -1,0 +1,477 @@
+/* adamw.c - see adamw.h: from probes as a caller has them to the job that a
+ * backend's adamw op takes, and back. What the probes need besides x goes up in
+ * one piece of memory and comes back in one. */
+#include "adamw.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "philox.h"
+
+struct ks_adamw_data {
+    const struct ks_ops *ops;
+    ks_dev *dev;
+    const float *x; /* [layers, n, d] host */
+    int32_t layers;
+    int64_t n, d, stride;
+    ks_buf buf;            /* [layers, n, stride]; empty: x itself serves */
+    const float *resident; /* x where the ops find it */
+};
+
+/* --------------------------------------------------------------------- rows */
+
+static ks_status check_finite(const ks_adamw_data *a, ks_err *err) {
+    int64_t bad = -1;
+#pragma omp parallel for
+    for (int64_t i = 0; i < a->layers * a->n; i++) {
+        float sum = 0;
+        for (int64_t j = 0; j < a->d; j++) sum += a->x[i * a->d + j] * 0.0f;
+        if (sum == 0) continue; /* NaN unless every value is finite */
+#pragma omp critical(ks_adamw_bad)
+        if (bad < 0 || i < bad) bad = i;
+    }
+    if (bad < 0) return KS_OK;
+    int64_t j = 0;
+    while (isfinite(a->x[bad * a->d + j])) j++;
+    return ks_fail(err, KS_NUMERIC,
+                   "layer %lld, row %lld, feature %lld: expected a finite "
+                   "value, found %g",
+                   (long long)(bad / a->n), (long long)(bad % a->n),
+                   (long long)j, (double)a->x[bad * a->d + j]);
+}
+
+/* One layer at a time through a padded copy. */
+static ks_status place_rows(ks_adamw_data *a, ks_err *err) {
+    ks_status st = KS_OK;
+    float *layer = NULL;
+    size_t bytes = (size_t)a->n * (size_t)a->stride * sizeof(float);
+    a->resident = a->x;
+    if (a->stride == a->d && a->ops->unified) return KS_OK;
+    KS_TRY(ks_alloc(&layer, bytes, 1, "a layer", err));
+    KS_TRY(a->ops->alloc(a->dev, &a->buf, bytes * (size_t)a->layers,
+                         "all layers' activations", err));
+    for (int32_t l = 0; l < a->layers; l++) {
+        for (int64_t i = 0; i < a->n; i++)
+            memcpy(layer + i * a->stride, a->x + (l * a->n + i) * a->d,
+                   (size_t)a->d * sizeof *layer);
+        KS_TRY(a->ops->copy(a->dev, (char *)a->buf.data + (size_t)l * bytes,
+                            layer, bytes, err));
+        KS_TRY(a->ops->sync(a->dev, err));
+    }
+    a->resident = a->buf.data;
+done:
+    free(layer);
+    return st;
+}
+
+ks_status ks_adamw_open(ks_adamw_data **out, const struct ks_ops *ops,
+                        ks_dev *dev, const float *x, int32_t layers, int64_t n,
+                        int64_t d, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_adamw_data *a = NULL;
+    *out = NULL;
+    KS_CHECK(x && layers >= 1 && n >= 1 && d >= 1, KS_USAGE,
+             "a probe needs layers, rows and features, got %d, %lld and %lld",
+             layers, (long long)n, (long long)d);
+    KS_CHECK(n <= INT32_MAX && d <= INT32_MAX / KS_L2_BLOCK, KS_LIMIT,
+             "%lld rows of %lld features are too many", (long long)n,
+             (long long)d);
+    KS_TRY(ks_alloc(&a, 1, sizeof *a, "probe trainer", err));
+    *a = (ks_adamw_data){
+        .ops = ops, .dev = dev, .x = x, .layers = layers, .n = n, .d = d};
+    a->stride = (d + KS_ADAMW_PAD - 1) / KS_ADAMW_PAD * KS_ADAMW_PAD;
+    KS_TRY(check_finite(a, err));
+    KS_TRY(place_rows(a, err));
+    *out = a;
+    a = NULL;
+done:
+    ks_adamw_close(&a);
+    return st;
+}
+
+void ks_adamw_close(ks_adamw_data **data) {
+    if (!data || !*data) return;
+    (*data)->ops->free((*data)->dev, &(*data)->buf);
+    free(*data);
+    *data = NULL;
+}
+
+/* --------------------------------------------------------------------- plan */
+
+/* A call: its job, and the memory of its runs, twice: here and in the
+ * backend's. */
+typedef struct plan {
+    const ks_adamw_data *data;
+    const ks_adamw_options *o;
+    const ks_adamw_probe *probes;
+    int32_t n_probes;
+    ks_adamw_job job;
+    ks_adamw_run *runs; /* pointers into buf */
+    double *rate;
+    size_t bytes, back; /* all; from `back` on, what comes back */
+    char *host;
+    ks_buf buf;
+} plan;
+
+static int32_t input_layers(const ks_adamw_options *o) {
+    return o->layers ? o->layers : 1;
+}
+
+/* Inputs and units of layer k as the caller counts them. */
+static int64_t plain_inputs(const ks_adamw_data *a, const ks_adamw_options *o,
+                            int32_t k) {
+    return k ? o->hidden[k - 1] : input_layers(o) * a->d;
+}
+
+static int64_t plain_units(const ks_adamw_options *o, int32_t k) {
+    return k < o->n_hidden ? o->hidden[k] : 1;
+}
+
+int64_t ks_adamw_parameters(const ks_adamw_data *data,
+                            const ks_adamw_options *options) {
+    int64_t n = 0;
+    for (int32_t k = 0; k <= options->n_hidden; k++)
+        n += (plain_inputs(data, options, k) + 1) * plain_units(options, k);
+    return n;
+}
+
+static ks_status check_options(const ks_adamw_data *a,
+                               const ks_adamw_options *o, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_CHECK(o->layers >= 0 && input_layers(o) <= a->layers, KS_USAGE,
+             "a probe over %d layers: there are %d", o->layers, a->layers);
+    KS_CHECK(input_layers(o) <= INT32_MAX / a->stride, KS_LIMIT,
+             "%d layers of %lld features are too many for one probe",
+             input_layers(o), (long long)a->d);
+    KS_CHECK(o->n_hidden >= 0 && o->n_hidden <= KS_ADAMW_MOST_HIDDEN, KS_USAGE,
+             "%d hidden layers: expected 0 to %d", o->n_hidden,
+             KS_ADAMW_MOST_HIDDEN);
+    for (int32_t k = 0; k < o->n_hidden; k++)
+        KS_CHECK(o->hidden[k] >= 1 && o->hidden[k] <= 4096, KS_USAGE,
+                 "a hidden layer of %d units: expected 1 to 4096",
+                 o->hidden[k]);
+    KS_CHECK(o->batch >= 0 && o->batch <= KS_ADAMW_MOST_BATCH, KS_USAGE,
+             "batches of %d rows: expected 1 to %d", o->batch,
+             KS_ADAMW_MOST_BATCH);
+    KS_CHECK(o->epochs >= 0 && o->stop >= 0 && o->epochs <= 1000000, KS_USAGE,
+             "%d epochs, stop after %d: expected 0 or more", o->epochs,
+             o->stop);
+    KS_CHECK(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1 &&
+                 o->eps >= 0,
+             KS_USAGE, "betas %g and %g, eps %g: expected betas in [0, 1)",
+             o->beta1, o->beta2, o->eps);
+    KS_CHECK(o->n_eval >= 0 && (o->eval || !o->n_eval), KS_USAGE,
+             "%d rows to evaluate", o->n_eval);
+    for (int32_t i = 0; i < o->n_eval; i++)
+        KS_CHECK(o->eval[i] >= 0 && o->eval[i] < a->n, KS_USAGE,
+                 "row %d to evaluate: there are %lld", o->eval[i],
+                 (long long)a->n);
+done:
+    return st;
+}
+
+static ks_status check_probe(const plan *p, int32_t k, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_adamw_probe *c = &p->probes[k];
+    KS_CHECK(c->layer >= 0 && c->layer <= p->data->layers - p->job.layers,
+             KS_USAGE, "probe %d: layers %d to %d, there are %d", k, c->layer,
+             c->layer + p->job.layers - 1, p->data->layers);
+    KS_CHECK(c->rows && c->y && c->n_rows >= p->job.batch, KS_MISMATCH,
+             "probe %d: %d training rows are less than a batch of %d", k,
+             c->n_rows, p->job.batch);
+    KS_CHECK(c->lr > 0 && isfinite(c->lr) && c->decay >= 0 &&
+                 isfinite(c->decay),
+             KS_USAGE, "probe %d: rate %g and decay %g", k, c->lr, c->decay);
+    KS_CHECK(c->class_weight[0] >= 0 && c->class_weight[1] >= 0 &&
+                 isfinite(c->class_weight[0]) && isfinite(c->class_weight[1]),
+             KS_USAGE, "probe %d: class weights %g and %g", k,
+             (double)c->class_weight[0], (double)c->class_weight[1]);
+    for (int32_t i = 0; i < c->n_rows; i++) {
+        int32_t row = c->rows[i];
+        KS_CHECK(row >= 0 && row < p->data->n, KS_USAGE,
+                 "probe %d: training row %d, there are %lld", k, row,
+                 (long long)p->data->n);
+        KS_CHECK(c->y[row] == 0 || c->y[row] == 1, KS_USAGE,
+                 "probe %d, row %d: expected label 0 or 1, found %d", k, row,
+                 c->y[row]);
+    }
+done:
+    return st;
+}
+
+static ks_status plan_job(plan *p, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_adamw_options *o = p->o;
+    ks_adamw_job *j = &p->job;
+    int32_t epochs = o->epochs ? o->epochs : 30;
+    j->n = p->data->n, j->stride = p->data->stride, j->x = p->data->resident;
+    j->layers = input_layers(o);
+    j->n_hidden = o->n_hidden;
+    for (int32_t k = 0; k < o->n_hidden; k++)
+        j->hidden[k] = (o->hidden[k] + KS_ADAMW_UNITS - 1) / KS_ADAMW_UNITS *
+                       KS_ADAMW_UNITS;
+    j->batch = o->batch ? o->batch : 32;
+    j->epochs = o->stop ? KS_MIN(o->stop, epochs) : epochs;
+    j->beta1 = o->beta1 > 0 ? o->beta1 : 0.9;
+    j->beta2 = o->beta2 > 0 ? o->beta2 : 0.999;
+    j->eps = o->eps > 0 ? (float)o->eps : 1e-8f;
+    j->n_eval = o->n_eval, j->each_epoch = o->each_epoch;
+    j->n_runs = p->n_probes;
+    KS_TRY(
+        ks_alloc(&p->rate, (size_t)j->epochs, sizeof *p->rate, "rates", err));
+    for (int32_t e = 0; e < j->epochs; e++)
+        p->rate[e] = o->constant ? 1 : 0.5 * (1 + cos(M_PI * e / epochs));
+    j->rate = p->rate;
+done:
+    return st;
+}
+
+/* ------------------------------------------------------------------- memory */
+
+/* The next `size` bytes; before there is memory, only counted. */
+static void *take(plan *p, size_t size, char *memory) {
+    void *at = memory ? memory + p->bytes : NULL;
+    p->bytes += (size + 255) / 256 * 256;
+    return at;
+}
+
+static size_t margin_bytes(const plan *p) {
+    size_t times = p->job.each_epoch ? (size_t)p->job.epochs : 1;
+    return times * (size_t)p->job.n_eval * sizeof(float);
+}
+
+/* Places of all runs' arrays in memory: what is read, then what comes back. */
+static void place_runs(plan *p, ks_adamw_run *runs, const int32_t **eval,
+                       char *memory) {
+    size_t wide = (size_t)ks_adamw_wide(&p->job) * sizeof(float);
+    size_t param = (size_t)ks_adamw_place(&p->job, p->job.n_hidden + 1);
+    p->bytes = 0;
+    *eval = take(p, (size_t)p->job.n_eval * sizeof(int32_t), memory);
+    for (int32_t k = 0; k < p->n_probes; k++) {
+        const ks_adamw_probe *c = &p->probes[k];
+        runs[k].rows = take(p, (size_t)c->n_rows * sizeof(int32_t), memory);
+        runs[k].y = take(p, (size_t)p->data->n, memory);
+        runs[k].centre = c->standardise ? take(p, wide, memory) : NULL;
+        runs[k].inverse = c->standardise ? take(p, wide, memory) : NULL;
+    }
+    p->back = p->bytes;
+    for (int32_t k = 0; k < p->n_probes; k++) {
+        runs[k].param = take(p, param * sizeof(float), memory);
+        runs[k].margin = p->probes[k].margin && p->job.n_eval
+                             ? take(p, margin_bytes(p), memory)
+                             : NULL;
+    }
+}
+
+/* --------------------------------------------------------------- parameters */
+
+/* Copies between PyTorch's order (plain) and the job's. */
+static void convert_params(const plan *p, float *padded, float *plain,
+                           bool to_padded) {
+    for (int32_t k = 0; k <= p->o->n_hidden; k++) {
+        int64_t inputs = plain_inputs(p->data, p->o, k);
+        int64_t units = plain_units(p->o, k), d = p->data->d;
+        int64_t wide_inputs = ks_adamw_inputs(&p->job, k);
+        int64_t wide = k < p->o->n_hidden ? p->job.hidden[k] : 1;
+        float *w = padded + ks_adamw_place(&p->job, k);
+        for (int64_t u = 0; u < units; u++)
+            for (int64_t i = 0; i <= inputs; i++) {
+                int64_t row = i; /* of the job's matrix; the bias is last */
+                if (i == inputs)
+                    row = wide_inputs;
+                else if (k == 0)
+                    row = i / d * p->data->stride + i % d;
+                float *a = w + row * wide + u;
+                float *b = i < inputs ? plain + u * inputs + i
+                                      : plain + units * inputs + u;
+                if (to_padded)
+                    *a = *b;
+                else
+                    *b = *a;
+            }
+        plain += (inputs + 1) * units;
+    }
+}
+
+/* PyTorch's default: weights and biases uniform in +-1/sqrt(inputs). */
+static void draw_start(const plan *p, const uint64_t key[2], float *plain) {
+    uint64_t at = 0;
+    for (int32_t k = 0; k <= p->o->n_hidden; k++) {
+        int64_t inputs = plain_inputs(p->data, p->o, k);
+        int64_t n = (inputs + 1) * plain_units(p->o, k);
+        float bound = (float)(1 / sqrt((double)inputs));
+        for (int64_t i = 0; i < n; i++, at++) {
+            uint32_t word[4];
+            /* far from the counters of orders */
+            ks_philox(key, ((uint64_t)1 << 40) + at / 4, word);
+            plain[i] = (2 * ks_philox_unit(word[at % 4]) - 1) * bound;
+        }
+        plain += n;
+    }
+}
+
+/* ------------------------------------------------------------------ moments */
+
+/* Mean and 1 / deviation of the training rows; padding and constant features
+ * become zeros. */
+static void find_moments(const plan *p, const ks_adamw_probe *c, float *centre,
+                         float *inverse, double *sum) {
+    const ks_adamw_data *a = p->data;
+    double n = c->n_rows, *square = sum + a->d;
+    for (int32_t l = 0; l < p->job.layers; l++) {
+        const float *x = a->x + (int64_t)(c->layer + l) * a->n * a->d;
+        float *to = centre + l * a->stride, *by = inverse + l * a->stride;
+        memset(sum, 0, 2 * (size_t)a->d * sizeof *sum);
+        for (int32_t i = 0; i < c->n_rows; i++)
+            for (int64_t j = 0; j < a->d; j++)
+                sum[j] += (double)x[c->rows[i] * a->d + j];
+        for (int64_t j = 0; j < a->d; j++) sum[j] /= n;
+        for (int32_t i = 0; i < c->n_rows; i++)
+            for (int64_t j = 0; j < a->d; j++) {
+                double e = (double)x[c->rows[i] * a->d + j] - sum[j];
+                square[j] += e * e;
+            }
+        for (int64_t j = 0; j < a->d; j++) {
+            double variance = square[j] / n;
+            to[j] = (float)sum[j];
+            by[j] = variance > 1e-12 * sum[j] * sum[j]
+                        ? (float)(1 / sqrt(variance))
+                        : 0;
+        }
+    }
+}
+
+static void put_moments(const plan *p, const ks_adamw_probe *c,
+                        const float *centre, const float *inverse) {
+    for (int64_t f = 0; f < p->job.layers * p->data->d; f++) {
+        int64_t at = f / p->data->d * p->data->stride + f % p->data->d;
+        if (c->mean) c->mean[f] = c->standardise ? centre[at] : 0;
+        if (c->scale)
+            c->scale[f] =
+                c->standardise && inverse[at] > 0 ? 1 / inverse[at] : 1;
+    }
+}
+
+/* ----------------------------------------------------------------- training */
+
+/* Fills probe k's arrays here. */
+static ks_status fill(const plan *p, const ks_adamw_run *r,
+                      const ks_adamw_probe *c, ks_err *err) {
+    ks_status st = KS_OK;
+    float *plain = NULL;
+    double *sums = NULL;
+    size_t n = (size_t)ks_adamw_parameters(p->data, p->o);
+    memcpy((void *)r->rows, c->rows, (size_t)c->n_rows * sizeof *c->rows);
+    for (int32_t i = 0; i < c->n_rows; i++)
+        ((int8_t *)r->y)[c->rows[i]] = c->y[c->rows[i]];
+    KS_TRY(ks_alloc(&plain, n, sizeof *plain, "parameters", err));
+    KS_TRY(
+        ks_alloc(&sums, 2 * (size_t)p->data->d, sizeof *sums, "moments", err));
+    if (c->start)
+        memcpy(plain, c->start, n * sizeof *plain);
+    else
+        draw_start(p, c->key, plain);
+    convert_params(p, r->param, plain, true);
+    if (c->standardise)
+        find_moments(p, c, (float *)r->centre, (float *)r->inverse, sums);
+    put_moments(p, c, r->centre, r->inverse);
+done:
+    free(plain);
+    free(sums);
+    return st;
+}
+
+static void settle(ks_adamw_run *r, const ks_adamw_probe *c, int32_t batch) {
+    bool plain = c->class_weight[0] == 0 && c->class_weight[1] == 0;
+    r->layer = c->layer, r->n_rows = c->n_rows;
+    r->n_batches = c->n_rows / batch;
+    r->key[0] = c->key[0], r->key[1] = c->key[1];
+    r->lr = c->lr, r->decay = c->decay;
+    for (int y = 0; y < 2; y++)
+        r->class_weight[y] = plain ? 1 : c->class_weight[y];
+}
+
+/* All arrays, here and in the backend's memory. here: [n_probes] runs. */
+static ks_status send(plan *p, ks_adamw_run *here, ks_err *err) {
+    ks_status st = KS_OK;
+    const struct ks_ops *ops = p->data->ops;
+    const int32_t *eval;
+    place_runs(p, here, &eval, NULL);
+    KS_TRY(ks_alloc(&p->host, p->bytes, 1, "probes", err));
+    KS_TRY(ops->alloc(p->data->dev, &p->buf, p->bytes, "probes", err));
+    place_runs(p, here, &eval, p->host);
+    if (p->o->n_eval)
+        memcpy((void *)eval, p->o->eval,
+               (size_t)p->o->n_eval * sizeof *p->o->eval);
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int32_t k = 0; k < p->n_probes; k++) {
+        ks_err mine = {0};
+        ks_status got = fill(p, &here[k], &p->probes[k], &mine);
+        if (got != KS_OK)
+#pragma omp critical(ks_adamw_fill)
+        {
+            st = got;
+            if (err) *err = mine;
+        }
+    }
+    if (st != KS_OK) goto done;
+    place_runs(p, p->runs, &p->job.eval, p->buf.data);
+    for (int32_t k = 0; k < p->n_probes; k++)
+        settle(&p->runs[k], &p->probes[k], p->job.batch);
+    p->job.runs = p->runs;
+    KS_TRY(ops->copy(p->data->dev, p->buf.data, p->host, p->bytes, err));
+    KS_TRY(ops->sync(p->data->dev, err));
+done:
+    return st;
+}
+
+static ks_status receive(const plan *p, const ks_adamw_run *here, ks_err *err) {
+    ks_status st = KS_OK;
+    const struct ks_ops *ops = p->data->ops;
+    KS_TRY(ops->copy(p->data->dev, p->host + p->back,
+                     (char *)p->buf.data + p->back, p->bytes - p->back, err));
+    KS_TRY(ops->sync(p->data->dev, err));
+    for (int32_t k = 0; k < p->n_probes; k++) {
+        const ks_adamw_probe *c = &p->probes[k];
+        if (c->param) convert_params(p, here[k].param, c->param, false);
+        if (here[k].margin) memcpy(c->margin, here[k].margin, margin_bytes(p));
+    }
+done:
+    return st;
+}
+
+ks_status ks_adamw_train(ks_adamw_data *data, const ks_adamw_options *options,
+                         const ks_adamw_probe *probes, int32_t n_probes,
+                         ks_err *err) {
+    ks_status st = KS_OK;
+    plan p = {
+        .data = data, .o = options, .probes = probes, .n_probes = n_probes};
+    ks_adamw_run *here = NULL;
+    KS_CHECK(n_probes >= 1, KS_USAGE, "%d probes to train", n_probes);
+    KS_TRY(check_options(data, options, err));
+    KS_TRY(plan_job(&p, err));
+    for (int32_t k = 0; k < n_probes; k++) KS_TRY(check_probe(&p, k, err));
+    KS_TRY(ks_alloc(&here, (size_t)n_probes, sizeof *here, "probes", err));
+    KS_TRY(ks_alloc(&p.runs, (size_t)n_probes, sizeof *p.runs, "probes", err));
+    KS_TRY(send(&p, here, err));
+    KS_TRY(data->ops->adamw(data->dev, &p.job, err));
+    KS_TRY(receive(&p, here, err));
+done:
+    data->ops->free(data->dev, &p.buf);
+    free(p.host);
+    free(p.rate);
+    free(p.runs);
+    free(here);
+    return st;
+}
+
+void ks_adamw_balance(const int8_t *y, const int32_t *rows, int32_t n_rows,
+                      float class_weight[2]) {
+    int32_t count[2] = {0, 0};
+    for (int32_t i = 0; i < n_rows; i++) count[y[rows[i]] == 1]++;
+    for (int c = 0; c < 2; c++)
+        class_weight[c] =
+            count[0] && count[1] ? 0.5f * (float)n_rows / (float)count[c] : 1;
+}
