@@ -106,6 +106,10 @@ static struct ks_ops table(const char *isa) {
     SLOT(score);
     SLOT(sample);
     SLOT(gemm_backward);
+    SLOT(norm_backward);
+    SLOT(rope_backward);
+    SLOT(gate_backward);
+    SLOT(score_backward);
     SLOT(matmul);
     SLOT(l2_pass);
     SLOT(l2_gram);
