@@ -44,6 +44,10 @@ extern dim3 blockDim, gridDim;
 static const int warpSize = 32;
 #undef __launch_bounds__ /* nvcc's alone to check */
 #define __launch_bounds__(...)
+/* Left to the compiler here: inlined everywhere, the switches over weight types
+ * make objects that take minutes to compile. */
+#undef __forceinline__
+#define __forceinline__ inline
 
 /* ----------------------------------------------------------- shared memory */
 
