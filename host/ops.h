@@ -297,7 +297,7 @@ struct ks_ops {
      *     dV_c = P^T dO_c, dP = dO_c V^T, dS = P (dP - rowsum(dO_c O)) slope
      *     dQ_c = dS K, dK_c = dS^T Q
      * slope: scale, times 1 - (s / softcap)^2 where scores are capped (Dao
-     * 2023, algorithm 2). P is made once for all cotangents of a tile. Keys
+     * 2023, algorithm 2). The sums behind P are shared by all cotangents. Keys
      * ahead of first[c] count in dQ and P, and get no dK and dV. */
     ks_status (*attention_backward)(ks_dev *, ks_view dq, ks_view dk,
                                     ks_view dv, ks_view dout, ks_view out,

@@ -71,6 +71,14 @@ struct ks__blaslt {
 #undef MEMBER
 };
 
+#define LT_TRY(lt, call)                                                       \
+    do {                                                                       \
+        cublasStatus_t try_status = (call);                                    \
+        if (try_status)                                                        \
+            return ks_fail(err, KS_INTERNAL, "cuBLASLt: %s",                   \
+                           (lt)->say(try_status));                             \
+    } while (0)
+
 /* ----------------------------------------------------------- open and close */
 
 /* The first symbol that is missing, or NULL. */
@@ -87,10 +95,7 @@ static ks_status start(struct ks__blaslt *lt, const char *name, ks_err *err) {
     const char *missing = bind(lt);
     if (missing)
         return ks_fail(err, KS_UNSUPPORTED, "%s: has no %s", name, missing);
-    cublasStatus_t status = lt->create(&lt->handle);
-    if (status)
-        return ks_fail(err, KS_UNSUPPORTED, "%s: does not start: %s", name,
-                       lt->say(status));
+    LT_TRY(lt, lt->create(&lt->handle));
     return KS_OK;
 }
 
@@ -105,10 +110,8 @@ ks_status ks__blaslt_open(ks_dev *dev, ks_err *err) {
         return ks_fail(err, KS_IO, "KS_CUBLASLT names %s: %s", name, dlerror());
     ks_status st = ks_alloc(&dev->blaslt, 1, sizeof *dev->blaslt,
                             "cuBLASLt's functions", err);
-    if (st != KS_OK) {
-        (void)dlclose(library);
-        return st;
-    }
+    if (st != KS_OK) (void)dlclose(library);
+    if (st != KS_OK) return st;
     dev->blaslt->library = library;
     st = start(dev->blaslt, name, err);
     if (st != KS_OK) ks__blaslt_close(dev);
@@ -134,14 +137,6 @@ void ks__blaslt_close(ks_dev *dev) {
 }
 
 /* -------------------------------------------------------------------- plans */
-
-#define LT_TRY(lt, call)                                                       \
-    do {                                                                       \
-        cublasStatus_t try_status = (call);                                    \
-        if (try_status)                                                        \
-            return ks_fail(err, KS_INTERNAL, "cuBLASLt: %s",                   \
-                           (lt)->say(try_status));                             \
-    } while (0)
 
 #define SET(lt, desc, which, value)                                            \
     LT_TRY(lt, (lt)->desc_set(desc, which, &(value), sizeof(value)))
@@ -199,9 +194,9 @@ static ks_status choose(const struct ks__blaslt *lt, plan *p, ks_err *err) {
         status = lt->heuristic(lt->handle, p->desc, p->a, p->b, p->d, p->d,
                                want, 1, &best, &found);
     (void)lt->preference_destroy(want);
-    if (status && status != CUBLAS_STATUS_NOT_SUPPORTED)
-        return ks_fail(err, KS_INTERNAL, "cuBLASLt: %s", lt->say(status));
     p->usable = !status && found == 1 && !best.state;
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED) status = CUBLAS_STATUS_SUCCESS;
+    LT_TRY(lt, status);
     p->algo = best.algo;
     p->workspace = best.workspaceSize;
     return KS_OK;
@@ -223,13 +218,10 @@ static ks_status find_plan(struct ks__blaslt *lt, const shape *key, plan **out,
     p->key = *key;
     st = describe(lt, p, err);
     if (st == KS_OK) st = choose(lt, p, err);
-    if (st != KS_OK) {
-        drop_plan(lt, p);
-        return st;
-    }
-    lt->n_plans++;
+    if (st != KS_OK) drop_plan(lt, p);
+    if (st == KS_OK) lt->n_plans++;
     *out = p;
-    return KS_OK;
+    return st;
 }
 
 /* d = alpha op(a) op(b) + beta d (+ bias) by a usable plan. */

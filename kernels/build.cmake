@@ -58,9 +58,11 @@ endif()
 list(JOIN built " " built)
 message(STATUS "CUDA backend: ${built} (${KS_NVCC})")
 
+# nvcc's own stubs hold local statics: without guards nothing needs libstdc++.
 set(flags -std=c++17 -O3 ${codes} -I${CMAKE_SOURCE_DIR}/host
   -I${CMAKE_SOURCE_DIR}/kernels
-  -Xcompiler=-fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti ${KS_CUDA_FLAGS})
+  -Xcompiler=-fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti
+  -Xcompiler=-fno-threadsafe-statics ${KS_CUDA_FLAGS})
 foreach(folder ${JANSSON_INCLUDE_DIRS})
   list(APPEND flags -I${folder})
 endforeach()

@@ -72,6 +72,15 @@ ks_status ks__cuda_gemm_grouped(ks_dev *, ks_view out, ks_view x,
                                 int32_t n_experts, ks_err *);
 ks_status ks__cuda_gemm_backward(ks_dev *, ks_view dx, ks_view dy, ks_view w,
                                  bool accumulate, ks_err *);
+/* attention.cu, attention_backward.cu */
+ks_status ks__cuda_attention(ks_dev *, ks_view out, ks_view q, ks_view k,
+                             ks_view v, const ks_attn_spec *, const ks_seqs *,
+                             const ks_kv_layer *, ks_err *);
+ks_status ks__cuda_attention_backward(ks_dev *, ks_view dq, ks_view dk,
+                                      ks_view dv, ks_view dout, ks_view out,
+                                      ks_view q, ks_view k, ks_view v,
+                                      const ks_attn_spec *, const ks_seqs *,
+                                      const ks_cots *, ks_err *);
 
 /* matmul.cu */
 ks_status ks__cuda_matmul(ks_dev *, ks_view c, ks_view a, bool ta, ks_view b,
@@ -88,6 +97,22 @@ ks_status ks__cuda_l2_hessian(ks_dev *, ks_l2_rows *, const ks_l2_hessian *,
                               int32_t n, ks_err *);
 /* adamw.cu */
 ks_status ks__cuda_adamw(ks_dev *, const ks_adamw_job *, ks_err *);
+
+/* norm_backward.cu, rope_backward.cu, gate_backward.cu, score_backward.cu */
+ks_status ks__cuda_norm_backward(ks_dev *, ks_view dx, ks_view dy, ks_view x,
+                                 const int32_t *row, int32_t heads,
+                                 const float *w, float eps, bool accumulate,
+                                 ks_err *);
+ks_status ks__cuda_rope_backward(ks_dev *, ks_view dq, ks_view dk,
+                                 int32_t head_dim, const ks_rope *,
+                                 const ks_seqs *, const int32_t *row, ks_err *);
+ks_status ks__cuda_gate_backward(ks_dev *, ks_view dgate, ks_view dup,
+                                 ks_view dout, ks_view gate, ks_view up,
+                                 const int32_t *row, ks_act, ks_err *);
+ks_status ks__cuda_score_backward(ks_dev *, ks_view dhidden, float *logprob,
+                                  ks_view hidden, ks_view head, float softcap,
+                                  const int32_t *target, const float *weight,
+                                  bool of_probability, ks_err *);
 
 #ifdef __cplusplus
 }

@@ -93,5 +93,12 @@ template <int n> static __device__ __forceinline__ void cp_async_wait(void) {
     asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 
+/* x, but the compiler does not know that: what is computed from it stays where
+ * it stands, instead of in registers across a loop that has none to spare. */
+static __device__ __forceinline__ int opaque(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 #endif
 #endif

@@ -240,15 +240,13 @@ ks__load_w(ks__raw8 raw[T::W_MINE], const ks__product *p,
         if (!ks__w_chunk<T>(p, place, t, i, &row, &col)) continue;
         const uint8_t *from = place->w + row * p->w_row;
         int n = (T::TURNED ? p->n : p->k) - col;
-        switch (p->type) {
+        switch ((int)p->type) { /* the launcher knows them all */
 #define KS_LOAD(type)                                                          \
     case type:                                                                 \
         ks__load8<type>(&raw[i], from, col, n);                                \
         break;
             KS_EXPAND_TYPES(KS_LOAD)
 #undef KS_LOAD
-        default:
-            break;
         }
     }
 }
@@ -262,15 +260,13 @@ ks__store_w(bf16 *stage, const ks__product *p, const ks__place *place,
         int row, col;
         float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
         if (ks__w_chunk<T>(p, place, t, i, &row, &col)) {
-            switch (p->type) {
+            switch ((int)p->type) { /* the launcher knows them all */
 #define KS_DECODE(type)                                                        \
     case type:                                                                 \
         ks__decode8<type>(v, &raw[i], col);                                    \
         break;
                 KS_EXPAND_TYPES(KS_DECODE)
 #undef KS_DECODE
-            default:
-                break;
             }
         }
         ks__store_terms<T::WT>(stage + ks__w_chunk_at<T>(i), T::W_CHUNKS * 8,
@@ -369,7 +365,8 @@ ks__write(const ks__product *p, const ks__place *place,
  * 300 rows on (H100, bf16), below that the bytes of w as stored, plus x once a
  * column of tiles from L2. */
 template <class T>
-static __global__ void __launch_bounds__(KS_GEMM_THREADS)
+static __global__ void __launch_bounds__(KS_GEMM_THREADS,
+                                         T::DIRECT &&T::BM <= 64 ? 2 : 1)
     ks__gemm_kernel(ks__product p) {
     DYN_SHARED(bf16, smem);
     bf16 *xs = smem, *ws = smem + 2 * T::X_STAGE;

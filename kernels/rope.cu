@@ -1,9 +1,7 @@
 /* rope.cu - rotary positions (Su et al., RoFormer, 2021) for q and k, with the
  * write of k and v into the paged store. */
 #include "cuda_ops.h"
-#include "vec.cuh"
-
-enum { THREADS = 128, MAX_HEAD_DIM = 256 };
+#include "rope.cuh"
 
 typedef struct rope_args {
     float *q, *k;
@@ -17,100 +15,17 @@ typedef struct rope_args {
     bool wide_v;    /* v and the store by 16 bytes */
 } rope_args;
 
-/* The sequence that holds packed token t. */
-static __device__ __forceinline__ int sequence_of(const ks_seqs *seqs, int t) {
-    int low = 0, high = seqs->n_seq;
-    while (high - low > 1) {
-        int mid = low + (high - low) / 2;
-        if (seqs->offsets[mid] <= t)
-            low = mid;
-        else
-            high = mid;
-    }
-    return low;
-}
-
-/* Cosine and sine as the CPU op has them (host/cpu/isa/vmath.h): in double,
- * multiples of pi/2 taken off in two parts, polynomials of FreeBSD msun
- * (k_sinf.c, k_cosf.c). One pair serves all heads of a token. */
-static __device__ __forceinline__ float2 turn_of(float angle) {
-    double x = angle, turns = rint(x * 0.63661977236758134308);
-    double r = x - turns * 1.57079631090164184570e+00;
-    r = r - turns * 1.58932547735281966916e-08;
-    double z = r * r;
-    double s =
-        r +
-        r * z *
-            (-0x15555554cbac77.0p-55 +
-             z * (0x111110896efbb2.0p-59 +
-                  z * (-0x1a00f9e2cae774.0p-65 + z * 0x16cd878c3b46a7.0p-71)));
-    double c =
-        1.0 +
-        z * (-0x1ffffffd0c5e81.0p-54 +
-             z * (0x155553e1053a42.0p-57 +
-                  z * (-0x16c087e80f1e27.0p-62 + z * 0x199342e0ee5069.0p-68)));
-    int quarter = (int)turns;
-    double a = quarter & 1 ? c : s, b = quarter & 1 ? s : c;
-    return make_float2((float)((quarter + 1) & 2 ? -b : b),
-                       (float)(quarter & 2 ? -a : a));
-}
-
-/* by floats, 4 by one access of 16 bytes. */
-template <int by>
-static __device__ __forceinline__ void get(float *v, const float *from) {
-    if constexpr (by == 4)
-        *(float4 *)v = *(const float4 *)from;
-    else
-        *v = *from;
-}
-template <int by>
-static __device__ __forceinline__ void put(float *to, const float *v) {
-    if constexpr (by == 4)
-        *(float4 *)to = *(const float4 *)v;
-    else
-        *to = *v;
-}
-
-/* Rotates one row of heads in place; store: where the row goes as well, or
- * NULL. Pairs are (i, i + half), or interleaved (2 i, 2 i + 1); `by` of them
- * at a time. */
-template <int by, bool interleaved>
-static __device__ __forceinline__ void
-rotate(float *row, int cols, int head_dim, int pairs, const float2 *turn,
-       float *store) {
-    int of_head = pairs / by, items = cols / head_dim * of_head;
-    int apart = interleaved ? by : pairs, step = interleaved ? 2 : 1;
-    for (int p = (int)threadIdx.x; p < items; p += THREADS) {
-        int i = p % of_head * by, at = p / of_head * head_dim + i * step;
-        __align__(16) float v[2 * by];
-        get<by>(v, row + at);
-        get<by>(v + by, row + at + apart);
-#pragma unroll
-        for (int n = 0; n < by; n++) {
-            float *x = v + n * step, *y = interleaved ? x + 1 : x + by;
-            float a = *x, b = *y;
-            float2 by_angle = turn[i + n];
-            *x = a * by_angle.x - b * by_angle.y;
-            *y = b * by_angle.x + a * by_angle.y;
-        }
-        put<by>(row + at, v);
-        put<by>(row + at + apart, v + by);
-        if (!store) continue;
-        put<by>(store + at, v);
-        put<by>(store + at + apart, v + by);
-    }
-}
-
 /* Writes what does not rotate of k, and v, into the store. */
 static __device__ __forceinline__ void
 store_rest(const rope_args *a, const float *k, const float *v, int64_t to) {
     int rest = a->head_dim - 2 * a->half;
     int items = a->k_cols / a->head_dim * rest;
-    for (int p = (int)threadIdx.x; p < items; p += THREADS) {
+    for (int p = (int)threadIdx.x; p < items; p += KS__ROPE_THREADS) {
         int at = p / rest * a->head_dim + 2 * a->half + p % rest;
         a->kv.k[to + at] = k[at];
     }
-    for (int j = 4 * (int)threadIdx.x; j < a->k_cols; j += 4 * THREADS) {
+    for (int j = 4 * (int)threadIdx.x; j < a->k_cols;
+         j += 4 * KS__ROPE_THREADS) {
         int n = a->k_cols - j;
         ks__store4(a->kv.v + to + j, ks__load4(v + j, n, a->wide_v), n,
                    a->wide_v);
@@ -120,12 +35,13 @@ store_rest(const rope_args *a, const float *k, const float *v, int64_t to) {
 /* A block a token. Bound: bytes, 8 an element of q, and 8 (with the store 12
  * and 8 for v) of k. */
 template <int by, bool interleaved>
-static __global__ void __launch_bounds__(THREADS, 8) rope_kernel(rope_args a) {
-    SHARED(float2, turn, MAX_HEAD_DIM / 2);
-    int t = (int)blockIdx.x, s = sequence_of(&a.seqs, t);
+static __global__ void __launch_bounds__(KS__ROPE_THREADS, 8)
+    rope_kernel(rope_args a) {
+    SHARED(float2, turn, KS__ROPE_MOST_DIMS / 2);
+    int t = (int)blockIdx.x, s = ks__sequence_of(&a.seqs, t);
     int pos = ks__past(a.seqs.past, s) + t - a.seqs.offsets[s];
-    for (int i = (int)threadIdx.x; i < a.half; i += THREADS) {
-        float2 one = turn_of((float)pos * a.inv_freq[i]);
+    for (int i = (int)threadIdx.x; i < a.half; i += KS__ROPE_THREADS) {
+        float2 one = ks__turn_of((float)pos * a.inv_freq[i]);
         turn[i] = make_float2(one.x * a.scale, one.y * a.scale);
     }
     __syncthreads();
@@ -136,10 +52,10 @@ static __global__ void __launch_bounds__(THREADS, 8) rope_kernel(rope_args a) {
         to = ((int64_t)page * KS_PAGE + pos % KS_PAGE) * a.k_cols;
         store_rest(&a, k, a.v + t * a.v_stride, to);
     }
-    rotate<by, interleaved>(a.q + t * a.q_stride, a.q_cols, a.head_dim, a.half,
-                            turn, NULL);
-    rotate<by, interleaved>(k, a.k_cols, a.head_dim, a.half, turn,
-                            a.kv.k ? a.kv.k + to : NULL);
+    ks__rotate<by, interleaved>(a.q + t * a.q_stride, a.q_cols, a.head_dim,
+                                a.half, turn, NULL);
+    ks__rotate<by, interleaved>(k, a.k_cols, a.head_dim, a.half, turn,
+                                a.kv.k ? a.kv.k + to : NULL);
 }
 
 /* -------------------------------------------------------------- launchers */
@@ -149,17 +65,19 @@ static cudaError_t run_rope(ks_dev *dev, const rope_args *a, bool by_four,
     void (*kernel)(rope_args) =
         by_four ? (interleaved ? rope_kernel<4, true> : rope_kernel<4, false>)
                 : (interleaved ? rope_kernel<1, true> : rope_kernel<1, false>);
-    return launch(kernel, (unsigned)a->seqs.n_tok, THREADS, 0, dev->stream, *a);
+    return launch(kernel, (unsigned)a->seqs.n_tok, KS__ROPE_THREADS, 0,
+                  dev->stream, *a);
 }
 
 ks_status ks__cuda_rope(ks_dev *dev, ks_view q, ks_view k, ks_view v,
                         int32_t head_dim, const ks_rope *rope,
                         const ks_seqs *seqs, const ks_kv_layer *kv,
                         ks_err *err) {
-    if (head_dim > MAX_HEAD_DIM || rope->rot_dims > head_dim)
+    if (head_dim > KS__ROPE_MOST_DIMS || rope->rot_dims > head_dim)
         return ks_fail(err, KS_UNSUPPORTED,
                        "rope: %d of %d dims of a head, at most %d are built in",
-                       (int)rope->rot_dims, (int)head_dim, (int)MAX_HEAD_DIM);
+                       (int)rope->rot_dims, (int)head_dim,
+                       (int)KS__ROPE_MOST_DIMS);
     if (q.cols % head_dim || k.cols % head_dim || v.cols != k.cols)
         return ks_fail(err, KS_INTERNAL,
                        "rope: %lld, %lld, %lld columns, head of %d",

@@ -117,7 +117,8 @@ Test(blaslt, left_to_the_own_kernel) {
         cr_assert(ks__blaslt_gemm(b->cuda, out.view(), x.view(), w.view(), NULL,
                                   false, &served, &b->err) == KS_OK,
                   "%s", b->err.text);
-        cr_expect(served == false, "%lld x %lld", (long long)t.n, (long long)t.k);
+        cr_expect(served == false, "%lld x %lld", (long long)t.n,
+                  (long long)t.k);
         cr_assert(ks__cuda_gemm(b->cuda, out.view(), x.view(), w.view(), NULL,
                                 false, &b->err) == KS_OK,
                   "%s", b->err.text);
@@ -128,6 +129,43 @@ Test(blaslt, left_to_the_own_kernel) {
         cr_expect(fabs((double)out.get().back() - want) < 1e-4, "%g", want);
     }
     ks__blaslt_close(b->cuda);
+}
+
+/* Out is added to once, by whichever of the two serves; also where cuBLASLt has
+ * no algorithm for a shape, and says so in either way. */
+static void served_once(two_backends *b, const char *no_algorithm, bool bias) {
+    if (no_algorithm) setenv("KS_SIMT_NO_ALGORITHM", no_algorithm, 1);
+    b->cuda->precise = false;
+    matrix x(3, 16, 16), out(3, 8, 8), add(1, 8, 8), c(3, 8, 8), d(8, 8, 8);
+    weights w(KS_BF16, 8, 16, 16);
+    bool served;
+    const float *on = bias ? add.device + GUARD_FLOATS : NULL;
+    cr_assert(ks__cuda_gemm(b->cuda, out.view(), x.view(), w.view(), on, true,
+                            &b->err) == KS_OK,
+              "%s", b->err.text);
+    cr_assert(ks__blaslt_matmul(b->cuda, c.view(), out.view(), false, d.view(),
+                                false, 1, 0, &served, &b->err) == KS_OK,
+              "%s", b->err.text);
+    cr_expect(served == (no_algorithm == NULL), "matmul");
+    cr_assert(ks__cuda_matmul(b->cuda, c.view(), out.view(), false, d.view(),
+                              false, 1, 0, &b->err) == KS_OK,
+              "%s", b->err.text);
+    OK(cudaStreamSynchronize(b->cuda->stream));
+    double want = (double)out.at(2, 7) + (bias ? (double)add.at(0, 7) : 0);
+    for (int64_t k = 0; k < 16; k++)
+        want += (double)bf16_of(x.at(2, k)) * (double)w.at(7, k);
+    cr_expect(fabs((double)out.get().back() - want) < 1e-5, "%g", want);
+    unsetenv("KS_SIMT_NO_ALGORITHM");
+}
+
+Test(blaslt, served_once) {
+    static const char *const answers[] = {NULL, "none", "not supported"};
+    for (const char *answer : answers)
+        for (int bias = 0; bias < 2; bias++) {
+            two_backends *b = opened(); /* plans are kept while it is open */
+            served_once(b, answer, bias);
+            ks__blaslt_close(b->cuda);
+        }
 }
 
 Test(blaslt, how_it_is_found) {

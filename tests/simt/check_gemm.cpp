@@ -245,33 +245,61 @@ Test(gemm, nan) {
         cr_expect(isnan(got[i]) == (i / 9 == 1), "at %d", (int)i);
 }
 
-Test(gemm, refusals) {
+/* The view with one thing wrong. */
+static ks_view typed(ks_view v, ks_type type) {
+    v.type = type;
+    return v;
+}
+static ks_view sized(ks_view v, int64_t rows, int64_t cols) {
+    v.rows = rows, v.cols = cols;
+    return v;
+}
+
+static void refused(bool turned, ks_view out, ks_view x, ks_view w,
+                    const char *text) {
     two_backends *b = backends();
-    matrix x(3, 40, 40), out(3, 9, 9);
-    weights w(KS_F32, 9, 40, 40);
-    ks_view bad = x.view();
-    bad.cols = 39;
-    cr_expect(run(b, false, out.view(), bad, w.view(), NULL, false) ==
-              KS_INTERNAL);
-    cr_expect(strcmp(b->err.text, "gemm: shapes [3,9] = [3,39] [9,40]^T") == 0,
-              "%s", b->err.text);
-    cr_expect(run(b, true, x.view(), bad, w.view(), NULL, false) ==
-              KS_INTERNAL);
-    cr_expect(strcmp(b->err.text,
-                     "gemm_backward: shapes [3,40] = [3,39] [9,40]") == 0,
-              "%s", b->err.text);
-    ks_view i32 = w.view();
-    i32.type = KS_I32;
-    cr_expect(run(b, false, out.view(), x.view(), i32, NULL, false) ==
-              KS_INTERNAL);
-    cr_expect(strcmp(b->err.text, "gemm: types f32 = f32 i32") == 0, "%s",
-              b->err.text);
-    cr_expect(run(b, true, x.view(), out.view(), i32, NULL, false) ==
-              KS_INTERNAL);
-    ks_view none = x.view(), no_out = out.view();
-    none.rows = no_out.rows = 0;
-    cr_expect(run(b, false, no_out, none, w.view(), NULL, false) == KS_OK);
-    cr_expect(run(b, true, none, no_out, w.view(), NULL, false) == KS_OK);
+    cr_expect(run(b, turned, out, x, w, NULL, false) == KS_INTERNAL, "%s",
+              text);
+    cr_expect(strcmp(b->err.text, text) == 0, "%s is not %s", b->err.text,
+              text);
+}
+
+Test(gemm, refusals) {
+    matrix mx(3, 40, 40), mo(3, 9, 9);
+    weights mw(KS_F32, 9, 40, 40);
+    ks_view x = mx.view(), out = mo.view(), w = mw.view();
+    refused(false, out, sized(x, 3, 39), w,
+            "gemm: shapes [3,9] = [3,39] [9,40]^T");
+    refused(false, sized(out, 3, 8), x, w,
+            "gemm: shapes [3,8] = [3,40] [9,40]^T");
+    refused(false, sized(out, 2, 9), x, w,
+            "gemm: shapes [2,9] = [3,40] [9,40]^T");
+    refused(false, out, sized(x, 3, 0), sized(w, 9, 0),
+            "gemm: shapes [3,9] = [3,0] [9,0]^T");
+    refused(false, out, x, typed(w, KS_I32), "gemm: types f32 = f32 i32");
+    refused(false, out, typed(x, KS_F16), w, "gemm: types f32 = f16 f32");
+    refused(false, typed(out, KS_F16), x, w, "gemm: types f16 = f32 f32");
+    refused(true, x, sized(out, 3, 8), w,
+            "gemm_backward: shapes [3,40] = [3,8] [9,40]");
+    refused(true, sized(x, 3, 39), out, w,
+            "gemm_backward: shapes [3,39] = [3,9] [9,40]");
+    refused(true, sized(x, 2, 40), out, w,
+            "gemm_backward: shapes [2,40] = [3,9] [9,40]");
+    refused(true, x, sized(out, 3, 0), sized(w, 0, 40),
+            "gemm_backward: shapes [3,40] = [3,0] [0,40]");
+    refused(true, x, out, typed(w, KS_I32),
+            "gemm_backward: types f32 = f32 i32");
+    refused(true, x, typed(out, KS_F16), w,
+            "gemm_backward: types f32 = f16 f32");
+    refused(true, typed(x, KS_F16), out, w,
+            "gemm_backward: types f16 = f32 f32");
+    two_backends *b = backends();
+    ks_view none = sized(x, 0, 40), no_out = sized(out, 0, 9);
+    cr_expect(run(b, false, no_out, none, w, NULL, false) == KS_OK, "no rows");
+    cr_expect(run(b, true, none, no_out, w, NULL, false) == KS_OK, "no rows");
+    cr_expect(ks__cuda_gemm_grouped(b->cuda, no_out, none, NULL, w, NULL, NULL,
+                                    1, &b->err) == KS_OK,
+              "no rows");
 }
 
 /* ----------------------------------------------------------------- experts */

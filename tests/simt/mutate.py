@@ -183,6 +183,8 @@ class Trial:
                 for build in builds:
                     name = "%s-%s" % (program, build)
                     seconds = baseline.seconds(name)
+                    if seconds is None:
+                        return "not judged", name
                     made = self.program(program, build, mutant.file)
                     if not made:
                         return "does not compile", ""
@@ -234,7 +236,8 @@ class Baseline:
         self.lock = threading.Lock()
 
     def seconds(self, name):
-        """That a mutant's run of the program may take."""
+        """That a mutant's run of the program may take; None: it fails as it
+        is, and judges nothing."""
         with self.lock:
             lock = self.locks.setdefault(name, threading.Lock())
         with lock:
@@ -253,7 +256,7 @@ class Baseline:
         if status != 0:
             print("mutate.py: %s fails without a mutant:\n%s" % (
                 name, said[-2000:]), flush=True)
-            os._exit(1)
+            return None
         return 20 + 5 * (time.time() - began)
 
 
@@ -330,7 +333,8 @@ def write(args, results, equivalent):
         out.writerows(rows)
     machine = subprocess.run([os.path.join(ROOT, ".ci", "machine")],
                              capture_output=True, text=True).stdout
-    rows = [r for r in rows if r["verdict"] != "does not compile"]
+    out_of = ("does not compile", "not judged")
+    rows = [r for r in rows if r["verdict"] not in out_of]
     survived = [r for r in rows if r["verdict"] == "survived"]
     with open(os.path.join(args.out, "mutants.md"), "w") as f:
         f.write("# Planted defects, and what noticed them\n\n`%s`, %s. "
@@ -340,7 +344,8 @@ def write(args, results, equivalent):
                     args.made_by, machine.split("\n")[0], args.seed,
                     args.draw))
         f.write("%d mutants, %d killed, %d survived; %d more are equivalent "
-                "to the source (below); %d did not compile.\n\n" % (
+                "to the source (below); %d did not compile or were not "
+                "judged.\n\n" % (
                     len(rows), len(rows) - len(survived), len(survived),
                     len(equivalent), len(results) - len(rows)))
         kinds = [k for k in mutants.EVERY + mutants.DRAWN
@@ -433,11 +438,13 @@ def main():
     if args.out:
         write(args, results, {w: r for w, r in equivalent.items()
                               if args.only in w})
-    real = [v for _, (v, _, _) in results if v != "does not compile"]
+    judged = [v for _, (v, _, _) in results]
+    real = [v for v in judged if v in ("killed", "survived")]
     print("mutants killed: %d of %d%s" % (
         real.count("killed"), len(real),
         ", chosen by '%s'" % args.handful if args.handful else ""))
-    return 1 if alone or "survived" in real else 0
+    bad = alone or "survived" in real or "not judged" in judged
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ static inline float __fmaf_rn(float x, float y, float z) {
 static inline float __fadd_rn(float x, float y) {
     return x + y;
 }
+static inline float __fsub_rn(float x, float y) {
+    return x - y;
+}
 static inline float __fmul_rn(float x, float y) {
     return x * y;
 }

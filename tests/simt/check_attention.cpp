@@ -1,0 +1,186 @@
+/* check_attention.cpp - attention on the simulated device against plain loops
+ * in double and the CPU's op; bits in prompts, in decoding, alone, among
+ * others, with shared pages. */
+#include "attention_batch.h"
+
+/* ------------------------------------------------------------------- values */
+
+struct value_case {
+    int32_t heads, kv_heads, dim, window;
+    float softcap;
+    bool sinks, precise;
+    int32_t pad; /* columns between rows; not a multiple of 4: narrow */
+};
+
+static const value_case VALUES[] = {
+    {3, 1, 64, 0, 0, false, false, 4},    {3, 1, 64, 0, 0, false, true, 4},
+    {4, 2, 128, 0, 0, true, false, 0},    {4, 2, 128, 37, 0, true, true, 0},
+    {2, 1, 96, 17, 30, false, false, 8},  {2, 1, 96, 0, 30, false, true, 8},
+    {3, 3, 256, 0, 0, false, false, 0},   {1, 1, 256, 0, 50, true, true, 4},
+    {2, 2, 80, 65, 0, false, false, 1},   {6, 3, 34, 0, 0, true, true, 3},
+    {5, 1, 16, 1, 0, false, false, 0},    {2, 1, 2, 64, 0, false, true, 0},
+    {130, 1, 16, 0, 0, false, false, 12}, {70, 1, 48, 0, 0, false, true, 0},
+};
+
+/* past, new tokens; pages shared with the sequence before it */
+static const part PROMPTS[] = {{0, 1, 0}, {0, 0, 0}, {0, 70, 0}, {0, 33, 0}};
+static const part MIXED[] = {{21, 40, 0}, {0, 3, 0}, {64, 9, 0}, {250, 30, 0}};
+static const part DECODE[] = {{256, 1, 0}, {530, 1, 0}, {530, 2, 2}, {0, 1, 0},
+                              {300, 0, 0}, {255, 1, 0}, {511, 3, 0}};
+
+template <int N>
+static void check_values(const value_case &c, const part (&parts)[N]) {
+    ks_attn_spec spec = {c.heads,   c.kv_heads, c.dim, 3 / sqrtf((float)c.dim),
+                         c.softcap, c.window,   NULL};
+    attn_batch b(spec, c.sinks, parts, N, c.pad);
+    b.run(c.precise);
+    double tolerance = c.precise ? 1e-4 : 2e-2;
+    cr_expect(b.compare_reference(tolerance), "%d heads on %d of %d",
+              (int)c.heads, (int)c.kv_heads, (int)c.dim);
+    cr_expect(b.compare_cpu(tolerance), "%d heads on %d of %d", (int)c.heads,
+              (int)c.kv_heads, (int)c.dim);
+    cr_expect(b.guards_whole());
+}
+
+Test(attention, prompts) {
+    for (const value_case &c : VALUES) check_values(c, PROMPTS);
+}
+
+Test(attention, stored_and_new) {
+    for (const value_case &c : VALUES)
+        if (c.heads < 10) check_values(c, MIXED);
+}
+
+Test(attention, decode) {
+    for (const value_case &c : VALUES) check_values(c, DECODE);
+}
+
+/* --------------------------------------------------------------------- bits */
+
+struct bits_case {
+    int32_t heads, kv_heads, dim, window;
+    bool sinks, precise;
+};
+
+static const bits_case BITS[] = {
+    {2, 1, 64, 0, true, false},   {2, 1, 64, 0, false, true},
+    {3, 1, 128, 0, false, true},  {1, 1, 96, 300, true, true},
+    {2, 2, 32, 40, false, false},
+};
+
+static ks_attn_spec spec_of(const bits_case &c) {
+    return {c.heads, c.kv_heads, c.dim, 6 / sqrtf((float)c.dim),
+            0,       c.window,   NULL};
+}
+
+/* Rows of one long prompt against the same tokens continued from the store, in
+ * both forms and under several seeds. */
+Test(attention, bits_of_prompt_and_decode) {
+    static const part whole[] = {{0, 530, 0}};
+    for (const bits_case &c : BITS) {
+        attn_batch prompt(spec_of(c), c.sinks, whole, 1, 0);
+        prompt.run(c.precise);
+        cr_expect(eq(u64, prompt.launches, 1));
+        for (int32_t past : {15, 255, 256, 300, 513}) {
+            part few[] = {{past, 1 + past % 3, 0}, {0, 0, 0}, {0, 1, 0}};
+            attn_batch decode(spec_of(c), c.sinks, few, 3, 4);
+            simt_seed((uint64_t)past);
+            decode.run(c.precise);
+            cr_expect(eq(u64, decode.launches, past > 225 ? 2 : 1));
+            cr_expect(decode.rows_equal(0, prompt, past, few[0].n), "past %d",
+                      past);
+        }
+        part many[] = {{200, 130, 0}};
+        attn_batch rest(spec_of(c), c.sinks, many, 1, 0);
+        rest.run(c.precise);
+        cr_expect(eq(u64, rest.launches, 1));
+        cr_expect(rest.rows_equal(0, prompt, 200, 130));
+    }
+}
+
+/* Forks of one prompt, of another, and loners in one batch, against each
+ * sequence alone; the numbers cross the tiles' and groups' edges. */
+Test(attention, bits_of_forks_and_loners) {
+    static const part forks[] = {{300, 1, 0},   {513, 1, 0},   {520, 2, 512},
+                                 {512, 3, 512}, {600, 1, 512}, {257, 1, 256},
+                                 {256, 1, 256}, {300, 0, 256}, {270, 1, 256},
+                                 {40, 1, 0},    {511, 1, 0},   {511, 1, 496}};
+    const int32_t n = (int32_t)(sizeof forks / sizeof *forks);
+    static const bits_case shapes[] = {{2, 1, 64, 0, true, false},
+                                       {2, 1, 64, 0, true, true},
+                                       {24, 1, 16, 0, false, false},
+                                       {16, 1, 16, 290, false, true},
+                                       {4, 4, 256, 0, false, false}};
+    for (const bits_case &c : shapes) {
+        attn_batch all(spec_of(c), c.sinks, forks, n, 0);
+        simt_seed(3);
+        all.run(c.precise);
+        cr_expect(all.compare_reference(c.precise ? 1e-4 : 2e-2));
+        for (int32_t s = 0; s < n; s++) {
+            if (forks[s].n == 0) continue;
+            attn_batch alone = all.alone(s);
+            alone.run(c.precise);
+            cr_expect(all.rows_equal(all.offsets[s], alone, 0, forks[s].n),
+                      "sequence %d of %d heads", s, (int)c.heads);
+        }
+    }
+}
+
+/* Which form serves: the bits do not tell. */
+Test(attention, few_tokens_of_many_sequences) {
+    static const part parts[] = {
+        {0, 16, 0}, {0, 1, 0}, {250, 1, 0}, {0, 1, 0}, {0, 1, 0}};
+    attn_batch at(spec_of(BITS[0]), false, parts, 5, 0);
+    at.run(false); /* 20 tokens of 5: the most that is split */
+    cr_expect(eq(u64, at.launches, 2));
+    static const part more[] = {
+        {0, 17, 0}, {0, 1, 0}, {250, 1, 0}, {0, 1, 0}, {0, 1, 0}};
+    attn_batch above(spec_of(BITS[0]), false, more, 5, 0);
+    above.run(false);
+    cr_expect(eq(u64, above.launches, 1));
+}
+
+/* ---------------------------------------------------------------- bad input */
+
+Test(attention, not_a_number) {
+    static const part two[] = {{0, 4, 0}, {0, 4, 0}};
+    for (int value = 0; value < 2; value++) {
+        attn_batch b(spec_of(BITS[0]), false, two, 2, 0);
+        (value ? b.v : b.k)[2 * b.kv_stride] = NAN;
+        b.run(false);
+        for (int32_t t = 0; t < 8; t++)
+            if (t != 0 && t != 1)
+                cr_expect(
+                    eq(int, isnan(b.out[t * b.q_stride]), t == 2 || t == 3),
+                    "token %d", t);
+    }
+}
+
+static void refused(ks_status code, attn_batch *b, int what,
+                    const char *words) {
+    ks_err err = {KS_OK, ""};
+    ks_status st = b->run_wrong(what, &err);
+    cr_expect(eq(int, st, code), "%d: %s", what, err.text);
+    cr_expect(strstr(err.text, words) != NULL, "%d: %s", what, err.text);
+}
+
+Test(attention, refusals) {
+    static const part parts[] = {{5, 3, 0}};
+    attn_batch b(spec_of(BITS[0]), false, parts, 1, 0);
+    refused(KS_INTERNAL, &b, WRONG_HEADS, "3 heads on 2");
+    refused(KS_INTERNAL, &b, NO_HEADS, "0 heads on 1");
+    refused(KS_INTERNAL, &b, NO_KV_HEADS, "2 heads on 0");
+    refused(KS_UNSUPPORTED, &b, WRONG_DIM, "257 dims");
+    refused(KS_UNSUPPORTED, &b, NO_DIM, "0 dims");
+    refused(KS_INTERNAL, &b, NO_STORE, "no store");
+    refused(KS_INTERNAL, &b, NO_PAGES, "no store");
+    refused(KS_INTERNAL, &b, SHORT_OUT, "out has f32 [2");
+    refused(KS_INTERNAL, &b, NARROW_Q, "q has f32 [3, 127]");
+    refused(KS_INTERNAL, &b, TYPE_OF_K, "k has bf16");
+    refused(KS_INTERNAL, &b, STRIDE_OF_V, "v has f32");
+    refused(KS_OK, &b, NO_TOKENS, "");
+    static const part decode[] = {{300, 1, 0}};
+    attn_batch d(spec_of(BITS[0]), false, decode, 1, 0);
+    refused(KS_NOMEM, &d, NO_MEMORY, "partial sums");
+    refused(KS_OK, &d, NOTHING_WRONG, "");
+}
