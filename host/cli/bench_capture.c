@@ -38,17 +38,16 @@ static ks_status open_job(capture_bench *b, kind what, const char *name,
                           uint32_t streams, uint32_t positions, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &b->bench->in->common;
-    ks_capture_options options = {
-        .model = c->model,
-        .chains = c->chains,
-        .streams = streams,
-        .positions = positions,
-        .dtype = KS_BF16,
-        .force = true,
-        .random_weights = -1,
-        .engine = {.backend = c->backend,
-                   .threads = c->threads,
-                   .batch_tokens = c->batch_tokens}};
+    ks_capture_options options = {.model = c->model,
+                                  .chains = c->chains,
+                                  .streams = streams,
+                                  .positions = positions,
+                                  .dtype = KS_BF16,
+                                  .force = true,
+                                  .random_weights = -1,
+                                  .engine = {.backend = c->backend,
+                                             .threads = c->threads,
+                                             .batch_tokens = c->batch_tokens}};
     KS_TRY(ks_path_join(&b->path[what], b->bench->in->dir, name, err));
     KS_TRY(ks_refuse_existing(b->path[what], false, err));
     b->mine[what] = true;
