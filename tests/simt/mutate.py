@@ -42,15 +42,14 @@ class Build:
 
     def __init__(self, folder):
         self.folder = os.path.abspath(folder)
-        self.objects = {}  # (program, build): [(source, object, command)]
+        kernels = {}  # object: (source, object, command)
         with open(os.path.join(self.folder, "compile_commands.json")) as f:
             for entry in json.load(f):
-                where = re.search(r"-o (\S*?/([^/]+)-kernels-(\w+)\.dir/\S+)",
+                where = re.search(r"-o (\S*?/[^/]+-kernels-(\w+)\.dir/\S+)",
                                   entry["command"])
-                if where and where[3] in BUILDS:
-                    self.objects.setdefault((where[2], where[3]), []).append(
-                        (os.path.relpath(entry["file"], ROOT), where[1],
-                         entry["command"]))
+                if where and where[2] in BUILDS:
+                    kernels[where[1]] = (os.path.relpath(entry["file"], ROOT),
+                                         where[1], entry["command"])
         listed = subprocess.run(
             ["ctest", "--test-dir", self.folder, "--show-only=json-v1"],
             capture_output=True, text=True, check=True)
@@ -61,6 +60,13 @@ class Build:
                     self.environment[test["name"]] = dict(
                         e.split("=", 1) for e in p["value"])
         self.links, self.uses, self.lock = {}, {}, threading.Lock()
+        self.objects = {}  # (program, build): those of its kernels
+        for test in self.environment:
+            name, _, build = test.rpartition("-")
+            if name.startswith("simt_") and build in BUILDS:
+                self.objects[name, build] = [
+                    kernels[word] for word in self.link(test).split()
+                    if word in kernels]
 
     def ninja(self, *args):
         return subprocess.run(["ninja", "-C", self.folder] + list(args),
