@@ -94,6 +94,7 @@ static struct ks_ops table(const char *isa) {
     SLOT(norm);
     SLOT(add);
     SLOT(rope);
+    SLOT(attention);
     SLOT(gate);
     SLOT(route);
     SLOT(group);
@@ -109,6 +110,7 @@ static struct ks_ops table(const char *isa) {
     SLOT(norm_backward);
     SLOT(rope_backward);
     SLOT(gate_backward);
+    SLOT(attention_backward);
     SLOT(score_backward);
     SLOT(matmul);
     SLOT(l2_pass);

@@ -310,9 +310,11 @@ Test(capture, memory_is_a_limit) {
     int32_t n = engine->limits.max_tokens;
     cr_expect(n > 10 && n < 2048, "%d", n);
     ks_run_limits limits = engine->limits;
-    cr_expect_leq(ks_run_bytes(engine->ops, &engine->model->config, &limits), 1u << 20);
+    cr_expect_leq(ks_run_bytes(engine->ops, &engine->model->config, &limits),
+                  1u << 20);
     limits.max_tokens++;
-    cr_expect_gt(ks_run_bytes(engine->ops, &engine->model->config, &limits), 1u << 20);
+    cr_expect_gt(ks_run_bytes(engine->ops, &engine->model->config, &limits),
+                 1u << 20);
     limits.max_tokens = 100000;
     cr_expect_eq(ks_engine_reserve(engine, &limits, &err), KS_LIMIT);
     cr_expect(strstr(err.text, "1048576"), "%s", err.text);
