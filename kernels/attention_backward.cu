@@ -166,7 +166,8 @@ static __global__ void __launch_bounds__(128, 1)
         start_norm(&top, &total, a, head);
         join_norm(&top, &total, norm.top[i], over_quad_sum(norm.total[i]),
                   weight);
-        if (r + i * 8 < high && threadIdx.x % 4 == 0)
+        if (r + i * 8 < high && threadIdx.x % 4 == 0 &&
+            own_col<D, TERMS>() == 0)
             b.level[(int64_t)(begin + r + i * 8) * a->n_heads + head] =
                 top + log2f(total);
     }
