@@ -34,9 +34,7 @@ static ks_status check_options(const ks_engine_options *o, ks_err *err) {
     return KS_OK;
 }
 
-/* The engine's device and what run buffers may take of its memory: of host
- * memory all that the option allows; a device's limit holds the weights too,
- * and leaves a part for what ops take. */
+/* Run buffers may take all the host memory that the option allows. */
 static ks_status open_device(ks_engine *engine, const char *backend,
                              ks_err *err) {
     ks_status st = KS_OK;
@@ -45,8 +43,16 @@ static ks_status open_device(ks_engine *engine, const char *backend,
                        err));
     engine->limits.lanes = ks_dev_lanes(engine->dev);
     engine->memory = o->memory;
+done:
+    return st;
+}
+
+/* Of a device's own memory the limit holds the weights too, and a part is left
+ * for what ops take. */
+static ks_status measure_room(ks_engine *engine, ks_err *err) {
+    ks_status st = KS_OK;
     if (engine->ops->unified) return KS_OK;
-    KS_TRY(ks_dev_limit(engine->dev, o->memory, err));
+    KS_TRY(ks_dev_limit(engine->dev, engine->options.memory, err));
     size_t room = ks_dev_room(engine->dev) / 16 * 15;
     size_t weights = ks_place_bytes(engine->ops, engine->model);
     KS_CHECK(weights < room, KS_NOMEM,
@@ -68,8 +74,9 @@ ks_status ks_engine_open(ks_engine **out, const char *model,
     ks_engine_options *o = &engine->options;
     if (!o->backend) o->backend = "cpu";
     KS_TRY(check_options(o, err));
+    KS_TRY(open_device(engine, o->backend, err)); /* quick, unlike a model */
     KS_TRY(ks_model_open(&engine->model, model, err));
-    KS_TRY(open_device(engine, o->backend, err));
+    KS_TRY(measure_room(engine, err));
     int32_t most =
         engine->ops->unified ? DEFAULT_BATCH_TOKENS : DEVICE_BATCH_TOKENS;
     if (o->batch_tokens) most = o->batch_tokens;
@@ -97,6 +104,7 @@ ks_status ks_engine_share(ks_engine **out, const ks_engine *of,
     engine->model = of->model;
     engine->shares_model = true;
     KS_TRY(open_device(engine, backend, err));
+    KS_TRY(measure_room(engine, err));
     engine->limits.max_tokens = of->limits.max_tokens;
     *out = engine;
     engine = NULL;
