@@ -9,7 +9,7 @@
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
-const simt_launch_spec *simt_running;
+__thread const simt_launch_spec *simt_running;
 int simt_n_threads, simt_n_warps;
 
 namespace {

@@ -28,7 +28,7 @@ size_t main_size;
 
 } // namespace
 
-simt_fiber *simt_current;
+__thread simt_fiber *simt_current;
 
 extern "C" void simt_switch(void **save, void *to);
 __asm__(".text\n"

@@ -75,7 +75,8 @@ struct simt_fiber {
     std::vector<simt_copy> *copies;
 };
 
-extern simt_fiber *simt_current; /* NULL: host code runs */
+/* Of the calling thread: others run host code while one runs a kernel. */
+extern __thread simt_fiber *simt_current; /* NULL: host code runs */
 simt_fiber *simt_fiber_get(int index);
 /* Runs fibers until simt_next answers NULL. */
 void simt_fibers_run(void);
@@ -96,8 +97,9 @@ struct simt_launch_spec {
     size_t args_size;
     int device;
 };
-extern const simt_launch_spec *simt_running; /* NULL between launches */
-extern int simt_n_threads, simt_n_warps;     /* of the running block */
+extern __thread const simt_launch_spec
+    *simt_running;                       /* NULL between launches */
+extern int simt_n_threads, simt_n_warps; /* of the running block */
 
 void simt_run_grid(const simt_launch_spec *spec);
 /* Scheduler: the fiber to run now, or NULL when the block has ended. */
