@@ -7,14 +7,16 @@
 
 static ks_shape shape_of(const ks_run *run) {
     ks_kv_layer first = ks_kv_layer_at(run->kv, 0);
-    ks_shape shape;
-    memset(&shape, 0, sizeof shape); /* compared as bytes */
-    shape.n_seq = run->placed.n_seq;
-    shape.max_pages = run->placed.max_pages;
-    shape.k = first.k;
-    shape.v = first.v;
-    shape.last = run->wants_last;
-    return shape;
+    return (ks_shape){.n_seq = run->placed.n_seq,
+                      .max_pages = run->placed.max_pages,
+                      .k = first.k,
+                      .v = first.v,
+                      .last = run->wants_last};
+}
+
+static bool same_shape(const ks_shape *a, const ks_shape *b) {
+    return a->n_seq == b->n_seq && a->max_pages == b->max_pages &&
+           a->k == b->k && a->v == b->v && a->last == b->last;
 }
 
 /* Each sequence takes one token: then the batch's arrays lie at the same
@@ -34,11 +36,11 @@ static ks_recorded *entry_of(ks_run *run, const ks_shape *shape) {
     ks_recorded *oldest = &run->recorded[0];
     for (int i = 0; i < KS_RECORDED; i++) {
         ks_recorded *r = &run->recorded[i];
-        if (r->used && memcmp(&r->shape, shape, sizeof *shape) == 0) return r;
+        if (r->used && same_shape(&r->shape, shape)) return r;
         if (r->used < oldest->used) oldest = r;
     }
     drop(run, oldest);
-    memcpy(&oldest->shape, shape, sizeof *shape);
+    oldest->shape = *shape;
     return oldest;
 }
 

@@ -19,19 +19,16 @@ int32_t ks__l2_hessians(const ks_l2 *l2) {
     return (int32_t)KS_MIN(KS_MAX(1, HESSIAN_BYTES / bytes), INT32_MAX);
 }
 
-/* What the op needs of column k; w: [d] */
-static ks_l2_hessian describe(const ks_l2_fitting *f, int32_t k,
-                              double *hessians, double *w) {
+/* What the op needs of column k, but where to; w: [d] */
+static ks_l2_hessian describe(const ks_l2_fitting *f, int32_t k, double *w) {
     const ks_l2_progress *c = &f->states[k];
     const ks_l2_split *s = &f->splits[c->split];
-    int64_t m = f->l2->d + 1;
     ks_l2_hessian h = {.design = s->design,
                        .hold = s->hold,
                        .class_c = {0.5 / s->count[0], 0.5 / s->count[1]},
                        .w = w,
                        .centre = s->centre,
-                       .inverse = s->inverse,
-                       .out = hessians + (int64_t)c->slot * m * m};
+                       .inverse = s->inverse};
     ks__l2_to_shifted(f, k, w, &h.b);
     return h;
 }
@@ -55,10 +52,13 @@ ks_status ks__l2_find_hessians(ks_l2_fitting *f, const int32_t *list, int32_t n,
     ks_l2 *l2 = f->l2;
     ks_l2_hessian *columns = NULL;
     double *w = NULL;
+    int64_t size = (int64_t)(l2->d + 1) * (l2->d + 1);
     KS_TRY(ks_alloc(&columns, (size_t)n, sizeof *columns, "Hessians", err));
     KS_TRY(ks_alloc(&w, (size_t)(n * l2->d), sizeof *w, "Hessians", err));
-    for (int32_t i = 0; i < n; i++)
-        columns[i] = describe(f, list[i], hessians, w + i * l2->d);
+    for (int32_t i = 0; i < n; i++) {
+        columns[i] = describe(f, list[i], w + i * l2->d);
+        columns[i].out = hessians + f->states[list[i]].slot * size;
+    }
     KS_TRY(l2->ops->l2_hessian(l2->dev, &l2->rows, columns, n, err));
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
 #pragma omp parallel for num_threads(KS_MIN(l2->threads, n))                   \
