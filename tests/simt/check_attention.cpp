@@ -64,7 +64,7 @@ struct bits_case {
 
 static const bits_case BITS[] = {
     {2, 1, 64, 0, true, false},   {2, 1, 64, 0, false, true},
-    {3, 1, 128, 0, false, true},  {1, 1, 96, 300, true, true},
+    {1, 1, 128, 0, false, true},  {1, 1, 96, 300, true, true},
     {2, 2, 32, 40, false, false},
 };
 
