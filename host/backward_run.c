@@ -4,69 +4,48 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct carver {
-    char *base;
-    size_t used;
-    bool overflow;
-} carver;
-
-static void *carve(carver *c, size_t n, size_t size) {
-    enum { ALIGN = 64 };
-    size_t bytes = 0;
-    if (__builtin_mul_overflow(n, size, &bytes) ||
-        bytes > SIZE_MAX / 2 - c->used) {
-        c->overflow = true;
-        return NULL;
-    }
-    void *at = c->base ? c->base + c->used : NULL;
-    c->used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
-    return n ? at : NULL;
-}
-
-static float *carve_f32(carver *c, size_t rows, size_t cols) {
-    return carve(c, rows * cols, sizeof(float));
-}
+#include "carve.h"
 
 /* Integers of the image: a target has at least one row. */
 static size_t image_size(const ks_backward_limits *limits) {
     return 3 * (size_t)limits->max_rows + 1;
 }
 
-static void lay_out(ks_backward *b, const ks_config *c, carver *a) {
+static void lay_out(ks_backward *b, const ks_config *c, ks_carver *a) {
     size_t n = (size_t)b->limits.max_tokens, r = (size_t)b->limits.max_rows;
     size_t d = (size_t)c->d_model, f = (size_t)c->d_ff;
     size_t lane_rows = (size_t)b->most_lanes * (size_t)b->block_rows;
-    b->trace.resid = carve_f32(a, ((size_t)c->n_layers + 1) * n, d);
+    b->trace.resid = ks__carve_f32(a, ((size_t)c->n_layers + 1) * n, d);
     if (c->qk_norm != KS_QK_NONE) {
-        b->trace.q = carve_f32(a, n, ks__q_cols(c));
-        b->trace.k = carve_f32(a, n, ks__kv_cols(c));
+        b->trace.q = ks__carve_f32(a, n, ks__q_cols(c));
+        b->trace.k = ks__carve_f32(a, n, ks__kv_cols(c));
     }
     if (c->post_norm) {
-        b->trace.attn = carve_f32(a, n, d);
-        b->trace.mlp = carve_f32(a, n, d);
+        b->trace.attn = ks__carve_f32(a, n, d);
+        b->trace.mlp = ks__carve_f32(a, n, d);
     }
-    b->trace.gate = carve_f32(a, n, f);
-    b->trace.up = carve_f32(a, n, f);
-    b->dx = carve_f32(a, r, d);
-    b->dmixed = carve_f32(a, r, ks__q_cols(c));
-    b->dq = carve_f32(a, r, ks__q_cols(c));
-    b->dk = carve_f32(a, r, ks__kv_cols(c));
-    b->dv = carve_f32(a, r, ks__kv_cols(c));
-    b->t = carve_f32(a, lane_rows, d);
-    b->dgate = carve_f32(a, lane_rows, f);
-    b->dup = carve_f32(a, lane_rows, f);
-    b->image = carve(a, image_size(&b->limits), sizeof(int32_t));
-    b->target = carve(a, n, sizeof(int32_t));
-    b->weight = carve_f32(a, (size_t)b->block_rows, 1);
-    b->score = carve_f32(a, (size_t)b->block_rows, 1);
+    b->trace.gate = ks__carve_f32(a, n, f);
+    b->trace.up = ks__carve_f32(a, n, f);
+    b->dx = ks__carve_f32(a, r, d);
+    b->dmixed = ks__carve_f32(a, r, ks__q_cols(c));
+    b->dq = ks__carve_f32(a, r, ks__q_cols(c));
+    b->dk = ks__carve_f32(a, r, ks__kv_cols(c));
+    b->dv = ks__carve_f32(a, r, ks__kv_cols(c));
+    b->t = ks__carve_f32(a, lane_rows, d);
+    b->dgate = ks__carve_f32(a, lane_rows, f);
+    b->dup = ks__carve_f32(a, lane_rows, f);
+    b->image = ks__carve(a, image_size(&b->limits), sizeof(int32_t));
+    b->target = ks__carve(a, n, sizeof(int32_t));
+    b->weight = ks__carve_f32(a, (size_t)b->block_rows, 1);
+    b->score = ks__carve_f32(a, (size_t)b->block_rows, 1);
 }
 
-static void lay_out_host(ks_backward *b, const ks_config *c, carver *a) {
+static void lay_out_host(ks_backward *b, const ks_config *c, ks_carver *a) {
     size_t n = (size_t)b->limits.max_tokens;
-    b->offsets = carve(a, n + 1, sizeof(int32_t));
-    b->ids = carve(a, n, sizeof(int32_t));
-    b->plan = carve(a, image_size(&b->limits), sizeof(int32_t));
-    if (!b->ops->unified) b->rows = carve_f32(a, n, (size_t)c->d_model);
+    b->offsets = ks__carve(a, n + 1, sizeof(int32_t));
+    b->ids = ks__carve(a, n, sizeof(int32_t));
+    b->plan = ks__carve(a, image_size(&b->limits), sizeof(int32_t));
+    if (!b->ops->unified) b->rows = ks__carve_f32(a, n, (size_t)c->d_model);
 }
 
 static ks_run_limits run_limits(const ks_backward_limits *limits) {
@@ -86,7 +65,7 @@ static void set_up(ks_backward *b, const struct ks_ops *ops,
 size_t ks_backward_bytes(const struct ks_ops *ops, const ks_config *config,
                          const ks_backward_limits *limits) {
     ks_backward scratch = {0};
-    carver a = {0}, h = {0};
+    ks_carver a = {0}, h = {0};
     ks_run_limits run = run_limits(limits);
     set_up(&scratch, ops, limits);
     lay_out(&scratch, config, &a);
@@ -117,7 +96,7 @@ ks_status ks_backward_open(ks_backward **out, ks_dev *dev,
     ks_status st = KS_OK;
     ks_backward *b = NULL;
     ks_run_limits run = run_limits(limits);
-    carver a = {0}, h = {0};
+    ks_carver a = {0}, h = {0};
     *out = NULL;
     KS_CHECK(limits->max_tokens > 0 && limits->max_rows > 0, KS_USAGE,
              "a backward pass needs at least one token and one row, got %d and "
@@ -137,10 +116,10 @@ ks_status ks_backward_open(ks_backward **out, ks_dev *dev,
     KS_TRY(ks_run_open(&b->run, dev, ops, config, weights, &run, err));
     lay_out(b, config, &a);
     KS_TRY(ops->alloc(dev, &b->arena, a.used, "the backward pass", err));
-    lay_out(b, config, &(carver){.base = b->arena.data});
+    lay_out(b, config, &(ks_carver){.base = b->arena.data});
     lay_out_host(b, config, &h);
     KS_TRY(ks_alloc(&b->host, h.used, 1, "the backward pass", err));
-    lay_out_host(b, config, &(carver){.base = b->host});
+    lay_out_host(b, config, &(ks_carver){.base = b->host});
     KS_TRY(set_weights(b, err));
     *out = b;
     b = NULL;

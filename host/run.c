@@ -5,31 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 64 }; /* bytes; a cache line and an AVX-512 register */
-
-/* Lays out an arena: called once with base NULL to get its size, once to carve
- * it. */
-typedef struct carver {
-    char *base;
-    size_t used;
-    bool overflow;
-} carver;
-
-static void *carve(carver *c, size_t n, size_t size) {
-    size_t bytes = 0;
-    if (__builtin_mul_overflow(n, size, &bytes) ||
-        bytes > SIZE_MAX / 2 - c->used) {
-        c->overflow = true;
-        return NULL;
-    }
-    void *at = c->base ? c->base + c->used : NULL;
-    c->used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
-    return n ? at : NULL;
-}
-
-static float *carve_f32(carver *c, size_t rows, size_t cols) {
-    return carve(c, rows * cols, sizeof(float));
-}
+#include "carve.h"
 
 /* Lanes that walk a batch of n tokens side by side. */
 static int32_t lanes_of(const ks_run_limits *limits, size_t n) {
@@ -60,66 +36,68 @@ static size_t most_blocks(const ks_run *run, size_t n) {
 /* Rows of one layer of one stream, on the backend and (another call) in host
  * memory. */
 static void lay_out_rows(void *rows[KS_N_POSITIONS], const ks_config *c,
-                         const ks_run_limits *limits, carver *a) {
+                         const ks_run_limits *limits, ks_carver *a) {
     size_t n = (size_t)limits->max_tokens, d = (size_t)c->d_model;
     for (int p = 0; p < KS_N_POSITIONS; p++)
         if (limits->streams && limits->positions & (1u << p))
-            rows[p] =
-                carve(a, (p == KS_TOKENS ? n : (size_t)limits->max_rows) * d,
-                      ks_type_size(limits->dtype));
+            rows[p] = ks__carve(
+                a, (p == KS_TOKENS ? n : (size_t)limits->max_rows) * d,
+                ks_type_size(limits->dtype));
 }
 
 /* The one list of what a run holds in the backend's memory. */
 static void lay_out(ks_run *run, const ks_config *c,
-                    const ks_run_limits *limits, carver *a) {
+                    const ks_run_limits *limits, ks_carver *a) {
     size_t n = (size_t)limits->max_tokens, d = (size_t)c->d_model;
     size_t heads = (size_t)c->n_heads * (size_t)c->head_dim;
     size_t groups = (size_t)c->n_kv_heads * (size_t)c->head_dim;
     size_t lane_rows = most_lane_rows(run, n);
 
-    run->x = carve_f32(a, n, d);
-    run->q = carve_f32(a, n, heads);
-    run->k = carve_f32(a, n, groups);
-    run->v = carve_f32(a, n, groups);
-    run->mixed = carve_f32(a, n, heads);
-    run->h = carve_f32(a, lane_rows, d);
-    run->y = carve_f32(a, lane_rows, d);
-    run->gate = carve_f32(a, lane_rows, (size_t)c->d_ff);
-    run->up = carve_f32(a, lane_rows, (size_t)c->d_ff);
+    run->x = ks__carve_f32(a, n, d);
+    run->q = ks__carve_f32(a, n, heads);
+    run->k = ks__carve_f32(a, n, groups);
+    run->v = ks__carve_f32(a, n, groups);
+    run->mixed = ks__carve_f32(a, n, heads);
+    run->h = ks__carve_f32(a, lane_rows, d);
+    run->y = ks__carve_f32(a, lane_rows, d);
+    run->gate = ks__carve_f32(a, lane_rows, (size_t)c->d_ff);
+    run->up = ks__carve_f32(a, lane_rows, (size_t)c->d_ff);
     for (int s = KS_ATTN; s <= KS_MLP; s++)
-        if (limits->streams & (1u << s)) run->added[s] = carve_f32(a, n, d);
-    run->last = carve_f32(a, (size_t)limits->max_last, d);
+        if (limits->streams & (1u << s)) run->added[s] = ks__carve_f32(a, n, d);
+    run->last = ks__carve_f32(a, (size_t)limits->max_last, d);
     for (int i = 0; i < run->n_parcels; i++)
         lay_out_rows(run->parcels[i].pooled, c, limits, a);
     if (run->ops->unified) return;
-    run->picked = carve(a, n, sizeof *run->picked);
-    run->logprobs = carve(a, n, sizeof *run->logprobs);
-    run->stage.device = carve(a, run->stage.size, 1);
+    run->picked = ks__carve(a, n, sizeof *run->picked);
+    run->logprobs = ks__carve(a, n, sizeof *run->logprobs);
+    run->stage.device = ks__carve(a, run->stage.size, 1);
 }
 
 /* And in host memory. */
-static void lay_out_host(ks_run *run, const ks_run_limits *limits, carver *a) {
+static void lay_out_host(ks_run *run, const ks_run_limits *limits,
+                         ks_carver *a) {
     size_t n = (size_t)limits->max_tokens;
-    run->pool_rows = carve(a, (size_t)limits->max_rows, sizeof(ks_pool_row));
-    run->token_rows = carve(a, n, sizeof(int32_t));
-    run->last_rows = carve(a, (size_t)limits->max_last, sizeof(int32_t));
+    run->pool_rows =
+        ks__carve(a, (size_t)limits->max_rows, sizeof(ks_pool_row));
+    run->token_rows = ks__carve(a, n, sizeof(int32_t));
+    run->last_rows = ks__carve(a, (size_t)limits->max_last, sizeof(int32_t));
     /* A block's list of sequences is one longer than their number, and a
      * sequence that a block boundary cuts stands in both lists. */
     size_t blocks = most_blocks(run, n);
-    run->blocks = carve(a, blocks, sizeof(ks_block));
-    run->block_offsets = carve(a, n + 2 * blocks, sizeof(int32_t));
-    run->block_past = carve(a, n + 2 * blocks, sizeof(int32_t));
+    run->blocks = ks__carve(a, blocks, sizeof(ks_block));
+    run->block_offsets = ks__carve(a, n + 2 * blocks, sizeof(int32_t));
+    run->block_past = ks__carve(a, n + 2 * blocks, sizeof(int32_t));
     if (run->ops->unified) {
         memcpy(run->parcels[0].rows, run->parcels[0].pooled,
                sizeof run->parcels[0].rows);
         return;
     }
-    run->stage.host = carve(a, run->stage.size, 1);
+    run->stage.host = ks__carve(a, run->stage.size, 1);
 }
 
 /* And in host memory that the backend copies to. */
 static void lay_out_landing(ks_run *run, const ks_config *c,
-                            const ks_run_limits *limits, carver *a) {
+                            const ks_run_limits *limits, ks_carver *a) {
     for (int i = 0; !run->ops->unified && i < run->n_parcels; i++)
         lay_out_rows(run->parcels[i].rows, c, limits, a);
 }
@@ -139,7 +117,7 @@ static void plan(ks_run *run, const struct ks_ops *ops,
 size_t ks_run_bytes(const struct ks_ops *ops, const ks_config *config,
                     const ks_run_limits *limits) {
     ks_run scratch = {0};
-    carver a = {0}, h = {0};
+    ks_carver a = {0}, h = {0};
     plan(&scratch, ops, limits);
     lay_out(&scratch, config, limits, &a);
     lay_out_host(&scratch, limits, &h);
@@ -167,7 +145,7 @@ ks_status ks_run_open(ks_run **out, ks_dev *dev, const struct ks_ops *ops,
                       const ks_run_limits *limits, ks_err *err) {
     ks_status st = KS_OK;
     ks_run *run = NULL;
-    carver size = {0};
+    ks_carver size = {0};
     *out = NULL;
     KS_TRY(check_limits(limits, err));
     KS_TRY(ks_alloc(&run, 1, sizeof *run, "a forward run", err));
@@ -181,17 +159,18 @@ ks_status ks_run_open(ks_run **out, ks_dev *dev, const struct ks_ops *ops,
              limits->max_tokens, limits->max_rows);
     lay_out(run, config, limits, &size);
     KS_TRY(ops->alloc(dev, &run->arena, size.used, "run buffers", err));
-    lay_out(run, config, limits, &(carver){.base = run->arena.data});
+    lay_out(run, config, limits, &(ks_carver){.base = run->arena.data});
     size.used = 0;
     lay_out_host(run, limits, &size);
     KS_TRY(ks_alloc(&run->host, size.used, 1, "run buffers", err));
-    lay_out_host(run, limits, &(carver){.base = run->host});
+    lay_out_host(run, limits, &(ks_carver){.base = run->host});
     size.used = 0;
     lay_out_landing(run, config, limits, &size);
     if (size.used)
         KS_TRY(ops->alloc_host(dev, &run->landing, size.used,
                                "captured rows on their way", err));
-    lay_out_landing(run, config, limits, &(carver){.base = run->landing.data});
+    lay_out_landing(run, config, limits,
+                    &(ks_carver){.base = run->landing.data});
     *out = run;
     run = NULL;
 done:

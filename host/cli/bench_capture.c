@@ -283,12 +283,6 @@ done:
     return st;
 }
 
-static ks_status reserve(const capture_bench *b, ks_err *err) {
-    const ks_capture_job *job = b->job[POOLED];
-    ks_run_limits limits = {.max_tokens = job->max_tokens};
-    return ks_engine_reserve(job->engine, &limits, err);
-}
-
 static void close_bench(capture_bench *b) {
     const ks_engine *e = b->job[POOLED] ? b->job[POOLED]->engine : NULL;
     if (e && b->in.data) e->ops->free(e->dev, &b->in);
@@ -312,8 +306,7 @@ ks_status ks_bench_capture(ks_bench *bench, ks_err *err) {
              "bench capture needs --model and --chains");
     KS_TRY(open_bench(&b, pairs, err));
     /* the first pair, which makes the buffers and maps the weights, is not
-     * counted; the products take the blocks of a run that is there */
-    KS_TRY(reserve(&b, err));
+     * counted */
     for (int i = -1; i < pairs; i++) {
         double seconds[N_KINDS];
         KS_TRY(run_pair(&b, seconds, err));
