@@ -21,6 +21,7 @@
 
 extern "C" {
 #include "dev.h"
+#include "ops_check.h"
 }
 
 typedef __nv_bfloat16 bf16;

@@ -180,9 +180,8 @@ static __global__ void __launch_bounds__(ROW_THREADS)
 ks_status ks__cuda_route(ks_dev *dev, int32_t *expert, float *weight,
                          ks_view logits, int32_t top_k, bool renormalise,
                          ks_err *err) {
-    if (top_k < 1 || top_k > logits.cols)
-        return ks_fail(err, KS_INTERNAL, "route: %d of %lld experts", top_k,
-                       (long long)logits.cols);
+    ks_status st = ks__check_route(&logits, top_k, err);
+    if (st != KS_OK) return st;
     if (top_k > 32)
         return ks_fail(err, KS_UNSUPPORTED,
                        "route: %d experts a token, at most 32 are built in",
@@ -211,11 +210,8 @@ ks_status ks__cuda_group(ks_dev *dev, int32_t *offsets, int32_t *row,
 
 ks_status ks__cuda_gate_clamped(ks_dev *dev, ks_view out, ks_view x,
                                 ks_clamp clamp, ks_err *err) {
-    if (out.rows != x.rows || 2 * out.cols != x.cols)
-        return ks_fail(err, KS_INTERNAL,
-                       "gate_clamped: shapes [%lld,%lld] [%lld,%lld]",
-                       (long long)out.rows, (long long)out.cols,
-                       (long long)x.rows, (long long)x.cols);
+    ks_status st = ks__check_gate_clamped(&out, &x, err);
+    if (st != KS_OK) return st;
     if (out.rows == 0) return KS_OK;
     KS_CUDA_TRY(launch(clamped_kernel, ks__row_grid(&out, ROW_THREADS * FOUR),
                        ROW_THREADS, 0, dev->stream, (float *)out.data,
@@ -228,11 +224,8 @@ ks_status ks__cuda_gate_clamped(ks_dev *dev, ks_view out, ks_view x,
 ks_status ks__cuda_combine(ks_dev *dev, ks_view out, ks_view x,
                            const int32_t *place, const float *weight,
                            int32_t top_k, ks_err *err) {
-    if (out.cols != x.cols || x.rows != out.rows * top_k)
-        return ks_fail(err, KS_INTERNAL,
-                       "combine: shapes [%lld,%lld] [%lld,%lld], %d a row",
-                       (long long)out.rows, (long long)out.cols,
-                       (long long)x.rows, (long long)x.cols, top_k);
+    ks_status st = ks__check_combine(&out, &x, top_k, err);
+    if (st != KS_OK) return st;
     if (out.rows == 0) return KS_OK;
     KS_CUDA_TRY(launch(combine_kernel, ks__row_grid(&out, ROW_THREADS * FOUR),
                        ROW_THREADS, 0, dev->stream, (float *)out.data,

@@ -102,11 +102,8 @@ static cudaError_t run_norm(ks_dev *dev, const norm_args *a) {
 
 ks_status ks__cuda_norm(ks_dev *dev, ks_view out, ks_view x, const ks_view *add,
                         const float *w, float eps, ks_err *err) {
-    if (out.cols != x.cols || out.rows != x.rows ||
-        (add && (add->cols != x.cols || add->rows != x.rows)))
-        return ks_fail(err, KS_INTERNAL, "norm: shapes [%lld,%lld] [%lld,%lld]",
-                       (long long)out.rows, (long long)out.cols,
-                       (long long)x.rows, (long long)x.cols);
+    ks_status st = ks__check_norm(&out, &x, add, err);
+    if (st != KS_OK) return st;
     if (x.cols > LONGEST)
         return ks_fail(err, KS_UNSUPPORTED,
                        "norm: rows of %lld, at most %d are built in",
@@ -129,10 +126,8 @@ ks_status ks__cuda_norm(ks_dev *dev, ks_view out, ks_view x, const ks_view *add,
 }
 
 ks_status ks__cuda_add(ks_dev *dev, ks_view x, ks_view y, ks_err *err) {
-    if (x.cols != y.cols || x.rows != y.rows)
-        return ks_fail(err, KS_INTERNAL, "add: shapes [%lld,%lld] [%lld,%lld]",
-                       (long long)x.rows, (long long)x.cols, (long long)y.rows,
-                       (long long)y.cols);
+    ks_status st = ks__check_add(&x, &y, err);
+    if (st != KS_OK) return st;
     if (x.rows == 0) return KS_OK;
     KS_CUDA_TRY(launch(add_kernel, ks__row_grid(&x, ADD_THREADS * FOUR),
                        ADD_THREADS, 0, dev->stream, (float *)x.data, x.stride,

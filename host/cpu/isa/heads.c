@@ -2,7 +2,7 @@
  * maximum and a sum for each piece of the vocabulary, sample a few rows.
  */
 #include "isa.h"
-#include "vmath.h"
+#include "logits.h"
 #include "weights.h"
 #include "../../philox.h"
 
@@ -20,32 +20,6 @@ static ks_status check(ks_view hidden, ks_view head, ks_err *err) {
                        (long long)hidden.rows, (long long)hidden.cols,
                        (long long)head.rows, (long long)head.cols);
     return KS_OK;
-}
-
-static void cap_row(float *row, int64_t n, float softcap) {
-    for (int64_t j = 0; j < n; j += VL) {
-        int64_t m = KS_MIN(VL, n - j);
-        vstore_n(row + j, vsoftcap(vload_n(row + j, m, 0), softcap), m);
-    }
-}
-
-static float highest(const float *row, int64_t n) {
-    vf top = vset(-INFINITY);
-    int64_t j = 0;
-    for (; j + VL <= n; j += VL) top = vmax(vload(row + j), top);
-    if (j < n) top = vmax(vload_n(row + j, n - j, -INFINITY), top);
-    return vmaxlane(top);
-}
-
-/* sum of exp(row - shift), in f32 over at most PIECE_COLS values. */
-static float exp_sum(const float *row, int64_t n, float shift) {
-    vf sum = vset(0);
-    for (int64_t j = 0; j < n; j += VL) {
-        vf v =
-            j + VL <= n ? vload(row + j) : vload_n(row + j, n - j, -INFINITY);
-        sum = sum + vexp(v - vset(shift));
-    }
-    return vsum(sum);
 }
 
 /* -------------------------------------------------------------------- score */

@@ -7,31 +7,15 @@
  * times p_y for p_y itself.
  */
 #include "isa.h"
-#include "vmath.h"
+#include "logits.h"
 
 enum { HELD = 96, PIECE = 768 };
 
-static float highest(const float *row, int64_t n) {
-    vf top = vset(-INFINITY);
-    int64_t j = 0;
-    for (; j + VL <= n; j += VL) top = vmax(vload(row + j), top);
-    if (j < n) top = vmax(vload_n(row + j, n - j, -INFINITY), top);
-    return vmaxlane(top);
-}
-
 /* sum of exp(row - top), in double over pieces in f32 */
-static double exp_sum(const float *row, int64_t n, float top) {
+static double exp_total(const float *row, int64_t n, float top) {
     double total = 0;
-    for (int64_t i = 0; i < n; i += PIECE) {
-        int64_t end = KS_MIN(n, i + PIECE);
-        vf sum = vset(0);
-        for (int64_t j = i; j < end; j += VL) {
-            vf v = j + VL <= end ? vload(row + j)
-                                 : vload_n(row + j, end - j, -INFINITY);
-            sum = sum + vexp(v - vset(top));
-        }
-        total += vsum(sum);
-    }
+    for (int64_t i = 0; i < n; i += PIECE)
+        total += exp_sum(row + i, KS_MIN(PIECE, n - i), top);
     return total;
 }
 
@@ -39,13 +23,10 @@ static double exp_sum(const float *row, int64_t n, float top) {
  * target is left out of the sum, so that 1 - p keeps its digits near p = 1. */
 static float turn_row(float *row, int64_t n, float softcap, int32_t target,
                       float weight, bool of_probability) {
-    for (int64_t j = 0; j < n && softcap > 0; j += VL) {
-        int64_t m = KS_MIN(VL, n - j);
-        vstore_n(row + j, vsoftcap(vload_n(row + j, m, 0), softcap), m);
-    }
+    if (softcap > 0) cap_row(row, n, softcap);
     float top = highest(row, n), wanted = row[target];
     row[target] = -INFINITY;
-    double others = exp_sum(row, n, top);
+    double others = exp_total(row, n, top);
     double total = others + exp((double)wanted - top);
     double logprob = (double)wanted - top - log(total);
     double w = of_probability ? weight * exp(logprob) : weight;

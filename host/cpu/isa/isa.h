@@ -3,6 +3,7 @@
 #define KS_ISA_H
 
 #include "simd.h"
+#include "../../ops_check.h"
 
 /* ------------------------------------------------------------ the launchers */
 

@@ -69,9 +69,8 @@ static void route_row(int32_t *expert, float *weight, const float *logits,
 ks_status KS_ISA_NAME(route)(ks_dev *dev, int32_t *expert, float *weight,
                              ks_view logits, int32_t top_k, bool renormalise,
                              ks_err *err) {
-    if (top_k < 1 || top_k > logits.cols)
-        return ks_fail(err, KS_INTERNAL, "route: %d of %lld experts", top_k,
-                       (long long)logits.cols);
+    ks_status st = ks__check_route(&logits, top_k, err);
+    if (st != KS_OK) return st;
 #pragma omp parallel for num_threads(dev->threads) if (logits.rows > 64)
     for (int64_t i = 0; i < logits.rows; i++)
         route_row(expert + i * top_k, weight + i * top_k,
@@ -181,11 +180,8 @@ static void clamped_row(float *out, const float *x, int64_t n, ks_clamp c) {
 
 ks_status KS_ISA_NAME(gate_clamped)(ks_dev *dev, ks_view out, ks_view x,
                                     ks_clamp clamp, ks_err *err) {
-    if (out.rows != x.rows || 2 * out.cols != x.cols)
-        return ks_fail(err, KS_INTERNAL,
-                       "gate_clamped: shapes [%lld,%lld] [%lld,%lld]",
-                       (long long)out.rows, (long long)out.cols,
-                       (long long)x.rows, (long long)x.cols);
+    ks_status st = ks__check_gate_clamped(&out, &x, err);
+    if (st != KS_OK) return st;
 #pragma omp parallel for num_threads(dev->threads) if (out.rows * out.cols >   \
                                                        SMALL)
     for (int64_t i = 0; i < out.rows; i++)
@@ -210,11 +206,8 @@ static void combine_row(float *out, const ks_view *x, const int32_t *place,
 ks_status KS_ISA_NAME(combine)(ks_dev *dev, ks_view out, ks_view x,
                                const int32_t *place, const float *weight,
                                int32_t top_k, ks_err *err) {
-    if (out.cols != x.cols || x.rows != out.rows * top_k)
-        return ks_fail(err, KS_INTERNAL,
-                       "combine: shapes [%lld,%lld] [%lld,%lld], %d a row",
-                       (long long)out.rows, (long long)out.cols,
-                       (long long)x.rows, (long long)x.cols, top_k);
+    ks_status st = ks__check_combine(&out, &x, top_k, err);
+    if (st != KS_OK) return st;
 #pragma omp parallel for num_threads(dev->threads) if (x.rows * x.cols > SMALL)
     for (int64_t i = 0; i < out.rows; i++)
         combine_row(ks__row_f32(&out, i), &x, place + i * top_k,

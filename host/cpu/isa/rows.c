@@ -61,11 +61,8 @@ KS_INLINE void scale_row(float *out, const float *x, const float *w, float s,
 ks_status KS_ISA_NAME(norm)(ks_dev *dev, ks_view out, ks_view x,
                             const ks_view *add, const float *w, float eps,
                             ks_err *err) {
-    if (out.cols != x.cols || out.rows != x.rows ||
-        (add && (add->cols != x.cols || add->rows != x.rows)))
-        return ks_fail(err, KS_INTERNAL, "norm: shapes [%lld,%lld] [%lld,%lld]",
-                       (long long)out.rows, (long long)out.cols,
-                       (long long)x.rows, (long long)x.cols);
+    ks_status st = ks__check_norm(&out, &x, add, err);
+    if (st != KS_OK) return st;
     int64_t n = x.cols;
 #pragma omp parallel for num_threads(dev->threads) if (x.rows * n > SMALL)
     for (int64_t t = 0; t < x.rows; t++) {
@@ -79,10 +76,8 @@ ks_status KS_ISA_NAME(norm)(ks_dev *dev, ks_view out, ks_view x,
 }
 
 ks_status KS_ISA_NAME(add)(ks_dev *dev, ks_view x, ks_view y, ks_err *err) {
-    if (x.cols != y.cols || x.rows != y.rows)
-        return ks_fail(err, KS_INTERNAL, "add: shapes [%lld,%lld] [%lld,%lld]",
-                       (long long)x.rows, (long long)x.cols, (long long)y.rows,
-                       (long long)y.cols);
+    ks_status st = ks__check_add(&x, &y, err);
+    if (st != KS_OK) return st;
 #pragma omp parallel for num_threads(dev->threads) if (x.rows * x.cols > SMALL)
     for (int64_t t = 0; t < x.rows; t++) {
         float *a = ks__row_f32(&x, t);

@@ -54,14 +54,8 @@ ks_status KS_ISA_NAME(norm_backward)(ks_dev *dev, ks_view dx, ks_view dy,
                                      ks_view x, const int32_t *row,
                                      int32_t heads, const float *w, float eps,
                                      bool accumulate, ks_err *err) {
-    if (dx.cols != x.cols || dy.cols != x.cols || dx.rows != dy.rows ||
-        heads < 1 || dx.rows % heads || (!row && x.rows < dx.rows))
-        return ks_fail(err, KS_INTERNAL,
-                       "norm backward: shapes [%lld,%lld] [%lld,%lld] "
-                       "[%lld,%lld], %d heads",
-                       (long long)dx.rows, (long long)dx.cols,
-                       (long long)dy.rows, (long long)dy.cols,
-                       (long long)x.rows, (long long)x.cols, (int)heads);
+    ks_status st = ks__check_norm_backward(&dx, &dy, &x, row, heads, err);
+    if (st != KS_OK) return st;
 #pragma omp parallel for num_threads(dev->threads) if (dx.rows * dx.cols >     \
                                                        SMALL)
     for (int64_t i = 0; i < dx.rows; i++)
