@@ -325,6 +325,13 @@ static int64_t batch_floats(const ks_adamw_job *job) {
     return floats * padded(job->batch);
 }
 
+static void mlp_close(mlp *s) {
+    free(s->m);
+    free(s->part);
+    free(s->row[0]);
+    free(s->row[1]);
+}
+
 static ks_status mlp_open(mlp *s, const ks_adamw_job *job,
                           const ks_adamw_run *run, ks_err *err) {
     ks_status st = KS_OK;
@@ -346,15 +353,8 @@ static ks_status mlp_open(mlp *s, const ks_adamw_job *job,
         KS_TRY(ks_alloc(&s->row[k], (size_t)rows, sizeof(int32_t), "a batch",
                         err));
 done:
+    if (st) mlp_close(s);
     return st;
-}
-
-static void mlp_close(mlp *s) {
-    free(s->m);
-    free(s->part);
-    free(s->row[0]);
-    free(s->row[1]);
-    *s = (mlp){0};
 }
 
 /* All steps of an epoch of a group, by all threads. */
@@ -420,8 +420,7 @@ ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *dev, const ks_adamw_job *job,
         while (open) mlp_close(&runs[--open]);
     }
 done:
-    if (runs)
-        for (int32_t k = 0; k < group; k++) mlp_close(&runs[k]);
+    while (open) mlp_close(&runs[--open]);
     free(runs);
     free(memory);
     return st;

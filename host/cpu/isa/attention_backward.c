@@ -354,11 +354,10 @@ static ks_status check(const work *w, const ks_view *out, ks_err *err) {
     return KS_OK;
 }
 
-static void prepare(ks_dev *dev, const work *w, const ks_view *out, float *top,
-                    float *rate, float *dots) {
+static void prepare(ks_dev *dev, const work *w, const ks_view *out,
+                    const normaliser *a, float *dots) {
     const ks_attn_spec *spec = w->spec;
     const ks_seqs *seqs = w->seqs;
-    normaliser a = {spec, seqs, w->q, w->k, top, rate};
     int32_t low = INT32_MAX, high = 0; /* tokens that cotangents cover */
     for (int32_t i = 0; i < w->cots->n_cot; i++) {
         int32_t n = w->cots->offsets[i + 1] - w->cots->offsets[i];
@@ -383,7 +382,7 @@ static void prepare(ks_dev *dev, const work *w, const ks_view *out, float *top,
             int32_t token = seqs->offsets[s] + at;
             if (token < seqs->offsets[s + 1] && token < high &&
                 token + BLOCK > low)
-                normalise(&a, s, at, ks__scratch(dev));
+                normalise(a, s, at, ks__scratch(dev));
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < w->cots->n_rows; i++)
@@ -430,7 +429,8 @@ ks_status KS_ISA_NAME(attention_backward)(ks_dev *dev, ks_view dq, ks_view dk,
     if (st != KS_OK) return st;
     float *top = dev->shared.data, *rate = top + stats, *dots = rate + stats;
     int32_t(*parts)[2] = (int32_t(*)[2])(top + floats), n_parts = 0;
-    prepare(dev, &all, &out, top, rate, dots);
+    normaliser a = {spec, seqs, q, k, top, rate};
+    prepare(dev, &all, &out, &a, dots);
     all.top = top, all.rate = rate, all.dots = dots;
     /* Cotangents that share probabilities, against tasks for every thread. */
     int64_t wanted = 4 * (int64_t)dev->threads;
