@@ -183,7 +183,7 @@ static void run_block(uint64_t number) {
     n_waiting = n_done = 0;
     for (int i = 0; i < simt_n_threads; i++) {
         simt_fiber *f = simt_fiber_get(i);
-        f->sp = NULL;
+        f->begun = false;
         f->index = i;
         f->warp = i / SIMT_WARP;
         f->lane = i % SIMT_WARP;

@@ -110,14 +110,17 @@ static void begin(void) {
 
 static void set_up(simt_fiber *f) {
 #if SIMT_ASAN
-    /* Frames of the last thread that ended here. */
-    __asan_unpoison_memory_region(f->stack, STACK);
+    /* Frames that the last thread left here, from where it stopped: the whole
+     * stack's shadow would take most of a run. */
+    char *low = f->sp ? (char *)f->sp : f->stack;
+    __asan_unpoison_memory_region(low, (size_t)(f->stack + STACK - low));
 #endif
     void **top = (void **)(f->stack + STACK);
     *--top = NULL; /* begin's return address: the end of a backtrace */
     *--top = (void *)begin;
     for (int i = 0; i < 6; i++) *--top = NULL;
     f->sp = top;
+    f->begun = true;
 #if SIMT_ASAN
     f->fake = NULL;
 #endif
@@ -126,7 +129,7 @@ static void set_up(simt_fiber *f) {
 static void go(simt_fiber *to) {
     simt_fiber *from = simt_current;
     if (to == from) return;
-    if (to && !to->sp) set_up(to);
+    if (to && !to->begun) set_up(to);
     void **save = from ? &from->sp : &main_sp;
     bool for_good = from && from->state == SIMT_DONE;
 #if SIMT_ASAN

@@ -62,7 +62,8 @@ struct simt_copy { /* one cp.async in flight */
 enum simt_state { SIMT_READY, SIMT_AT_BARRIER, SIMT_AT_COLLECTIVE, SIMT_DONE };
 
 struct simt_fiber {
-    void *sp; /* saved stack pointer; NULL: not begun */
+    void *sp; /* saved stack pointer */
+    bool begun;
     char *stack;
     void *fake; /* ASan's fake stack */
     uint3 thread;
