@@ -31,6 +31,14 @@ static double dot_f32(const float *a, const double *b, int64_t n) {
            ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
+/* Whether the step that led to v is to be shortened. */
+bool ks__l2_overshot(const ks_l2_fitting *f, int32_t k) {
+    int64_t m = f->l2->d + 1;
+    const ks_l2_progress *c = &f->states[k];
+    if (c->fresh || c->tries >= MAX_TRIES) return false;
+    return !(ks__l2_dot(f->g + k * m, f->p + k * m, m) <= OVERSHOT * -c->slope);
+}
+
 /* Keeps the step that led to v, or shortens it. True: v starts a new line. */
 static bool keep_step(ks_l2_fitting *f, int32_t k) {
     int64_t m = f->l2->d + 1;
@@ -38,8 +46,8 @@ static bool keep_step(ks_l2_fitting *f, int32_t k) {
     double *v = f->v + k * m, *base = f->base + k * m, *p = f->p + k * m;
     double *g = f->g + k * m, *g_base = f->g_base + k * m;
     if (!c->fresh) {
-        double slope = ks__l2_dot(g, p, m);
-        if (!(slope <= OVERSHOT * -c->slope) && c->tries < MAX_TRIES) {
+        if (ks__l2_overshot(f, k)) {
+            double slope = ks__l2_dot(g, p, m);
             double shrink =
                 isfinite(slope) ? -c->slope / (slope - c->slope) : 0.1;
             c->t *= KS_MAX(0.1, KS_MIN(0.6, shrink));

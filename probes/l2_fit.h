@@ -92,6 +92,9 @@ ks_status ks__l2_find_hessians(ks_l2_fitting *f, const int32_t *list, int32_t n,
 /* p of column k: its own inverse Hessian times p. */
 void ks__l2_solve_hessian(const ks_l2_fitting *f, int32_t k);
 
+/* After an evaluation: was column k's last step too long? The next direction
+ * then shortens it instead of starting a line at v. */
+bool ks__l2_overshot(const ks_l2_fitting *f, int32_t k);
 /* After an evaluation in double: the gradient is reported. Is it within the
  * tolerance? A column whose last step was not small (an ill-conditioned one)
  * is taken further while passes last. */

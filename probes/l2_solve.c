@@ -139,13 +139,16 @@ done:
     return st;
 }
 
-/* The active columns' Hessians, where they are due; due: [n]. */
+/* The active columns' Hessians, where they are due and v is a point that will
+ * be kept: of a step too long they would say nothing about where the next line
+ * starts; due: [n]. */
 static ks_status refresh(ks_l2_fitting *f, double *hessians, int32_t *due,
                          ks_err *err) {
     int32_t n = 0;
     for (int32_t a = 0; a < f->n_active; a++) {
         ks_l2_progress *c = &f->states[f->active[a]];
-        if (c->age++ >= REFRESH && c->tries == 0) due[n++] = f->active[a];
+        if (c->age++ >= REFRESH && !ks__l2_overshot(f, f->active[a]))
+            due[n++] = f->active[a];
     }
     return n ? ks__l2_find_hessians(f, due, n, hessians, err) : KS_OK;
 }
