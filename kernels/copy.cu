@@ -110,12 +110,9 @@ void ks__cuda_free_host(ks_dev *, ks_buf *buf) {
  */
 
 static bool on_device(const void *p) {
-    cudaPointerAttributes at;
-    if (cudaPointerGetAttributes(&at, p) != cudaSuccess) {
-        (void)cudaGetLastError();
-        return false;
-    }
-    return at.type == cudaMemoryTypeDevice;
+    cudaPointerAttributes at; /* of any pointer, since CUDA 11 */
+    return cudaPointerGetAttributes(&at, p) == cudaSuccess &&
+           at.type == cudaMemoryTypeDevice;
 }
 
 /* Host memory to device, a stage at a time; all of it has been read when this
@@ -196,12 +193,11 @@ ks_status ks__cuda_copy_out(ks_dev *dev, void *to, const void *from,
         cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToHost, dev->side),
         "copy_out");
     *ticket = ++c->tickets;
-    if (ks_status st = ks__cuda_fault_fetch(dev, &c->fault[*ticket % TICKETS],
-                                            dev->side, err))
-        return st;
+    ks_status st =
+        ks__cuda_fault_fetch(dev, &c->fault[*ticket % TICKETS], dev->side, err);
     KS_CUDA_TRY(cudaEventRecord(c->done[*ticket % TICKETS], dev->side),
                 "copy_out");
-    return KS_OK;
+    return st;
 }
 
 ks_status ks__cuda_wait(ks_dev *dev, uint64_t ticket, ks_err *err) {

@@ -50,6 +50,9 @@ Test(backend, refusals) {
     refused("cuda", "avx2", KS_UNSUPPORTED, "sm_80 (bf16 operands)");
     simt_set_capability(7, 5);
     refused("cuda", NULL, KS_UNSUPPORTED, "capability 7.5");
+    simt_fail_devices(cudaErrorLaunchFailure);
+    refused("cuda", NULL, KS_UNSUPPORTED, "(CUDA 13.0) says: unspecified");
+    simt_fail_devices(0);
     simt_set_devices(0);
     refused("cuda", NULL, KS_UNSUPPORTED, "(CUDA 13.0) finds no device");
     simt_set_driver(12040);

@@ -23,6 +23,8 @@ void simt_set_devices(int count);
 void simt_set_capability(int major, int minor);
 /* The CUDA version of the driver, as 13000; 0: there is none. */
 void simt_set_driver(int version);
+/* Asking for the devices answers this error (cudaError_t); 0: no more. */
+void simt_fail_devices(int error);
 /* Bytes that each device says it has (4 GiB). */
 void simt_set_memory(size_t bytes);
 /* Device memory cannot be touched by the host outside copies: the touch ends

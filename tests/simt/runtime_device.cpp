@@ -11,7 +11,7 @@ namespace {
 thread_local int device_now;
 thread_local cudaError_t last_error;
 int major = 8, minor = 0;
-int driver = CUDART_VERSION;
+int driver = CUDART_VERSION, devices_error;
 std::map<const void *, int> dynamic_limits; /* by kernel */
 
 } // namespace
@@ -31,6 +31,10 @@ void simt_set_capability(int to_major, int to_minor) {
 
 void simt_set_driver(int version) {
     driver = version;
+}
+
+void simt_fail_devices(int error) {
+    devices_error = error;
 }
 
 /* ------------------------------------------------------------------ errors */
@@ -114,6 +118,7 @@ cudaError_t cudaPeekAtLastError(void) {
 cudaError_t cudaGetDeviceCount(int *count) {
     SIMT_API;
     *count = 0;
+    if (devices_error) return simt_error((cudaError_t)devices_error);
     if (driver / 1000 < CUDART_VERSION / 1000)
         return simt_error(cudaErrorInsufficientDriver);
     *count = simt_device_count;
