@@ -31,12 +31,19 @@ static double dot_f32(const float *a, const double *b, int64_t n) {
            ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-/* Whether the step that led to v is to be shortened. */
-bool ks__l2_overshot(const ks_l2_fitting *f, int32_t k) {
+/* Of the line along p, at v. */
+static double slope_at(const ks_l2_fitting *f, int32_t k) {
     int64_t m = f->l2->d + 1;
-    const ks_l2_progress *c = &f->states[k];
-    if (c->fresh || c->tries >= MAX_TRIES) return false;
-    return !(ks__l2_dot(f->g + k * m, f->p + k * m, m) <= OVERSHOT * -c->slope);
+    return ks__l2_dot(f->g + k * m, f->p + k * m, m);
+}
+
+static bool overshot(const ks_l2_progress *c, double slope) {
+    return !c->fresh && c->tries < MAX_TRIES &&
+           !(slope <= OVERSHOT * -c->slope);
+}
+
+bool ks__l2_overshot(const ks_l2_fitting *f, int32_t k) {
+    return overshot(&f->states[k], slope_at(f, k));
 }
 
 /* Keeps the step that led to v, or shortens it. True: v starts a new line. */
@@ -45,16 +52,15 @@ static bool keep_step(ks_l2_fitting *f, int32_t k) {
     ks_l2_progress *c = &f->states[k];
     double *v = f->v + k * m, *base = f->base + k * m, *p = f->p + k * m;
     double *g = f->g + k * m, *g_base = f->g_base + k * m;
+    double slope = slope_at(f, k);
+    if (overshot(c, slope)) {
+        double shrink = isfinite(slope) ? -c->slope / (slope - c->slope) : 0.1;
+        c->t *= KS_MAX(0.1, KS_MIN(0.6, shrink));
+        c->tries++;
+        for (int64_t j = 0; j < m; j++) v[j] = base[j] + c->t * p[j];
+        return false;
+    }
     if (!c->fresh) {
-        if (ks__l2_overshot(f, k)) {
-            double slope = ks__l2_dot(g, p, m);
-            double shrink =
-                isfinite(slope) ? -c->slope / (slope - c->slope) : 0.1;
-            c->t *= KS_MAX(0.1, KS_MIN(0.6, shrink));
-            c->tries++;
-            for (int64_t j = 0; j < m; j++) v[j] = base[j] + c->t * p[j];
-            return false;
-        }
         float *s = f->s + (k * KS_L2_PAIRS + c->next) * m;
         float *y = f->y + (k * KS_L2_PAIRS + c->next) * m;
         double sy = 0;
@@ -109,7 +115,7 @@ static void recurse_up(ks_l2_fitting *f, int32_t k, const double *alpha) {
         for (int64_t j = 0; j < m; j++) p[j] += change * (double)s[j];
     }
     for (int64_t j = 0; j < m; j++) p[j] = -p[j];
-    c->slope = ks__l2_dot(p, f->g + k * m, m);
+    c->slope = slope_at(f, k);
 }
 
 /* The share of the model's step that the newest pair allows: s'y / y'M^-1 y,
@@ -215,7 +221,7 @@ void ks__l2_direct_chunk(ks_l2_fitting *f, const int32_t *chunk, int32_t n,
         if (!(f->states[k].slope < 0)) { /* rounding: start over downhill */
             f->states[k].pairs = 0;
             for (int64_t j = 0; j < m; j++) p[j] = -f->g[k * m + j];
-            f->states[k].slope = ks__l2_dot(p, f->g + k * m, m);
+            f->states[k].slope = slope_at(f, k);
         }
         if (!exact && f32_done(f, k))
             f->states[k].done = true;
