@@ -256,6 +256,10 @@ ks_status ks_dev_limit(ks_dev *dev, size_t memory, ks_err *err) {
     return of(dev)->limit(dev, memory, err);
 }
 
+void ks_dev_few_rows(ks_dev *dev, bool few) {
+    if (of(dev)->few_rows) of(dev)->few_rows(dev, few);
+}
+
 size_t ks_dev_room(const ks_dev *dev) {
     return of(dev)->room(dev);
 }

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "run.h"
+
 /* PROMPT_TOKENS: most of a batch, so that progress and a signal wait seconds
  * and not minutes for a big model's. */
 enum { DEFAULT_ACTIVE = 128, PROMPT_TOKENS = 512 };
@@ -171,6 +173,8 @@ static void close_job(job *j) {
         free(j->all[i].ids);
         free(j->all[i].pages);
     }
+    /* what was recorded reads a store that is no more */
+    if (j->engine->run) ks__graph_drop(j->engine->run);
     ks_kv_close(&j->kv);
     free(j->all);
     free(j->active);
@@ -436,6 +440,7 @@ ks_status ks__generate_alone(ks_engine *engine,
                              ks_err *err) {
     ks_status st = KS_OK;
     job j = {.engine = engine, .options = options, .n = n};
+    ks_dev_few_rows(engine->dev, true);
     KS_TRY(open_job(&j, requests, err));
     while (j.n_done < n) {
         KS_CHECK(!ks_interrupted && !(stop && *stop), KS_INTERRUPTED,
@@ -448,6 +453,7 @@ ks_status ks__generate_alone(ks_engine *engine,
 done:
     *stats = j.stats;
     close_job(&j);
+    ks_dev_few_rows(engine->dev, false);
     return st;
 }
 

@@ -356,6 +356,10 @@ int ks_dev_lanes(const ks_dev *dev);
 /* The most bytes that alloc may take in all (--memory); 0: what the device has.
  * The CPU's memory is not counted. */
 ks_status ks_dev_limit(ks_dev *dev, size_t memory, ks_err *err);
+/* From here on products have few rows (a decoder's), or again many: cuBLASLt
+ * multiplies 512 rows at once, so few are left to our own kernel. The bits of a
+ * row differ between the two. The CPU does not mind. */
+void ks_dev_few_rows(ks_dev *dev, bool few);
 /* Bytes that alloc may still take; SIZE_MAX where they are not counted. */
 size_t ks_dev_room(const ks_dev *dev);
 

@@ -15,12 +15,11 @@
  * its query, keys and position only: not on the form, its companions, or what
  * of its prefix was stored. Roundings that a compiler may fuse are written as
  * intrinsics. */
-#include "attention.cuh"
+#include "attention_tile.cuh"
 #include "cuda_ops.h"
 
-/* CHUNK: keys of one state, of one block in the second form. FEW: new tokens a
- * sequence, on average, up to which the second form is taken. */
-enum { CHUNK = 256, FEW = 4 };
+/* New tokens a sequence, on average, up to which the second form is taken. */
+enum { FEW = 4 };
 
 /* What D and TERMS decide. KEYS, of a block, are part of a row's chain: as many
  * as registers allow, and as 98816 bytes of shared memory do; every device from
@@ -42,14 +41,6 @@ template <int D, int TERMS, int WARPS> struct attn_shape {
         ROWS * (int)sizeof(int);
 };
 
-/* Tokens [first, first + n) of the batch, of sequences [seq, ..): heads [head,
- * head + heads) of kv head kv. All rows' keys lie in [low, high]. */
-typedef struct attn_tile {
-    int32_t seq, first, n;
-    int32_t kv, head, heads;
-    int32_t low, high;
-} attn_tile;
-
 /* Shared memory of a block. */
 template <int D, int TERMS, int WARPS> struct attn_room {
     float *stage;                /* [KEYS][D] */
@@ -58,14 +49,6 @@ template <int D, int TERMS, int WARPS> struct attn_room {
 };
 
 /* ------------------------------------------------------------ rows, queries */
-
-/* Token of the batch and head of the model of row r of the tile; token -1: no
- * such row. */
-static __device__ __forceinline__ int2 row_place(const attn_tile *tile, int r) {
-    int32_t token = r / tile->heads;
-    return make_int2(token < tile->n ? tile->first + token : -1,
-                     tile->head + r % tile->heads);
-}
 
 /* The warp's 16 rows begin at; SHARE warps share them. */
 template <int SHARE> static __device__ __forceinline__ int warp_row(void) {
@@ -84,15 +67,6 @@ static __device__ __forceinline__ int2 thread_row(const attn_tile *tile,
                                                   int i) {
     int r = opaque((int)threadIdx.x) % 32 / 4 + i * 8;
     return row_place(tile, warp_row<SHARE>() + r);
-}
-
-/* The keys [x, y] that a token of sequence s, or one behind it, sees. */
-static __device__ __forceinline__ int2 keys_seen(const attn_args *a, int32_t s,
-                                                 int32_t token) {
-    while (a->offsets[s + 1] <= token) s++;
-    int32_t position = ks__past(a->past, s) + token - a->offsets[s];
-    int32_t low = a->window > 0 ? position - a->window + 1 : 0;
-    return make_int2(max(low, 0), position);
 }
 
 template <int SHARE>
@@ -264,76 +238,6 @@ run_part(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
         a->part_norm[at * 2 + 1] = norm.total[i];
     }
     cp_async_wait<0>(); /* of the fetch beyond the end: the stage is reused */
-}
-
-/* -------------------------------------------------------------------- tiles */
-
-static __device__ __forceinline__ int32_t length_of(const attn_args *a,
-                                                    int32_t s) {
-    return a->offsets[s + 1] - a->offsets[s];
-}
-
-/* Which heads block y works on. */
-static __device__ __forceinline__ void place_heads(attn_tile *tile,
-                                                   const attn_args *a, int y) {
-    int32_t parts = opaque(a->parts), heads = opaque(a->heads);
-    int32_t from = y % parts * heads;
-    tile->kv = y / parts;
-    tile->head = tile->kv * a->group + from;
-    tile->heads = min(heads, a->group - from);
-}
-
-/* Tiles are numbered so that sequence s starts at offsets[s] / step + s: no
- * table needed, at most one number a sequence goes unused. */
-static __device__ __forceinline__ bool
-find_tile(attn_tile *tile, const attn_args *a, int32_t number) {
-    int32_t step = opaque(a->step);
-    int32_t s = search_numbered(a->offsets, a->n_seq, step, 1, number);
-    int32_t token = (number - a->offsets[s] / step - s) * step;
-    if (token >= length_of(a, s)) return false;
-    tile->seq = s;
-    tile->first = a->offsets[s] + token;
-    tile->n = min(a->step, length_of(a, s) - token);
-    tile->low = keys_seen(a, s, tile->first).x;
-    tile->high = keys_seen(a, s, tile->first).y + tile->n - 1;
-    return true;
-}
-
-/* Does sequence s read the same stored keys of the chunk as the one before? */
-static __device__ __forceinline__ bool joins(const attn_args *a, int32_t s,
-                                             int32_t chunk) {
-    const int n = CHUNK / KS_PAGE;
-    int32_t end = (chunk + 1) * CHUNK;
-    if (ks__past(a->past, s) < end || ks__past(a->past, s - 1) < end)
-        return false;
-    const int32_t *pages = a->pages + (int64_t)s * a->max_pages + chunk * n;
-    bool same = true;
-#pragma unroll
-    for (int i = 0; i < n; i++) same &= pages[i] == pages[i - a->max_pages];
-    return same;
-}
-
-/* The tile of all tokens of sequence s and of those behind it that join it in
- * this chunk, `step` sequences at most: groups begin at multiples of step and
- * where the pages change, which needs no table. n may exceed step. */
-static __device__ __forceinline__ bool find_group(attn_tile *tile,
-                                                  const attn_args *a, int32_t s,
-                                                  int32_t chunk, int *joined) {
-    if (s % a->step && joins(a, s, chunk)) return false;
-    int32_t most = min(a->step - s % a->step, a->n_seq - s);
-    for (int i = (int)threadIdx.x; i < most; i += (int)blockDim.x)
-        joined[i] = i == 0 || joins(a, s + i, chunk);
-    __syncthreads();
-    int32_t n = 0, begin = chunk * CHUNK, least = ks__past(a->past, s);
-    int32_t high = least + length_of(a, s) - 1;
-    for (; n < most && joined[n]; n++)
-        least = min(least, ks__past(a->past, s + n));
-    tile->seq = s;
-    tile->first = a->offsets[s];
-    tile->n = a->offsets[s + n] - tile->first;
-    tile->low = a->window > 0 ? max(begin, least - a->window + 1) : begin;
-    tile->high = min(high, begin + CHUNK - 1);
-    return tile->low <= tile->high;
 }
 
 /* ------------------------------------------------------------------ kernels */

@@ -13,9 +13,9 @@
  * threads in an order that its kernel fixes. That is the remaining risk, and
  * tests/simt/check_blaslt_ops.cpp has the test for it to run on a GPU.
  *
- * For few rows this multiplies zeros: a generator, which has few, leaves
- * dev->blaslt NULL. One device uses one of the two for all products with bf16
- * weights, whatever their number of rows. */
+ * For few rows this multiplies zeros: while a generator runs, which has few,
+ * dev->few_rows leaves all of them to the own kernel. Otherwise one of the two
+ * serves all products with bf16 weights, whatever their number of rows. */
 #include "blaslt.cuh"
 
 #include <stdlib.h>

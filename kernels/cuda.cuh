@@ -45,6 +45,7 @@ struct ks_dev {
     bool limited;          /* memory is the user's limit, not the device's */
     bool precise; /* f32 operands: products as sums of bf16 terms, see terms */
     struct ks__blaslt *blaslt; /* NULL: not there, the own GEMM serves */
+    bool few_rows;             /* the own GEMM serves: ks_dev_few_rows */
     char isa[16];              /* "sm_90", "sm_90-f32" where precise */
     struct ks__taken *taken;   /* [n_taken], latest last */
     size_t n_taken, taken_room;

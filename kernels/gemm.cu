@@ -39,7 +39,7 @@ ks_status ks__cuda_gemm(ks_dev *dev, ks_view out, ks_view x, ks_view w,
     ks_status st = check("gemm", out, x, w, 1, false, err);
     if (st != KS_OK || out.rows == 0) return st;
     bool served = false;
-    if (dev->blaslt)
+    if (dev->blaslt && !dev->few_rows)
         st = ks__blaslt_gemm(dev, out, x, w, bias, accumulate, &served, err);
     if (st != KS_OK || served) return st;
     return ks__gemm_run<false>(dev, product(out, x, w, bias, accumulate),

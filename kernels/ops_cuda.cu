@@ -181,6 +181,10 @@ static int threads(const ks_dev *) {
     return 1;
 }
 
+static void few_rows(ks_dev *dev, bool few) {
+    dev->few_rows = few;
+}
+
 static size_t room(const ks_dev *dev) {
     return dev->memory - dev->in_use;
 }
@@ -189,6 +193,6 @@ const ks__backend ks__backend_cuda = {
     "cuda",    "the kernels, the driver or the device are at fault",
     open_cuda, close_cuda,
     threads,   ks__cuda_limit,
-    room,      count,
-    facts,
+    few_rows,  room,
+    count,     facts,
 };

@@ -154,6 +154,8 @@ static int measure(struct bench *b, const struct shape *s, const char *op,
 
 /* ------------------------------------------------------------------- ops */
 
+/* As it is for a prompt (cuBLASLt's, where it was found), then as for few rows
+ * (our own kernel's). */
 static int bench_gemm(struct bench *b, const struct shape *s, const char *what,
                       int tokens, int n, int k) {
     void *x = numbers(b, KS_F32, (int64_t)tokens * k);
@@ -161,13 +163,19 @@ static int bench_gemm(struct bench *b, const struct shape *s, const char *what,
     void *out = room(b, (size_t)tokens * (size_t)n * 4);
     char words[64];
     snprintf(words, sizeof words, "%s %dx%dx%d", what, tokens, n, k);
-    int bad = measure(
-        b, s, "gemm", words, 4.0 * tokens * k + 2.0 * n * k + 4.0 * tokens * n,
-        2.0 * tokens * n * k, [=] {
-            return b->ops->gemm(b->dev, rows(out, tokens, n, KS_F32),
-                                rows(x, tokens, k, KS_F32),
-                                rows(w, n, k, KS_BF16), NULL, false, &b->err);
-        });
+    int bad = 0;
+    for (int few = 0; few < 2; few++) {
+        ks_dev_few_rows(b->dev, few);
+        bad += measure(b, s, few ? "gemm_few" : "gemm", words,
+                       4.0 * tokens * k + 2.0 * n * k + 4.0 * tokens * n,
+                       2.0 * tokens * n * k, [=] {
+                           return b->ops->gemm(
+                               b->dev, rows(out, tokens, n, KS_F32),
+                               rows(x, tokens, k, KS_F32),
+                               rows(w, n, k, KS_BF16), NULL, false, &b->err);
+                       });
+    }
+    ks_dev_few_rows(b->dev, false);
     forget(b);
     return bad;
 }

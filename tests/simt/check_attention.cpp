@@ -19,6 +19,8 @@ static const value_case VALUES[] = {
     {3, 3, 256, 0, 0, false, false, 0},   {1, 1, 256, 0, 50, true, true, 4},
     {2, 2, 80, 65, 0, false, false, 1},   {6, 3, 34, 0, 0, true, true, 3},
     {5, 1, 16, 1, 0, false, false, 0},    {2, 1, 2, 64, 0, false, true, 0},
+    {1, 1, 65, 0, 0, false, false, 0},    {1, 1, 97, 0, 0, false, true, 0},
+    {1, 1, 129, 0, 0, false, false, 0},   {2, 1, 66, 0, 0, false, true, 2},
     {130, 1, 16, 0, 0, false, false, 12}, {70, 1, 48, 0, 0, false, true, 0},
 };
 
@@ -142,8 +144,16 @@ Test(attention, few_tokens_of_many_sequences) {
 
 /* ---------------------------------------------------------------- bad input */
 
+/* A query's are its row's alone. Tokens before a key's in its block may have
+ * them too. */
 Test(attention, not_a_number) {
     static const part two[] = {{0, 4, 0}, {0, 4, 0}};
+    attn_batch query(spec_of(BITS[0]), false, two, 2, 0);
+    for (int i = 0; i < 4; i++) query.q[(size_t)i] = NAN;
+    query.run(false);
+    for (int32_t t = 0; t < 8; t++)
+        cr_expect(eq(int, isnan(query.out[t * query.q_stride]), t == 0),
+                  "token %d", t);
     for (int value = 0; value < 2; value++) {
         attn_batch b(spec_of(BITS[0]), false, two, 2, 0);
         (value ? b.v : b.k)[2 * b.kv_stride] = NAN;

@@ -168,6 +168,30 @@ Test(blaslt, served_once) {
         }
 }
 
+/* Few rows are the own kernel's: its bits, which are not cuBLASLt's. */
+Test(blaslt, few_rows) {
+    two_backends *b = opened();
+    int64_t m = 3, n = 8, k = 1032;
+    matrix x(m, k, k);
+    weights w(KS_BF16, n, k, k);
+    std::vector<float> out[3]; /* cuBLASLt's, few rows, no cuBLASLt */
+    struct ks__blaslt *lt = b->cuda->blaslt;
+    for (int i = 0; i < 3; i++) {
+        matrix y(m, n, n);
+        b->cuda->few_rows = i == 1;
+        b->cuda->blaslt = i == 2 ? NULL : lt;
+        cr_assert(ks__cuda_gemm(b->cuda, y.view(), x.view(), w.view(), NULL,
+                                false, &b->err) == KS_OK,
+                  "%s", b->err.text);
+        OK(cudaStreamSynchronize(b->cuda->stream));
+        out[i] = y.get();
+    }
+    cr_expect(out[0] != out[1], "sums of another order");
+    cr_expect(out[1] == out[2], "the own kernel's");
+    b->cuda->blaslt = lt;
+    ks__blaslt_close(b->cuda);
+}
+
 Test(blaslt, how_it_is_found) {
     two_backends *b = backends();
     setenv("KS_CUBLASLT", "none", 1);

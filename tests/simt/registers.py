@@ -2,16 +2,19 @@
 """registers.py - what ptxas says of every kernel: registers, spills, shared
 memory, and the occupancy that follows on paper.
 
-    registers.py [--nvcc NVCC] [--arch 80,90a] [--out DIR] [--no-spills] [FILE...]
+    registers.py [--nvcc NVCC] [--arch 80,90a] [--out DIR] [--shared FILE]
+                 [--no-spills] [FILE...]
 
 FILE: CUDA sources (kernels/*.cu). --out writes DIR/registers.csv and .md;
 --no-spills fails on any. Occupancy is theory: of the launch bound's threads
-(256 where a kernel has none), registers and static shared memory, with the
-dynamic shared memory that shared.csv beside the table names, if it does.
+(256 where a kernel has none), registers and shared memory. How much of that
+is dynamic shows where a kernel is launched: --shared FILE is what the
+simulated tests left in $KS_SIMT_SHARED.
 """
 import argparse
 import csv
 import glob
+import multiprocessing.pool
 import os
 import re
 import subprocess
@@ -72,7 +75,7 @@ def demangle(names):
 
 def compile_one(nvcc, arch, source, folder):
     """Rows of one source for one architecture: to PTX, then ptxas -v."""
-    ptx = os.path.join(folder, "k.ptx")
+    ptx = os.path.join(folder, "%s.%s.ptx" % (os.path.basename(source), arch))
     run([nvcc] + FLAGS + includes() +
         ["-ptx", "-arch=compute_" + arch, "-o", ptx, source])
     with open(ptx) as f:
@@ -112,7 +115,7 @@ def occupancy(row, dynamic):
     warps, blocks, kb = LIMITS[row["arch"][3:]]
     of_block = -(-row["threads"] // 32)
     by_registers = 65536 // (-(-row["registers"] * 32 // 256) * 256)
-    shared = row["static_shared"] + dynamic + 1024
+    shared = row["static_shared"] + (dynamic or 0) + 1024
     fit = min(blocks, warps // of_block, by_registers // of_block,
               kb * 1024 // (-(-shared // 128) * 128))
     row["dynamic_shared"] = dynamic
@@ -120,13 +123,26 @@ def occupancy(row, dynamic):
     row["occupancy"] = "%.0f%%" % (100.0 * fit * of_block / warps)
 
 
-def dynamic_shared(folder):
-    """{kernel without template arguments: bytes} of shared.csv, if there."""
-    path = os.path.join(folder or "", "shared.csv")
-    if not folder or not os.path.exists(path):
-        return {}
-    with open(path, newline="") as f:
-        return {r["kernel"]: int(r["bytes"]) for r in csv.DictReader(f)}
+def launched(path):
+    """{kernel: the most bytes of dynamic shared memory it was launched with},
+    of lines "program address bytes"."""
+    with open(path) as f:
+        lines = {tuple(line.split()) for line in f}
+    most = {}  # (program, symbol): bytes
+    for program in {p for p, _, _ in lines}:
+        mine = [(a, int(b)) for p, a, b in lines if p == program]
+        out = run(["addr2line", "-f", "-e", program] + [a for a, _ in mine])
+        for symbol, (_, b) in zip(out.split("\n")[::2], mine):
+            most[symbol] = max(b, most.get(symbol, 0))
+    names = demangle(sorted(most))
+    out = {}
+    for symbol, b in most.items():
+        out[names[symbol]] = max(b, out.get(names[symbol], 0))
+    return out
+
+
+def template(kernel):
+    return kernel.split("<")[0]
 
 
 def made_by(nvcc, command):
@@ -153,8 +169,9 @@ def write(rows, args):
                 "multiprocessor's warps that can be resident (theory: launch "
                 "bound, 256 threads where a kernel has none, marked *; "
                 "registers; shared memory). Shared memory in bytes: static, "
-                "+ dynamic where `shared.csv` names it. `registers.csv` has "
-                "all columns. %d kernels, %s.\n\n" % (
+                "+ the most dynamic that the simulated tests launched it "
+                "with; `?`: they launch other instances only, and the "
+                "occupancy is without. `registers.csv` has all columns. %d kernels, %s.\n\n" % (
                     len({(r["file"], r["kernel"]) for r in rows}),
                     "no spills" if not spills else
                     "%d with spills" % len(spills)))
@@ -170,7 +187,9 @@ def write(rows, args):
                 f.write("| **%s** |%s\n" % (path, " |" * (2 + len(archs))))
             one = next(iter(cells.values()))
             shared = str(one["static_shared"])
-            if one["dynamic_shared"]:
+            if one["dynamic_shared"] is None:
+                shared += " + ?"
+            elif one["dynamic_shared"]:
                 shared += " + %d" % one["dynamic_shared"]
             f.write("| `%s` | %d%s | %s | %s |\n" % (
                 kernel, one["threads"], "" if one["bounded"] == "yes" else "*",
@@ -187,24 +206,27 @@ def main():
     parser.add_argument("--nvcc", default="/usr/local/cuda/bin/nvcc")
     parser.add_argument("--arch", default=",".join(LIMITS))
     parser.add_argument("--out")
+    parser.add_argument("--shared")
     parser.add_argument("--made-by", default="make -f Makefile.bench kernels")
     parser.add_argument("--no-spills", action="store_true")
     parser.add_argument("files", nargs="*")
     args = parser.parse_args()
     files = args.files or sorted(glob.glob(os.path.join(ROOT, "kernels",
                                                         "*.cu")))
-    dynamic = dynamic_shared(args.out)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for source in files:
-            for arch in args.arch.split(","):
-                rows += compile_one(args.nvcc, arch, os.path.abspath(source),
-                                    folder)
+    dynamic = launched(args.shared) if args.shared else {}
+    with tempfile.TemporaryDirectory() as folder, \
+            multiprocessing.pool.ThreadPool() as pool:
+        parts = pool.starmap(compile_one, [
+            (args.nvcc, arch, os.path.abspath(source), folder)
+            for source in files for arch in args.arch.split(",")], 1)
+    rows = [row for part in parts for row in part]
     names = demangle(sorted({r["kernel"] for r in rows}))
+    some = {template(kernel) for kernel in dynamic}
     bad = 0
     for row in rows:
         row["kernel"] = names[row["kernel"]]
-        occupancy(row, dynamic.get(row["kernel"].split("<")[0], 0))
+        occupancy(row, dynamic.get(
+            row["kernel"], None if template(row["kernel"]) in some else 0))
         if row["spill_stores"] or row["spill_loads"]:
             bad += 1
             print("%s: %s spills at %s: %d bytes stored, %d loaded" % (

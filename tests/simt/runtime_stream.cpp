@@ -1,7 +1,11 @@
 /* runtime_stream.cpp - streams, events, launches, host functions. */
+#include <dlfcn.h>
+#include <map>
 #include <set>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "runtime.h"
 
@@ -344,6 +348,23 @@ static cudaError_t check_launch(const void *kernel, dim3 g, dim3 b,
     return cudaSuccess;
 }
 
+/* A line "program address bytes" for $KS_SIMT_SHARED, each once a process. */
+static void note_shared(const void *kernel, size_t shared) {
+    static const char *const path = getenv("KS_SIMT_SHARED");
+    static std::map<const void *, size_t> noted;
+    Dl_info info;
+    if (!path || !shared || noted[kernel] >= shared || !dladdr(kernel, &info))
+        return;
+    noted[kernel] = shared;
+    char program[4096];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program);
+    FILE *out = fopen(path, "a");
+    if (!out) return;
+    fprintf(out, "%.*s %#zx %zu\n", (int)n, program,
+            (size_t)((uintptr_t)kernel - (uintptr_t)info.dli_fbase), shared);
+    fclose(out);
+}
+
 cudaError_t simt_launch(const void *kernel, const char *text, dim3 grid,
                         dim3 block, size_t shared, cudaStream_t stream,
                         simt_call call, const char *file, int line) {
@@ -362,6 +383,7 @@ cudaError_t simt_launch(const void *kernel, const char *text, dim3 grid,
     }
     cudaError_t error = check_launch(kernel, grid, block, shared, at);
     if (error) return simt_error(error);
+    note_shared(kernel, shared);
     simt_launch_spec spec = {text,     at,        grid,
                              block,    shared,    simt_shared_limit(kernel),
                              call.run, call.args, call.size,
