@@ -32,6 +32,7 @@ enum { BLOCK_ROWS = 512, ALIGNED = 16, WORKSPACE = 32 << 20 };
 #define FUNCTIONS(X)                                                           \
     X(create, cublasLtCreate)                                                  \
     X(destroy, cublasLtDestroy)                                                \
+    X(version, cublasLtGetVersion)                                             \
     X(say, cublasLtGetStatusString)                                            \
     X(layout, cublasLtMatrixLayoutCreate)                                      \
     X(layout_destroy, cublasLtMatrixLayoutDestroy)                             \
@@ -116,6 +117,10 @@ ks_status ks__blaslt_open(ks_dev *dev, ks_err *err) {
     st = start(dev->blaslt, name, err);
     if (st != KS_OK) ks__blaslt_close(dev);
     return named ? st : KS_OK;
+}
+
+size_t ks__blaslt_version(const ks_dev *dev) {
+    return dev->blaslt ? dev->blaslt->version() : 0;
 }
 
 static void drop_plan(const struct ks__blaslt *lt, plan *p) {
@@ -415,6 +420,10 @@ ks_status ks__blaslt_open(ks_dev *dev, ks_err *) {
 }
 
 void ks__blaslt_close(ks_dev *) {
+}
+
+size_t ks__blaslt_version(const ks_dev *) {
+    return 0;
 }
 
 ks_status ks__blaslt_matmul(ks_dev *, ks_view, ks_view, bool, ks_view, bool,
