@@ -13,8 +13,8 @@ typedef struct ks_engines {
 
 /* options->backend may be a list, "cuda:0,cuda:1", or "cuda": all devices that
  * are there. Devices of one kind alone, for the bits of others differ. Zero
- * *out before; close it also after a failure. */
-ks_status ks_engines_open(ks_engines *out, const char *model,
+ * *engines before; close it also after a failure. */
+ks_status ks_engines_open(ks_engines *engines, const char *model,
                           const ks_engine_options *options, ks_err *err);
 void ks_engines_close(ks_engines *engines);
 
