@@ -26,7 +26,9 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
-enum { BLOCK_ROWS = 512, ALIGNED = 16, WORKSPACE = 32 << 20 };
+/* A block that does not lie in out has its rows as far apart as out's, for both
+ * to be the same call: WIDEST floats at most. */
+enum { BLOCK_ROWS = 512, ALIGNED = 16, WORKSPACE = 32 << 20, WIDEST = 1 << 18 };
 
 /* X(member, symbol): all that is called. */
 #define FUNCTIONS(X)                                                           \
@@ -383,7 +385,8 @@ ks_status ks__blaslt_gemm(ks_dev *dev, ks_view out, ks_view x, ks_view w,
                           const float *bias, bool accumulate, bool *served,
                           ks_err *err) {
     *served = false;
-    if (w.type != KS_BF16 || w.cols % 8 || w.rows % 4 || !on16(&w))
+    if (w.type != KS_BF16 || w.cols % 8 || w.rows % 4 || !on16(&w) ||
+        out.stride > WIDEST)
         return KS_OK;
     block_scratch s = {};
     s.ldd = out.stride % 4 ? out.cols : out.stride;
