@@ -12,7 +12,7 @@
 
 #include "acts.h"
 #include "chains.h"
-#include "forward.h"
+#include "engines.h"
 
 typedef struct ks_capture_options {
     const char *model;           /* as for ks_engine_open */
@@ -63,10 +63,8 @@ typedef struct ks_capture_cost {
 
 typedef struct ks_capture_job {
     ks_capture_options options;
-    ks_engine *engine;
-    char **backends;  /* [n_backends] of the option's list, one an engine */
-    ks_engine **more; /* [n_backends - 1] other devices on the same model */
-    int32_t n_backends;
+    ks_engines engines;
+    ks_engine *engine; /* the first of them */
     ks_tokenizer *tokenizer;
     ks_chains chains;
     ks_labels labels;

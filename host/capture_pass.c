@@ -33,7 +33,7 @@ typedef struct batch {
  * mutex guards what they share. */
 struct ks_capture_pass {
     const ks_capture_job *job;
-    batch *batches; /* [n_backends] one an engine */
+    batch *batches; /* [engines.n] */
     ks_capture_progress_fn progress;
     void *user;
     pthread_mutex_t mutex;
@@ -164,12 +164,12 @@ static int64_t tokens_before(const ks_capture_job *job, size_t seq) {
 static ks_status open_batches(ks_capture_pass *pass, ks_err *err) {
     ks_status st = KS_OK;
     const ks_capture_job *job = pass->job;
-    KS_TRY(ks_alloc(&pass->batches, (size_t)job->n_backends,
+    KS_TRY(ks_alloc(&pass->batches, (size_t)job->engines.n,
                     sizeof *pass->batches, "batches", err));
-    for (int32_t i = 0; i < job->n_backends; i++) {
+    for (int32_t i = 0; i < job->engines.n; i++) {
         batch *b = &pass->batches[i];
         *b = (batch){.pass = pass, .job = job};
-        b->engine = i ? job->more[i - 1] : job->engine;
+        b->engine = job->engines.at[i];
         KS_TRY(b->engine->ops->enter(b->engine->dev, err));
         KS_TRY(ks__share_open(&b->share, job, b->engine, err));
         KS_TRY(ks_alloc(&b->segments, (size_t)job->max_rows,
@@ -295,7 +295,7 @@ void ks_capture_drop(ks_capture_pass **pass) {
     ks_capture_pass *p = *pass;
     if (!p) return;
     ks_acts_abandon(&p->acts);
-    for (int32_t i = 0; p->batches && i < p->job->n_backends; i++) {
+    for (int32_t i = 0; p->batches && i < p->job->engines.n; i++) {
         ks__share_close(&p->batches[i].share);
         free(p->batches[i].segments);
     }
@@ -324,7 +324,7 @@ static void *work(void *at) {
 /* All engines at once; the caller's thread drives the first, and those that
  * got no thread. */
 static void run_engines(ks_capture_pass *pass) {
-    int32_t n = pass->job->n_backends;
+    int32_t n = pass->job->engines.n;
     for (int32_t i = 1; i < n; i++) {
         batch *b = &pass->batches[i];
         b->started = pthread_create(&b->thread, NULL, work, b) == 0;

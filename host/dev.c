@@ -180,6 +180,11 @@ const char *ks_backend_name(int i) {
 static ks_status find(const ks__backend **out, int *ordinal, const char *name,
                       ks_err *err) {
     if (!name) name = ks__backend_cpu.name;
+    if (strchr(name, ','))
+        return ks_fail(err, KS_USAGE,
+                       "backend '%s': one device is expected here, such as "
+                       "cuda:1",
+                       name);
     size_t length = strcspn(name, ":");
     char *end = NULL;
     long number = name[length] ? strtol(name + length + 1, &end, 10) : 0;
@@ -252,8 +257,9 @@ done:
     return st;
 }
 
-ks_status ks_dev_limit(ks_dev *dev, size_t memory, ks_err *err) {
-    return of(dev)->limit(dev, memory, err);
+ks_status ks_dev_limit(ks_dev *dev, size_t memory, const char *less,
+                       ks_err *err) {
+    return of(dev)->limit(dev, memory, less, err);
 }
 
 void ks_dev_few_rows(ks_dev *dev, bool few) {

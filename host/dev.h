@@ -13,7 +13,7 @@ typedef struct ks__backend {
                       int threads, const char *isa, ks_err *);
     void (*close)(ks_dev **);
     int (*threads)(const ks_dev *);
-    ks_status (*limit)(ks_dev *, size_t memory, ks_err *);
+    ks_status (*limit)(ks_dev *, size_t memory, const char *less, ks_err *);
     void (*few_rows)(ks_dev *, bool few); /* or NULL */
     size_t (*room)(const ks_dev *);
     ks_status (*count)(int *n, ks_err *);

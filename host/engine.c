@@ -52,7 +52,10 @@ done:
 static ks_status measure_room(ks_engine *engine, ks_err *err) {
     ks_status st = KS_OK;
     if (engine->ops->unified) return KS_OK;
-    KS_TRY(ks_dev_limit(engine->dev, engine->options.memory, err));
+    KS_TRY(ks_dev_limit(engine->dev, engine->options.memory,
+                        "a smaller batch (--batch-tokens) or shorter texts "
+                        "need less",
+                        err));
     size_t room = ks_dev_room(engine->dev) / 16 * 15;
     size_t weights = ks_place_bytes(engine->ops, engine->model);
     KS_CHECK(weights < room, KS_NOMEM,

@@ -457,28 +457,46 @@ done:
     return st;
 }
 
-ks_status ks_generate(ks_engine *engine, const ks_generate_options *options,
-                      const ks_request *requests, size_t n,
-                      ks_generated_fn done, void *user,
-                      ks_generate_stats *stats, ks_err *err) {
+static ks_status check_all(const ks_config *config,
+                           const ks_generate_options *o,
+                           const ks_request *requests, size_t n, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_generate_options *o = options;
-    ks_generate_stats mine = {0};
     KS_CHECK(o->max_new >= 0 && o->top_k >= 0 && o->temperature >= 0 &&
                  o->top_p > 0 && o->top_p <= 1,
              KS_USAGE,
              "sampling at temperature %g, top-p %g, top-k %d, %d new tokens",
              (double)o->temperature, (double)o->top_p, o->top_k, o->max_new);
     for (size_t i = 0; i < n; i++)
-        KS_TRY(check_request(&engine->model->config, &requests[i], i, err));
-    int crew = ks__crew_size(engine, options, n);
+        KS_TRY(check_request(config, &requests[i], i, err));
+done:
+    return st;
+}
+
+ks_status ks_generate_on(const ks_engines *engines,
+                         const ks_generate_options *options,
+                         const ks_request *requests, size_t n,
+                         ks_generated_fn done, void *user,
+                         ks_generate_stats *stats, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_engine *first = engines->at[0];
+    ks_generate_stats mine = {0};
+    KS_TRY(check_all(&first->model->config, options, requests, n, err));
+    int crew = engines->n > 1 ? engines->n : ks__crew_size(first, options, n);
     if (crew > 1)
-        st = ks__crew_generate(engine, crew, options, requests, n, done, user,
+        st = ks__crew_generate(engines, crew, options, requests, n, done, user,
                                &mine, err);
     else if (n > 0)
-        st = ks__generate_alone(engine, options, requests, n, done, user, NULL,
+        st = ks__generate_alone(first, options, requests, n, done, user, NULL,
                                 &mine, err);
 done:
     if (stats) *stats = mine;
     return st;
+}
+
+ks_status ks_generate(ks_engine *engine, const ks_generate_options *options,
+                      const ks_request *requests, size_t n,
+                      ks_generated_fn done, void *user,
+                      ks_generate_stats *stats, ks_err *err) {
+    ks_engines one = {.at = &engine, .n = 1};
+    return ks_generate_on(&one, options, requests, n, done, user, stats, err);
 }

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "chains.h"
+#include "engines.h"
 #include "forward.h"
 #include "prompt.h"
 
@@ -68,6 +69,13 @@ ks_status ks_generate(ks_engine *engine, const ks_generate_options *options,
                       ks_generated_fn done, void *user,
                       ks_generate_stats *stats, ks_err *err);
 
+/* The same dealt out among several devices; the draws are those of one. */
+ks_status ks_generate_on(const ks_engines *engines,
+                         const ks_generate_options *options,
+                         const ks_request *requests, size_t n,
+                         ks_generated_fn done, void *user,
+                         ks_generate_stats *stats, ks_err *err);
+
 /* One scheduler on the engine's own threads, options and requests checked
  * already. stop (may be NULL), once set, ends it like an interruption. */
 ks_status ks__generate_alone(ks_engine *engine,
@@ -78,10 +86,11 @@ ks_status ks__generate_alone(ks_engine *engine,
                              ks_err *err);
 
 /* generate_crew.c: schedulers on one thread each, requests dealt out among
- * them. The size is 1 where threads serve better inside each op. */
+ * them. Of several engines one each; of one engine `size` on engines of their
+ * own, and 1 is the size where threads serve better inside each op. */
 int ks__crew_size(const ks_engine *engine, const ks_generate_options *options,
                   size_t n);
-ks_status ks__crew_generate(ks_engine *engine, int size,
+ks_status ks__crew_generate(const ks_engines *engines, int size,
                             const ks_generate_options *options,
                             const ks_request *requests, size_t n,
                             ks_generated_fn done, void *user,

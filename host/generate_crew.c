@@ -1,9 +1,10 @@
-/* generate_crew.c - a small model's generation, a thread a scheduler.
+/* generate_crew.c - generation by several schedulers, a thread each: one for
+ * each device, or, for a small model, for each thread of the processor.
  *
  * Where a layer takes microseconds, threads that meet after every op spend
- * their time meeting. Here each thread has its own backend, run, store and
- * share of the requests, and they meet when a sequence ends. A sequence's
- * bits know nothing of its batch, so they are those of one scheduler.
+ * their time meeting. Here each has its own backend, run, store and share of
+ * the requests, and they meet when a sequence ends. A sequence's bits know
+ * nothing of its batch, so they are those of one scheduler.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -30,7 +31,7 @@ typedef struct worker {
     crew *crew;
     pthread_t thread;
     bool started;
-    ks_engine engine; /* borrows the model */
+    ks_engine *engine, own; /* own: borrows the model */
     ks_generate_options options;
     ks_request *requests; /* [n] */
     size_t *places;       /* [n] in the caller's requests */
@@ -91,9 +92,10 @@ static void tell(void *user, const ks_generate_stats *so_far) {
 static void *work(void *at) {
     worker *w = at;
     ks_err err = {0};
-    ks_status st =
-        ks__generate_alone(&w->engine, &w->options, w->requests, w->n, hand_on,
-                           w, &w->crew->stop, &w->stats, &err);
+    ks_status st = w->engine->ops->enter(w->engine->dev, &err);
+    if (st == KS_OK)
+        st = ks__generate_alone(w->engine, &w->options, w->requests, w->n,
+                                hand_on, w, &w->crew->stop, &w->stats, &err);
     if (st == KS_OK) return NULL;
     pthread_mutex_lock(&w->crew->mutex);
     if (w->crew->status == KS_OK) {
@@ -127,23 +129,34 @@ done:
     return st;
 }
 
+/* An engine on one thread of the processor, which shares the store's memory
+ * with the others. */
+static ks_status open_own(worker *w, int size, const ks_engine *engine,
+                          ks_err *err) {
+    w->options.memory = store_bytes(&w->options) / (size_t)size;
+    w->own = (ks_engine){
+        .model = engine->model,
+        .limits = {.max_tokens = engine->limits.max_tokens},
+        .options = engine->options,
+    };
+    w->engine = &w->own;
+    return ks_dev_open(&w->own.dev, &w->own.ops, engine->options.backend, 1,
+                       engine->ops->isa, err);
+}
+
 static ks_status open_workers(worker *workers, int size, crew *all,
-                              const ks_engine *engine,
+                              const ks_engines *engines,
                               const ks_generate_options *options, ks_err *err) {
     ks_status st = KS_OK;
     for (int i = 0; i < size; i++) {
         worker *w = &workers[i];
         w->crew = all;
         w->options = *options;
-        w->options.memory = store_bytes(options) / (size_t)size;
         w->options.progress = tell;
-        w->engine = (ks_engine){
-            .model = engine->model,
-            .limits = {.max_tokens = engine->limits.max_tokens},
-            .options = engine->options,
-        };
-        KS_TRY(ks_dev_open(&w->engine.dev, &w->engine.ops,
-                           engine->options.backend, 1, engine->ops->isa, err));
+        if (engines->n > 1)
+            w->engine = engines->at[i];
+        else
+            KS_TRY(open_own(w, size, engines->at[0], err));
     }
 done:
     return st;
@@ -151,7 +164,7 @@ done:
 
 static void close_workers(worker *workers, int size) {
     for (int i = 0; workers && i < size; i++) {
-        ks_engine *e = &workers[i].engine;
+        ks_engine *e = &workers[i].own;
         ks_run_close(&e->run);
         ks_placed_close(&e->placed);
         if (e->dev) ks_dev_close(&e->dev, e->ops);
@@ -173,7 +186,7 @@ static void run_workers(worker *workers, int size) {
         if (workers[i].started) pthread_join(workers[i].thread, NULL);
 }
 
-ks_status ks__crew_generate(ks_engine *engine, int size,
+ks_status ks__crew_generate(const ks_engines *engines, int size,
                             const ks_generate_options *options,
                             const ks_request *requests, size_t n,
                             ks_generated_fn done, void *user,
@@ -186,8 +199,9 @@ ks_status ks__crew_generate(ks_engine *engine, int size,
     worker *workers = NULL;
     KS_TRY(ks_alloc(&workers, (size_t)size, sizeof *workers, "threads", err));
     KS_TRY(deal(workers, size, requests, n, err));
-    KS_TRY(open_workers(workers, size, &all, engine, options, err));
+    KS_TRY(open_workers(workers, size, &all, engines, options, err));
     run_workers(workers, size);
+    KS_TRY(engines->at[0]->ops->enter(engines->at[0]->dev, err));
     for (int i = 0; i < size; i++)
         add_stats(stats, &workers[i].stats, &(ks_generate_stats){0});
     st = all.status;

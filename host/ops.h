@@ -1,5 +1,5 @@
 /* ops.h - the contract of every op. forward.c and the probe trainers are
- * written once over this table; ops_cpu.c and (later) ops_cuda.cu fill it.
+ * written once over this table; ops_cpu.c and ops_cuda.cu fill it.
  * A missing entry is an error at open: no silent mix of memory spaces.
  *
  * Rules that hold for every op
@@ -343,8 +343,9 @@ const struct ks_ops *ks_ops_cpu(void);
  * that the GEMM gives right results (a small product against plain loops).
  * threads 0: all the process may use. isa NULL: the environment's KS_ISA, else
  * the best. On CUDA isa is the operands' precision: "f32" for products as in
- * f32, else bf16; ops->isa ("sm_90", "sm_90-f32") is one too. The handle is the
- * opening thread's until another enters it. */
+ * f32, else bf16; ops->isa ("sm_90", "sm_90-f32", "sm_90-lt13.1.0" with that
+ * version of cuBLASLt) is one too. The handle is the opening thread's until
+ * another enters it. */
 ks_status ks_dev_open(ks_dev **out, const struct ks_ops **ops,
                       const char *backend, int threads, const char *isa,
                       ks_err *err);
@@ -354,13 +355,16 @@ int ks_dev_threads(const ks_dev *dev);
 /* Lanes that ops->each can keep busy: threads of a CPU. */
 int ks_dev_lanes(const ks_dev *dev);
 /* The most bytes that alloc may take in all (--memory); 0: what the device has.
- * The CPU's memory is not counted. */
-ks_status ks_dev_limit(ks_dev *dev, size_t memory, ks_err *err);
+ * The CPU's memory is not counted. less (a literal, or NULL): what would need
+ * less, for the sentence that there is not enough. */
+ks_status ks_dev_limit(ks_dev *dev, size_t memory, const char *less,
+                       ks_err *err);
 /* From here on products have few rows (a decoder's), or again many: cuBLASLt
  * multiplies 512 rows at once, so few are left to our own kernel. The bits of a
  * row differ between the two. The CPU does not mind. */
 void ks_dev_few_rows(ks_dev *dev, bool few);
-/* Bytes that alloc may still take; SIZE_MAX where they are not counted. */
+/* Bytes that alloc may still take, of what others leave; SIZE_MAX where they
+ * are not counted. */
 size_t ks_dev_room(const ks_dev *dev);
 
 /* The i-th backend of this build, NULL behind the last. */

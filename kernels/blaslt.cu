@@ -26,12 +26,15 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
-enum { BLOCK_ROWS = 512, ALIGNED = 16, WORKSPACE = 32 << 20 };
+/* A block that does not lie in out has its rows as far apart as out's, for both
+ * to be the same call: WIDEST floats at most. */
+enum { BLOCK_ROWS = 512, ALIGNED = 16, WORKSPACE = 32 << 20, WIDEST = 1 << 18 };
 
 /* X(member, symbol): all that is called. */
 #define FUNCTIONS(X)                                                           \
     X(create, cublasLtCreate)                                                  \
     X(destroy, cublasLtDestroy)                                                \
+    X(version, cublasLtGetVersion)                                             \
     X(say, cublasLtGetStatusString)                                            \
     X(layout, cublasLtMatrixLayoutCreate)                                      \
     X(layout_destroy, cublasLtMatrixLayoutDestroy)                             \
@@ -116,6 +119,10 @@ ks_status ks__blaslt_open(ks_dev *dev, ks_err *err) {
     st = start(dev->blaslt, name, err);
     if (st != KS_OK) ks__blaslt_close(dev);
     return named ? st : KS_OK;
+}
+
+size_t ks__blaslt_version(const ks_dev *dev) {
+    return dev->blaslt ? dev->blaslt->version() : 0;
 }
 
 static void drop_plan(const struct ks__blaslt *lt, plan *p) {
@@ -378,7 +385,8 @@ ks_status ks__blaslt_gemm(ks_dev *dev, ks_view out, ks_view x, ks_view w,
                           const float *bias, bool accumulate, bool *served,
                           ks_err *err) {
     *served = false;
-    if (w.type != KS_BF16 || w.cols % 8 || w.rows % 4 || !on16(&w))
+    if (w.type != KS_BF16 || w.cols % 8 || w.rows % 4 || !on16(&w) ||
+        out.stride > WIDEST)
         return KS_OK;
     block_scratch s = {};
     s.ldd = out.stride % 4 ? out.cols : out.stride;
@@ -415,6 +423,10 @@ ks_status ks__blaslt_open(ks_dev *dev, ks_err *) {
 }
 
 void ks__blaslt_close(ks_dev *) {
+}
+
+size_t ks__blaslt_version(const ks_dev *) {
+    return 0;
 }
 
 ks_status ks__blaslt_matmul(ks_dev *, ks_view, ks_view, bool, ks_view, bool,

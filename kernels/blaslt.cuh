@@ -11,6 +11,8 @@
  * error. */
 ks_status ks__blaslt_open(ks_dev *dev, ks_err *err);
 void ks__blaslt_close(ks_dev *dev);
+/* major * 10000 + minor * 100 + patch; 0: not open. */
+size_t ks__blaslt_version(const ks_dev *dev);
 
 ks_status ks__blaslt_matmul(ks_dev *dev, ks_view c, ks_view a, bool ta,
                             ks_view b, bool tb, float alpha, float beta,

@@ -69,18 +69,27 @@ endforeach()
 if(KS_WERROR)
   list(APPEND flags -Werror=all-warnings)
 endif()
-file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/*.cu)
-file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/kernels)
-foreach(source ${sources})
+set(KS_NVCC_COMMAND ${CMAKE_C_COMPILER_LAUNCHER} ${KS_NVCC} ${flags})
+
+# The object of a CUDA source; further options are nvcc's. Rules are of the
+# folder that calls.
+function(ks_nvcc_object result source)
   get_filename_component(name ${source} NAME_WE)
-  set(object ${CMAKE_BINARY_DIR}/kernels/${name}.o)
+  set(object ${CMAKE_CURRENT_BINARY_DIR}/cuda/${name}.o)
+  file(MAKE_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/cuda)
   add_custom_command(OUTPUT ${object}
-    COMMAND ${CCACHE} ${KS_NVCC} ${flags} -MD -MF ${object}.d -c ${source}
+    COMMAND ${KS_NVCC_COMMAND} ${ARGN} -MD -MF ${object}.d -c ${source}
       -o ${object}
     DEPENDS ${source} DEPFILE ${object}.d
-    COMMENT "Building CUDA object kernels/${name}.o" VERBATIM)
+    COMMENT "Building CUDA object ${name}.o" VERBATIM)
   set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT TRUE
     GENERATED TRUE)
+  set(${result} ${object} PARENT_SCOPE)
+endfunction()
+
+file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/*.cu)
+foreach(source ${sources})
+  ks_nvcc_object(object ${source})
   list(APPEND KS_CUDA_OBJECTS ${object})
 endforeach()
 add_custom_target(ks_cuda_objects DEPENDS ${KS_CUDA_OBJECTS})

@@ -43,10 +43,11 @@ struct ks_dev {
     cudaMemPool_t pool;    /* stream-ordered; all memory comes from it */
     size_t memory, in_use; /* limit and taken bytes */
     bool limited;          /* memory is the user's limit, not the device's */
+    const char *less;      /* ks_dev_limit: what would need less, or NULL */
     bool precise; /* f32 operands: products as sums of bf16 terms, see terms */
     struct ks__blaslt *blaslt; /* NULL: not there, the own GEMM serves */
     bool few_rows;             /* the own GEMM serves: ks_dev_few_rows */
-    char isa[16];              /* "sm_90", "sm_90-f32" where precise */
+    char isa[48];              /* "sm_90", "sm_90-f32", "sm_90-lt13.1.0" */
     struct ks__taken *taken;   /* [n_taken], latest last */
     size_t n_taken, taken_room;
     struct ks_graph *recording; /* its ops' scratch is the graph's; or NULL */
@@ -82,8 +83,10 @@ ks_status ks__cuda_take(ks_dev *dev, void **out, size_t size, const char *what,
                         ks_err *err);
 void ks__cuda_give(ks_dev *dev, void *scratch);
 
-/* Lowers or raises the limit; 0: all that the device has. */
-ks_status ks__cuda_limit(ks_dev *dev, size_t memory, ks_err *err);
+/* Lowers or raises the limit; 0: all that the device has. less as in
+ * ks_dev_limit. */
+ks_status ks__cuda_limit(ks_dev *dev, size_t memory, const char *less,
+                         ks_err *err);
 
 /* copy.cu: what copies need; closing waits for those in flight. */
 ks_status ks__cuda_copies_open(ks_dev *dev, ks_err *err);

@@ -49,20 +49,20 @@ ks_status ks__cuda_late(cudaError_t error, const char *op, ks_err *err) {
  * lowers the one or raises the other. */
 static ks_status no_memory(const ks_dev *dev, size_t size, const char *what,
                            ks_err *err) {
+    const char *less = dev->less ? dev->less : "";
+    const char *mark = dev->less ? "; " : "";
     if (dev->limited)
         return ks_fail(err, KS_NOMEM,
                        "no device memory for %s: %zu bytes wanted, %zu of the "
-                       "%zu that --memory allows are taken; a smaller "
-                       "--batch-tokens needs less, a larger --memory allows "
-                       "more",
-                       what, size, dev->in_use, dev->memory);
+                       "%zu that --memory allows are taken%s%s; a larger "
+                       "--memory allows more",
+                       what, size, dev->in_use, dev->memory, mark, less);
     size_t unused = 0, total = 0;
     (void)cudaMemGetInfo(&unused, &total);
     return ks_fail(err, KS_NOMEM,
                    "no device memory for %s: %zu bytes wanted, %zu taken here, "
-                   "%zu of the device's %zu free; a smaller --batch-tokens or "
-                   "--memory needs less",
-                   what, size, dev->in_use, unused, dev->memory);
+                   "%zu of the device's %zu free%s%s",
+                   what, size, dev->in_use, unused, dev->memory, mark, less);
 }
 
 /* Memory that `stream` may use from here on, counted and listed. */
@@ -137,7 +137,8 @@ void ks__cuda_give(ks_dev *dev, void *scratch) {
 
 /* ----------------------------------------------------------- open and close */
 
-ks_status ks__cuda_limit(ks_dev *dev, size_t memory, ks_err *err) {
+ks_status ks__cuda_limit(ks_dev *dev, size_t memory, const char *less,
+                         ks_err *err) {
     cudaDeviceProp p;
     KS_CUDA_TRY(cudaGetDeviceProperties(&p, dev->ordinal), "open");
     if (memory > p.totalGlobalMem)
@@ -151,6 +152,7 @@ ks_status ks__cuda_limit(ks_dev *dev, size_t memory, ks_err *err) {
                        "device %d (%s)",
                        memory, dev->in_use, dev->ordinal, p.name);
     dev->limited = memory != 0;
+    dev->less = less;
     dev->memory = memory ? memory : p.totalGlobalMem;
     return KS_OK;
 }
@@ -182,8 +184,10 @@ static ks_status make_pool(ks_dev *dev, ks_err *err) {
     KS_CUDA_TRY(cudaMemPoolSetAttribute(dev->pool,
                                         cudaMemPoolAttrReleaseThreshold, &keep),
                 "open");
-    KS_CUDA_TRY(cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking),
-                "open");
+    /* Apart from the default stream, which is the whole process's. */
+    for (cudaStream_t *stream : {&dev->stream, &dev->side})
+        KS_CUDA_TRY(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking),
+                    "open");
     return KS_OK;
 }
 
@@ -199,7 +203,7 @@ static ks_status open_device(ks_dev *dev, int ordinal, size_t memory,
     dev->ordinal = ordinal;
     KS_CUDA_TRY(cudaSetDevice(ordinal), "open");
     ks_status st = learn(dev, err);
-    if (st == KS_OK) st = ks__cuda_limit(dev, memory, err);
+    if (st == KS_OK) st = ks__cuda_limit(dev, memory, NULL, err);
     return st == KS_OK ? make_pool(dev, err) : st;
 }
 

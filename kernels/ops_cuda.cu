@@ -124,11 +124,17 @@ static struct ks_ops table(const char *isa) {
 
 /* ----------------------------------------------------------- open and close */
 
-/* "f32", "bf16", or one of this device's own names. */
+/* "f32", "bf16", or one of this device's own names, which tell all that decides
+ * bits: cuBLASLt's products have others than ours, and another version's may.
+ */
 static ks_status choose(ks_dev *dev, const char *isa, ks_err *err) {
-    char plain[sizeof dev->isa], precise[sizeof dev->isa];
-    snprintf(plain, sizeof plain, "sm_%d", dev->sm);
-    snprintf(precise, sizeof precise, "sm_%d-f32", dev->sm);
+    char library[24] = "", plain[sizeof dev->isa], precise[sizeof dev->isa];
+    unsigned v = (unsigned)ks__blaslt_version(dev);
+    if (v)
+        snprintf(library, sizeof library, "-lt%u.%u.%u", v / 10000,
+                 v / 100 % 100, v % 100);
+    snprintf(plain, sizeof plain, "sm_%d%s", dev->sm, library);
+    snprintf(precise, sizeof precise, "sm_%d-f32%s", dev->sm, library);
     if (!isa || !*isa) isa = getenv("KS_ISA");
     if (!isa || !*isa) isa = plain;
     dev->precise = strcmp(isa, "f32") == 0 || strcmp(isa, precise) == 0;
@@ -150,10 +156,10 @@ static void close_cuda(ks_dev **dev) {
 }
 
 static ks_status fill(ks_dev *dev, const char *isa, ks_err *err) {
-    ks_status st = choose(dev, isa, err);
+    ks_status st = ks__blaslt_open(dev, err);
+    if (st == KS_OK) st = choose(dev, isa, err);
     if (st == KS_OK) st = ks__cuda_copies_open(dev, err);
     if (st == KS_OK) st = ks__cuda_fault_open(dev, err);
-    if (st == KS_OK) st = ks__blaslt_open(dev, err);
     dev->ops = table(dev->isa);
     return st;
 }
@@ -185,8 +191,12 @@ static void few_rows(ks_dev *dev, bool few) {
     dev->few_rows = few;
 }
 
+/* Others may have taken of the device's memory; what lies unused in our pool is
+ * ours, but hard to tell from it, and little. */
 static size_t room(const ks_dev *dev) {
-    return dev->memory - dev->in_use;
+    size_t unused = 0, total = 0;
+    (void)cudaMemGetInfo(&unused, &total);
+    return KS_MIN(dev->memory - dev->in_use, unused);
 }
 
 const ks__backend ks__backend_cuda = {

@@ -22,6 +22,14 @@ void simt_set_capability(int, int) {
     shim_skip("sets the device's compute capability");
 }
 
+void simt_set_driver(int) {
+    shim_skip("sets the driver's version");
+}
+
+void simt_fail_devices(int) {
+    shim_skip("injects an error of the driver");
+}
+
 void simt_set_memory(size_t) {
     shim_skip("sets the device's memory");
 }

@@ -14,12 +14,7 @@ file(GLOB cli CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/host/cli/*.c)
 set_source_files_properties(${CMAKE_SOURCE_DIR}/host/cli/main.c PROPERTIES
   COMPILE_DEFINITIONS main=keystep_main)
 
-set(library keystep) # the one without kernels of its own
-if(TARGET keystep_host)
-  set(library keystep_host)
-endif()
-
-function(gpu_check_program name build)
+function(gpu_check_program name library build)
   add_executable(${name} ${here}/main.cpp ${here}/runner.cpp ${here}/bench.cpp
     ${tests} ${cli} ${ARGN})
   target_include_directories(${name} BEFORE PRIVATE ${here}/shim)
@@ -52,40 +47,24 @@ target_include_directories(gpu-check-kernels PRIVATE ${simt}
 target_include_directories(gpu-check-kernels SYSTEM PRIVATE ${KS_CUDA_INCLUDE}
   ${JANSSON_INCLUDE_DIRS})
 target_compile_definitions(gpu-check-kernels PRIVATE SIMT_BUILD="plain")
-gpu_check_program(gpu-check-sim plain $<TARGET_OBJECTS:gpu-check-kernels>
+set(library keystep) # the one without kernels of its own
+if(TARGET keystep_host)
+  set(library keystep_host)
+endif()
+gpu_check_program(gpu-check-sim ${library} plain $<TARGET_OBJECTS:gpu-check-kernels>
   $<TARGET_OBJECTS:simt_plain>)
 
-get_filename_component(toolkit ${KS_CUDA_INCLUDE} DIRECTORY)
-find_library(KS_CUDART_STATIC libcudart_static.a HINTS ${toolkit}/lib64
-  ${toolkit}/lib ${toolkit}/targets/x86_64-linux/lib)
-if(NOT KS_NVCC OR NOT KS_CUDART_STATIC)
-  message(STATUS "gpu-check: no nvcc or libcudart_static.a: simulated only")
+if(NOT KS_CUDA_OBJECTS)
+  message(STATUS "gpu-check: no CUDA backend in this build: simulated only")
   return()
 endif()
-set(KS_GPU_ARCHS "80;86;89;90a;100;120" CACHE STRING
-  "architectures of the bundle")
-set(codes)
-foreach(arch ${KS_GPU_ARCHS})
-  list(APPEND codes -gencode arch=compute_${arch},code=sm_${arch})
-endforeach()
-# For what is not in the list: the driver compiles.
-list(APPEND codes -gencode arch=compute_80,code=compute_80)
-set(includes)
-foreach(folder ${CMAKE_SOURCE_DIR}/host ${CMAKE_SOURCE_DIR}/kernels
-    ${CMAKE_SOURCE_DIR}/probes ${simt} ${JANSSON_INCLUDE_DIRS})
-  list(APPEND includes -I${folder})
-endforeach()
+# Linked with the kernels that keystep ships; the tests' own are compiled here.
+list(REMOVE_ITEM kernels ${families})
 set(objects)
 foreach(source ${kernels})
-  get_filename_component(stem ${source} NAME_WE)
-  set(object ${CMAKE_CURRENT_BINARY_DIR}/gpu-check-${stem}.o)
-  add_custom_command(OUTPUT ${object} DEPENDS ${source}
-    COMMAND ${KS_NVCC} -std=c++17 -O3 -Xcompiler -fPIC ${codes} ${includes}
-      -MD -MF ${object}.d -c -o ${object} ${source}
-    DEPFILE ${object}.d COMMENT "nvcc ${stem}.cu" VERBATIM)
-  set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT ON
-    GENERATED ON)
+  ks_nvcc_object(object ${source} -I${simt} -I${CMAKE_SOURCE_DIR}/tests
+    -I${CMAKE_SOURCE_DIR}/probes)
   list(APPEND objects ${object})
 endforeach()
-gpu_check_program(gpu-check-cuda gpu ${here}/device_control.cpp ${objects})
-target_link_libraries(gpu-check-cuda PRIVATE ${KS_CUDART_STATIC})
+gpu_check_program(gpu-check-cuda keystep gpu ${here}/device_control.cpp
+  ${objects})

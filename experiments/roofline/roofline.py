@@ -6,10 +6,12 @@ docs/roofline.md. Everything is computed, nothing measured.
     experiments/roofline/roofline.py >docs/roofline.md
 """
 
-# H100 SXM5, NVIDIA's data sheet: HBM3, dense bf16 tensor cores, f32.
+# H100 SXM5, NVIDIA's data sheet: HBM3, dense bf16 tensor cores, f32, double.
 BANDWIDTH = 3.35e12
 TENSOR = 989e12
 FLOAT = 67e12
+DOUBLE = 34e12
+UNITS = {TENSOR: "tensor", FLOAT: "f32", DOUBLE: "double"}
 
 # From the models' config.json. experts: (of a layer, active a token); weights:
 # bytes an element of the large matrices (bf16; MXFP4: 4 bits + 1 scale of 8 a
@@ -28,6 +30,7 @@ MODELS = [
 TOKENS, CONTEXT = 8192, 4096    # prefill: two chains of 4096 tokens
 FORKS, PREFIX, OWN = 64, 2048, 512  # decode: 64 continuations of one prefix
 STEP = 40                       # tokens a reasoning step
+TILE_ROWS = 64                  # (token, head) of a block of decode attention
 F32, BF16 = 4, 2
 
 
@@ -56,6 +59,9 @@ def prefill(m):
     out = [("embed", FLOAT, 1, t * d * (BF16 + F32), t * d),
            ("norm + residual add", FLOAT, 2 * layers, 4 * F32 * t * d,
             5 * t * d)]
+    # cuBLASLt takes bf16 operands; our own kernel rounds in its loads.
+    out.append(("operands to bf16, for cuBLASLt", FLOAT, 3 * layers,
+                (F32 + BF16) * t * d, t * d))
     for name, n, k in (("gemm q", q, d), ("gemm k and v", 2 * kv, d),
                        ("gemm o", d, q)):
         out.append((name, TENSOR, layers) + gemm(t, n, k))
@@ -73,13 +79,16 @@ def prefill(m):
                            ("gemm down, grouped", d, ff)):
             moved = F32 * rows * (n + k) + m["weights"] * of * n * k
             out.append((name, TENSOR, layers, moved, 2.0 * rows * n * k))
+        out.append(("rows by expert", FLOAT, layers, 4 * 3 * rows, 0))
+        out.append(("sum of the experts", FLOAT, layers,
+                    F32 * (rows + t) * d, 2 * rows * d))
     else:
         rows = t
         out.append(("gemm gate and up", TENSOR, layers) +
                    gemm(t, 2 * ff, d, m["weights"]))
         out.append(("gemm down", TENSOR, layers) + gemm(t, d, ff, m["weights"]))
-    out.append(("gated activation", FLOAT, layers, 3 * F32 * rows * ff,
-                8 * rows * ff))
+    out.append(("gated activation" + (", clamped" if m["experts"] else ""),
+                FLOAT, layers, 3 * F32 * rows * ff, 8 * rows * ff))
     out.append(("pool, 5 positions", FLOAT, layers + 1,
                 F32 * t * d + 5 * BF16 * t / STEP * d, t * d))
     out.append(("log-softmax of given tokens", TENSOR, 1) +
@@ -96,13 +105,20 @@ def decode(m):
     for name, n, k in (("gemm q", q, d), ("gemm k and v", 2 * kv, d),
                        ("gemm o", d, q)):
         out.append((name, TENSOR, layers) + gemm(t, n, k))
-    # The prefix is read once for all forks, their own keys each.
-    out.append(("attention over the prefix tree", TENSOR, layers,
-                F32 * (2 * kv * (PREFIX + t * OWN) + 2 * t * q),
-                4.0 * t * (PREFIX + OWN) * q))
-    out.append(("the same, prefix read by each fork", TENSOR, 0,
-                F32 * (2 * kv * t * (PREFIX + OWN) + 2 * t * q),
-                4.0 * t * (PREFIX + OWN) * q))
+    out.append(("rope + KV write", FLOAT, layers,
+                F32 * t * (2 * q + 4 * kv), 6 * t * (q + kv)))
+    # A block has the heads of a group for as many forks as it has rows: that
+    # often the prefix is read. Their own keys each.
+    forks = TILE_ROWS // (m["heads"] // m["kv"])
+    own = F32 * (2 * kv * t * OWN + 2 * t * q)
+    flops = 4.0 * t * (PREFIX + OWN) * q
+    for name, calls, reads in (
+            ("attention over the prefix tree, %d forks a block" % forks,
+             layers, -(-t // forks)),
+            ("the same, prefix read once", 0, 1),
+            ("the same, prefix read by each fork", 0, t)):
+        out.append((name, TENSOR, calls, own + F32 * 2 * kv * PREFIX * reads,
+                    flops))
     if m["experts"]:
         of, active = m["experts"]
         rows = t * active
@@ -121,40 +137,53 @@ def decode(m):
 
 
 def backward(m):
-    """Twins for TARGETS cotangents a forward of one chain."""
+    """Twins for 8 cotangents a forward of one chain; none for experts."""
     targets, t = 8, CONTEXT
     rows = targets * t
     d, q, kv = m["d"], m["heads"] * m["dim"], m["kv"] * m["dim"]
-    layers, ff = m["layers"], m["ff"]
+    layers, ff, vocab = m["layers"], m["ff"], m["vocab"]
     pairs = keys_seen(m, t, CONTEXT)
-    out = [("norm backward", FLOAT, 2 * layers, F32 * (3 * rows * d + t * d),
+    given = targets * STEP  # tokens whose probabilities are derived
+    out = [("head: logits and their way back", TENSOR, 1,
+            2 * BF16 * vocab * d + F32 * given * (2 * d + 3 * vocab),
+            4.0 * given * vocab * d),
+           ("norm backward", FLOAT, 2 * layers, F32 * (3 * rows * d + t * d),
             8 * rows * d)]
-    active = m["experts"][1] if m["experts"] else 1
     for name, n, k in (("gemm o", q, d), ("gemm q", d, q),
                        ("gemm k and v", d, 2 * kv)):
         out.append((name + ", to its input", TENSOR, layers) +
                    gemm(rows, n, k))
+    # Scores and dP made twice, for dQ and for dK and dV: seven products.
     out.append(("attention backward", TENSOR, layers,
                 F32 * (targets * t * (4 * q + 2 * kv) + t * (q + 2 * kv)),
-                10.0 * targets * pairs * q))
+                14.0 * targets * pairs * q))
+    out.append(("rope backward", FLOAT, layers, 2 * F32 * rows * (q + kv),
+                6 * rows * (q + kv)))
     for name, n, k in (("gemm down", ff, d), ("gemm gate and up", d, 2 * ff)):
         out.append((name + ", to its input", TENSOR, layers) +
-                   gemm(rows * active, n, k, m["weights"]))
-    out.append(("gate backward", FLOAT, layers,
-                F32 * (rows * 3 + t * 2) * ff * active,
-                12 * rows * ff * active))
+                   gemm(rows, n, k, m["weights"]))
+    out.append(("gate backward", FLOAT, layers, F32 * (rows * 3 + t * 2) * ff,
+                12 * rows * ff))
     return out
 
 
 def probes(m):
     """All layers of a model; 20,000 steps, 10 strengths x 5 folds."""
     n, d, columns, layers = 20000, m["d"], 50, m["layers"]
+    x = F32 * n * d
     return [
-        ("L2: loss, gradient, curvature product, one read of X", TENSOR,
-         layers, F32 * n * d, 3 * 2 * 2.0 * n * d * columns),
+        # Both products walk x in one order; what does not fit L2 comes twice.
+        ("L2: loss and gradient, or curvature product", FLOAT, layers,
+         x * (1 if x <= 32e6 else 2), 4.0 * n * d * columns),
+        ("L2: Gram matrix of a layer", FLOAT, layers, x + F32 * d * d,
+         2.0 * n * d * d),
+        ("L2: Hessian of a column", DOUBLE, layers, 2 * x + 8 * d * d,
+         2.0 * n * d * d),
+        ("L2: projection on 50 directions", FLOAT, layers, 2 * x,
+         4.0 * n * d * columns),
         ("AdamW, linear: an epoch of mini-batches of 32, 50 probes resident",
          FLOAT, layers, F32 * n * d * columns, 4.0 * n * d * columns),
-        ("AdamW, MLP h = 128: an epoch, 50 probes, grouped GEMMs", TENSOR,
+        ("AdamW, MLP h = 128: an epoch, 50 probes, grouped GEMMs", FLOAT,
          layers, (n / 32) * columns * (6 * F32 * d * 128 + F32 * 32 * d),
          6.0 * n * d * 128 * columns),
     ]
@@ -177,8 +206,7 @@ def table(title, rows):
              for _, peak, _, moved, flops in rows]
     total = sum(t * r[2] for t, r in zip(times, rows))
     for (name, peak, calls, moved, flops), took in zip(rows, times):
-        bound = "bytes" if moved / BANDWIDTH >= flops / peak else (
-            "tensor" if peak == TENSOR else "f32")
+        bound = "bytes" if moved / BANDWIDTH >= flops / peak else UNITS[peak]
         print("| %s | %s | %s | %s | %s | %.3g | %s |" % (
             name, calls or "for comparison", figure(moved, "B"),
             figure(flops, "FLOP"), bound, took * 1e6,
@@ -190,10 +218,11 @@ def table(title, rows):
 def main():
     print("""# Roofline on paper: H100 SXM
 
-**Computed, not measured.** `experiments/roofline/roofline.py` prints this page from formulas: for each kernel the bytes that it must move at least (every operand once, f32 activations, weights as stored), its floating point operations, which of the two takes longer at %.2f TB/s and %d TFLOP/s (bf16 tensor cores; %d TFLOP/s in f32 for what has no products), the shortest time that follows, and its share of the sum. A real kernel takes longer: `experiments/gpu-check` measures how much. Launch times, cache misses and the tail of a grid are not in it; with operands in f32 precision (`dev->precise`) the tensor-bound lines take three times as long.
+**Computed, not measured.** `experiments/roofline/roofline.py` prints this page from formulas: for each kernel the bytes that it must move at least (every operand once, f32 activations, weights as stored), the floating point operations that our kernel makes, which of the two takes longer at %.2f TB/s and %d TFLOP/s (bf16 tensor cores; %d TFLOP/s in f32 and %d in double for what does not use them), the shortest time that follows, and its share of the sum. A real kernel takes longer: `experiments/gpu-check` measures how much. Launch times, cache misses and the tail of a grid are not in it; with operands in f32 precision (`dev->precise`) the tensor-bound lines take three times as long.
 
 Prefill: %d packed tokens, chains of %d, steps of %d tokens. Decode: %d continuations of one prefix of %d tokens, each %d tokens long so far. Backward: 8 cotangents a chain of %d tokens. Probes: 20,000 steps, 50 columns (10 strengths x 5 folds), all layers.""" % (
-        BANDWIDTH / 1e12, TENSOR / 1e12, FLOAT / 1e12, TOKENS, CONTEXT, STEP,
+        BANDWIDTH / 1e12, TENSOR / 1e12, FLOAT / 1e12, DOUBLE / 1e12, TOKENS,
+        CONTEXT, STEP,
         FORKS, PREFIX, OWN, CONTEXT))
     for m in MODELS:
         print("\n## %s" % m["name"])
@@ -202,7 +231,10 @@ Prefill: %d packed tokens, chains of %d, steps of %d tokens. Decode: %d continua
             TOKENS / took / 1e3))
         took = table("Decode, one token each", decode(m))
         print("%.0f thousand tokens a second at most." % (FORKS / took / 1e3))
-        table("Backward", backward(m))
+        if m["experts"]:
+            print("\nBackward: refused for a mixture of experts.")
+        else:
+            table("Backward", backward(m))
         table("Probes", probes(m))
 
 

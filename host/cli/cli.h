@@ -120,8 +120,13 @@ enum {
 #define KS_CLI_BACKEND                                                         \
     {                                                                          \
         "backend", KS_KEY_BACKEND, "cpu|cuda", 0,                              \
-            "where to compute (default: cpu); cuda:1 or cuda:0,cuda:1: which " \
-            "devices",                                                         \
+            "where to compute (default: cpu); cuda:1: which device", 0         \
+    }
+#define KS_CLI_BACKENDS                                                        \
+    {                                                                          \
+        "backend", KS_KEY_BACKEND, "cpu|cuda", 0,                              \
+            "where to compute (default: cpu); cuda: all devices; cuda:1 or "   \
+            "cuda:0,cuda:1: which",                                            \
             0                                                                  \
     }
 #define KS_CLI_THREADS                                                         \

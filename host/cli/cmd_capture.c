@@ -31,7 +31,7 @@ static const struct argp_option option_list[] = {
     KS_CLI_POSITIONS,
     KS_CLI_CONTEXT,
     KS_CLI_DTYPE,
-    KS_CLI_BACKEND,
+    KS_CLI_BACKENDS,
     KS_CLI_THREADS,
     KS_CLI_MEMORY,
     KS_CLI_BATCH_TOKENS,

@@ -32,7 +32,7 @@ static const struct argp_option option_list[] = {
     KS_CLI_MAX_NEW,
     KS_CLI_TEMPLATE,
     KS_CLI_SEED,
-    KS_CLI_BACKEND,
+    KS_CLI_BACKENDS,
     KS_CLI_THREADS,
     KS_CLI_MEMORY,
     KS_CLI_BATCH_TOKENS,
@@ -80,7 +80,8 @@ static const struct argp argp = {
  * i / samples. */
 typedef struct work {
     const input *in;
-    ks_engine *engine;
+    ks_engines engines;
+    ks_engine *engine; /* the first of them */
     ks_tokenizer *tokenizer;
     ks_prompt prompt;
     ks_problems problems;
@@ -111,8 +112,11 @@ static ks_status open_model(work *w, ks_err *err) {
     const ks_cli_common *c = &w->in->common;
     char *home = NULL;
     ks_template which = KS_TEMPLATE_AUTO;
+    /* All of a device's memory; of the host's, keys and values alone. */
+    bool device = c->backend && strcmp(c->backend, "cpu") != 0;
     ks_engine_options options = {.backend = c->backend,
                                  .threads = c->threads,
+                                 .memory = device ? c->memory : 0,
                                  .batch_tokens = c->batch_tokens};
     if (c->template_) KS_TRY(ks_template_find(c->template_, &which, err));
     KS_TRY(ks_model_home(&home, c->model, err));
@@ -120,7 +124,8 @@ static ks_status open_model(work *w, ks_err *err) {
                              w->in->tokenizer ? w->in->tokenizer : home, err));
     KS_TRY(ks_prompt_open(&w->prompt, c->model, w->tokenizer, which, err));
     if (w->in->instruction) w->prompt.instruction = w->in->instruction;
-    KS_TRY(ks_engine_open(&w->engine, c->model, &options, err));
+    KS_TRY(ks_engines_open(&w->engines, c->model, &options, err));
+    w->engine = w->engines.at[0];
 done:
     free(home);
     return st;
@@ -398,8 +403,8 @@ static ks_status run(work *w, ks_err *err) {
         w->progress = ks_progress_open("generate", "chain", (double)w->n);
     w->options.progress = show;
     double start = ks_seconds();
-    st = ks_generate(w->engine, &w->options, w->requests, w->n_requests, keep,
-                     w, &w->stats, err);
+    st = ks_generate_on(&w->engines, &w->options, w->requests, w->n_requests,
+                        keep, w, &w->stats, err);
     ks_progress_close(&w->progress);
     KS_CHECK(st != KS_INTERRUPTED || !w->part, KS_INTERRUPTED,
              "%s keeps %zu of %zu chains; --resume goes on from there", w->part,
@@ -429,7 +434,7 @@ static void finish(work *w) {
     ks_prompt_close(&w->prompt);
     ks_problems_free(&w->problems);
     ks_tokenizer_close(&w->tokenizer);
-    ks_engine_close(&w->engine);
+    ks_engines_close(&w->engines);
 }
 
 int ks_cmd_generate(int argc, char **argv) {

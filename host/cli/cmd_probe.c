@@ -75,6 +75,8 @@ static const struct argp_option option_list[] = {
     {"seed", KS_KEY_SEED, "N", 0,
      "of the first split; the next ones count up (default 1)", 0},
     KS_CLI_BACKEND,
+    {"memory", KS_KEY_MEMORY, "BYTES", 0,
+     "most of a device's memory, e.g. 2G (default: all)", 0},
     KS_CLI_THREADS,
     KS_CLI_JSON,
     KS_CLI_QUIET,
@@ -308,6 +310,7 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(prepare(in, paths, &made, err));
     if (c->backend && strcmp(c->backend, "cpu") != 0) {
         KS_TRY(ks_dev_open(&dev, &ops, c->backend, c->threads, NULL, err));
+        KS_TRY(ks_dev_limit(dev, c->memory, "--backend cpu needs none", err));
         options.grid.nest.ops = ops, options.grid.nest.dev = dev;
     }
     st = ks_report_run(&report, &options, err);

@@ -124,8 +124,9 @@ static int cpu_threads(const ks_dev *dev) {
 }
 
 /* The system's to say, at the allocation. */
-static ks_status cpu_limit(ks_dev *dev, size_t memory, ks_err *err) {
-    (void)dev, (void)memory, (void)err;
+static ks_status cpu_limit(ks_dev *dev, size_t memory, const char *less,
+                           ks_err *err) {
+    (void)dev, (void)memory, (void)less, (void)err;
     return KS_OK;
 }
 

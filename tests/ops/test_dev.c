@@ -54,7 +54,7 @@ Test(dev, names) {
     const struct ks_ops *ops;
     ks_err err;
     cr_assert(ks_dev_open(&dev, &ops, "cpu:0", 1, NULL, &err) == KS_OK);
-    cr_expect(ks_dev_limit(dev, 1, &err) == KS_OK);
+    cr_expect(ks_dev_limit(dev, 1, "fewer rows need less", &err) == KS_OK);
     cr_expect(ks_dev_room(dev) == SIZE_MAX);
     ks_dev_close(&dev, ops);
 }

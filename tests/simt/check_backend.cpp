@@ -22,6 +22,7 @@ Test(backend, opens) {
     simt_set_devices(2);
     simt_set_capability(9, 0);
     cr_expect(strcmp(ks_backend_name(1), "cuda") == 0);
+    setenv("KS_CUBLASLT", "none", 1);
     static const struct {
         const char *backend, *isa, *gives;
     } cases[] = {
@@ -45,7 +46,29 @@ Test(backend, opens) {
     cr_expect(eq(sz, simt_live_allocations(), 0));
 }
 
+/* Its products have other bits than ours: what was begun with the one is not
+ * continued with the other. */
+Test(backend, isa_names_cublaslt) {
+    const char *given = getenv("KS_CUBLASLT");
+    if (!given) cr_skip("no cuBLASLt was named");
+    cr_assert(ks_dev_open(&dev, &ops, "cuda", 0, "f32", &err) == KS_OK);
+    char with[64];
+    snprintf(with, sizeof with, "%s", ops->isa);
+    const char *library = strstr(with, "-f32-lt1");
+    cr_expect(library != NULL, "%s", with);
+    ks_dev_close(&dev, ops);
+    cr_assert(ks_dev_open(&dev, &ops, "cuda", 0, with, &err) == KS_OK);
+    cr_expect(strcmp(ops->isa, with) == 0, "%s", ops->isa);
+    ks_dev_close(&dev, ops);
+    setenv("KS_CUBLASLT", "none", 1);
+    refused("cuda", with, KS_UNSUPPORTED, "-f32");
+    cr_assert(ks_dev_open(&dev, &ops, "cuda", 0, "f32", &err) == KS_OK);
+    cr_expect(strstr(ops->isa, "-lt") == NULL, "%s", ops->isa);
+    ks_dev_close(&dev, ops);
+}
+
 Test(backend, refusals) {
+    setenv("KS_CUBLASLT", "none", 1);
     refused("cuda:1", NULL, KS_USAGE, "no CUDA device 1: 0 to 0");
     refused("cuda", "avx2", KS_UNSUPPORTED, "sm_80 (bf16 operands)");
     simt_set_capability(7, 5);
@@ -69,18 +92,29 @@ Test(backend, memory) {
     cr_assert(ks_dev_open(&dev, &ops, "cuda", 0, NULL, &err) == KS_OK, "%s",
               err.text);
     size_t taken = (64 << 20) - ks_dev_room(dev);
-    cr_expect(ks_dev_limit(dev, (64 << 20) + 1, &err) == KS_LIMIT);
-    cr_expect(ks_dev_limit(dev, taken + 100, &err) == KS_OK);
+    cr_expect(ks_dev_limit(dev, (64 << 20) + 1, "fewer rows need less", &err) ==
+              KS_LIMIT);
+    cr_expect(ks_dev_limit(dev, taken + 100, "fewer rows need less", &err) ==
+              KS_OK);
     cr_expect(eq(sz, ks_dev_room(dev), 100));
     ks_buf buf;
     cr_expect(ops->alloc(dev, &buf, 101, "the rows", &err) == KS_NOMEM);
     cr_expect(strstr(err.text, "the rows: 101 bytes") != NULL, "%s", err.text);
+    cr_expect(strstr(err.text,
+                     "taken; fewer rows need less; a larger --memory") != NULL,
+              "%s", err.text);
     cr_expect(ops->alloc(dev, &buf, 100, "the rows", &err) == KS_OK);
     cr_expect(eq(sz, ks_dev_room(dev), 0));
-    cr_expect(ks_dev_limit(dev, taken + 99, &err) == KS_LIMIT);
+    cr_expect(ks_dev_limit(dev, taken + 99, "fewer rows need less", &err) ==
+              KS_LIMIT);
     cr_expect(strstr(err.text, "in use") != NULL, "%s", err.text);
-    cr_expect(ks_dev_limit(dev, 0, &err) == KS_OK);
+    cr_expect(ks_dev_limit(dev, 0, "fewer rows need less", &err) == KS_OK);
     cr_expect(eq(sz, ks_dev_room(dev), (64 << 20) - taken - 100));
+    void *other; /* somebody else's */
+    size_t left = ks_dev_room(dev);
+    OK(cudaMalloc(&other, 1 << 20));
+    cr_expect(eq(sz, ks_dev_room(dev), left - (1 << 20)));
+    OK(cudaFree(other));
     ops->free(dev, &buf);
     ks_dev_close(&dev, ops);
 }

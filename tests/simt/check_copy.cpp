@@ -109,8 +109,8 @@ Test(copy, stages_wait) {
 Test(copy, no_memory) {
     ks_dev *dev = opened();
     ks_buf buf;
-    RUN(ks__cuda_limit(dev, dev->in_use + 100, &err));
-    FAILS(KS_NOMEM, "--batch-tokens",
+    RUN(ks__cuda_limit(dev, dev->in_use + 100, "less of it", &err));
+    FAILS(KS_NOMEM, "less of it; a larger --memory",
           ks__cuda_alloc(dev, &buf, 101, "the whole", &err));
     cr_expect(buf.data == NULL && buf.size == 0);
     buf = taken(dev, 100);
@@ -355,7 +355,7 @@ Test(graph, refusals) {
     OK(cudaStreamEndCapture(dev->stream, &own));
     OK(cudaGraphDestroy(own));
     /* no memory for a graph's scratch */
-    RUN(ks__cuda_limit(dev, dev->in_use + 4, &err));
+    RUN(ks__cuda_limit(dev, dev->in_use + 4, NULL, &err));
     RUN(ks__cuda_record(dev, &err));
     FAILS(KS_NOMEM, "a test: 5 bytes",
           ks__cuda_take(dev, &p, 5, "a test", &err));

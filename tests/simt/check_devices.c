@@ -1,7 +1,8 @@
-/* Several simulated devices of one process: a capture's bytes do not depend on
- * how many share its batches. */
+/* Several simulated devices of one process: a capture's bytes and what is
+ * generated do not depend on how many share the work. */
 #include "capture/fixture.h"
 #include "control.h"
+#include "generate.h"
 
 TestSuite(simt_devices, .init = begin, .fini = end);
 
@@ -29,5 +30,57 @@ Test(simt_devices, one_that_is_not_there_is_named) {
     o.engine.backend = "cuda:0,cuda:2";
     cr_expect_neq(ks_capture_open(&job, &o, &err), KS_OK);
     cr_expect(strstr(err.text, "no CUDA device 2"), "%s", err.text);
+    cr_expect_eq(simt_live_allocations(), 0);
+}
+
+/* ------------------------------------------------------------- generation */
+
+enum { CROWD = 5, NEW = 9 };
+
+typedef struct sampled {
+    int32_t ids[CROWD][NEW], n[CROWD];
+} sampled;
+
+static ks_status keep(void *user, size_t i, const int32_t *ids, int32_t n,
+                      ks_finish finish, ks_err *err) {
+    sampled *s = user;
+    (void)finish, (void)err;
+    memcpy(s->ids[i], ids, (size_t)n * sizeof *ids);
+    s->n[i] = n;
+    return KS_OK;
+}
+
+static ks_status generate(const char *backend, sampled *out,
+                          ks_generate_stats *stats, ks_err *err) {
+    static const int32_t prompt[] = {5, 3, 9, 4, 7, 8, 6, 2};
+    ks_engines engines = {0};
+    ks_engine_options on = {.backend = backend};
+    ks_generate_options options = {
+        .temperature = 1, .top_p = 1, .max_new = NEW, .seed = 7};
+    ks_request requests[CROWD];
+    for (int i = 0; i < CROWD; i++)
+        requests[i] = (ks_request){prompt, 4 + i, (uint64_t)i + 1, i};
+    *out = (sampled){0};
+    ks_status st = ks_engines_open(&engines, MODEL, &on, err);
+    if (st == KS_OK)
+        st = ks_generate_on(&engines, &options, requests, CROWD, keep, out,
+                            stats, err);
+    ks_engines_close(&engines);
+    return st;
+}
+
+Test(simt_devices, what_two_generate_one_does) {
+    sampled one, two;
+    ks_generate_stats alone, both;
+    ks_err err = {0};
+    simt_set_devices(2);
+    cr_assert_eq(generate("cuda:1", &one, &alone, &err), KS_OK, "%s", err.text);
+    cr_assert_eq(generate("cuda:0,cuda:1", &two, &both, &err), KS_OK, "%s",
+                 err.text);
+    cr_expect_eq(memcmp(&one, &two, sizeof one), 0);
+    cr_expect_eq(alone.sampled, CROWD * NEW);
+    cr_expect_eq(both.sampled, CROWD * NEW);
+    cr_expect_eq(alone.batches, NEW);
+    cr_expect_eq(both.batches, 2 * NEW, "one device had nothing to do");
     cr_expect_eq(simt_live_allocations(), 0);
 }

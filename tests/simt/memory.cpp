@@ -75,8 +75,9 @@ static void unpoison(void *p, size_t n) {
 #endif
 }
 
+/* What is larger stays untouched, so that it takes no memory. */
 void simt_memory_fill_nan(void *p, size_t n) {
-    memset(p, 0xff, n);
+    if (n <= (size_t)2 << 30) memset(p, 0xff, n);
 }
 
 void simt_memory_wrote(void *p, size_t n) {

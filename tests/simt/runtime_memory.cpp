@@ -354,7 +354,9 @@ static cudaError_t copy(span to, span from, cudaMemcpyKind kind,
     if (!direction(kind, &to, &from))
         return simt_error(cudaErrorInvalidMemcpyDirection);
     if (!extent(&to)) return cudaSuccess;
-    if (to.pitch < to.width || from.pitch < from.width)
+    const size_t most = INT32_MAX; /* cudaDevAttrMaxPitch; of 2D copies */
+    if (to.pitch < to.width || from.pitch < from.width ||
+        (to.rows > 1 && (to.pitch > most || from.pitch > most)))
         return simt_error(cudaErrorInvalidPitchValue);
     if (!fits(&to, caller, what) || !fits(&from, caller, what))
         return simt_error(cudaErrorInvalidValue);
