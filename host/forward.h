@@ -71,6 +71,7 @@ int32_t ks_kv_free_pages(const ks_kv *kv);
 int32_t ks_kv_page_take(ks_kv *kv);
 void ks_kv_page_share(ks_kv *kv, int32_t page);
 void ks_kv_page_drop(ks_kv *kv, int32_t page);
+int32_t ks_kv_page_owners(const ks_kv *kv, int32_t page);
 /* Copies a page's first n tokens into another, all layers (a fork inside a
  * page). */
 ks_status ks_kv_page_copy(ks_kv *kv, int32_t to, int32_t from, int32_t n,

@@ -5,11 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kv_tree.h"
 #include "run.h"
 
 /* PROMPT_TOKENS: most of a batch, so that progress and a signal wait seconds
- * and not minutes for a big model's. */
-enum { DEFAULT_ACTIVE = 128, PROMPT_TOKENS = 512 };
+ * and not minutes for a big model's. EVICTED: pages that the tree gives back at
+ * a time. */
+enum { DEFAULT_ACTIVE = 128, PROMPT_TOKENS = 512, EVICTED = 64 };
 
 typedef enum state { WAITING, ACTIVE, DONE } state;
 
@@ -30,7 +32,9 @@ typedef struct job {
     ks_engine *engine;
     const ks_generate_options *options;
     ks_kv *kv;
-    sequence *all; /* [n] */
+    ks_kv_tree *tree; /* of prompts */
+    int32_t *found;   /* [max_pages] of a prompt that may enter */
+    sequence *all;    /* [n] */
     size_t n, first_waiting, n_done;
     sequence **active; /* [most_active], in order of entry */
     int32_t n_active, most_active;
@@ -116,6 +120,9 @@ static ks_status open_store(job *j, ks_err *err) {
     n = KS_MIN(n, INT32_MAX / KS_PAGE);
     KS_TRY(
         ks_kv_open(&j->kv, j->engine->dev, j->engine->ops, c, (int32_t)n, err));
+    KS_TRY(ks_kv_tree_open(&j->tree, j->kv, (int32_t)n, err));
+    KS_TRY(ks_alloc(&j->found, (size_t)j->max_pages, sizeof(int32_t), "pages",
+                    err));
 done:
     return st;
 }
@@ -175,7 +182,9 @@ static void close_job(job *j) {
     }
     /* what was recorded reads a store that is no more */
     if (j->engine->run) ks__graph_drop(j->engine->run);
+    ks_kv_tree_close(&j->tree);
     ks_kv_close(&j->kv);
+    free(j->found);
     free(j->all);
     free(j->active);
     free(j->members);
@@ -190,32 +199,10 @@ static void close_job(job *j) {
 /* ------------------------------------------------------------------ entering
  */
 
-/* Whoever of the same prompt has most of it in the store; *coming: one is
- * still at it, so that waiting a batch saves the work. */
-static const sequence *find_sibling(const job *j, const sequence *s,
-                                    bool *coming) {
-    const sequence *best = NULL;
-    *coming = false;
-    for (int32_t i = 0; i < j->n_active; i++) {
-        const sequence *a = j->active[i];
-        if (a->request->group != s->request->group) continue;
-        if (a->past < a->request->n_prompt && a->request->n_prompt > KS_PAGE)
-            *coming = true;
-        if (!best || a->past > best->past) best = a;
-    }
-    return best;
-}
-
-/* The last prompt token is always computed anew: its state is sampled from. */
-static void share_prompt(job *j, sequence *s, const sequence *from) {
-    int32_t tokens = KS_MIN(from->past, s->request->n_prompt - 1);
-    s->n_pages = tokens / KS_PAGE;
-    s->past = s->n_pages * KS_PAGE;
-    for (int32_t p = 0; p < s->n_pages; p++) {
-        s->pages[p] = from->pages[p];
-        ks_kv_page_share(j->kv, s->pages[p]);
-    }
-    j->stats.shared += s->past;
+/* What of a prompt can be shared: its last token is always computed anew, for
+ * its state is sampled from. */
+static int32_t shareable(const sequence *s) {
+    return s->request->n_prompt - 1;
 }
 
 static ks_status prepare(sequence *s, int32_t max_pages, ks_err *err) {
@@ -231,25 +218,41 @@ done:
     return st;
 }
 
+static void put_back(job *j, int32_t n_pages) {
+    for (int32_t p = 0; p < n_pages; p++) ks_kv_page_drop(j->kv, j->found[p]);
+}
+
 /* Lets sequences in, in order, while there are pages for what they have and
- * for one more page of each that runs. */
+ * for one more page of each that runs. One whose next page somebody is about
+ * to compute waits for it. */
 static ks_status enter(job *j, ks_err *err) {
     ks_status st = KS_OK;
     while (j->first_waiting < j->n && j->all[j->first_waiting].state != WAITING)
         j->first_waiting++;
-    int32_t spare = ks_kv_free_pages(j->kv) - j->n_active;
+    int32_t spare =
+        ks_kv_free_pages(j->kv) + ks_kv_tree_spare(j->tree) - j->n_active;
     for (size_t i = j->first_waiting; i < j->n && j->n_active < j->most_active;
          i++) {
         sequence *s = &j->all[i];
         bool coming = false;
         if (s->state != WAITING) continue;
-        const sequence *sibling = find_sibling(j, s, &coming);
-        if (coming) continue;
+        int32_t n = ks_kv_tree_find(j->tree, s->request->prompt, shareable(s),
+                                    j->found, &coming);
         KS_TRY(prepare(s, j->max_pages, err));
-        int32_t need = pages_for(s->n) + 1;
-        if (need > spare && j->n_active > 0) break;
+        int32_t need = pages_for(s->n) + 1 - n;
+        if (coming || (need > spare && j->n_active > 0)) {
+            put_back(j, n);
+            if (coming) continue;
+            break;
+        }
         spare -= need;
-        if (sibling) share_prompt(j, s, sibling);
+        for (int32_t k = 0; k < n; k++) /* the tree's alone, until now */
+            spare -= ks_kv_page_owners(j->kv, j->found[k]) == 2;
+        memcpy(s->pages, j->found, (size_t)n * sizeof *j->found);
+        s->n_pages = n;
+        s->past = n * KS_PAGE;
+        j->stats.shared += s->past;
+        ks_kv_tree_announce(j->tree, s->request->prompt, shareable(s));
         s->state = ACTIVE;
         j->active[j->n_active++] = s;
     }
@@ -259,6 +262,8 @@ done:
 
 static void leave(job *j, int32_t at, state next) {
     sequence *s = j->active[at];
+    if (s->past < shareable(s))
+        ks_kv_tree_forget(j->tree, s->request->prompt, shareable(s));
     drop_pages(j, s);
     s->state = next;
     j->n_active--;
@@ -283,6 +288,7 @@ static bool ensure_pages(job *j, int32_t at, int32_t tokens) {
             s->pages[s->n_pages++] = page;
             continue;
         }
+        if (ks_kv_tree_evict(j->tree, EVICTED) > 0) continue;
         bool self = at == j->n_active - 1;
         leave(j, j->n_active - 1, WAITING);
         if (self) return false;
@@ -423,6 +429,10 @@ static ks_status step(job *j, ks_generated_fn done, void *user, ks_err *err) {
     j->stats.computed += j->n_tok;
     for (int32_t i = 0; i < j->n_seq; i++) {
         sequence *s = j->members[i];
+        if (s->past < shareable(s))
+            ks_kv_tree_ready(j->tree, s->ids,
+                             KS_MIN(s->past + s->taken, shareable(s)),
+                             s->pages);
         s->past += s->taken;
         count_prompt(j, s);
         if (s->past == s->n) /* else: the prompt goes on in the next batch */

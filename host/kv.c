@@ -86,6 +86,10 @@ void ks_kv_page_drop(ks_kv *kv, int32_t page) {
     if (--kv->owners[page] == 0) kv->free_ids[kv->n_free++] = page;
 }
 
+int32_t ks_kv_page_owners(const ks_kv *kv, int32_t page) {
+    return kv->owners[page];
+}
+
 ks_kv_layer ks_kv_layer_at(const ks_kv *kv, int32_t layer) {
     size_t half = kv->page * (size_t)kv->n_pages;
     float *k = kv->data + 2 * half * (size_t)layer;

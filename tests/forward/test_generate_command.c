@@ -229,8 +229,8 @@ Test(generate_command, values_that_are_not_finite) {
     spoil_model();
     snprintf(path, sizeof path, "%s/q.jsonl", folder);
     FILE *file = fopen(path, "w");
-    fputs("{\"id\":\"good\",\"question\":\"Ada has 3 coins.\"}\n"
-          "{\"id\":\"poor\",\"question\":\"Ada has 7 coins.\"}\n",
+    fputs("{\"id\":\"poor\",\"question\":\"Ada has 7 coins.\"}\n"
+          "{\"id\":\"good\",\"question\":\"Ada has 3 coins.\"}\n",
           file);
     fclose(file);
     cr_expect_eq(keystep(out, sizeof out,

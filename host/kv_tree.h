@@ -1,0 +1,40 @@
+/* kv_tree.h - which full pages of a KV store hold what: a tree of pages by the
+ * tokens in them, so that sequences that begin alike share the pages of what
+ * they have in common, whether they know of each other or not.
+ *
+ * A page's node is announced by the sequence that is going to compute it, and
+ * ready once it has. The tree owns ready pages too (ks_kv_page_share), so they
+ * outlive their sequences until they are evicted. */
+#ifndef KS_KV_TREE_H
+#define KS_KV_TREE_H
+
+#include "forward.h"
+
+typedef struct ks_kv_tree ks_kv_tree;
+
+/* For a store of n_pages, which is to outlive it; at most as many nodes. */
+ks_status ks_kv_tree_open(ks_kv_tree **out, ks_kv *kv, int32_t n_pages,
+                          ks_err *err);
+/* Gives back all pages. */
+void ks_kv_tree_close(ks_kv_tree **tree);
+
+/* The pages that hold the front of ids [n]: writes their ids, shares them for
+ * the caller and returns how many. *coming: what follows is announced. */
+int32_t ks_kv_tree_find(ks_kv_tree *tree, const int32_t *ids, int32_t n,
+                        int32_t *pages, bool *coming);
+/* Of ids [n] the caller will compute the full pages that are not there. When
+ * there are no nodes left the rest is not shared. */
+void ks_kv_tree_announce(ks_kv_tree *tree, const int32_t *ids, int32_t n);
+/* The front of ids [n] lies in pages; announced nodes of it become ready. */
+void ks_kv_tree_ready(ks_kv_tree *tree, const int32_t *ids, int32_t n,
+                      const int32_t *pages);
+/* Takes back what was announced of ids [n] and is not ready. */
+void ks_kv_tree_forget(ks_kv_tree *tree, const int32_t *ids, int32_t n);
+
+/* Pages that nobody but the tree owns, and gives back when asked. */
+int32_t ks_kv_tree_spare(const ks_kv_tree *tree);
+/* Gives back `want` of them or all, those not used for longest first; returns
+ * how many. */
+int32_t ks_kv_tree_evict(ks_kv_tree *tree, int32_t want);
+
+#endif

@@ -1,0 +1,172 @@
+/* test_kv_tree.c - the tree of pages against a list of what was computed. */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kv_tree.h"
+
+enum { PAGES = 40, MOST = 6, RUNS = 4000 };
+
+static ks_err err;
+static ks_dev *dev;
+static const struct ks_ops *ops;
+static ks_kv *kv;
+static ks_kv_tree *tree;
+
+static void begin(void) {
+    ks_config config = {.n_layers = 1, .n_kv_heads = 1, .head_dim = 2};
+    cr_assert_eq(ks_dev_open(&dev, &ops, "cpu", 1, NULL, &err), KS_OK);
+    cr_assert_eq(ks_kv_open(&kv, dev, ops, &config, PAGES, &err), KS_OK);
+    cr_assert_eq(ks_kv_tree_open(&tree, kv, PAGES, &err), KS_OK);
+}
+
+static void end(void) {
+    ks_kv_tree_close(&tree);
+    cr_expect_eq(ks_kv_free_pages(kv), PAGES, "a page was not given back");
+    ks_kv_close(&kv);
+    ks_dev_close(&dev, ops);
+}
+
+TestSuite(kv_tree, .init = begin, .fini = end);
+
+/* A text is a word of few letters, a letter a page of tokens. */
+static void write_ids(const char *word, int32_t *ids) {
+    for (int i = 0; word[i]; i++)
+        for (int t = 0; t < KS_PAGE; t++)
+            ids[i * KS_PAGE + t] = word[i] * 100 + t;
+}
+
+static int32_t tokens_of(const char *word) {
+    return (int32_t)strlen(word) * KS_PAGE;
+}
+
+static int32_t find(const char *word, int32_t *pages, bool *coming) {
+    int32_t ids[MOST * KS_PAGE];
+    write_ids(word, ids);
+    return ks_kv_tree_find(tree, ids, tokens_of(word), pages, coming);
+}
+
+static void drop(const int32_t *pages, int32_t n) {
+    for (int32_t i = 0; i < n; i++) ks_kv_page_drop(kv, pages[i]);
+}
+
+/* As a sequence does it; whether it got pages. */
+static bool compute(const char *word, int32_t *pages) {
+    int32_t ids[MOST * KS_PAGE], n = (int32_t)strlen(word);
+    bool coming;
+    write_ids(word, ids);
+    int32_t have = ks_kv_tree_find(tree, ids, n * KS_PAGE, pages, &coming);
+    cr_assert(!coming);
+    ks_kv_tree_announce(tree, ids, n * KS_PAGE);
+    for (int32_t i = have; i < n; i++) {
+        pages[i] = ks_kv_page_take(kv);
+        if (pages[i] < 0 && ks_kv_tree_evict(tree, 3) > 0)
+            pages[i] = ks_kv_page_take(kv);
+        if (pages[i] >= 0) continue;
+        ks_kv_tree_forget(tree, ids, n * KS_PAGE);
+        drop(pages, i);
+        return false;
+    }
+    for (int32_t i = have + 1; i <= n; i++) /* page by page */
+        ks_kv_tree_ready(tree, ids, i * KS_PAGE, pages);
+    return true;
+}
+
+Test(kv_tree, shares_what_is_common) {
+    int32_t a[MOST], b[MOST], c[MOST];
+    bool coming;
+    cr_assert(compute("abcd", a));
+    cr_expect_eq(find("abce", b, &coming), 3);
+    cr_expect(!coming && memcmp(a, b, 3 * sizeof *a) == 0);
+    cr_expect_eq(find("bbcd", c, &coming), 0, "the page behind others");
+    cr_expect_eq(ks_kv_tree_spare(tree), 0);
+    drop(a, 4);
+    cr_expect_eq(ks_kv_tree_spare(tree), 1, "three are another's still");
+    drop(b, 3);
+    cr_expect_eq(ks_kv_tree_spare(tree), 4);
+    cr_expect_eq(ks_kv_free_pages(kv), PAGES - 4);
+    int32_t ids[2 * KS_PAGE]; /* a page that is not full is not there */
+    write_ids("ab", ids);
+    cr_expect_eq(ks_kv_tree_find(tree, ids, 2 * KS_PAGE - 1, a, &coming), 1);
+    drop(a, 1);
+}
+
+Test(kv_tree, who_comes_is_waited_for) {
+    int32_t ids[3 * KS_PAGE], pages[MOST], other[MOST];
+    bool coming;
+    write_ids("abc", ids);
+    ks_kv_tree_announce(tree, ids, 3 * KS_PAGE);
+    cr_expect_eq(find("abd", other, &coming), 0);
+    cr_expect(coming);
+    pages[0] = ks_kv_page_take(kv);
+    ks_kv_tree_ready(tree, ids, 2 * KS_PAGE - 1, pages);
+    cr_expect_eq(find("abd", other, &coming), 1);
+    cr_expect(coming);
+    drop(other, 1);
+    cr_expect_eq(find("ad", other, &coming), 1);
+    cr_expect(!coming, "what it waits for is nobody's work");
+    drop(other, 1);
+    ks_kv_tree_forget(tree, ids, 3 * KS_PAGE);
+    cr_expect_eq(find("abd", other, &coming), 1);
+    cr_expect(!coming);
+    drop(other, 1);
+    drop(pages, 1);
+}
+
+/* The least recently used goes first, and a page never before those behind. */
+Test(kv_tree, evicts_in_order) {
+    int32_t pages[MOST];
+    bool coming;
+    static const char *const words[] = {"abc", "abd", "xyz"};
+    for (int i = 0; i < 3; i++) {
+        cr_assert(compute(words[i], pages));
+        drop(pages, 3);
+    }
+    drop(pages, find("abc", pages, &coming)); /* used again */
+    cr_expect_eq(ks_kv_tree_evict(tree, 1), 1);
+    cr_expect_eq(find("abd", pages, &coming), 2, "used the longest ago");
+    drop(pages, 2);
+    cr_expect_eq(ks_kv_tree_evict(tree, 3), 3);
+    cr_expect_eq(find("xyz", pages, &coming), 0);
+    cr_expect_eq(find("abc", pages, &coming), 3);
+    cr_expect_eq(ks_kv_tree_evict(tree, 9), 0, "all are in use");
+    drop(pages, 3);
+    cr_expect_eq(ks_kv_tree_evict(tree, 9), 3);
+    cr_expect_eq(ks_kv_free_pages(kv), PAGES);
+}
+
+/* Words at random against what a page was computed for. */
+Test(kv_tree, pages_hold_what_they_are_asked_for) {
+    char holds[PAGES][MOST + 1];
+    char held[4][MOST + 1]; /* of sequences that run */
+    int32_t pages[4][MOST], counts[4] = {0};
+    unsigned state = 1;
+    int64_t shared = 0;
+    for (int r = 0; r < RUNS; r++) {
+        int s = r % 4;
+        drop(pages[s], counts[s]);
+        counts[s] = 0;
+        int n = 1 + (int)((state = state * 1103515245 + 12345) >> 16) % MOST;
+        for (int i = 0; i < n; i++)
+            held[s][i] =
+                (char)('a' + ((state = state * 1103515245 + 12345) >> 16) % 3);
+        held[s][n] = 0;
+        int32_t old[MOST];
+        bool coming;
+        int32_t have = find(held[s], old, &coming);
+        for (int32_t i = 0; i < have; i++) {
+            cr_assert_eq(strlen(holds[old[i]]), (size_t)i + 1);
+            cr_assert_eq(memcmp(holds[old[i]], held[s], (size_t)i + 1), 0);
+        }
+        drop(old, have);
+        shared += have;
+        if (!compute(held[s], pages[s])) continue;
+        counts[s] = n;
+        for (int i = have; i < n; i++) {
+            memcpy(holds[pages[s][i]], held[s], (size_t)i + 1);
+            holds[pages[s][i]][i + 1] = 0;
+        }
+    }
+    cr_expect_gt(shared, RUNS, "%lld pages", (long long)shared);
+    for (int s = 0; s < 4; s++) drop(pages[s], counts[s]);
+}
