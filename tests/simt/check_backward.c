@@ -71,12 +71,12 @@ static double worst_of(const kept *got, const kept *ref) {
     return worst;
 }
 
-/* Plain grouped queries; q/k norms whole, post-norms and windows; norms on both
- * sides, windows, both soft caps, GELU; q/k norms a head and sinks. */
-static const size_t checked[] = {LLAMA3, OLMO3, SOFTCAP, SINKS};
+/* Q/k norms a head, sinks; q/k norms whole, post-norms, windows; norms on both
+ * sides, windows, both soft caps, GELU; plain grouped queries. */
+static const size_t checked[] = {SINKS, OLMO3, SOFTCAP, LLAMA3};
 
 static void check_gradients(const precision *precision) {
-    for (size_t i = 0; i < KS_COUNT(checked); i++) {
+    for (size_t i = 0; i < cases_here(KS_COUNT(checked), 2); i++) {
         int32_t ids[TOKENS];
         pair p = open_pair(&variants[checked[i]], precision->isa);
         fill_ids(ids, TOKENS, p.n_vocab);
@@ -142,7 +142,7 @@ static void expect_alone(const pair *p, const int32_t *ids, const kept *all,
  * bit; nor does the host read what is the device's. */
 Test(simt_backward, bits_of_seeds_and_of_a_target_alone) {
     static const size_t models[] = {OLMO3, SINKS}; /* window, q/k norms */
-    for (size_t i = 0; i < KS_COUNT(models); i++) {
+    for (size_t i = 0; i < cases_here(KS_COUNT(models), 1); i++) {
         int32_t ids[TOKENS];
         pair p = open_pair(&variants[models[i]], precisions[i].isa);
         fill_ids(ids, TOKENS, p.n_vocab);
@@ -283,6 +283,6 @@ Test(model, gradients_are_those_of_autograd) {
      * back of their own. */
     static const char *const names[] = {"sinks", "softcap", "olmo3", "mistral",
                                         "qwen3"};
-    for (size_t i = 0; i < golden_count(KS_COUNT(names)); i++)
+    for (size_t i = 0; i < cases_here(KS_COUNT(names), 2); i++)
         check_golden(names[i]);
 }

@@ -86,7 +86,7 @@ static void check_golden(const char *name) {
 
 Test(model, hidden_states_are_those_of_transformers) {
     size_t n = KS_COUNT(golden_cases);
-    for (size_t i = 0; i < golden_count(n); i++) /* the richest are last */
+    for (size_t i = 0; i < cases_here(n, 2); i++) /* the richest are last */
         check_golden(golden_cases[n - 1 - i]);
 }
 
