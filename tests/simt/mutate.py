@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """mutate.py - does a test notice when a kernel is wrong? Plants one defect at a
 time (mutants.py) in copies of the CUDA sources, builds the test programs that
-use the source with it, and runs them: plain, then race, then asan, until one
-fails or hangs. What none of them notices has survived.
+use the source with it, and runs them: plain, then race and asan of the nearest
+one, until one fails or hangs. What none of them notices has survived.
 
     mutate.py [--build DIR] [--seed N] [--draw N] [--only TEXT] [--out DIR]
     mutate.py --handful WORD --seconds N     a few, chosen by the word, in time
@@ -116,6 +116,13 @@ class Build:
             p[0]))
         return [p for p, _ in found[:PROGRAMS]]
 
+    def judges(self, file, builds):
+        """(program, build), the quick ones first: plain of all programs, the
+        others of the nearest alone."""
+        programs = self.programs(file)
+        return [(p, b) for b in builds
+                for p in (programs if b == "plain" else programs[:1])]
+
 
 def mirror(folder):
     """A tree of links to ours, so that a copy's #includes find the rest."""
@@ -129,24 +136,29 @@ def mirror(folder):
 
 
 def run(command, seconds, **more):
-    """(exit status, output); status None: it ran past its time. That is of the
-    processor, a process, for others may keep the machine busy; who sleeps has
-    ten times as much."""
+    """(exit status, output, seconds); status None: it ran past its time. That
+    is of the processor, a process, for others may keep the machine busy; who
+    sleeps has ten times as much."""
     with tempfile.TemporaryFile() as out:
         child = subprocess.Popen(["prlimit", "--cpu=%d" % seconds] + command,
                                  stdout=out, stderr=out,
                                  start_new_session=True, **more)
-        try:
-            status = child.wait(10 * seconds)
-        except subprocess.TimeoutExpired:
-            status = None
+        end, done, status = time.time() + 10 * seconds, False, None
+        while not done and time.time() < end:
+            time.sleep(0.02)
+            done, code, used = os.wait4(child.pid, os.WNOHANG)
+        if done:
+            status = os.waitstatus_to_exitcode(code)
         try:
             os.killpg(child.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        child.wait()
+        if not done:
+            _, _, used = os.wait4(child.pid, 0)
+        child.returncode = 0  # it has been waited for
         out.seek(0)
-        return status, out.read().decode(errors="replace")
+        return (status, out.read().decode(errors="replace"),
+                used.ru_utime + used.ru_stime)
 
 
 class Trial:
@@ -170,13 +182,13 @@ class Trial:
             # The mirror's headers first.
             command = command.replace(
                 "-I" + ROOT + "/kernels", "-I" + self.folder + "/kernels")
-            status, _ = run(shlex.split(command), 600, cwd=self.build.folder)
+            status, _, _ = run(shlex.split(command), 600, cwd=self.build.folder)
             if status != 0:
                 return None
             made = made.replace(" %s " % object_, " %s " % mine)
         out = os.path.join(self.folder, "program")
         made = re.sub(r" -o \S+", " -o " + out, made, count=1)
-        status, text = run(["sh", "-c", made], 600, cwd=self.build.folder)
+        status, text, _ = run(["sh", "-c", made], 600, cwd=self.build.folder)
         if status != 0:
             sys.exit("mutate.py: linking failed: %s\n%s" % (made, text))
         return out
@@ -188,20 +200,19 @@ class Trial:
         with open(path, "w") as f:
             f.write(text[:mutant.begin] + mutant.becomes + text[mutant.end:])
         try:
-            for program in self.build.programs(mutant.file):
-                for build in builds:
-                    name = "%s-%s" % (program, build)
-                    seconds = baseline.seconds(name)
-                    if seconds is None:
-                        return "not judged", name
-                    made = self.program(program, build, mutant.file)
-                    if not made:
-                        return "does not compile", ""
-                    status, said = self.execute(made, name, seconds)
-                    if status is None:
-                        return "killed", name + ": ran past its time"
-                    if status:
-                        return "killed", name + failed(said)
+            for program, build in self.build.judges(mutant.file, builds):
+                name = "%s-%s" % (program, build)
+                seconds = baseline.seconds(name)
+                if seconds is None:
+                    return "not judged", name
+                made = self.program(program, build, mutant.file)
+                if not made:
+                    return "does not compile", ""
+                status, said, _ = self.execute(made, name, seconds)
+                if status is None:
+                    return "killed", name + ": ran past its time"
+                if status:
+                    return "killed", name + failed(said)
         finally:
             os.remove(path)
             os.symlink(os.path.join(ROOT, mutant.file), path)
@@ -258,15 +269,14 @@ class Baseline:
     def run(self, name):
         environment = dict(os.environ)
         environment.update(self.build.environment.get(name, {}))
-        began = time.time()
-        status, said = run(
+        status, said, seconds = run(
             [os.path.join(self.build.folder, "tests", "simt", name)], 900,
             env=environment)
         if status != 0:
             print("mutate.py: %s fails without a mutant:\n%s" % (
                 name, said[-2000:]), flush=True)
             return None
-        return 20 + 5 * (time.time() - began)
+        return 20 + 3 * seconds
 
 
 class Campaign:
