@@ -121,7 +121,11 @@ static int bench_continuations(struct bench *b, const struct shape *s,
     char words[64];
     snprintf(words, sizeof words, "%d %s %d+%d", n, forks ? "forks" : "loners",
              s->prefix, s->own);
-    double keys = forks ? s->prefix + (double)n * s->own : (double)n * all;
+    /* The heads of a group for as many forks as a block has rows: that often
+     * the prefix is read. */
+    int64_t block = 64 / (s->heads / s->kv_heads);
+    double reads = forks ? (double)ks__ceil_div(n, block) : n;
+    double keys = reads * s->prefix + (double)n * s->own;
     int bad =
         bench_measure(b, s, "attention_decode", words,
                       4 * (2 * (double)kc * keys + 2.0 * n * (double)qc),
@@ -177,7 +181,7 @@ static int bench_backward(struct bench *b, const struct shape *s) {
     int bad =
         bench_measure(b, s, "attention_backward", words,
                       4.0 * (double)(n * (4 * qc + 2 * kc) + t * (qc + 2 * kc)),
-                      10.0 * s->cotangents * pairs * (double)qc, [=] {
+                      14.0 * s->cotangents * pairs * (double)qc, [=] {
                           return b->ops->attention_backward(
                               b->dev, dq, dk, dv, dout, out, q, k, v, &spec,
                               &seqs, &cots, &b->err);

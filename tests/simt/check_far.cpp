@@ -96,6 +96,7 @@ typedef std::function<ks_status(bool far)> call;
 
 /* Runs the op both ways and compares all views; then they are gone. */
 void check(const char *op, const call &run) {
+    OK(cudaStreamSynchronize(NULL)); /* uploads: see upload.h */
     for (int far = 0; far < 2; far++)
         cr_assert(run(far) == KS_OK && ops->sync(dev, &err) == KS_OK, "%s: %s",
                   op, err.text);
@@ -120,7 +121,7 @@ template <class T> void same(const char *op, T *const out[2], size_t n) {
 }
 
 void begin(void) {
-    if (!built("gpu")) simt_set_memory((size_t)14 << 30);
+    if (simt_simulated()) simt_set_memory((size_t)14 << 30);
     cr_assert(ks_dev_open(&dev, &ops, "cuda", 0, "f32", &err) == KS_OK, "%s",
               err.text);
     size_t size = (size_t)((ROWS - 1) * APART + SLOTS * SLOT +
