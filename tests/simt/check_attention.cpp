@@ -135,6 +135,18 @@ Test(attention, bits_of_forks_and_loners) {
     }
 }
 
+/* Pages of the sequence before, one place on: nothing to share. */
+Test(attention, pages_one_place_on) {
+    static const part two[] = {{300, 1, 0}, {300, 1, 0}};
+    for (int precise = 0; precise < 2; precise++) {
+        attn_batch b(spec_of(BITS[0]), false, two, 2, 0);
+        for (int32_t i = 0; i < 256 / KS_PAGE; i++)
+            b.pages[(size_t)(b.max_pages + i + 1)] = b.pages[(size_t)i];
+        b.run(precise);
+        cr_expect(b.compare_cpu(precise ? 1e-4 : 2e-2));
+    }
+}
+
 /* Which form serves: the bits do not tell. */
 Test(attention, few_tokens_of_many_sequences) {
     static const part parts[] = {

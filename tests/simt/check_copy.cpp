@@ -186,6 +186,7 @@ static int many(void) {
     uint64_t same;
     RUN(ks__cuda_copy_out(dev, y, NULL, 0, &same, &err));
     if (same != ticket) return 2;
+    RUN(ks__cuda_sync(dev, &err)); /* of the ops: all is given back */
     RUN(ks__cuda_wait(dev, ticket, &err));
     for (int i = 0; i < MANY; i++)
         if (last(y + i * N, N) != (float)i) return 3;
@@ -200,6 +201,22 @@ Test(copy, many_tickets) {
     for (uint64_t seed = 0; seed < 4; seed++) {
         outcome got = run_child(seed, many);
         cr_expect(eq(int, got.status, 0), "seed %d: %s", (int)seed, got.text);
+    }
+}
+
+/* Closing waits for copies in both directions, whose stages it frees. */
+Test(copy, closed_with_copies_on_their_way) {
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        simt_seed(seed);
+        ks_dev *dev = opened();
+        ks_buf a = taken(dev, 64), host;
+        uint64_t ticket;
+        char x[64] = {7};
+        RUN(ks__cuda_alloc_host(dev, &host, 64, "a test", &err));
+        RUN(ks__cuda_copy_out(dev, host.data, a.data, 64, &ticket, &err));
+        RUN(ks__cuda_copy(dev, a.data, x, 64, &err));
+        close_dev(dev);
+        ks__cuda_free_host(NULL, &host);
     }
 }
 

@@ -35,6 +35,15 @@ BUILDS = ["plain", "race", "asan"]
 FIELDS = ["file", "line", "kind", "before", "after", "verdict", "by",
           "seconds"]
 PROGRAMS = 3  # that use a source and may try to kill one mutant of it
+# Where a source's name does not say whose tests are its own.
+OWN = {"device": ["simt_device", "simt_copy", "simt_backend"],
+       "fault": ["simt_copy", "simt_heads", "simt_backend"],
+       "graph": ["simt_copy", "simt_backend", "simt_forward"],
+       "cuda": ["simt_copy", "simt_attention", "simt_backend"],
+       "ops_cuda": ["simt_backend", "simt_forward"],
+       "blaslt": ["simt_gemm", "simt_backend"],
+       "draw": ["simt_heads"], "expand": ["simt_gemm", "simt_heads"],
+       "vec": ["simt_norm", "simt_pool", "simt_rows_backward"]}
 
 
 class Build:
@@ -111,10 +120,15 @@ class Build:
                                         for s, _, _ in objects):
                 found.append((program, len(objects)))
         stem = os.path.splitext(os.path.basename(file))[0]
+        own = OWN.get(stem, [])
+        known = {p for p, _ in found}
+        missing = [p for p in own if p not in known]
+        if missing:
+            sys.exit("mutate.py: %s is not in %s" % (file, missing))
         found.sort(key=lambda p: (
-            os.path.commonprefix([stem, p[0][len("simt_"):]]) == "", p[1],
+            len(os.path.commonprefix([stem, p[0][len("simt_"):]])) < 3, p[1],
             p[0]))
-        return [p for p, _ in found[:PROGRAMS]]
+        return own or [p for p, _ in found[:PROGRAMS]]
 
     def judges(self, file, builds):
         """(program, build), the quick ones first: plain of all programs, the
