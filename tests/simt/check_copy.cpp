@@ -216,8 +216,22 @@ Test(copy, closed_with_copies_on_their_way) {
         RUN(ks__cuda_copy_out(dev, host.data, a.data, 64, &ticket, &err));
         RUN(ks__cuda_copy(dev, a.data, x, 64, &err));
         close_dev(dev);
-        ks__cuda_free_host(NULL, &host);
+        OK(cudaFreeHost(host.data));
     }
+}
+
+Test(copy, host_memory_freed_with_copies_on_their_way) {
+    ks_dev *dev = opened();
+    ks_buf a = taken(dev, 64), one, other;
+    uint64_t ticket;
+    RUN(ks__cuda_alloc_host(dev, &one, 64, "a test", &err));
+    RUN(ks__cuda_alloc_host(dev, &other, 64, "a test", &err));
+    RUN(ks__cuda_copy(dev, one.data, a.data, 64, &err));
+    ks__cuda_free_host(dev, &one);
+    RUN(ks__cuda_copy_out(dev, other.data, a.data, 64, &ticket, &err));
+    ks__cuda_free_host(dev, &other);
+    cr_expect(one.data == NULL && other.data == NULL);
+    close_dev(dev);
 }
 
 /* The sentence of a late error has the ops that were queued. */
