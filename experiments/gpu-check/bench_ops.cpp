@@ -170,15 +170,20 @@ static int bench_norm(struct bench *b, const struct shape *s) {
     return bad;
 }
 
-static int bench_norm_backward(struct bench *b, const struct shape *s) {
-    int64_t t = s->context, n = s->cotangents * t, d = s->d;
+/* The forward's row of each of n rows of cotangents, all of one chain of t. */
+static int32_t *forward_rows(struct bench *b, int64_t n, int64_t t) {
     std::vector<int32_t> of;
     for (int64_t i = 0; i < n; i++) of.push_back((int32_t)(i % t));
+    return bench_put(b, of);
+}
+
+static int bench_norm_backward(struct bench *b, const struct shape *s) {
+    int64_t t = s->context, n = s->cotangents * t, d = s->d;
     words to;
     snprintf(to.text, sizeof to.text, "%dx%d", (int)n, (int)d);
     float *x = bench_floats(b, t * d), *w = bench_floats(b, d);
     float *dy = bench_floats(b, n * d), *dx = bench_floats(b, n * d);
-    int32_t *row = bench_put(b, of);
+    int32_t *row = forward_rows(b, n, t);
     int bad = bench_measure(
         b, s, "norm_backward", to.text, 4.0 * (double)((3 * n + t) * d),
         8.0 * (double)(n * d), [=] {
@@ -208,15 +213,13 @@ static int bench_gate(struct bench *b, const struct shape *s) {
 
 static int bench_gate_backward(struct bench *b, const struct shape *s) {
     int64_t t = s->context, n = s->cotangents * t, ff = s->ff;
-    std::vector<int32_t> of;
-    for (int64_t i = 0; i < n; i++) of.push_back((int32_t)(i % t));
     words to;
     snprintf(to.text, sizeof to.text, "%dx%d", (int)n, (int)ff);
     float *gate = bench_floats(b, t * ff), *up = bench_floats(b, t * ff);
     float *dout = bench_floats(b, n * ff);
     void *dgate = bench_room(b, (size_t)(n * ff) * 4);
     void *dup = bench_room(b, (size_t)(n * ff) * 4);
-    int32_t *row = bench_put(b, of);
+    int32_t *row = forward_rows(b, n, t);
     int bad = bench_measure(
         b, s, "gate_backward", to.text, 4.0 * (double)((3 * n + 2 * t) * ff),
         12.0 * (double)(n * ff), [=] {

@@ -380,7 +380,7 @@ static ks_status open_bench(probe_bench *b, int pairs, ks_err *err) {
     int threads =
         in->common.threads ? in->common.threads : omp_get_max_threads();
     const char *backend = in->common.backend;
-    if (backend && strcmp(backend, "cpu") != 0)
+    if (ks_cli_on_device(backend))
         KS_TRY(ks_dev_open(&b->dev, &b->ops, backend, 1, NULL, err));
     KS_TRY(find_data(b, err));
     KS_TRY(load(b, err));
