@@ -101,7 +101,10 @@ ks_status ks__cuda_alloc_host(ks_dev *, ks_buf *buf, size_t size,
     return KS_OK;
 }
 
-void ks__cuda_free_host(ks_dev *, ks_buf *buf) {
+void ks__cuda_free_host(ks_dev *dev, ks_buf *buf) {
+    /* Of copies on their way to it: nothing says that cudaFreeHost waits. */
+    if (buf->data) (void)cudaStreamSynchronize(dev->stream);
+    if (buf->data) (void)cudaStreamSynchronize(dev->side);
     (void)cudaFreeHost(buf->data);
     *buf = {NULL, 0};
 }

@@ -220,13 +220,13 @@ ks_status ks__cuda_open(ks_dev **out, int ordinal, size_t memory, ks_err *err) {
     return st;
 }
 
+/* CUDA destroys streams and the pool once what is queued on them is done; who
+ * copies beside the ops has waited for that (ks__cuda_copies_close). */
 void ks__cuda_close(ks_dev **dev) {
     ks_dev *d = *dev;
     if (!d) return;
     (void)cudaSetDevice(d->ordinal);
-    if (d->side) (void)cudaStreamSynchronize(d->side);
     while (d->n_taken) ks__cuda_give(d, d->taken[d->n_taken - 1].data);
-    if (d->stream) (void)cudaStreamSynchronize(d->stream);
     if (d->stream) (void)cudaStreamDestroy(d->stream);
     if (d->side) (void)cudaStreamDestroy(d->side);
     if (d->pool) (void)cudaMemPoolDestroy(d->pool);

@@ -71,11 +71,11 @@ static __global__ void __launch_bounds__(THREADS)
 
 /* -------------------------------------------------------------------- group */
 
-/* Sum over the block of x, in every thread; x < 2^31. */
+/* Sum over the block of x, in every thread; x < 2^31. Once a kernel: `part` is
+ * not guarded against the next sum. */
 static __device__ int block_sum(int x) {
     SHARED(int, part, WARPS);
     x = (int)__reduce_add_sync(ALL, (unsigned)x);
-    __syncthreads(); /* whoever still reads the last sum */
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
     __syncthreads();
     int sum = 0;

@@ -128,7 +128,8 @@ static struct ks_ops table(const char *isa) {
  * bits: cuBLASLt's products have others than ours, and another version's may.
  */
 static ks_status choose(ks_dev *dev, const char *isa, ks_err *err) {
-    char library[24] = "", plain[sizeof dev->isa], precise[sizeof dev->isa];
+    char plain[sizeof dev->isa], precise[sizeof dev->isa];
+    char library[24] = "";
     unsigned v = (unsigned)ks__blaslt_version(dev);
     if (v)
         snprintf(library, sizeof library, "-lt%u.%u.%u", v / 10000,

@@ -1,9 +1,13 @@
 /* runner.cpp - runs the tests that were built against shim/criterion, each in
  * a process of its own, and goes on after a failure.
  *   gpu-check tests [--list] [--filter 'suite/name'] [--csv FILE]
- *                   [--timeout SECONDS] [--no-fork]
- * The filter is a shell pattern, several with commas. --no-fork is for tools
- * that follow one process alone. */
+ *                   [--timeout SECONDS] [--few N] [--no-fork] [--as-device]
+ * The filter is a shell pattern, several with commas; one behind a '!' leaves
+ * out. --few: so many of each suite that are not skipped, the suites by turns,
+ * for tools that make tests slow: whatever the time allows, all suites had
+ * their share. --no-fork is for tools that follow one process alone.
+ * --as-device: skips what a real device skips (which this is for anyway, but
+ * where it is simulated). */
 #include "criterion/criterion.h"
 #include "program.h"
 
@@ -28,6 +32,26 @@ void shim_register(struct shim_test *test) {
     }
     test->next = *at;
     *at = test;
+}
+
+static struct shim_suite *suites;
+
+void shim_register_suite(struct shim_suite *suite) {
+    suite->next = suites;
+    suites = suite;
+}
+
+/* The test's own options, and its suite's where it has none. */
+static struct shim_options options_of(const struct shim_test *test) {
+    struct shim_options o = test->options;
+    for (const struct shim_suite *s = suites; s; s = s->next) {
+        if (strcmp(s->name, test->suite) != 0) continue;
+        if (!o.init) o.init = s->options.init;
+        if (!o.fini) o.fini = s->options.fini;
+        if (!(o.timeout > 0)) o.timeout = s->options.timeout;
+        o.disabled = o.disabled || s->options.disabled;
+    }
+    return o;
 }
 
 static const char *base(const char *path) {
@@ -72,9 +96,10 @@ static double now(void) {
 
 static int run_here(const struct shim_test *test) {
     failures = 0;
-    if (test->options.init) test->options.init();
+    struct shim_options o = options_of(test);
+    if (o.init) o.init();
     test->body();
-    if (test->options.fini) test->options.fini();
+    if (o.fini) o.fini();
     return failures ? FAILED : PASSED;
 }
 
@@ -99,21 +124,29 @@ static bool as_expected(const struct shim_test *test, int status) {
     return WIFEXITED(status) && WEXITSTATUS(status) == test->options.exit_code;
 }
 
+/* Every pattern with a ! fails to match, and one of the others, if there are
+ * any, matches. */
 static bool wanted(const struct shim_test *test, const char *filter) {
     char name[512], pattern[512];
+    bool any = false, matched = false;
     snprintf(name, sizeof name, "%s/%s", test->suite, test->name);
-    for (const char *at = filter; at;) {
+    for (const char *at = filter; at && *at;) {
         size_t n = strcspn(at, ",");
-        snprintf(pattern, sizeof pattern, "%.*s", (int)n, at);
-        if (fnmatch(pattern, name, 0) == 0) return true;
-        at = at[n] ? at + n + 1 : NULL;
+        bool out = *at == '!';
+        snprintf(pattern, sizeof pattern, "%.*s", (int)n - out, at + out);
+        bool match = fnmatch(pattern, name, 0) == 0;
+        if (out && match) return false;
+        any = any || !out;
+        matched = matched || match;
+        at += n + (at[n] != 0);
     }
-    return filter == NULL;
+    return matched || !any;
 }
 
 struct options {
     const char *filter, *csv;
     double timeout;
+    int few; /* 0: all */
     bool list, no_fork;
 };
 
@@ -121,10 +154,9 @@ struct options {
 static int judge(const struct shim_test *test, const struct options *o,
                  FILE *csv) {
     double began = now();
+    double own = options_of(test).timeout;
     int status = o->no_fork ? run_here(test) << 8
-                            : run_apart(test, test->options.timeout > 0
-                                                  ? test->options.timeout
-                                                  : o->timeout);
+                            : run_apart(test, own > 0 ? own : o->timeout);
     int verdict = as_expected(test, status) ? PASSED
                   : WIFEXITED(status) && WEXITSTATUS(status) == SKIPPED
                       ? SKIPPED
@@ -147,6 +179,25 @@ static int judge(const struct shim_test *test, const struct options *o,
     return verdict;
 }
 
+/* One test of each suite (few), or all; counts passed, failed, skipped. */
+static void run_round(const struct options *o, FILE *csv, int count[3]) {
+    const char *served = ""; /* the suite that has had its turn */
+    for (struct shim_test *t = first; t; t = t->next) {
+        if (t->done || !wanted(t, o->filter) || options_of(t).disabled ||
+            (o->few && strcmp(served, t->suite) == 0))
+            continue;
+        t->done = true;
+        if (o->list) {
+            printf("%s/%s\n", t->suite, t->name);
+            served = t->suite;
+            continue;
+        }
+        int verdict = judge(t, o, csv);
+        count[verdict == SKIPPED ? 2 : verdict]++;
+        if (verdict != SKIPPED) served = t->suite;
+    }
+}
+
 int run_tests(int argc, char **argv) {
     struct options o = {};
     o.timeout = 120;
@@ -156,10 +207,14 @@ int run_tests(int argc, char **argv) {
             o.list = true;
         } else if (!strcmp(argv[i], "--no-fork")) {
             o.no_fork = true;
+        } else if (!strcmp(argv[i], "--as-device")) {
+            run_as_device(true);
         } else if (!strcmp(argv[i], "--filter")) {
             o.filter = value, i++;
         } else if (!strcmp(argv[i], "--csv")) {
             o.csv = value, i++;
+        } else if (!strcmp(argv[i], "--few")) {
+            o.few = atoi(value), i++;
         } else if (!strcmp(argv[i], "--timeout")) {
             o.timeout = atof(value), i++;
         } else {
@@ -173,15 +228,8 @@ int run_tests(int argc, char **argv) {
         return 2;
     }
     int count[3] = {0, 0, 0};
-    for (const struct shim_test *t = first; t; t = t->next) {
-        if (t->options.disabled || !wanted(t, o.filter)) continue;
-        if (o.list) {
-            printf("%s/%s\n", t->suite, t->name);
-            continue;
-        }
-        int verdict = judge(t, &o, csv);
-        count[verdict == SKIPPED ? 2 : verdict]++;
-    }
+    for (int round = 0; round < (o.few ? o.few : 1); round++)
+        run_round(&o, csv, count);
     if (csv) fclose(csv);
     if (!o.list)
         printf("%d passed, %d failed, %d skipped\n", count[0], count[1],

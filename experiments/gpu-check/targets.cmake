@@ -16,6 +16,7 @@ set_source_files_properties(${CMAKE_SOURCE_DIR}/host/cli/main.c PROPERTIES
 
 function(gpu_check_program name library build)
   add_executable(${name} ${here}/main.cpp ${here}/runner.cpp ${here}/bench.cpp
+    ${here}/bench_ops.cpp ${here}/bench_attention.cpp
     ${tests} ${cli} ${ARGN})
   target_include_directories(${name} BEFORE PRIVATE ${here}/shim)
   target_include_directories(${name} PRIVATE ${here} ${simt}
@@ -25,10 +26,10 @@ function(gpu_check_program name library build)
     ${JANSSON_INCLUDE_DIRS})
   target_compile_options(${name} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:${SIMT_FLAGS}> -Wno-shadow
-    -Wno-format-zero-length)
+    -Wno-format-zero-length -Wno-missing-field-initializers)
   # Test data: from the bundle's folder, where run stands.
   target_compile_definitions(${name} PRIVATE _GNU_SOURCE SIMT_BUILD="${build}"
-    KS_TEST_DATA="data")
+    KS_TEST_DATA="data" KS_DEMO_MODEL="models/demo-a")
   set_target_properties(${name} PROPERTIES ENABLE_EXPORTS ON
     EXCLUDE_FROM_ALL ON BUILD_RPATH "" INSTALL_RPATH "")
   if(SIMT_CUBLASLT)
@@ -38,21 +39,26 @@ function(gpu_check_program name library build)
     ${CMAKE_DL_LIBS} rt)
 endfunction()
 
-set_source_files_properties(${kernels} PROPERTIES LANGUAGE CXX)
-add_library(gpu-check-kernels OBJECT EXCLUDE_FROM_ALL ${kernels})
-target_compile_options(gpu-check-kernels PRIVATE ${SIMT_FLAGS})
-target_include_directories(gpu-check-kernels PRIVATE ${simt}
-  ${CMAKE_SOURCE_DIR}/tests ${CMAKE_SOURCE_DIR}/host
-  ${CMAKE_SOURCE_DIR}/kernels ${CMAKE_SOURCE_DIR}/probes)
-target_include_directories(gpu-check-kernels SYSTEM PRIVATE ${KS_CUDA_INCLUDE}
-  ${JANSSON_INCLUDE_DIRS})
-target_compile_definitions(gpu-check-kernels PRIVATE SIMT_BUILD="plain")
+# The objects of the simulated kernels are those of the tests' plain build.
+set(objects $<TARGET_OBJECTS:simt_plain>)
+foreach(source ${kernels})
+  get_filename_component(family ${source} NAME_WE)
+  list(APPEND objects $<TARGET_OBJECTS:${family}-kernels-plain>)
+endforeach()
 set(library keystep) # the one without kernels of its own
 if(TARGET keystep_host)
   set(library keystep_host)
 endif()
-gpu_check_program(gpu-check-sim ${library} plain $<TARGET_OBJECTS:gpu-check-kernels>
-  $<TARGET_OBJECTS:simt_plain>)
+gpu_check_program(gpu-check-sim ${library} plain ${here}/device_control.cpp
+  ${objects})
+if(SIMT_CUBLASLT)
+  add_dependencies(gpu-check-sim ksblaslt-sim-plain)
+endif()
+target_compile_definitions(gpu-check-sim PRIVATE KS_WRAPPED)
+foreach(knob simulated set_devices set_capability set_driver fail_devices
+    set_memory fail_next_sync launches)
+  target_link_options(gpu-check-sim PRIVATE LINKER:--wrap=simt_${knob})
+endforeach()
 
 if(NOT KS_CUDA_OBJECTS)
   message(STATUS "gpu-check: no CUDA backend in this build: simulated only")

@@ -128,17 +128,22 @@ static int32_t own_rows(const capture_bench *b, size_t from, size_t to,
     return tokens;
 }
 
-/* One batch of a kind; a capture's waits for its own bytes, so that writing
- * them is not charged to what comes next. */
+/* One batch of a kind; a capture's waits for its own bytes, and a device for
+ * what is queued, so that nothing is charged to what comes next. */
 static ks_status run_batch(const capture_bench *b, kind what, size_t from,
                            size_t to, int32_t tokens, ks_err *err) {
     ks_status st = KS_OK;
+    const ks_engine *e = b->job[POOLED]->engine;
     bool more;
-    if (what == PRODUCTS)
-        return batch_products(b, own_rows(b, from, to, tokens), err);
-    if (what == FORWARD) return batch_forward(b, from, to, err);
-    KS_TRY(ks_capture_step(b->pass[what], &more, err));
-    KS_TRY(ks_capture_sync(b->pass[what], err));
+    if (what == PRODUCTS) {
+        KS_TRY(batch_products(b, own_rows(b, from, to, tokens), err));
+    } else if (what == FORWARD) {
+        KS_TRY(batch_forward(b, from, to, err));
+    } else {
+        KS_TRY(ks_capture_step(b->pass[what], &more, err));
+        KS_TRY(ks_capture_sync(b->pass[what], err));
+    }
+    KS_TRY(e->ops->sync(e->dev, err));
 done:
     return st;
 }

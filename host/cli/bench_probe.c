@@ -2,11 +2,13 @@
  * layers x strengths x folds, beside what its Gram matrices, factorisations
  * and passes cost as bare BLAS and LAPACK calls, in turn on the same data.
  *
- * Layers go side by side, one thread each, as keystep probe runs them; the
- * bare calls likewise. Data are in memory before the clock starts. A bare pass
- * is two products of the training rows (a column holds one fold out) with as
- * many columns as were still being solved in the solver's pass; the last pass
- * of a column, which verifies it in double, counts as two of all columns. */
+ * Layers go side by side, one thread each, as keystep probe runs them, and the
+ * bare calls likewise; with --backend cuda one after another on the device,
+ * beside the same bare calls on all threads of the CPU. Data are in memory
+ * before the clock starts. A bare pass is two products of the training rows (a
+ * column holds one fold out) with as many columns as were still being solved in
+ * the solver's pass; the last pass of a column, which verifies it in double,
+ * counts as two of all columns. */
 #include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
@@ -38,6 +40,8 @@ typedef struct grid_run {
 
 typedef struct probe_bench {
     ks_bench *bench;
+    ks_dev *dev; /* NULL: each layer opens the CPU for itself */
+    const struct ks_ops *ops;
     char *path;
     bool remove;
     int64_t n, d;
@@ -177,8 +181,13 @@ static ks_status fit_layer(probe_bench *b, int32_t at, int lane, grid_run *run,
         columns[k] = (ks_l2_column){.hold = 1u << (k / STRENGTHS),
                                     .strength = b->strength[k % STRENGTHS],
                                     .margin = margin + k * b->n};
-    KS_TRY(ks_l2_open(&l2, b->x + at * b->n * b->d, b->n, b->d, &design, 1,
-                      b->lane_threads, err));
+    const float *x = b->x + at * b->n * b->d;
+    if (b->dev)
+        KS_TRY(ks_l2_open_on(&l2, b->ops, b->dev, x, b->n, b->d, &design, 1,
+                             b->lane_threads, err));
+    else
+        KS_TRY(
+            ks_l2_open(&l2, x, b->n, b->d, &design, 1, b->lane_threads, err));
     KS_TRY(ks_l2_fit(l2, columns, b->n_columns, TOLERANCE, KS_DEFAULT_PASSES,
                      err));
     ks_l2_cost cost = ks_l2_get_cost(l2);
@@ -320,20 +329,21 @@ static ks_status add_row(probe_bench *b, json_t *pair, const grid_run *r,
     double directions = r->cost.other - r->cost.passes - r->cost.verify;
     return ks_bench_row(
         b->bench,
-        json_pack("{s:o,s:i,s:I,s:I,s:i,s:i,s:i,s:f,s:f,s:f,s:o,s:o,s:i,s:i,"
-                  "s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}",
-                  "pair", pair, "layers", b->n_layers, "rows", (json_int_t)b->n,
-                  "width", (json_int_t)b->d, "strengths", STRENGTHS, "folds",
-                  b->bench->in->folds, "lanes", b->lanes, "seconds", r->seconds,
-                  "bare_seconds", r->bare_seconds, "over_bare", ratio.mean,
-                  "over_bare_low", ks_bench_real(ratio.low), "over_bare_high",
-                  ks_bench_real(ratio.high), "reads", r->cost.reads,
-                  "unconverged", r->unconverged, "max_gradient", r->gradient,
-                  "accuracy", r->accuracy, "prepare_s", r->cost.prepare,
-                  "factor_s", r->cost.factor, "passes_s", r->cost.passes,
-                  "verify_s", r->cost.verify, "directions_s", directions,
-                  "bare_gram_s", r->bare.gram, "bare_factor_s", r->bare.factor,
-                  "bare_passes_s", r->bare.passes),
+        json_pack(
+            "{s:o,s:s,s:i,s:I,s:I,s:i,s:i,s:i,s:f,s:f,s:f,s:o,s:o,s:i,s:i,"
+            "s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}",
+            "pair", pair, "backend", b->dev ? "cuda" : "cpu", "layers",
+            b->n_layers, "rows", (json_int_t)b->n, "width", (json_int_t)b->d,
+            "strengths", STRENGTHS, "folds", b->bench->in->folds, "lanes",
+            b->lanes, "seconds", r->seconds, "bare_seconds", r->bare_seconds,
+            "over_bare", ratio.mean, "over_bare_low", ks_bench_real(ratio.low),
+            "over_bare_high", ks_bench_real(ratio.high), "reads", r->cost.reads,
+            "unconverged", r->unconverged, "max_gradient", r->gradient,
+            "accuracy", r->accuracy, "prepare_s", r->cost.prepare, "factor_s",
+            r->cost.factor, "passes_s", r->cost.passes, "verify_s",
+            r->cost.verify, "directions_s", directions, "bare_gram_s",
+            r->bare.gram, "bare_factor_s", r->bare.factor, "bare_passes_s",
+            r->bare.passes),
         err);
 }
 
@@ -369,10 +379,13 @@ static ks_status open_bench(probe_bench *b, int pairs, ks_err *err) {
     const ks_bench_input *in = b->bench->in;
     int threads =
         in->common.threads ? in->common.threads : omp_get_max_threads();
+    const char *backend = in->common.backend;
+    if (ks_cli_on_device(backend))
+        KS_TRY(ks_dev_open(&b->dev, &b->ops, backend, 1, NULL, err));
     KS_TRY(find_data(b, err));
     KS_TRY(load(b, err));
     b->n_columns = in->folds * STRENGTHS;
-    b->lanes = KS_MIN(threads, b->n_layers);
+    b->lanes = b->dev ? 1 : KS_MIN(threads, b->n_layers);
     b->lane_threads = KS_MAX(1, threads / b->lanes);
     ks_nest_default_strengths(b->strength);
     size_t n = (size_t)b->n, d = (size_t)b->d, lanes = (size_t)b->lanes;
@@ -391,6 +404,7 @@ done:
 
 static void close_bench(probe_bench *b) {
     if (b->remove) ks_bench_remove(b->path);
+    ks_dev_close(&b->dev, b->ops);
     void *all[] = {b->path,   b->layer,   b->x,    b->y,     b->fold,
                    b->margin, b->scratch, b->runs, b->passes};
     for (size_t i = 0; i < KS_COUNT(all); i++) free(all[i]);

@@ -201,6 +201,9 @@ const char *ks_cli_clean(const ks_cli_common *common, struct argp_state *state);
 error_t ks_cli_common_key(ks_cli_common *common, int key, char *arg,
                           struct argp_state *state);
 
+/* Is --backend a device, and not the CPU (NULL: the CPU)? */
+bool ks_cli_on_device(const char *backend);
+
 /* "0,3-7" as a bool per layer 0..n-1; NULL text: all. */
 ks_status ks_cli_layers(const char *text, int32_t n, bool *on, ks_err *err);
 

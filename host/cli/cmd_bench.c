@@ -41,7 +41,6 @@ static const struct argp_option option_list[] = {
     {"chains", KS_KEY_CHAINS, "FILE", 0, "chains, JSON Lines", 2},
     {"batch-tokens", KS_KEY_BATCH_TOKENS, "N", 0,
      "most tokens of a packed batch", 2},
-    {"backend", KS_KEY_BACKEND, "cpu|cuda", 0, "default: cpu", 2},
     {NULL, 0, NULL, 0, "io:", 3},
     {"size", KEY_SIZE, "MIB", 0, "of the file; default: 1024", 3},
     {NULL, 0, NULL, 0, "probe:", 4},
@@ -58,10 +57,12 @@ static const struct argp_option option_list[] = {
     {"seed", KS_KEY_SEED, "N", 0, "of synthetic ones", 4},
     {"out-data", KEY_OUT_DATA, "FILE", 0,
      "keep the synthetic activations, for peers to read", 4},
-    {NULL, 0, NULL, 0, "capture, io and probe:", 5},
+    {NULL, 0, NULL, 0, "capture and probe:", 5},
+    {"backend", KS_KEY_BACKEND, "cpu|cuda", 0, "default: cpu", 5},
+    {NULL, 0, NULL, 0, "capture, io and probe:", 6},
     {"dir", KEY_DIR, "FOLDER", 0,
-     "where the files that are written and removed lie; default: here", 5},
-    {"quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr", 5},
+     "where the files that are written and removed lie; default: here", 6},
+    {"quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr", 6},
     {0}};
 
 static const struct bench_entry {

@@ -113,11 +113,11 @@ static ks_status open_model(work *w, ks_err *err) {
     char *home = NULL;
     ks_template which = KS_TEMPLATE_AUTO;
     /* All of a device's memory; of the host's, keys and values alone. */
-    bool device = c->backend && strcmp(c->backend, "cpu") != 0;
-    ks_engine_options options = {.backend = c->backend,
-                                 .threads = c->threads,
-                                 .memory = device ? c->memory : 0,
-                                 .batch_tokens = c->batch_tokens};
+    ks_engine_options options = {
+        .backend = c->backend,
+        .threads = c->threads,
+        .memory = ks_cli_on_device(c->backend) ? c->memory : 0,
+        .batch_tokens = c->batch_tokens};
     if (c->template_) KS_TRY(ks_template_find(c->template_, &which, err));
     KS_TRY(ks_model_home(&home, c->model, err));
     KS_TRY(ks_tokenizer_open(&w->tokenizer,

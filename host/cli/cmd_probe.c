@@ -308,7 +308,7 @@ static ks_status run(input *in, ks_err *err) {
         .begin = begin,
         .end = end};
     KS_TRY(prepare(in, paths, &made, err));
-    if (c->backend && strcmp(c->backend, "cpu") != 0) {
+    if (ks_cli_on_device(c->backend)) {
         KS_TRY(ks_dev_open(&dev, &ops, c->backend, c->threads, NULL, err));
         KS_TRY(ks_dev_limit(dev, c->memory, "--backend cpu needs none", err));
         options.grid.nest.ops = ops, options.grid.nest.dev = dev;

@@ -303,6 +303,10 @@ ks_status ks_cli_layers(const char *text, int32_t n, bool *on, ks_err *err) {
     return KS_OK;
 }
 
+bool ks_cli_on_device(const char *backend) {
+    return backend && strcmp(backend, "cpu") != 0;
+}
+
 /* ---------------------------------------------------------------- plumbing */
 
 static void print_line(json_t *object) {

@@ -10,7 +10,10 @@
 #include "capture.h"
 #include "shell.h"
 
-#define MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
+#ifndef KS_DEMO_MODEL
+#define KS_DEMO_MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
+#endif
+#define MODEL KS_DEMO_MODEL
 
 static char dir[64];
 

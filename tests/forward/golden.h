@@ -79,11 +79,15 @@ static inline void golden_close(golden *g) {
     free(g->hidden);
 }
 
-static inline ks_engine *open_case(const char *path, int threads) {
+static inline ks_engine *open_model(const char *path,
+                                    const ks_engine_options *options) {
     ks_engine *engine = NULL;
-    ks_engine_options options = {.threads = threads};
-    must(ks_engine_open(&engine, path, &options, err));
+    must(ks_engine_open(&engine, path, options, err));
     return engine;
+}
+
+static inline ks_engine *open_case(const char *path, int threads) {
+    return open_model(path, &(ks_engine_options){.threads = threads});
 }
 
 /* Rows of KS_TOKENS, layer after layer. */

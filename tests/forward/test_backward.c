@@ -1,182 +1,23 @@
 /* The backward pass against torch's autograd on tiny models of every feature
  * (tests/golden/make_backward.py), and what must not change a bit of it. */
 #include "apart.h"
-#include "backward.h"
-#include "golden.h"
-
-#include <unistd.h>
-
-#define GRADIENTS KS_TEST_DATA "/backward/"
-
-static const double tolerance = 1e-4; /* relative, a target and layer */
-
-static const char *const cases[] = {
-    "llama3", "linear", "qwen2",  "mistral", "qwen3",
-    "olmo2",  "olmo3",  "gemma3", "softcap", "sinks",
-};
-
-enum { MOST_TARGETS = 8 };
-
-typedef struct fixture {
-    ks_engine *engine;
-    ks_placed *placed;
-    golden g;
-    ks_target targets[MOST_TARGETS];
-    int32_t n_targets;
-    float *ref; /* see make_backward.py */
-    size_t n_ref;
-    float *sinks;
-} fixture;
-
-/* The base model's folder, or one with a changed config. */
-static ks_engine *open_changed(const char *base, json_t *changes, int threads) {
-    char path[600], folder[] = "/tmp/keystep-backward-XXXXXX", target[600];
-    snprintf(path, sizeof path, DATA "%s", base);
-    if (json_object_size(changes) == 0) return open_case(path, threads);
-    snprintf(path, sizeof path, DATA "%s/config.json", base);
-    json_t *config = json_load_file(path, 0, NULL);
-    cr_assert(config && json_object_update(config, changes) == 0);
-    cr_assert(mkdtemp(folder));
-    snprintf(path, sizeof path, "%s/config.json", folder);
-    cr_assert_eq(json_dump_file(config, path, 0), 0);
-    snprintf(target, sizeof target, DATA "%s/model.safetensors", base);
-    char link[600];
-    snprintf(link, sizeof link, "%s/model.safetensors", folder);
-    cr_assert_eq(symlink(target, link), 0);
-    ks_engine *engine = open_case(folder, threads);
-    unlink(path), unlink(link), rmdir(folder);
-    json_decref(config);
-    return engine;
-}
-
-static void set_sinks(fixture *f, json_t *sinks) {
-    const ks_config *c = &f->engine->model->config;
-    if (json_array_size(sinks) == 0) return;
-    cr_assert_eq(json_array_size(sinks), (size_t)c->n_layers);
-    f->sinks = calloc((size_t)(c->n_layers * c->n_heads), sizeof *f->sinks);
-    for (int32_t l = 0; l < c->n_layers; l++) {
-        json_t *of = json_array_get(sinks, (size_t)l);
-        for (int32_t h = 0; h < c->n_heads; h++)
-            f->sinks[l * c->n_heads + h] =
-                (float)json_number_value(json_array_get(of, (size_t)h));
-        f->engine->model->weights.layers[l].sinks = f->sinks + l * c->n_heads;
-    }
-}
-
-static void read_reference(fixture *f, const char *name) {
-    char path[600];
-    snprintf(path, sizeof path, GRADIENTS "%s.f32", name);
-    FILE *file = fopen(path, "rb");
-    cr_assert(file, "%s", path);
-    cr_assert_eq(fseek(file, 0, SEEK_END), 0);
-    f->n_ref = (size_t)ftell(file) / sizeof(float);
-    rewind(file);
-    f->ref = malloc(f->n_ref * sizeof(float));
-    cr_assert_eq(fread(f->ref, sizeof(float), f->n_ref, file), f->n_ref);
-    fclose(file);
-}
+#include "gradients.h"
 
 static fixture open_fixture(const char *name, int threads, bool moved) {
-    fixture f = {0};
-    char path[600];
-    snprintf(path, sizeof path, GRADIENTS "%s.json", name);
-    json_t *root = json_load_file(path, 0, NULL);
-    cr_assert(root, "%s", path);
-    const char *base = json_string_value(json_object_get(root, "model"));
-    f.engine = open_changed(base, json_object_get(root, "changes"), threads);
-    set_sinks(&f, json_object_get(root, "sinks"));
-    json_t *targets = json_object_get(root, "targets");
-    f.n_targets = (int32_t)json_array_size(targets);
-    cr_assert(f.n_targets > 0 && f.n_targets <= MOST_TARGETS);
-    for (int32_t i = 0; i < f.n_targets; i++) {
-        int32_t v[3];
-        for (size_t j = 0; j < 3; j++)
-            v[j] = (int32_t)json_integer_value(
-                json_array_get(json_array_get(targets, (size_t)i), j));
-        f.targets[i] = (ks_target){0, v[0], v[1], v[2]};
-    }
-    f.g = golden_open(base, f.engine);
-    read_reference(&f, name);
-    json_decref(root);
+    fixture f = fixture_open(name, &(ks_engine_options){.threads = threads});
     if (moved) move_apart(f.engine);
-    must(ks_place(&f.placed, f.engine->dev, f.engine->ops, f.engine->model,
-                  err));
+    fixture_place(&f);
     return f;
 }
-
-static void close_fixture(fixture *f) {
-    ks_placed_close(&f->placed);
-    golden_close(&f->g);
-    ks_engine_close(&f->engine);
-    free(f->ref), free(f->sinks);
-}
-
-static ks_backward *open_backward(fixture *f, int32_t max_tokens,
-                                  int32_t max_rows, int32_t lanes) {
-    ks_backward *b = NULL;
-    ks_backward_limits limits = {max_tokens, max_rows, lanes};
-    must(ks_backward_open(&b, f->engine->dev, f->engine->ops,
-                          &f->engine->model->config,
-                          ks_placed_weights(f->placed), &limits, err));
-    return b;
-}
-
-/* Emitted rows, [target][layer] one behind the other as they were asked for. */
-typedef struct kept {
-    const ks_target *targets;
-    int32_t n_targets, n_states, d;
-    float *rows[MOST_TARGETS][8];
-    int32_t calls, fail_at; /* 0: never */
-} kept;
-
-static ks_status keep(void *user, int32_t target, int32_t layer,
-                      const float *rows, int64_t n, ks_err *err) {
-    kept *k = user;
-    if (++k->calls == k->fail_at) return ks_fail(err, KS_IO, "full");
-    const ks_target *t = &k->targets[target];
-    cr_assert_eq(n, t->end - 1 - t->from);
-    cr_assert(!k->rows[target][layer], "emitted twice");
-    size_t size = (size_t)n * (size_t)k->d * sizeof(float);
-    k->rows[target][layer] = malloc(size);
-    memcpy(k->rows[target][layer], rows, size);
-    return KS_OK;
-}
-
-static kept new_kept(const fixture *f, const ks_target *targets, int32_t n) {
-    return (kept){.targets = targets,
-                  .n_targets = n,
-                  .n_states = f->g.n_states,
-                  .d = f->g.d};
-}
-
-static void free_kept(kept *k) {
-    for (int32_t i = 0; i < k->n_targets; i++)
-        for (int32_t l = 0; l < k->n_states; l++) free(k->rows[i][l]);
-}
-
-static size_t floats_of(const kept *k, int32_t target) {
-    const ks_target *t = &k->targets[target];
-    return (size_t)(t->end - 1 - t->from) * (size_t)k->d;
-}
-
-static ks_gradients asked(kept *k, const bool *layers, bool of_log) {
-    return (ks_gradients){.n_targets = k->n_targets,
-                          .targets = k->targets,
-                          .of_log = of_log,
-                          .layers = layers,
-                          .emit = keep,
-                          .user = k};
-}
-
-static const bool every_layer[] = {1, 1, 1, 1, 1, 1, 1, 1};
 
 /* All targets of the fixture's own sequence, packed alone. */
 static kept pull(fixture *f, int32_t max_rows, int32_t lanes, bool of_log,
                  const float *inputs) {
-    ks_backward *b = open_backward(f, f->g.n, max_rows, lanes);
+    ks_backward *b =
+        open_backward(f->engine, f->placed, f->g.n, max_rows, lanes);
     ks_seqs seqs = {
         .n_seq = 1, .n_tok = f->g.n, .offsets = (int32_t[]){0, f->g.n}};
-    kept k = new_kept(f, f->targets, f->n_targets);
+    kept k = new_kept(f->engine, f->targets, f->n_targets);
     ks_gradients want = asked(&k, every_layer, of_log);
     must(ks_backward_forward(b, &seqs, f->g.ids, inputs, err));
     must(ks_backward_pull(b, &want, err));
@@ -184,43 +25,14 @@ static kept pull(fixture *f, int32_t max_rows, int32_t lanes, bool of_log,
     return k;
 }
 
-static void expect_close(const char *name, const kept *k, int32_t target,
-                         int32_t layer, const float **ref) {
-    size_t n = floats_of(k, target);
-    double e = relative_error(k->rows[target][layer], *ref, n);
-    cr_expect(e <= tolerance, "%s target %d layer %d: relative error %g", name,
-              target, layer, e);
-    *ref += n;
-}
-
-static void expect_reference(const char *name, fixture *f, kept *p, kept *log) {
-    const float *ref = f->ref;
-    for (int32_t i = 0; i < f->n_targets; i++) {
-        expect_close(name, p, i, 0, &ref);
-        expect_close(name, p, i, 1, &ref);
-        expect_close(name, p, i, f->g.n_states - 1, &ref);
-    }
-    for (int32_t i = 0; i < f->n_targets; i++)
-        expect_close(name, log, i, 0, &ref);
-    cr_assert_eq((size_t)(ref - f->ref), f->n_ref, "%s", name);
-}
-
-static void expect_same(const kept *a, const kept *b, const char *what) {
-    for (int32_t i = 0; i < a->n_targets; i++)
-        for (int32_t l = 0; l < a->n_states; l++)
-            cr_expect(memcmp(a->rows[i][l], b->rows[i][l],
-                             floats_of(a, i) * sizeof(float)) == 0,
-                      "%s: target %d layer %d", what, i, l);
-}
-
 /* -------------------------------------------------------------------- tests */
 
 Test(backward, gradients_are_those_of_autograd) {
-    for (size_t i = 0; i < KS_COUNT(cases); i++) {
-        fixture f = open_fixture(cases[i], 0, false);
+    for (size_t i = 0; i < KS_COUNT(gradient_cases); i++) {
+        fixture f = open_fixture(gradient_cases[i], 0, false);
         kept p = pull(&f, 1000, 1, false, NULL);
         kept log = pull(&f, 1000, 1, true, NULL);
-        expect_reference(cases[i], &f, &p, &log);
+        expect_reference(gradient_cases[i], &f, &p, &log, 1e-4);
         free_kept(&p), free_kept(&log);
         close_fixture(&f);
     }
@@ -228,12 +40,12 @@ Test(backward, gradients_are_those_of_autograd) {
 
 /* Memory that the host cannot touch: the same bits. */
 Test(backward, backend_memory_apart) {
-    for (size_t i = 0; i < KS_COUNT(cases); i++) {
-        fixture f = open_fixture(cases[i], 1, false);
-        fixture m = open_fixture(cases[i], 1, true);
+    for (size_t i = 0; i < KS_COUNT(gradient_cases); i++) {
+        fixture f = open_fixture(gradient_cases[i], 1, false);
+        fixture m = open_fixture(gradient_cases[i], 1, true);
         kept here = pull(&f, 60, 1, false, NULL);
         kept there = pull(&m, 60, 1, false, NULL);
-        expect_same(&here, &there, cases[i]);
+        expect_same(&here, &there, gradient_cases[i]);
         free_kept(&here), free_kept(&there);
         close_fixture(&f), close_fixture(&m);
     }
@@ -241,9 +53,9 @@ Test(backward, backend_memory_apart) {
 
 /* Groups of targets, lanes and threads change no bit. */
 Test(backward, bits_of_groups_lanes_and_threads) {
-    for (size_t i = 0; i < KS_COUNT(cases); i++) {
-        fixture f = open_fixture(cases[i], 1, false);
-        fixture g = open_fixture(cases[i], 3, false);
+    for (size_t i = 0; i < KS_COUNT(gradient_cases); i++) {
+        fixture f = open_fixture(gradient_cases[i], 1, false);
+        fixture g = open_fixture(gradient_cases[i], 3, false);
         kept all = pull(&f, 1000, 1, false, NULL);
         kept one = pull(&f, 54, 1, false, NULL); /* the longest target's rows */
         kept lanes = pull(&g, 1000, 3, false, NULL);
@@ -266,8 +78,8 @@ Test(backward, many_rows_on_lanes) {
     for (int32_t i = 0; i < MOST_TARGETS; i++)
         targets[i] = (ks_target){0, 1 + 29 * i, 1 + 29 * (i + 1), 0};
     for (int32_t lanes = 1; lanes <= 2; lanes++) {
-        ks_backward *b = open_backward(&f, N, 2000, lanes);
-        k[lanes - 1] = new_kept(&f, targets, MOST_TARGETS);
+        ks_backward *b = open_backward(f.engine, f.placed, N, 2000, lanes);
+        k[lanes - 1] = new_kept(f.engine, targets, MOST_TARGETS);
         ks_gradients want = asked(&k[lanes - 1], every_layer, true);
         must(ks_backward_forward(b, &seqs, ids, NULL, err));
         must(ks_backward_pull(b, &want, err));
@@ -281,8 +93,8 @@ Test(backward, many_rows_on_lanes) {
 /* The sequence among others gives the bits that it gives alone, and the
  * residual stream's rows as inputs those of its ids. */
 Test(backward, packed_among_others_and_from_inputs) {
-    for (size_t i = 0; i < KS_COUNT(cases); i++) {
-        fixture f = open_fixture(cases[i], 2, false);
+    for (size_t i = 0; i < KS_COUNT(gradient_cases); i++) {
+        fixture f = open_fixture(gradient_cases[i], 2, false);
         int32_t n = f.g.n, offsets[] = {0, 5, 5 + n, 5 + n + 41};
         int32_t *ids = calloc((size_t)offsets[3], sizeof *ids);
         memcpy(ids + 5, f.g.ids, (size_t)n * sizeof *ids);
@@ -293,9 +105,9 @@ Test(backward, packed_among_others_and_from_inputs) {
             targets[t + 1].seq = 1;
         }
         kept alone = pull(&f, 1000, 1, false, NULL);
-        kept among = new_kept(&f, targets, f.n_targets + 1);
+        kept among = new_kept(f.engine, targets, f.n_targets + 1);
         ks_gradients want = asked(&among, every_layer, false);
-        ks_backward *b = open_backward(&f, offsets[3], 1000, 1);
+        ks_backward *b = open_backward(f.engine, f.placed, offsets[3], 1000, 1);
         ks_seqs seqs = {.n_seq = 3, .n_tok = offsets[3], .offsets = offsets};
         must(ks_backward_forward(b, &seqs, ids, NULL, err));
         must(ks_backward_pull(b, &want, err));
@@ -303,13 +115,13 @@ Test(backward, packed_among_others_and_from_inputs) {
         kept own = among; /* without the first target */
         own.targets++, own.n_targets--;
         memmove(own.rows, own.rows + 1, sizeof own.rows - sizeof *own.rows);
-        expect_same(&alone, &own, cases[i]);
+        expect_same(&alone, &own, gradient_cases[i]);
         /* layer 0 of the golden states is transformers' embedding output */
         kept from = pull(&f, 1000, 1, false, f.g.hidden);
         for (int32_t t = 0; t < f.n_targets; t++) {
             double e = relative_error(from.rows[t][0], alone.rows[t][0],
                                       floats_of(&alone, t));
-            cr_expect(e <= 1e-5, "%s from inputs: %g", cases[i], e);
+            cr_expect(e <= 1e-5, "%s from inputs: %g", gradient_cases[i], e);
         }
         free_kept(&alone), free_kept(&among), free_kept(&from);
         free(ids);
@@ -320,7 +132,7 @@ Test(backward, packed_among_others_and_from_inputs) {
 /* Layers that are asked for, and only those; log-probabilities as scored. */
 Test(backward, layers_and_log_probabilities) {
     fixture f = open_fixture("gemma3", 0, false);
-    ks_backward *b = open_backward(&f, f.g.n, 1000, 1);
+    ks_backward *b = open_backward(f.engine, f.placed, f.g.n, 1000, 1);
     ks_seqs seqs = {
         .n_seq = 1, .n_tok = f.g.n, .offsets = (int32_t[]){0, f.g.n}};
     kept all = pull(&f, 1000, 1, false, NULL);
@@ -328,7 +140,7 @@ Test(backward, layers_and_log_probabilities) {
     for (int32_t l = 0; l <= f.g.n_states; l++) {
         bool layers[8] = {0};
         layers[l] = true;
-        kept k = new_kept(&f, f.targets, f.n_targets);
+        kept k = new_kept(f.engine, f.targets, f.n_targets);
         ks_gradients want = asked(&k, l == f.g.n_states ? NULL : layers, false);
         must(ks_backward_pull(b, &want, err));
         cr_expect_eq(k.calls, f.n_targets);
@@ -341,7 +153,7 @@ Test(backward, layers_and_log_probabilities) {
     free_kept(&all);
 
     float got[MOST_TARGETS * 100], scored[100];
-    kept k = new_kept(&f, f.targets, f.n_targets);
+    kept k = new_kept(f.engine, f.targets, f.n_targets);
     ks_gradients want = asked(&k, NULL, true);
     want.logprobs = got;
     must(ks_backward_pull(b, &want, err));
@@ -366,10 +178,10 @@ Test(backward, layers_and_log_probabilities) {
 Test(backward, tokens_ahead_of_a_window) {
     fixture f = open_fixture("mistral", 0, false); /* 3 layers, window 17 */
     ks_target target = {0, 95, 96, 30};
-    ks_backward *b = open_backward(&f, f.g.n, 100, 1);
+    ks_backward *b = open_backward(f.engine, f.placed, f.g.n, 100, 1);
     ks_seqs seqs = {
         .n_seq = 1, .n_tok = f.g.n, .offsets = (int32_t[]){0, f.g.n}};
-    kept k = new_kept(&f, &target, 1);
+    kept k = new_kept(f.engine, &target, 1);
     ks_gradients want = asked(&k, NULL, true);
     must(ks_backward_forward(b, &seqs, f.g.ids, NULL, err));
     must(ks_backward_pull(b, &want, err));
@@ -402,11 +214,11 @@ Test(backward, tokens_ahead_of_a_window) {
 
 Test(backward, what_is_refused) {
     fixture f = open_fixture("llama3", 0, false);
-    ks_backward *b = open_backward(&f, f.g.n, 20, 1);
+    ks_backward *b = open_backward(f.engine, f.placed, f.g.n, 20, 1);
     int32_t offsets[] = {0, f.g.n}, past[] = {1};
     ks_seqs seqs = {.n_seq = 1, .n_tok = f.g.n, .offsets = offsets};
     ks_target t = {0, 10, 15, 0};
-    kept k = new_kept(&f, &t, 1);
+    kept k = new_kept(f.engine, &t, 1);
     ks_gradients want = asked(&k, NULL, false);
     REFUSED(KS_USAGE, "forward first", ks_backward_pull(b, &want, err));
     seqs.past = past;
@@ -467,10 +279,10 @@ Test(backward, what_is_refused) {
  * overflows by the way back. */
 Test(backward, gradients_that_are_not_finite) {
     fixture f = open_fixture("olmo2", 0, false);
-    ks_backward *b = open_backward(&f, f.g.n, 100, 1);
+    ks_backward *b = open_backward(f.engine, f.placed, f.g.n, 100, 1);
     ks_seqs seqs = {
         .n_seq = 1, .n_tok = f.g.n, .offsets = (int32_t[]){0, f.g.n}};
-    kept k = new_kept(&f, f.targets, 1);
+    kept k = new_kept(f.engine, f.targets, 1);
     ks_gradients want = asked(&k, NULL, true);
     must(ks_backward_forward(b, &seqs, f.g.ids, NULL, err));
     f.engine->model->weights.layers[1].q_norm[3] = NAN;
@@ -488,7 +300,7 @@ Test(backward, bytes) {
     ks_backward_limits limits = {50, 70, 1};
     size_t before = 0, taken = 0;
     for (size_t i = 0; i < apart.n_live; i++) before += apart.live[i].size;
-    ks_backward *b = open_backward(&f, 50, 70, 1);
+    ks_backward *b = open_backward(f.engine, f.placed, 50, 70, 1);
     for (size_t i = 0; i < apart.n_live; i++) taken += apart.live[i].size;
     cr_expect_eq(
         taken - before,

@@ -121,14 +121,16 @@ def variants(config):
             yield cap, {**config, cap: config[cap] * 1.01}
 
 
+def drawn_sinks():
+    rng = torch.Generator().manual_seed(make_forward.SEED)
+    return 2 * torch.randn(3, 4, generator=rng)
+
+
 def make(name):
     base, changes = CASES[name]
     golden = json.loads((DATA / base / "golden.json").read_text())
     ids = torch.tensor(golden["ids"])
-    sinks = None
-    if name == "sinks":
-        rng = torch.Generator().manual_seed(make_forward.SEED)
-        sinks = 2 * torch.randn(3, 4, generator=rng)
+    sinks = drawn_sinks() if name == "sinks" else None
     config, model = load(base, changes, sinks)
     p, log = gradients(model, ids)
     grads = flat(p, log)

@@ -9,6 +9,7 @@
 #include "check.h"
 #include "compare.h"
 #include "control.h"
+#include "upload.h"
 
 #include "../../kernels/cuda.cuh"
 #include "../../kernels/cuda_ops.h"
@@ -53,7 +54,7 @@ template <class T> struct on_device {
     size_t n;
     on_device(const T *from, size_t count) : data(NULL), n(count) {
         OK(cudaMalloc(&data, n * sizeof(T) + (n == 0)));
-        OK(cudaMemcpy(data, from, n * sizeof(T), cudaMemcpyHostToDevice));
+        OK(upload(data, from, n * sizeof(T)));
     }
     explicit on_device(const std::vector<T> &x)
         : on_device(x.data(), x.size()) {
@@ -232,12 +233,12 @@ struct attn_batch {
         if (what == TYPE_OF_K) vk.type = KS_BF16;
         if (what == STRIDE_OF_V) vv.stride--;
         if (what == NO_TOKENS) seqs.n_tok = 0;
-        uint64_t before = simt_launches();
+        uint64_t before = simt_simulated() ? simt_launches() : 0;
         bool no_store = what == NO_STORE || n_pages == 0;
         ks_status st = ks__cuda_attention(dev, vo, vq, vk, vv, &sp, &seqs,
                                           no_store ? NULL : &kv, err);
         OK(cudaStreamSynchronize(dev->stream));
-        launches = simt_launches() - before;
+        if (simt_simulated()) launches = simt_launches() - before;
         OK(cudaMemcpy(out.data(), dout.data, out.size() * sizeof(float),
                       cudaMemcpyDeviceToHost));
         return st;

@@ -25,7 +25,9 @@ static const back_case CASES[] = {
     {2, 2, 128, 0, 0, false, false, 0}, {2, 1, 128, 0, 20, true, true, 8},
     {2, 1, 96, 17, 5, false, false, 0}, {1, 1, 96, 0, 0, false, true, 4},
     {2, 1, 256, 0, 0, false, false, 0}, {1, 1, 256, 40, 0, true, true, 0},
-    {4, 2, 34, 1, 0, false, true, 3},   {2, 2, 18, 0, 3, false, false, 1},
+    {4, 2, 34, 1, 0, false, true, 3},   {2, 2, 18, 0, 0.5f, false, false, 1},
+    {1, 1, 65, 0, 0, false, false, 0},  {1, 1, 97, 0, 0, false, true, 0},
+    {1, 1, 129, 0, 0, false, true, 0},
 };
 
 struct back {

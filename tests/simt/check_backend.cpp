@@ -68,6 +68,7 @@ Test(backend, isa_names_cublaslt) {
 }
 
 Test(backend, refusals) {
+    simt_set_devices(1);
     setenv("KS_CUBLASLT", "none", 1);
     refused("cuda:1", NULL, KS_USAGE, "no CUDA device 1: 0 to 0");
     refused("cuda", "avx2", KS_UNSUPPORTED, "sm_80 (bf16 operands)");

@@ -34,6 +34,7 @@ Test(device, facts) {
 }
 
 Test(device, refusals) {
+    simt_set_devices(1);
     ks_dev *dev;
     cr_expect(ks__cuda_open(&dev, 1, 0, &err) == KS_USAGE && !dev);
     cr_expect(says("no CUDA device 1: 0 to 0"), "%s", err.text);

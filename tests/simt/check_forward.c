@@ -2,98 +2,9 @@
  * states, capture, generation, scores and faults of tiny models with every
  * feature of an architecture, both with bf16 operands and in f32's precision.
  */
-#include "control.h"
-#include "forward/golden.h"
 #include "generate.h"
+#include "pair.h"
 #include "run.h"
-
-/* Relative error (norm of the difference over the norm) of a layer's hidden
- * states and of log-probabilities; by how much of a log-probability a greedy
- * id may miss the best (these models' weights are drawn, not trained: many ids
- * are as good). */
-static const struct precision {
-    const char *isa;
-    double relative, margin;
-} precisions[] = {{"bf16", 2e-2, 0.25}, {"f32", 1e-4, 1e-3}};
-
-/* Golden models, and what none of them has. */
-static const struct variant {
-    const char *name, *folder;
-    float attn_softcap, final_softcap, rope_scale;
-    bool sinks;
-} variants[] = {
-    {.name = "llama3", .folder = "llama3"}, /* rope scaling, interleaving */
-    {.name = "linear", .folder = "linear"},
-    {.name = "qwen2", .folder = "qwen2"},     /* biases */
-    {.name = "mistral", .folder = "mistral"}, /* window */
-    {.name = "qwen3", .folder = "qwen3"},     /* q/k norm a head */
-    {.name = "olmo2", .folder = "olmo2"},     /* q/k norm whole, post-norms */
-    {.name = "olmo3", .folder = "olmo3"},
-    {.name = "gemma3", .folder = "gemma3"}, /* local angles, GELU, tied */
-    {.name = "softcap",
-     .folder = "gemma3",
-     .attn_softcap = 3,
-     .final_softcap = 5},
-    {.name = "sinks", .folder = "qwen3", .sinks = true, .rope_scale = 1.2f},
-};
-
-typedef struct pair {
-    const char *name;
-    ks_engine *cpu, *device;
-    float *sinks;
-    int32_t n_vocab, n_states, d;
-} pair;
-
-static void vary(ks_engine *engine, const struct variant *v, float *sinks) {
-    ks_config *c = &engine->model->config;
-    ks_weights *w = &engine->model->weights;
-    /* Weights drawn as wide as these attend to single tokens, which makes every
-     * rounding large: a quarter of the scores, and heads mix as trained ones
-     * do. */
-    c->attn_scale /= 4;
-    if (v->attn_softcap > 0) c->attn_softcap = v->attn_softcap;
-    if (v->final_softcap > 0) c->final_softcap = v->final_softcap;
-    if (v->rope_scale > 0) w->rope_scale = v->rope_scale;
-    for (int32_t l = 0; v->sinks && l < c->n_layers; l++)
-        w->layers[l].sinks = sinks + l * c->n_heads;
-}
-
-static ks_engine *open_on(const char *folder, const char *backend,
-                          const char *isa, size_t memory) {
-    ks_engine *engine = NULL;
-    char path[512];
-    ks_engine_options options = {
-        .backend = backend, .threads = 1, .memory = memory, .batch_tokens = 96};
-    snprintf(path, sizeof path, DATA "%s", folder);
-    if (isa) setenv("KS_ISA", isa, 1);
-    must(ks_engine_open(&engine, path, &options, err));
-    unsetenv("KS_ISA");
-    return engine;
-}
-
-static pair open_pair(const struct variant *v, const char *isa) {
-    pair p = {.name = v->name};
-    p.cpu = open_on(v->folder, "cpu", NULL, 0);
-    p.device = open_on(v->folder, "cuda", isa, 0);
-    const ks_config *c = &p.cpu->model->config;
-    p.n_vocab = c->n_vocab;
-    p.n_states = c->n_layers + 1;
-    p.d = c->d_model;
-    int32_t n = c->n_layers * c->n_heads;
-    p.sinks = malloc((size_t)n * sizeof *p.sinks);
-    for (int32_t i = 0; i < n; i++) p.sinks[i] = (float)(i % 5) * 0.5f - 1;
-    vary(p.cpu, v, p.sinks);
-    vary(p.device, v, p.sinks);
-    return p;
-}
-
-static void close_pair(pair *p) {
-    ks_engine_close(&p->cpu);
-    ks_engine_close(&p->device);
-    free(p->sinks);
-    cr_expect_eq(simt_live_allocations(), 0, "%s: %zu allocations left",
-                 p->name, simt_live_allocations());
-}
 
 /* ------------------------------------------------------------- hidden states
  */
@@ -101,17 +12,13 @@ static void close_pair(pair *p) {
 enum { SEQS = 3, TOKENS = 77 };
 static const int32_t offsets[SEQS + 1] = {0, 1, 32, TOKENS};
 
-static void fill_ids(int32_t *ids, int32_t n, int32_t n_vocab) {
-    for (int32_t t = 0; t < n; t++) ids[t] = (t * 29 + t / 7 * 5) % n_vocab;
-}
-
 static void expect_states(const pair *p, const float *got, const float *ref,
                           double tolerance) {
     size_t n = (size_t)TOKENS * (size_t)p->d;
     double worst = 0;
     for (int32_t l = 0; l < p->n_states; l++) {
-        double e = relative_error(got + (size_t)l * n, ref + (size_t)l * n, n);
-        if (!isnan(worst) && !(e <= worst)) worst = e;
+        worse(&worst,
+              relative_error(got + (size_t)l * n, ref + (size_t)l * n, n));
     }
     cr_expect(worst <= tolerance, "%s: relative error %g", p->name, worst);
 }
@@ -131,7 +38,7 @@ static void expect_alone(const pair *p, const float *crowd, const int32_t *ids,
     free(alone);
 }
 
-static void check_states(const struct precision *precision) {
+static void check_states(const precision *precision) {
     for (size_t i = 0; i < KS_COUNT(variants); i++) {
         int32_t ids[TOKENS];
         pair p = open_pair(&variants[i], precision->isa);
@@ -152,6 +59,35 @@ Test(simt_forward, hidden_states_bf16) {
 
 Test(simt_forward, hidden_states_f32) {
     check_states(&precisions[1]);
+}
+
+/* ------------------------------------------------------------- transformers
+ */
+
+/* These models attend to single tokens (pair.h). */
+static const double golden_tolerance = 2e-4;
+
+/* The golden models as they are, in f32's precision. */
+static void check_golden(const char *name) {
+    ks_engine *device = open_on(name, "cuda", "f32");
+    golden g = golden_open(name, device);
+    size_t layer = (size_t)g.n * (size_t)g.d;
+    double worst = 0;
+    float *got = run_alone(device, g.ids, g.n);
+    for (int32_t l = 0; l < g.n_states; l++)
+        worse(&worst, relative_error(got + (size_t)l * layer,
+                                     g.hidden + (size_t)l * layer, layer));
+    cr_expect(worst <= golden_tolerance, "%s: relative error %g", name, worst);
+    free(got);
+    golden_close(&g);
+    ks_engine_close(&device);
+    cr_expect_eq(simt_live_allocations(), 0);
+}
+
+Test(model, hidden_states_are_those_of_transformers) {
+    size_t n = KS_COUNT(golden_cases);
+    for (size_t i = 0; i < cases_here(n, 2); i++) /* the richest are last */
+        check_golden(golden_cases[n - 1 - i]);
 }
 
 /* ------------------------------------------------------------------- capture
@@ -243,7 +179,7 @@ static void expect_pooled(const pair *p, const kept *f32, const kept *got,
 }
 
 Test(simt_forward, capture_of_every_stream_and_position) {
-    static const size_t models[] = {2, 7}; /* biases, post-norms */
+    static const size_t models[] = {QWEN2, GEMMA3}; /* biases, post-norms */
     static const ks_type types[] = {KS_BF16, KS_F16};
     for (size_t i = 0; i < KS_COUNT(models); i++) {
         int32_t ids[TOKENS];
@@ -292,7 +228,7 @@ static void expect_greedy(const pair *p, const int32_t *ids,
     }
 }
 
-static void check_heads(const struct precision *precision) {
+static void check_heads(const precision *precision) {
     for (size_t i = 0; i < KS_COUNT(variants); i++) {
         int32_t ids[TOKENS], target[TOKENS], want[TOKENS], got[TOKENS];
         float logprob[TOKENS], ours[TOKENS];
@@ -373,7 +309,8 @@ static void generate(ks_engine *engine, int first, int n, size_t pages,
 /* In f32's precision the device draws what the CPU draws: the same random
  * numbers on logits that differ in the sixth digit. */
 Test(simt_forward, generation_draws_the_same) {
-    static const size_t models[] = {4, 7}; /* q/k norm; windows, local angles */
+    static const size_t models[] = {QWEN3,
+                                    GEMMA3}; /* q/k norm; windows, angles */
     static sampled want, got;
     for (size_t i = 0; i < KS_COUNT(models); i++) {
         ks_generate_stats stats;
@@ -395,7 +332,7 @@ Test(simt_forward, generation_draws_the_same) {
 Test(simt_forward, generation_does_not_depend_on_the_batch) {
     static sampled all, one, small;
     ks_generate_stats stats;
-    pair p = open_pair(&variants[4], "bf16");
+    pair p = open_pair(&variants[QWEN3], "bf16");
     generate(p.device, 0, CROWD, 64, &all, &stats);
     for (int r = 0; r < CROWD; r += 3) {
         generate(p.device, r, 1, 64, &one, &stats);
@@ -433,7 +370,7 @@ static ks_status drop_rows(void *user, ks_stream stream, ks_position position,
 static void expect_fault(void (*spoil)(ks_model *), ks_type dtype,
                          const char *words) {
     int32_t ids[TOKENS];
-    pair p = open_pair(&variants[2], "bf16");
+    pair p = open_pair(&variants[QWEN2], "bf16");
     ks_engine *engines[] = {p.cpu, p.device};
     ks_err errors[2] = {{0}, {0}};
     fill_ids(ids, TOKENS, p.n_vocab);
@@ -467,7 +404,7 @@ Test(simt_forward, a_second_device_gives_the_same_bits) {
     int32_t ids[TOKENS];
     ks_engine *other = NULL;
     simt_set_devices(2);
-    ks_engine *first = open_on("qwen2", "cuda:0", "bf16", 0);
+    ks_engine *first = open_on("qwen2", "cuda:0", "bf16");
     must(ks_engine_share(&other, first, "cuda:1", err));
     fill_ids(ids, TOKENS, first->model->config.n_vocab);
     must(first->ops->enter(first->dev, err));

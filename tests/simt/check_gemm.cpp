@@ -308,7 +308,7 @@ Test(gemm, refusals) {
 static int32_t *device_ints(const std::vector<int32_t> &from) {
     void *p = NULL;
     OK(cudaMalloc(&p, from.size() * 4));
-    OK(cudaMemcpy(p, from.data(), from.size() * 4, cudaMemcpyDefault));
+    OK(upload(p, from.data(), from.size() * 4));
     return (int32_t *)p;
 }
 

@@ -1,6 +1,5 @@
 /* check_matmul.cpp - the probes' f32 products: the own kernel, and cuBLASLt
  * where the simulator has it, against sums in double and the CPU's op. */
-#include "blaslt.cuh"
 #include "product.h"
 
 namespace {
@@ -84,9 +83,7 @@ Test(matmul, own) {
 
 #ifdef SIMT_CUBLASLT
 Test(matmul, blaslt) {
-    two_backends *t = backends();
-    cr_assert(ks__blaslt_open(t->cuda, &t->err) == KS_OK, "%s", t->err.text);
-    cr_assert(t->cuda->blaslt != NULL, "KS_CUBLASLT is unset: run by ctest");
+    two_backends *t = with_blaslt();
     all();
     ks__blaslt_close(t->cuda);
 }

@@ -64,7 +64,7 @@ static void norm_one(twin *t, int64_t rows, int64_t cols, int64_t gap,
 Test(simt_norm, norm) {
     twin *t = twin_open();
     uint64_t seed = 0;
-    for (int64_t cols : {1, 31, 64, 127, 128, 129, 256, 257, 512, 513, 1021,
+    for (int64_t cols : {1, 31, 34, 64, 127, 128, 129, 256, 257, 512, 513, 1021,
                          1024, 1025, 2048, 2049, 4096})
         for (int64_t gap : {0, 3, 4}) {
             simt_seed(seed++);

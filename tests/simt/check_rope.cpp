@@ -124,7 +124,7 @@ Test(simt_rope, what_is_refused) {
         return ks__cuda_rope(t->cuda, q, k, v, dim, r, &none, NULL, &t->err);
     };
     cr_expect(run(x, x, x, 64, &rope) == KS_OK);
-    cr_expect(run(x, x, x, 258, &rope) == KS_UNSUPPORTED);
+    cr_expect(run(x, x, x, 257, &rope) == KS_UNSUPPORTED);
     cr_expect(run(x, x, x, 256, &wide) == KS_UNSUPPORTED);
     cr_expect(run(x, x, x, 32, &rope) == KS_UNSUPPORTED);
     cr_expect(run(odd, x, x, 64, &rope) == KS_INTERNAL);

@@ -211,6 +211,9 @@ Test(simt_score_backward, what_is_refused) {
     bad.cols = 3;
     cr_expect(status(x, bad) == KS_INTERNAL);
     cr_expect(status(bad, x) == KS_INTERNAL);
+    cr_expect(status(bad, bad) == KS_INTERNAL);
+    cr_expect(strstr(t->err.text, "score backward: [2,3] from [2,3] by [3,4]"),
+              "%s", t->err.text);
     bad = x, bad.rows = 1;
     cr_expect(status(bad, x) == KS_INTERNAL);
     x.rows = 0;

@@ -10,6 +10,9 @@
 extern "C" {
 #endif
 
+/* Is the device simulated? Not where experiments/gpu-check runs these tests on
+ * a real one: there the knobs below that it does not have skip the test. */
+bool simt_simulated(void);
 /* Order of blocks, warps and lanes, of cp.async's arrival, and of independent
  * streams. 0: plain ascending order, everything as late as allowed. The
  * environment's KS_SIMT_SEED is the first seed. */

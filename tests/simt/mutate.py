@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """mutate.py - does a test notice when a kernel is wrong? Plants one defect at a
 time (mutants.py) in copies of the CUDA sources, builds the test programs that
-use the source with it, and runs them: plain, then race, then asan, until one
-fails or hangs. What none of them notices has survived.
+use the source with it, and runs them: plain, then race and asan of the nearest
+one, until one fails or hangs. What none of them notices has survived.
 
     mutate.py [--build DIR] [--seed N] [--draw N] [--only TEXT] [--out DIR]
     mutate.py --handful WORD --seconds N     a few, chosen by the word, in time
@@ -35,6 +35,15 @@ BUILDS = ["plain", "race", "asan"]
 FIELDS = ["file", "line", "kind", "before", "after", "verdict", "by",
           "seconds"]
 PROGRAMS = 3  # that use a source and may try to kill one mutant of it
+# Where a source's name does not say whose tests are its own.
+OWN = {"device": ["simt_device", "simt_copy", "simt_backend"],
+       "fault": ["simt_copy", "simt_heads", "simt_backend"],
+       "graph": ["simt_copy", "simt_backend", "simt_forward"],
+       "cuda": ["simt_copy", "simt_attention", "simt_backend"],
+       "ops_cuda": ["simt_backend", "simt_forward"],
+       "blaslt": ["simt_gemm", "simt_backend"],
+       "draw": ["simt_heads"], "expand": ["simt_gemm", "simt_heads"],
+       "vec": ["simt_norm", "simt_pool", "simt_rows_backward"]}
 
 
 class Build:
@@ -111,10 +120,22 @@ class Build:
                                         for s, _, _ in objects):
                 found.append((program, len(objects)))
         stem = os.path.splitext(os.path.basename(file))[0]
+        own = OWN.get(stem, [])
+        known = {p for p, _ in found}
+        missing = [p for p in own if p not in known]
+        if missing:
+            sys.exit("mutate.py: %s is not in %s" % (file, missing))
         found.sort(key=lambda p: (
-            os.path.commonprefix([stem, p[0][len("simt_"):]]) == "", p[1],
+            len(os.path.commonprefix([stem, p[0][len("simt_"):]])) < 3, p[1],
             p[0]))
-        return [p for p, _ in found[:PROGRAMS]]
+        return own or [p for p, _ in found[:PROGRAMS]]
+
+    def judges(self, file, builds):
+        """(program, build), the quick ones first: plain of all programs, the
+        others of the nearest alone."""
+        programs = self.programs(file)
+        return [(p, b) for b in builds
+                for p in (programs if b == "plain" else programs[:1])]
 
 
 def mirror(folder):
@@ -129,24 +150,29 @@ def mirror(folder):
 
 
 def run(command, seconds, **more):
-    """(exit status, output); status None: it ran past its time. That is of the
-    processor, a process, for others may keep the machine busy; who sleeps has
-    ten times as much."""
+    """(exit status, output, seconds); status None: it ran past its time. That
+    is of the processor, a process, for others may keep the machine busy; who
+    sleeps has three times as much."""
     with tempfile.TemporaryFile() as out:
         child = subprocess.Popen(["prlimit", "--cpu=%d" % seconds] + command,
                                  stdout=out, stderr=out,
                                  start_new_session=True, **more)
-        try:
-            status = child.wait(10 * seconds)
-        except subprocess.TimeoutExpired:
-            status = None
+        end, done, status = time.time() + 3 * seconds, False, None
+        while not done and time.time() < end:
+            time.sleep(0.02)
+            done, code, used = os.wait4(child.pid, os.WNOHANG)
+        if done:
+            status = os.waitstatus_to_exitcode(code)
         try:
             os.killpg(child.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        child.wait()
+        if not done:
+            _, _, used = os.wait4(child.pid, 0)
+        child.returncode = 0  # it has been waited for
         out.seek(0)
-        return status, out.read().decode(errors="replace")
+        return (status, out.read().decode(errors="replace"),
+                used.ru_utime + used.ru_stime)
 
 
 class Trial:
@@ -170,13 +196,13 @@ class Trial:
             # The mirror's headers first.
             command = command.replace(
                 "-I" + ROOT + "/kernels", "-I" + self.folder + "/kernels")
-            status, _ = run(shlex.split(command), 600, cwd=self.build.folder)
+            status, _, _ = run(shlex.split(command), 600, cwd=self.build.folder)
             if status != 0:
                 return None
             made = made.replace(" %s " % object_, " %s " % mine)
         out = os.path.join(self.folder, "program")
         made = re.sub(r" -o \S+", " -o " + out, made, count=1)
-        status, text = run(["sh", "-c", made], 600, cwd=self.build.folder)
+        status, text, _ = run(["sh", "-c", made], 600, cwd=self.build.folder)
         if status != 0:
             sys.exit("mutate.py: linking failed: %s\n%s" % (made, text))
         return out
@@ -188,20 +214,19 @@ class Trial:
         with open(path, "w") as f:
             f.write(text[:mutant.begin] + mutant.becomes + text[mutant.end:])
         try:
-            for program in self.build.programs(mutant.file):
-                for build in builds:
-                    name = "%s-%s" % (program, build)
-                    seconds = baseline.seconds(name)
-                    if seconds is None:
-                        return "not judged", name
-                    made = self.program(program, build, mutant.file)
-                    if not made:
-                        return "does not compile", ""
-                    status, said = self.execute(made, name, seconds)
-                    if status is None:
-                        return "killed", name + ": ran past its time"
-                    if status:
-                        return "killed", name + failed(said)
+            for program, build in self.build.judges(mutant.file, builds):
+                name = "%s-%s" % (program, build)
+                seconds = baseline.seconds(name)
+                if seconds is None:
+                    return "not judged", name
+                made = self.program(program, build, mutant.file)
+                if not made:
+                    return "does not compile", ""
+                status, said, _ = self.execute(made, name, seconds)
+                if status is None:
+                    return "killed", name + ": ran past its time"
+                if status:
+                    return "killed", name + failed(said)
         finally:
             os.remove(path)
             os.symlink(os.path.join(ROOT, mutant.file), path)
@@ -252,21 +277,20 @@ class Baseline:
         with lock:
             if name not in self.limits:
                 self.build.make([name])
-                self.limits[name] = 120 if self.trust else self.run(name)
+                self.limits[name] = 60 if self.trust else self.run(name)
             return self.limits[name]
 
     def run(self, name):
         environment = dict(os.environ)
         environment.update(self.build.environment.get(name, {}))
-        began = time.time()
-        status, said = run(
+        status, said, seconds = run(
             [os.path.join(self.build.folder, "tests", "simt", name)], 900,
             env=environment)
         if status != 0:
             print("mutate.py: %s fails without a mutant:\n%s" % (
                 name, said[-2000:]), flush=True)
             return None
-        return 20 + 5 * (time.time() - began)
+        return 20 + 3 * seconds
 
 
 class Campaign:

@@ -10,8 +10,10 @@
 
 #include "check.h"
 #include "control.h"
+#include "blaslt.cuh"
 #include "cuda_ops.h"
 #include "cuda.cuh"
+#include "upload.h"
 
 extern "C" {
 #include "half.h"
@@ -48,6 +50,17 @@ static inline two_backends *backends(void) {
     return &b;
 }
 
+/* The same with cuBLASLt, which a machine with a real device may lack; ctest
+ * names the simulator's. */
+static inline two_backends *with_blaslt(void) {
+    two_backends *b = backends();
+    cr_assert(ks__blaslt_open(b->cuda, &b->err) == KS_OK, "%s", b->err.text);
+    if (!b->cuda->blaslt && !simt_simulated())
+        cr_skip_test("libcublasLt.so.13 is not found");
+    cr_assert(b->cuda->blaslt != NULL, "KS_CUBLASLT is unset: run by ctest");
+    return b;
+}
+
 /* ---------------------------------------------------------------- matrices */
 
 /* f32, rows `stride` apart: host copies of all of it, guards ahead and in the
@@ -73,8 +86,7 @@ struct matrix {
         return all[(size_t)(GUARD_FLOATS + i * stride + j)];
     }
     void put(void) {
-        OK(cudaMemcpy(device, all.data(), all.size() * sizeof(float),
-                      cudaMemcpyDefault));
+        OK(upload(device, all.data(), all.size() * sizeof(float)));
     }
     /* What is on the device now; guards must be whole. */
     std::vector<float> get(void) {
@@ -117,7 +129,7 @@ struct weights {
             ks_dequantize(t, &bytes[(size_t)i * ks_type_row_bytes(t, s)],
                           &values[(size_t)(i * c)], c);
         OK(cudaMalloc(&device, bytes.size()));
-        OK(cudaMemcpy(device, bytes.data(), bytes.size(), cudaMemcpyDefault));
+        OK(upload(device, bytes.data(), bytes.size()));
     }
     weights(const weights &) = delete;
     ~weights() {

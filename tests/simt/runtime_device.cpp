@@ -20,6 +20,10 @@ int simt_device_now(void) {
     return device_now;
 }
 
+bool simt_simulated(void) {
+    return true;
+}
+
 void simt_set_devices(int count) {
     simt_device_count = count < 0 ? 0 : count > 4 ? 4 : count;
 }

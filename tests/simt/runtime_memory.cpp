@@ -227,8 +227,8 @@ cudaError_t cudaMallocHost(void **out, size_t size) {
 cudaError_t cudaFreeHost(void *p) {
     SIMT_API;
     if (!p) return cudaSuccess;
+    /* Nothing says that it waits: what is queued and reads it meets ASan. */
     if (!pinned.count((char *)p)) return simt_error(cudaErrorInvalidValue);
-    for (int i = 0; i < simt_device_count; i++) simt_drain_device(i);
     pinned.erase((char *)p);
     free(p);
     return cudaSuccess;

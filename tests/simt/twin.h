@@ -12,6 +12,7 @@
 #include <criterion/criterion.h>
 
 #include "control.h"
+#include "upload.h"
 #include "../../kernels/cuda.cuh"
 #include "../../kernels/cuda_ops.h"
 
@@ -74,7 +75,7 @@ template <class T> struct on_device {
         void *p = NULL;
         OK(cudaMalloc(&p, n * sizeof(T) + !n));
         data = (T *)p;
-        if (n) OK(cudaMemcpy(p, from.data(), n * sizeof(T), cudaMemcpyDefault));
+        if (n) OK(upload(p, from.data(), n * sizeof(T)));
     }
     on_device(const on_device &) = delete;
     ~on_device() {

@@ -22,20 +22,31 @@
 extern "C" {
 #endif
 
+struct shim_options {
+    void (*init)(void), (*fini)(void);
+    double timeout;
+    int exit_code, signal;
+    bool disabled;
+};
+
 struct shim_test {
     const char *suite, *name, *file;
     int line;
     void (*body)(void);
-    struct shim_options {
-        void (*init)(void), (*fini)(void);
-        double timeout;
-        int exit_code, signal;
-        bool disabled;
-    } options;
+    struct shim_options options;
+    bool done; /* its turn is over */
     struct shim_test *next;
 };
 
+/* Options of a suite's tests that have none of their own. */
+struct shim_suite {
+    const char *name;
+    struct shim_options options;
+    struct shim_suite *next;
+};
+
 void shim_register(struct shim_test *test);
+void shim_register_suite(struct shim_suite *suite);
 /* Says what failed and where; fatal: ends the test. */
 void shim_fail(bool fatal, const char *file, int line, const char *condition,
                const char *format, ...) __attribute__((format(printf, 5, 6)));
@@ -61,8 +72,16 @@ void shim_skip(const char *format, ...)
         shim_register(&test);                                                  \
     }                                                                          \
     static void suite_##_##name_##_body(void)
+#define TestSuite(suite_, ...)                                                 \
+    __attribute__((constructor)) static void suite_##_suite_register(void) {   \
+        static struct shim_suite suite;                                        \
+        suite.name = #suite_;                                                  \
+        suite.options = SHIM_OPTIONS{__VA_ARGS__};                             \
+        shim_register_suite(&suite);                                           \
+    }                                                                          \
+    struct shim_suite /* takes the semicolon */
 #ifdef __cplusplus
-#define SHIM_OPTIONS shim_test::shim_options
+#define SHIM_OPTIONS shim_options
 #else
 #define SHIM_OPTIONS (struct shim_options)
 #endif
