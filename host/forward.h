@@ -129,6 +129,8 @@ ks_status ks_engine_share(ks_engine **out, const ks_engine *of,
  * engine->memory: KS_LIMIT with the numbers. */
 ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
                             ks_err *err);
+/* The weights in the backend's memory (engine->placed), once. */
+ks_status ks__engine_place(ks_engine *engine, ks_err *err);
 /* Tokens ahead of a batch's sequences, in a store. keep: the batch's own are
  * stored too, in the same pages. */
 typedef struct ks_stored {
@@ -138,6 +140,9 @@ typedef struct ks_stored {
     int32_t max_pages;
     bool keep;
 } ks_stored;
+/* Whether the model takes the batch: lengths, its context, its vocabulary. */
+ks_status ks__engine_check(const ks_engine *engine, const ks_batch *batch,
+                           const ks_stored *stored, ks_err *err);
 /* ks_engine_run behind stored tokens (NULL: none). */
 ks_status ks__engine_run_behind(ks_engine *engine, const ks_batch *batch,
                                 const ks_stored *stored,
