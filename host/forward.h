@@ -17,7 +17,8 @@ typedef struct ks_run_limits {
     int32_t max_rows;   /* steps to pool (KS_TOKENS needs max_tokens rows) */
     uint32_t streams, positions; /* bit sets that captures may ask for */
     ks_type dtype;               /* of captured rows */
-    int32_t max_last;            /* sequences with last_hidden; 0: none */
+    int32_t max_last;            /* rows of last_hidden, or of
+                                    ks_forward_rows; 0: none */
     int64_t max_pages;           /* of a batch's page tables together */
     int32_t lanes; /* of the backend (ks_dev_lanes) that a long batch uses; 0
                       counts as 1 */
@@ -91,8 +92,15 @@ ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
                      ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
                      ks_view *all_hidden, ks_err *err);
 
-/* The same behind tokens that lie in the store (past and pages of seqs), which
- * stays as it is: the new keys and values live in the batch alone. */
+/* The same with the final-normed states of chosen tokens of the batch: rows
+ * [n_rows] count its tokens, one may come several times; hidden [n_rows, d] in
+ * that order. */
+ks_status ks_forward_rows(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                          ks_kv *kv, const int32_t *rows, int32_t n_rows,
+                          ks_view *hidden, ks_err *err);
+
+/* ks_forward behind tokens that lie in the store (past and pages of seqs),
+ * which stays as it is: the new keys and values live in the batch alone. */
 ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
                             const int32_t *ids, ks_kv *kv,
                             const ks_capture *capture, ks_err *err);

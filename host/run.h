@@ -73,9 +73,8 @@ enum { KS_MOST_PARCELS = 2 * KS_N_STREAMS };
 
 /* Passes of one shape that come again: the ops of one, recorded (graph.c). */
 typedef struct ks_shape {
-    int32_t n_seq, max_pages;
+    int32_t n_seq, max_pages, n_last;
     const float *k, *v; /* of the store's first layer */
-    bool last;
 } ks_shape;
 typedef struct ks_recorded {
     ks_shape shape;
@@ -129,7 +128,8 @@ struct ks_run {
     int32_t n_blocks, block_rows; /* the last block may be shorter */
     int32_t n_bounds, n_lanes, n_parcels, parcel;
     int64_t n_token_rows;
-    bool wants_last;       /* heads on the sequences' last rows follow */
+    int32_t n_last;        /* rows whose final-normed states are wanted */
+    const int32_t *chosen; /* [n_last] which; NULL: the sequences' last */
     const ks_trace *trace; /* NULL: nothing is kept */
     const float *inputs;   /* [n_tok, d] in place of the embeddings, or NULL */
     bool replay;           /* one layer again, its inner values kept */

@@ -93,7 +93,6 @@ static void add_blocks(ks_run *run) {
 
 ks_status ks__stage_batch(ks_run *run, const int32_t *ids, ks_err *err) {
     const ks_seqs *seqs = run->seqs;
-    int32_t n_last = KS_MIN(seqs->n_seq, run->limits.max_last);
     int32_t n_rows = run->capture ? run->capture->n_segments : 0;
     run->stage.used = 0;
     run->placed = *seqs;
@@ -105,8 +104,9 @@ ks_status ks__stage_batch(ks_run *run, const int32_t *ids, ks_err *err) {
     run->placed_pool_rows = ks__stage_add(
         run, run->pool_rows, (size_t)n_rows * sizeof *run->pool_rows);
     run->placed_token_rows = add_i32(run, run->token_rows, run->n_token_rows);
-    for (int32_t s = 0; s < n_last; s++)
-        run->last_rows[s] = seqs->offsets[s + 1] - 1;
-    run->placed_last_rows = add_i32(run, run->last_rows, n_last);
+    for (int32_t i = 0; i < run->n_last; i++)
+        run->last_rows[i] =
+            run->chosen ? run->chosen[i] : seqs->offsets[i + 1] - 1;
+    run->placed_last_rows = add_i32(run, run->last_rows, run->n_last);
     return ks__stage_send(run, err);
 }

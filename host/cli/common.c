@@ -321,7 +321,7 @@ int ks_cli_lines(ks_cli_line_fn answer, void *user) {
     char *line = NULL;
     size_t capacity = 0;
     ssize_t got;
-    while ((got = getline(&line, &capacity, stdin)) >= 0) {
+    while (!ks_interrupted && (got = getline(&line, &capacity, stdin)) >= 0) {
         ks_err err = {0};
         json_t *out = NULL, *in = NULL;
         json_error_t reason;
@@ -351,6 +351,7 @@ int ks_cli_lines(ks_cli_line_fn answer, void *user) {
         if (ferror(stdout)) break; /* nobody reads any more */
     }
     free(line);
+    if (ks_interrupted) return KS_EXIT_INTERRUPTED;
     return ferror(stdin) ? KS_EXIT_FAILED : code; /* main tells of stdout */
 }
 
