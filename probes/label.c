@@ -47,8 +47,8 @@ ks_status ks_label_compat_find(const char *list, uint32_t *out, ks_err *err) {
     *out = 0;
     while (*list) {
         size_t n = strcspn(list, ","), i = 0;
-        while (i < KS_COUNT(compats) && (strncmp(compats[i].name, list, n) ||
-                                         compats[i].name[n]))
+        while (i < KS_COUNT(compats) &&
+               (strncmp(compats[i].name, list, n) || compats[i].name[n]))
             i++;
         if (i == KS_COUNT(compats))
             return ks_fail(err, KS_USAGE,
@@ -115,8 +115,8 @@ static void choose_cues(struct ks_label_job *job) {
     bool harmony = job->prompt.which == KS_TEMPLATE_HARMONY;
     static const char channel[] =
         "<|end|><|start|>final<|message|>The answer is \\boxed{";
-    const char *cue = harmony ? channel
-                              : " Therefore, the final answer is \\boxed{";
+    const char *cue =
+        harmony ? channel : " Therefore, the final answer is \\boxed{";
     const char *empty = harmony ? channel : "The answer is \\boxed{";
     job->cue = o->cue ? o->cue : cue;
     job->cue_empty = o->cue_empty ? o->cue_empty : o->cue ? o->cue : empty;
@@ -398,16 +398,16 @@ static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
     KS_TRY(ks_alloc(&job->workers, (size_t)size, sizeof *job->workers,
                     "workers", err));
     for (int i = 0; i < size; i++)
-        job->workers[i] = (ks_label_worker){
-            .job = job,
-            .options = {.temperature = (float)o->temperature,
-                        .top_p = (float)o->top_p,
-                        .top_k = o->top_k,
-                        .seed = o->seed,
-                        .stops = job->prompt.stops,
-                        .n_stops = job->prompt.n_stops,
-                        .memory =
-                            ks_crew_memory(&job->engines, size, o->memory)}};
+        job->workers[i] =
+            (ks_label_worker){.job = job,
+                              .options = {.temperature = (float)o->temperature,
+                                          .top_p = (float)o->top_p,
+                                          .top_k = o->top_k,
+                                          .seed = o->seed,
+                                          .stops = job->prompt.stops,
+                                          .n_stops = job->prompt.n_stops,
+                                          .memory = ks_crew_memory(
+                                              &job->engines, size, o->memory)}};
 done:
     return st;
 }
@@ -464,8 +464,7 @@ static void sum_up(const struct ks_label_job *job, ks_label_summary *sum) {
             sum->removable += label == 0;
             sum->unlabelled += label == -1;
         }
-        sum->unconfirmed +=
-            ks__round4(item->confirmed) < job->options.enough;
+        sum->unconfirmed += ks__round4(item->confirmed) < job->options.enough;
     }
     sum->resumed = job->resumed;
     sum->stats = job->stats;
@@ -481,8 +480,7 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     job->user = user;
     KS_TRY(open_journal(job, err));
     KS_TRY(open_workers(job, size, err));
-    if (job->longest > 0)
-        st = ks_crew_run(&job->engines, size, work, job, err);
+    if (job->longest > 0) st = ks_crew_run(&job->engines, size, work, job, err);
     KS_CHECK(st != KS_INTERRUPTED || !job->part, st,
              "%s keeps what was answered; --resume goes on from there",
              job->part);

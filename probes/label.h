@@ -75,14 +75,14 @@ ks_label_options ks_label_defaults(void);
 /* Why a chain has no labels; the first that holds. */
 typedef enum ks_label_skip {
     KS_SKIP_NONE,
-    KS_SKIP_NO_ANSWER,   /* the problem has none */
-    KS_SKIP_UNFINISHED,  /* the thinking did not end */
+    KS_SKIP_NO_ANSWER,  /* the problem has none */
+    KS_SKIP_UNFINISHED, /* the thinking did not end */
     KS_SKIP_NO_STEPS,
-    KS_SKIP_WRONG,       /* the answer is not the problem's */
-    KS_SKIP_NOT_STATED,  /* no step gives it */
-    KS_SKIP_TOO_LONG,    /* for the model's context */
-    KS_SKIP_UNNEEDED,    /* answered without a chain */
-    KS_SKIP_ALL_CUT,     /* nothing is left without steps that give it away */
+    KS_SKIP_WRONG,        /* the answer is not the problem's */
+    KS_SKIP_NOT_STATED,   /* no step gives it */
+    KS_SKIP_TOO_LONG,     /* for the model's context */
+    KS_SKIP_UNNEEDED,     /* answered without a chain */
+    KS_SKIP_ALL_CUT,      /* nothing is left without steps that give it away */
     KS_SKIP_INSUFFICIENT, /* and what is left is not enough */
     KS_SKIP_NOTHING_REMOVED, /* compat: keep */
     KS_SKIP_LENGTH,          /* compat: keep */

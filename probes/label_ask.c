@@ -34,14 +34,16 @@ static ks_status make_key(const char *what, const ks__item *item,
     ks_status st = KS_OK;
     KS_TRY(ks_str_printf(out, err, "%s", what));
     if (!text) return KS_OK;
-    KS_TRY(ks_str_printf(out, err, " %c ", text == &item->original ? 'o' : 'c'));
+    KS_TRY(
+        ks_str_printf(out, err, " %c ", text == &item->original ? 'o' : 'c'));
     if (!keep) return ks_str_printf(out, err, "all");
     size_t n = text->steps.n;
     while (n > 0 && (!keep[n - 1] || (int64_t)n - 1 == text->answer)) n--;
     for (size_t i = 0; i < n; i += 4) {
         unsigned digit = 0;
         for (size_t b = i; b < i + 4 && b < n; b++)
-            digit |= (keep[b] && (int64_t)b != text->answer ? 1u : 0) << (b - i);
+            digit |= (keep[b] && (int64_t)b != text->answer ? 1u : 0)
+                     << (b - i);
         KS_TRY(ks_str_printf(out, err, "%x", digit));
     }
 done:
@@ -235,7 +237,8 @@ static ks_status answer_tokens(const ks__item *item, const char *cue,
     ks_str text = {0};
     size_t length = strlen(answer_of(item));
     bool boxed = leaves_box(cue);
-    KS_TRY(ks_str_printf(&text, err, "%s%s", answer_of(item), boxed ? "}" : ""));
+    KS_TRY(
+        ks_str_printf(&text, err, "%s%s", answer_of(item), boxed ? "}" : ""));
     KS_TRY(ks_tokenize(item->job->tokenizer, text.data, text.length, out, err));
     *closed = boxed && out->n > 0 && (size_t)out->begin[out->n - 1] == length;
 done:
@@ -441,8 +444,8 @@ static ks_status read_answer(const ks__item *item, const ks_str *completion,
         found = boxes.n > 0;
         if (found) span = boxes.at[boxes.n - 1];
     } else {
-        KS_TRY(ks_text_answer(text.data, text.length, false, &span, &found,
-                              err));
+        KS_TRY(
+            ks_text_answer(text.data, text.length, false, &span, &found, err));
     }
     KS_TRY(ks_str_add(out, "", 0, err));
     if (found)
@@ -515,8 +518,8 @@ ks_status ks__tokens_of_prefix(ks__item *item, ks_tokens *tokens,
     size_t *begins = NULL;
     const ks__text *t = &item->clean;
     int32_t q = 0;
-    KS_TRY(ks_alloc(&begins, (size_t)item->q + 2, sizeof *begins, "steps",
-                    err));
+    KS_TRY(
+        ks_alloc(&begins, (size_t)item->q + 2, sizeof *begins, "steps", err));
     KS_TRY(add_prompt(item, &whole, err));
     for (int32_t i = 0; i < item->p; i++) {
         ks_span s = t->steps.at[i];

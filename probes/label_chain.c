@@ -161,8 +161,8 @@ bool ks__attainability(ks__item *item, const uint8_t *keep, bool suffix,
     double nll;
     if (!ks__ask_nll(item, &item->clean, keep, suffix, &nll)) return false;
     double all = exp(item->nll_all), answer = exp(item->nll_answer);
-    *out = answer == all ? 1
-                         : ks__round4(1 - (exp(nll) - all) / (answer - all));
+    *out =
+        answer == all ? 1 : ks__round4(1 - (exp(nll) - all) / (answer - all));
     return true;
 }
 
@@ -240,11 +240,19 @@ static ks__stage_result write_line(ks__item *item) {
     return st == KS_OK ? KS__NEXT : ks__fail_item(item, st);
 }
 
-static ks__stage_result (*const stages[])(ks__item *) = {
-    filter,          needed,           shortcuts,         clean,
-    whole,           prefix,           curve,             ks__stage_influence,
-    ks__stage_sweep, ks__stage_greedy, ks__stage_confirm, ks__stage_drop,
-    write_line};
+static ks__stage_result (*const stages[])(ks__item *) = {filter,
+                                                         needed,
+                                                         shortcuts,
+                                                         clean,
+                                                         whole,
+                                                         prefix,
+                                                         curve,
+                                                         ks__stage_influence,
+                                                         ks__stage_sweep,
+                                                         ks__stage_greedy,
+                                                         ks__stage_confirm,
+                                                         ks__stage_drop,
+                                                         write_line};
 
 bool ks__item_done(const ks__item *item) {
     return item->stage == (int)KS_COUNT(stages);

@@ -61,8 +61,7 @@ static ks_status influences(ks__item *item, ks_err *err) {
                     "influences", err));
     KS_TRY(ks_alloc(&bounds, (size_t)n + 1, sizeof *bounds, "steps", err));
     KS_TRY(ks__tokens_of_prefix(item, &tokens, bounds, err));
-    if (!w->influence)
-        KS_TRY(ks_influence_open(&w->influence, w->engine, err));
+    if (!w->influence) KS_TRY(ks_influence_open(&w->influence, w->engine, err));
     KS_TRY(ks_influence_of(w->influence, tokens.ids, (int32_t)tokens.n, bounds,
                            n, &how, item->matrix, err));
     ks_influence matrix = {item->matrix, n};
@@ -94,10 +93,9 @@ done:
 
 static ks_status select_at(ks__item *item, int32_t threshold, uint8_t *mask) {
     ks_influence matrix = {item->matrix, item->q + 1};
-    ks_select how = {
-        .threshold = ks__thresholds[threshold],
-        .last_step = !(item->job->options.compat & KS_COMPAT_LAST),
-        .recursive = true};
+    ks_select how = {.threshold = ks__thresholds[threshold],
+                     .last_step = !(item->job->options.compat & KS_COMPAT_LAST),
+                     .recursive = true};
     return ks_select_steps(&matrix, &how, mask, &item->err);
 }
 
@@ -157,8 +155,7 @@ static ks_status read_ranking(ks__item *item, ks_err *err) {
         item->score[item->order[i]] = (double)i;
         if (start)
             item->start[i] =
-                json_integer_value(json_array_get(start, i)) != 0 ||
-                i == q - 1;
+                json_integer_value(json_array_get(start, i)) != 0 || i == q - 1;
     }
 done:
     return st;
@@ -283,8 +280,8 @@ ks__stage_result ks__stage_confirm(ks__item *item) {
     if (o->confirm > 0 && !o->exact) {
         uint8_t *keep = expand(item, item->core);
         if (!keep) return KS__WAIT;
-        known &= ks__ask_enough(item, &item->clean, keep, true,
-                                &item->confirmed);
+        known &=
+            ks__ask_enough(item, &item->clean, keep, true, &item->confirmed);
         free(keep);
     }
     return known ? KS__NEXT : KS__WAIT;
@@ -308,8 +305,8 @@ ks__stage_result ks__stage_drop(ks__item *item) {
         keep = expand(item, mask);
         if (i >= 0) mask[i] = 1;
         if (!keep) goto done;
-        all &= ks__ask_answer(item, &item->clean, keep,
-                              i < 0 ? &with : &lacking);
+        all &=
+            ks__ask_answer(item, &item->clean, keep, i < 0 ? &with : &lacking);
         if (i >= 0) item->drop[i] = with - lacking;
         free(keep);
     }

@@ -50,11 +50,11 @@ typedef struct ks__item {
     ks_err err;
 
     ks__text original, clean;
-    uint8_t *cut;   /* [original steps] */
-    json_t *map;    /* clean steps to original ones */
+    uint8_t *cut;                  /* [original steps] */
+    json_t *map;                   /* clean steps to original ones */
     double necessity, sufficiency; /* of the clean chain */
     double nll_all, nll_answer;    /* of the clean chain, of the answer alone */
-    int32_t p;      /* steps of the sufficient prefix */
+    int32_t p;                     /* steps of the sufficient prefix */
     int32_t *steps; /* [q] those of them that are searched: not the answer's */
     int32_t q;
     double *matrix, *score; /* [(q + 1)^2], [q] */
@@ -62,10 +62,10 @@ typedef struct ks__item {
     int32_t threshold;      /* index; -1: none passed */
     uint8_t *start;         /* [q + 1] T_inf */
     ks__walk main, orders[KS__MOST_ORDERS];
-    uint8_t *core; /* [q + 1] */
-    double confirmed;      /* NAN: not asked */
-    int8_t last_needed;    /* -1: not known */
-    double *drop;          /* [q], NULL: not asked */
+    uint8_t *core;             /* [q + 1] */
+    double confirmed;          /* NAN: not asked */
+    int8_t last_needed;        /* -1: not known */
+    double *drop;              /* [q], NULL: not asked */
     json_t *line, *clean_line; /* the results */
 } ks__item;
 

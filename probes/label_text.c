@@ -31,8 +31,8 @@ static ks_status is_split(const ks__text *t, bool *same, ks_err *err) {
     ks_spans spans = {0};
     ks_status st = ks_text_split(t->data, t->length, &spans, err);
     *same = spans.n == t->steps.n &&
-            (spans.n == 0 || memcmp(spans.at, t->steps.at,
-                                    spans.n * sizeof *spans.at) == 0);
+            (spans.n == 0 ||
+             memcmp(spans.at, t->steps.at, spans.n * sizeof *spans.at) == 0);
     ks_spans_free(&spans);
     return st;
 }
@@ -50,8 +50,8 @@ static ks_status move_steps(const ks__text *from, const uint8_t *cut,
         KS_TRY(ks_str_add(&text, from->data + at, s.begin - at, err));
         size_t begin = text.length;
         if (!cut[i])
-            KS_TRY(ks_str_add(&text, from->data + s.begin, s.end - s.begin,
-                              err));
+            KS_TRY(
+                ks_str_add(&text, from->data + s.begin, s.end - s.begin, err));
         KS_TRY(ks_spans_add(moved, begin, text.length, err));
         at = s.end;
     }

@@ -30,8 +30,7 @@ static json_t *spread(const ks__item *item, const double *values) {
     int32_t at = 0;
     for (size_t i = 0; list && i < item->clean.steps.n; i++) {
         bool mine = at < item->q && item->steps[at] == (int32_t)i;
-        json_array_append_new(list,
-                              mine ? number(values[at]) : json_null());
+        json_array_append_new(list, mine ? number(values[at]) : json_null());
         at += mine;
     }
     return list;
@@ -81,20 +80,20 @@ static ks_status add_scores(ks__item *item, json_t *line, ks_err *err) {
     json_t *scores = json_object();
     bool good = scores != NULL;
     if (item->q > 0 && o->method != KS_LABEL_RANDOM)
-        good = good && !json_object_set_new(
-                           scores,
-                           o->method == KS_LABEL_EXTERNAL ? "ranking"
-                                                          : "influence",
-                           spread(item, item->score));
+        good = good && !json_object_set_new(scores,
+                                            o->method == KS_LABEL_EXTERNAL
+                                                ? "ranking"
+                                                : "influence",
+                                            spread(item, item->score));
     if (item->matrix)
-        good = good && !json_object_set_new(
-                           scores, "direct",
-                           spread(item, item->matrix +
-                                            (size_t)item->q *
-                                                ((size_t)item->q + 1)));
+        good =
+            good && !json_object_set_new(
+                        scores, "direct",
+                        spread(item, item->matrix + (size_t)item->q *
+                                                        ((size_t)item->q + 1)));
     if (item->drop)
-        good = good && !json_object_set_new(scores, "drop",
-                                            spread(item, item->drop));
+        good = good &&
+               !json_object_set_new(scores, "drop", spread(item, item->drop));
     good = good &&
            !json_object_set_new(scores, "sufficiency", curve_of(item, err)) &&
            !json_object_set(line, "scores", scores);
@@ -130,8 +129,7 @@ static ks_status write_labels(ks__item *item, ks_err *err) {
         json_deep_copy(item->job->settings), "necessity", item->necessity,
         "sufficiency_all", item->sufficiency, "ppl_all", exp(item->nll_all),
         "ppl_answer", exp(item->nll_answer), "answer_step",
-        item->clean.answer < 0 ? json_null()
-                               : json_integer(item->clean.answer),
+        item->clean.answer < 0 ? json_null() : json_integer(item->clean.answer),
         "threshold",
         item->threshold < 0 || o->method != KS_LABEL_INFLUENCE
             ? json_null()
@@ -155,19 +153,19 @@ static ks_status write_clean(ks__item *item, ks_err *err) {
     bool good = line && steps && removed;
     for (size_t i = 0; good && i < t->steps.n; i++)
         good = !json_array_append_new(
-            steps, json_pack("{s:I,s:I}", "begin",
-                             (json_int_t)t->steps.at[i].begin, "end",
-                             (json_int_t)t->steps.at[i].end));
+            steps,
+            json_pack("{s:I,s:I}", "begin", (json_int_t)t->steps.at[i].begin,
+                      "end", (json_int_t)t->steps.at[i].end));
     for (size_t i = 0; good && i < item->original.steps.n; i++)
         if (item->cut[i])
             good = !json_array_append_new(removed, json_integer((json_int_t)i));
-    good = good &&
-           !json_object_set_new(line, "text",
-                                json_stringn(t->data, t->length)) &&
-           !json_object_set(line, "steps", steps) &&
-           !json_object_set(line, "removed", removed) &&
-           !json_object_set(line, "map", item->map) &&
-           !json_object_set_new(line, "of", json_string(item->chain->id));
+    good =
+        good &&
+        !json_object_set_new(line, "text", json_stringn(t->data, t->length)) &&
+        !json_object_set(line, "steps", steps) &&
+        !json_object_set(line, "removed", removed) &&
+        !json_object_set(line, "map", item->map) &&
+        !json_object_set_new(line, "of", json_string(item->chain->id));
     KS_CHECK(good, KS_NOMEM, "out of memory for a clean chain");
     item->clean_line = json_incref(line);
 done:

@@ -68,8 +68,7 @@ static const struct argp_option option_list[] = {
     {"no-drop", KEY_NO_DROP, NULL, 0,
      "without the scores of each step's absence", 0},
     {"all-prefixes", KEY_ALL, NULL, 0,
-     "sufficiency of every prefix, not only up to the first that is enough",
-     0},
+     "sufficiency of every prefix, not only up to the first that is enough", 0},
     {"compat", KEY_COMPAT, "LIST", OPTION_ARG_OPTIONAL,
      "as the published code: of spans, bos, equal, box, ppl, states, prefix, "
      "last, keep (default: all)",
