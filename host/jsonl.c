@@ -130,6 +130,14 @@ done:
     return st;
 }
 
+json_t *ks_json_loadb(const char *text, size_t n, size_t flags,
+                      json_error_t *reason) {
+    json_t *object = json_loadb(text, n, flags, reason);
+    if (!object && json_error_code(reason) == json_error_numeric_overflow)
+        object = json_loadb(text, n, flags | JSON_DECODE_INT_AS_REAL, reason);
+    return object;
+}
+
 ks_status ks_json_string(json_t *object, const char *key, const char *where,
                          const char **out, size_t *length, ks_err *err) {
     json_t *value = json_object_get(object, key);

@@ -22,7 +22,9 @@ typedef enum ks_label_method {
     KS_LABEL_INFLUENCE, /* by influences between steps */
     KS_LABEL_RANDOM,    /* from all steps, in random orders: important is what
                            all of them keep, removable what none keeps */
-    KS_LABEL_EXTERNAL   /* start and order from a file */
+    KS_LABEL_EXTERNAL,  /* start and order from a file */
+    KS_LABEL_CURVE      /* no labels: sufficiency of every prefix of the chain
+                           as it is, no filter but the problem's answer */
 } ks_label_method;
 
 /* What the published code does otherwise, a bit each. */

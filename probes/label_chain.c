@@ -29,6 +29,11 @@ static bool compat(const ks__item *item, ks_label_compat what) {
     return (item->job->options.compat & what) != 0;
 }
 
+/* Nothing is filtered, cut or searched. */
+static bool is_curve(const ks__item *item) {
+    return item->job->options.method == KS_LABEL_CURVE;
+}
+
 /* ----------------------------------------------------------------- filters */
 
 /* The thinking ended: what `generate` says, where the line has it. */
@@ -48,15 +53,16 @@ static ks__stage_result filter(ks__item *item) {
     ks_err *err = &item->err;
     bool wrong = false;
     const char *gold = item->problem ? item->problem->answer : NULL;
-    if (!gold || !*gold) return skip(item, KS_SKIP_NO_ANSWER);
-    if (!is_finished(item->chain)) return skip(item, KS_SKIP_UNFINISHED);
     ks__text *t = &item->original;
+    if (!gold || !*gold) return skip(item, KS_SKIP_NO_ANSWER);
+    if (!is_finished(item->chain) && !is_curve(item))
+        return skip(item, KS_SKIP_UNFINISHED);
     if (t->steps.n == 0) return skip(item, KS_SKIP_NO_STEPS);
     KS_TRY(ks_text_answer_step(t->data, t->length, &t->steps, gold,
                                strlen(gold), compat(item, KS_COMPAT_EQUAL),
                                &t->answer, &wrong, err));
-    if (wrong) return skip(item, KS_SKIP_WRONG);
-    if (t->answer < 0) return skip(item, KS_SKIP_NOT_STATED);
+    if (wrong && !is_curve(item)) return skip(item, KS_SKIP_WRONG);
+    if (t->answer < 0 && !is_curve(item)) return skip(item, KS_SKIP_NOT_STATED);
     KS_TRY(ks_alloc(&item->cut, t->steps.n, 1, "steps", err));
     return KS__NEXT;
 done:
@@ -67,6 +73,7 @@ static ks__stage_result needed(ks__item *item) {
     ks_status st = KS_OK;
     uint8_t *none = NULL;
     double enough = 0;
+    if (is_curve(item)) return KS__NEXT;
     KS_TRY(ks_alloc(&none, item->original.steps.n, 1, "steps", &item->err));
     bool known = ks__ask_enough(item, &item->original, none, false, &enough);
     free(none);
@@ -96,6 +103,7 @@ static ks__stage_result shortcuts(ks__item *item) {
     const ks__text *t = &item->original;
     uint8_t *one = NULL;
     bool all = true;
+    if (is_curve(item)) return KS__NEXT;
     KS_TRY(ks_alloc(&one, t->steps.n, 1, "steps", &item->err));
     for (size_t i = 0; i < t->steps.n; i++) {
         bool stated = false, known = true;
@@ -119,7 +127,8 @@ static ks__stage_result clean(ks__item *item) {
     ks_status st = KS_OK;
     const ks__text *t = &item->original;
     KS_TRY(ks__text_cut(t, item->cut, &item->clean, &item->map, &item->err));
-    if (item->clean.steps.n < 2) return skip(item, KS_SKIP_ALL_CUT);
+    if (item->clean.steps.n < 2 && !is_curve(item))
+        return skip(item, KS_SKIP_ALL_CUT);
     KS_TRY(ks_alloc(&item->steps, item->clean.steps.n, sizeof *item->steps,
                     "steps", &item->err));
     return KS__NEXT;
@@ -140,6 +149,7 @@ static ks__stage_result whole(ks__item *item) {
     size_t n = item->clean.steps.n;
     uint8_t *keep = NULL;
     double enough = 0;
+    if (is_curve(item)) return KS__NEXT;
     KS_TRY(ks_alloc(&keep, n, 1, "steps", &item->err));
     fill(keep, n, n);
     bool known = ks__ask_enough(item, &item->clean, keep, false, &enough);
@@ -192,20 +202,26 @@ static void list_steps(ks__item *item) {
     }
 }
 
+/* The longest of those that are asked about is asked about first: it computes
+ * what the others share. */
 static ks__stage_result prefix(ks__item *item) {
     ks_status st = KS_OK;
-    int32_t n = (int32_t)item->clean.steps.n, unknown = 0, found = 0;
+    int32_t n = (int32_t)item->clean.steps.n, end, found = 0;
     uint8_t *keep = NULL;
+    bool passes[PREFIXES], all = true;
+    if (is_curve(item)) return KS__NEXT;
     KS_TRY(ks_alloc(&keep, (size_t)n, 1, "steps", &item->err));
-    for (int32_t p = item->p + 1; p <= n && unknown < PREFIXES && !found; p++) {
-        bool passes, known = prefix_passes(item, keep, p, &passes);
-        unknown += !known;
-        if (!known || unknown > 0) continue;
-        if (passes) found = p;
-        item->p = p; /* all up to here are known */
+    while (!found && item->p < n && all) {
+        end = KS_MIN(item->p + PREFIXES, n);
+        for (int32_t p = end; p > item->p; p--)
+            all &= prefix_passes(item, keep, p, &passes[p - item->p - 1]);
+        if (!all) break;
+        for (int32_t p = item->p + 1; p <= end && !found; p++)
+            if (passes[p - item->p - 1]) found = p;
+        item->p = found ? found : end;
     }
     free(keep);
-    if (unknown > 0 || item->status != KS_OK) return KS__WAIT;
+    if (!all || item->status != KS_OK) return KS__WAIT;
     list_steps(item);
     if (compat(item, KS_COMPAT_KEEP) && (item->p < 10 || item->p > 200))
         return skip(item, KS_SKIP_LENGTH);
@@ -221,9 +237,9 @@ static ks__stage_result curve(ks__item *item) {
     uint8_t *keep = NULL;
     bool all = true;
     double enough;
-    if (!item->job->options.all) return KS__NEXT;
+    if (!item->job->options.all && !is_curve(item)) return KS__NEXT;
     KS_TRY(ks_alloc(&keep, (size_t)n, 1, "steps", &item->err));
-    for (int32_t p = 1; p <= n; p++) {
+    for (int32_t p = n; p > 0; p--) {
         fill(keep, (size_t)n, (size_t)p);
         all &= ks__ask_enough(item, &item->clean, keep, false, &enough);
     }

@@ -116,7 +116,8 @@ static json_t *random_of(const ks__item *item) {
 static ks_status write_labels(ks__item *item, ks_err *err) {
     ks_status st = KS_OK;
     char hash[65];
-    static const char *const methods[] = {"influence", "random", "external"};
+    static const char *const methods[] = {"influence", "random", "external",
+                                          "curve"};
     const ks_label_options *o = &item->job->options;
     const char *kind = o->method == KS_LABEL_INFLUENCE
                            ? ks_influence_name(o->influence.kind)

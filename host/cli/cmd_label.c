@@ -39,7 +39,9 @@ static const struct argp_option option_list[] = {
     KS_CLI_FORCE,
     KS_CLI_RESUME,
     {"method", KEY_METHOD, "NAME", 0,
-     "influence (default), random (orders), external (--ranking)", 0},
+     "influence (default), random (orders), external (--ranking), curve (no "
+     "labels: sufficiency of every prefix of every chain as it is)",
+     0},
     {"influence", KEY_INFLUENCE, "KIND", 0,
      "gradient (default), gradient-input, integrated", 0},
     {"per-token", KEY_PER_TOKEN, NULL, 0,
@@ -87,13 +89,15 @@ static const struct argp_option option_list[] = {
     {0}};
 
 static void set_method(input *in, const char *arg, struct argp_state *state) {
-    static const char *const names[] = {"influence", "random", "external"};
+    static const char *const names[] = {"influence", "random", "external",
+                                        "curve"};
     for (size_t i = 0; i < KS_COUNT(names); i++)
         if (!strcmp(arg, names[i])) {
             in->options.method = (ks_label_method)i;
             return;
         }
-    argp_error(state, "--method %s: influence, random or external is expected",
+    argp_error(state,
+               "--method %s: influence, random, external or curve is expected",
                arg);
 }
 
