@@ -24,10 +24,13 @@ static ks_status open_store(ks_session *s, ks_err *err) {
     const ks_config *c = &s->engine->model->config;
     size_t memory = store_memory(s);
     int64_t n = (int64_t)(memory / ks_kv_page_bytes(c));
-    KS_CHECK(n >= s->max_pages, KS_LIMIT,
+    /* A page beside its copy (copy_last_page) stays while what comes behind it
+     * is announced. */
+    int32_t least = s->max_pages + s->scores;
+    KS_CHECK(n >= least, KS_LIMIT,
              "%zu bytes for keys and values hold %lld tokens, the longest "
              "sequence can come to %d",
-             memory, (long long)n * KS_PAGE, s->max_pages * KS_PAGE);
+             memory, (long long)n * KS_PAGE, least * KS_PAGE);
     n = KS_MIN(n, INT32_MAX / KS_PAGE);
     KS_TRY(
         ks_kv_open(&s->kv, s->engine->dev, s->engine->ops, c, (int32_t)n, err));

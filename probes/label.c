@@ -10,7 +10,7 @@
 
 /* Chains that one worker has under way: enough to fill batches, few enough
  * that what they share stays in the store. */
-enum { IN_FLIGHT = 32 };
+enum { IN_FLIGHT = 32, MOST_ACTIVE = 512 };
 
 static const char *const skips[] = {
     "labelled",
@@ -404,6 +404,7 @@ static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
                                           .top_p = (float)o->top_p,
                                           .top_k = o->top_k,
                                           .seed = o->seed,
+                                          .most_active = MOST_ACTIVE,
                                           .stops = job->prompt.stops,
                                           .n_stops = job->prompt.n_stops,
                                           .memory = ks_crew_memory(
