@@ -113,6 +113,12 @@ ks_status ks_run_score(ks_run *run, ks_view hidden, const int32_t *target,
 ks_status ks_run_sample(ks_run *run, ks_view hidden,
                         const ks_sample_spec *specs, int32_t *ids,
                         float *logprob, ks_err *err);
+/* Set i is ids[offsets[i]] .. ids[offsets[i + 1]], distinct. Sets may have any
+ * number of ids together: a device is sent as many rows at a time as have no
+ * more than the vocabulary. KS_MISMATCH for an id that is not in it. */
+ks_status ks_run_share(ks_run *run, ks_view hidden, const ks_sample_spec *specs,
+                       const int32_t *offsets, const int32_t *ids,
+                       double *share, ks_err *err);
 
 /* The engine behind keystep.h, for code that drives the forward itself. run
  * may be NULL until the first ks_engine_run or ks_engine_reserve. */

@@ -24,10 +24,13 @@ static ks_status open_store(ks_session *s, ks_err *err) {
     const ks_config *c = &s->engine->model->config;
     size_t memory = store_memory(s);
     int64_t n = (int64_t)(memory / ks_kv_page_bytes(c));
-    KS_CHECK(n >= s->max_pages, KS_LIMIT,
+    /* A page beside its copy (copy_last_page) stays while what comes behind it
+     * is announced. */
+    int32_t least = s->max_pages + s->scores;
+    KS_CHECK(n >= least, KS_LIMIT,
              "%zu bytes for keys and values hold %lld tokens, the longest "
              "sequence can come to %d",
-             memory, (long long)n * KS_PAGE, s->max_pages * KS_PAGE);
+             memory, (long long)n * KS_PAGE, least * KS_PAGE);
     n = KS_MIN(n, INT32_MAX / KS_PAGE);
     KS_TRY(
         ks_kv_open(&s->kv, s->engine->dev, s->engine->ops, c, (int32_t)n, err));
@@ -288,29 +291,44 @@ int32_t ks__session_page(ks_session *s) {
     return page;
 }
 
-/* The state of the last shared token is wanted too, to score the one behind it:
- * it is computed once more, into a copy of its page. */
-static ks_status copy_last_page(ks_session *s, ks_sequence *q, ks_err *err) {
-    ks_status st = KS_OK;
-    int32_t *last = &q->pages[q->n_pages - 1];
-    int32_t page = ks__session_page(s), from = *last;
-    if (page < 0) { /* then all of the page is computed once more */
-        ks_kv_page_drop(s->kv, from);
-        q->n_pages--;
-        q->past = q->n_pages * KS_PAGE;
-        return KS_OK;
-    }
-    KS_TRY(ks_kv_page_copy(s->kv, page, from, KS_PAGE - 1, err));
-    ks_kv_page_drop(s->kv, from);
-    *last = page;
-    q->past--;
-done:
-    return st;
-}
-
+/* The state of the last shared token is wanted too, to score the one behind it.
+ */
 static bool wants_last_state(const ks_sequence *q) {
     return q->request.ask == KS_ASK_SCORE && q->past >= q->request.from &&
            isnan(q->logs[q->past]);
+}
+
+/* A page of its own with the first tokens of another. false: there is none. */
+static ks_status copy_page(ks_session *s, ks_sequence *q, int32_t from,
+                           int32_t tokens, bool *copied, ks_err *err) {
+    int32_t page = ks__session_page(s);
+    *copied = page >= 0;
+    if (page < 0) return KS_OK;
+    q->pages[q->n_pages++] = page;
+    return ks_kv_page_copy(s->kv, page, from, tokens, err);
+}
+
+/* What of the next page another has goes into a copy; and where the state of
+ * the last token that is there is wanted, it is computed once more, into a copy
+ * of its page. */
+static ks_status take_rest(ks_session *s, ks_sequence *q,
+                           const ks_kv_rest *rest, ks_err *err) {
+    ks_status st = KS_OK;
+    bool copied = false;
+    if (rest->page >= 0) {
+        KS_TRY(copy_page(s, q, rest->page, rest->tokens, &copied, err));
+        if (copied) q->past += rest->tokens;
+    }
+    if (!wants_last_state(q)) return KS_OK;
+    if (!copied) {
+        int32_t from = q->pages[--q->n_pages];
+        KS_TRY(copy_page(s, q, from, KS_PAGE - 1, &copied, err));
+        ks_kv_page_drop(s->kv, from);
+        if (!copied) q->past -= KS_PAGE - 1; /* then all of it once more */
+    }
+    q->past--;
+done:
+    return st;
 }
 
 /* Whether another sample of its prompt is about to have the prompt's state. */
@@ -323,11 +341,28 @@ static void put_back(ks_session *s, int32_t n_pages) {
     for (int32_t p = 0; p < n_pages; p++) ks_kv_page_drop(s->kv, s->found[p]);
 }
 
-static int32_t find_pages(ks_session *s, ks_sequence *q, bool *coming) {
+static int32_t find_pages(ks_session *s, ks_sequence *q, ks_kv_rest *rest) {
     ks_kv_scores scores = ks__scores_of(q);
     bool scored = q->request.ask == KS_ASK_SCORE;
     return ks_kv_tree_find(s->tree, q->request.prompt, ks__shareable(q),
-                           scored ? &scores : NULL, s->found, coming);
+                           scored ? &scores : NULL, s->found, rest);
+}
+
+static ks_status let_in(ks_session *s, ks_sequence *q, int32_t n, int32_t need,
+                        const ks_kv_rest *rest, int32_t *spare, ks_err *err) {
+    ks_status st = KS_OK;
+    *spare -= need;
+    for (int32_t k = 0; k < n; k++) /* the tree's alone, until now */
+        *spare -= ks_kv_page_owners(s->kv, s->found[k]) == 2;
+    memcpy(q->pages, s->found, (size_t)n * sizeof *s->found);
+    q->n_pages = n;
+    q->past = n * KS_PAGE;
+    ks__session_activate(s, q);
+    KS_TRY(take_rest(s, q, rest, err));
+    s->stats.shared += q->past;
+    ks_kv_tree_announce(s->tree, q->request.prompt, ks__shareable(q));
+done:
+    return st;
 }
 
 /* Lets sequences in, in order, while there are pages for what they have and
@@ -339,27 +374,19 @@ static ks_status enter(ks_session *s, ks_err *err) {
         ks_kv_free_pages(s->kv) + ks_kv_tree_spare(s->tree) - s->n_active;
     for (ks_sequence *q = s->first, *next; q && s->n_active < s->most_active;
          q = next) {
-        bool coming = false;
+        ks_kv_rest rest;
         next = q->next;
         if (awaits_elder(q)) continue;
         KS_TRY(ks__session_prepare(s, q, err));
-        int32_t n = find_pages(s, q, &coming);
+        int32_t n = find_pages(s, q, &rest);
         int32_t need = ks__pages_for(q->n) + 1 - n;
-        if (coming || (need > spare && s->n_active > 0)) {
+        bool room = need <= spare || s->n_active == 0;
+        if (room && !rest.coming)
+            KS_TRY(let_in(s, q, n, need, &rest, &spare, err));
+        else
             put_back(s, n);
-            if (coming) continue;
-            break;
-        }
-        spare -= need;
-        for (int32_t k = 0; k < n; k++) /* the tree's alone, until now */
-            spare -= ks_kv_page_owners(s->kv, s->found[k]) == 2;
-        memcpy(q->pages, s->found, (size_t)n * sizeof *s->found);
-        q->n_pages = n;
-        q->past = n * KS_PAGE;
-        if (wants_last_state(q)) KS_TRY(copy_last_page(s, q, err));
-        s->stats.shared += q->past;
-        ks_kv_tree_announce(s->tree, q->request.prompt, ks__shareable(q));
-        ks__session_activate(s, q);
+        if (rest.page >= 0) ks_kv_page_drop(s->kv, rest.page);
+        if (!room && !rest.coming) break;
     }
 done:
     return st;

@@ -218,14 +218,8 @@ static ks_status score(ks_session *s, ks_view hidden, int32_t i, ks_err *err) {
 }
 
 static ks_status share(ks_session *s, ks_view hidden, int32_t i, ks_err *err) {
-    (void)s;
-    (void)hidden;
-    (void)i;
-    return ks_fail(err, KS_USAGE, "TODO");
-#if 0
     return ks_run_share(s->engine->run, hidden, s->specs + s->n_draws + i,
                         s->sets + i, s->set_ids, s->shares + i, err);
-#endif
 }
 
 /* One head on rows [first, first + n). Where logits are not finite it goes a

@@ -221,20 +221,6 @@ done:
     return st;
 }
 
-/* A kill may have cut the last line. */
-static ks_status cut_partial_line(const char *path, ks_err *err) {
-    ks_status st = KS_OK;
-    char *text = NULL;
-    size_t n = 0;
-    KS_TRY(ks_read_file(path, &text, &n, err));
-    while (n > 0 && text[n - 1] != '\n') n--;
-    KS_CHECK(truncate(path, (off_t)n) == 0, KS_IO, "%s: cannot truncate: %s",
-             path, strerror(errno));
-done:
-    free(text);
-    return st;
-}
-
 static ks_status open_part(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
@@ -249,7 +235,7 @@ static ks_status open_part(work *w, ks_err *err) {
              "--force starts afresh",
              w->part);
     if (there && c->resume) {
-        KS_TRY(cut_partial_line(w->part, err));
+        KS_TRY(ks_jsonl_cut(w->part, err));
         KS_TRY(ks_jsonl_read(w->part, adopt, w, err));
     }
     w->part_file = fopen(w->part, c->resume ? "ae" : "we");
