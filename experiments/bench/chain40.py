@@ -177,8 +177,9 @@ def curve(problem, chain, options, tokens):
     answer = len(tokens(problem["answer"]))
     return {"prompts": [tokens(chain["prompt"] + chain["text"][:end] + CUE)
                         for end in ends],
-            "answers": [answer] * len(ends), "k": 5, "temperature": 0.6,
-            "top_p": 0.95, "max_new": 2 * answer, "seed": 42}
+            "answers": [answer] * len(ends), "answer": problem["answer"],
+            "k": 5, "temperature": 0.6, "top_p": 0.95,
+            "max_new": 2 * answer, "seed": 42}
 
 
 def make_problems(options):
@@ -224,8 +225,9 @@ def main():
     write(options.out, "curve.problems.jsonl", [problem])
     write(options.out, "curve.chains.jsonl", [chain])
     write(options.out, "generation.problems.jsonl", problems)
+    texts = [tokens.prompt(p["question"]) for p in problems]
     write(options.out, "generation.json", [model | {
-        "prompts": [tokens(tokens.prompt(p["question"])) for p in problems],
+        "texts": texts, "prompts": [tokens(text) for text in texts],
         "max_new": options.max_new}])
     # last: that it is there says that all are
     write(options.out, "curve.json",

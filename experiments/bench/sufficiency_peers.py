@@ -12,7 +12,7 @@ llama-batch  llama.cpp, everything in one batch: the chain once, the prefixes
              they part
 check        greedily all of them, and drawn all of llama.cpp's, must agree
 INPUT.json, as chain40.py writes it: model_dir, gguf, prompts (tokens), answers
-(tokens of each answer), k, temperature, top_p, max_new (0: twice the answer),
+(tokens of each answer), answer (its text, for the sufficiency), k, temperature, top_p, max_new (0: twice the answer),
 seed, stops. There is no top-k. llama.cpp's forms draw by the same uniform
 numbers, so they draw the same tokens but for rounding.
 --tune tries settings of llama.cpp on the first prompts, prints the fastest as
@@ -46,7 +46,7 @@ class Task:
                             else options.temperature)
         most = options.max_new or said.get("max_new")
         self.limits = [most or 2 * n for n in said["answers"]]
-        self.stops = said["stops"]
+        self.stops, self.answer = said["stops"], said.get("answer")
         if len(self.limits) != len(self.prompts):
             raise SystemExit(f"{options.input}: {len(self.prompts)} prompts, "
                              f"{len(self.limits)} answers")
@@ -202,6 +202,12 @@ def spread(n, of):
     return sorted({round(v) for v in np.linspace(0, of - 1, min(n, of))})
 
 
+def boxed(completion):
+    """What stands in the box that the cue has opened; these answers are
+    plain numbers, so that equal text is all that counts."""
+    return completion.split("}")[0].strip()
+
+
 def measure(task, options):
     """The JSON object that is printed."""
     chosen = list(range(len(task.prompts)))
@@ -231,6 +237,10 @@ def measure(task, options):
     said["ids"] = found
     said["completions"] = [[one.text(ids) for ids in samples]
                            for samples in found]
+    if task.answer is not None:
+        said["sufficiency"] = [
+            sum(boxed(text) == task.answer for text in samples) / task.k
+            for samples in said["completions"]]
     one.close()
     return said
 
