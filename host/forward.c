@@ -308,17 +308,17 @@ static ks_status final_norm(ks_run *run, ks_view x, ks_err *err) {
 }
 
 static ks_view last_rows(const ks_run *run) {
-    return ks_view_f32(run->last, run->seqs->n_seq, run->config->d_model);
+    return ks_view_f32(run->last, run->n_last, run->config->d_model);
 }
 
 /* All that a pass queues and nobody waits for. */
 static ks_status queue_pass(ks_run *run, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(walk_layers(run, err));
-    if (run->wants_last) {
+    if (run->n_last > 0) {
         KS_TRY(run->ops->convert(run->dev, run->last, KS_F32,
                                  whole(run, run->x), run->placed_last_rows,
-                                 run->seqs->n_seq, err));
+                                 run->n_last, err));
         KS_TRY(final_norm(run, last_rows(run), err));
     }
 done:
@@ -346,18 +346,19 @@ static ks_status find_fault(ks_run *run, ks_err *err) {
 
 /* What the buffers cannot hold is the caller's mistake, said with numbers. */
 static ks_status check_fits(const ks_run *run, const ks_seqs *seqs,
-                            const ks_capture *capture, bool last, ks_err *err) {
+                            const ks_capture *capture, int32_t n_last,
+                            ks_err *err) {
     const ks_run_limits *have = &run->limits;
     if (seqs->n_tok < 1 || seqs->n_tok > have->max_tokens)
         return ks_fail(err, KS_LIMIT,
                        "a batch of %d tokens in buffers for 1 to %d",
                        seqs->n_tok, have->max_tokens);
-    if (seqs->n_seq < 1 || seqs->n_seq > seqs->n_tok ||
-        (last && seqs->n_seq > have->max_last))
+    if (seqs->n_seq < 1 || seqs->n_seq > seqs->n_tok || n_last < 0 ||
+        n_last > have->max_last)
         return ks_fail(err, KS_LIMIT,
-                       "%d sequences in a batch of %d tokens with buffers for "
-                       "%d last rows",
-                       seqs->n_seq, seqs->n_tok, have->max_last);
+                       "%d sequences and %d last rows of a batch of %d tokens "
+                       "with buffers for %d last rows",
+                       seqs->n_seq, n_last, seqs->n_tok, have->max_last);
     if (seqs->pages && (int64_t)seqs->n_seq * seqs->max_pages > have->max_pages)
         return ks_fail(err, KS_LIMIT,
                        "page tables of %d sequences by %d pages in buffers for "
@@ -399,12 +400,14 @@ done:
 
 /* A pass that keeps no trace, with arguments in run but for these. */
 static ks_status plain(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                       int32_t n_last, const int32_t *chosen,
                        ks_view *last_hidden, ks_view *all_hidden, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(check_fits(run, seqs, run->capture, last_hidden != NULL, err));
+    KS_TRY(check_fits(run, seqs, run->capture, n_last, err));
     run->trace = NULL;
     run->inputs = NULL;
-    run->wants_last = last_hidden != NULL;
+    run->n_last = n_last;
+    run->chosen = chosen;
     KS_TRY(walk(run, seqs, ids, err));
     if (last_hidden) *last_hidden = last_rows(run);
     if (all_hidden) {
@@ -422,7 +425,17 @@ ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
     run->kv = kv;
     run->keep = kv != NULL;
     run->capture = capture;
-    return plain(run, seqs, ids, last_hidden, all_hidden, err);
+    return plain(run, seqs, ids, last_hidden ? seqs->n_seq : 0, NULL,
+                 last_hidden, all_hidden, err);
+}
+
+ks_status ks_forward_rows(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                          ks_kv *kv, const int32_t *rows, int32_t n_rows,
+                          ks_view *hidden, ks_err *err) {
+    run->kv = kv;
+    run->keep = kv != NULL;
+    run->capture = NULL;
+    return plain(run, seqs, ids, n_rows, rows, hidden, NULL, err);
 }
 
 ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
@@ -431,20 +444,20 @@ ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
     run->kv = kv;
     run->keep = false;
     run->capture = capture;
-    return plain(run, seqs, ids, NULL, NULL, err);
+    return plain(run, seqs, ids, 0, NULL, NULL, NULL, err);
 }
 
 ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,
                             const int32_t *ids, const float *inputs,
                             const ks_trace *trace, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(check_fits(run, seqs, NULL, false, err));
+    KS_TRY(check_fits(run, seqs, NULL, 0, err));
     run->kv = NULL;
     run->keep = false;
     run->capture = NULL;
     run->trace = trace;
     run->inputs = inputs;
-    run->wants_last = false;
+    run->n_last = 0;
     KS_TRY(walk(run, seqs, ids, err));
     KS_TRY(run->ops->sync(run->dev, err));
 done:

@@ -9,14 +9,14 @@ static ks_shape shape_of(const ks_run *run) {
     ks_kv_layer first = ks_kv_layer_at(run->kv, 0);
     return (ks_shape){.n_seq = run->placed.n_seq,
                       .max_pages = run->placed.max_pages,
+                      .n_last = run->n_last,
                       .k = first.k,
-                      .v = first.v,
-                      .last = run->wants_last};
+                      .v = first.v};
 }
 
 static bool same_shape(const ks_shape *a, const ks_shape *b) {
     return a->n_seq == b->n_seq && a->max_pages == b->max_pages &&
-           a->k == b->k && a->v == b->v && a->last == b->last;
+           a->k == b->k && a->v == b->v && a->n_last == b->n_last;
 }
 
 /* Each sequence takes one token: then the batch's arrays lie at the same

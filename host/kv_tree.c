@@ -1,6 +1,7 @@
 /* kv_tree.c - pages by their tokens: a hash table of (parent, tokens). */
 #include "kv_tree.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@ typedef struct node {
     int32_t next; /* of its bucket, or of the free ones */
     uint64_t used;
     int32_t ids[KS_PAGE];
+    float scores[KS_PAGE]; /* as in ks_kv_scores */
 } node;
 
 struct ks_kv_tree {
@@ -95,8 +97,31 @@ static void remove_node(ks_kv_tree *t, int32_t at) {
     t->free = at;
 }
 
+/* Tokens of page p that have no score to be known. */
+static int32_t unscored(const ks_kv_scores *scores, int32_t p) {
+    return KS_MIN(KS_PAGE, KS_MAX(0, scores->from - p * KS_PAGE));
+}
+
+static bool read_scores(const node *n, const ks_kv_scores *scores) {
+    if (!scores) return true;
+    int32_t first = unscored(scores, n->depth);
+    for (int32_t t = first; t < KS_PAGE; t++)
+        if (isnan(n->scores[t])) return false;
+    memcpy(scores->at + n->depth * KS_PAGE + first, n->scores + first,
+           (size_t)(KS_PAGE - first) * sizeof(float));
+    return true;
+}
+
+static void write_scores(node *n, const ks_kv_scores *scores) {
+    for (int32_t t = unscored(scores, n->depth); t < KS_PAGE; t++) {
+        float score = scores->at[n->depth * KS_PAGE + t];
+        if (!isnan(score)) n->scores[t] = score;
+    }
+}
+
 int32_t ks_kv_tree_find(ks_kv_tree *t, const int32_t *ids, int32_t n,
-                        int32_t *pages, bool *coming) {
+                        const ks_kv_scores *scores, int32_t *pages,
+                        bool *coming) {
     int32_t at = NONE, found = 0;
     t->clock++;
     *coming = false;
@@ -105,7 +130,7 @@ int32_t ks_kv_tree_find(ks_kv_tree *t, const int32_t *ids, int32_t n,
         if (at == NONE) break;
         t->nodes[at].used = t->clock;
         *coming = t->nodes[at].page == NONE;
-        if (*coming) break;
+        if (*coming || !read_scores(&t->nodes[at], scores)) break;
         pages[found] = t->nodes[at].page;
         ks_kv_page_share(t->kv, pages[found]);
     }
@@ -128,6 +153,7 @@ void ks_kv_tree_announce(ks_kv_tree *t, const int32_t *ids, int32_t n) {
                                   .next = *bucket,
                                   .used = t->clock};
             memcpy(t->nodes[at].ids, mine, sizeof t->nodes[at].ids);
+            for (int i = 0; i < KS_PAGE; i++) t->nodes[at].scores[i] = NAN;
             *bucket = at;
             if (parent != NONE) t->nodes[parent].children++;
         }
@@ -136,11 +162,12 @@ void ks_kv_tree_announce(ks_kv_tree *t, const int32_t *ids, int32_t n) {
 }
 
 void ks_kv_tree_ready(ks_kv_tree *t, const int32_t *ids, int32_t n,
-                      const int32_t *pages) {
+                      const ks_kv_scores *scores, const int32_t *pages) {
     int32_t at = NONE;
     for (int32_t p = 0; p < n / KS_PAGE; p++) {
         at = child_of(t, at, ids + p * KS_PAGE);
         if (at == NONE) return;
+        if (scores) write_scores(&t->nodes[at], scores);
         if (t->nodes[at].page != NONE) continue;
         t->nodes[at].page = pages[p];
         ks_kv_page_share(t->kv, pages[p]);

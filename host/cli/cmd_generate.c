@@ -94,7 +94,7 @@ typedef struct work {
     size_t *places;       /* [n_requests] chain of a request */
     size_t n_requests;
     int64_t n_prompt_tokens; /* of all requests */
-    const char **names;      /* [problems] */
+    ks_str *names;           /* [problems] */
     ks_generate_options options;
     ks_compose compose;
     json_t *settings;
@@ -221,20 +221,6 @@ done:
     return st;
 }
 
-/* A kill may have cut the last line. */
-static ks_status cut_partial_line(const char *path, ks_err *err) {
-    ks_status st = KS_OK;
-    char *text = NULL;
-    size_t n = 0;
-    KS_TRY(ks_read_file(path, &text, &n, err));
-    while (n > 0 && text[n - 1] != '\n') n--;
-    KS_CHECK(truncate(path, (off_t)n) == 0, KS_IO, "%s: cannot truncate: %s",
-             path, strerror(errno));
-done:
-    free(text);
-    return st;
-}
-
 static ks_status open_part(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
@@ -249,7 +235,7 @@ static ks_status open_part(work *w, ks_err *err) {
              "--force starts afresh",
              w->part);
     if (there && c->resume) {
-        KS_TRY(cut_partial_line(w->part, err));
+        KS_TRY(ks_jsonl_cut(w->part, err));
         KS_TRY(ks_jsonl_read(w->part, adopt, w, err));
     }
     w->part_file = fopen(w->part, c->resume ? "ae" : "we");
@@ -266,8 +252,8 @@ static ks_status list_requests(work *w, ks_err *err) {
     KS_TRY(ks_alloc(&w->places, w->n, sizeof *w->places, "requests", err));
     KS_TRY(ks_alloc(&w->names, w->problems.n, sizeof *w->names, "names", err));
     for (size_t p = 0; p < w->problems.n; p++)
-        w->names[p] = w->problems.at[p].id;
-    w->options.names = w->names;
+        KS_TRY(ks_str_printf(&w->names[p], err, "problem %s",
+                             w->problems.at[p].id));
     for (size_t i = 0; i < w->n; i++) {
         if (w->chains[i]) continue;
         size_t p = i / (size_t)w->samples;
@@ -275,7 +261,8 @@ static ks_status list_requests(work *w, ks_err *err) {
         ks_request *request = &w->requests[w->n_requests];
         *request = (ks_request){.prompt = w->tokens[p].ids,
                                 .n_prompt = (int32_t)w->tokens[p].n,
-                                .group = (int32_t)p};
+                                .group = (int32_t)p,
+                                .name = w->names[p].data};
         KS_TRY(ks_philox_stream(&request->stream, w->problems.at[p].id, "",
                                 sample, err));
         w->places[w->n_requests++] = i;
@@ -422,6 +409,8 @@ static void finish(work *w) {
         ks_str_free(&w->prompts[i]);
     for (size_t i = 0; w->tokens && i < w->problems.n; i++)
         ks_tokens_free(&w->tokens[i]);
+    for (size_t i = 0; w->names && i < w->problems.n; i++)
+        ks_str_free(&w->names[i]);
     if (w->part_file) fclose(w->part_file);
     free(w->chains);
     free(w->prompts);

@@ -20,6 +20,8 @@ static const struct command commands[] = {
      "all of the below on the embedded model, to a table"},
     {"generate", ks_cmd_generate, false, "problems -> reasoning chains"},
     {"split", ks_cmd_split, false, "cut chains into steps"},
+    {"label", ks_cmd_label, false, "which steps matter: the search alone"},
+    {"label", ks_cmd_label, false, "chains -> which steps carry the answer"},
     {"capture", ks_cmd_capture, false,
      "chains -> activations of every layer, HDF5"},
     {"probe", ks_cmd_probe, true, "activations + labels -> probes and tables"},

@@ -43,7 +43,7 @@ static int32_t tokens_of(const char *word) {
 static int32_t find(const char *word, int32_t *pages, bool *coming) {
     int32_t ids[MOST * KS_PAGE];
     write_ids(word, ids);
-    return ks_kv_tree_find(tree, ids, tokens_of(word), pages, coming);
+    return ks_kv_tree_find(tree, ids, tokens_of(word), NULL, pages, coming);
 }
 
 static void drop(const int32_t *pages, int32_t n) {
@@ -55,7 +55,7 @@ static bool compute(const char *word, int32_t *pages) {
     int32_t ids[MOST * KS_PAGE], n = (int32_t)strlen(word);
     bool coming;
     write_ids(word, ids);
-    int32_t have = ks_kv_tree_find(tree, ids, n * KS_PAGE, pages, &coming);
+    int32_t have = ks_kv_tree_find(tree, ids, n * KS_PAGE, NULL, pages, &coming);
     cr_assert(!coming);
     ks_kv_tree_announce(tree, ids, n * KS_PAGE);
     for (int32_t i = have; i < n; i++) {
@@ -68,7 +68,7 @@ static bool compute(const char *word, int32_t *pages) {
         return false;
     }
     for (int32_t i = have + 1; i <= n; i++) /* page by page */
-        ks_kv_tree_ready(tree, ids, i * KS_PAGE, pages);
+        ks_kv_tree_ready(tree, ids, i * KS_PAGE, NULL, pages);
     return true;
 }
 
@@ -87,7 +87,7 @@ Test(kv_tree, shares_what_is_common) {
     cr_expect_eq(ks_kv_free_pages(kv), PAGES - 4);
     int32_t ids[2 * KS_PAGE]; /* a page that is not full is not there */
     write_ids("ab", ids);
-    cr_expect_eq(ks_kv_tree_find(tree, ids, 2 * KS_PAGE - 1, a, &coming), 1);
+    cr_expect_eq(ks_kv_tree_find(tree, ids, 2 * KS_PAGE - 1, NULL, a, &coming), 1);
     drop(a, 1);
 }
 
@@ -99,7 +99,7 @@ Test(kv_tree, who_comes_is_waited_for) {
     cr_expect_eq(find("abd", other, &coming), 0);
     cr_expect(coming);
     pages[0] = ks_kv_page_take(kv);
-    ks_kv_tree_ready(tree, ids, 2 * KS_PAGE - 1, pages);
+    ks_kv_tree_ready(tree, ids, 2 * KS_PAGE - 1, NULL, pages);
     cr_expect_eq(find("abd", other, &coming), 1);
     cr_expect(coming);
     drop(other, 1);

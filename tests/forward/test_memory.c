@@ -141,8 +141,10 @@ static void generate_crowd(ks_engine *engine, const golden *g, size_t pages,
                            sampled *out, ks_generate_stats *stats) {
     ks_request requests[CROWD];
     for (int32_t i = 0; i < CROWD; i++)
-        requests[i] = (ks_request){g->ids + i / 3, 1 + i / 3 * 11,
-                                   (uint64_t)i * 977, i / 3};
+        requests[i] = (ks_request){.prompt = g->ids + i / 3,
+                                   .n_prompt = 1 + i / 3 * 11,
+                                   .stream = (uint64_t)i * 977,
+                                   .group = i / 3};
     ks_generate_options options = {
         .temperature = 1.3f,
         .top_p = 0.95f,

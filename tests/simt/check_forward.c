@@ -291,9 +291,10 @@ static void generate(ks_engine *engine, int first, int n, size_t pages,
     ks_request requests[CROWD];
     fill_ids(prompt, 64, engine->model->config.n_vocab);
     for (int i = 0; i < n; i++)
-        requests[i] =
-            (ks_request){prompt + (first + i) / 2, 19 + (first + i) / 2 * 9,
-                         (uint64_t)(first + i) * 977 + 3, (first + i) / 2};
+        requests[i] = (ks_request){.prompt = prompt + (first + i) / 2,
+                                   .n_prompt = 19 + (first + i) / 2 * 9,
+                                   .stream = (uint64_t)(first + i) * 977 + 3,
+                                   .group = (first + i) / 2};
     ks_generate_options options = {
         .temperature = 0.9f,
         .top_p = 0.95f,
