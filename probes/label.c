@@ -65,6 +65,7 @@ ks_label_options ks_label_defaults(void) {
     return (ks_label_options){.samples = 5,
                               .confirm = 20,
                               .orders = 3,
+                              .rollout_new = 1024,
                               .temperature = 0.6,
                               .top_p = 0.95,
                               .enough = 0.8,
@@ -126,17 +127,18 @@ static ks_status add_settings(struct ks_label_job *job, ks_err *err) {
     const ks_label_options *o = &job->options;
     ks_model_info info = ks_engine_info(job->engines.at[0]);
     job->settings = json_pack(
-        "{s:s,s:s,s:s,s:s,s:s,s:b,s:i,s:i,s:i,s:f,s:f,s:i,s:f,s:I,s:i,s:i,s:b,"
+        "{s:s,s:s,s:s,s:s,s:s,s:b,s:i,s:i,s:i,s:f,s:f,s:i,s:i,s:i,s:f,s:I,s:i,"
+        "s:i,s:b,"
         "s:b,s:b,s:b,s:s}",
         "model", info.name, "model_sha256", info.sha256, "tokenizer",
         ks_tokenizer_hash(job->tokenizer), "cue", job->cue, "cue_empty",
         job->cue_empty, "exact", o->exact, "samples", o->samples, "confirm",
         o->confirm, "orders", o->orders, "temperature", o->temperature, "top_p",
-        o->top_p, "top_k", o->top_k, "enough", o->enough, "seed",
-        (json_int_t)o->seed, "influence", (int)o->influence.kind, "compat",
-        (int)o->compat, "of_log", o->influence.of_log, "per_token",
-        o->influence.per_token, "drop", o->drop, "all", o->all, "isa",
-        job->engines.at[0]->ops->isa);
+        o->top_p, "top_k", o->top_k, "rollouts", o->rollouts, "rollout_new",
+        o->rollout_new, "enough", o->enough, "seed", (json_int_t)o->seed,
+        "influence", (int)o->influence.kind, "compat", (int)o->compat, "of_log",
+        o->influence.of_log, "per_token", o->influence.per_token, "drop",
+        o->drop, "all", o->all, "isa", job->engines.at[0]->ops->isa);
     if (job->settings) return KS_OK;
     return ks_fail(err, KS_NOMEM, "out of memory for settings");
 }
@@ -164,6 +166,9 @@ static ks_status measure_item(struct ks_label_job *job, ks__item *item,
         item->skip = KS_SKIP_TOO_LONG;
     else
         job->longest = KS_MAX(job->longest, n);
+    if (job->options.rollouts > 0) /* they go on to the end */
+        job->longest = KS_MIN(job->longest + job->options.rollout_new,
+                              job->engines.at[0]->model->config.n_context);
 done:
     return st;
 }
@@ -496,6 +501,10 @@ done:
     free(job->workers);
     job->workers = NULL;
     return st;
+}
+
+int64_t ks_label_chains(const ks_label_job *job) {
+    return (int64_t)job->chains.n;
 }
 
 /* -------------------------------------------------------------------- cost */

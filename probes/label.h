@@ -57,12 +57,15 @@ typedef struct ks_label_options {
     const char *cue, *cue_empty;
     bool exact; /* sufficiency by scoring, else by sampling */
     /* Further scores of the prefix's steps. */
-    bool drop;       /* loss of the answer's log-probability without the step */
-    bool all;        /* sufficiency of every prefix, behind the first that is
-                        enough too */
-    int32_t samples; /* K */
-    int32_t confirm; /* fresh samples for the core; 0: none */
-    int32_t orders;  /* random ones, KS_LABEL_RANDOM */
+    bool drop; /* loss of the answer's log-probability without the step */
+    bool all;  /* sufficiency of every prefix, behind the first that is
+                  enough too */
+    int32_t rollouts;    /* continuations from before and after each step, to
+                            compare their answers; 0: none */
+    int32_t rollout_new; /* most tokens of one */
+    int32_t samples;     /* K */
+    int32_t confirm;     /* fresh samples for the core; 0: none */
+    int32_t orders;      /* random ones, KS_LABEL_RANDOM */
     double temperature, top_p;
     int32_t top_k;
     double enough; /* tau, of sufficiency, attainability and necessity */
@@ -115,6 +118,7 @@ typedef struct ks_label_job ks_label_job;
 ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
                         ks_err *err);
 void ks_label_close(ks_label_job **job);
+int64_t ks_label_chains(const ks_label_job *job);
 /* What a run will cost, by the numbers of steps and tokens. */
 ks_label_cost ks_label_estimate(const ks_label_job *job);
 typedef void (*ks_label_progress_fn)(void *user, int64_t done, int64_t all,

@@ -268,6 +268,7 @@ static ks__stage_result (*const stages[])(ks__item *) = {filter,
                                                          ks__stage_greedy,
                                                          ks__stage_confirm,
                                                          ks__stage_drop,
+                                                         ks__stage_resample,
                                                          write_line};
 
 bool ks__item_done(const ks__item *item) {
@@ -300,6 +301,7 @@ void ks__item_free(ks__item *item) {
     free(item->start);
     free(item->core);
     free(item->drop);
+    free(item->resample);
     json_decref(item->map);
     json_decref(item->known);
     json_decref(item->line);

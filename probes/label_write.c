@@ -94,6 +94,9 @@ static ks_status add_scores(ks__item *item, json_t *line, ks_err *err) {
     if (item->drop)
         good = good &&
                !json_object_set_new(scores, "drop", spread(item, item->drop));
+    if (item->resample)
+        good = good && !json_object_set_new(scores, "resample",
+                                            spread(item, item->resample));
     good = good &&
            !json_object_set_new(scores, "sufficiency", curve_of(item, err)) &&
            !json_object_set(line, "scores", scores);

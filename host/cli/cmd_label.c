@@ -19,6 +19,7 @@ enum {
     KEY_NO_DROP,
     KEY_ALL,
     KEY_COMPAT,
+    KEY_ROLLOUTS,
     KEY_TOKENIZER
 };
 
@@ -69,6 +70,12 @@ static const struct argp_option option_list[] = {
     {"cue-empty", KEY_CUE_EMPTY, "TEXT", 0, "where no step is kept", 0},
     {"no-drop", KEY_NO_DROP, NULL, 0,
      "without the scores of each step's absence", 0},
+    {"rollouts", KEY_ROLLOUTS, "N", 0,
+     "also scores by N continuations from before and from after each step: "
+     "how far their answers differ (default: 0, none)",
+     0},
+    {"max-new", KS_KEY_MAX_NEW, "N", 0,
+     "most tokens of a continuation (default: 1024)", 0},
     {"all-prefixes", KEY_ALL, NULL, 0,
      "sufficiency of every prefix, not only up to the first that is enough", 0},
     {"compat", KEY_COMPAT, "LIST", OPTION_ARG_OPTIONAL,
@@ -196,6 +203,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (ks_label_compat_find(arg ? arg : "all", &o->compat, &err) != KS_OK)
             argp_error(state, "--compat: %s", err.text);
         return 0;
+    case KEY_ROLLOUTS:
+        o->rollouts = whole("rollouts", arg, 0, 1000, state);
+        return 0;
     case KEY_TOKENIZER:
         o->tokenizer = arg;
         return 0;
@@ -233,6 +243,7 @@ static ks_status take_common(input *in, ks_err *err) {
     o->out = c->out;
     o->clean = c->clean;
     o->cue = c->cue;
+    if (c->max_new) o->rollout_new = c->max_new;
     if (c->samples) o->samples = c->samples;
     if (c->temperature >= 0) o->temperature = c->temperature;
     if (c->top_p >= 0) o->top_p = c->top_p;
@@ -305,8 +316,8 @@ static ks_status run(input *in, ks_err *err) {
         goto done;
     }
     if (!in->common.quiet)
-        progress = ks_progress_open("label", "chain",
-                                    (double)ks_label_estimate(job).chains);
+        progress =
+            ks_progress_open("label", "chain", (double)ks_label_chains(job));
     st = ks_label_run(job, progress ? show : NULL, progress, &summary, err);
     ks_progress_close(&progress);
     KS_TRY(st);
