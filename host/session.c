@@ -101,11 +101,8 @@ done:
 
 void ks__session_free(ks_session *s, ks_sequence *q) {
     if (s->newest == q) s->newest = NULL;
-    ks_sequence *elder = q->elder;
-    if (!elder)
-        for (ks_sequence *y = q->younger; y; y = y->younger) y->elder = NULL;
-    while (elder && elder->younger != q) elder = elder->younger;
-    if (elder) elder->younger = q->younger;
+    if (q->older) q->older->younger = q->younger;
+    if (q->younger) q->younger->older = q->older;
     free(q->ids);
     free(q->pages);
     free(q->logs);
@@ -210,7 +207,7 @@ static void join_family(ks_session *s, ks_sequence *q) {
     if (!before || before->request.group != q->request.group ||
         before->request.ask != KS_ASK_SAMPLE || q->request.ask != KS_ASK_SAMPLE)
         return;
-    q->elder = before->elder ? before->elder : before;
+    q->older = before;
     before->younger = q;
 }
 
@@ -332,9 +329,10 @@ done:
 }
 
 /* Whether another sample of its prompt is about to have the prompt's state. */
-static bool awaits_elder(const ks_sequence *q) {
-    const ks_sequence *elder = q->elder;
-    return elder && elder->active && elder->past < elder->request.n_prompt;
+static bool awaits_another(const ks_sequence *q) {
+    for (q = q->older; q; q = q->older)
+        if (q->active && q->past < q->request.n_prompt) return true;
+    return false;
 }
 
 static void put_back(ks_session *s, int32_t n_pages) {
@@ -376,7 +374,7 @@ static ks_status enter(ks_session *s, ks_err *err) {
          q = next) {
         ks_kv_rest rest;
         next = q->next;
-        if (awaits_elder(q)) continue;
+        if (awaits_another(q)) continue;
         KS_TRY(ks__session_prepare(s, q, err));
         int32_t n = find_pages(s, q, &rest);
         int32_t need = ks__pages_for(q->n) + 1 - n;

@@ -62,14 +62,15 @@ static void add_draw(ks_session *s, ks_sequence *q, int32_t row) {
  * state, as many as there is room for. */
 static void add_partings(ks_session *s, ks_sequence *q, int32_t row,
                          int32_t *spare) {
-    if (q->elder || q->n > q->request.n_prompt) return;
+    if (q->n > q->request.n_prompt) return;
     for (ks_sequence *y = q->younger; y; y = y->younger) {
-        if (y->active || y->n > y->request.n_prompt) continue;
+        if (y->active || y->parting || y->n > y->request.n_prompt) continue;
         if (*spare < 0)
             *spare = ks_kv_free_pages(s->kv) + ks_kv_tree_spare(s->tree) -
                      s->n_active;
         if (s->n_active + s->n_partings >= s->most_active || *spare < 2) return;
         *spare -= 2; /* the page that is copied, one to grow */
+        y->parting = true;
         s->partings[s->n_partings++] = (ks_parting){q, y};
         add_draw(s, y, row);
     }
@@ -347,6 +348,7 @@ static ks_status take_all(ks_session *s, ks_answered_fn answered, void *user,
     ks_status st = KS_OK;
     for (int32_t i = 0; i < s->n_partings; i++) {
         bool parted;
+        s->partings[i].to->parting = false;
         KS_TRY(part(s, &s->partings[i], &parted, err));
         for (int32_t k = 0; !parted && k < s->n_draws; k++)
             if (s->drawn[k] == s->partings[i].to) s->drawn[k] = NULL;

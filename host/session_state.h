@@ -12,11 +12,10 @@ typedef struct ks_sequence ks_sequence;
 /* A request under way. ids and n survive a preemption; pages do not. */
 struct ks_sequence {
     ks_request request;
-    uint64_t serial;            /* order of being added */
-    ks_sequence *before, *next; /* in the line of those that wait */
-    /* Samples of one prompt: the one that was added first, and the one added
-     * after this. Dropped when either ends. */
-    ks_sequence *elder, *younger;
+    uint64_t serial;              /* order of being added */
+    ks_sequence *before, *next;   /* in the line of those that wait */
+    ks_sequence *older, *younger; /* samples of its prompt */
+    bool parting;                 /* from one of them, in this batch */
     bool active;
     int32_t *ids; /* [most]: prompt, then what was sampled */
     int32_t n, most;

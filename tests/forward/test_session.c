@@ -10,12 +10,18 @@ enum {
     WORD = 11,
     MOST = 10 * WORD,
     ASKED = 60,
-    NEW = 9,
+    NEW = 40,
     SHORT = 40
 };
 
-static const ks_generate_options settings = {
-    .temperature = 0.8F, .top_p = 0.9F, .max_new = NEW, .seed = 11};
+/* stops: sequences end at different times, and not in their order */
+static const int32_t stops[] = {4, 23};
+static const ks_generate_options settings = {.temperature = 0.8F,
+                                             .top_p = 0.9F,
+                                             .max_new = NEW,
+                                             .seed = 11,
+                                             .stops = stops,
+                                             .n_stops = KS_COUNT(stops)};
 
 static ks_engine *open_small(int batch_tokens, int threads) {
     ks_engine *engine = NULL;
@@ -236,10 +242,10 @@ Test(session, samples_part_behind_the_prompt) {
     must(ks_session_run(c.session, keep, &c, NULL, err));
     stats = *ks_session_stats(c.session);
     ks_session_close(&c.session);
-    cr_expect_eq(stats.sampled, 8 * 3);
-    cr_expect_eq(stats.computed, n + 8 * 2, "%lld", (long long)stats.computed);
+    cr_expect_eq(stats.computed, n + stats.sampled - 8, "%lld",
+                 (long long)stats.computed);
     cr_expect_eq(stats.shared, 7 * n);
-    cr_expect_eq(stats.batches, 3);
+    cr_expect_leq(stats.batches, 3);
     for (int i = 0; i < 8; i++) expect_sample(engine, &c.at[i], "parted");
     ks_engine_close(&engine);
 }
