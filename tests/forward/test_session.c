@@ -202,10 +202,7 @@ Test(session, crowds_get_what_each_gets_alone) {
         size_t page = ks_kv_page_bytes(&engine->model->config);
         fill(&c, seed);
         /* from roomy to as many pages as the longest takes */
-        options.memory = page * (seed < 3   ? 400
-                                 : seed < 5 ? 30
-                                 : seed < 6 ? 14
-                                            : 9);
+        options.memory = page * (size_t[]){400, 400, 30, 30, 16, 11}[seed - 1];
         options.most_active = seed == 2 ? 5 : 0;
         run(&c, engine, &options, seed % 3 ? ASKED : 4, &stats);
         char what[32];
