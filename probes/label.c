@@ -81,6 +81,8 @@ static ks_status open_model(struct ks_label_job *job, ks_err *err) {
     const ks_label_options *o = &job->options;
     char *home = NULL;
     ks_engine_options engine = o->engine;
+    /* of a device's memory the store takes what the rest leaves */
+    if (!engine.memory) engine.memory = o->memory / 2;
     KS_TRY(ks_model_home(&home, o->model, err));
     KS_TRY(ks_tokenizer_open(&job->tokenizer,
                              o->tokenizer ? o->tokenizer : home, err));
@@ -290,6 +292,8 @@ static ks_status open_journal(struct ks_label_job *job, ks_err *err) {
     KS_TRY(ks_refuse_existing(o->out, o->force || o->resume, err));
     if (o->clean)
         KS_TRY(ks_refuse_existing(o->clean, o->force || o->resume, err));
+    if (o->prefixes)
+        KS_TRY(ks_refuse_existing(o->prefixes, o->force || o->resume, err));
     KS_TRY(ks_str_printf(&path, err, "%s.part", o->out));
     job->part = path.data;
     bool there = ks_file_exists(job->part);
@@ -397,6 +401,11 @@ done:
     return st;
 }
 
+static size_t store_memory(const struct ks_label_job *job) {
+    bool host = job->engines.at[0]->ops->unified;
+    return host ? job->options.memory / 2 : job->options.memory;
+}
+
 static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
@@ -453,6 +462,10 @@ static json_t *clean_line(const ks__item *item) {
     return item->clean_line;
 }
 
+static json_t *prefix_line(const ks__item *item) {
+    return item->prefix_line;
+}
+
 static void sum_up(const struct ks_label_job *job, ks_label_summary *sum) {
     for (size_t i = 0; i < job->chains.n; i++) {
         const ks__item *item = &job->items[i];
@@ -481,7 +494,7 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
     double start = ks_seconds();
-    int size = ks_crew_size(&job->engines, o->memory, job->chains.n);
+    int size = ks_crew_size(&job->engines, store_memory(job), job->chains.n);
     job->progress = progress;
     job->user = user;
     KS_TRY(open_journal(job, err));
@@ -495,12 +508,19 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     sum_up(job, summary);
     summary->seconds = ks_seconds() - start;
     if (o->clean) KS_TRY(write_lines(job, o->clean, clean_line, err));
+    if (o->prefixes) KS_TRY(write_lines(job, o->prefixes, prefix_line, err));
     if (o->out) KS_TRY(write_lines(job, o->out, label_line, err));
     if (job->part) unlink(job->part);
 done:
     free(job->workers);
     job->workers = NULL;
     return st;
+}
+
+ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
+                               const char **id) {
+    *id = job->chains.at[i].id;
+    return job->items[i].skip;
 }
 
 int64_t ks_label_chains(const ks_label_job *job) {

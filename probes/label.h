@@ -49,6 +49,7 @@ typedef struct ks_label_options {
     const char *problems, *chains; /* JSON Lines */
     const char *out, *clean;       /* clean NULL: OUT's name with .clean */
     const char *ranking;           /* KS_LABEL_EXTERNAL */
+    const char *prefixes; /* what another judge would rank; may be NULL */
     ks_template template_;
     ks_label_method method;
     ks_influence_how influence;
@@ -71,7 +72,8 @@ typedef struct ks_label_options {
     double enough; /* tau, of sufficiency, attainability and necessity */
     uint64_t seed;
     bool force, resume;
-    size_t memory; /* in all; 0: no limit but the store's default */
+    size_t memory; /* bytes: a half for keys and values, a half for buffers of
+                      the passes; 0: no limit but the store's default */
     ks_engine_options engine;
 } ks_label_options;
 /* Settings of the method. */
@@ -119,6 +121,9 @@ ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
                         ks_err *err);
 void ks_label_close(ks_label_job **job);
 int64_t ks_label_chains(const ks_label_job *job);
+/* After a run: why chain i has no labels, and its id. */
+ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
+                               const char **id);
 /* What a run will cost, by the numbers of steps and tokens. */
 ks_label_cost ks_label_estimate(const ks_label_job *job);
 typedef void (*ks_label_progress_fn)(void *user, int64_t done, int64_t all,

@@ -306,5 +306,6 @@ void ks__item_free(ks__item *item) {
     json_decref(item->known);
     json_decref(item->line);
     json_decref(item->clean_line);
+    json_decref(item->prefix_line);
     *item = (ks__item){0};
 }

@@ -78,12 +78,12 @@ struct ks__item {
     int32_t threshold;      /* index; -1: none passed */
     uint8_t *start;         /* [q + 1] T_inf */
     ks__walk main, orders[KS__MOST_ORDERS];
-    uint8_t *core;             /* [q + 1] */
-    double confirmed;          /* NAN: not asked */
-    int8_t last_needed;        /* -1: not known */
-    double *drop;              /* [q], NULL: not asked */
-    double *resample;          /* [q], NULL: not asked */
-    json_t *line, *clean_line; /* the results */
+    uint8_t *core;                           /* [q + 1] */
+    double confirmed;                        /* NAN: not asked */
+    int8_t last_needed;                      /* -1: not known */
+    double *drop;                            /* [q], NULL: not asked */
+    double *resample;                        /* [q], NULL: not asked */
+    json_t *line, *clean_line, *prefix_line; /* the results */
 };
 
 struct ks_label_worker {

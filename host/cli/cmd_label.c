@@ -14,6 +14,7 @@ enum {
     KEY_ORDERS,
     KEY_ENOUGH,
     KEY_RANKING,
+    KEY_PREFIXES,
     KEY_PER_TOKEN,
     KEY_OF_LOG,
     KEY_NO_DROP,
@@ -51,6 +52,10 @@ static const struct argp_option option_list[] = {
      "influences on log-probabilities in place of probabilities", 0},
     {"ranking", KEY_RANKING, "FILE", 0,
      "lines {\"chain\",\"start\",\"order\"} of another judge", 0},
+    {"prefixes", KEY_PREFIXES, "FILE", 0,
+     "write what such a judge would rank: question, steps of the sufficient "
+     "prefix, answer",
+     0},
     {"sufficiency", KEY_SUFFICIENCY, "sampled|exact", 0,
      "share of samples that are right (default), or the probability of the "
      "answer under the same sampling",
@@ -187,6 +192,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_RANKING:
         o->ranking = arg;
         return 0;
+    case KEY_PREFIXES:
+        o->prefixes = arg;
+        return 0;
     case KEY_PER_TOKEN:
         o->influence.per_token = true;
         return 0;
@@ -304,6 +312,43 @@ static void sum_up(const ks_label_summary *s) {
            (long long)s->stats.scored);
 }
 
+/* Ids of the chains without labels, by reason. */
+static json_t *skipped_of(const ks_label_job *job) {
+    json_t *by = json_object();
+    for (int64_t i = 0; by && i < ks_label_chains(job); i++) {
+        const char *id;
+        ks_label_skip why = ks_label_skipped(job, i, &id);
+        const char *name = ks_label_skip_name(why);
+        if (why == KS_SKIP_NONE) continue;
+        if (!json_object_get(by, name))
+            json_object_set_new(by, name, json_array());
+        json_array_append_new(json_object_get(by, name), json_string(id));
+    }
+    return by;
+}
+
+static ks_status print_json(const ks_label_job *job, const ks_label_summary *s,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *all = json_pack(
+        "{s:I,s:I,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f}",
+        "chains", (json_int_t)s->chains, "labelled", (json_int_t)s->labelled,
+        "skipped", skipped_of(job), "steps", (json_int_t)s->steps, "important",
+        (json_int_t)s->important, "removable", (json_int_t)s->removable,
+        "unlabelled", (json_int_t)s->unlabelled, "cut", (json_int_t)s->cut,
+        "unconfirmed", (json_int_t)s->unconfirmed, "asked",
+        (json_int_t)s->asked, "resumed", (json_int_t)s->resumed, "computed",
+        (json_int_t)s->stats.computed, "shared", (json_int_t)s->stats.shared,
+        "sampled", (json_int_t)s->stats.sampled, "scored",
+        (json_int_t)s->stats.scored, "seconds", s->seconds);
+    KS_CHECK(all && !json_dumpf(all, stdout, JSON_INDENT(1)) &&
+                 putchar('\n') != EOF,
+             KS_IO, "standard output: cannot write");
+done:
+    json_decref(all);
+    return st;
+}
+
 static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     ks_label_job *job = NULL;
@@ -321,7 +366,8 @@ static ks_status run(input *in, ks_err *err) {
     st = ks_label_run(job, progress ? show : NULL, progress, &summary, err);
     ks_progress_close(&progress);
     KS_TRY(st);
-    sum_up(&summary);
+    if (!in->common.quiet) sum_up(&summary);
+    if (in->common.json) KS_TRY(print_json(job, &summary, err));
 done:
     ks_label_close(&job);
     return st;
