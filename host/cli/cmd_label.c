@@ -4,6 +4,7 @@
 
 #include "../../probes/label.h"
 #include "cli.h"
+#include "label.h"
 
 enum {
     KEY_METHOD = KS_KEY_OWN,
@@ -374,6 +375,10 @@ done:
 }
 
 int ks_cmd_label(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "select"))
+        return ks_cli_label_select(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "greedy"))
+        return ks_cli_label_greedy(argc - 1, argv + 1);
     input in = {.options = ks_label_defaults()};
     ks_err err = {0};
     ks_cli_common_init(&in.common);
