@@ -108,11 +108,11 @@ typedef struct ks_label_summary {
     double seconds;
 } ks_label_summary;
 
+/* Tokens through the model: with what is computed once computed once, and a
+ * set and a sample at a time. */
 typedef struct ks_label_cost {
-    int64_t chains, tokens;
-    int64_t shared, alone; /* tokens through the model, with what is computed
-                              once computed once, and a set at a time; up to
-                              the sufficient prefix */
+    int64_t chains, tokens; /* that may be labelled */
+    int64_t shared, alone;
 } ks_label_cost;
 
 typedef struct ks_label_job ks_label_job;
@@ -124,7 +124,8 @@ int64_t ks_label_chains(const ks_label_job *job);
 /* After a run: why chain i has no labels, and its id. */
 ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
                                const char **id);
-/* What a run will cost, by the numbers of steps and tokens. */
+/* About what a run will cost, by numbers of steps and tokens: as if every chain
+ * went through all stages. */
 ks_label_cost ks_label_estimate(const ks_label_job *job);
 typedef void (*ks_label_progress_fn)(void *user, int64_t done, int64_t all,
                                      const ks_generate_stats *stats);

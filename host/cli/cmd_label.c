@@ -282,10 +282,11 @@ static void show(void *user, int64_t done, int64_t all,
 
 static void say_cost(const ks_label_job *job) {
     ks_label_cost cost = ks_label_estimate(job);
-    printf("%lld chains of %lld tokens; about %lld tokens through the model, "
-           "%lld without sharing\n",
-           (long long)cost.chains, (long long)cost.tokens,
-           (long long)cost.shared, (long long)cost.alone);
+    printf(
+        "%lld chains of %lld tokens; through the model go about %lld tokens, "
+        "a set and a sample at a time it were %lld\n",
+        (long long)cost.chains, (long long)cost.tokens, (long long)cost.shared,
+        (long long)cost.alone);
 }
 
 static void sum_up(const ks_label_summary *s) {
