@@ -94,17 +94,17 @@ static inline ks_kv_scores ks__scores_of(const ks_sequence *s) {
 /* active[at] ends, or waits again. */
 void ks__session_leave(ks_session *session, int32_t at, bool wait);
 /* Gives back its pages. */
-void ks__session_drop(ks_session *session, ks_sequence *sequence);
-void ks__session_free(ks_session *session, ks_sequence *sequence);
+void ks__session_drop(ks_session *session, ks_sequence *q);
+void ks__session_free(ks_session *session, ks_sequence *q);
 /* To those that run. */
-void ks__session_activate(ks_session *session, ks_sequence *sequence);
-void ks__session_leave_line(ks_session *session, ks_sequence *sequence);
+void ks__session_activate(ks_session *session, ks_sequence *q);
+void ks__session_leave_line(ks_session *session, ks_sequence *q);
 /* To its place among those that wait. */
-void ks__session_join_line(ks_session *session, ks_sequence *sequence);
+void ks__session_join_line(ks_session *session, ks_sequence *q);
 /* A free page, or -1. */
 int32_t ks__session_page(ks_session *session);
 /* Memory of its own, before the first page. */
-ks_status ks__session_prepare(const ks_session *session, ks_sequence *sequence,
+ks_status ks__session_prepare(const ks_session *session, ks_sequence *q,
                               ks_err *err);
 
 /* session_batch.c: the next batch, and what comes of it. */

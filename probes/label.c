@@ -48,7 +48,7 @@ ks_status ks_label_compat_find(const char *list, uint32_t *out, ks_err *err) {
     while (*list) {
         size_t n = strcspn(list, ","), i = 0;
         while (i < KS_COUNT(compats) &&
-               (strncmp(compats[i].name, list, n) || compats[i].name[n]))
+               (strncmp(compats[i].name, list, n) != 0 || compats[i].name[n]))
             i++;
         if (i == KS_COUNT(compats))
             return ks_fail(err, KS_USAGE,
@@ -288,7 +288,7 @@ static ks_status open_journal(struct ks_label_job *job, ks_err *err) {
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
     ks_str path = {0};
-    if (!o->out || !strcmp(o->out, "-")) return KS_OK;
+    if (!o->out || strcmp(o->out, "-") == 0) return KS_OK;
     KS_TRY(ks_refuse_existing(o->out, o->force || o->resume, err));
     if (o->clean)
         KS_TRY(ks_refuse_existing(o->clean, o->force || o->resume, err));
@@ -443,7 +443,7 @@ static ks_status write_lines(const struct ks_label_job *job, const char *path,
         free(text);
         if (st != KS_OK) goto done;
     }
-    if (!strcmp(path, "-"))
+    if (strcmp(path, "-") == 0)
         KS_CHECK(fwrite(all.data, 1, all.length, stdout) == all.length &&
                      fflush(stdout) == 0,
                  KS_IO, "standard output: cannot write: %s", strerror(errno));

@@ -119,7 +119,7 @@ typedef struct ks_label_job ks_label_job;
 /* Reads and checks everything before the model computes anything. */
 ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
                         ks_err *err);
-void ks_label_close(ks_label_job **job);
+void ks_label_close(ks_label_job **at);
 int64_t ks_label_chains(const ks_label_job *job);
 /* After a run: why chain i has no labels, and its id. */
 ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,

@@ -223,7 +223,6 @@ int ks_cmd_text(int argc, char **argv);
 int ks_cmd_tokenize(int argc, char **argv);
 int ks_cmd_score(int argc, char **argv);
 int ks_cmd_generate(int argc, char **argv);
-int ks_cmd_label(int argc, char **argv);
 int ks_cmd_split(int argc, char **argv);
 int ks_cmd_import(int argc, char **argv);
 int ks_cmd_label(int argc, char **argv);

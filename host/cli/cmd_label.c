@@ -105,7 +105,7 @@ static void set_method(input *in, const char *arg, struct argp_state *state) {
     static const char *const names[] = {"influence", "random", "external",
                                         "curve"};
     for (size_t i = 0; i < KS_COUNT(names); i++)
-        if (!strcmp(arg, names[i])) {
+        if (strcmp(arg, names[i]) == 0) {
             in->options.method = (ks_label_method)i;
             return;
         }
@@ -117,7 +117,7 @@ static void set_method(input *in, const char *arg, struct argp_state *state) {
 static void set_influence(input *in, const char *arg,
                           struct argp_state *state) {
     for (int i = 0; i < KS_N_INFLUENCES; i++)
-        if (!strcmp(arg, ks_influence_name((ks_influence_kind)i))) {
+        if (strcmp(arg, ks_influence_name((ks_influence_kind)i)) == 0) {
             in->options.influence.kind = (ks_influence_kind)i;
             return;
         }
@@ -173,8 +173,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         set_influence(in, arg, state);
         return 0;
     case KEY_SUFFICIENCY:
-        o->exact = !strcmp(arg, "exact");
-        if (!o->exact && strcmp(arg, "sampled"))
+        o->exact = strcmp(arg, "exact") == 0;
+        if (!o->exact && strcmp(arg, "sampled") != 0)
             argp_error(state, "--sufficiency %s: sampled or exact is expected",
                        arg);
         return 0;
@@ -376,9 +376,9 @@ done:
 }
 
 int ks_cmd_label(int argc, char **argv) {
-    if (argc > 1 && !strcmp(argv[1], "select"))
+    if (argc > 1 && strcmp(argv[1], "select") == 0)
         return ks_cli_label_select(argc - 1, argv + 1);
-    if (argc > 1 && !strcmp(argv[1], "greedy"))
+    if (argc > 1 && strcmp(argv[1], "greedy") == 0)
         return ks_cli_label_greedy(argc - 1, argv + 1);
     input in = {.options = ks_label_defaults()};
     ks_err err = {0};
