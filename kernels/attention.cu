@@ -22,11 +22,11 @@
 enum { FEW = 4 };
 
 /* What D and TERMS decide. KEYS, of a block, are part of a row's chain: as many
- * as registers allow, and as 98816 bytes of shared memory do; every device from
- * sm_80 on has 101376. A warp has 16 rows; where many dims and terms are,
- * SHARE warps make the scores of 16 rows each for itself and part the columns
- * of the result, since a warp's registers hold the sums of a chunk and those of
- * the chunks before. */
+ * as registers allow, and as 98816 bytes of shared memory do, 99848 with hidden
+ * keys; every device from sm_80 on has 101376. A warp has 16 rows; where many
+ * dims and terms are, SHARE warps make the scores of 16 rows each for itself
+ * and part the columns of the result, since a warp's registers hold the sums of
+ * a chunk and those of the chunks before. */
 template <int D, int TERMS, int WARPS> struct attn_shape {
     static const int KEYS = TERMS == 1 ? (D > 128 ? 32 : 64)
                                        : (D > 128  ? 16
@@ -39,6 +39,7 @@ template <int D, int TERMS, int WARPS> struct attn_shape {
     static const int SHARED =
         KEYS * D * 4 + (ROWS + 2 * KEYS) * D * TERMS * (int)sizeof(bf16) +
         ROWS * (int)sizeof(int);
+    static const int HIDDEN = (1 + ROWS) * (int)sizeof(int2); /* more */
 };
 
 /* Shared memory of a block. */
@@ -46,6 +47,8 @@ template <int D, int TERMS, int WARPS> struct attn_room {
     float *stage;                /* [KEYS][D] */
     bf16 *queries, *key, *value; /* [TERMS][ROWS][D], [TERMS][KEYS][D] */
     int *joined;                 /* [ROWS] */
+    int2 *hidden; /* [1 + ROWS] keys hidden from all rows, from each; there
+                     where a->hidden is */
 };
 
 /* ------------------------------------------------------------ rows, queries */
@@ -116,7 +119,7 @@ start_walk(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
            const attn_tile *tile, const attn_source *from) {
     typedef attn_shape<D, TERMS, WARPS> shape;
     const int KEYS = shape::KEYS, THREADS = shape::THREADS;
-    int32_t base = tile->low / KEYS * KEYS;
+    int32_t base = first_block<KEYS>(room->hidden, a, tile);
     fetch_keys<D, KEYS, THREADS>(room->stage, a, from, false, base, tile->low,
                                  tile->high);
     load_queries<D, TERMS, WARPS>(room->queries, a, tile);
@@ -153,11 +156,16 @@ walk_block(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
         multiply_rows<D, KEYS, TERMS>(s, room->queries, shape::ROWS * D,
                                       warp_row<shape::SHARE>(), room->key);
     convert_keys<D, KEYS, THREADS, TERMS>(room->value, room->stage);
-    fetch_keys<D, KEYS, THREADS>(room->stage, a, from, false, base + KEYS,
+    fetch_keys<D, KEYS, THREADS>(room->stage, a, from, false,
+                                 open_block<KEYS>(room->hidden, a, base + KEYS),
                                  tile->low, tile->high);
     __syncthreads();
     if (sees) {
-        soften<KEYS>(s, norm, factor, rows, a, base);
+        soften<KEYS>(s, norm, factor, rows,
+                     a->hidden ? room->hidden + 1 + warp_row<shape::SHARE>() +
+                                     (int)threadIdx.x % 32 / 4
+                               : NULL,
+                     a, base);
 #pragma unroll
         for (int n = 0; n < COLS / 8; n++)
             for (int i = 0; i < 4; i++)
@@ -166,14 +174,16 @@ walk_block(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
                                                 warp_col<shape::SHARE, COLS>());
     }
     convert_keys<D, KEYS, THREADS, TERMS>(room->key, room->stage);
-    fetch_keys<D, KEYS, THREADS>(room->stage, a, from, true, base + KEYS,
+    fetch_keys<D, KEYS, THREADS>(room->stage, a, from, true,
+                                 open_block<KEYS>(room->hidden, a, base + KEYS),
                                  tile->low, tile->high);
     __syncthreads();
 }
 
-/* The blocks of [base, end), within one chunk: from an empty state. */
+/* The blocks of [base, end), within one chunk: from an empty state. Returns the
+ * block behind them. */
 template <int D, int TERMS, int WARPS>
-static __device__ __forceinline__ void
+static __device__ __forceinline__ int32_t
 walk_chunk(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
            const attn_tile *tile, const attn_source *from,
            const attn_rows *rows, int32_t base, int32_t end, attn_norm *norm,
@@ -181,9 +191,11 @@ walk_chunk(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
     typedef attn_shape<D, TERMS, WARPS> shape;
     clear<shape::COLS / 8>(o);
     for (int i = 0; i < 2; i++) norm->top[i] = -INFINITY, norm->total[i] = 0;
-    for (; base < end; base += shape::KEYS)
+    for (; base < end;
+         base = open_block<shape::KEYS>(room->hidden, a, base + shape::KEYS))
         walk_block(room, a, tile, from, rows, base, norm, o);
     for (int i = 0; i < 2; i++) norm->total[i] = over_quad_sum(norm->total[i]);
+    return base;
 }
 
 /* ------------------------------------------------------------------ results */
@@ -224,9 +236,11 @@ run_part(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
     attn_source from = source_of(a, tile->seq, tile->kv);
     attn_norm norm;
     float o[N][4];
+    if (a->hidden) place_hidden<shape::ROWS>(room->hidden, a, tile);
     start_walk(room, a, tile, &from);
     walk_chunk(room, a, tile, &from, rows,
-               tile->low / shape::KEYS * shape::KEYS, tile->high + 1, &norm, o);
+               first_block<shape::KEYS>(room->hidden, a, tile), tile->high + 1,
+               &norm, o);
     int col = warp_col<shape::SHARE, shape::COLS>();
     for (int i = 0; i < 2; i++) {
         int2 row = thread_row<shape::SHARE>(tile, i);
@@ -252,6 +266,7 @@ lay_out(void *shared) {
     room.key = room.queries + TERMS * shape::ROWS * D;
     room.value = room.key + TERMS * shape::KEYS * D;
     room.joined = (int *)(room.value + TERMS * shape::KEYS * D);
+    room.hidden = (int2 *)(room.joined + shape::ROWS);
     return room;
 }
 
@@ -282,17 +297,18 @@ static __global__ void __launch_bounds__(WARPS * 32, 1)
     float o[N][4], sum[N][4], weight[2][2];
     if (!find_block(&tile, &a)) return;
     place_rows<shape::SHARE>(&rows, &a, &tile);
+    if (a.hidden) place_hidden<shape::ROWS>(room.hidden, &a, &tile);
     attn_source from = source_of(&a, tile.seq, tile.kv);
     start_walk(&room, &a, &tile, &from);
     clear<N>(sum);
     for (int i = 0; i < 2; i++)
         start_norm(&all.top[i], &all.total[i], &a,
                    thread_row<shape::SHARE>(&tile, i).y);
-    int32_t base = tile.low / shape::KEYS * shape::KEYS;
+    int32_t base = first_block<shape::KEYS>(room.hidden, &a, &tile);
     while (base <= tile.high) {
         int32_t end = base / CHUNK * CHUNK + CHUNK;
-        walk_chunk(&room, &a, &tile, &from, &rows, base,
-                   min(end, tile.high + 1), &norm, o);
+        base = walk_chunk(&room, &a, &tile, &from, &rows, base,
+                          min(end, tile.high + 1), &norm, o);
         for (int i = 0; i < 2; i++)
             join_norm(&all.top[i], &all.total[i], norm.top[i], norm.total[i],
                       weight[i]);
@@ -300,7 +316,6 @@ static __global__ void __launch_bounds__(WARPS * 32, 1)
         for (int n = 0; n < N; n++)
             for (int i = 0; i < 4; i++)
                 sum[n][i] = join_sum(sum[n][i], o[n][i], weight[i / 2]);
-        base = end;
     }
     find_block(&tile, &a);
     for (int i = 0; i < 2; i++) {
@@ -380,13 +395,14 @@ static ks_status launch_tiles(ks_dev *dev, void (*kernel)(attn_args),
     a->parts = (int32_t)ks__ceil_div(a->group, a->heads);
     int64_t blocks = a->part_sum ? (int64_t)a->chunks * a->n_seq
                                  : a->n_tok / a->step + a->n_seq;
+    int shared = shape::SHARED + (a->hidden ? shape::HIDDEN : 0);
     KS_CUDA_TRY(
         cudaFuncSetAttribute(
-            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::SHARED),
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
         "attention");
     return ks__cuda_status(
         launch(kernel, dim3((unsigned)blocks, (unsigned)(a->n_kv * a->parts)),
-               shape::THREADS, shape::SHARED, dev->stream, *a),
+               shape::THREADS, (size_t)shared, dev->stream, *a),
         "attention", err);
 }
 
@@ -431,9 +447,6 @@ ks_status ks__cuda_attention(ks_dev *dev, ks_view out, ks_view q, ks_view k,
     if (!st) st = attn_check_view("k", k, n, spec->n_kv_heads, d, err);
     if (!st) st = attn_check_view("v", v, n, spec->n_kv_heads, d, err);
     if (st || n == 0) return st;
-    if (seqs->hidden)
-        return ks_fail(err, KS_UNSUPPORTED,
-                       "attention: hidden tokens are not built in here");
     if (seqs->past && !(kv && seqs->pages))
         return ks_fail(err, KS_INTERNAL,
                        "attention: %d sequences with a past and no store",

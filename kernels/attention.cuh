@@ -30,6 +30,7 @@ typedef struct attn_args {
     int64_t q_stride, k_stride, v_stride, out_stride;
     const float *store_k, *store_v;
     const int32_t *offsets, *past, *pages;
+    const int32_t *hidden; /* [n_seq, 2] or NULL; attention.cu alone asks */
     int32_t n_seq, n_tok, max_pages;
     int32_t n_heads, n_kv, head_dim;
     int32_t group;              /* query heads of a kv head */
@@ -286,12 +287,27 @@ static __device__ __forceinline__ float shift_of(float top) {
     return top == -INFINITY ? 0.0f : top;
 }
 
+/* Closes keys [range.x, range.y) to row i of the thread's two. */
+template <int KEYS>
+static __device__ __forceinline__ void hide_keys(float s[KEYS / 8][4], int i,
+                                                 int2 range, int32_t base) {
+    int first = (int)threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < KEYS / 4; n++) {
+        int32_t key = base + n / 2 * 8 + first + n % 2;
+        if (key >= range.x && key < range.y)
+            s[n / 2][i * 2 + n % 2] = -INFINITY;
+    }
+}
+
 /* Products of queries with keys base .. turned into probabilities relative to
- * the new maximum, in place; factor: what the older sums shrink by. */
+ * the new maximum, in place; factor: what the older sums shrink by. hidden:
+ * NULL, or what the thread's rows do not see, at 0 and 8. */
 template <int KEYS>
 static __device__ __forceinline__ void
 soften(float s[KEYS / 8][4], attn_norm *norm, float factor[2],
-       const attn_rows *rows, const attn_args *a, int32_t base) {
+       const attn_rows *rows, const int2 *hidden, const attn_args *a,
+       int32_t base) {
     int first = (int)threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -303,8 +319,11 @@ soften(float s[KEYS / 8][4], attn_norm *norm, float factor[2],
             int key = n / 2 * 8 + first + n % 2;
             *x = attn_score(*x, a);
             *x = key >= low && key <= high ? *x : -INFINITY;
-            top = fmaxf(top, *x); /* a NaN is passed over here, not by exp2 */
         }
+        if (hidden) hide_keys<KEYS>(s, i, hidden[i * 8], base);
+#pragma unroll
+        for (int n = 0; n < KEYS / 4; n++) /* exp2 does not pass over a NaN */
+            top = fmaxf(top, s[n / 2][i * 2 + n % 2]);
         top = fmaxf(norm->top[i], over_quad_max(top));
         float shift = shift_of(top);
 #pragma unroll
@@ -406,6 +425,7 @@ static attn_args attn_arguments(ks_view out, ks_view q, ks_view k, ks_view v,
     a.store_v = kv ? kv->v : a.v;
     a.offsets = seqs->offsets, a.past = seqs->past;
     a.pages = seqs->pages ? seqs->pages : seqs->offsets;
+    a.hidden = seqs->hidden;
     a.n_seq = seqs->n_seq, a.n_tok = seqs->n_tok;
     a.max_pages = seqs->max_pages;
     a.n_heads = spec->n_heads, a.n_kv = spec->n_kv_heads;

@@ -158,7 +158,7 @@ static __global__ void __launch_bounds__(128, 1)
         multiply_rows<D, shape::BLOCK, TERMS>(p, room.mine[0], shape::ROWS * D,
                                               own_row<D, TERMS>(),
                                               room.other[0]);
-        soften<shape::BLOCK>(p, &norm, factor, &rows, a, base);
+        soften<shape::BLOCK>(p, &norm, factor, &rows, NULL, a, base);
         __syncthreads();
     }
     for (int i = 0; i < 2; i++) {

@@ -23,13 +23,70 @@ static __device__ __forceinline__ int2 row_place(const attn_tile *tile, int r) {
                      tile->head + r % tile->heads);
 }
 
-/* The keys [x, y] that a token of sequence s, or one behind it, sees. */
+/* Position of a token of sequence *s or one behind it; *s: whose it is. */
+static __device__ __forceinline__ int32_t position_of(const attn_args *a,
+                                                      int32_t *s,
+                                                      int32_t token) {
+    while (a->offsets[*s + 1] <= token) ++*s;
+    return ks__past(a->past, *s) + token - a->offsets[*s];
+}
+
+/* The keys [x, y] that a token of sequence s, or one behind it, sees, but for
+ * those that are hidden. */
 static __device__ __forceinline__ int2 keys_seen(const attn_args *a, int32_t s,
                                                  int32_t token) {
-    while (a->offsets[s + 1] <= token) s++;
-    int32_t position = ks__past(a->past, s) + token - a->offsets[s];
+    int32_t position = position_of(a, &s, token);
     int32_t low = a->window > 0 ? position - a->window + 1 : 0;
     return make_int2(max(low, 0), position);
+}
+
+/* The keys [x, y) that are hidden from it; a->hidden is there. */
+static __device__ __forceinline__ int2 keys_hidden(const attn_args *a,
+                                                   int32_t s, int32_t token) {
+    int32_t position = position_of(a, &s, token);
+    int32_t begin = max(a->hidden[s * 2], 0), end = a->hidden[s * 2 + 1];
+    return position >= end ? make_int2(begin, max(end, 0)) : make_int2(0, 0);
+}
+
+/* hidden [1 + ROWS]: keys [x, y) that are hidden from all rows of the tile, and
+ * from each; a row that does not exist sees nothing. ROWS <= threads. */
+template <int ROWS>
+static __device__ __forceinline__ void
+place_hidden(int2 *hidden, const attn_args *a, const attn_tile *tile) {
+    int r = (int)threadIdx.x;
+    if (r < ROWS) {
+        int32_t token = row_place(tile, r).x;
+        hidden[1 + r] = make_int2(0, INT32_MAX);
+        if (token >= 0) hidden[1 + r] = keys_hidden(a, tile->seq, token);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int2 all = make_int2(0, INT32_MAX);
+        for (r = 1; r <= ROWS; r++) {
+            all.x = max(all.x, hidden[r].x);
+            all.y = min(all.y, hidden[r].y);
+        }
+        hidden[0] = all;
+    }
+    __syncthreads();
+}
+
+/* The block of KEYS at base, or where that is hidden from all rows, the one in
+ * which this ends. */
+template <int KEYS>
+static __device__ __forceinline__ int32_t open_block(const int2 *hidden,
+                                                     const attn_args *a,
+                                                     int32_t base) {
+    if (!a->hidden) return base;
+    bool closed = base >= hidden->x && base + KEYS <= hidden->y;
+    return closed ? hidden->y / KEYS * KEYS : base;
+}
+
+template <int KEYS>
+static __device__ __forceinline__ int32_t first_block(const int2 *hidden,
+                                                      const attn_args *a,
+                                                      const attn_tile *tile) {
+    return open_block<KEYS>(hidden, a, tile->low / KEYS * KEYS);
 }
 
 static __device__ __forceinline__ int32_t length_of(const attn_args *a,

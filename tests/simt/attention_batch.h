@@ -70,6 +70,7 @@ struct attn_batch {
     floats sinks, q, k, v, out, store_k, store_v;
     std::vector<part> parts;
     std::vector<int32_t> offsets, past, pages;
+    std::vector<int32_t> hidden; /* [n_seq, 2], or empty */
     int32_t n_seq, n_tok, max_pages, n_pages;
     int64_t q_cols, kv_cols, q_stride, kv_stride;
     uint64_t launches;
@@ -90,6 +91,8 @@ struct attn_batch {
         attn_batch b = *this;
         b.parts = {{parts[s].past, parts[s].n, 0}};
         b.own = {own[s]};
+        if (!hidden.empty())
+            b.hidden = {hidden[(size_t)s * 2], hidden[(size_t)s * 2 + 1]};
         b.n_seq = 1, b.n_tok = 0;
         std::vector<int32_t> streams(root.begin() + s * max_pages,
                                      root.begin() + (s + 1) * max_pages);
@@ -178,10 +181,16 @@ struct attn_batch {
 
     /* ---------------------------------------------------------------- runs */
 
-    ks_seqs seqs_at(const int32_t *o, const int32_t *p, const int32_t *ids) {
+    ks_seqs seqs_at(const int32_t *o, const int32_t *p, const int32_t *ids,
+                    const int32_t *hide) {
         bool any = n_pages > 0;
-        return {n_seq,     n_tok, o, any ? p : NULL, any ? ids : NULL,
-                max_pages, NULL};
+        return {n_seq,
+                n_tok,
+                o,
+                any ? p : NULL,
+                any ? ids : NULL,
+                max_pages,
+                hidden.empty() ? NULL : hide};
     }
 
     static ks_view view(float *data, int64_t rows, int64_t cols,
@@ -214,8 +223,10 @@ struct attn_batch {
                    -12345.678f);
         on_device<float> dq(q), dk(k), dv(v), dout(out), dsk(store_k),
             dsv(store_v), dsinks(sinks);
-        on_device<int32_t> doff(offsets), dpast(past), dpages(pages);
-        ks_seqs seqs = seqs_at(doff.data, dpast.data, dpages.data);
+        on_device<int32_t> doff(offsets), dpast(past), dpages(pages),
+            dhidden(hidden);
+        ks_seqs seqs =
+            seqs_at(doff.data, dpast.data, dpages.data, dhidden.data);
         ks_kv_layer kv = {dsk.data, dsv.data};
         ks_attn_spec sp = spec;
         if (!sinks.empty()) sp.sinks = dsinks.data;
@@ -247,17 +258,21 @@ struct attn_batch {
 
     /* --------------------------------------------------------- comparisons */
 
+    bool sees(int32_t s, int32_t position, int32_t j) const {
+        if (spec.window > 0 && j <= position - spec.window) return false;
+        if (hidden.empty() || position < hidden[(size_t)s * 2 + 1]) return true;
+        return j < hidden[(size_t)s * 2] || j >= hidden[(size_t)s * 2 + 1];
+    }
+
     /* One query head of a token in double. */
     void reference(double *o, int32_t s, int32_t t, int32_t h) const {
         int32_t d = spec.head_dim, position = past[s] + t;
         int64_t c = (int64_t)(h / (spec.n_heads / spec.n_kv_heads)) * d;
-        int32_t first = 0;
-        if (spec.window > 0 && position >= spec.window)
-            first = position - spec.window + 1;
         const float *query = &q[(offsets[s] + t) * q_stride + (int64_t)h * d];
         std::vector<double> x((size_t)position + 1);
         double top = sinks.empty() ? -INFINITY : (double)sinks[h], total = 0;
-        for (int32_t j = first; j <= position; j++) {
+        for (int32_t j = 0; j <= position; j++) {
+            if (!sees(s, position, j)) continue;
             double sum = 0;
             for (int32_t i = 0; i < d; i++)
                 sum += (double)query[i] * (double)key(s, j, c + i, false);
@@ -269,7 +284,8 @@ struct attn_batch {
         }
         if (!sinks.empty()) total = exp((double)sinks[h] - top);
         for (int32_t i = 0; i < d; i++) o[i] = 0;
-        for (int32_t j = first; j <= position; j++) {
+        for (int32_t j = 0; j <= position; j++) {
+            if (!sees(s, position, j)) continue;
             double p = exp(x[j] - top);
             total += p;
             for (int32_t i = 0; i < d; i++)
@@ -304,7 +320,8 @@ struct attn_batch {
         if (!sinks.empty()) sp.sinks = sinks.data();
         floats mine(out.size());
         ks_kv_layer kv = {store_k.data(), store_v.data()};
-        ks_seqs seqs = seqs_at(offsets.data(), past.data(), pages.data());
+        ks_seqs seqs =
+            seqs_at(offsets.data(), past.data(), pages.data(), hidden.data());
         st = ops->attention(dev, view(mine.data(), n_tok, q_cols, q_stride),
                             view(q.data(), n_tok, q_cols, q_stride),
                             view(k.data(), n_tok, kv_cols, kv_stride),

@@ -57,6 +57,50 @@ Test(attention, decode) {
     for (const value_case &c : VALUES) check_values(c, DECODE);
 }
 
+/* ------------------------------------------------------------------- hidden
+ */
+
+/* Ranges of the sequences of PROMPTS, MIXED and DECODE: at the front, at the
+ * edges of blocks and chunks and one off, all but the own key; in the store, in
+ * the batch, across; empty, turned round, from ahead of the front, beyond. */
+static const int32_t HIDE_PROMPTS[] = {0, 0, 0, 5, 1, 69, 0, 32};
+static const int32_t HIDE_MIXED[] = {16, 48, 0, 2, 0, 63, 65, 255};
+static const int32_t HIDE_DECODE[] = {0,  256, 256, 512, 255, 530, 0,
+                                      -1, 0,   1,   100, 31,  -9,  511};
+static const int32_t HIDE_OTHERS[] = {200, 257, 64,  191, 17,  512, 1,
+                                      9,   3,   299, 0,   255, 1,   256};
+
+template <int N>
+static void check_hidden(const value_case &c, const part (&parts)[N],
+                         const int32_t *hidden) {
+    ks_attn_spec spec = {c.heads,   c.kv_heads, c.dim, 3 / sqrtf((float)c.dim),
+                         c.softcap, c.window,   NULL};
+    attn_batch b(spec, c.sinks, parts, N, c.pad);
+    b.hidden.assign(hidden, hidden + 2 * N);
+    b.run(c.precise);
+    double tolerance = c.precise ? 1e-4 : 2e-2;
+    cr_expect(b.compare_reference(tolerance), "%d heads on %d of %d",
+              (int)c.heads, (int)c.kv_heads, (int)c.dim);
+    cr_expect(b.compare_cpu(tolerance), "%d heads on %d of %d", (int)c.heads,
+              (int)c.kv_heads, (int)c.dim);
+    cr_expect(b.guards_whole());
+}
+
+Test(attention, hidden_in_prompts) {
+    for (const value_case &c : VALUES) check_hidden(c, PROMPTS, HIDE_PROMPTS);
+}
+
+Test(attention, hidden_stored_and_new) {
+    for (const value_case &c : VALUES)
+        if (c.heads < 10) check_hidden(c, MIXED, HIDE_MIXED);
+}
+
+Test(attention, hidden_in_decode) {
+    for (const value_case &c : VALUES) check_hidden(c, DECODE, HIDE_DECODE);
+    for (const value_case &c : VALUES)
+        if (c.heads < 10) check_hidden(c, DECODE, HIDE_OTHERS);
+}
+
 /* --------------------------------------------------------------------- bits */
 
 struct bits_case {
@@ -132,6 +176,91 @@ Test(attention, bits_of_forks_and_loners) {
             cr_expect(all.rows_equal(all.offsets[s], alone, 0, forks[s].n),
                       "sequence %d of %d heads", s, (int)c.heads);
         }
+    }
+}
+
+/* The same with hidden keys: prompts, and continued from the store in both
+ * forms; what is hidden lies in the store, in the batch, or in both. */
+Test(attention, bits_with_hidden_keys) {
+    static const part whole[] = {{0, 530, 0}};
+    static const int32_t ranges[][2] = {{0, 256}, {100, 300}, {130, 512}};
+    for (const bits_case &c : BITS)
+        for (const int32_t *range : ranges) {
+            attn_batch prompt(spec_of(c), c.sinks, whole, 1, 0);
+            prompt.hidden = {range[0], range[1]};
+            prompt.run(c.precise);
+            for (int32_t past : {255, 300, 513}) {
+                part few[] = {{past, 1 + past % 3, 0}, {0, 0, 0}, {0, 1, 0}};
+                attn_batch decode(spec_of(c), c.sinks, few, 3, 4);
+                decode.hidden = {range[0], range[1], 0, 0, 0, 1};
+                simt_seed((uint64_t)past);
+                decode.run(c.precise);
+                expect_launches(decode, 2);
+                cr_expect(decode.rows_equal(0, prompt, past, few[0].n),
+                          "past %d, %d to %d", past, range[0], range[1]);
+            }
+            part many[] = {{200, 130, 0}};
+            attn_batch rest(spec_of(c), c.sinks, many, 1, 0);
+            rest.hidden = {range[0], range[1]};
+            rest.run(c.precise);
+            cr_expect(rest.rows_equal(0, prompt, 200, 130));
+        }
+}
+
+/* Forks of one prompt, each with its own range, the same one, or none. */
+Test(attention, bits_of_forks_with_hidden_keys) {
+    static const part forks[] = {{513, 1, 0},   {520, 2, 512}, {600, 1, 512},
+                                 {257, 1, 256}, {300, 1, 256}, {270, 1, 256},
+                                 {290, 1, 256}};
+    static const int32_t hidden[] = {64, 192, 0, 256, 128, 512, 40,
+                                     60, 0,   0, 31,  257, 0,   290};
+    const int32_t n = (int32_t)(sizeof forks / sizeof *forks);
+    static const bits_case shapes[] = {{2, 1, 64, 0, true, false},
+                                       {24, 1, 16, 0, false, false},
+                                       {16, 1, 16, 290, false, true},
+                                       {4, 4, 256, 0, false, false}};
+    for (const bits_case &c : shapes) {
+        attn_batch all(spec_of(c), c.sinks, forks, n, 0);
+        all.hidden.assign(hidden, hidden + 2 * n);
+        all.run(c.precise);
+        cr_expect(all.compare_reference(c.precise ? 1e-4 : 2e-2));
+        for (int32_t s = 0; s < n; s++) {
+            attn_batch alone = all.alone(s);
+            alone.run(c.precise);
+            cr_expect(all.rows_equal(all.offsets[s], alone, 0, forks[s].n),
+                      "sequence %d of %d heads", s, (int)c.heads);
+        }
+    }
+}
+
+/* Blocks that are hidden from all rows are not read: what lies there does not
+ * come near the sums. Forks share the range in the second batch. */
+Test(attention, hidden_blocks_are_skipped) {
+    static const part prompt[] = {{0, 330, 0}};
+    static const part decode[] = {{330, 1, 0}, {330, 1, 330}};
+    for (const value_case &c : VALUES) {
+        if (c.heads > 10 || c.dim % 16 || c.window) continue;
+        ks_attn_spec spec = {
+            c.heads, c.kv_heads, c.dim, 3 / sqrtf((float)c.dim), 0, 0, NULL};
+        attn_batch a(spec, c.sinks, prompt, 1, c.pad);
+        attn_batch b(spec, c.sinks, decode, 2, c.pad);
+        a.hidden = {64, 128};
+        b.hidden = {64, 320, 64, 320};
+        for (int64_t i = 64 * a.kv_stride; i < 128 * a.kv_stride; i++)
+            if (i % a.kv_stride < a.kv_cols) a.k[i] = a.v[i] = NAN;
+        for (int32_t t = 64; t < 320; t++)
+            for (int64_t j = 0; j < b.kv_cols; j++) {
+                int64_t row =
+                    (int64_t)b.pages[t / KS_PAGE] * KS_PAGE + t % KS_PAGE;
+                b.store_k[row * b.kv_cols + j] = NAN;
+                b.store_v[row * b.kv_cols + j] = NAN;
+            }
+        a.run(c.precise);
+        b.run(c.precise);
+        for (int32_t t = 256; t < 330; t++) /* of tiles behind the range */
+            cr_expect(!isnan(a.out[t * a.q_stride]), "token %d", t);
+        for (int32_t t = 0; t < 2; t++)
+            cr_expect(!isnan(b.out[t * b.q_stride]), "fork %d", t);
     }
 }
 
