@@ -414,8 +414,8 @@ ks_status ks__session_step(ks_session *s, ks_answered_fn answered, void *user,
                            ks_err *err) {
     ks_status st = KS_OK;
     ks_view hidden;
-    ks_seqs seqs = {s->n_seq, s->n_tok, s->offsets,
-                    s->past,  s->pages, s->max_pages};
+    ks_seqs seqs = {s->n_seq, s->n_tok,     s->offsets, s->past,
+                    s->pages, s->max_pages, NULL};
     int32_t n_rows = s->n_draws + s->n_scores + s->n_shares;
     st = ks_forward_rows(s->engine->run, &seqs, s->ids, s->kv, s->rows, n_rows,
                          &hidden, err);

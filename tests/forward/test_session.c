@@ -123,7 +123,8 @@ static void forward_alone(ks_engine *e, const asked *a, float *logs) {
     ks_run_limits limits = {.max_tokens = r->n_prompt};
     ks_view hidden;
     must(ks_engine_reserve(e, &limits, err));
-    ks_seqs seqs = {1, r->n_prompt, (int32_t[]){0, r->n_prompt}, NULL, NULL, 0};
+    ks_seqs seqs = {1, r->n_prompt, (int32_t[]){0, r->n_prompt}, NULL, NULL,
+                    0, NULL};
     must(ks_forward(e->run, &seqs, a->ids, NULL, NULL, NULL, &hidden, err));
     hidden.data = (float *)hidden.data + (r->from - 1) * hidden.stride;
     hidden.rows = n;
