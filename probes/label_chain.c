@@ -303,6 +303,7 @@ void ks__item_free(ks__item *item) {
     free(item->core);
     free(item->drop);
     free(item->resample);
+    free(item->suppressed);
     json_decref(item->map);
     json_decref(item->known);
     json_decref(item->line);

@@ -22,6 +22,7 @@ enum {
     KEY_ALL,
     KEY_COMPAT,
     KEY_ROLLOUTS,
+    KEY_SUPPRESS,
     KEY_TOKENIZER
 };
 
@@ -42,7 +43,8 @@ static const struct argp_option option_list[] = {
     KS_CLI_FORCE,
     KS_CLI_RESUME,
     {"method", KEY_METHOD, "NAME", 0,
-     "influence (default), random (orders), external (--ranking), curve (no "
+     "influence (default), suppression (of attention), random (orders), "
+     "external (--ranking), curve (no "
      "labels: sufficiency of every prefix of every chain as it is)",
      0},
     {"influence", KEY_INFLUENCE, "KIND", 0,
@@ -76,6 +78,8 @@ static const struct argp_option option_list[] = {
     {"cue-empty", KEY_CUE_EMPTY, "TEXT", 0, "where no step is kept", 0},
     {"no-drop", KEY_NO_DROP, NULL, 0,
      "without the scores of each step's absence", 0},
+    {"suppression", KEY_SUPPRESS, NULL, 0,
+     "also scores by what later steps lose without attention to each", 0},
     {"rollouts", KEY_ROLLOUTS, "N", 0,
      "also scores by N continuations from before and from after each step: "
      "how far their answers differ (default: 0, none)",
@@ -102,16 +106,18 @@ static const struct argp_option option_list[] = {
     {0}};
 
 static void set_method(input *in, const char *arg, struct argp_state *state) {
-    static const char *const names[] = {"influence", "random", "external",
-                                        "curve"};
+    static const char *const names[] = {"influence", "suppression", "random",
+                                        "external", "curve"};
     for (size_t i = 0; i < KS_COUNT(names); i++)
         if (strcmp(arg, names[i]) == 0) {
             in->options.method = (ks_label_method)i;
             return;
         }
-    argp_error(state,
-               "--method %s: influence, random, external or curve is expected",
-               arg);
+    argp_error(
+        state,
+        "--method %s: influence, suppression, random, external or curve is "
+        "expected",
+        arg);
 }
 
 static void set_influence(input *in, const char *arg,
@@ -211,6 +217,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_COMPAT:
         if (ks_label_compat_find(arg ? arg : "all", &o->compat, &err) != KS_OK)
             argp_error(state, "--compat: %s", err.text);
+        return 0;
+    case KEY_SUPPRESS:
+        o->suppress = true;
         return 0;
     case KEY_ROLLOUTS:
         o->rollouts = whole("rollouts", arg, 0, 1000, state);
