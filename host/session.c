@@ -56,7 +56,6 @@ static ks_status open_batch(ks_session *s, ks_err *err) {
     KS_TRY(ks_alloc(&s->drawn, m, sizeof *s->drawn, "sequences", err));
     KS_TRY(ks_alloc(&s->sampled, m, sizeof(int32_t), "ids", err));
     KS_TRY(ks_alloc(&s->specs, rows, sizeof *s->specs, "sampling", err));
-    KS_TRY(ks_alloc(&s->partings, m, sizeof *s->partings, "sequences", err));
     KS_TRY(ks_alloc(&s->rows, rows, sizeof(int32_t), "rows", err));
     KS_TRY(ks_alloc(&s->targets, rows, sizeof(int32_t), "ids", err));
     KS_TRY(ks_alloc(&s->logs, rows, sizeof *s->logs, "scores", err));
@@ -109,17 +108,26 @@ void ks__session_free(ks_session *s, ks_sequence *q) {
     free(q);
 }
 
+static void free_all(ks_session *s, ks_sequence *q) {
+    while (q->followers) {
+        ks_sequence *f = q->followers;
+        q->followers = f->next_follower;
+        ks__session_free(s, f);
+    }
+    ks__session_free(s, q);
+}
+
 void ks_session_close(ks_session **session) {
     ks_session *s = *session;
     if (!s) return;
     while (s->first) {
         ks_sequence *q = s->first;
         s->first = q->next;
-        ks__session_free(s, q);
+        free_all(s, q);
     }
     for (int32_t i = 0; i < s->n_active; i++) {
         ks__session_drop(s, s->active[i]);
-        ks__session_free(s, s->active[i]);
+        free_all(s, s->active[i]);
     }
     /* what was recorded reads a store that is no more */
     if (s->engine->run) ks__graph_drop(s->engine->run);
@@ -137,7 +145,6 @@ void ks_session_close(ks_session **session) {
     free(s->drawn);
     free(s->sampled);
     free(s->specs);
-    free(s->partings);
     free(s->rows);
     free(s->targets);
     free(s->logs);
@@ -256,14 +263,13 @@ done:
     return st;
 }
 
-static void leave_line(ks_session *s, ks_sequence *q) {
+void ks__session_leave_line(ks_session *s, ks_sequence *q) {
     *(q->before ? &q->before->next : &s->first) = q->next;
     *(q->next ? &q->next->before : &s->last) = q->before;
     q->before = q->next = NULL;
 }
 
-/* Back to its place among those that wait. */
-static void join_line(ks_session *s, ks_sequence *q) {
+void ks__session_join_line(ks_session *s, ks_sequence *q) {
     ks_sequence *next = s->first, *before = NULL;
     while (next && next->serial < q->serial) {
         before = next;
@@ -276,7 +282,6 @@ static void join_line(ks_session *s, ks_sequence *q) {
 }
 
 void ks__session_activate(ks_session *s, ks_sequence *q) {
-    leave_line(s, q);
     q->active = true;
     s->active[s->n_active++] = q;
 }
@@ -355,6 +360,7 @@ static ks_status let_in(ks_session *s, ks_sequence *q, int32_t n, int32_t need,
     memcpy(q->pages, s->found, (size_t)n * sizeof *s->found);
     q->n_pages = n;
     q->past = n * KS_PAGE;
+    ks__session_leave_line(s, q);
     ks__session_activate(s, q);
     KS_TRY(take_rest(s, q, rest, err));
     s->stats.shared += q->past;
@@ -370,8 +376,8 @@ static ks_status enter(ks_session *s, ks_err *err) {
     ks_status st = KS_OK;
     int32_t spare =
         ks_kv_free_pages(s->kv) + ks_kv_tree_spare(s->tree) - s->n_active;
-    for (ks_sequence *q = s->first, *next; q && s->n_active < s->most_active;
-         q = next) {
+    for (ks_sequence *q = s->first, *next;
+         q && s->n_active + s->n_followers < s->most_active; q = next) {
         ks_kv_rest rest;
         next = q->next;
         if (awaits_another(q)) continue;
@@ -407,7 +413,7 @@ void ks__session_leave(ks_session *s, int32_t at, bool wait) {
             (size_t)(s->n_active - at) * sizeof *s->active);
     if (wait) {
         s->stats.preempted++;
-        join_line(s, q);
+        ks__session_join_line(s, q);
     }
 }
 

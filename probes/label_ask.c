@@ -91,7 +91,7 @@ void ks__ask_free(ks__ask *a) {
 
 bool ks__is_out(const ks__item *item, const char *key) {
     for (const ks__ask *a = item->asks; a; a = a->next)
-        if (!strcmp(a->key, key)) return true;
+        if (strcmp(a->key, key) == 0) return true;
     return false;
 }
 
@@ -104,7 +104,7 @@ static const char *answer_of(const ks__item *item) {
 /* The cue leaves a box open, which the answer closes. */
 static bool leaves_box(const char *cue) {
     size_t n = strlen(cue);
-    return n >= sizeof box - 1 && !strcmp(cue + n - (sizeof box - 1), box);
+    return n >= sizeof box - 1 && strcmp(cue + n - (sizeof box - 1), box) == 0;
 }
 
 static const char *cue_of(const ks__item *item, bool any) {

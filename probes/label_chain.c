@@ -44,7 +44,8 @@ static bool is_finished(const ks_chain *chain) {
     const char *template_ =
         json_string_value(json_object_get(sampling, "template"));
     /* raw text has no mark that could end the thinking */
-    bool open = json_is_false(closed) && template_ && strcmp(template_, "raw");
+    bool open =
+        json_is_false(closed) && template_ && strcmp(template_, "raw") != 0;
     return !json_is_false(finished) && !open;
 }
 
@@ -302,6 +303,7 @@ void ks__item_free(ks__item *item) {
     free(item->core);
     free(item->drop);
     free(item->resample);
+    free(item->suppressed);
     json_decref(item->map);
     json_decref(item->known);
     json_decref(item->line);

@@ -83,6 +83,7 @@ struct ks__item {
     int8_t last_needed;                      /* -1: not known */
     double *drop;                            /* [q], NULL: not asked */
     double *resample;                        /* [q], NULL: not asked */
+    double *suppressed;                      /* [q], NULL: not asked */
     json_t *line, *clean_line, *prefix_line; /* the results */
 };
 
@@ -91,6 +92,7 @@ struct ks_label_worker {
     ks_engine *engine;
     ks_session *session;
     ks_influence_job *influence;
+    ks_suppression_job *suppression;
     ks_generate_options options;
     ks_generate_stats told;
     int32_t in_flight;
@@ -107,6 +109,7 @@ struct ks_label_job {
     json_t *rankings; /* chain -> {"start","order"}, or NULL */
     ks__item *items;  /* [chains.n] */
     json_t *settings;
+    char inputs[65];          /* SHA-256 of what is asked about */
     ks_label_worker *workers; /* while it runs */
     const char *cue, *cue_empty;
     int32_t *closers, n_closers; /* ids that begin with "}" */

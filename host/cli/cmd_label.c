@@ -4,6 +4,7 @@
 
 #include "../../probes/label.h"
 #include "cli.h"
+#include "label.h"
 
 enum {
     KEY_METHOD = KS_KEY_OWN,
@@ -21,6 +22,7 @@ enum {
     KEY_ALL,
     KEY_COMPAT,
     KEY_ROLLOUTS,
+    KEY_SUPPRESS,
     KEY_TOKENIZER
 };
 
@@ -41,7 +43,8 @@ static const struct argp_option option_list[] = {
     KS_CLI_FORCE,
     KS_CLI_RESUME,
     {"method", KEY_METHOD, "NAME", 0,
-     "influence (default), random (orders), external (--ranking), curve (no "
+     "influence (default), suppression (of attention), random (orders), "
+     "external (--ranking), curve (no "
      "labels: sufficiency of every prefix of every chain as it is)",
      0},
     {"influence", KEY_INFLUENCE, "KIND", 0,
@@ -75,6 +78,8 @@ static const struct argp_option option_list[] = {
     {"cue-empty", KEY_CUE_EMPTY, "TEXT", 0, "where no step is kept", 0},
     {"no-drop", KEY_NO_DROP, NULL, 0,
      "without the scores of each step's absence", 0},
+    {"suppression", KEY_SUPPRESS, NULL, 0,
+     "also scores by what later steps lose without attention to each", 0},
     {"rollouts", KEY_ROLLOUTS, "N", 0,
      "also scores by N continuations from before and from after each step: "
      "how far their answers differ (default: 0, none)",
@@ -101,22 +106,24 @@ static const struct argp_option option_list[] = {
     {0}};
 
 static void set_method(input *in, const char *arg, struct argp_state *state) {
-    static const char *const names[] = {"influence", "random", "external",
-                                        "curve"};
+    static const char *const names[] = {"influence", "suppression", "random",
+                                        "external", "curve"};
     for (size_t i = 0; i < KS_COUNT(names); i++)
-        if (!strcmp(arg, names[i])) {
+        if (strcmp(arg, names[i]) == 0) {
             in->options.method = (ks_label_method)i;
             return;
         }
-    argp_error(state,
-               "--method %s: influence, random, external or curve is expected",
-               arg);
+    argp_error(
+        state,
+        "--method %s: influence, suppression, random, external or curve is "
+        "expected",
+        arg);
 }
 
 static void set_influence(input *in, const char *arg,
                           struct argp_state *state) {
     for (int i = 0; i < KS_N_INFLUENCES; i++)
-        if (!strcmp(arg, ks_influence_name((ks_influence_kind)i))) {
+        if (strcmp(arg, ks_influence_name((ks_influence_kind)i)) == 0) {
             in->options.influence.kind = (ks_influence_kind)i;
             return;
         }
@@ -172,8 +179,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         set_influence(in, arg, state);
         return 0;
     case KEY_SUFFICIENCY:
-        o->exact = !strcmp(arg, "exact");
-        if (!o->exact && strcmp(arg, "sampled"))
+        o->exact = strcmp(arg, "exact") == 0;
+        if (!o->exact && strcmp(arg, "sampled") != 0)
             argp_error(state, "--sufficiency %s: sampled or exact is expected",
                        arg);
         return 0;
@@ -210,6 +217,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_COMPAT:
         if (ks_label_compat_find(arg ? arg : "all", &o->compat, &err) != KS_OK)
             argp_error(state, "--compat: %s", err.text);
+        return 0;
+    case KEY_SUPPRESS:
+        o->suppress = true;
         return 0;
     case KEY_ROLLOUTS:
         o->rollouts = whole("rollouts", arg, 0, 1000, state);
@@ -281,10 +291,11 @@ static void show(void *user, int64_t done, int64_t all,
 
 static void say_cost(const ks_label_job *job) {
     ks_label_cost cost = ks_label_estimate(job);
-    printf("%lld chains of %lld tokens; about %lld tokens through the model, "
-           "%lld without sharing\n",
-           (long long)cost.chains, (long long)cost.tokens,
-           (long long)cost.shared, (long long)cost.alone);
+    printf(
+        "%lld chains of %lld tokens; through the model go about %lld tokens, "
+        "a set and a sample at a time it were %lld\n",
+        (long long)cost.chains, (long long)cost.tokens, (long long)cost.shared,
+        (long long)cost.alone);
 }
 
 static void sum_up(const ks_label_summary *s) {
@@ -374,6 +385,10 @@ done:
 }
 
 int ks_cmd_label(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "select") == 0)
+        return ks_cli_label_select(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "greedy") == 0)
+        return ks_cli_label_greedy(argc - 1, argv + 1);
     input in = {.options = ks_label_defaults()};
     ks_err err = {0};
     ks_cli_common_init(&in.common);

@@ -180,7 +180,7 @@ Test(memory, scores_and_log_probabilities) {
     golden g = golden_open("llama3", engines[0]);
     for (int e = 0; e < 2; e++) {
         ks_run_limits limits = {.max_tokens = g.n};
-        ks_seqs seqs = {1, g.n, (int32_t[]){0, g.n}, NULL, NULL, 0};
+        ks_seqs seqs = {1, g.n, (int32_t[]){0, g.n}, NULL, NULL, 0, NULL};
         ks_sample_spec *specs = calloc((size_t)g.n, sizeof *specs);
         int32_t ids[256];
         ks_view hidden;
@@ -376,7 +376,7 @@ Test(memory, page_tables_have_a_limit) {
     must(ks_kv_open(&kv, engine->dev, engine->ops, &engine->model->config, 4,
                     err));
     int32_t pages[3] = {0, 1, 2}, past = 0, id = 1;
-    ks_seqs seqs = {1, 1, (int32_t[]){0, 1}, &past, pages, 3};
+    ks_seqs seqs = {1, 1, (int32_t[]){0, 1}, &past, pages, 3, NULL};
     ks_err err = {0};
     cr_expect_eq(
         ks_forward(engine->run, &seqs, &id, kv, NULL, NULL, NULL, &err),

@@ -181,6 +181,11 @@ Test(label, refuses_what_is_left_of_other_settings) {
     cr_expect(strstr(text, "--resume continues it"), "%s", text);
     run(LABEL INPUT " --out a --clean ka --resume --seed 9", 1);
     cr_expect(strstr(text, "begun with other settings"), "%s", text);
+    run("sed '1s/Now/Then/' " DATA "chains.jsonl > other", 0);
+    run(LABEL " --problems " DATA "problems.jsonl --chains other --rollouts 90"
+              " --out a --clean ka --resume",
+        1);
+    cr_expect(strstr(text, "settings or inputs"), "%s", text);
     run(LABEL INPUT " --out a --clean ka --force --seed 9", 0);
     run(LABEL INPUT " --out a --clean ka", 1);
     cr_expect(strstr(text, "exists"), "%s", text);

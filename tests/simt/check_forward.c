@@ -219,7 +219,7 @@ static void expect_shares(ks_engine *engine, ks_view hidden,
 static void heads(ks_engine *engine, const int32_t *ids, const int32_t *target,
                   float *logprob, int32_t *greedy) {
     ks_run_limits limits = {.max_tokens = TOKENS};
-    ks_seqs seqs = {SEQS, TOKENS, offsets, NULL, NULL, 0};
+    ks_seqs seqs = {SEQS, TOKENS, offsets, NULL, NULL, 0, NULL};
     ks_view hidden;
     must(ks_engine_reserve(engine, &limits, err));
     must(ks_forward(engine->run, &seqs, ids, NULL, NULL, NULL, &hidden, err));
