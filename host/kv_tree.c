@@ -83,8 +83,9 @@ static int32_t *bucket_of(const ks_kv_tree *t, int32_t parent,
 static int32_t child_of(const ks_kv_tree *t, int32_t parent,
                         const int32_t *ids) {
     int32_t i = *bucket_of(t, parent, ids);
-    while (i != NONE && (t->nodes[i].parent != parent ||
-                         memcmp(t->nodes[i].ids, ids, sizeof t->nodes[i].ids)))
+    while (i != NONE &&
+           (t->nodes[i].parent != parent ||
+            memcmp(t->nodes[i].ids, ids, sizeof t->nodes[i].ids) != 0))
         i = t->nodes[i].next;
     return i;
 }

@@ -56,7 +56,6 @@ static ks_status open_batch(ks_session *s, ks_err *err) {
     KS_TRY(ks_alloc(&s->drawn, m, sizeof *s->drawn, "sequences", err));
     KS_TRY(ks_alloc(&s->sampled, m, sizeof(int32_t), "ids", err));
     KS_TRY(ks_alloc(&s->specs, rows, sizeof *s->specs, "sampling", err));
-    KS_TRY(ks_alloc(&s->partings, m, sizeof *s->partings, "sequences", err));
     KS_TRY(ks_alloc(&s->rows, rows, sizeof(int32_t), "rows", err));
     KS_TRY(ks_alloc(&s->targets, rows, sizeof(int32_t), "ids", err));
     KS_TRY(ks_alloc(&s->logs, rows, sizeof *s->logs, "scores", err));
@@ -101,15 +100,21 @@ done:
 
 void ks__session_free(ks_session *s, ks_sequence *q) {
     if (s->newest == q) s->newest = NULL;
-    ks_sequence *elder = q->elder;
-    if (!elder)
-        for (ks_sequence *y = q->younger; y; y = y->younger) y->elder = NULL;
-    while (elder && elder->younger != q) elder = elder->younger;
-    if (elder) elder->younger = q->younger;
+    if (q->older) q->older->younger = q->younger;
+    if (q->younger) q->younger->older = q->older;
     free(q->ids);
     free(q->pages);
     free(q->logs);
     free(q);
+}
+
+static void free_all(ks_session *s, ks_sequence *q) {
+    while (q->followers) {
+        ks_sequence *f = q->followers;
+        q->followers = f->next_follower;
+        ks__session_free(s, f);
+    }
+    ks__session_free(s, q);
 }
 
 void ks_session_close(ks_session **session) {
@@ -118,11 +123,11 @@ void ks_session_close(ks_session **session) {
     while (s->first) {
         ks_sequence *q = s->first;
         s->first = q->next;
-        ks__session_free(s, q);
+        free_all(s, q);
     }
     for (int32_t i = 0; i < s->n_active; i++) {
         ks__session_drop(s, s->active[i]);
-        ks__session_free(s, s->active[i]);
+        free_all(s, s->active[i]);
     }
     /* what was recorded reads a store that is no more */
     if (s->engine->run) ks__graph_drop(s->engine->run);
@@ -140,7 +145,6 @@ void ks_session_close(ks_session **session) {
     free(s->drawn);
     free(s->sampled);
     free(s->specs);
-    free(s->partings);
     free(s->rows);
     free(s->targets);
     free(s->logs);
@@ -210,7 +214,7 @@ static void join_family(ks_session *s, ks_sequence *q) {
     if (!before || before->request.group != q->request.group ||
         before->request.ask != KS_ASK_SAMPLE || q->request.ask != KS_ASK_SAMPLE)
         return;
-    q->elder = before->elder ? before->elder : before;
+    q->older = before;
     before->younger = q;
 }
 
@@ -259,14 +263,13 @@ done:
     return st;
 }
 
-static void leave_line(ks_session *s, ks_sequence *q) {
+void ks__session_leave_line(ks_session *s, ks_sequence *q) {
     *(q->before ? &q->before->next : &s->first) = q->next;
     *(q->next ? &q->next->before : &s->last) = q->before;
     q->before = q->next = NULL;
 }
 
-/* Back to its place among those that wait. */
-static void join_line(ks_session *s, ks_sequence *q) {
+void ks__session_join_line(ks_session *s, ks_sequence *q) {
     ks_sequence *next = s->first, *before = NULL;
     while (next && next->serial < q->serial) {
         before = next;
@@ -279,7 +282,6 @@ static void join_line(ks_session *s, ks_sequence *q) {
 }
 
 void ks__session_activate(ks_session *s, ks_sequence *q) {
-    leave_line(s, q);
     q->active = true;
     s->active[s->n_active++] = q;
 }
@@ -332,9 +334,10 @@ done:
 }
 
 /* Whether another sample of its prompt is about to have the prompt's state. */
-static bool awaits_elder(const ks_sequence *q) {
-    const ks_sequence *elder = q->elder;
-    return elder && elder->active && elder->past < elder->request.n_prompt;
+static bool awaits_another(const ks_sequence *q) {
+    for (q = q->older; q; q = q->older)
+        if (q->active && q->past < q->request.n_prompt) return true;
+    return false;
 }
 
 static void put_back(ks_session *s, int32_t n_pages) {
@@ -357,6 +360,7 @@ static ks_status let_in(ks_session *s, ks_sequence *q, int32_t n, int32_t need,
     memcpy(q->pages, s->found, (size_t)n * sizeof *s->found);
     q->n_pages = n;
     q->past = n * KS_PAGE;
+    ks__session_leave_line(s, q);
     ks__session_activate(s, q);
     KS_TRY(take_rest(s, q, rest, err));
     s->stats.shared += q->past;
@@ -372,11 +376,11 @@ static ks_status enter(ks_session *s, ks_err *err) {
     ks_status st = KS_OK;
     int32_t spare =
         ks_kv_free_pages(s->kv) + ks_kv_tree_spare(s->tree) - s->n_active;
-    for (ks_sequence *q = s->first, *next; q && s->n_active < s->most_active;
-         q = next) {
+    for (ks_sequence *q = s->first, *next;
+         q && s->n_active + s->n_followers < s->most_active; q = next) {
         ks_kv_rest rest;
         next = q->next;
-        if (awaits_elder(q)) continue;
+        if (awaits_another(q)) continue;
         KS_TRY(ks__session_prepare(s, q, err));
         int32_t n = find_pages(s, q, &rest);
         int32_t need = ks__pages_for(q->n) + 1 - n;
@@ -409,7 +413,7 @@ void ks__session_leave(ks_session *s, int32_t at, bool wait) {
             (size_t)(s->n_active - at) * sizeof *s->active);
     if (wait) {
         s->stats.preempted++;
-        join_line(s, q);
+        ks__session_join_line(s, q);
     }
 }
 
