@@ -364,6 +364,7 @@ ks_status ks_backward_pull(ks_backward *b, const ks_gradients *want,
         KS_TRY(start_group(b, &logprobs, err));
         KS_TRY(emit(b, n_layers, err));
         for (int32_t l = n_layers - 1; l >= lowest; l--) {
+            KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
             KS_TRY(pull_layer(b, l, err));
             KS_TRY(emit(b, l, err));
         }

@@ -72,7 +72,8 @@ ks_status ks_backward_forward(ks_backward *backward, const ks_seqs *seqs,
                               const int32_t *ids, const float *inputs,
                               ks_err *err);
 /* Gradients against the last forward; may be asked for again and again. Values
- * that are not finite: KS_NUMERIC, naming target and layer. */
+ * that are not finite: KS_NUMERIC, naming target and layer. KS_INTERRUPTED
+ * between layers once ks_interrupted is set. */
 ks_status ks_backward_pull(ks_backward *backward, const ks_gradients *want,
                            ks_err *err);
 

@@ -19,8 +19,8 @@ static ks_status add_text(ks_str *out, const char *text, size_t n,
     return st;
 }
 
-static ks_status add_ids(const ks_tokenizer *tokenizer, const int32_t *ids,
-                         int32_t n, ks_str *out, ks_err *err) {
+ks_status ks_add_ids(const ks_tokenizer *tokenizer, const int32_t *ids,
+                     int32_t n, ks_str *out, ks_err *err) {
     char *text = NULL;
     size_t length = 0;
     ks_status st =
@@ -156,14 +156,14 @@ ks_status ks_compose_chain(const ks_compose *c, const ks_problem *problem,
     KS_TRY(ks_str_add(&whole, prompt, prompt_length, err));
     /* The stop mark belongs to no step: it is cut off before the thinking is
      * looked for, and comes back at the end of rest. */
-    KS_TRY(add_ids(c->tokenizer, ids, n - stopped, &whole, err));
+    KS_TRY(ks_add_ids(c->tokenizer, ids, n - stopped, &whole, err));
     KS_TRY(find_thinking(c, &whole, prompt_length, &text, &closed, err));
     KS_TRY(pack_steps(whole.data + text.begin, text.end - text.begin, &steps,
                       err));
     KS_TRY(ks__chain_judge(whole.data + prompt_length,
                            whole.length - prompt_length, problem->answer,
                            &answer, &correct, err));
-    if (stopped) KS_TRY(add_ids(c->tokenizer, ids + n - 1, 1, &whole, err));
+    if (stopped) KS_TRY(ks_add_ids(c->tokenizer, ids + n - 1, 1, &whole, err));
     KS_TRY(count_changed(c->tokenizer, &whole, prompt_length, ids, n, &changed,
                          err));
     KS_TRY(pack(c, problem, sample, &whole, text, out, err));

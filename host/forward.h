@@ -113,6 +113,12 @@ ks_status ks_run_score(ks_run *run, ks_view hidden, const int32_t *target,
 ks_status ks_run_sample(ks_run *run, ks_view hidden,
                         const ks_sample_spec *specs, int32_t *ids,
                         float *logprob, ks_err *err);
+/* Set i is ids[offsets[i]] .. ids[offsets[i + 1]], distinct. Sets may have any
+ * number of ids together: a device is sent as many rows at a time as have no
+ * more than the vocabulary. KS_MISMATCH for an id that is not in it. */
+ks_status ks_run_share(ks_run *run, ks_view hidden, const ks_sample_spec *specs,
+                       const int32_t *offsets, const int32_t *ids,
+                       double *share, ks_err *err);
 
 /* The engine behind keystep.h, for code that drives the forward itself. run
  * may be NULL until the first ks_engine_run or ks_engine_reserve. */
@@ -137,6 +143,8 @@ ks_status ks_engine_share(ks_engine **out, const ks_engine *of,
  * engine->memory: KS_LIMIT with the numbers. */
 ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
                             ks_err *err);
+/* The weights in the backend's memory (engine->placed), once. */
+ks_status ks__engine_place(ks_engine *engine, ks_err *err);
 /* Tokens ahead of a batch's sequences, in a store. keep: the batch's own are
  * stored too, in the same pages. */
 typedef struct ks_stored {
@@ -146,6 +154,9 @@ typedef struct ks_stored {
     int32_t max_pages;
     bool keep;
 } ks_stored;
+/* Whether the model takes the batch: lengths, its context, its vocabulary. */
+ks_status ks__engine_check(const ks_engine *engine, const ks_batch *batch,
+                           const ks_stored *stored, ks_err *err);
 /* ks_engine_run behind stored tokens (NULL: none). */
 ks_status ks__engine_run_behind(ks_engine *engine, const ks_batch *batch,
                                 const ks_stored *stored,

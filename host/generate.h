@@ -43,6 +43,10 @@ ks_status ks_philox_stream(uint64_t *stream, const char *problem,
 /* ------------------------------------------------------- from ids to a chain
  */
 
+/* Appends what the ids say; bytes that are no UTF-8 become U+FFFD. */
+ks_status ks_add_ids(const ks_tokenizer *tokenizer, const int32_t *ids,
+                     int32_t n, ks_str *out, ks_err *err);
+
 typedef struct ks_compose {
     const ks_tokenizer *tokenizer;
     ks_template which;

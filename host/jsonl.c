@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Well-formed UTF-8 after Unicode's table 3-7: no overlong forms, no
  * surrogates, nothing above U+10FFFF. */
@@ -130,6 +131,27 @@ static const char *kind_of(json_t *value) {
     default:
         return "a boolean";
     }
+}
+
+ks_status ks_jsonl_cut(const char *path, ks_err *err) {
+    ks_status st = KS_OK;
+    char *text = NULL;
+    size_t n = 0;
+    KS_TRY(ks_read_file(path, &text, &n, err));
+    while (n > 0 && text[n - 1] != '\n') n--;
+    KS_CHECK(truncate(path, (off_t)n) == 0, KS_IO, "%s: cannot truncate: %s",
+             path, strerror(errno));
+done:
+    free(text);
+    return st;
+}
+
+json_t *ks_json_loadb(const char *text, size_t n, size_t flags,
+                      json_error_t *reason) {
+    json_t *object = json_loadb(text, n, flags, reason);
+    if (!object && json_error_code(reason) == json_error_numeric_overflow)
+        object = json_loadb(text, n, flags | JSON_DECODE_INT_AS_REAL, reason);
+    return object;
 }
 
 ks_status ks_json_string(json_t *object, const char *key, const char *where,

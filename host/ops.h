@@ -15,8 +15,8 @@
  *     rows, their place in the batch, or the thread count.
  *   - On a device, ops are queued on dev's stream; host memory is valid after
  *     sync. Launch errors surface in the status, late ones at sync; so does
- *     KS_NUMERIC of pool, convert and sample, from the op or from the next
- *     sync, which then forgets it.
+ *     KS_NUMERIC of pool, convert, sample and share, from the op or from the
+ *     next sync, which then forgets it.
  */
 #ifndef KS_OPS_H
 #define KS_OPS_H
@@ -260,6 +260,18 @@ struct ks_ops {
     ks_status (*sample)(ks_dev *, int32_t *id, float *logprob, ks_view hidden,
                         ks_view head, float softcap, const ks_sample_spec *,
                         ks_err *);
+    /* One spec a row, key and counter unread. share[i] = log of the probability
+     * that sample draws an id of set i, ids[offsets[i]] .. ids[offsets[i + 1]]
+     * (distinct, in the vocabulary): the sum of their weights (draw.h) over
+     * that of all ids that top-k and top-p leave. So 0 where the set has all
+     * that is left, -infinity where nothing of it is; greedy gives one or the
+     * other. (sample's u has 24 bits: no probability is met closer than
+     * 2^-24.) In double, by the same operations everywhere: the same bits from
+     * the same logits on every backend, and a share close to 1 keeps what it
+     * lacks. */
+    ks_status (*share)(ks_dev *, double *share, ks_view hidden, ks_view head,
+                       float softcap, const ks_sample_spec *,
+                       const int32_t *offsets, const int32_t *ids, ks_err *);
 
     /* ---- backward: cotangents of an op's output to cotangents of its input,
      * weights held fixed. Many cotangents share one forward: x, gate, up, q, k,

@@ -68,7 +68,7 @@ static ks_status load(const char *home, const char *name, json_t **out,
     KS_TRY(ks_path_join(&path, home, name, err));
     if (!ks_file_exists(path)) goto done;
     KS_TRY(ks_read_file(path, &text, &n, err));
-    *out = json_loadb(text, n, 0, &reason);
+    *out = ks_json_loadb(text, n, 0, &reason);
     KS_CHECK(json_is_object(*out), KS_FORMAT, "%s: not a JSON object", path);
 done:
     if (st != KS_OK) {

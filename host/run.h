@@ -106,6 +106,7 @@ struct ks_run {
     float *last;                /* [max_last, d] */
     int32_t *picked;            /* [max_tokens] what sample answers */
     float *logprobs;            /* [max_tokens] what score answers */
+    double *shares;             /* [max_tokens] what share answers */
     ks_parcel parcels[KS_MOST_PARCELS];
     ks_stage stage;
     ks_recorded recorded[KS_RECORDED];
@@ -151,9 +152,13 @@ ks_status ks__stage_batch(ks_run *run, const int32_t *ids, ks_err *err);
 /* Where the backend will find these bytes once ks__stage_send has returned;
  * they are to stay as they are until then. ks__stage_batch starts anew. */
 const void *ks__stage_add(ks_run *run, const void *from, size_t size);
+/* The same for n offsets, which from there on count from the first. */
+const int32_t *ks__stage_offsets(ks_run *run, const int32_t *from, int64_t n);
 ks_status ks__stage_send(ks_run *run, ks_err *err);
-/* Bytes of the image for these limits. */
-size_t ks__stage_bytes(const ks_run_limits *limits, size_t n_blocks);
+/* Bytes of the image for these limits: what a pass needs of a batch, or its
+ * heads of max_tokens rows, with as many ids in sets as the vocabulary has. */
+size_t ks__stage_bytes(const ks_run_limits *limits, const ks_config *config,
+                       size_t n_blocks);
 
 /* Before the first layer: pool rows and gathered rows of the capture. */
 ks_status ks__gather_plan(ks_run *run, ks_err *err);

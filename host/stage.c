@@ -11,7 +11,8 @@ static size_t padded(size_t size) {
     return (size + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-size_t ks__stage_bytes(const ks_run_limits *limits, size_t n_blocks) {
+size_t ks__stage_bytes(const ks_run_limits *limits, const ks_config *config,
+                       size_t n_blocks) {
     size_t n = (size_t)limits->max_tokens, last = (size_t)limits->max_last;
     size_t bounds = padded((n + 2 * n_blocks) * sizeof(int32_t));
     size_t batch = 2 * padded(n * sizeof(int32_t)) /* ids, past */
@@ -21,7 +22,10 @@ size_t ks__stage_bytes(const ks_run_limits *limits, size_t n_blocks) {
                    padded((size_t)limits->max_rows * sizeof(ks_pool_row)) +
                    padded(n * sizeof(int32_t)) + /* token rows */
                    padded(last * sizeof(int32_t));
-    size_t heads = padded(n * sizeof(ks_sample_spec)); /* after the batch */
+    /* after the batch: specs; of share the sets too, any one of which fits */
+    size_t heads = padded(n * sizeof(ks_sample_spec)) +
+                   padded((n + 1) * sizeof(int32_t)) +
+                   padded((size_t)config->n_vocab * sizeof(int32_t));
     return KS_MAX(batch, heads);
 }
 
@@ -32,6 +36,15 @@ const void *ks__stage_add(ks_run *run, const void *from, size_t size) {
     memcpy(s->host + s->used, from, size);
     s->used += padded(size);
     return at;
+}
+
+const int32_t *ks__stage_offsets(ks_run *run, const int32_t *from, int64_t n) {
+    const ks_stage *s = &run->stage;
+    if (run->ops->unified) return from;
+    int32_t *packed = (int32_t *)(s->host + s->used);
+    from = ks__stage_add(run, from, (size_t)n * sizeof *from);
+    for (int64_t i = n - 1; i >= 0; i--) packed[i] -= packed[0];
+    return from;
 }
 
 ks_status ks__stage_send(ks_run *run, ks_err *err) {

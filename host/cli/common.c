@@ -204,6 +204,7 @@ static error_t number_key(ks_cli_common *c, int key, char *arg,
         return 0;
     case KS_KEY_SEED:
         c->seed = (uint64_t)whole(arg, 0, INT64_MAX, "seed", s);
+        c->seeded = true;
         return 0;
     case KS_KEY_SAMPLES:
         c->samples = (int)whole(arg, 1, 1 << 20, "samples", s);

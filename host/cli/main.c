@@ -22,6 +22,7 @@ static const struct command commands[] = {
     {"import", ks_cmd_import, false, "other tools' outputs -> chains"},
     {"split", ks_cmd_split, false, "cut chains into steps"},
     {"label", ks_cmd_label, false, "which steps matter: the search alone"},
+    {"label", ks_cmd_label, false, "chains -> which steps carry the answer"},
     {"capture", ks_cmd_capture, false,
      "chains -> activations of every layer, HDF5"},
     {"probe", ks_cmd_probe, true, "activations + labels -> probes and tables"},

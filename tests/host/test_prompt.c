@@ -216,7 +216,9 @@ Test(prompt, bos_goes_in_front_where_the_config_wants_it) {
     ks_prompt p;
     ks_str out = {0};
     ks_err err = {0};
-    write_file("tokenizer_config.json", "{\"add_bos_token\": true}");
+    write_file("tokenizer_config.json",
+               "{\"add_bos_token\": true, "
+               "\"model_max_length\": 1000000000000000019884624838656}");
     cr_assert_eq(ks_prompt_open(&p, folder, t, KS_TEMPLATE_AUTO, &err), KS_OK);
     cr_assert_eq(ks_prompt_render(&p, "Q?", &out, &err), KS_OK);
     if (ks_tokenizer_bos(t) >= 0)

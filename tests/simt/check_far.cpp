@@ -287,6 +287,15 @@ Test(far, heads_and_capture) {
     });
     same("sample", id, 3);
     same("sample", logprob, 3);
+    double *part[2] = {array<double>({9, 9, 9}), array<double>({8, 8, 8})};
+    int32_t *sets = array<int32_t>({0, 1, 4, 6});
+    int32_t *ids = array<int32_t>({1, 0, 1, 2, 2, 0});
+    x = rows(64), head = rows(64, KS_BF16);
+    check("share", [&](bool f) {
+        return ops->share(dev, part[f], at(x, f), at(head, f), 0, specs, sets,
+                          ids, &err);
+    });
+    same("share", part, 3);
     int32_t *expert[2] = {array<int32_t>({9, 9, 9, 9, 9, 9}),
                           array<int32_t>({8, 8, 8, 8, 8, 8})};
     float *share[2] = {numbers(6), numbers(6)};

@@ -1,0 +1,158 @@
+"""The benches of what samples: the sufficiency curve of a chain, and many
+problems at once, beside transformers and llama.cpp. Inputs are chain40.py's."""
+import json
+import os
+import statistics
+
+from harness import figure, peer, ratios, run, say, write
+
+PUBLISHED = "transformers published"
+ONE = "llama.cpp, one sequence at a time"
+BATCH = "llama.cpp, batched, shared prefixes"
+MERGED = BATCH + ", equal samples merged"
+OURS = "keystep"
+GENERATED = "llama.cpp, batched"
+
+
+def turns(options, forms, rows):
+    """Every form in turn, every other round backwards; what they said, by
+    name. Rows are added to."""
+    said = {name: [] for name in forms}
+    for turn in range(options.rounds):
+        names = list(forms)
+        if turn % 2:
+            names.reverse()
+        for name in names:
+            got = forms[name]()
+            said[name].append(got)
+            rows.append({"who": name, "round": turn + 1} | {
+                key: got.get(key, "") for key in
+                ("seconds", "prompt_seconds", "sampled", "computed",
+                 "peak_mib", "note")})
+            say(name, f"{got['seconds']:.2f} s", got.get("note", ""))
+    return said
+
+
+def seconds(said):
+    return {name: [got["seconds"] for got in all_] for name, all_ in
+            said.items()}
+
+
+def differing(some, others):
+    """Share of completions that are not the same, of lists of equal shape."""
+    pairs = list(zip(some, others))
+    return sum(a != b for a, b in pairs) / len(pairs)
+
+
+# ----------------------------------------------------------------- sufficiency
+
+GOALS = {PUBLISHED: 30, ONE: 3, BATCH: 1.2}
+
+
+def sufficiency_forms(options):
+    data = os.path.join(options.sampling, "curve.json")
+
+    def ask(form, *more):
+        return peer("sufficiency_peers.py", form, data, *more)
+
+    agreed = ask("check", "--prompts", options.checked_prompts)
+    say("checked against each other:", agreed["compared"])
+    one = ask("llama-one", "--tune")
+    batch = ask("llama-batch", "--tune")
+    say("llama.cpp's best settings:", one["settings"], batch["settings"],
+        "of", one["tried"], batch["tried"])
+    one, batch = json.dumps(one["settings"]), json.dumps(batch["settings"])
+    return {
+        PUBLISHED: lambda: ask("published", "--prompts",
+                               options.published_prompts),
+        ONE: lambda: ask("llama-one", "--settings", one),
+        BATCH: lambda: ask("llama-batch", "--settings", batch),
+        MERGED: lambda: ask("llama-batch", "--merge", "--settings", batch),
+        # ---- KEYSTEP'S OWN FORM GOES HERE, as OURS: a call that runs the
+        # curve of curve.chains.jsonl and curve.problems.jsonl beside
+        # curve.json with its settings (k, temperature, top_p, max_new, cue)
+        # and returns a dict of "seconds" (without opening the model, as the
+        # peers'), "sampled", "computed", "peak_mib" and "sufficiency", a
+        # number a prefix. The ratios below, with their goals, then appear.
+        # The exact mode is one more, with a goal of 80 against PUBLISHED.
+    }
+
+
+def bench_sufficiency(options, _scratch):
+    rows, figures = [], []
+    said = turns(options, sufficiency_forms(options), rows)
+    write(options, "sufficiency", rows)
+    took = seconds(said)
+    if OURS in said:
+        figures += [figure(f"{name} / keystep (seconds)",
+                           ratios(took, name, OURS), goal)
+                    for name, goal in GOALS.items()]
+        figures.append(figure(f"{MERGED} / keystep (seconds)",
+                              ratios(took, MERGED, OURS)))
+    figures.append(figure(
+        "completions that llama.cpp draws otherwise batched than one at a "
+        "time, by the same random numbers (share)",
+        [differing(sum(a["ids"], []), sum(b["ids"], []))
+         for a, b in zip(said[ONE], said[BATCH])]))
+    for name, all_ in said.items():
+        figures += [
+            figure(f"{name} (seconds" + (
+                ", extrapolated)" if all_[0].get("extrapolated") else ")"),
+                took[name]),
+            figure(f"{name} (tokens computed)",
+                   [got["computed"] for got in all_]),
+            figure(f"{name} (mean sufficiency of the prefixes that ran)",
+                   [statistics.fmean(got["sufficiency"]) for got in all_])]
+    return figures
+
+
+# ------------------------------------------------------------------ generation
+
+def keystep_generates(options, scratch, model, problems, texts):
+    """A call; the prompts must be the peers' to the letter."""
+    def keystep():
+        out = os.path.join(scratch, "generated.jsonl")
+        _, peak, said = run([
+            options.keystep, "generate", "--model", model, "--problems",
+            problems, "--out", out, "--max-new", str(options.max_new),
+            "--json", "--quiet"])
+        with open(out, encoding="utf-8") as file:
+            chains = [json.loads(line) for line in file]
+        os.remove(out)
+        if [chain["prompt"] for chain in chains] != texts:
+            raise SystemExit("keystep's prompts are not the peers'")
+        return json.loads(said) | {
+            "peak_mib": peak, "completions": [chain["text"] + chain["rest"]
+                                              for chain in chains]}
+    return keystep
+
+
+def bench_generation(options, scratch):
+    data = os.path.join(options.sampling, "generation.json")
+    with open(data, encoding="utf-8") as file:
+        given = json.load(file)
+    most = ("--max-new", options.max_new)
+    best = peer("generate_peers.py", data, "--tune", *most)
+    say("llama.cpp's best settings:", best["settings"], "of", best["tried"])
+    settings = ("--settings", json.dumps(best["settings"]))
+    forms = {
+        GENERATED: lambda: peer("generate_peers.py", data, *settings, *most),
+        OURS: keystep_generates(
+            options, scratch, given["gguf"],
+            os.path.join(options.sampling, "generation.problems.jsonl"),
+            given["texts"])}
+    rows = []
+    said = turns(options, forms, rows)
+    write(options, "generation", rows)
+    rates = {name: [got["sampled"] / got["seconds"] for got in all_]
+             for name, all_ in said.items()}
+    at_once = f"{len(given['prompts'])} problems at once"
+    return [
+        figure(f"keystep / llama.cpp, {at_once}, prompts and new tokens (new "
+               "tokens/s)", ratios(rates, OURS, GENERATED), 1.0),
+        figure("solutions that are not the same to the letter (share)",
+               [differing(a["completions"], b["completions"]) for a, b in
+                zip(said[GENERATED], said[OURS])]),
+        *[figure(f"{name} (new tokens/s)", rates[name]) for name in said],
+        *[figure(f"{name} (peak MiB)", [got["peak_mib"] for got in all_])
+          for name, all_ in said.items()]]
