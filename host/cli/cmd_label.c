@@ -242,13 +242,17 @@ static const struct argp argp = {
     .options = option_list,
     .parser = parse,
     .args_doc = "--model PATH --problems FILE --chains FILE --out FILE "
-                "--clean FILE",
+                "--clean FILE\n--compare A.jsonl B.jsonl\nselect|greedy",
     .doc = "Labels each step of a chain by what the model still answers "
            "without it: 1 important, 0 removable, null in between or not "
            "measured.\vA step is removable when the answer comes without it, "
            "and others with it, from text that the model still finds probable; "
            "docs/method.md says how that is searched. What is measured "
-           "depends on seed, chain and set of steps only.",
+           "depends on seed, chain and set of steps only.\n\n"
+           "--compare prints how far two label files agree; select and greedy "
+           "are the search alone, for matrices and oracles of others. "
+           "'keystep label --compare --help', 'keystep label select --help' "
+           "say more.",
 };
 
 static ks_status take_common(input *in, ks_err *err) {
@@ -384,11 +388,24 @@ done:
     return st;
 }
 
-int ks_cmd_label(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "select") == 0)
+/* The parts that need no model; -1: none was named. */
+static int run_part(int argc, char **argv) {
+    const char *part = argc > 1 ? argv[1] : "";
+    if (strcmp(part, "select") == 0)
         return ks_cli_label_select(argc - 1, argv + 1);
-    if (argc > 1 && strcmp(argv[1], "greedy") == 0)
+    if (strcmp(part, "greedy") == 0)
         return ks_cli_label_greedy(argc - 1, argv + 1);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--compare") != 0) continue;
+        memmove(argv + 2, argv + 1, sizeof *argv * (size_t)(i - 1));
+        return ks_cli_label_compare(argc - 1, argv + 1);
+    }
+    return -1;
+}
+
+int ks_cmd_label(int argc, char **argv) {
+    int part = run_part(argc, argv);
+    if (part >= 0) return part;
     input in = {.options = ks_label_defaults()};
     ks_err err = {0};
     ks_cli_common_init(&in.common);
