@@ -349,6 +349,8 @@ def parse():
     parser.add_argument("--keystep", default=os.path.join(
         ROOT, "build", "release", "keystep"))
     parser.add_argument("--made-by", default="bench.py")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(),
+                        help="of sufficiency and generation, ours and theirs")
     parser.add_argument("--quick", action="store_true",
                         help="a few runs of little, to try the benches")
     options = parser.parse_args()
@@ -368,6 +370,7 @@ def parse():
     options.peer_layers = 2 if small else 4
     options.mib = 32 if small else 1024
     options.published_prompts = 2 if small else 8
+    options.first = 8 if small else 0
     options.checked_prompts = 2 if small else 6
     options.max_new = 16 if small else 256
     return options
