@@ -245,51 +245,73 @@ static ks_status plan_group(ks_backward *b, int32_t first, ks_err *err) {
                         err);
 }
 
-/* Cotangents of the last residual stream from tokens [begin, end) of target i,
- * a block of rows at most. */
-static ks_status start_piece(ks_backward *b, int32_t i, int32_t begin,
-                             int32_t end, float *logprobs, ks_err *err) {
-    ks_status st = KS_OK;
+/* Cotangents of the last residual stream from tokens [begin, end) of target i;
+ * dh: those of the normed rows that predict them. */
+static ks_status start_target(ks_backward *b, int32_t i, int32_t begin,
+                              int32_t end, const float *dh, ks_err *err) {
     const ks_config *c = b->config;
     const ks_target *t = &b->want->targets[b->first + i];
-    int64_t d = c->d_model, rows = end - begin;
-    int64_t token = b->offsets[t->seq] + begin - 1; /* that predicts begin */
+    int64_t d = c->d_model;
+    int64_t first = KS_MAX(begin - 1, t->from); /* nobody asks further ahead */
+    int64_t rows = end - 1 - first;
+    if (rows <= 0) return KS_OK;
     float *last = b->trace.resid + (int64_t)c->n_layers * b->seqs.n_tok * d;
-    ks_view x = ks_view_f32(last + token * d, rows, d);
+    return b->ops->norm_backward(
+        b->dev,
+        rows_at(b->dx, b->planned.offsets[i] + first - t->from, rows,
+                (size_t)d),
+        ks_view_f32((float *)(uintptr_t)dh + (first - (begin - 1)) * d, rows,
+                    d),
+        ks_view_f32(last + (b->offsets[t->seq] + first) * d, rows, d), NULL, 1,
+        b->weights->final_norm, c->norm_eps, false, err);
+}
+
+/* Tokens [begin, end), a block of rows at most, of targets [i, next) that
+ * follow each other: their head's products are as wide as can be. */
+static ks_status start_piece(ks_backward *b, int32_t i, int32_t next,
+                             int32_t begin, int32_t end, float *logprobs,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_config *c = b->config;
+    const ks_target *t = &b->want->targets[b->first];
+    int64_t d = c->d_model, rows = end - begin;
+    int64_t token = b->offsets[t[i].seq] + begin - 1; /* that predicts begin */
+    float *last = b->trace.resid + (int64_t)c->n_layers * b->seqs.n_tok * d;
     ks_view hidden = ks_view_f32(b->run->h, rows, d);
-    ks_view dh = ks_view_f32(b->t, rows, d);
-    KS_TRY(b->ops->norm(b->dev, hidden, x, NULL, b->weights->final_norm,
-                        c->norm_eps, err));
-    KS_TRY(b->ops->score_backward(b->dev, dh, logprobs ? b->score : NULL,
-                                  hidden, b->weights->head, c->final_softcap,
-                                  b->target + token + 1, b->weight,
-                                  !b->want->of_log, err));
+    KS_TRY(b->ops->norm(b->dev, hidden, ks_view_f32(last + token * d, rows, d),
+                        NULL, b->weights->final_norm, c->norm_eps, err));
+    KS_TRY(b->ops->score_backward(
+        b->dev, ks_view_f32(b->t, rows, d), logprobs ? b->score : NULL, hidden,
+        b->weights->head, c->final_softcap, b->target + token + 1, b->weight,
+        !b->want->of_log, err));
     if (logprobs)
         KS_TRY(b->ops->copy(b->dev, logprobs, b->score,
                             (size_t)rows * sizeof *logprobs, err));
-    /* Rows ahead of `from` reach nothing that is asked for. */
-    int32_t skip = KS_MIN(KS_MAX(0, t->from - (begin - 1)), end - begin);
-    if (skip == rows) goto done;
-    x = ks_view_f32(last + (token + skip) * d, rows - skip, d);
-    dh = ks_view_f32(b->t + skip * d, rows - skip, d);
-    int64_t at = b->planned.offsets[i] + begin - 1 + skip - t->from;
-    KS_TRY(b->ops->norm_backward(
-        b->dev, rows_at(b->dx, at, rows - skip, (size_t)d), dh, x, NULL, 1,
-        b->weights->final_norm, c->norm_eps, false, err));
+    for (; i < next; i++) {
+        int32_t from = KS_MAX(begin, t[i].begin), to = KS_MIN(end, t[i].end);
+        if (from < to)
+            KS_TRY(
+                start_target(b, i, from, to, b->t + (from - begin) * d, err));
+    }
 done:
     return st;
 }
 
 static ks_status start_group(ks_backward *b, float **logprobs, ks_err *err) {
     ks_status st = KS_OK;
+    const ks_target *t = &b->want->targets[b->first];
     size_t floats = (size_t)b->cots.n_rows * (size_t)b->config->d_model;
     int32_t most = KS_MIN(b->block_rows, b->limits.max_tokens);
     KS_TRY(b->ops->zero(b->dev, b->dx, floats * sizeof *b->dx, err));
-    for (int32_t i = 0; i < b->cots.n_cot; i++) {
-        const ks_target *t = &b->want->targets[b->first + i];
-        for (int32_t at = t->begin; at < t->end; at += most) {
-            int32_t end = KS_MIN(t->end, at + most);
-            KS_TRY(start_piece(b, i, at, end, *logprobs, err));
+    for (int32_t i = 0, next; i < b->cots.n_cot; i = next) {
+        int32_t last = t[i].end;
+        for (next = i + 1; next < b->cots.n_cot && t[next].seq == t[i].seq &&
+                           t[next].begin == last;
+             next++)
+            last = t[next].end;
+        for (int32_t at = t[i].begin; at < last; at += most) {
+            int32_t end = KS_MIN(last, at + most);
+            KS_TRY(start_piece(b, i, next, at, end, *logprobs, err));
             if (*logprobs) *logprobs += end - at;
         }
     }

@@ -154,6 +154,10 @@ ks_status ks_backward_forward(ks_backward *b, const ks_seqs *seqs,
                  "sequence %d has %d tokens in the store: a backward pass "
                  "takes whole sequences",
                  s, seqs->past[s]);
+    KS_CHECK(!seqs->hidden, KS_UNSUPPORTED,
+             "a batch of %d sequences with hidden tokens: a backward pass lets "
+             "all later tokens attend",
+             seqs->n_seq);
     memcpy(b->offsets, seqs->offsets,
            ((size_t)seqs->n_seq + 1) * sizeof *b->offsets);
     memcpy(b->ids, ids, (size_t)n * sizeof *ids);

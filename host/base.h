@@ -132,6 +132,13 @@ typedef ks_status (*ks_jsonl_fn)(void *user, size_t line, json_t *object,
 ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
                         ks_err *err);
 
+/* The same, but a line that is wrong (malformed, beyond a limit, not fitting
+ * the others: also where `each` says so) goes to bad(user, why) and reading
+ * goes on. bad may be NULL: none may be wrong. */
+typedef void (*ks_jsonl_bad_fn)(void *user, const ks_err *why);
+ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
+                             ks_jsonl_bad_fn bad, void *user, ks_err *err);
+
 /* Cuts off a last line that a kill left without its end. */
 ks_status ks_jsonl_cut(const char *path, ks_err *err);
 

@@ -19,12 +19,12 @@ int ks_crew_size(const ks_engines *engines, size_t memory, size_t n);
  * where a member has its own device. */
 size_t ks_crew_memory(const ks_engines *engines, int size, size_t memory);
 
-/* Calls work for every member of [0, size) at the same time, member 0 on the
+/* Calls does for every member of [0, size) at the same time, member 0 on the
  * caller's thread. The first failure sets *stop for the others and is
  * returned. */
 typedef ks_status (*ks_crew_fn)(void *user, int member, ks_engine *engine,
                                 const atomic_bool *stop, ks_err *err);
-ks_status ks_crew_run(const ks_engines *engines, int size, ks_crew_fn work,
+ks_status ks_crew_run(const ks_engines *engines, int size, ks_crew_fn does,
                       void *user, ks_err *err);
 
 #endif

@@ -268,7 +268,7 @@ ks_status ks__engine_run_behind(ks_engine *engine, const ks_batch *batch,
     KS_TRY(ks_engine_reserve(engine, &limits, err));
     if (stored && !stored->keep)
         KS_TRY(ks_forward_behind(engine->run, &seqs, batch->ids, stored->kv,
-                                 capture, err));
+                                 capture, NULL, err));
     else
         KS_TRY(ks_forward(engine->run, &seqs, batch->ids,
                           stored ? stored->kv : NULL, capture, NULL, NULL,

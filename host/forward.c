@@ -440,11 +440,12 @@ ks_status ks_forward_rows(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
 
 ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
                             const int32_t *ids, ks_kv *kv,
-                            const ks_capture *capture, ks_err *err) {
+                            const ks_capture *capture, ks_view *all_hidden,
+                            ks_err *err) {
     run->kv = kv;
     run->keep = false;
     run->capture = capture;
-    return plain(run, seqs, ids, 0, NULL, NULL, NULL, err);
+    return plain(run, seqs, ids, 0, NULL, NULL, all_hidden, err);
 }
 
 ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,

@@ -103,7 +103,8 @@ ks_status ks_forward_rows(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
  * which stays as it is: the new keys and values live in the batch alone. */
 ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
                             const int32_t *ids, ks_kv *kv,
-                            const ks_capture *capture, ks_err *err);
+                            const ks_capture *capture, ks_view *all_hidden,
+                            ks_err *err);
 
 /* Heads on rows that ks_forward answered (or part of them), arguments and
  * results in host memory; at most max_tokens rows. logprob may be NULL where

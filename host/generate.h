@@ -64,4 +64,13 @@ ks_status ks_compose_chain(const ks_compose *compose, const ks_problem *problem,
                            size_t prompt_length, const int32_t *ids, int32_t n,
                            ks_finish finish, json_t **out, ks_err *err);
 
+/* The parts of it that import.c needs as well. */
+
+/* A chain's "steps", new. */
+ks_status ks__chain_steps(const ks_spans *spans, json_t **out, ks_err *err);
+/* A chain's "answer", the last one that the output states, and "correct",
+ * whether it equals gold (NULL: null); both new. */
+ks_status ks__chain_judge(const char *output, size_t n, const char *gold,
+                          json_t **answer, json_t **correct, ks_err *err);
+
 #endif

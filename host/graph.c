@@ -20,9 +20,10 @@ static bool same_shape(const ks_shape *a, const ks_shape *b) {
 }
 
 /* Each sequence takes one token: then the batch's arrays lie at the same
- * places of the image whenever the shape is the same. */
+ * places of the image whenever the shape is the same. Hidden keys would be one
+ * more array, and a pass with them seldom comes again. */
 static bool is_decode(const ks_run *run) {
-    return run->keep && !run->capture && !run->careful &&
+    return run->keep && !run->capture && !run->careful && !run->seqs->hidden &&
            run->seqs->n_tok == run->seqs->n_seq;
 }
 

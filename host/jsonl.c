@@ -69,8 +69,13 @@ static bool is_blank(const char *line, size_t n) {
     return true;
 }
 
-ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
-                        ks_err *err) {
+/* What a line says may be wrong, and others still be right. */
+static bool is_of_the_line(ks_status st) {
+    return st == KS_FORMAT || st == KS_LIMIT || st == KS_MISMATCH;
+}
+
+ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
+                             ks_jsonl_bad_fn bad, void *user, ks_err *err) {
     ks_status st = KS_OK;
     bool standard = strcmp(path, "-") == 0;
     const char *name = standard ? "standard input" : path;
@@ -85,9 +90,15 @@ ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
          number++) {
         if (is_blank(line, (size_t)got)) continue;
         json_t *object = NULL;
-        KS_TRY(parse_line(name, number, line, (size_t)got, &object, err));
-        st = each(user, number, object, err);
+        ks_err why = {0};
+        st = parse_line(name, number, line, (size_t)got, &object, &why);
+        if (st == KS_OK) st = each(user, number, object, &why);
         json_decref(object);
+        if (bad && is_of_the_line(st)) {
+            bad(user, &why);
+            st = KS_OK;
+        }
+        if (st != KS_OK && err) *err = why;
         if (st != KS_OK) goto done;
     }
     KS_CHECK(!ferror(file), KS_IO, "%s: cannot read: %s", name,
@@ -96,6 +107,11 @@ done:
     free(line);
     if (!standard) fclose(file);
     return st;
+}
+
+ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
+                        ks_err *err) {
+    return ks_jsonl_read_good(path, each, NULL, user, err);
 }
 
 static const char *kind_of(json_t *value) {

@@ -26,13 +26,20 @@ typedef struct ks_kv_scores {
     int32_t from;
 } ks_kv_scores;
 
+/* What follows the pages that were found. */
+typedef struct ks_kv_rest {
+    bool coming;    /* the next page is announced */
+    int32_t page;   /* one whose first tokens are the next ones, shared for the
+                       caller, or -1 */
+    int32_t tokens; /* how many */
+} ks_kv_rest;
+
 /* The pages that hold the front of ids [n]: writes their ids, shares them for
- * the caller and returns how many. *coming: what follows is announced. With
- * scores (may be NULL): pages alone whose tokens' scores are known, which are
- * written. */
+ * the caller and returns how many. With scores (may be NULL): pages alone whose
+ * tokens' scores are known, which are written. */
 int32_t ks_kv_tree_find(ks_kv_tree *tree, const int32_t *ids, int32_t n,
                         const ks_kv_scores *scores, int32_t *pages,
-                        bool *coming);
+                        ks_kv_rest *rest);
 /* Of ids [n] the caller will compute the full pages that are not there. When
  * there are no nodes left the rest is not shared. */
 void ks_kv_tree_announce(ks_kv_tree *tree, const int32_t *ids, int32_t n);

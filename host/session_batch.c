@@ -58,33 +58,44 @@ static void add_draw(ks_session *s, ks_sequence *q, int32_t row) {
     };
 }
 
-/* The other samples of the prompt that has just been read draw from the same
- * state, as many as there is room for. */
-static void add_partings(ks_session *s, ks_sequence *q, int32_t row,
-                         int32_t *spare) {
-    if (q->elder || q->n > q->request.n_prompt) return;
-    for (ks_sequence *y = q->younger; y; y = y->younger) {
-        if (y->active || y->n > y->request.n_prompt) continue;
-        if (*spare < 0)
-            *spare = ks_kv_free_pages(s->kv) + ks_kv_tree_spare(s->tree) -
-                     s->n_active;
-        if (s->n_active + s->n_partings >= s->most_active || *spare < 2) return;
-        *spare -= 2; /* the page that is copied, one to grow */
-        s->partings[s->n_partings++] = (ks_parting){q, y};
-        add_draw(s, y, row);
-    }
+static void follow(ks_sequence *leader, ks_sequence *q) {
+    q->follows = true;
+    q->next_follower = leader->followers;
+    leader->followers = q;
 }
 
-static void list_draws(ks_session *s) {
-    int32_t spare = -1;
-    s->n_draws = s->n_partings = 0;
+/* The other samples of a prompt that has just been read draw from the same
+ * state, as many as there is room for. */
+static ks_status add_followers(ks_session *s, ks_sequence *q, ks_err *err) {
+    ks_status st = KS_OK;
+    for (ks_sequence *y = q->younger; y; y = y->younger) {
+        if (y->active || y->follows || y->n > y->request.n_prompt) continue;
+        if (s->n_active + s->n_followers >= s->most_active) break;
+        KS_TRY(ks__session_prepare(s, y, err));
+        ks__session_leave_line(s, y);
+        follow(q, y);
+        s->n_followers++;
+    }
+done:
+    return st;
+}
+
+/* A leader's draw, and those of its followers from the same state. */
+static ks_status list_draws(ks_session *s, ks_err *err) {
+    ks_status st = KS_OK;
+    s->n_draws = 0;
     for (int32_t i = 0; i < s->n_seq; i++) {
         ks_sequence *q = s->members[i];
+        int32_t row = s->offsets[i + 1] - 1;
         if (q->request.ask != KS_ASK_SAMPLE || q->past + q->taken < q->n)
             continue;
-        add_draw(s, q, s->offsets[i + 1] - 1);
-        add_partings(s, q, s->offsets[i + 1] - 1, &spare);
+        if (q->n == q->request.n_prompt) KS_TRY(add_followers(s, q, err));
+        add_draw(s, q, row);
+        for (ks_sequence *f = q->followers; f; f = f->next_follower)
+            add_draw(s, f, row);
     }
+done:
+    return st;
 }
 
 /* Calls `add` for each token whose score is wanted and whose state is that of
@@ -153,7 +164,7 @@ ks_status ks__session_fill(ks_session *s, ks_err *err) {
         if (!ensure_pages(s, i, q->past + tokens)) break;
         add_to_batch(s, q, tokens);
     }
-    list_draws(s);
+    KS_TRY(list_draws(s, err));
     s->n_scores = s->n_shares = 0;
     KS_TRY(walk_scores(s, KS_ASK_SCORE, add_score, err));
     KS_TRY(walk_scores(s, KS_ASK_SHARE, add_share, err));
@@ -275,35 +286,33 @@ static void advance(ks_session *s, ks_sequence *q) {
     count_prompt(s, q);
 }
 
-/* The prompt's full pages are shared, of the last one it gets a copy. false:
- * no page is left, it waits on. */
-static ks_status part(ks_session *s, const ks_parting *p, bool *parted,
+/* Pages of its own for one that has drawn otherwise than the one it followed:
+ * full ones are shared, of the last one it gets a copy. Without a page it waits
+ * and is computed again. */
+static ks_status part(ks_session *s, ks_sequence *q, const ks_sequence *from,
                       ks_err *err) {
     ks_status st = KS_OK;
-    ks_sequence *to = p->to;
-    int32_t full = to->request.n_prompt / KS_PAGE;
-    int32_t rest = to->request.n_prompt % KS_PAGE, page = -1;
-    *parted = false;
-    if (rest > 0 && (page = ks__session_page(s)) < 0) return KS_OK;
-    KS_TRY(ks__session_prepare(s, to, err));
+    int32_t full = from->past / KS_PAGE, rest = from->past % KS_PAGE;
+    int32_t page = rest > 0 ? ks__session_page(s) : -1;
+    q->follows = false;
+    s->n_followers--;
+    if (rest > 0 && page < 0) {
+        ks__session_join_line(s, q);
+        return KS_OK;
+    }
     for (int32_t i = 0; i < full; i++) {
-        ks_kv_page_share(s->kv, p->from->pages[i]);
-        to->pages[i] = p->from->pages[i];
+        ks_kv_page_share(s->kv, from->pages[i]);
+        q->pages[i] = from->pages[i];
     }
-    to->n_pages = full;
-    if (rest > 0) {
-        to->pages[to->n_pages++] = page;
-        page = -1;
-        KS_TRY(ks_kv_page_copy(s->kv, to->pages[full], p->from->pages[full],
-                               rest, err));
-    }
-    to->past = to->request.n_prompt;
-    s->stats.shared += to->past;
-    count_prompt(s, to);
-    ks__session_activate(s, to);
-    *parted = true;
+    q->n_pages = full;
+    if (rest > 0) q->pages[q->n_pages++] = page;
+    ks__session_activate(s, q);
+    q->past = from->past;
+    if (rest > 0)
+        KS_TRY(ks_kv_page_copy(s->kv, page, from->pages[full], rest, err));
+    s->stats.shared += q->past;
+    count_prompt(s, q);
 done:
-    if (page >= 0) ks_kv_page_drop(s->kv, page);
     return st;
 }
 
@@ -318,6 +327,7 @@ static ks_status answer(ks_session *s, ks_sequence *q, const ks_answer *with,
     ks_status st = KS_OK;
     s->n_left--;
     s->n_done++;
+    s->n_followers -= q->follows;
     for (int32_t i = 0; i < s->n_active; i++)
         if (s->active[i] == q) ks__session_leave(s, i, false);
     st = answered(user, &q->request, with, err);
@@ -325,36 +335,70 @@ static ks_status answer(ks_session *s, ks_sequence *q, const ks_answer *with,
     return st;
 }
 
-static ks_status take_sample(ks_session *s, ks_sequence *q, int32_t id,
-                             ks_answered_fn answered, void *user, ks_err *err) {
-    ks_answer with = {.finish = KS_FINISH_STOP};
+/* One more id; whether it is the last. */
+static void take_id(ks_session *s, ks_sequence *q, int32_t id) {
     int32_t from = q->request.n_prompt;
     int32_t new = q->request.max_new ? q->request.max_new : s->options->max_new;
     q->ids[q->n++] = id;
     s->stats.sampled++;
-    if (!is_stop(s->options, id)) {
-        if (q->n < q->most) return KS_OK;
-        with.finish = q->n - from == new ? KS_FINISH_LENGTH : KS_FINISH_CONTEXT;
+    q->ended = true;
+    if (is_stop(s->options, id))
+        q->finish = KS_FINISH_STOP;
+    else if (q->n < q->most)
+        q->ended = false;
+    else
+        q->finish = q->n - from == new ? KS_FINISH_LENGTH : KS_FINISH_CONTEXT;
+}
+
+/* Of the samples [first, end) that drew from one state, the first one's, each
+ * goes on with the first that goes on and drew the same. */
+static ks_status regroup(ks_session *s, int32_t first, int32_t end,
+                         ks_err *err) {
+    ks_status st = KS_OK;
+    ks_sequence *leader = s->drawn[first];
+    leader->followers = NULL;
+    for (int32_t i = first + 1; i < end; i++) {
+        ks_sequence *q = s->drawn[i];
+        int32_t k = first;
+        if (q->ended) continue;
+        while (k < i && (s->drawn[k]->ended || s->sampled[k] != s->sampled[i]))
+            k++;
+        if (k < i)
+            follow(s->drawn[k], q);
+        else
+            KS_TRY(part(s, q, leader, err));
     }
-    with.ids = q->ids + from;
-    with.n = q->n - from;
-    return answer(s, q, &with, answered, user, err);
+done:
+    return st;
+}
+
+static ks_status take_draws(ks_session *s, ks_answered_fn answered, void *user,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    for (int32_t i = 0; i < s->n_draws; i++)
+        take_id(s, s->drawn[i], s->sampled[i]);
+    for (int32_t i = 0, end; i < s->n_draws; i = end) {
+        for (end = i + 1; end < s->n_draws && s->drawn[end]->follows; end++) {
+        }
+        KS_TRY(regroup(s, i, end, err));
+    }
+    for (int32_t i = 0; i < s->n_draws; i++) {
+        ks_sequence *q = s->drawn[i];
+        if (!q->ended) continue;
+        ks_answer with = {.ids = q->ids + q->request.n_prompt,
+                          .n = q->n - q->request.n_prompt,
+                          .finish = q->finish};
+        KS_TRY(answer(s, q, &with, answered, user, err));
+    }
+done:
+    return st;
 }
 
 /* Answers may add requests, but nobody leaves the batch's lists meanwhile. */
 static ks_status take_all(ks_session *s, ks_answered_fn answered, void *user,
                           ks_err *err) {
     ks_status st = KS_OK;
-    for (int32_t i = 0; i < s->n_partings; i++) {
-        bool parted;
-        KS_TRY(part(s, &s->partings[i], &parted, err));
-        for (int32_t k = 0; !parted && k < s->n_draws; k++)
-            if (s->drawn[k] == s->partings[i].to) s->drawn[k] = NULL;
-    }
-    for (int32_t i = 0; i < s->n_draws; i++)
-        if (s->drawn[i])
-            KS_TRY(take_sample(s, s->drawn[i], s->sampled[i], answered, user,
-                               err));
+    KS_TRY(take_draws(s, answered, user, err));
     for (int32_t i = 0; i < s->n_seq; i++) {
         ks_sequence *q = s->scored[i];
         if (!q) continue;
@@ -370,8 +414,8 @@ ks_status ks__session_step(ks_session *s, ks_answered_fn answered, void *user,
                            ks_err *err) {
     ks_status st = KS_OK;
     ks_view hidden;
-    ks_seqs seqs = {s->n_seq, s->n_tok, s->offsets,
-                    s->past,  s->pages, s->max_pages};
+    ks_seqs seqs = {s->n_seq, s->n_tok,     s->offsets, s->past,
+                    s->pages, s->max_pages, NULL};
     int32_t n_rows = s->n_draws + s->n_scores + s->n_shares;
     st = ks_forward_rows(s->engine->run, &seqs, s->ids, s->kv, s->rows, n_rows,
                          &hidden, err);

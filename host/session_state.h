@@ -12,11 +12,16 @@ typedef struct ks_sequence ks_sequence;
 /* A request under way. ids and n survive a preemption; pages do not. */
 struct ks_sequence {
     ks_request request;
-    uint64_t serial;            /* order of being added */
-    ks_sequence *before, *next; /* in the line of those that wait */
-    /* Samples of one prompt: the one that was added first, and the one added
-     * after this. Dropped when either ends. */
-    ks_sequence *elder, *younger;
+    uint64_t serial;              /* order of being added */
+    ks_sequence *before, *next;   /* in the line of those that wait */
+    ks_sequence *older, *younger; /* samples of its prompt */
+    /* Samples with the same ids as this one: they draw from its states and
+     * have no pages until they part from it. A follower is neither in the line
+     * nor among those that run. */
+    ks_sequence *followers, *next_follower;
+    bool follows;
+    ks_finish finish;
+    bool ended;
     bool active;
     int32_t *ids; /* [most]: prompt, then what was sampled */
     int32_t n, most;
@@ -28,11 +33,6 @@ struct ks_sequence {
     float *logs;   /* [n_prompt] scores of tokens, NAN: not known yet */
     int32_t taken; /* tokens in the batch in work */
 };
-
-/* A sample that parts from another of its prompt, behind the prompt. */
-typedef struct ks_parting {
-    ks_sequence *from, *to;
-} ks_parting;
 
 /* PROMPT_TOKENS: most of a batch, so that progress and a signal wait seconds
  * and not minutes for a big model's. EVICTED: pages that the tree gives back at
@@ -52,6 +52,7 @@ struct ks_session {
     size_t n_left, n_done;
     ks_sequence **active; /* [most_active], in order of entry */
     int32_t n_active, most_active;
+    int32_t n_followers; /* with those that run at most most_active */
     int32_t max_pages, max_tokens, max_rows;
     bool scores;
     /* the batch, as ks_seqs wants it */
@@ -66,12 +67,10 @@ struct ks_session {
     ks_sequence **drawn;   /* [most_active] whose draws they are */
     int32_t *sampled;      /* [most_active] */
     ks_sample_spec *specs; /* [max_rows] of draws and shares */
-    ks_parting *partings;  /* [most_active] */
-    int32_t n_partings;
-    int32_t *targets; /* [max_rows] ids to score */
-    float *logs;      /* [max_rows] of the scores */
-    double *shares;   /* [max_rows] logs of the shares */
-    int32_t *sets;    /* [max_rows + 1] offsets of the shares' ids */
+    int32_t *targets;      /* [max_rows] ids to score */
+    float *logs;           /* [max_rows] of the scores */
+    double *shares;        /* [max_rows] logs of the shares */
+    int32_t *sets;         /* [max_rows + 1] offsets of the shares' ids */
     int32_t *set_ids;
     size_t set_capacity;
     ks_generate_stats stats;
@@ -95,14 +94,17 @@ static inline ks_kv_scores ks__scores_of(const ks_sequence *s) {
 /* active[at] ends, or waits again. */
 void ks__session_leave(ks_session *session, int32_t at, bool wait);
 /* Gives back its pages. */
-void ks__session_drop(ks_session *session, ks_sequence *sequence);
-void ks__session_free(ks_session *session, ks_sequence *sequence);
-/* From the line to those that run. */
-void ks__session_activate(ks_session *session, ks_sequence *sequence);
+void ks__session_drop(ks_session *session, ks_sequence *q);
+void ks__session_free(ks_session *session, ks_sequence *q);
+/* To those that run. */
+void ks__session_activate(ks_session *session, ks_sequence *q);
+void ks__session_leave_line(ks_session *session, ks_sequence *q);
+/* To its place among those that wait. */
+void ks__session_join_line(ks_session *session, ks_sequence *q);
 /* A free page, or -1. */
 int32_t ks__session_page(ks_session *session);
 /* Memory of its own, before the first page. */
-ks_status ks__session_prepare(const ks_session *session, ks_sequence *sequence,
+ks_status ks__session_prepare(const ks_session *session, ks_sequence *q,
                               ks_err *err);
 
 /* session_batch.c: the next batch, and what comes of it. */

@@ -17,6 +17,7 @@ size_t ks__stage_bytes(const ks_run_limits *limits, const ks_config *config,
     size_t bounds = padded((n + 2 * n_blocks) * sizeof(int32_t));
     size_t batch = 2 * padded(n * sizeof(int32_t)) /* ids, past */
                    + padded((n + 1) * sizeof(int32_t)) +
+                   padded(2 * n * sizeof(int32_t)) + /* hidden */
                    padded((size_t)limits->max_pages * sizeof(int32_t)) +
                    2 * bounds +
                    padded((size_t)limits->max_rows * sizeof(ks_pool_row)) +
@@ -88,7 +89,8 @@ static const int32_t *add_i32(ks_run *run, const int32_t *from, int64_t n) {
     return ks__stage_add(run, from, (size_t)n * sizeof *from);
 }
 
-/* The blocks' seqs point into two lists; here they move with them. */
+/* The blocks' seqs point into two lists; here they move with them. What is
+ * hidden is attention's concern, which sees no blocks. */
 static void add_blocks(ks_run *run) {
     ks__run_cut(run);
     const int32_t *offsets = add_i32(run, run->block_offsets, run->n_bounds);
@@ -112,6 +114,9 @@ ks_status ks__stage_batch(ks_run *run, const int32_t *ids, ks_err *err) {
     run->ids = add_i32(run, ids, seqs->n_tok);
     run->placed.offsets = add_i32(run, seqs->offsets, seqs->n_seq + 1);
     if (seqs->past) run->placed.past = add_i32(run, seqs->past, seqs->n_seq);
+    if (seqs->hidden)
+        run->placed.hidden =
+            add_i32(run, seqs->hidden, 2 * (int64_t)seqs->n_seq);
     add_pages(run);
     add_blocks(run);
     run->placed_pool_rows = ks__stage_add(

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "backward.h"
+#include "between.h"
 
 /* A turn of targets replays the layers once, so rows for many times the chain's
  * tokens make the replays cheap beside them. */
@@ -49,31 +50,6 @@ static size_t width(const ks_influence_job *job) {
 
 /* -------------------------------------------------------------------- chain
  */
-
-static ks_status check(const ks_influence_job *job, const int32_t *ids,
-                       int32_t n_tokens, const int32_t *bounds, int32_t n,
-                       ks_err *err) {
-    ks_status st = KS_OK;
-    KS_CHECK(n >= 2, KS_USAGE,
-             "influence between %d steps: at least one step and the answer "
-             "suffix are expected",
-             n);
-    KS_CHECK(bounds[0] >= 1, KS_USAGE,
-             "the first step begins at token %d: at least one token is "
-             "expected ahead of it",
-             bounds[0]);
-    for (int32_t k = 0; k < n; k++)
-        KS_CHECK(bounds[k] <= bounds[k + 1], KS_USAGE,
-                 "step %d has tokens %d to %d, its end ahead of its beginning",
-                 k, bounds[k], bounds[k + 1]);
-    KS_CHECK(bounds[n] <= n_tokens, KS_USAGE,
-             "the last step ends at token %d of a chain of %d", bounds[n],
-             n_tokens);
-    ks_batch batch = {1, (int32_t[]){0, bounds[n]}, ids};
-    KS_TRY(ks__engine_check(job->engine, &batch, NULL, err));
-done:
-    return st;
-}
 
 /* Steps with tokens, and with a token of an earlier step ahead of them. */
 static ks_status list_targets(ks_influence_job *job, ks_err *err) {
@@ -123,14 +99,6 @@ static size_t bytes_of(const ks_influence_job *job,
     return bytes + rows * row;
 }
 
-/* What engine->memory leaves; SIZE_MAX: any. */
-static size_t room(const ks_engine *e) {
-    if (!e->memory) return SIZE_MAX;
-    size_t taken =
-        e->run ? ks_run_bytes(e->ops, &e->model->config, &e->limits) : 0;
-    return taken < e->memory ? e->memory - taken : 0;
-}
-
 /* The most rows at once for this chain that memory holds, but no more than make
  * replays cheap. */
 static ks_status plan(const ks_influence_job *job, ks_backward_limits *out,
@@ -141,13 +109,13 @@ static ks_status plan(const ks_influence_job *job, ks_backward_limits *out,
     int32_t low = job->longest;
     int32_t high = (int32_t)KS_MIN(KS_MAX(most, low), INT32_MAX / 4);
     ks_backward_limits limits = {n, low, job->engine->limits.lanes};
-    KS_CHECK(bytes_of(job, &limits) <= room(job->engine), KS_LIMIT,
+    KS_CHECK(bytes_of(job, &limits) <= ks__between_room(job->engine), KS_LIMIT,
              "influence between steps of %d tokens takes %zu bytes, there is "
              "room for %zu",
-             n, bytes_of(job, &limits), room(job->engine));
+             n, bytes_of(job, &limits), ks__between_room(job->engine));
     while (low < high) {
         limits.max_rows = low + (high - low + 1) / 2;
-        if (bytes_of(job, &limits) <= room(job->engine))
+        if (bytes_of(job, &limits) <= ks__between_room(job->engine))
             low = limits.max_rows;
         else
             high = limits.max_rows - 1;
@@ -168,7 +136,7 @@ static ks_status reserve(ks_influence_job *job, ks_err *err) {
     both.lanes = want.lanes;
     both.max_tokens = KS_MAX(both.max_tokens, want.max_tokens);
     both.max_rows = KS_MAX(both.max_rows, want.max_rows);
-    if (bytes_of(job, &both) > room(e)) both = want;
+    if (bytes_of(job, &both) > ks__between_room(e)) both = want;
     if (job->backward && both.max_tokens == job->limits.max_tokens &&
         both.max_rows == job->limits.max_rows)
         goto done;
@@ -360,7 +328,8 @@ ks_status ks_influence_of(ks_influence_job *job, const int32_t *ids,
                           const ks_influence_how *how, double *matrix,
                           ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(check(job, ids, n_tokens, bounds, n, err));
+    KS_TRY(ks__between_check(job->engine, "influence", ids, n_tokens, bounds, n,
+                             err));
     job->ids = ids;
     job->bounds = bounds;
     job->n = n;

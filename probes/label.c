@@ -10,7 +10,7 @@
 
 /* Chains that one worker has under way: enough to fill batches, few enough
  * that what they share stays in the store. */
-enum { IN_FLIGHT = 32 };
+enum { IN_FLIGHT = 32, MOST_ACTIVE = 512 };
 
 static const char *const skips[] = {
     "labelled",
@@ -48,7 +48,7 @@ ks_status ks_label_compat_find(const char *list, uint32_t *out, ks_err *err) {
     while (*list) {
         size_t n = strcspn(list, ","), i = 0;
         while (i < KS_COUNT(compats) &&
-               (strncmp(compats[i].name, list, n) || compats[i].name[n]))
+               (strncmp(compats[i].name, list, n) != 0 || compats[i].name[n]))
             i++;
         if (i == KS_COUNT(compats))
             return ks_fail(err, KS_USAGE,
@@ -65,6 +65,7 @@ ks_label_options ks_label_defaults(void) {
     return (ks_label_options){.samples = 5,
                               .confirm = 20,
                               .orders = 3,
+                              .rollout_new = 1024,
                               .temperature = 0.6,
                               .top_p = 0.95,
                               .enough = 0.8,
@@ -80,6 +81,8 @@ static ks_status open_model(struct ks_label_job *job, ks_err *err) {
     const ks_label_options *o = &job->options;
     char *home = NULL;
     ks_engine_options engine = o->engine;
+    /* of a device's memory the store takes what the rest leaves */
+    if (!engine.memory) engine.memory = o->memory / 2;
     KS_TRY(ks_model_home(&home, o->model, err));
     KS_TRY(ks_tokenizer_open(&job->tokenizer,
                              o->tokenizer ? o->tokenizer : home, err));
@@ -126,19 +129,42 @@ static ks_status add_settings(struct ks_label_job *job, ks_err *err) {
     const ks_label_options *o = &job->options;
     ks_model_info info = ks_engine_info(job->engines.at[0]);
     job->settings = json_pack(
-        "{s:s,s:s,s:s,s:s,s:s,s:b,s:i,s:i,s:i,s:f,s:f,s:i,s:f,s:I,s:i,s:i,s:b,"
-        "s:b,s:b,s:b,s:s}",
+        "{s:s,s:s,s:s,s:s,s:s,s:b,s:i,s:i,s:i,s:f,s:f,s:i,s:i,s:i,s:f,s:I,s:i,"
+        "s:i,s:b,"
+        "s:b,s:b,s:b,s:b,s:s}",
         "model", info.name, "model_sha256", info.sha256, "tokenizer",
         ks_tokenizer_hash(job->tokenizer), "cue", job->cue, "cue_empty",
         job->cue_empty, "exact", o->exact, "samples", o->samples, "confirm",
         o->confirm, "orders", o->orders, "temperature", o->temperature, "top_p",
-        o->top_p, "top_k", o->top_k, "enough", o->enough, "seed",
-        (json_int_t)o->seed, "influence", (int)o->influence.kind, "compat",
-        (int)o->compat, "of_log", o->influence.of_log, "per_token",
-        o->influence.per_token, "drop", o->drop, "all", o->all, "isa",
+        o->top_p, "top_k", o->top_k, "rollouts", o->rollouts, "rollout_new",
+        o->rollout_new, "enough", o->enough, "seed", (json_int_t)o->seed,
+        "influence", (int)o->influence.kind, "compat", (int)o->compat, "of_log",
+        o->influence.of_log, "per_token", o->influence.per_token, "drop",
+        o->drop, "suppress", o->suppress, "all", o->all, "isa",
         job->engines.at[0]->ops->isa);
     if (job->settings) return KS_OK;
     return ks_fail(err, KS_NOMEM, "out of memory for settings");
+}
+
+/* What questions are made of, besides the settings. */
+static ks_status hash_inputs(struct ks_label_job *job, ks_err *err) {
+    ks_sha256 *hash = NULL;
+    ks_status st = ks_sha256_open(&hash, err);
+    if (st != KS_OK) return st;
+    for (size_t i = 0; i < job->chains.n; i++) {
+        const ks__item *item = &job->items[i];
+        const ks_chain *c = item->chain;
+        const char *answer = item->problem->answer;
+        ks_sha256_add(hash, c->id, strlen(c->id) + 1);
+        ks_sha256_add(hash, c->problem, strlen(c->problem) + 1);
+        ks_sha256_add(hash, c->prompt, c->prompt_length + 1);
+        ks_sha256_add(hash, c->text, c->text_length + 1);
+        if (answer) ks_sha256_add(hash, answer, strlen(answer) + 1);
+        ks_sha256_add(hash, item->original.steps.at,
+                      item->original.steps.n * sizeof(ks_span));
+    }
+    ks_sha256_close(&hash, job->inputs);
+    return KS_OK;
 }
 
 static ks_status read_ranking_line(void *user, size_t line, json_t *object,
@@ -164,6 +190,9 @@ static ks_status measure_item(struct ks_label_job *job, ks__item *item,
         item->skip = KS_SKIP_TOO_LONG;
     else
         job->longest = KS_MAX(job->longest, n);
+    if (job->options.rollouts > 0) /* they go on to the end */
+        job->longest = KS_MIN(job->longest + job->options.rollout_new,
+                              job->engines.at[0]->model->config.n_context);
 done:
     return st;
 }
@@ -215,6 +244,7 @@ ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
     KS_TRY(find_closers(job, err));
     KS_TRY(add_settings(job, err));
     KS_TRY(open_items(job, err));
+    KS_TRY(hash_inputs(job, err));
     *out = job;
     job = NULL;
 done:
@@ -255,11 +285,14 @@ static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
     ks_status st = KS_OK;
     struct ks_label_job *job = user;
     if (line == 1) {
+        const char *inputs =
+            json_string_value(json_object_get(object, "inputs"));
         KS_CHECK(json_equal(json_object_get(object, "keystep_labels"),
-                            job->settings),
+                            job->settings) &&
+                     inputs && strcmp(inputs, job->inputs) == 0,
                  KS_MISMATCH,
-                 "%s was begun with other settings; --force without --resume "
-                 "starts afresh",
+                 "%s was begun with other settings or inputs; --force without "
+                 "--resume starts afresh",
                  job->part);
         return KS_OK;
     }
@@ -281,10 +314,12 @@ static ks_status open_journal(struct ks_label_job *job, ks_err *err) {
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
     ks_str path = {0};
-    if (!o->out || !strcmp(o->out, "-")) return KS_OK;
+    if (!o->out || strcmp(o->out, "-") == 0) return KS_OK;
     KS_TRY(ks_refuse_existing(o->out, o->force || o->resume, err));
     if (o->clean)
         KS_TRY(ks_refuse_existing(o->clean, o->force || o->resume, err));
+    if (o->prefixes)
+        KS_TRY(ks_refuse_existing(o->prefixes, o->force || o->resume, err));
     KS_TRY(ks_str_printf(&path, err, "%s.part", o->out));
     job->part = path.data;
     bool there = ks_file_exists(job->part);
@@ -301,7 +336,8 @@ static ks_status open_journal(struct ks_label_job *job, ks_err *err) {
     KS_CHECK(job->journal, KS_IO, "%s: cannot open: %s", job->part,
              strerror(errno));
     if (append) return KS_OK;
-    json_t *head = json_pack("{s:O}", "keystep_labels", job->settings);
+    json_t *head = json_pack("{s:O,s:s}", "keystep_labels", job->settings,
+                             "inputs", job->inputs);
     bool good = head && !json_dumpf(head, job->journal, JSON_COMPACT) &&
                 putc('\n', job->journal) != EOF && !fflush(job->journal);
     json_decref(head);
@@ -389,7 +425,13 @@ static ks_status work(void *user, int member, ks_engine *engine,
 done:
     ks_session_close(&w->session);
     ks_influence_close(&w->influence);
+    ks_suppression_close(&w->suppression);
     return st;
+}
+
+static size_t store_memory(const struct ks_label_job *job) {
+    bool host = job->engines.at[0]->ops->unified;
+    return host ? job->options.memory / 2 : job->options.memory;
 }
 
 static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
@@ -404,6 +446,7 @@ static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
                                           .top_p = (float)o->top_p,
                                           .top_k = o->top_k,
                                           .seed = o->seed,
+                                          .most_active = MOST_ACTIVE,
                                           .stops = job->prompt.stops,
                                           .n_stops = job->prompt.n_stops,
                                           .memory = ks_crew_memory(
@@ -428,7 +471,7 @@ static ks_status write_lines(const struct ks_label_job *job, const char *path,
         free(text);
         if (st != KS_OK) goto done;
     }
-    if (!strcmp(path, "-"))
+    if (strcmp(path, "-") == 0)
         KS_CHECK(fwrite(all.data, 1, all.length, stdout) == all.length &&
                      fflush(stdout) == 0,
                  KS_IO, "standard output: cannot write: %s", strerror(errno));
@@ -445,6 +488,10 @@ static json_t *label_line(const ks__item *item) {
 
 static json_t *clean_line(const ks__item *item) {
     return item->clean_line;
+}
+
+static json_t *prefix_line(const ks__item *item) {
+    return item->prefix_line;
 }
 
 static void sum_up(const struct ks_label_job *job, ks_label_summary *sum) {
@@ -475,7 +522,7 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
     double start = ks_seconds();
-    int size = ks_crew_size(&job->engines, o->memory, job->chains.n);
+    int size = ks_crew_size(&job->engines, store_memory(job), job->chains.n);
     job->progress = progress;
     job->user = user;
     KS_TRY(open_journal(job, err));
@@ -489,6 +536,7 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     sum_up(job, summary);
     summary->seconds = ks_seconds() - start;
     if (o->clean) KS_TRY(write_lines(job, o->clean, clean_line, err));
+    if (o->prefixes) KS_TRY(write_lines(job, o->prefixes, prefix_line, err));
     if (o->out) KS_TRY(write_lines(job, o->out, label_line, err));
     if (job->part) unlink(job->part);
 done:
@@ -497,33 +545,89 @@ done:
     return st;
 }
 
+ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
+                               const char **id) {
+    *id = job->chains.at[i].id;
+    return job->items[i].skip;
+}
+
+int64_t ks_label_chains(const ks_label_job *job) {
+    return (int64_t)job->chains.n;
+}
+
 /* -------------------------------------------------------------------- cost */
 
-/* Up to the sufficient prefix, as if that were the whole chain. */
+/* Tokens of a set that is asked about: the step that changes is somewhere in
+ * the middle, so half of the set lies behind it. */
+typedef struct reckoning {
+    int64_t prompt, text, cue, step, samples,
+        new; /* tokens; samples of a set */
+    ks_label_cost cost;
+} reckoning;
+
+/* n sets of `kept` tokens of text, `anew` of which others have not computed.
+ * scored: their perplexity is asked too. */
+static void add_sets(reckoning *r, int64_t n, int64_t kept, int64_t anew,
+                     bool scored) {
+    r->cost.shared += n * (anew + r->cue + r->samples * (r->new - 1));
+    r->cost.alone += n * r->samples * (r->prompt + kept + r->cue + r->new - 1);
+    if (scored) r->cost.alone += n * (r->prompt + kept);
+}
+
+/* As if the sufficient prefix were the whole chain, half of it fell to the
+ * selection and each of the rest were tried once and a half. */
+static void add_chain(reckoning *r, int64_t steps, const ks_label_options *o) {
+    r->cost.chains++;
+    r->cost.tokens += r->text;
+    r->cost.shared += r->prompt + r->text;
+    if (o->method == KS_LABEL_CURVE) {
+        add_sets(r, steps, r->text / 2, 0, false);
+        return;
+    }
+    int64_t half = steps / 2, walks = o->orders;
+    add_sets(r, 1, 0, 0, false);
+    add_sets(r, steps, r->step, r->step, false);
+    add_sets(r, steps, r->text / 2, 0, true);
+    if (o->method == KS_LABEL_INFLUENCE || o->method == KS_LABEL_SUPPRESSION) {
+        add_sets(r, KS__THRESHOLDS / 2, r->text / 2, r->text / 4, true);
+        r->cost.shared += 2 * r->text * half; /* the gradients */
+        r->cost.alone += 2 * (r->prompt + r->text) * steps;
+    }
+    if (o->method != KS_LABEL_RANDOM)
+        add_sets(r, half * 3 / 2, r->text / 4, r->text / 8, true);
+    add_sets(r, walks * steps * 3 / 2, r->text / 2, r->text / 4, true);
+    if (o->drop) {
+        r->cost.shared += steps * (r->text / 2 + r->cue);
+        r->cost.alone += steps * (r->prompt + r->text + r->cue);
+    }
+}
+
+static int64_t count_tokens(const struct ks_label_job *job, const char *text,
+                            size_t n) {
+    ks_tokens tokens = {0};
+    int64_t count = 0;
+    if (ks_tokenize(job->tokenizer, text, n, &tokens, NULL) == KS_OK)
+        count = (int64_t)tokens.n;
+    ks_tokens_free(&tokens);
+    return count;
+}
+
 ks_label_cost ks_label_estimate(const ks_label_job *job) {
-    ks_label_cost cost = {0};
+    const ks_label_options *o = &job->options;
+    reckoning r = {.samples = o->exact ? 1 : o->samples};
+    r.cue = count_tokens(job, job->cue, strlen(job->cue));
     for (size_t i = 0; i < job->chains.n; i++) {
         const ks__item *item = &job->items[i];
-        ks_tokens tokens = {0};
-        if (item->skip != KS_SKIP_NONE || !item->problem->answer) continue;
-        if (ks_tokenize(job->tokenizer, item->original.data,
-                        item->original.length, &tokens, NULL) != KS_OK)
+        int64_t steps = (int64_t)item->original.steps.n;
+        if (item->skip != KS_SKIP_NONE || !item->problem->answer || !steps)
             continue;
-        int64_t n = (int64_t)tokens.n, k = job->options.samples;
-        int64_t s = (int64_t)item->original.steps.n;
-        ks_tokens prompt = {0};
-        if (ks_tokenize(job->tokenizer, item->chain->prompt,
-                        item->chain->prompt_length, &prompt, NULL) != KS_OK)
-            prompt.n = 0;
-        int64_t q = (int64_t)prompt.n;
-        int64_t tail = 16 + 4 * (job->options.exact ? 1 : k);
-        cost.chains++;
-        cost.tokens += n;
-        cost.shared += q + 2 * n + s * 2 * tail;
-        cost.alone += s * k * (q + n / KS_MAX(s, 1) + 16 + 4) +
-                      s * k * (q + n / 2 + 16 + 4);
-        ks_tokens_free(&tokens);
-        ks_tokens_free(&prompt);
+        const char *answer = item->problem->answer;
+        r.new = (o->exact ? 1 : 2) * count_tokens(job, answer, strlen(answer));
+        r.prompt =
+            count_tokens(job, item->chain->prompt, item->chain->prompt_length);
+        r.text = count_tokens(job, item->original.data, item->original.length);
+        r.step = r.text / steps;
+        add_chain(&r, steps, o);
     }
-    return cost;
+    return r.cost;
 }

@@ -16,15 +16,17 @@
 #include "generate.h"
 #include "influence.h"
 #include "search.h"
+#include "suppress.h"
 
 /* How the steps are ranked and where removal starts. */
 typedef enum ks_label_method {
-    KS_LABEL_INFLUENCE, /* by influences between steps */
-    KS_LABEL_RANDOM,    /* from all steps, in random orders: important is what
-                           all of them keep, removable what none keeps */
-    KS_LABEL_EXTERNAL,  /* start and order from a file */
-    KS_LABEL_CURVE      /* no labels: sufficiency of every prefix of the chain
-                           as it is, no filter but the problem's answer */
+    KS_LABEL_INFLUENCE,   /* by gradients between steps */
+    KS_LABEL_SUPPRESSION, /* by what steps lose without attention to others */
+    KS_LABEL_RANDOM,      /* from all steps, in random orders: important is what
+                             all of them keep, removable what none keeps */
+    KS_LABEL_EXTERNAL,    /* start and order from a file */
+    KS_LABEL_CURVE        /* no labels: sufficiency of every prefix of the chain
+                             as it is, no filter but the problem's answer */
 } ks_label_method;
 
 /* What the published code does otherwise, a bit each. */
@@ -49,6 +51,7 @@ typedef struct ks_label_options {
     const char *problems, *chains; /* JSON Lines */
     const char *out, *clean;       /* clean NULL: OUT's name with .clean */
     const char *ranking;           /* KS_LABEL_EXTERNAL */
+    const char *prefixes; /* what another judge would rank; may be NULL */
     ks_template template_;
     ks_label_method method;
     ks_influence_how influence;
@@ -57,18 +60,23 @@ typedef struct ks_label_options {
     const char *cue, *cue_empty;
     bool exact; /* sufficiency by scoring, else by sampling */
     /* Further scores of the prefix's steps. */
-    bool drop;       /* loss of the answer's log-probability without the step */
-    bool all;        /* sufficiency of every prefix, behind the first that is
-                        enough too */
-    int32_t samples; /* K */
-    int32_t confirm; /* fresh samples for the core; 0: none */
-    int32_t orders;  /* random ones, KS_LABEL_RANDOM */
+    bool drop;     /* loss of the answer's log-probability without the step */
+    bool suppress; /* mean loss of later steps without attention to it */
+    bool all;      /* sufficiency of every prefix, behind the first that is
+                      enough too */
+    int32_t rollouts;    /* continuations from before and after each step, to
+                            compare their answers; 0: none */
+    int32_t rollout_new; /* most tokens of one */
+    int32_t samples;     /* K */
+    int32_t confirm;     /* fresh samples for the core; 0: none */
+    int32_t orders;      /* random ones, KS_LABEL_RANDOM */
     double temperature, top_p;
     int32_t top_k;
     double enough; /* tau, of sufficiency, attainability and necessity */
     uint64_t seed;
     bool force, resume;
-    size_t memory; /* in all; 0: no limit but the store's default */
+    size_t memory; /* bytes: a half for keys and values, a half for buffers of
+                      the passes; 0: no limit but the store's default */
     ks_engine_options engine;
 } ks_label_options;
 /* Settings of the method. */
@@ -103,19 +111,24 @@ typedef struct ks_label_summary {
     double seconds;
 } ks_label_summary;
 
+/* Tokens through the model: with what is computed once computed once, and a
+ * set and a sample at a time. */
 typedef struct ks_label_cost {
-    int64_t chains, tokens;
-    int64_t shared, alone; /* tokens through the model, with what is computed
-                              once computed once, and a set at a time; up to
-                              the sufficient prefix */
+    int64_t chains, tokens; /* that may be labelled */
+    int64_t shared, alone;
 } ks_label_cost;
 
 typedef struct ks_label_job ks_label_job;
 /* Reads and checks everything before the model computes anything. */
 ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
                         ks_err *err);
-void ks_label_close(ks_label_job **job);
-/* What a run will cost, by the numbers of steps and tokens. */
+void ks_label_close(ks_label_job **at);
+int64_t ks_label_chains(const ks_label_job *job);
+/* After a run: why chain i has no labels, and its id. */
+ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
+                               const char **id);
+/* About what a run will cost, by numbers of steps and tokens: as if every chain
+ * went through all stages. */
 ks_label_cost ks_label_estimate(const ks_label_job *job);
 typedef void (*ks_label_progress_fn)(void *user, int64_t done, int64_t all,
                                      const ks_generate_stats *stats);

@@ -8,19 +8,6 @@
 
 static const char box[] = "\\boxed{";
 
-/* A question that is out. */
-struct ks__ask {
-    ks__item *item;
-    ks__ask *before, *next; /* of the item's */
-    char *key;
-    const char *cue; /* ahead of the samples */
-    ks_ask kind;
-    int32_t *ids; /* [n] */
-    int32_t n;
-    int32_t wanted, answered, right; /* samples */
-    char *text;                      /* what the first sample says */
-};
-
 /* ---------------------------------------------------------------- memories */
 
 static void fail(ks__item *item, ks_status st) {
@@ -50,8 +37,12 @@ done:
     return st;
 }
 
+json_t *ks__recall(const ks__item *item, const char *key) {
+    return json_object_get(item->known, key);
+}
+
 static bool recall(const ks__item *item, const char *key, double *out) {
-    json_t *there = json_object_get(item->known, key);
+    json_t *there = ks__recall(item, key);
     if (!there) return false;
     *out = json_number_value(json_object_get(there, "v"));
     return true;
@@ -74,11 +65,12 @@ done:
     return st;
 }
 
+/* text: of the first sample; tally: of rollouts; either may be NULL. */
 static ks_status remember(ks__item *item, const char *key, double value,
-                          const char *text, ks_err *err) {
+                          const char *text, json_t *tally, ks_err *err) {
     ks_status st = KS_OK;
-    json_t *answer = text ? json_pack("{s:f,s:s}", "v", value, "text", text)
-                          : json_pack("{s:f}", "v", value);
+    json_t *answer =
+        json_pack("{s:f,s:s*,s:O*}", "v", value, "text", text, "tally", tally);
     KS_CHECK(answer && !json_object_set(item->known, key, answer), KS_NOMEM,
              "out of memory for an answer");
     KS_TRY(note(item->job, item, key, answer, err));
@@ -93,12 +85,13 @@ void ks__ask_free(ks__ask *a) {
     free(a->key);
     free(a->ids);
     free(a->text);
+    json_decref(a->tally);
     free(a);
 }
 
-static bool is_out(const ks__item *item, const char *key) {
+bool ks__is_out(const ks__item *item, const char *key) {
     for (const ks__ask *a = item->asks; a; a = a->next)
-        if (!strcmp(a->key, key)) return true;
+        if (strcmp(a->key, key) == 0) return true;
     return false;
 }
 
@@ -111,7 +104,7 @@ static const char *answer_of(const ks__item *item) {
 /* The cue leaves a box open, which the answer closes. */
 static bool leaves_box(const char *cue) {
     size_t n = strlen(cue);
-    return n >= sizeof box - 1 && !strcmp(cue + n - (sizeof box - 1), box);
+    return n >= sizeof box - 1 && strcmp(cue + n - (sizeof box - 1), box) == 0;
 }
 
 static const char *cue_of(const ks__item *item, bool any) {
@@ -147,9 +140,8 @@ done:
     return st;
 }
 
-/* Ids of a text, behind a second BOS where the published code has one. */
-static ks_status tokenize(const ks__item *item, const ks_str *text,
-                          ks_tokens *tokens, ks_err *err) {
+ks_status ks__tokenize(const ks__item *item, const ks_str *text,
+                       ks_tokens *tokens, ks_err *err) {
     ks_status st = KS_OK;
     int32_t bos = ks_tokenizer_bos(item->job->tokenizer);
     KS_TRY(ks_tokenize(item->job->tokenizer, text->data ? text->data : "",
@@ -175,9 +167,9 @@ done:
 
 /* ------------------------------------------------------------------ asking */
 
-static ks_status open_ask(ks__item *item, const char *key, ks_ask kind,
-                          const int32_t *ids, size_t n, ks__ask **out,
-                          ks_err *err) {
+ks_status ks__ask_open(ks__item *item, const char *key, ks_ask kind,
+                       const int32_t *ids, size_t n, ks__ask **out,
+                       ks_err *err) {
     ks_status st = KS_OK;
     ks__ask *a = NULL;
     *out = NULL;
@@ -198,10 +190,9 @@ done:
     return st;
 }
 
-/* Samples 0 .. wanted - 1, or the scores of tokens from `from` on. */
-static ks_status send(ks__ask *a, int32_t from, int32_t max_new,
-                      const int32_t *last_ids, int32_t n_last_ids,
-                      ks_err *err) {
+ks_status ks__ask_send(ks__ask *a, int32_t from, int32_t max_new,
+                       const int32_t *last_ids, int32_t n_last_ids,
+                       ks_err *err) {
     ks_status st = KS_OK;
     ks__item *item = a->item;
     ks_str path = {0};
@@ -286,19 +277,19 @@ static ks_status send_enough(ks__item *item, const char *key,
     KS_TRY(add_steps(item, text, keep, &whole, &any, err));
     const char *cue = cue_of(item, any);
     KS_TRY(ks_str_printf(&whole, err, "%s", cue));
-    KS_TRY(tokenize(item, &whole, &tokens, err));
+    KS_TRY(ks__tokenize(item, &whole, &tokens, err));
     int32_t from = (int32_t)tokens.n;
     if (o->exact) {
         KS_TRY(answer_tokens(item, cue, &answer, &closed, err));
         KS_TRY(append(&tokens, &answer, err));
     }
-    KS_TRY(open_ask(item, key, o->exact ? KS_ASK_SHARE : KS_ASK_SAMPLE,
-                    tokens.ids, tokens.n, &a, err));
+    KS_TRY(ks__ask_open(item, key, o->exact ? KS_ASK_SHARE : KS_ASK_SAMPLE,
+                        tokens.ids, tokens.n, &a, err));
     a->cue = cue;
     if (!o->exact) a->wanted = fresh ? o->confirm : o->samples;
     KS_TRY(most_new(item, &max_new, err));
-    KS_TRY(send(a, from, max_new, closed ? item->job->closers : NULL,
-                closed ? item->job->n_closers : 0, err));
+    KS_TRY(ks__ask_send(a, from, max_new, closed ? item->job->closers : NULL,
+                        closed ? item->job->n_closers : 0, err));
 done:
     ks_str_free(&whole);
     ks_tokens_free(&tokens);
@@ -312,7 +303,7 @@ bool ks__ask_enough(ks__item *item, const ks__text *text, const uint8_t *keep,
     ks_status st = make_key(fresh ? "fresh" : "enough", item, text, keep, &key,
                             &item->err);
     bool known = st == KS_OK && recall(item, key.data, out);
-    if (st == KS_OK && !known && !is_out(item, key.data))
+    if (st == KS_OK && !known && !ks__is_out(item, key.data))
         st = send_enough(item, key.data, text, keep, fresh, &item->err);
     if (st != KS_OK) fail(item, st);
     ks_str_free(&key);
@@ -337,17 +328,18 @@ static ks_status send_score(ks__item *item, const char *key,
     ks_status st = KS_OK;
     ks_tokens tokens = {0};
     ks__ask *a = NULL;
-    KS_TRY(tokenize(item, whole, &tokens, err));
+    KS_TRY(ks__tokenize(item, whole, &tokens, err));
     size_t from = 0;
     while (from < tokens.n && (size_t)tokens.begin[from] < begin) from++;
     if (item->job->options.compat & KS_COMPAT_PPL) from = 0;
     from = KS_MAX(from, 1); /* the first has nothing ahead of it */
     if (from >= tokens.n) {
-        KS_TRY(remember(item, key, 0, NULL, err));
+        KS_TRY(remember(item, key, 0, NULL, NULL, err));
         goto done;
     }
-    KS_TRY(open_ask(item, key, KS_ASK_SCORE, tokens.ids, tokens.n, &a, err));
-    KS_TRY(send(a, (int32_t)from, 0, NULL, 0, err));
+    KS_TRY(
+        ks__ask_open(item, key, KS_ASK_SCORE, tokens.ids, tokens.n, &a, err));
+    KS_TRY(ks__ask_send(a, (int32_t)from, 0, NULL, 0, err));
 done:
     ks_tokens_free(&tokens);
     return st;
@@ -361,7 +353,7 @@ static bool ask_score(ks__item *item, const char *what, const ks__text *text,
     bool known = false, any = false;
     KS_TRY(make_key(what, item, text, keep, &key, err));
     known = recall(item, key.data, out);
-    if (known || is_out(item, key.data)) goto done;
+    if (known || ks__is_out(item, key.data)) goto done;
     KS_TRY(add_steps(item, text, keep, &whole, &any, err));
     if (suffix) KS_TRY(add_suffix(item, any, &whole, err));
     KS_TRY(send_score(item, key.data, &whole, item->chain->prompt_length, err));
@@ -393,13 +385,14 @@ static ks_status send_answer(ks__item *item, const char *key,
     bool any = false, closed = false;
     KS_TRY(add_steps(item, text, keep, &whole, &any, err));
     KS_TRY(ks_str_printf(&whole, err, "%s", cue_of(item, any)));
-    KS_TRY(tokenize(item, &whole, &tokens, err));
+    KS_TRY(ks__tokenize(item, &whole, &tokens, err));
     int32_t from = (int32_t)tokens.n;
     KS_TRY(answer_tokens(item, cue_of(item, any), &answer, &closed, err));
     if (closed) answer.n--;
     KS_TRY(append(&tokens, &answer, err));
-    KS_TRY(open_ask(item, key, KS_ASK_SCORE, tokens.ids, tokens.n, &a, err));
-    KS_TRY(send(a, from, 0, NULL, 0, err));
+    KS_TRY(
+        ks__ask_open(item, key, KS_ASK_SCORE, tokens.ids, tokens.n, &a, err));
+    KS_TRY(ks__ask_send(a, from, 0, NULL, 0, err));
 done:
     ks_str_free(&whole);
     ks_tokens_free(&tokens);
@@ -412,7 +405,7 @@ bool ks__ask_answer(ks__item *item, const ks__text *text, const uint8_t *keep,
     ks_str key = {0};
     ks_status st = make_key("answer", item, text, keep, &key, &item->err);
     bool known = st == KS_OK && recall(item, key.data, out);
-    if (st == KS_OK && !known && !is_out(item, key.data))
+    if (st == KS_OK && !known && !ks__is_out(item, key.data))
         st = send_answer(item, key.data, text, keep, &item->err);
     if (st != KS_OK) fail(item, st);
     ks_str_free(&key);
@@ -465,6 +458,10 @@ static ks_status take_sample(ks__ask *a, const ks_answer *answer, ks_err *err) {
     bool equal = false;
     int32_t n = answer->n - (answer->finish == KS_FINISH_STOP);
     KS_TRY(ks_add_ids(item->job->tokenizer, answer->ids, n, &completion, err));
+    if (a->tally) {
+        KS_TRY(ks__roll_take(a, &completion, err));
+        goto done;
+    }
     KS_TRY(read_answer(item, &completion, a->cue, &said, err));
     if (said.length > 0)
         KS_TRY(ks_text_equal(said.data, said.length, answer_of(item),
@@ -502,7 +499,8 @@ ks_status ks__answered(const ks_request *request, const ks_answer *answer,
     *item = NULL;
     if (a->kind == KS_ASK_SAMPLE) KS_TRY(take_sample(a, answer, err));
     if (++a->answered < a->wanted) return KS_OK;
-    KS_TRY(remember(a->item, a->key, value_of(a, answer), a->text, err));
+    KS_TRY(
+        remember(a->item, a->key, value_of(a, answer), a->text, a->tally, err));
     if (--a->item->pending == 0) *item = a->item;
     ks__ask_free(a);
 done:
@@ -551,7 +549,7 @@ ks_status ks__longest_question(ks__item *item, int32_t *tokens, ks_err *err) {
     int32_t max_new = 0;
     KS_TRY(add_steps(item, &item->original, NULL, &whole, &any, err));
     KS_TRY(ks_str_printf(&whole, err, "%s", item->job->cue));
-    KS_TRY(tokenize(item, &whole, &all, err));
+    KS_TRY(ks__tokenize(item, &whole, &all, err));
     KS_TRY(ks_tokenize(item->job->tokenizer, answer_of(item),
                        strlen(answer_of(item)), &answer, err));
     KS_TRY(most_new(item, &max_new, err));

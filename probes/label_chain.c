@@ -44,7 +44,8 @@ static bool is_finished(const ks_chain *chain) {
     const char *template_ =
         json_string_value(json_object_get(sampling, "template"));
     /* raw text has no mark that could end the thinking */
-    bool open = json_is_false(closed) && template_ && strcmp(template_, "raw");
+    bool open =
+        json_is_false(closed) && template_ && strcmp(template_, "raw") != 0;
     return !json_is_false(finished) && !open;
 }
 
@@ -268,6 +269,7 @@ static ks__stage_result (*const stages[])(ks__item *) = {filter,
                                                          ks__stage_greedy,
                                                          ks__stage_confirm,
                                                          ks__stage_drop,
+                                                         ks__stage_resample,
                                                          write_line};
 
 bool ks__item_done(const ks__item *item) {
@@ -300,9 +302,12 @@ void ks__item_free(ks__item *item) {
     free(item->start);
     free(item->core);
     free(item->drop);
+    free(item->resample);
+    free(item->suppressed);
     json_decref(item->map);
     json_decref(item->known);
     json_decref(item->line);
     json_decref(item->clean_line);
+    json_decref(item->prefix_line);
     *item = (ks__item){0};
 }

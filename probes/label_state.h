@@ -3,6 +3,7 @@
  *   label_chain.c  the stages of a chain
  *   label_search.c the stages of the search
  *   label_ask.c    questions about sets of steps, and their answers
+ *   label_roll.c   continuations to the end, and the answers they come to
  *   label_text.c   texts that hold some of a chain's steps
  *   label_write.c  label lines and clean chains
  */
@@ -15,6 +16,21 @@
 
 typedef struct ks_label_worker ks_label_worker;
 typedef struct ks__ask ks__ask;
+typedef struct ks__item ks__item;
+
+/* A question that is out. */
+struct ks__ask {
+    ks__item *item;
+    ks__ask *before, *next; /* of the item's */
+    char *key;
+    const char *cue; /* ahead of the samples */
+    ks_ask kind;
+    int32_t *ids; /* [n] */
+    int32_t n;
+    int32_t wanted, answered, right; /* samples */
+    char *text;                      /* what the first sample says */
+    json_t *tally; /* of rollouts: [[answer, how many], ..], else NULL */
+};
 
 /* A chain's text, the original or the cleaned one. */
 typedef struct ks__text {
@@ -35,7 +51,7 @@ enum { KS__THRESHOLDS = 13, KS__MOST_ORDERS = 16 };
 extern const double ks__thresholds[KS__THRESHOLDS];
 
 /* One chain on its way. */
-typedef struct ks__item {
+struct ks__item {
     struct ks_label_job *job;
     ks_label_worker *worker; /* who is at it */
     const ks_chain *chain;
@@ -62,18 +78,21 @@ typedef struct ks__item {
     int32_t threshold;      /* index; -1: none passed */
     uint8_t *start;         /* [q + 1] T_inf */
     ks__walk main, orders[KS__MOST_ORDERS];
-    uint8_t *core;             /* [q + 1] */
-    double confirmed;          /* NAN: not asked */
-    int8_t last_needed;        /* -1: not known */
-    double *drop;              /* [q], NULL: not asked */
-    json_t *line, *clean_line; /* the results */
-} ks__item;
+    uint8_t *core;                           /* [q + 1] */
+    double confirmed;                        /* NAN: not asked */
+    int8_t last_needed;                      /* -1: not known */
+    double *drop;                            /* [q], NULL: not asked */
+    double *resample;                        /* [q], NULL: not asked */
+    double *suppressed;                      /* [q], NULL: not asked */
+    json_t *line, *clean_line, *prefix_line; /* the results */
+};
 
 struct ks_label_worker {
     struct ks_label_job *job;
     ks_engine *engine;
     ks_session *session;
     ks_influence_job *influence;
+    ks_suppression_job *suppression;
     ks_generate_options options;
     ks_generate_stats told;
     int32_t in_flight;
@@ -90,6 +109,7 @@ struct ks_label_job {
     json_t *rankings; /* chain -> {"start","order"}, or NULL */
     ks__item *items;  /* [chains.n] */
     json_t *settings;
+    char inputs[65];          /* SHA-256 of what is asked about */
     ks_label_worker *workers; /* while it runs */
     const char *cue, *cue_empty;
     int32_t *closers, n_closers; /* ids that begin with "}" */
@@ -139,6 +159,22 @@ bool ks__ask_answer_nll(ks__item *item, double *out);
 bool ks__ask_answer(ks__item *item, const ks__text *text, const uint8_t *keep,
                     double *out);
 void ks__ask_free(ks__ask *ask);
+/* What a question with this key was answered, or NULL. */
+json_t *ks__recall(const ks__item *item, const char *key);
+bool ks__is_out(const ks__item *item, const char *key);
+ks_status ks__ask_open(ks__item *item, const char *key, ks_ask kind,
+                       const int32_t *ids, size_t n, ks__ask **out,
+                       ks_err *err);
+/* Samples 0 .. wanted - 1 of at most max_new tokens, or the scores of tokens
+ * from `from` on. */
+ks_status ks__ask_send(ks__ask *ask, int32_t from, int32_t max_new,
+                       const int32_t *last_ids, int32_t n_last_ids,
+                       ks_err *err);
+/* Ids of a text, behind a second BOS where the published code has one. */
+ks_status ks__tokenize(const ks__item *item, const ks_str *text,
+                       ks_tokens *tokens, ks_err *err);
+/* Counts the answer that a completion comes to. */
+ks_status ks__roll_take(ks__ask *ask, const ks_str *completion, ks_err *err);
 /* Keeps what was answered; *item: whose last open question that was, or NULL.
  */
 ks_status ks__answered(const ks_request *request, const ks_answer *answer,
@@ -167,6 +203,7 @@ ks__stage_result ks__stage_sweep(ks__item *item);
 ks__stage_result ks__stage_greedy(ks__item *item);
 ks__stage_result ks__stage_confirm(ks__item *item);
 ks__stage_result ks__stage_drop(ks__item *item);
+ks__stage_result ks__stage_resample(ks__item *item);
 
 /* Attainability of a set, rounded as it is compared. */
 bool ks__attainability(ks__item *item, const uint8_t *keep, bool suffix,

@@ -80,7 +80,7 @@ static ks_status map_step(ks_span step, const ks_spans *moved,
 /* The step that holds the first byte of the answer's that is not blank. */
 static int64_t find_answer(const ks__text *from, const ks__text *out,
                            const ks_spans *moved) {
-    if (from->answer < 0) return -1;
+    if (from->answer < 0 || (size_t)from->answer >= moved->n) return -1;
     ks_span s = ks_text_trim(out->data, moved->at[from->answer]);
     for (size_t k = 0; k < out->steps.n; k++)
         if (out->steps.at[k].begin <= s.begin && s.begin < out->steps.at[k].end)

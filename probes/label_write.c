@@ -94,6 +94,12 @@ static ks_status add_scores(ks__item *item, json_t *line, ks_err *err) {
     if (item->drop)
         good = good &&
                !json_object_set_new(scores, "drop", spread(item, item->drop));
+    if (item->suppressed)
+        good = good && !json_object_set_new(scores, "suppression",
+                                            spread(item, item->suppressed));
+    if (item->resample)
+        good = good && !json_object_set_new(scores, "resample",
+                                            spread(item, item->resample));
     good = good &&
            !json_object_set_new(scores, "sufficiency", curve_of(item, err)) &&
            !json_object_set(line, "scores", scores);
@@ -116,8 +122,8 @@ static json_t *random_of(const ks__item *item) {
 static ks_status write_labels(ks__item *item, ks_err *err) {
     ks_status st = KS_OK;
     char hash[65];
-    static const char *const methods[] = {"influence", "random", "external",
-                                          "curve"};
+    static const char *const methods[] = {"influence", "suppression", "random",
+                                          "external", "curve"};
     const ks_label_options *o = &item->job->options;
     const char *kind = o->method == KS_LABEL_INFLUENCE
                            ? ks_influence_name(o->influence.kind)
@@ -132,7 +138,7 @@ static ks_status write_labels(ks__item *item, ks_err *err) {
         "ppl_answer", exp(item->nll_answer), "answer_step",
         item->clean.answer < 0 ? json_null() : json_integer(item->clean.answer),
         "threshold",
-        item->threshold < 0 || o->method != KS_LABEL_INFLUENCE
+        item->threshold < 0 || !item->matrix
             ? json_null()
             : json_real(ks__thresholds[item->threshold]),
         "selected", count(item->start, item->q), "core",
@@ -176,6 +182,28 @@ done:
     return st;
 }
 
+/* The searched steps and what stands behind them, for another judge. */
+static ks_status write_prefix(ks__item *item, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks__text *t = &item->clean;
+    json_t *steps = json_array();
+    bool good = steps != NULL;
+    for (int32_t i = 0; good && i < item->q; i++) {
+        ks_span s = t->steps.at[item->steps[i]];
+        good = !json_array_append_new(
+            steps, json_stringn(t->data + s.begin, s.end - s.begin));
+    }
+    if (good)
+        item->prefix_line = json_pack(
+            "{s:s,s:s,s:s,s:O,s:s,s:s}", "chain", item->chain->id, "problem",
+            item->chain->problem, "question", item->problem->question, "steps",
+            steps, "cue", item->job->cue, "answer", item->problem->answer);
+    KS_CHECK(item->prefix_line, KS_NOMEM, "out of memory for a prefix");
+done:
+    json_decref(steps);
+    return st;
+}
+
 ks_status ks__write_item(ks__item *item, ks_err *err) {
     ks_status st = KS_OK;
     if (item->job->options.compat & KS_COMPAT_KEEP && item->q > 0 &&
@@ -185,6 +213,7 @@ ks_status ks__write_item(ks__item *item, ks_err *err) {
     }
     KS_TRY(write_labels(item, err));
     KS_TRY(write_clean(item, err));
+    if (item->job->options.prefixes) KS_TRY(write_prefix(item, err));
 done:
     return st;
 }

@@ -4,6 +4,7 @@
 
 #include "../../probes/label.h"
 #include "cli.h"
+#include "label.h"
 
 enum {
     KEY_METHOD = KS_KEY_OWN,
@@ -14,11 +15,14 @@ enum {
     KEY_ORDERS,
     KEY_ENOUGH,
     KEY_RANKING,
+    KEY_PREFIXES,
     KEY_PER_TOKEN,
     KEY_OF_LOG,
     KEY_NO_DROP,
     KEY_ALL,
     KEY_COMPAT,
+    KEY_ROLLOUTS,
+    KEY_SUPPRESS,
     KEY_TOKENIZER
 };
 
@@ -39,7 +43,8 @@ static const struct argp_option option_list[] = {
     KS_CLI_FORCE,
     KS_CLI_RESUME,
     {"method", KEY_METHOD, "NAME", 0,
-     "influence (default), random (orders), external (--ranking), curve (no "
+     "influence (default), suppression (of attention), random (orders), "
+     "external (--ranking), curve (no "
      "labels: sufficiency of every prefix of every chain as it is)",
      0},
     {"influence", KEY_INFLUENCE, "KIND", 0,
@@ -50,6 +55,10 @@ static const struct argp_option option_list[] = {
      "influences on log-probabilities in place of probabilities", 0},
     {"ranking", KEY_RANKING, "FILE", 0,
      "lines {\"chain\",\"start\",\"order\"} of another judge", 0},
+    {"prefixes", KEY_PREFIXES, "FILE", 0,
+     "write what such a judge would rank: question, steps of the sufficient "
+     "prefix, answer",
+     0},
     {"sufficiency", KEY_SUFFICIENCY, "sampled|exact", 0,
      "share of samples that are right (default), or the probability of the "
      "answer under the same sampling",
@@ -69,6 +78,14 @@ static const struct argp_option option_list[] = {
     {"cue-empty", KEY_CUE_EMPTY, "TEXT", 0, "where no step is kept", 0},
     {"no-drop", KEY_NO_DROP, NULL, 0,
      "without the scores of each step's absence", 0},
+    {"suppression", KEY_SUPPRESS, NULL, 0,
+     "also scores by what later steps lose without attention to each", 0},
+    {"rollouts", KEY_ROLLOUTS, "N", 0,
+     "also scores by N continuations from before and from after each step: "
+     "how far their answers differ (default: 0, none)",
+     0},
+    {"max-new", KS_KEY_MAX_NEW, "N", 0,
+     "most tokens of a continuation (default: 1024)", 0},
     {"all-prefixes", KEY_ALL, NULL, 0,
      "sufficiency of every prefix, not only up to the first that is enough", 0},
     {"compat", KEY_COMPAT, "LIST", OPTION_ARG_OPTIONAL,
@@ -89,22 +106,24 @@ static const struct argp_option option_list[] = {
     {0}};
 
 static void set_method(input *in, const char *arg, struct argp_state *state) {
-    static const char *const names[] = {"influence", "random", "external",
-                                        "curve"};
+    static const char *const names[] = {"influence", "suppression", "random",
+                                        "external", "curve"};
     for (size_t i = 0; i < KS_COUNT(names); i++)
-        if (!strcmp(arg, names[i])) {
+        if (strcmp(arg, names[i]) == 0) {
             in->options.method = (ks_label_method)i;
             return;
         }
-    argp_error(state,
-               "--method %s: influence, random, external or curve is expected",
-               arg);
+    argp_error(
+        state,
+        "--method %s: influence, suppression, random, external or curve is "
+        "expected",
+        arg);
 }
 
 static void set_influence(input *in, const char *arg,
                           struct argp_state *state) {
     for (int i = 0; i < KS_N_INFLUENCES; i++)
-        if (!strcmp(arg, ks_influence_name((ks_influence_kind)i))) {
+        if (strcmp(arg, ks_influence_name((ks_influence_kind)i)) == 0) {
             in->options.influence.kind = (ks_influence_kind)i;
             return;
         }
@@ -160,8 +179,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         set_influence(in, arg, state);
         return 0;
     case KEY_SUFFICIENCY:
-        o->exact = !strcmp(arg, "exact");
-        if (!o->exact && strcmp(arg, "sampled"))
+        o->exact = strcmp(arg, "exact") == 0;
+        if (!o->exact && strcmp(arg, "sampled") != 0)
             argp_error(state, "--sufficiency %s: sampled or exact is expected",
                        arg);
         return 0;
@@ -180,6 +199,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_RANKING:
         o->ranking = arg;
         return 0;
+    case KEY_PREFIXES:
+        o->prefixes = arg;
+        return 0;
     case KEY_PER_TOKEN:
         o->influence.per_token = true;
         return 0;
@@ -195,6 +217,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_COMPAT:
         if (ks_label_compat_find(arg ? arg : "all", &o->compat, &err) != KS_OK)
             argp_error(state, "--compat: %s", err.text);
+        return 0;
+    case KEY_SUPPRESS:
+        o->suppress = true;
+        return 0;
+    case KEY_ROLLOUTS:
+        o->rollouts = whole("rollouts", arg, 0, 1000, state);
         return 0;
     case KEY_TOKENIZER:
         o->tokenizer = arg;
@@ -233,6 +261,7 @@ static ks_status take_common(input *in, ks_err *err) {
     o->out = c->out;
     o->clean = c->clean;
     o->cue = c->cue;
+    if (c->max_new) o->rollout_new = c->max_new;
     if (c->samples) o->samples = c->samples;
     if (c->temperature >= 0) o->temperature = c->temperature;
     if (c->top_p >= 0) o->top_p = c->top_p;
@@ -262,10 +291,11 @@ static void show(void *user, int64_t done, int64_t all,
 
 static void say_cost(const ks_label_job *job) {
     ks_label_cost cost = ks_label_estimate(job);
-    printf("%lld chains of %lld tokens; about %lld tokens through the model, "
-           "%lld without sharing\n",
-           (long long)cost.chains, (long long)cost.tokens,
-           (long long)cost.shared, (long long)cost.alone);
+    printf(
+        "%lld chains of %lld tokens; through the model go about %lld tokens, "
+        "a set and a sample at a time it were %lld\n",
+        (long long)cost.chains, (long long)cost.tokens, (long long)cost.shared,
+        (long long)cost.alone);
 }
 
 static void sum_up(const ks_label_summary *s) {
@@ -293,6 +323,43 @@ static void sum_up(const ks_label_summary *s) {
            (long long)s->stats.scored);
 }
 
+/* Ids of the chains without labels, by reason. */
+static json_t *skipped_of(const ks_label_job *job) {
+    json_t *by = json_object();
+    for (int64_t i = 0; by && i < ks_label_chains(job); i++) {
+        const char *id;
+        ks_label_skip why = ks_label_skipped(job, i, &id);
+        const char *name = ks_label_skip_name(why);
+        if (why == KS_SKIP_NONE) continue;
+        if (!json_object_get(by, name))
+            json_object_set_new(by, name, json_array());
+        json_array_append_new(json_object_get(by, name), json_string(id));
+    }
+    return by;
+}
+
+static ks_status print_json(const ks_label_job *job, const ks_label_summary *s,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *all = json_pack(
+        "{s:I,s:I,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f}",
+        "chains", (json_int_t)s->chains, "labelled", (json_int_t)s->labelled,
+        "skipped", skipped_of(job), "steps", (json_int_t)s->steps, "important",
+        (json_int_t)s->important, "removable", (json_int_t)s->removable,
+        "unlabelled", (json_int_t)s->unlabelled, "cut", (json_int_t)s->cut,
+        "unconfirmed", (json_int_t)s->unconfirmed, "asked",
+        (json_int_t)s->asked, "resumed", (json_int_t)s->resumed, "computed",
+        (json_int_t)s->stats.computed, "shared", (json_int_t)s->stats.shared,
+        "sampled", (json_int_t)s->stats.sampled, "scored",
+        (json_int_t)s->stats.scored, "seconds", s->seconds);
+    KS_CHECK(all && !json_dumpf(all, stdout, JSON_INDENT(1)) &&
+                 putchar('\n') != EOF,
+             KS_IO, "standard output: cannot write");
+done:
+    json_decref(all);
+    return st;
+}
+
 static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     ks_label_job *job = NULL;
@@ -305,18 +372,23 @@ static ks_status run(input *in, ks_err *err) {
         goto done;
     }
     if (!in->common.quiet)
-        progress = ks_progress_open("label", "chain",
-                                    (double)ks_label_estimate(job).chains);
+        progress =
+            ks_progress_open("label", "chain", (double)ks_label_chains(job));
     st = ks_label_run(job, progress ? show : NULL, progress, &summary, err);
     ks_progress_close(&progress);
     KS_TRY(st);
-    sum_up(&summary);
+    if (!in->common.quiet) sum_up(&summary);
+    if (in->common.json) KS_TRY(print_json(job, &summary, err));
 done:
     ks_label_close(&job);
     return st;
 }
 
 int ks_cmd_label(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "select") == 0)
+        return ks_cli_label_select(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "greedy") == 0)
+        return ks_cli_label_greedy(argc - 1, argv + 1);
     input in = {.options = ks_label_defaults()};
     ks_err err = {0};
     ks_cli_common_init(&in.common);

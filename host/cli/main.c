@@ -19,6 +19,7 @@ static const struct command commands[] = {
     {"demo", ks_cmd_demo, true,
      "all of the below on the embedded model, to a table"},
     {"generate", ks_cmd_generate, false, "problems -> reasoning chains"},
+    {"import", ks_cmd_import, false, "other tools' outputs -> chains"},
     {"split", ks_cmd_split, false, "cut chains into steps"},
     {"label", ks_cmd_label, false, "which steps matter: the search alone"},
     {"label", ks_cmd_label, false, "chains -> which steps carry the answer"},

@@ -68,6 +68,8 @@ static void apart_seqs(const char *op, const ks_seqs *s) {
     if (s->pages)
         apart_expect(op, "pages", s->pages,
                      n * (size_t)s->max_pages * sizeof(int32_t));
+    if (s->hidden)
+        apart_expect(op, "hidden", s->hidden, 2 * n * sizeof(int32_t));
 }
 
 /* Runs a CPU op with the memory open. */

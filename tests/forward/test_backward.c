@@ -225,6 +225,10 @@ Test(backward, what_is_refused) {
     REFUSED(KS_USAGE, "whole sequences",
             ks_backward_forward(b, &seqs, f.g.ids, NULL, err));
     seqs.past = NULL;
+    seqs.hidden = (int32_t[]){1, 5};
+    REFUSED(KS_UNSUPPORTED, "hidden tokens",
+            ks_backward_forward(b, &seqs, f.g.ids, NULL, err));
+    seqs.hidden = NULL;
     seqs.n_tok++;
     REFUSED(KS_LIMIT, "97 tokens",
             ks_backward_forward(b, &seqs, f.g.ids, NULL, err));

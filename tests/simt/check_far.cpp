@@ -372,7 +372,7 @@ Test(far, attention) {
 Test(far, attention_backward) {
     ks_rope rope = {numbers(DIM / 2), 1, DIM, false};
     ks_attn_spec spec = {2, 1, DIM, 0.125f, 0, 0, NULL};
-    ks_seqs seqs = {1, ROWS, array<int32_t>({0, ROWS}), NULL, NULL, 0};
+    ks_seqs seqs = {1, ROWS, array<int32_t>({0, ROWS}), NULL, NULL, 0, NULL};
     int32_t *row = array<int32_t>({0, 1, 2});
     ks_cots cots = {1, ROWS, array<int32_t>({0, ROWS}), array<int32_t>({0}),
                     row};

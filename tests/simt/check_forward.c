@@ -199,15 +199,32 @@ Test(simt_forward, capture_of_every_stream_and_position) {
 /* ----------------------------------------------------------- heads, sampling
  */
 
+/* The share of one id, where nothing is cut, is its probability. */
+static void expect_shares(ks_engine *engine, ks_view hidden,
+                          const int32_t *target, const float *logprob) {
+    ks_sample_spec specs[TOKENS];
+    int32_t sets[TOKENS + 1];
+    double share[TOKENS];
+    for (int32_t t = 0; t <= TOKENS; t++) sets[t] = t;
+    for (int32_t t = 0; t < TOKENS; t++)
+        specs[t] = (ks_sample_spec){.temperature = 1, .top_p = 1};
+    must(ks_run_share(engine->run, hidden, specs, sets, target, share, err));
+    for (int32_t t = 0; t < TOKENS; t++)
+        cr_expect(fabs(share[t] - (double)logprob[t]) <= 2e-5,
+                  "token %d: a share of e^%g, a probability of e^%g", t,
+                  share[t], (double)logprob[t]);
+}
+
 /* log P(target[t] | ids up to t) for all t, and the greedy ids. */
 static void heads(ks_engine *engine, const int32_t *ids, const int32_t *target,
                   float *logprob, int32_t *greedy) {
     ks_run_limits limits = {.max_tokens = TOKENS};
-    ks_seqs seqs = {SEQS, TOKENS, offsets, NULL, NULL, 0};
+    ks_seqs seqs = {SEQS, TOKENS, offsets, NULL, NULL, 0, NULL};
     ks_view hidden;
     must(ks_engine_reserve(engine, &limits, err));
     must(ks_forward(engine->run, &seqs, ids, NULL, NULL, NULL, &hidden, err));
     must(ks_run_score(engine->run, hidden, target, logprob, err));
+    expect_shares(engine, hidden, target, logprob);
     argmax_of(engine, hidden, greedy);
 }
 

@@ -193,6 +193,7 @@ Test(simt_heads, sample) {
     simt_seed(3);
     sample_one(t, logits(3001, 0.01f), 2 * N_SPECS, 0); /* one bin, no list */
     sample_one(t, logits(65, 4), 67, 0); /* more rows than are held */
+    sample_one(t, logits(5, 4), 64, 0);  /* as many */
 }
 
 /* All alike: ids decide; 1024 and 1025 in a bin are listed and not. */
@@ -302,6 +303,8 @@ Test(simt_heads, share) {
     simt_seed(1);
     host_rows head = logits(1, 1);
     share_each(t, head, heads_and_tails(head, {1}), 0);
+    head = logits(7, 3);
+    share_each(t, head, singles(head), 1);
     head = logits(33, 3);
     share_each(t, head, singles(head), 0);
     simt_seed(2);
