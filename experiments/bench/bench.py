@@ -19,7 +19,6 @@ import glob
 import json
 import math
 import os
-import statistics
 import tempfile
 from importlib import metadata
 
@@ -370,7 +369,6 @@ def parse():
     options.peer_layers = 2 if small else 4
     options.mib = 32 if small else 1024
     options.published_prompts = 2 if small else 8
-    options.first = 8 if small else 0
     options.checked_prompts = 2 if small else 6
     options.max_new = 16 if small else 256
     return options

@@ -66,7 +66,7 @@ def keystep_curve(options, scratch, data, *more):
             os.path.join(folder, "curve.chains.jsonl"), "--out", out,
             "--clean", clean, "--samples", str(given["k"]), "--temperature",
             str(given["temperature"]), "--top-p", str(given["top_p"]),
-            "--json", "--quiet", *more])
+            "--threads", str(options.threads), "--json", "--quiet", *more])
         with open(out, encoding="utf-8") as file:
             curve = json.loads(file.read())["scores"]["sufficiency"]
         os.remove(out)
@@ -79,10 +79,8 @@ def keystep_curve(options, scratch, data, *more):
 def sufficiency_forms(options, scratch):
     data = os.path.join(options.sampling, "curve.json")
 
-    first = ("--first", options.first) if options.first else ()
-
     def ask(form, *more):
-        return peer("sufficiency_peers.py", form, data, *first, *more)
+        return peer("sufficiency_peers.py", form, data, *more)
 
     threads = ("--settings", json.dumps({"threads": options.threads}))
     agreed = ask("check", "--prompts", options.checked_prompts, *threads)

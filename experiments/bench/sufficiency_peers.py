@@ -356,7 +356,6 @@ def main():
     parser.add_argument("form", choices=[*FORMS, "check"])
     parser.add_argument("input")
     parser.add_argument("--prompts", type=int, default=0)
-    parser.add_argument("--first", type=int, help="only the first prompts")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--merge", action="store_true")
     parser.add_argument("--tune", action="store_true")
@@ -369,8 +368,6 @@ def main():
     options = parser.parse_args()
     task = Task(options)
     task.gguf = options.gguf or task.gguf
-    if options.first:
-        task = task.only(range(options.first))
     if options.form == "check":
         said = check(task, options)
         print(json.dumps(said))
