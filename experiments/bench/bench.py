@@ -20,7 +20,6 @@ import glob
 import json
 import math
 import os
-import statistics
 import tempfile
 from importlib import metadata
 
@@ -352,6 +351,8 @@ def parse():
     parser.add_argument("--keystep", default=os.path.join(
         ROOT, "build", "release", "keystep"))
     parser.add_argument("--made-by", default="bench.py")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(),
+                        help="of sufficiency and generation, ours and theirs")
     parser.add_argument("--quick", action="store_true",
                         help="a few runs of little, to try the benches")
     options = parser.parse_args()
