@@ -233,7 +233,7 @@ Test(memory, shares) {
     cr_assert(g.n <= 256 && s.offsets[g.n] - 5 > 4 * n_vocab);
     for (int e = 0; e < 2; e++) {
         ks_run_limits limits = {.max_tokens = g.n};
-        ks_seqs seqs = {1, g.n, (int32_t[]){0, g.n}, NULL, NULL, 0};
+        ks_seqs seqs = {1, g.n, (int32_t[]){0, g.n}, NULL, NULL, 0, NULL};
         ks_sample_spec *specs = calloc((size_t)g.n, sizeof *specs);
         ks_view hidden;
         must(ks_engine_reserve(engines[e], &limits, err));
@@ -268,7 +268,7 @@ Test(memory, sets_are_checked) {
     int32_t offsets[] = {0, 2, 3}, *ids = calloc((size_t)n_vocab + 3, 4);
     ks_sample_spec specs[2] = {{0}};
     ks_run_limits limits = {.max_tokens = 2};
-    ks_seqs seqs = {1, 2, (int32_t[]){0, 2}, NULL, NULL, 0};
+    ks_seqs seqs = {1, 2, (int32_t[]){0, 2}, NULL, NULL, 0, NULL};
     double shares[2];
     ks_err err = {0};
     ks_view hidden;

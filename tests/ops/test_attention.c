@@ -177,6 +177,28 @@ Test(attention, bits_with_hidden_keys) {
     ON_EVERY_BACKEND(hidden_bits);
 }
 
+/* A block that is hidden from a whole tile is not read. */
+static void hidden_blocks(backend *be) {
+    static const int32_t offsets[] = {0, 300}, range[] = {64, 128};
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        batch b = make_batch(CASES[i], offsets, 1);
+        b.seqs.hidden = range;
+        for (int32_t t = range[0]; t < range[1]; t++)
+            for (int32_t j = 0; j < b.k.cols; j++)
+                at(&b.k, t)[j] = at(&b.v, t)[j] = NAN;
+        RUN(be, attention, b.out, b.q, b.k, b.v, spec_of(&b, CASES[i]), &b.seqs,
+            NULL);
+        for (int32_t t = range[1] + 96; t < 300; t++)
+            for (int32_t j = 0; j < b.out.cols; j++)
+                cr_assert(!isnan(at(&b.out, t)[j]), "case %zu token %d", i, t);
+        free_batch(&b);
+    }
+}
+
+Test(attention, hidden_blocks_are_skipped) {
+    ON_EVERY_BACKEND(hidden_blocks);
+}
+
 /* --------------------------------------------------------------------- bits */
 
 /* A sequence alone has the bits that it has among others. */
