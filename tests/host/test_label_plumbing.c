@@ -6,7 +6,7 @@
 static int run(const char *args, const char *lines, char out[8192]) {
     char command[16384];
     snprintf(command, sizeof command,
-             "printf '%%s\\n' '%s' | timeout 60 %s label %s 2>&1", lines,
+             "printf '%%s\\n' '%s' | timeout 300 %s label %s 2>&1", lines,
              KS_PROGRAM, args);
     return shell_run(command, out, 8192);
 }
@@ -171,7 +171,7 @@ Test(label_plumbing, asks_a_program) {
 }
 
 /* Each is one sentence, for every line alike, and none hangs. */
-Test(label_plumbing, programs_that_do_not_answer, .timeout = 60) {
+Test(label_plumbing, programs_that_do_not_answer, .timeout = 900) {
     static const struct {
         const char *program, *reason;
     } bad[] = {
