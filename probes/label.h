@@ -60,10 +60,12 @@ typedef struct ks_label_options {
     const char *cue, *cue_empty;
     bool exact; /* sufficiency by scoring, else by sampling */
     /* Further scores of the prefix's steps. */
-    bool drop;     /* loss of the answer's log-probability without the step */
-    bool suppress; /* mean loss of later steps without attention to it */
-    bool all;      /* sufficiency of every prefix, behind the first that is
-                      enough too */
+    bool drop;       /* loss of the answer's log-probability without the step */
+    bool suppress;   /* mean loss of later steps without attention to it */
+    bool all;        /* sufficiency of every prefix, behind the first that is
+                        enough too */
+    int32_t subsets; /* prefixes of so many steps, at most 12, are asked about
+                        with all their subsets; 0: none */
     int32_t rollouts;    /* continuations from before and after each step, to
                             compare their answers; 0: none */
     int32_t rollout_new; /* most tokens of one */

@@ -270,6 +270,7 @@ static ks__stage_result (*const stages[])(ks__item *) = {filter,
                                                          ks__stage_confirm,
                                                          ks__stage_drop,
                                                          ks__stage_resample,
+                                                         ks__stage_subsets,
                                                          write_line};
 
 bool ks__item_done(const ks__item *item) {

@@ -145,6 +145,9 @@ static ks_status write_labels(ks__item *item, ks_err *err) {
         count(item->core, item->q), "confirmed", number(item->confirmed),
         "random_cores", random_of(item));
     KS_CHECK(item->line, KS_NOMEM, "out of memory for labels");
+    KS_CHECK(
+        !json_object_set_new(item->line, "subsets", ks__subsets_json(item)),
+        KS_NOMEM, "out of memory for subsets");
     KS_TRY(add_scores(item, item->line, err));
 done:
     return st;

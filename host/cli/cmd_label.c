@@ -23,6 +23,7 @@ enum {
     KEY_COMPAT,
     KEY_ROLLOUTS,
     KEY_SUPPRESS,
+    KEY_SUBSETS,
     KEY_TOKENIZER
 };
 
@@ -80,6 +81,8 @@ static const struct argp_option option_list[] = {
      "without the scores of each step's absence", 0},
     {"suppression", KEY_SUPPRESS, NULL, 0,
      "also scores by what later steps lose without attention to each", 0},
+    {"subsets", KEY_SUBSETS, "N", 0,
+     "also ask about all subsets of prefixes of at most N steps (to 12)", 0},
     {"rollouts", KEY_ROLLOUTS, "N", 0,
      "also scores by N continuations from before and from after each step: "
      "how far their answers differ (default: 0, none)",
@@ -220,6 +223,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_SUPPRESS:
         o->suppress = true;
+        return 0;
+    case KEY_SUBSETS:
+        o->subsets = whole("subsets", arg, 0, 12, state);
         return 0;
     case KEY_ROLLOUTS:
         o->rollouts = whole("rollouts", arg, 0, 1000, state);
