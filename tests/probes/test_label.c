@@ -226,6 +226,17 @@ Test(label, says_what_it_leaves_out) {
         "0 of 7 chains labelled"};
     for (size_t i = 0; i < KS_COUNT(words); i++)
         cr_expect(strstr(text, words[i]), "'%s' lacks '%s'", text, words[i]);
+    /* 3,000 steps, beyond the demo model's context */
+    run("head -n 1 " DATA "chains.jsonl | python3 -c 'import json, sys\n"
+        "c = json.loads(sys.stdin.read())\n"
+        "c[\"text\"] = \"It goes on and on. \" * 2999 + c[\"text\"]\n"
+        "del c[\"steps\"]\n"
+        "print(json.dumps(c))' > long",
+        0);
+    run(KS_PROGRAM " label --model " MODEL " --problems " DATA
+                   "problems.jsonl --chains long --out ll --clean kl",
+        0);
+    cr_expect(strstr(text, "1 chains too long for the context"), "%s", text);
     /* bytes that are no UTF-8 are named, and nothing is made */
     run("printf '{\"id\":\"x\",\"problem\":\"n\",\"prompt\":\"\","
         "\"text\":\"a\\377\"}\\n' > bad",
