@@ -191,6 +191,26 @@ Test(label, refuses_what_is_left_of_other_settings) {
     cr_expect(strstr(text, "exists"), "%s", text);
 }
 
+static void write_long(const char *path) {
+    enum { STEPS = 2999 };
+    static const char step[] = "It goes on and on. ";
+    FILE *file = fopen(DATA "chains.jsonl", "r");
+    cr_assert(file);
+    json_t *chain = json_loadf(file, JSON_DISABLE_EOF_CHECK, NULL);
+    fclose(file);
+    ks_str text = {0};
+    ks_err err = {0};
+    for (int i = 0; i < STEPS; i++)
+        cr_assert_eq(ks_str_add(&text, step, sizeof step - 1, &err), KS_OK);
+    const char *end = json_string_value(json_object_get(chain, "text"));
+    cr_assert_eq(ks_str_add(&text, end, strlen(end), &err), KS_OK);
+    json_object_set_new(chain, "text", json_string(text.data));
+    json_object_del(chain, "steps");
+    cr_assert_eq(json_dump_file(chain, path, JSON_COMPACT), 0);
+    ks_str_free(&text);
+    json_decref(chain);
+}
+
 /* Every way not to be labelled is counted by name. */
 Test(label, says_what_it_leaves_out) {
     FILE *file = fopen("p", "w");
@@ -227,12 +247,7 @@ Test(label, says_what_it_leaves_out) {
     for (size_t i = 0; i < KS_COUNT(words); i++)
         cr_expect(strstr(text, words[i]), "'%s' lacks '%s'", text, words[i]);
     /* 3,000 steps, beyond the demo model's context */
-    run("head -n 1 " DATA "chains.jsonl | python3 -c 'import json, sys\n"
-        "c = json.loads(sys.stdin.read())\n"
-        "c[\"text\"] = \"It goes on and on. \" * 2999 + c[\"text\"]\n"
-        "del c[\"steps\"]\n"
-        "print(json.dumps(c))' > long",
-        0);
+    write_long("long");
     run(KS_PROGRAM " label --model " MODEL " --problems " DATA
                    "problems.jsonl --chains long --out ll --clean kl",
         0);
