@@ -198,16 +198,16 @@ static void write_long(const char *path) {
     cr_assert(file);
     json_t *chain = json_loadf(file, JSON_DISABLE_EOF_CHECK, NULL);
     fclose(file);
-    ks_str text = {0};
+    ks_str whole = {0};
     ks_err err = {0};
     for (int i = 0; i < STEPS; i++)
-        cr_assert_eq(ks_str_add(&text, step, sizeof step - 1, &err), KS_OK);
+        cr_assert_eq(ks_str_add(&whole, step, sizeof step - 1, &err), KS_OK);
     const char *end = json_string_value(json_object_get(chain, "text"));
-    cr_assert_eq(ks_str_add(&text, end, strlen(end), &err), KS_OK);
-    json_object_set_new(chain, "text", json_string(text.data));
+    cr_assert_eq(ks_str_add(&whole, end, strlen(end), &err), KS_OK);
+    json_object_set_new(chain, "text", json_string(whole.data));
     json_object_del(chain, "steps");
     cr_assert_eq(json_dump_file(chain, path, JSON_COMPACT), 0);
-    ks_str_free(&text);
+    ks_str_free(&whole);
     json_decref(chain);
 }
 
