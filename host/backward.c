@@ -80,16 +80,16 @@ static ks_status pull_mlp(ks_backward *b, const lane *at, int64_t first,
     ks_view dz[] = {ks_view_f32(at->dgate, rows, c->d_ff),
                     ks_view_f32(at->dup, rows, c->d_ff)};
     ks_weight up[] = {w->w_gate, w->w_up};
-    KS_TRY(pull_post_norm(b, at, b->trace.mlp, w->mlp_post_norm, row, dx, &t,
+    KS_TRY(pull_post_norm(b, at, b->inner.mlp, w->mlp_post_norm, row, dx, &t,
                           err));
     KS_TRY(ops->gemm_backward(at->dev, dz[0], t, w->w_down, false, err));
     KS_TRY(ops->gate_backward(
         at->dev, dz[0], dz[1], dz[0],
-        ks_view_f32(b->trace.gate, b->seqs.n_tok, c->d_ff),
-        ks_view_f32(b->trace.up, b->seqs.n_tok, c->d_ff), row, c->act, err));
-    KS_TRY(pull_projections(b, at, 2, dz, up, b->run->x, w->mlp_norm, row, dx,
-                            err));
-    KS_TRY(pull_post_norm(b, at, b->trace.attn, w->attn_post_norm, row, dx, &t,
+        ks_view_f32(b->inner.gate, b->seqs.n_tok, c->d_ff),
+        ks_view_f32(b->inner.up, b->seqs.n_tok, c->d_ff), row, c->act, err));
+    KS_TRY(pull_projections(b, at, 2, dz, up, b->inner.middle, w->mlp_norm, row,
+                            dx, err));
+    KS_TRY(pull_post_norm(b, at, b->inner.attn, w->attn_post_norm, row, dx, &t,
                           err));
     KS_TRY(ops->gemm_backward(at->dev,
                               rows_at(b->dmixed, first, rows, ks__q_cols(c)), t,
@@ -131,10 +131,10 @@ static ks_status pull_qkv(ks_backward *b, const lane *at, int64_t first,
     ks_weight qkv[] = {w->wq, w->wk, w->wv};
     KS_TRY(b->ops->rope_backward(at->dev, dz[0], dz[1], c->head_dim, &rope,
                                  &b->run->placed, row, err));
-    KS_TRY(pull_qk_norm(b, at, dz[0], b->trace.q, c->n_heads, w->q_norm, row,
-                        err));
-    KS_TRY(pull_qk_norm(b, at, dz[1], b->trace.k, c->n_kv_heads, w->k_norm, row,
-                        err));
+    KS_TRY(pull_qk_norm(b, at, dz[0], b->inner.raw_q, c->n_heads, w->q_norm,
+                        row, err));
+    KS_TRY(pull_qk_norm(b, at, dz[1], b->inner.raw_k, c->n_kv_heads, w->k_norm,
+                        row, err));
     KS_TRY(pull_projections(b, at, 3, dz, qkv,
                             b->trace.resid + b->layer * stream, w->attn_norm,
                             row, rows_at(b->dx, first, rows, d), err));
@@ -183,10 +183,10 @@ static ks_status pull_attention(ks_backward *b, ks_err *err) {
         rows_at(b->dk, 0, r, ks__kv_cols(c)),
         rows_at(b->dv, 0, r, ks__kv_cols(c)),
         rows_at(b->dmixed, 0, r, ks__q_cols(c)),
-        rows_at(b->run->mixed, 0, n, ks__q_cols(c)),
-        rows_at(b->run->q, 0, n, ks__q_cols(c)),
-        rows_at(b->run->k, 0, n, ks__kv_cols(c)),
-        rows_at(b->run->v, 0, n, ks__kv_cols(c)), &spec, &b->run->placed,
+        rows_at(b->inner.mixed, 0, n, ks__q_cols(c)),
+        rows_at(b->inner.q, 0, n, ks__q_cols(c)),
+        rows_at(b->inner.k, 0, n, ks__kv_cols(c)),
+        rows_at(b->inner.v, 0, n, ks__kv_cols(c)), &spec, &b->run->placed,
         &b->cots, err);
 }
 
@@ -363,7 +363,8 @@ done:
 static ks_status pull_layer(ks_backward *b, int32_t l, ks_err *err) {
     ks_status st = KS_OK;
     b->layer = l;
-    KS_TRY(ks__forward_replay(b->run, l, err));
+    b->inner = ks__trace_at(&b->trace, b->config, b->seqs.n_tok, l);
+    if (!b->trace.all) KS_TRY(ks__forward_replay(b->run, l, err));
     KS_TRY(pull_rows(b, pull_mlp, err));
     KS_TRY(pull_attention(b, err));
     KS_TRY(pull_rows(b, pull_qkv, err));

@@ -59,13 +59,21 @@ typedef struct ks_parcel {
     bool held;       /* not emitted yet */
 } ks_parcel;
 
-/* What a pass leaves behind for backward.c, in the backend's memory. */
+/* What a pass leaves behind for backward.c, in the backend's memory. Inner
+ * values are those of all layers one behind the other (`all`), or of the one
+ * that ks__forward_replay was last called for. */
 typedef struct ks_trace {
     float *resid; /* [L + 1, n_tok, d] residual stream ahead of each layer */
-    /* Of the layer that ks__forward_replay was last called for. */
-    float *q, *k; /* [n_tok, H D] [n_tok, G D] ahead of q/k norm, or NULL */
-    float *attn, *mlp; /* [n_tok, d] ahead of the post-norms, or NULL */
-    float *gate, *up;  /* [n_tok, F] */
+    bool all;
+    float *q, *k, *v;     /* [n_tok, H D] [n_tok, G D] [n_tok, G D] as attention
+                             takes them; without all those of the run */
+    float *mixed;         /* [n_tok, H D] its output, in the same way */
+    float *middle;        /* [n_tok, d] residual stream between attention and
+                             MLP, in the same way */
+    float *raw_q, *raw_k; /* [n_tok, H D] [n_tok, G D] ahead of q/k norm, or
+                             NULL */
+    float *attn, *mlp;    /* [n_tok, d] ahead of the post-norms, or NULL */
+    float *gate, *up;     /* [n_tok, F] */
 } ks_trace;
 
 /* A device computes on while two layers' rows are on their way. */
@@ -182,10 +190,13 @@ ks_status ks__run_fault_at(ks_run *run, ks_stream stream, int32_t layer,
 ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,
                             const int32_t *ids, const float *inputs,
                             const ks_trace *trace, ks_err *err);
-/* Layer l of the last traced pass again, with the same bits. Leaves its q, k, v
- * and attention output in run->q .. run->mixed, the residual stream between
- * attention and MLP in run->x, and the rest in the trace. */
+/* Layer l of the last traced pass again, with the same bits, for a trace that
+ * does not hold all. */
 ks_status ks__forward_replay(ks_run *run, int32_t l, ks_err *err);
+
+/* A trace of n tokens with the inner values of layer l alone. */
+ks_trace ks__trace_at(const ks_trace *trace, const ks_config *c, int64_t n,
+                      int32_t l);
 
 /* What ops are told about layer l. */
 ks_attn_spec ks__attn_spec(const ks_config *c, const ks_weights *w, int32_t l);

@@ -12,8 +12,10 @@
 #include "between.h"
 
 /* A turn of targets replays the layers once, so rows for many times the chain's
- * tokens make the replays cheap beside them. */
+ * tokens make the replays cheap beside them. Inner values of short chains, for
+ * which they are not, are kept, up to so many bytes where nobody names any. */
 enum { TURN_OF_CHAINS = 16 };
+#define KEPT_BYTES ((size_t)1 << 30)
 
 struct ks_influence_job {
     ks_engine *engine;
@@ -99,8 +101,19 @@ static size_t bytes_of(const ks_influence_job *job,
     return bytes + rows * row;
 }
 
+/* Whether memory holds it. */
+static bool fits(const ks_influence_job *job,
+                 const ks_backward_limits *limits) {
+    ks_backward_limits replays = *limits;
+    size_t bytes = bytes_of(job, limits);
+    replays.keep = false;
+    return bytes <= ks__between_room(job->engine) &&
+           (job->engine->memory ||
+            bytes - bytes_of(job, &replays) <= KEPT_BYTES);
+}
+
 /* The most rows at once for this chain that memory holds, but no more than make
- * replays cheap. */
+ * replays cheap; then no replays at all, if that fits, too. */
 static ks_status plan(const ks_influence_job *job, ks_backward_limits *out,
                       ks_err *err) {
     ks_status st = KS_OK;
@@ -108,19 +121,22 @@ static ks_status plan(const ks_influence_job *job, ks_backward_limits *out,
     int64_t most = KS_MIN(job->n_rows, (int64_t)TURN_OF_CHAINS * n);
     int32_t low = job->longest;
     int32_t high = (int32_t)KS_MIN(KS_MAX(most, low), INT32_MAX / 4);
-    ks_backward_limits limits = {n, low, job->engine->limits.lanes};
-    KS_CHECK(bytes_of(job, &limits) <= ks__between_room(job->engine), KS_LIMIT,
+    ks_backward_limits limits = {
+        .max_tokens = n, .max_rows = low, .lanes = job->engine->limits.lanes};
+    KS_CHECK(fits(job, &limits), KS_LIMIT,
              "influence between steps of %d tokens takes %zu bytes, there is "
              "room for %zu",
              n, bytes_of(job, &limits), ks__between_room(job->engine));
     while (low < high) {
         limits.max_rows = low + (high - low + 1) / 2;
-        if (bytes_of(job, &limits) <= ks__between_room(job->engine))
+        if (fits(job, &limits))
             low = limits.max_rows;
         else
             high = limits.max_rows - 1;
     }
     limits.max_rows = low;
+    limits.keep = true;
+    limits.keep = fits(job, &limits);
     *out = limits;
 done:
     return st;
@@ -131,14 +147,15 @@ done:
 static ks_status reserve(ks_influence_job *job, ks_err *err) {
     ks_status st = KS_OK;
     const ks_engine *e = job->engine;
-    ks_backward_limits want, both = job->limits;
+    const ks_backward_limits have = job->limits;
+    ks_backward_limits want, both;
     KS_TRY(plan(job, &want, err));
-    both.lanes = want.lanes;
-    both.max_tokens = KS_MAX(both.max_tokens, want.max_tokens);
-    both.max_rows = KS_MAX(both.max_rows, want.max_rows);
-    if (bytes_of(job, &both) > ks__between_room(e)) both = want;
-    if (job->backward && both.max_tokens == job->limits.max_tokens &&
-        both.max_rows == job->limits.max_rows)
+    both = want;
+    both.max_tokens = KS_MAX(have.max_tokens, want.max_tokens);
+    both.max_rows = KS_MAX(have.max_rows, want.max_rows);
+    if (!fits(job, &both)) both = want;
+    if (job->backward && both.max_tokens == have.max_tokens &&
+        both.max_rows == have.max_rows && both.keep == have.keep)
         goto done;
     ks_backward_close(&job->backward);
     job->limits = (ks_backward_limits){0};

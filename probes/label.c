@@ -131,7 +131,7 @@ static ks_status add_settings(struct ks_label_job *job, ks_err *err) {
     job->settings = json_pack(
         "{s:s,s:s,s:s,s:s,s:s,s:b,s:i,s:i,s:i,s:f,s:f,s:i,s:i,s:i,s:f,s:I,s:i,"
         "s:i,s:b,"
-        "s:b,s:b,s:b,s:s}",
+        "s:b,s:b,s:b,s:b,s:s}",
         "model", info.name, "model_sha256", info.sha256, "tokenizer",
         ks_tokenizer_hash(job->tokenizer), "cue", job->cue, "cue_empty",
         job->cue_empty, "exact", o->exact, "samples", o->samples, "confirm",
@@ -140,9 +140,31 @@ static ks_status add_settings(struct ks_label_job *job, ks_err *err) {
         o->rollout_new, "enough", o->enough, "seed", (json_int_t)o->seed,
         "influence", (int)o->influence.kind, "compat", (int)o->compat, "of_log",
         o->influence.of_log, "per_token", o->influence.per_token, "drop",
-        o->drop, "all", o->all, "isa", job->engines.at[0]->ops->isa);
+        o->drop, "suppress", o->suppress, "all", o->all, "isa",
+        job->engines.at[0]->ops->isa);
     if (job->settings) return KS_OK;
     return ks_fail(err, KS_NOMEM, "out of memory for settings");
+}
+
+/* What questions are made of, besides the settings. */
+static ks_status hash_inputs(struct ks_label_job *job, ks_err *err) {
+    ks_sha256 *hash = NULL;
+    ks_status st = ks_sha256_open(&hash, err);
+    if (st != KS_OK) return st;
+    for (size_t i = 0; i < job->chains.n; i++) {
+        const ks__item *item = &job->items[i];
+        const ks_chain *c = item->chain;
+        const char *answer = item->problem->answer;
+        ks_sha256_add(hash, c->id, strlen(c->id) + 1);
+        ks_sha256_add(hash, c->problem, strlen(c->problem) + 1);
+        ks_sha256_add(hash, c->prompt, c->prompt_length + 1);
+        ks_sha256_add(hash, c->text, c->text_length + 1);
+        if (answer) ks_sha256_add(hash, answer, strlen(answer) + 1);
+        ks_sha256_add(hash, item->original.steps.at,
+                      item->original.steps.n * sizeof(ks_span));
+    }
+    ks_sha256_close(&hash, job->inputs);
+    return KS_OK;
 }
 
 static ks_status read_ranking_line(void *user, size_t line, json_t *object,
@@ -222,6 +244,7 @@ ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
     KS_TRY(find_closers(job, err));
     KS_TRY(add_settings(job, err));
     KS_TRY(open_items(job, err));
+    KS_TRY(hash_inputs(job, err));
     *out = job;
     job = NULL;
 done:
@@ -262,11 +285,14 @@ static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
     ks_status st = KS_OK;
     struct ks_label_job *job = user;
     if (line == 1) {
+        const char *inputs =
+            json_string_value(json_object_get(object, "inputs"));
         KS_CHECK(json_equal(json_object_get(object, "keystep_labels"),
-                            job->settings),
+                            job->settings) &&
+                     inputs && strcmp(inputs, job->inputs) == 0,
                  KS_MISMATCH,
-                 "%s was begun with other settings; --force without --resume "
-                 "starts afresh",
+                 "%s was begun with other settings or inputs; --force without "
+                 "--resume starts afresh",
                  job->part);
         return KS_OK;
     }
@@ -310,7 +336,8 @@ static ks_status open_journal(struct ks_label_job *job, ks_err *err) {
     KS_CHECK(job->journal, KS_IO, "%s: cannot open: %s", job->part,
              strerror(errno));
     if (append) return KS_OK;
-    json_t *head = json_pack("{s:O}", "keystep_labels", job->settings);
+    json_t *head = json_pack("{s:O,s:s}", "keystep_labels", job->settings,
+                             "inputs", job->inputs);
     bool good = head && !json_dumpf(head, job->journal, JSON_COMPACT) &&
                 putc('\n', job->journal) != EOF && !fflush(job->journal);
     json_decref(head);
@@ -398,6 +425,7 @@ static ks_status work(void *user, int member, ks_engine *engine,
 done:
     ks_session_close(&w->session);
     ks_influence_close(&w->influence);
+    ks_suppression_close(&w->suppression);
     return st;
 }
 
@@ -560,7 +588,7 @@ static void add_chain(reckoning *r, int64_t steps, const ks_label_options *o) {
     add_sets(r, 1, 0, 0, false);
     add_sets(r, steps, r->step, r->step, false);
     add_sets(r, steps, r->text / 2, 0, true);
-    if (o->method == KS_LABEL_INFLUENCE) {
+    if (o->method == KS_LABEL_INFLUENCE || o->method == KS_LABEL_SUPPRESSION) {
         add_sets(r, KS__THRESHOLDS / 2, r->text / 2, r->text / 4, true);
         r->cost.shared += 2 * r->text * half; /* the gradients */
         r->cost.alone += 2 * (r->prompt + r->text) * steps;

@@ -16,15 +16,17 @@
 #include "generate.h"
 #include "influence.h"
 #include "search.h"
+#include "suppress.h"
 
 /* How the steps are ranked and where removal starts. */
 typedef enum ks_label_method {
-    KS_LABEL_INFLUENCE, /* by influences between steps */
-    KS_LABEL_RANDOM,    /* from all steps, in random orders: important is what
-                           all of them keep, removable what none keeps */
-    KS_LABEL_EXTERNAL,  /* start and order from a file */
-    KS_LABEL_CURVE      /* no labels: sufficiency of every prefix of the chain
-                           as it is, no filter but the problem's answer */
+    KS_LABEL_INFLUENCE,   /* by gradients between steps */
+    KS_LABEL_SUPPRESSION, /* by what steps lose without attention to others */
+    KS_LABEL_RANDOM,      /* from all steps, in random orders: important is what
+                             all of them keep, removable what none keeps */
+    KS_LABEL_EXTERNAL,    /* start and order from a file */
+    KS_LABEL_CURVE        /* no labels: sufficiency of every prefix of the chain
+                             as it is, no filter but the problem's answer */
 } ks_label_method;
 
 /* What the published code does otherwise, a bit each. */
@@ -58,9 +60,12 @@ typedef struct ks_label_options {
     const char *cue, *cue_empty;
     bool exact; /* sufficiency by scoring, else by sampling */
     /* Further scores of the prefix's steps. */
-    bool drop; /* loss of the answer's log-probability without the step */
-    bool all;  /* sufficiency of every prefix, behind the first that is
-                  enough too */
+    bool drop;       /* loss of the answer's log-probability without the step */
+    bool suppress;   /* mean loss of later steps without attention to it */
+    bool all;        /* sufficiency of every prefix, behind the first that is
+                        enough too */
+    int32_t subsets; /* prefixes of so many steps, at most 12, are asked about
+                        with all their subsets; 0: none */
     int32_t rollouts;    /* continuations from before and after each step, to
                             compare their answers; 0: none */
     int32_t rollout_new; /* most tokens of one */

@@ -270,6 +270,7 @@ static ks__stage_result (*const stages[])(ks__item *) = {filter,
                                                          ks__stage_confirm,
                                                          ks__stage_drop,
                                                          ks__stage_resample,
+                                                         ks__stage_subsets,
                                                          write_line};
 
 bool ks__item_done(const ks__item *item) {
@@ -303,6 +304,7 @@ void ks__item_free(ks__item *item) {
     free(item->core);
     free(item->drop);
     free(item->resample);
+    free(item->suppressed);
     json_decref(item->map);
     json_decref(item->known);
     json_decref(item->line);

@@ -50,22 +50,71 @@ bool ks__passes(ks__item *item, const uint8_t *mask, bool *passes) {
 
 /* -------------------------------------------------------------- influences */
 
-static ks_status influences(ks__item *item, ks_err *err) {
+static bool has_matrix(const ks__item *item) {
+    ks_label_method method = item->job->options.method;
+    return method == KS_LABEL_INFLUENCE || method == KS_LABEL_SUPPRESSION;
+}
+
+/* What later steps lose without attention to each, on average; as influences
+ * what is lost counts, and no gain. */
+static ks_status suppress(ks__item *item, const ks_tokens *tokens,
+                          const int32_t *bounds, bool rank, ks_err *err) {
     ks_status st = KS_OK;
-    int32_t n = item->q + 1, *bounds = NULL;
+    int32_t n = item->q + 1;
+    size_t size = (size_t)n * (size_t)n;
     ks_label_worker *w = item->worker;
-    ks_tokens tokens = {0};
+    double *matrix = NULL;
+    KS_TRY(ks_alloc(&matrix, size, sizeof(double), "influences", err));
+    KS_TRY(ks_alloc(&item->suppressed, (size_t)item->q, sizeof(double),
+                    "scores", err));
+    if (!w->suppression)
+        KS_TRY(ks_suppression_open(&w->suppression, w->engine, err));
+    KS_TRY(ks_suppression_of(w->suppression, tokens->ids, (int32_t)tokens->n,
+                             bounds, n, matrix, err));
+    for (int32_t j = 0; j < item->q; j++) {
+        for (int32_t k = j + 1; k < n; k++)
+            item->suppressed[j] += matrix[(size_t)k * (size_t)n + (size_t)j];
+        item->suppressed[j] /= n - 1 - j;
+    }
+    for (size_t i = 0; rank && i < size; i++)
+        item->matrix[i] = fmax(0, matrix[i]);
+done:
+    free(matrix);
+    return st;
+}
+
+static ks_status gradients(ks__item *item, const ks_tokens *tokens,
+                           const int32_t *bounds, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_label_worker *w = item->worker;
     ks_influence_how how = item->job->options.influence;
     how.compat = (item->job->options.compat & KS_COMPAT_SPANS) != 0;
-    KS_TRY(ks_alloc(&item->matrix, (size_t)n * (size_t)n, sizeof(double),
-                    "influences", err));
+    if (!w->influence) KS_TRY(ks_influence_open(&w->influence, w->engine, err));
+    KS_TRY(ks_influence_of(w->influence, tokens->ids, (int32_t)tokens->n,
+                           bounds, item->q + 1, &how, item->matrix, err));
+done:
+    return st;
+}
+
+static ks_status influences(ks__item *item, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_label_options *o = &item->job->options;
+    bool ranks = o->method == KS_LABEL_SUPPRESSION;
+    int32_t n = item->q + 1, *bounds = NULL;
+    ks_tokens tokens = {0};
     KS_TRY(ks_alloc(&bounds, (size_t)n + 1, sizeof *bounds, "steps", err));
     KS_TRY(ks__tokens_of_prefix(item, &tokens, bounds, err));
-    if (!w->influence) KS_TRY(ks_influence_open(&w->influence, w->engine, err));
-    KS_TRY(ks_influence_of(w->influence, tokens.ids, (int32_t)tokens.n, bounds,
-                           n, &how, item->matrix, err));
-    ks_influence matrix = {item->matrix, n};
-    KS_TRY(ks_rank_steps(&matrix, item->score, item->order, err));
+    if (has_matrix(item))
+        KS_TRY(ks_alloc(&item->matrix, (size_t)n * (size_t)n, sizeof(double),
+                        "influences", err));
+    if (o->method == KS_LABEL_INFLUENCE)
+        KS_TRY(gradients(item, &tokens, bounds, err));
+    if (o->suppress || ranks)
+        KS_TRY(suppress(item, &tokens, bounds, ranks, err));
+    if (has_matrix(item)) {
+        ks_influence matrix = {item->matrix, n};
+        KS_TRY(ks_rank_steps(&matrix, item->score, item->order, err));
+    }
 done:
     free(bounds);
     ks_tokens_free(&tokens);
@@ -82,8 +131,7 @@ ks__stage_result ks__stage_influence(ks__item *item) {
     KS_TRY(ks_alloc(&item->core, q + 1, 1, "steps", err));
     memset(item->start, 1, q + 1);
     item->threshold = -1;
-    if (q > 0 && item->job->options.method == KS_LABEL_INFLUENCE)
-        KS_TRY(influences(item, err));
+    if (q > 0) KS_TRY(influences(item, err));
     return KS__NEXT;
 done:
     return ks__fail_item(item, st);
@@ -165,8 +213,7 @@ ks__stage_result ks__stage_sweep(ks__item *item) {
     bool passes;
     if (item->q == 0 || item->job->options.method == KS_LABEL_RANDOM)
         return KS__NEXT;
-    if (item->job->options.method == KS_LABEL_INFLUENCE)
-        return sweep_matrix(item);
+    if (has_matrix(item)) return sweep_matrix(item);
     ks_status st = read_ranking(item, &item->err);
     if (st != KS_OK) return ks__fail_item(item, st);
     if (!ks__passes(item, item->start, &passes)) return KS__WAIT;

@@ -3,6 +3,7 @@
  *   label_chain.c  the stages of a chain
  *   label_search.c the stages of the search
  *   label_ask.c    questions about sets of steps, and their answers
+ *   label_subsets.c all subsets of a short prefix
  *   label_roll.c   continuations to the end, and the answers they come to
  *   label_text.c   texts that hold some of a chain's steps
  *   label_write.c  label lines and clean chains
@@ -47,6 +48,14 @@ typedef struct ks__walk {
     int32_t n_asked;
 } ks__walk;
 
+/* Of all subsets of the searched steps; asked 0: none was. */
+typedef struct ks__subsets {
+    uint32_t asked, passing;
+    int32_t least;    /* steps of the smallest that are enough */
+    uint32_t n_least; /* how many of those */
+    uint32_t needed;  /* bits: steps in every one that is enough */
+} ks__subsets;
+
 enum { KS__THRESHOLDS = 13, KS__MOST_ORDERS = 16 };
 extern const double ks__thresholds[KS__THRESHOLDS];
 
@@ -78,11 +87,13 @@ struct ks__item {
     int32_t threshold;      /* index; -1: none passed */
     uint8_t *start;         /* [q + 1] T_inf */
     ks__walk main, orders[KS__MOST_ORDERS];
-    uint8_t *core;                           /* [q + 1] */
-    double confirmed;                        /* NAN: not asked */
-    int8_t last_needed;                      /* -1: not known */
-    double *drop;                            /* [q], NULL: not asked */
-    double *resample;                        /* [q], NULL: not asked */
+    uint8_t *core;      /* [q + 1] */
+    double confirmed;   /* NAN: not asked */
+    int8_t last_needed; /* -1: not known */
+    double *drop;       /* [q], NULL: not asked */
+    double *resample;   /* [q], NULL: not asked */
+    double *suppressed; /* [q], NULL: not asked */
+    ks__subsets subsets;
     json_t *line, *clean_line, *prefix_line; /* the results */
 };
 
@@ -91,6 +102,7 @@ struct ks_label_worker {
     ks_engine *engine;
     ks_session *session;
     ks_influence_job *influence;
+    ks_suppression_job *suppression;
     ks_generate_options options;
     ks_generate_stats told;
     int32_t in_flight;
@@ -107,6 +119,7 @@ struct ks_label_job {
     json_t *rankings; /* chain -> {"start","order"}, or NULL */
     ks__item *items;  /* [chains.n] */
     json_t *settings;
+    char inputs[65];          /* SHA-256 of what is asked about */
     ks_label_worker *workers; /* while it runs */
     const char *cue, *cue_empty;
     int32_t *closers, n_closers; /* ids that begin with "}" */
@@ -201,6 +214,9 @@ ks__stage_result ks__stage_greedy(ks__item *item);
 ks__stage_result ks__stage_confirm(ks__item *item);
 ks__stage_result ks__stage_drop(ks__item *item);
 ks__stage_result ks__stage_resample(ks__item *item);
+ks__stage_result ks__stage_subsets(ks__item *item);
+/* null where none was asked; NULL: out of memory */
+json_t *ks__subsets_json(const ks__item *item);
 
 /* Attainability of a set, rounded as it is compared. */
 bool ks__attainability(ks__item *item, const uint8_t *keep, bool suffix,

@@ -94,6 +94,9 @@ static ks_status add_scores(ks__item *item, json_t *line, ks_err *err) {
     if (item->drop)
         good = good &&
                !json_object_set_new(scores, "drop", spread(item, item->drop));
+    if (item->suppressed)
+        good = good && !json_object_set_new(scores, "suppression",
+                                            spread(item, item->suppressed));
     if (item->resample)
         good = good && !json_object_set_new(scores, "resample",
                                             spread(item, item->resample));
@@ -119,8 +122,8 @@ static json_t *random_of(const ks__item *item) {
 static ks_status write_labels(ks__item *item, ks_err *err) {
     ks_status st = KS_OK;
     char hash[65];
-    static const char *const methods[] = {"influence", "random", "external",
-                                          "curve"};
+    static const char *const methods[] = {"influence", "suppression", "random",
+                                          "external", "curve"};
     const ks_label_options *o = &item->job->options;
     const char *kind = o->method == KS_LABEL_INFLUENCE
                            ? ks_influence_name(o->influence.kind)
@@ -135,13 +138,16 @@ static ks_status write_labels(ks__item *item, ks_err *err) {
         "ppl_answer", exp(item->nll_answer), "answer_step",
         item->clean.answer < 0 ? json_null() : json_integer(item->clean.answer),
         "threshold",
-        item->threshold < 0 || o->method != KS_LABEL_INFLUENCE
+        item->threshold < 0 || !item->matrix
             ? json_null()
             : json_real(ks__thresholds[item->threshold]),
         "selected", count(item->start, item->q), "core",
         count(item->core, item->q), "confirmed", number(item->confirmed),
         "random_cores", random_of(item));
     KS_CHECK(item->line, KS_NOMEM, "out of memory for labels");
+    KS_CHECK(
+        !json_object_set_new(item->line, "subsets", ks__subsets_json(item)),
+        KS_NOMEM, "out of memory for subsets");
     KS_TRY(add_scores(item, item->line, err));
 done:
     return st;

@@ -6,6 +6,7 @@ capture  keystep beside transformers and llama.cpp, and the parts of a capture
 probe    the grid of probes beside scikit-learn and the published loop
 io       the activation writer beside dd
 gemm     the product on stored weights beside the BLAS's
+influence  a chain's influence matrix beside torch's autograd
 sufficiency  K samples behind every prefix of a chain: transformers, llama.cpp
 generation   many problems at once, keystep beside llama.cpp
 report   README.md from the figures that lie in the folder
@@ -19,11 +20,11 @@ import glob
 import json
 import math
 import os
-import statistics
 import tempfile
 from importlib import metadata
 
 from harness import ROOT, figure, machine, peer, ratios, run, say, table, write
+from influence import bench_influence
 from sampling import bench_generation, bench_sufficiency
 
 FIVE = "mean,first,middle,last,before"
@@ -290,8 +291,8 @@ def bench_gemm(options, _scratch):
 
 
 BENCHES = {"gemm": bench_gemm, "io": bench_io, "capture": bench_capture,
-           "probe": bench_probe, "sufficiency": bench_sufficiency,
-           "generation": bench_generation}
+           "probe": bench_probe, "influence": bench_influence,
+           "sufficiency": bench_sufficiency, "generation": bench_generation}
 SAMPLING = ("sufficiency", "generation", "all")
 
 
@@ -339,7 +340,8 @@ def parse():
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=[*BENCHES, "all", "report"])
     parser.add_argument("--f32", help="folder that expand.py made")
-    parser.add_argument("--chains", help="chains to capture")
+    parser.add_argument("--chains", help="chains to capture, one of them "
+                        "for influence")
     parser.add_argument("--sampling", help="folder that chain40.py made")
     parser.add_argument("--acts", help="labelled activations to probe; "
                         "default: synthetic")
@@ -349,12 +351,14 @@ def parse():
     parser.add_argument("--keystep", default=os.path.join(
         ROOT, "build", "release", "keystep"))
     parser.add_argument("--made-by", default="bench.py")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(),
+                        help="of sufficiency and generation, ours and theirs")
     parser.add_argument("--quick", action="store_true",
                         help="a few runs of little, to try the benches")
     options = parser.parse_args()
-    if options.what in ("capture", "all") and not (options.f32 and
-                                                   options.chains):
-        parser.error("capture needs --f32 and --chains")
+    if options.what in ("capture", "influence", "all") and not (
+            options.f32 and options.chains):
+        parser.error(f"{options.what} needs --f32 and --chains")
     if options.what in SAMPLING and not options.sampling:
         parser.error(f"{options.what} needs --sampling")
     small = options.quick
@@ -363,6 +367,7 @@ def parse():
     options.n_chains = 4 if small else 100
     options.n_parts = 2 if small else 30
     options.probe_pairs = 1 if small else 3
+    options.influence_pairs = 1 if small else 5
     options.rows = 1000 if small else 8000
     options.data_layers = 4 if small else 31
     options.peer_layers = 2 if small else 4

@@ -36,15 +36,17 @@ class Clocked(Batched):
 
 
 def timed(model, said, most, settings, repeat=1):
-    """The run's object; {seconds, prompt_seconds} of every turn; ids."""
+    """(seconds, those of the processor, of prompts) of every turn; the ids
+    of each prompt; tokens computed."""
     prompts = said["prompts"]
     batched = Clocked(model, Sampling(prompts, [most] * len(prompts),
                                       stops=said["stops"]), settings)
     turns, found = [], None
     for _ in range(repeat):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         found = batched.run()
-        turns.append((time.perf_counter() - start, batched.prompt_seconds))
+        turns.append((time.perf_counter() - start,
+                      time.process_time() - before, batched.prompt_seconds))
     computed = batched.context.computed
     batched.close()
     return turns, [samples[0] for samples in found], computed
@@ -87,12 +89,13 @@ def main():
         return
     turns, found, computed = timed(model, said, most, options.settings,
                                    options.repeat)
-    seconds = statistics.median(whole for whole, _ in turns)
-    prompt_seconds = statistics.median(prompt for _, prompt in turns)
+    seconds, cpu_seconds, prompt_seconds = map(statistics.median,
+                                               zip(*turns))
     sampled = sum(map(len, found))
     print(json.dumps({
-        "seconds": seconds, "prompt_seconds": prompt_seconds,
-        "all_seconds": [whole for whole, _ in turns], "sampled": sampled,
+        "seconds": seconds, "cpu_seconds": cpu_seconds,
+        "prompt_seconds": prompt_seconds,
+        "all_seconds": [turn[0] for turn in turns], "sampled": sampled,
         "computed": computed, "tokens_per_s": sampled / seconds,
         "stopped": sum(ids[-1] in said["stops"] for ids in found),
         "ids": found, "completions": [texts(model, ids) for ids in found]}))

@@ -28,7 +28,7 @@ def turns(options, forms, rows):
             said[name].append(got)
             rows.append({"who": name, "round": turn + 1} | {
                 key: got.get(key, "") for key in
-                ("seconds", "prompt_seconds", "sampled", "computed",
+                ("seconds", "cpu_seconds", "prompt_seconds", "sampled", "computed",
                  "peak_mib", "note")})
             say(name, f"{got['seconds']:.2f} s", got.get("note", ""))
     return said
@@ -66,7 +66,7 @@ def keystep_curve(options, scratch, data, *more):
             os.path.join(folder, "curve.chains.jsonl"), "--out", out,
             "--clean", clean, "--samples", str(given["k"]), "--temperature",
             str(given["temperature"]), "--top-p", str(given["top_p"]),
-            "--json", "--quiet", *more])
+            "--threads", str(options.threads), "--json", "--quiet", *more])
         with open(out, encoding="utf-8") as file:
             curve = json.loads(file.read())["scores"]["sufficiency"]
         os.remove(out)
@@ -82,16 +82,17 @@ def sufficiency_forms(options, scratch):
     def ask(form, *more):
         return peer("sufficiency_peers.py", form, data, *more)
 
-    agreed = ask("check", "--prompts", options.checked_prompts)
+    threads = ("--settings", json.dumps({"threads": options.threads}))
+    agreed = ask("check", "--prompts", options.checked_prompts, *threads)
     say("checked against each other:", agreed["compared"])
-    one = ask("llama-one", "--tune")
-    batch = ask("llama-batch", "--tune")
+    one = ask("llama-one", "--tune", *threads)
+    batch = ask("llama-batch", "--tune", *threads)
     say("llama.cpp's best settings:", one["settings"], batch["settings"],
         "of", one["tried"], batch["tried"])
     one, batch = json.dumps(one["settings"]), json.dumps(batch["settings"])
     return {
         PUBLISHED: lambda: ask("published", "--prompts",
-                               options.published_prompts),
+                               options.published_prompts, *threads),
         ONE: lambda: ask("llama-one", "--settings", one),
         BATCH: lambda: ask("llama-batch", "--settings", batch),
         MERGED: lambda: ask("llama-batch", "--merge", "--settings", batch),
@@ -138,7 +139,7 @@ def keystep_generates(options, scratch, model, problems, texts):
         _, peak, said = run([
             options.keystep, "generate", "--model", model, "--problems",
             problems, "--out", out, "--max-new", str(options.max_new),
-            "--json", "--quiet"])
+            "--threads", str(options.threads), "--json", "--quiet"])
         with open(out, encoding="utf-8") as file:
             chains = [json.loads(line) for line in file]
         os.remove(out)
@@ -155,7 +156,8 @@ def bench_generation(options, scratch):
     with open(data, encoding="utf-8") as file:
         given = json.load(file)
     most = ("--max-new", options.max_new)
-    best = peer("generate_peers.py", data, "--tune", *most)
+    best = peer("generate_peers.py", data, "--tune", "--settings",
+                json.dumps({"threads": options.threads}), *most)
     say("llama.cpp's best settings:", best["settings"], "of", best["tried"])
     settings = ("--settings", json.dumps(best["settings"]))
     forms = {

@@ -189,12 +189,14 @@ def warm_up(form, task, options):
 
 
 def timed(form, task, options):
-    """The form, its completions, and seconds of every turn."""
+    """The form, its completions, and seconds of every turn, by the clock and
+    of the processor."""
     one, seconds, found = FORMS[form](task, options), [], None
     for _ in range(options.repeat):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         found = one.run()
-        seconds.append(time.perf_counter() - start)
+        seconds.append((time.perf_counter() - start,
+                        time.process_time() - before))
     return one, found, seconds
 
 
@@ -221,7 +223,9 @@ def measure(task, options):
     one, found, seconds = timed(options.form, some, options)
     sampled = sum(len(ids) for samples in found for ids in samples)
     said = {"form": options.form + (", merged" if options.merge else ""),
-            "seconds": statistics.median(seconds), "all_seconds": seconds,
+            "seconds": statistics.median(clock for clock, _ in seconds),
+            "cpu_seconds": statistics.median(cpu for _, cpu in seconds),
+            "all_seconds": [clock for clock, _ in seconds],
             "prompts": len(task.prompts), "timed_prompts": len(chosen),
             "sampled": sampled, "computed": one.computed,
             "temperature": task.temperature, "top_p": task.top_p, "top_k": 0,
@@ -232,7 +236,7 @@ def measure(task, options):
                         f"{share:.3f} of the prompts' tokens; seconds and "
                         "tokens are divided by that")
         said["timed_seconds"] = said["seconds"]
-        for key in ("seconds", "sampled", "computed"):
+        for key in ("seconds", "cpu_seconds", "sampled", "computed"):
             said[key] /= share
     said["ids"] = found
     said["completions"] = [[one.text(ids) for ids in samples]
@@ -264,7 +268,7 @@ def tune(task, options):
         options.settings = best | change
         one, _, seconds = timed(options.form, task, options)
         one.close()
-        took = min(seconds)
+        took = min(clock for clock, _ in seconds)
         tried.append(options.settings | {"seconds": took})
         if least is None or took < least:
             best, least = options.settings, took

@@ -92,25 +92,25 @@ FINISH_TAIL = 0.6
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def train_tokenizer(wording, count=6000, seed=5):
+def tokenizer_texts(wording, count=6000, seed=5):
+    rng = random.Random(seed)
+    for _ in range(count):
+        problem = task.training_problem(rng, wording, 4)
+        order, _ = task.make_chain(rng, problem, 0.5)
+        yield (problem.question + " " + task.chain_text(problem, order)
+               + task.answer_sentence(problem) + "\n\nThe answer is \\boxed{"
+               + "\nuser\nassistant" + wording.verdict + wording.counts + wording.idles)
+
+
+def train_tokenizer(wording, texts):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    rng = random.Random(seed)
-
-    def texts():
-        for _ in range(count):
-            problem = task.training_problem(rng, wording, 4)
-            order, _ = task.make_chain(rng, problem, 0.5)
-            yield (problem.question + " " + task.chain_text(problem, order)
-                   + task.answer_sentence(problem) + "\n\nThe answer is \\boxed{"
-                   + "\nuser\nassistant" + wording.verdict + wording.counts + wording.idles)
-
     trainer = trainers.BpeTrainer(vocab_size=2000, min_frequency=20, show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    tokenizer.train_from_iterator(texts(), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(wording.special_tokens)
     for name in wording.names:
         assert len(tokenizer.encode(" " + name).ids) == 1, name
@@ -146,7 +146,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(s.hidden, s.kv_heads * s.head_dim, bias=s.bias)
         self.o_proj = nn.Linear(s.heads * s.head_dim, s.hidden, bias=False)
 
-    def forward(self, x, cos, sin):
+    def forward(self, x, cos, sin, mask=None):
         s = self.shape
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, s.heads, s.head_dim).transpose(1, 2)
@@ -155,7 +155,7 @@ class Attention(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         k = k.repeat_interleave(s.heads // s.kv_heads, 1)
         v = v.repeat_interleave(s.heads // s.kv_heads, 1)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 
@@ -183,8 +183,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(s.hidden)
         self.mlp = MLP(s)
 
-    def forward(self, x, cos, sin):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x, cos, sin, mask=None):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -272,11 +272,16 @@ class Model(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def hidden(self, ids):
+    def hidden(self, ids, positions=None, mask=None):
+        """positions [batch, tokens] and mask [batch, 1, tokens, tokens] (true: may look), both for texts
+        that share their beginning; without them every row is one text."""
         x = self.model.embed_tokens(ids)
-        cos, sin = self.cos[:ids.shape[1]], self.sin[:ids.shape[1]]
+        if positions is None:
+            cos, sin = self.cos[:ids.shape[1]], self.sin[:ids.shape[1]]
+        else:
+            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
         for layer in self.model.layers:
-            x = layer(x, cos, sin)
+            x = layer(x, cos, sin, mask)
         return self.model.norm(x)
 
     def forward(self, ids):
@@ -494,8 +499,8 @@ def make_optimiser(model, rate):
 
 # ----------------------------------------------------------------------------------------- export
 
-def model_config(name, tokenizer):
-    s, wording = SHAPES[name], task.WORDINGS[SHAPES[name].wording]
+def model_config(s, tokenizer):
+    wording = task.WORDINGS[s.wording]
     config = {
         "architectures": ["LlamaForCausalLM" if s.architecture == "llama" else "Qwen2ForCausalLM"],
         "model_type": s.architecture, "vocab_size": tokenizer.get_vocab_size(),
@@ -513,18 +518,17 @@ def model_config(name, tokenizer):
     return config
 
 
-def export(name, model, tokenizer):
+def export(shape, model, tokenizer, final):
     """Write the model folder beside its place, then swap it in."""
-    final = os.path.join(HERE, "models", name)
     folder = final + ".new"
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
-    wording = task.WORDINGS[SHAPES[name].wording]
+    wording = task.WORDINGS[shape.wording]
     state = {k: v.detach().to(torch.bfloat16).contiguous() for k, v in model.state_dict().items()
-             if not (SHAPES[name].tied and k == "lm_head.weight")}
+             if not (shape.tied and k == "lm_head.weight")}
     save_file(state, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
     tokenizer.save(os.path.join(folder, "tokenizer.json"))
-    config = model_config(name, tokenizer)
+    config = model_config(shape, tokenizer)
     generation = {"do_sample": True, "temperature": 1.0, "bos_token_id": config["bos_token_id"],
                   "eos_token_id": config["eos_token_id"],
                   "pad_token_id": tokenizer.token_to_id(tokenizer_config(wording)["pad_token"])}
@@ -579,7 +583,8 @@ def main():
     os.makedirs(args.work, exist_ok=True)
     tokenizer_path = os.path.join(args.work, f"{args.model}-tokenizer.json")
     if not os.path.exists(tokenizer_path):
-        train_tokenizer(task.WORDINGS[shape.wording]).save(tokenizer_path)
+        wording = task.WORDINGS[shape.wording]
+        train_tokenizer(wording, tokenizer_texts(wording)).save(tokenizer_path)
     tokenizer = Tokenizer.from_file(tokenizer_path)
     model = Model(shape, tokenizer.get_vocab_size())
     optimiser = make_optimiser(model, args.rate)
@@ -588,6 +593,7 @@ def main():
     seconds = 0.0
     checkpoint = os.path.join(args.work, f"{args.model}.pt")
     curve = os.path.join(HERE, f"training-{args.model}.csv")
+    folder = os.path.join(HERE, "models", args.model)
     if os.path.exists(checkpoint):
         saved = torch.load(checkpoint, weights_only=False)
         model.load_state_dict(saved["model"])
@@ -598,7 +604,7 @@ def main():
         with open(curve, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(CURVE)
     if args.export:
-        export(args.model, model, tokenizer)
+        export(shape, model, tokenizer, folder)
         return
     print(f"{args.model}: {sum(p.numel() for p in model.parameters())} parameters, "
           f"{tokenizer.get_vocab_size()} tokens", flush=True)
@@ -629,7 +635,7 @@ def main():
                         "progress": (step, stage, in_stage, tokens, seconds), "rng": data.rng.getstate()},
                        checkpoint + ".new")
             os.replace(checkpoint + ".new", checkpoint)
-    export(args.model, model, tokenizer)
+    export(shape, model, tokenizer, folder)
 
 
 if __name__ == "__main__":

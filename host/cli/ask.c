@@ -88,7 +88,7 @@ static ks_status no_answer(ks_ask *ask, bool written, ks_err *err) {
     fclose(ask->to); /* one that waits for more ends now */
     ask->to = NULL;
     pid_t ended = waitpid(ask->pid, &status, WNOHANG);
-    for (int i = 0; ended == 0 && i < 50; i++) { /* it may be just ending */
+    for (int i = 0; ended == 0 && i < 300; i++) { /* it may be just ending */
         usleep(10000);
         ended = waitpid(ask->pid, &status, WNOHANG);
     }

@@ -22,6 +22,8 @@ enum {
     KEY_ALL,
     KEY_COMPAT,
     KEY_ROLLOUTS,
+    KEY_SUPPRESS,
+    KEY_SUBSETS,
     KEY_TOKENIZER
 };
 
@@ -42,7 +44,8 @@ static const struct argp_option option_list[] = {
     KS_CLI_FORCE,
     KS_CLI_RESUME,
     {"method", KEY_METHOD, "NAME", 0,
-     "influence (default), random (orders), external (--ranking), curve (no "
+     "influence (default), suppression (of attention), random (orders), "
+     "external (--ranking), curve (no "
      "labels: sufficiency of every prefix of every chain as it is)",
      0},
     {"influence", KEY_INFLUENCE, "KIND", 0,
@@ -76,6 +79,10 @@ static const struct argp_option option_list[] = {
     {"cue-empty", KEY_CUE_EMPTY, "TEXT", 0, "where no step is kept", 0},
     {"no-drop", KEY_NO_DROP, NULL, 0,
      "without the scores of each step's absence", 0},
+    {"suppression", KEY_SUPPRESS, NULL, 0,
+     "also scores by what later steps lose without attention to each", 0},
+    {"subsets", KEY_SUBSETS, "N", 0,
+     "also ask about all subsets of prefixes of at most N steps (to 12)", 0},
     {"rollouts", KEY_ROLLOUTS, "N", 0,
      "also scores by N continuations from before and from after each step: "
      "how far their answers differ (default: 0, none)",
@@ -102,16 +109,18 @@ static const struct argp_option option_list[] = {
     {0}};
 
 static void set_method(input *in, const char *arg, struct argp_state *state) {
-    static const char *const names[] = {"influence", "random", "external",
-                                        "curve"};
+    static const char *const names[] = {"influence", "suppression", "random",
+                                        "external", "curve"};
     for (size_t i = 0; i < KS_COUNT(names); i++)
         if (strcmp(arg, names[i]) == 0) {
             in->options.method = (ks_label_method)i;
             return;
         }
-    argp_error(state,
-               "--method %s: influence, random, external or curve is expected",
-               arg);
+    argp_error(
+        state,
+        "--method %s: influence, suppression, random, external or curve is "
+        "expected",
+        arg);
 }
 
 static void set_influence(input *in, const char *arg,
@@ -212,6 +221,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (ks_label_compat_find(arg ? arg : "all", &o->compat, &err) != KS_OK)
             argp_error(state, "--compat: %s", err.text);
         return 0;
+    case KEY_SUPPRESS:
+        o->suppress = true;
+        return 0;
+    case KEY_SUBSETS:
+        o->subsets = whole("subsets", arg, 0, 12, state);
+        return 0;
     case KEY_ROLLOUTS:
         o->rollouts = whole("rollouts", arg, 0, 1000, state);
         return 0;
@@ -233,13 +248,17 @@ static const struct argp argp = {
     .options = option_list,
     .parser = parse,
     .args_doc = "--model PATH --problems FILE --chains FILE --out FILE "
-                "--clean FILE",
+                "--clean FILE\n--compare A.jsonl B.jsonl\nselect|greedy",
     .doc = "Labels each step of a chain by what the model still answers "
            "without it: 1 important, 0 removable, null in between or not "
            "measured.\vA step is removable when the answer comes without it, "
            "and others with it, from text that the model still finds probable; "
            "docs/method.md says how that is searched. What is measured "
-           "depends on seed, chain and set of steps only.",
+           "depends on seed, chain and set of steps only.\n\n"
+           "--compare prints how far two label files agree; select and greedy "
+           "are the search alone, for matrices and oracles of others. "
+           "'keystep label --compare --help', 'keystep label select --help' "
+           "say more.",
 };
 
 static ks_status take_common(input *in, ks_err *err) {
@@ -375,11 +394,24 @@ done:
     return st;
 }
 
-int ks_cmd_label(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "select") == 0)
+/* The parts that need no model; -1: none was named. */
+static int run_part(int argc, char **argv) {
+    const char *part = argc > 1 ? argv[1] : "";
+    if (strcmp(part, "select") == 0)
         return ks_cli_label_select(argc - 1, argv + 1);
-    if (argc > 1 && strcmp(argv[1], "greedy") == 0)
+    if (strcmp(part, "greedy") == 0)
         return ks_cli_label_greedy(argc - 1, argv + 1);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--compare") != 0) continue;
+        memmove(argv + 2, argv + 1, sizeof *argv * (size_t)(i - 1));
+        return ks_cli_label_compare(argc - 1, argv + 1);
+    }
+    return -1;
+}
+
+int ks_cmd_label(int argc, char **argv) {
+    int part = run_part(argc, argv);
+    if (part >= 0) return part;
     input in = {.options = ks_label_defaults()};
     ks_err err = {0};
     ks_cli_common_init(&in.common);

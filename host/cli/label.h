@@ -7,4 +7,7 @@
 int ks_cli_label_select(int argc, char **argv);
 int ks_cli_label_greedy(int argc, char **argv);
 
+/* cmd_label_compare.c */
+int ks_cli_label_compare(int argc, char **argv);
+
 #endif

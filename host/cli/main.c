@@ -21,7 +21,6 @@ static const struct command commands[] = {
     {"generate", ks_cmd_generate, false, "problems -> reasoning chains"},
     {"import", ks_cmd_import, false, "other tools' outputs -> chains"},
     {"split", ks_cmd_split, false, "cut chains into steps"},
-    {"label", ks_cmd_label, false, "which steps matter: the search alone"},
     {"label", ks_cmd_label, false, "chains -> which steps carry the answer"},
     {"capture", ks_cmd_capture, false,
      "chains -> activations of every layer, HDF5"},

@@ -6,7 +6,7 @@
 static int run(const char *args, const char *lines, char out[8192]) {
     char command[16384];
     snprintf(command, sizeof command,
-             "printf '%%s\\n' '%s' | timeout 60 %s label %s 2>&1", lines,
+             "printf '%%s\\n' '%s' | timeout 300 %s label %s 2>&1", lines,
              KS_PROGRAM, args);
     return shell_run(command, out, 8192);
 }
@@ -171,7 +171,7 @@ Test(label_plumbing, asks_a_program) {
 }
 
 /* Each is one sentence, for every line alike, and none hangs. */
-Test(label_plumbing, programs_that_do_not_answer, .timeout = 60) {
+Test(label_plumbing, programs_that_do_not_answer, .timeout = 900) {
     static const struct {
         const char *program, *reason;
     } bad[] = {
@@ -182,9 +182,9 @@ Test(label_plumbing, programs_that_do_not_answer, .timeout = 60) {
         {"read x; printf '\\377\\n'; cat >/dev/null", "answered ''"},
         {"read x; printf {; exit", "answered '{'"},
         {"read x; echo []; cat >/dev/null", "answered"},
-        {"exec >&-; sleep 2", "closed its output"},
+        {"exec >&-; exec sleep 5", "closed its output"},
         {"no-such-program-of-ours", "exit code 127"},
-        {"read x; exec <&-; echo '{\\\"pass\\\":true}'; sleep 2",
+        {"read x; exec <&-; echo '{\\\"pass\\\":true}'; exec sleep 5",
          "closed its input"},
     };
     for (size_t i = 0; i < KS_COUNT(bad); i++) {
@@ -208,7 +208,6 @@ Test(label_plumbing, programs_that_do_not_answer, .timeout = 60) {
 
 Test(label_plumbing, usage) {
     char out[8192];
-    cr_expect(run("", "", out) == 2);
     cr_expect(run("nonsense", "", out) == 2);
     cr_expect(run("select x", "", out) == 2);
     cr_expect(run("select --ask cat", "", out) == 2);
@@ -218,6 +217,28 @@ Test(label_plumbing, usage) {
     cr_expect(strstr(out, "thresholds") != NULL);
     cr_expect(run("greedy --help", "", out) == 0);
     cr_expect(strstr(out, "--ask") != NULL);
+}
+
+/* Before or behind other options; problems are those of the ids. */
+Test(label_plumbing, compare) {
+    char folder[64], command[1024], out[8192];
+    make_temporary(folder, "compare");
+    snprintf(command, sizeof command,
+             "cd %s && echo '{\"chain\":\"p/0\",\"labels\":[1,0]}' >a && "
+             "echo '{\"chain\":\"p/0\",\"labels\":[1,1]}' >b && "
+             "%s label --compare a b && %s label --json --compare a b",
+             folder, KS_PROGRAM, KS_PROGRAM);
+    cr_expect(shell_run(command, out, sizeof out) == 0, "%s", out);
+    cr_expect(strstr(out, "2 steps of 1 chains") &&
+                  strstr(out, "\"same\":{\"value\":0.5"),
+              "%s", out);
+    cr_expect(run("--compare a", "", out) == 2);
+    cr_expect(run("--compare a b c", "", out) == 2);
+    cr_expect(run("--compare a b --bootstrap 1", "", out) == 2);
+    cr_expect(run("--compare absent b", "", out) == 1);
+    cr_expect(run("--compare --help", "", out) == 0 && strstr(out, "--pairs"));
+    cr_expect(run("--help", "", out) == 0 && strstr(out, "select|greedy"));
+    drop_temporary(folder);
 }
 
 #endif

@@ -366,6 +366,26 @@ Test(heads, share_by_the_rule) {
     ON_EVERY_BACKEND(share);
 }
 
+/* What is left reaches far below the top: a third of all lies 9 temperatures
+ * down and more. */
+static void share_tail(backend *b) {
+    enum { N = 4001 };
+    static const ks_sample_spec how[] = {
+        {.temperature = 1, .top_p = 1},
+        {.temperature = 1, .top_p = 0.95f},
+        {.temperature = 1, .top_p = 0.9f, .top_k = 3500},
+    };
+    float *head = random_array(N);
+    for (int i = 0; i < N; i++) head[i] = i == 17 ? 3 : head[i] / 4 - 6.25f;
+    for (size_t c = 0; c < KS_COUNT(how); c++)
+        share_of_spec(b, ks_view_f32(head, N, 1), 0, head, how + c);
+    free(head);
+}
+
+Test(heads, share_of_a_long_tail) {
+    ON_EVERY_BACKEND(share_tail);
+}
+
 /* The parts of a vocabulary: one is drawn. */
 static void share_partition(backend *b) {
     enum { N = 1009, PARTS = 7 };

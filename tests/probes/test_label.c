@@ -181,9 +181,34 @@ Test(label, refuses_what_is_left_of_other_settings) {
     cr_expect(strstr(text, "--resume continues it"), "%s", text);
     run(LABEL INPUT " --out a --clean ka --resume --seed 9", 1);
     cr_expect(strstr(text, "begun with other settings"), "%s", text);
+    run("sed '1s/Now/Then/' " DATA "chains.jsonl > other", 0);
+    run(LABEL " --problems " DATA "problems.jsonl --chains other --rollouts 90"
+              " --out a --clean ka --resume",
+        1);
+    cr_expect(strstr(text, "settings or inputs"), "%s", text);
     run(LABEL INPUT " --out a --clean ka --force --seed 9", 0);
     run(LABEL INPUT " --out a --clean ka", 1);
     cr_expect(strstr(text, "exists"), "%s", text);
+}
+
+static void write_long(const char *path) {
+    enum { STEPS = 2999 };
+    static const char step[] = "It goes on and on. ";
+    FILE *file = fopen(DATA "chains.jsonl", "r");
+    cr_assert(file);
+    json_t *chain = json_loadf(file, JSON_DISABLE_EOF_CHECK, NULL);
+    fclose(file);
+    ks_str whole = {0};
+    ks_err err = {0};
+    for (int i = 0; i < STEPS; i++)
+        cr_assert_eq(ks_str_add(&whole, step, sizeof step - 1, &err), KS_OK);
+    const char *end = json_string_value(json_object_get(chain, "text"));
+    cr_assert_eq(ks_str_add(&whole, end, strlen(end), &err), KS_OK);
+    json_object_set_new(chain, "text", json_string(whole.data));
+    json_object_del(chain, "steps");
+    cr_assert_eq(json_dump_file(chain, path, JSON_COMPACT), 0);
+    ks_str_free(&whole);
+    json_decref(chain);
 }
 
 /* Every way not to be labelled is counted by name. */
@@ -221,6 +246,12 @@ Test(label, says_what_it_leaves_out) {
         "0 of 7 chains labelled"};
     for (size_t i = 0; i < KS_COUNT(words); i++)
         cr_expect(strstr(text, words[i]), "'%s' lacks '%s'", text, words[i]);
+    /* 3,000 steps, beyond the demo model's context */
+    write_long("long");
+    run(KS_PROGRAM " label --model " MODEL " --problems " DATA
+                   "problems.jsonl --chains long --out ll --clean kl",
+        0);
+    cr_expect(strstr(text, "1 chains too long for the context"), "%s", text);
     /* bytes that are no UTF-8 are named, and nothing is made */
     run("printf '{\"id\":\"x\",\"problem\":\"n\",\"prompt\":\"\","
         "\"text\":\"a\\377\"}\\n' > bad",

@@ -345,7 +345,8 @@ Test(far, attention) {
                    array<int32_t>({0, ROWS}),
                    array<int32_t>({0}),
                    array<int32_t>({f ? (int32_t)FAR_PAGE : 0}),
-                   1};
+                   1,
+                   nullptr};
     float *near = array(std::vector<float>((size_t)page * 2));
     ks_kv_layer kv[2] = {{near, near + page},
                          {room + SLOT * SLOTS, room + SLOT * SLOTS + page}};

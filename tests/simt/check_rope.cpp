@@ -81,7 +81,8 @@ static void rope_one(twin *t, rope_case c) {
             w.offsets.data(),
             c.past ? w.past.data() : NULL,
             w.pages.data(),
-            w.max_pages};
+            w.max_pages,
+            nullptr};
     TWIN_OK(t, t->ops->rope(t->cpu, w.q.view(), w.k.view(), w.v.view(), c.dim,
                             &rope, &seqs, c.store ? &host_kv : NULL, &t->err));
     cr_expect(rows_close("q", q.read(), want_q, 3e-7, 3e-7));
