@@ -80,16 +80,16 @@ static ks_status pull_mlp(ks_backward *b, const lane *at, int64_t first,
     ks_view dz[] = {ks_view_f32(at->dgate, rows, c->d_ff),
                     ks_view_f32(at->dup, rows, c->d_ff)};
     ks_weight up[] = {w->w_gate, w->w_up};
-    KS_TRY(pull_post_norm(b, at, b->trace.mlp, w->mlp_post_norm, row, dx, &t,
+    KS_TRY(pull_post_norm(b, at, b->inner.mlp, w->mlp_post_norm, row, dx, &t,
                           err));
     KS_TRY(ops->gemm_backward(at->dev, dz[0], t, w->w_down, false, err));
     KS_TRY(ops->gate_backward(
         at->dev, dz[0], dz[1], dz[0],
-        ks_view_f32(b->trace.gate, b->seqs.n_tok, c->d_ff),
-        ks_view_f32(b->trace.up, b->seqs.n_tok, c->d_ff), row, c->act, err));
-    KS_TRY(pull_projections(b, at, 2, dz, up, b->run->x, w->mlp_norm, row, dx,
-                            err));
-    KS_TRY(pull_post_norm(b, at, b->trace.attn, w->attn_post_norm, row, dx, &t,
+        ks_view_f32(b->inner.gate, b->seqs.n_tok, c->d_ff),
+        ks_view_f32(b->inner.up, b->seqs.n_tok, c->d_ff), row, c->act, err));
+    KS_TRY(pull_projections(b, at, 2, dz, up, b->inner.middle, w->mlp_norm, row,
+                            dx, err));
+    KS_TRY(pull_post_norm(b, at, b->inner.attn, w->attn_post_norm, row, dx, &t,
                           err));
     KS_TRY(ops->gemm_backward(at->dev,
                               rows_at(b->dmixed, first, rows, ks__q_cols(c)), t,
@@ -131,10 +131,10 @@ static ks_status pull_qkv(ks_backward *b, const lane *at, int64_t first,
     ks_weight qkv[] = {w->wq, w->wk, w->wv};
     KS_TRY(b->ops->rope_backward(at->dev, dz[0], dz[1], c->head_dim, &rope,
                                  &b->run->placed, row, err));
-    KS_TRY(pull_qk_norm(b, at, dz[0], b->trace.q, c->n_heads, w->q_norm, row,
-                        err));
-    KS_TRY(pull_qk_norm(b, at, dz[1], b->trace.k, c->n_kv_heads, w->k_norm, row,
-                        err));
+    KS_TRY(pull_qk_norm(b, at, dz[0], b->inner.raw_q, c->n_heads, w->q_norm,
+                        row, err));
+    KS_TRY(pull_qk_norm(b, at, dz[1], b->inner.raw_k, c->n_kv_heads, w->k_norm,
+                        row, err));
     KS_TRY(pull_projections(b, at, 3, dz, qkv,
                             b->trace.resid + b->layer * stream, w->attn_norm,
                             row, rows_at(b->dx, first, rows, d), err));
@@ -183,10 +183,10 @@ static ks_status pull_attention(ks_backward *b, ks_err *err) {
         rows_at(b->dk, 0, r, ks__kv_cols(c)),
         rows_at(b->dv, 0, r, ks__kv_cols(c)),
         rows_at(b->dmixed, 0, r, ks__q_cols(c)),
-        rows_at(b->run->mixed, 0, n, ks__q_cols(c)),
-        rows_at(b->run->q, 0, n, ks__q_cols(c)),
-        rows_at(b->run->k, 0, n, ks__kv_cols(c)),
-        rows_at(b->run->v, 0, n, ks__kv_cols(c)), &spec, &b->run->placed,
+        rows_at(b->inner.mixed, 0, n, ks__q_cols(c)),
+        rows_at(b->inner.q, 0, n, ks__q_cols(c)),
+        rows_at(b->inner.k, 0, n, ks__kv_cols(c)),
+        rows_at(b->inner.v, 0, n, ks__kv_cols(c)), &spec, &b->run->placed,
         &b->cots, err);
 }
 
@@ -245,51 +245,73 @@ static ks_status plan_group(ks_backward *b, int32_t first, ks_err *err) {
                         err);
 }
 
-/* Cotangents of the last residual stream from tokens [begin, end) of target i,
- * a block of rows at most. */
-static ks_status start_piece(ks_backward *b, int32_t i, int32_t begin,
-                             int32_t end, float *logprobs, ks_err *err) {
-    ks_status st = KS_OK;
+/* Cotangents of the last residual stream from tokens [begin, end) of target i;
+ * dh: those of the normed rows that predict them. */
+static ks_status start_target(ks_backward *b, int32_t i, int32_t begin,
+                              int32_t end, const float *dh, ks_err *err) {
     const ks_config *c = b->config;
     const ks_target *t = &b->want->targets[b->first + i];
-    int64_t d = c->d_model, rows = end - begin;
-    int64_t token = b->offsets[t->seq] + begin - 1; /* that predicts begin */
+    int64_t d = c->d_model;
+    int64_t first = KS_MAX(begin - 1, t->from); /* nobody asks further ahead */
+    int64_t rows = end - 1 - first;
+    if (rows <= 0) return KS_OK;
     float *last = b->trace.resid + (int64_t)c->n_layers * b->seqs.n_tok * d;
-    ks_view x = ks_view_f32(last + token * d, rows, d);
+    return b->ops->norm_backward(
+        b->dev,
+        rows_at(b->dx, b->planned.offsets[i] + first - t->from, rows,
+                (size_t)d),
+        ks_view_f32((float *)(uintptr_t)dh + (first - (begin - 1)) * d, rows,
+                    d),
+        ks_view_f32(last + (b->offsets[t->seq] + first) * d, rows, d), NULL, 1,
+        b->weights->final_norm, c->norm_eps, false, err);
+}
+
+/* Tokens [begin, end), a block of rows at most, of targets [i, next) that
+ * follow each other: their head's products are as wide as can be. */
+static ks_status start_piece(ks_backward *b, int32_t i, int32_t next,
+                             int32_t begin, int32_t end, float *logprobs,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_config *c = b->config;
+    const ks_target *t = &b->want->targets[b->first];
+    int64_t d = c->d_model, rows = end - begin;
+    int64_t token = b->offsets[t[i].seq] + begin - 1; /* that predicts begin */
+    float *last = b->trace.resid + (int64_t)c->n_layers * b->seqs.n_tok * d;
     ks_view hidden = ks_view_f32(b->run->h, rows, d);
-    ks_view dh = ks_view_f32(b->t, rows, d);
-    KS_TRY(b->ops->norm(b->dev, hidden, x, NULL, b->weights->final_norm,
-                        c->norm_eps, err));
-    KS_TRY(b->ops->score_backward(b->dev, dh, logprobs ? b->score : NULL,
-                                  hidden, b->weights->head, c->final_softcap,
-                                  b->target + token + 1, b->weight,
-                                  !b->want->of_log, err));
+    KS_TRY(b->ops->norm(b->dev, hidden, ks_view_f32(last + token * d, rows, d),
+                        NULL, b->weights->final_norm, c->norm_eps, err));
+    KS_TRY(b->ops->score_backward(
+        b->dev, ks_view_f32(b->t, rows, d), logprobs ? b->score : NULL, hidden,
+        b->weights->head, c->final_softcap, b->target + token + 1, b->weight,
+        !b->want->of_log, err));
     if (logprobs)
         KS_TRY(b->ops->copy(b->dev, logprobs, b->score,
                             (size_t)rows * sizeof *logprobs, err));
-    /* Rows ahead of `from` reach nothing that is asked for. */
-    int32_t skip = KS_MIN(KS_MAX(0, t->from - (begin - 1)), end - begin);
-    if (skip == rows) goto done;
-    x = ks_view_f32(last + (token + skip) * d, rows - skip, d);
-    dh = ks_view_f32(b->t + skip * d, rows - skip, d);
-    int64_t at = b->planned.offsets[i] + begin - 1 + skip - t->from;
-    KS_TRY(b->ops->norm_backward(
-        b->dev, rows_at(b->dx, at, rows - skip, (size_t)d), dh, x, NULL, 1,
-        b->weights->final_norm, c->norm_eps, false, err));
+    for (; i < next; i++) {
+        int32_t from = KS_MAX(begin, t[i].begin), to = KS_MIN(end, t[i].end);
+        if (from < to)
+            KS_TRY(
+                start_target(b, i, from, to, b->t + (from - begin) * d, err));
+    }
 done:
     return st;
 }
 
 static ks_status start_group(ks_backward *b, float **logprobs, ks_err *err) {
     ks_status st = KS_OK;
+    const ks_target *t = &b->want->targets[b->first];
     size_t floats = (size_t)b->cots.n_rows * (size_t)b->config->d_model;
     int32_t most = KS_MIN(b->block_rows, b->limits.max_tokens);
     KS_TRY(b->ops->zero(b->dev, b->dx, floats * sizeof *b->dx, err));
-    for (int32_t i = 0; i < b->cots.n_cot; i++) {
-        const ks_target *t = &b->want->targets[b->first + i];
-        for (int32_t at = t->begin; at < t->end; at += most) {
-            int32_t end = KS_MIN(t->end, at + most);
-            KS_TRY(start_piece(b, i, at, end, *logprobs, err));
+    for (int32_t i = 0, next; i < b->cots.n_cot; i = next) {
+        int32_t last = t[i].end;
+        for (next = i + 1; next < b->cots.n_cot && t[next].seq == t[i].seq &&
+                           t[next].begin == last;
+             next++)
+            last = t[next].end;
+        for (int32_t at = t[i].begin; at < last; at += most) {
+            int32_t end = KS_MIN(last, at + most);
+            KS_TRY(start_piece(b, i, next, at, end, *logprobs, err));
             if (*logprobs) *logprobs += end - at;
         }
     }
@@ -341,7 +363,8 @@ done:
 static ks_status pull_layer(ks_backward *b, int32_t l, ks_err *err) {
     ks_status st = KS_OK;
     b->layer = l;
-    KS_TRY(ks__forward_replay(b->run, l, err));
+    b->inner = ks__trace_at(&b->trace, b->config, b->seqs.n_tok, l);
+    if (!b->trace.all) KS_TRY(ks__forward_replay(b->run, l, err));
     KS_TRY(pull_rows(b, pull_mlp, err));
     KS_TRY(pull_attention(b, err));
     KS_TRY(pull_rows(b, pull_qkv, err));
@@ -364,6 +387,7 @@ ks_status ks_backward_pull(ks_backward *b, const ks_gradients *want,
         KS_TRY(start_group(b, &logprobs, err));
         KS_TRY(emit(b, n_layers, err));
         for (int32_t l = n_layers - 1; l >= lowest; l--) {
+            KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
             KS_TRY(pull_layer(b, l, err));
             KS_TRY(emit(b, l, err));
         }

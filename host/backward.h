@@ -11,11 +11,12 @@
  *
  * Memory. The forward keeps the residual stream ahead of every layer:
  * (L + 1) n d floats for n tokens. On the way back a layer's inner values
- * (q, k, v, attention, gate and up: about 4 d + 2 F floats a token) are
+ * (q, k, v, attention, gate and up: about 5 d + 2 F floats a token) are
  * computed again from it, with the forward's own code and bits, once for
  * max_rows rows of cotangents; those take about 4 d floats a row. Targets
  * beyond max_rows wait for another turn, which costs one more replay of the
- * layers and changes no bit.
+ * layers and changes no bit. With `keep` the forward leaves the inner values of
+ * all layers behind, and nothing is replayed: the same bits.
  */
 #ifndef KS_BACKWARD_H
 #define KS_BACKWARD_H
@@ -29,6 +30,7 @@ typedef struct ks_backward_limits {
     int32_t max_rows;   /* of cotangents at once; a target has end - 1 - from,
                            and the largest must fit */
     int32_t lanes;      /* as in ks_run_limits */
+    bool keep;          /* all inner values in place of replays */
 } ks_backward_limits;
 
 /* Tokens count from the sequence's first. 0 < begin < end, from < end - 1. */
@@ -72,7 +74,8 @@ ks_status ks_backward_forward(ks_backward *backward, const ks_seqs *seqs,
                               const int32_t *ids, const float *inputs,
                               ks_err *err);
 /* Gradients against the last forward; may be asked for again and again. Values
- * that are not finite: KS_NUMERIC, naming target and layer. */
+ * that are not finite: KS_NUMERIC, naming target and layer. KS_INTERRUPTED
+ * between layers once ks_interrupted is set. */
 ks_status ks_backward_pull(ks_backward *backward, const ks_gradients *want,
                            ks_err *err);
 

@@ -16,16 +16,31 @@ static void lay_out(ks_backward *b, const ks_config *c, ks_carver *a) {
     size_t d = (size_t)c->d_model, f = (size_t)c->d_ff;
     size_t lane_rows = (size_t)b->most_lanes * (size_t)b->block_rows;
     b->trace.resid = ks__carve_f32(a, ((size_t)c->n_layers + 1) * n, d);
+    size_t kept = b->limits.keep ? (size_t)c->n_layers * n : n;
+    if (b->limits.keep) {
+        b->trace.all = true;
+        b->trace.q = ks__carve_f32(a, kept, ks__q_cols(c));
+        b->trace.k = ks__carve_f32(a, kept, ks__kv_cols(c));
+        b->trace.v = ks__carve_f32(a, kept, ks__kv_cols(c));
+        b->trace.mixed = ks__carve_f32(a, kept, ks__q_cols(c));
+        b->trace.middle = ks__carve_f32(a, kept, d);
+    } else if (b->run) {
+        b->trace.q = b->run->q;
+        b->trace.k = b->run->k;
+        b->trace.v = b->run->v;
+        b->trace.mixed = b->run->mixed;
+        b->trace.middle = b->run->x;
+    }
     if (c->qk_norm != KS_QK_NONE) {
-        b->trace.q = ks__carve_f32(a, n, ks__q_cols(c));
-        b->trace.k = ks__carve_f32(a, n, ks__kv_cols(c));
+        b->trace.raw_q = ks__carve_f32(a, kept, ks__q_cols(c));
+        b->trace.raw_k = ks__carve_f32(a, kept, ks__kv_cols(c));
     }
     if (c->post_norm) {
-        b->trace.attn = ks__carve_f32(a, n, d);
-        b->trace.mlp = ks__carve_f32(a, n, d);
+        b->trace.attn = ks__carve_f32(a, kept, d);
+        b->trace.mlp = ks__carve_f32(a, kept, d);
     }
-    b->trace.gate = ks__carve_f32(a, n, f);
-    b->trace.up = ks__carve_f32(a, n, f);
+    b->trace.gate = ks__carve_f32(a, kept, f);
+    b->trace.up = ks__carve_f32(a, kept, f);
     b->dx = ks__carve_f32(a, r, d);
     b->dmixed = ks__carve_f32(a, r, ks__q_cols(c));
     b->dq = ks__carve_f32(a, r, ks__q_cols(c));
@@ -154,6 +169,10 @@ ks_status ks_backward_forward(ks_backward *b, const ks_seqs *seqs,
                  "sequence %d has %d tokens in the store: a backward pass "
                  "takes whole sequences",
                  s, seqs->past[s]);
+    KS_CHECK(!seqs->hidden, KS_UNSUPPORTED,
+             "a batch of %d sequences with hidden tokens: a backward pass lets "
+             "all later tokens attend",
+             seqs->n_seq);
     memcpy(b->offsets, seqs->offsets,
            ((size_t)seqs->n_seq + 1) * sizeof *b->offsets);
     memcpy(b->ids, ids, (size_t)n * sizeof *ids);

@@ -17,7 +17,7 @@ struct ks_backward {
     int32_t block_rows, most_lanes; /* of lane buffers */
 
     ks_buf arena;
-    ks_trace trace;
+    ks_trace trace, inner; /* inner: of the layer in work */
     float *dx;             /* [max_rows, d] */
     float *dmixed, *dq;    /* [max_rows, H D] */
     float *dk, *dv;        /* [max_rows, G D] */

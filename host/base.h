@@ -132,6 +132,21 @@ typedef ks_status (*ks_jsonl_fn)(void *user, size_t line, json_t *object,
 ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
                         ks_err *err);
 
+/* The same, but a line that is wrong (malformed, beyond a limit, not fitting
+ * the others: also where `each` says so) goes to bad(user, why) and reading
+ * goes on. bad may be NULL: none may be wrong. */
+typedef void (*ks_jsonl_bad_fn)(void *user, const ks_err *why);
+ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
+                             ks_jsonl_bad_fn bad, void *user, ks_err *err);
+
+/* Cuts off a last line that a kill left without its end. */
+ks_status ks_jsonl_cut(const char *path, ks_err *err);
+
+/* json_loadb for other people's files, where a length that nobody set may be an
+ * integer beyond 64 bits: then all integers are read as reals. */
+json_t *ks_json_loadb(const char *text, size_t n, size_t flags,
+                      json_error_t *reason);
+
 /* Typed members of an object; `where` ("chains.jsonl line 3") leads the
  * sentence on error. Strings are borrowed from the object. */
 ks_status ks_json_string(json_t *object, const char *key, const char *where,

@@ -19,8 +19,8 @@ static ks_status add_text(ks_str *out, const char *text, size_t n,
     return st;
 }
 
-static ks_status add_ids(const ks_tokenizer *tokenizer, const int32_t *ids,
-                         int32_t n, ks_str *out, ks_err *err) {
+ks_status ks_add_ids(const ks_tokenizer *tokenizer, const int32_t *ids,
+                     int32_t n, ks_str *out, ks_err *err) {
     char *text = NULL;
     size_t length = 0;
     ks_status st =
@@ -73,28 +73,32 @@ static ks_status find_thinking(const ks_compose *c, const ks_str *whole,
     return st;
 }
 
-static ks_status pack_steps(const char *text, size_t n, json_t **out,
-                            ks_err *err) {
+ks_status ks__chain_steps(const ks_spans *spans, json_t **out, ks_err *err) {
     ks_status st = KS_OK;
-    ks_spans spans = {0};
     *out = json_array();
     KS_CHECK(*out, KS_NOMEM, "out of memory for steps");
-    KS_TRY(ks_text_split(text, n, &spans, err));
-    for (size_t i = 0; i < spans.n; i++) {
+    for (size_t i = 0; i < spans->n; i++) {
         json_t *one =
-            json_pack("{s:I,s:I}", "begin", (json_int_t)spans.at[i].begin,
-                      "end", (json_int_t)spans.at[i].end);
+            json_pack("{s:I,s:I}", "begin", (json_int_t)spans->at[i].begin,
+                      "end", (json_int_t)spans->at[i].end);
         KS_CHECK(one && !json_array_append_new(*out, one), KS_NOMEM,
                  "out of memory for steps");
     }
 done:
+    return st;
+}
+
+static ks_status pack_steps(const char *text, size_t n, json_t **out,
+                            ks_err *err) {
+    ks_spans spans = {0};
+    ks_status st = ks_text_split(text, n, &spans, err);
+    if (st == KS_OK) st = ks__chain_steps(&spans, out, err);
     ks_spans_free(&spans);
     return st;
 }
 
-/* The last answer that the output states, and whether it is the problem's. */
-static ks_status judge(const char *output, size_t n, const char *gold,
-                       json_t **answer, json_t **correct, ks_err *err) {
+ks_status ks__chain_judge(const char *output, size_t n, const char *gold,
+                          json_t **answer, json_t **correct, ks_err *err) {
     ks_status st = KS_OK;
     ks_span span = {0};
     bool found = false, equal = false;
@@ -152,13 +156,14 @@ ks_status ks_compose_chain(const ks_compose *c, const ks_problem *problem,
     KS_TRY(ks_str_add(&whole, prompt, prompt_length, err));
     /* The stop mark belongs to no step: it is cut off before the thinking is
      * looked for, and comes back at the end of rest. */
-    KS_TRY(add_ids(c->tokenizer, ids, n - stopped, &whole, err));
+    KS_TRY(ks_add_ids(c->tokenizer, ids, n - stopped, &whole, err));
     KS_TRY(find_thinking(c, &whole, prompt_length, &text, &closed, err));
     KS_TRY(pack_steps(whole.data + text.begin, text.end - text.begin, &steps,
                       err));
-    KS_TRY(judge(whole.data + prompt_length, whole.length - prompt_length,
-                 problem->answer, &answer, &correct, err));
-    if (stopped) KS_TRY(add_ids(c->tokenizer, ids + n - 1, 1, &whole, err));
+    KS_TRY(ks__chain_judge(whole.data + prompt_length,
+                           whole.length - prompt_length, problem->answer,
+                           &answer, &correct, err));
+    if (stopped) KS_TRY(ks_add_ids(c->tokenizer, ids + n - 1, 1, &whole, err));
     KS_TRY(count_changed(c->tokenizer, &whole, prompt_length, ids, n, &changed,
                          err));
     KS_TRY(pack(c, problem, sample, &whole, text, out, err));

@@ -48,6 +48,7 @@ static ks_status check_slots(const struct ks_ops *ops, ks_err *err) {
         SLOT(count_nonfinite),
         SLOT(score),
         SLOT(sample),
+        SLOT(share),
         SLOT(gemm_backward),
         SLOT(norm_backward),
         SLOT(rope_backward),

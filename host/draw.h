@@ -4,8 +4,8 @@
  * A weight is e^((logit - top) / temperature) in units of 2^-44, rounded down
  * and within 1.4e-9 of it, relative; the highest logit weighs 2^44, what lies
  * more than 45 octaves below weighs nothing. 2^19 tokens fit into 63 bits.
- * All steps are integers but two operations in double, which round alike
- * everywhere. */
+ * All steps are integers, or operations in double that round alike everywhere:
+ * no product that a compiler might join to a sum. */
 #ifndef KS_DRAW_H
 #define KS_DRAW_H
 
@@ -54,6 +54,21 @@ KS_HOST_DEVICE static inline uint64_t ks_draw_place(uint64_t all,
                                                     uint32_t word) {
     uint64_t u = word >> 8;
     return u * (all >> 24) + (u * (all & 0xffffff) >> 24) + 1;
+}
+
+/* log(part / all) within 5e-16 of it, relative: 0 where part is all, -infinity
+ * where it is 0; part at most all, all 1 to 2^63. With x = part 2^e, 2/3 <= x /
+ * all < 4/3: 2 atanh(s) - e log 2, s = (x - all) / (x + all), |s| <= 1/5; the
+ * series' term in s^23 is below a rounding. */
+KS_HOST_DEVICE static inline double ks_draw_log(uint64_t part, uint64_t all) {
+    if (part == 0) return -INFINITY;
+    int e = 0;
+    for (; part <= all - part; e++) part *= 2;
+    if (all - part > part / 2) part *= 2, e++;
+    double s = (double)(int64_t)(part - all) / ((double)part + (double)all);
+    double z = s * s, p = 1.0 / 21;
+    for (int k = 19; k >= 3; k -= 2) p = fma(p, z, 1.0 / k);
+    return fma(-0x1.62e42fefa39efp-1, (double)e, fma(2 * s * z, p, 2 * s));
 }
 
 /* A logit and its id in one number that sorts by falling logit, then id. */

@@ -159,6 +159,12 @@ static bool covers(const ks_run_limits *have, const ks_run_limits *want) {
            (!want->streams || have->dtype == want->dtype);
 }
 
+ks_status ks__engine_place(ks_engine *engine, ks_err *err) {
+    if (engine->placed) return KS_OK;
+    return ks_place(&engine->placed, engine->dev, engine->ops, engine->model,
+                    err);
+}
+
 ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
                             ks_err *err) {
     ks_status st = KS_OK;
@@ -180,9 +186,7 @@ ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
              "the %zu allowed",
              both.max_tokens, both.max_rows, bytes, engine->memory);
     ks_run_close(&engine->run);
-    if (!engine->placed)
-        KS_TRY(ks_place(&engine->placed, engine->dev, engine->ops,
-                        engine->model, err));
+    KS_TRY(ks__engine_place(engine, err));
     KS_TRY(ks_run_open(&engine->run, engine->dev, engine->ops,
                        &engine->model->config,
                        ks_placed_weights(engine->placed), &both, err));
@@ -191,8 +195,8 @@ done:
     return st;
 }
 
-static ks_status check_batch(const ks_engine *engine, const ks_batch *batch,
-                             const ks_stored *stored, ks_err *err) {
+ks_status ks__engine_check(const ks_engine *engine, const ks_batch *batch,
+                           const ks_stored *stored, ks_err *err) {
     ks_status st = KS_OK;
     const ks_config *c = &engine->model->config;
     KS_CHECK(batch->n_seq > 0, KS_USAGE, "a batch of %d sequences",
@@ -243,7 +247,7 @@ ks_status ks__engine_run_behind(ks_engine *engine, const ks_batch *batch,
                                 const ks_stored *stored,
                                 const ks_capture *capture, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(check_batch(engine, batch, stored, err));
+    KS_TRY(ks__engine_check(engine, batch, stored, err));
     ks_seqs seqs = {.n_seq = batch->n_seq,
                     .n_tok = batch->offsets[batch->n_seq],
                     .offsets = batch->offsets};
@@ -264,7 +268,7 @@ ks_status ks__engine_run_behind(ks_engine *engine, const ks_batch *batch,
     KS_TRY(ks_engine_reserve(engine, &limits, err));
     if (stored && !stored->keep)
         KS_TRY(ks_forward_behind(engine->run, &seqs, batch->ids, stored->kv,
-                                 capture, err));
+                                 capture, NULL, err));
     else
         KS_TRY(ks_forward(engine->run, &seqs, batch->ids,
                           stored ? stored->kv : NULL, capture, NULL, NULL,

@@ -48,16 +48,35 @@ static ks_status embed(ks_run *run, const ks_lane *lane, const ks_block *b,
                            run->ids + b->begin, c->embed_scale, err);
 }
 
-static ks_trace trace_of(const ks_run *run) {
-    return run->trace ? *run->trace : (ks_trace){0};
+ks_trace ks__trace_at(const ks_trace *trace, const ks_config *c, int64_t n,
+                      int32_t l) {
+    ks_trace at = *trace;
+    const struct {
+        float **data;
+        int64_t cols;
+    } all[] = {
+        {&at.q, q_cols(c)},       {&at.k, kv_cols(c)},
+        {&at.v, kv_cols(c)},      {&at.mixed, q_cols(c)},
+        {&at.middle, c->d_model}, {&at.raw_q, q_cols(c)},
+        {&at.raw_k, kv_cols(c)},  {&at.attn, c->d_model},
+        {&at.mlp, c->d_model},    {&at.gate, c->d_ff},
+        {&at.up, c->d_ff},
+    };
+    for (size_t i = 0; trace->all && i < KS_COUNT(all); i++)
+        if (*all[i].data) *all[i].data += l * n * all[i].cols;
+    return at;
 }
 
-/* Where a value goes that an op in place would lose: into the trace while a
- * layer is replayed, else to its usual place. */
-static ks_view kept(const ks_run *run, const ks_block *b, float *trace,
-                    ks_view usual) {
-    if (!run->replay || !trace) return usual;
-    return rows_of(trace, b, usual.cols);
+/* Where the inner values of layer l are kept; nowhere (NULL) but in a pass that
+ * keeps all of them or replays this one. */
+static ks_trace trace_of(const ks_run *run, int32_t l) {
+    if (!run->trace || !(run->trace->all || run->replay)) return (ks_trace){0};
+    return ks__trace_at(run->trace, run->config, run->seqs->n_tok, l);
+}
+
+/* Where a value goes: into the trace, or else to its usual place. */
+static ks_view kept(const ks_block *b, float *trace, ks_view usual) {
+    return trace ? rows_of(trace, b, usual.cols) : usual;
 }
 
 /* out = the q or k norm of x; in place, or x from the trace. */
@@ -108,13 +127,13 @@ static ks_status project_qkv(ks_run *run, const ks_lane *lane, int32_t l,
     const ks_weights *weights = run->weights;
     const ks_layer *w = &weights->layers[l];
     const struct ks_ops *ops = run->ops;
-    ks_view q = rows_of(run->q, b, q_cols(c));
-    ks_view k = rows_of(run->k, b, kv_cols(c));
-    ks_view v = rows_of(run->v, b, kv_cols(c));
+    const ks_trace trace = trace_of(run, l);
+    ks_view q = kept(b, trace.q, rows_of(run->q, b, q_cols(c)));
+    ks_view k = kept(b, trace.k, rows_of(run->k, b, kv_cols(c)));
+    ks_view v = kept(b, trace.v, rows_of(run->v, b, kv_cols(c)));
     ks_rope rope = ks__rope_of(c, weights, l);
-    const ks_trace trace = trace_of(run);
-    ks_view q_raw = kept(run, b, trace.q, q);
-    ks_view k_raw = kept(run, b, trace.k, k);
+    ks_view q_raw = kept(b, trace.raw_q, q);
+    ks_view k_raw = kept(b, trace.raw_k, k);
     ks_kv_layer at = {0};
     if (run->keep) at = ks_kv_layer_at(run->kv, l);
 
@@ -163,12 +182,14 @@ static ks_status attend(ks_run *run, int32_t l, ks_err *err) {
     int64_t n = run->seqs->n_tok;
     ks_attn_spec spec = ks__attn_spec(c, run->weights, l);
     ks_kv_layer at = {0};
+    const ks_trace t = trace_of(run, l);
     if (run->kv) at = ks_kv_layer_at(run->kv, l);
-    return run->ops->attention(run->dev, ks_view_f32(run->mixed, n, q_cols(c)),
-                               ks_view_f32(run->q, n, q_cols(c)),
-                               ks_view_f32(run->k, n, kv_cols(c)),
-                               ks_view_f32(run->v, n, kv_cols(c)), &spec,
-                               &run->placed, run->kv ? &at : NULL, err);
+    return run->ops->attention(
+        run->dev, ks_view_f32(t.mixed ? t.mixed : run->mixed, n, q_cols(c)),
+        ks_view_f32(t.q ? t.q : run->q, n, q_cols(c)),
+        ks_view_f32(t.k ? t.k : run->k, n, kv_cols(c)),
+        ks_view_f32(t.v ? t.v : run->v, n, kv_cols(c)), &spec, &run->placed,
+        run->kv ? &at : NULL, err);
 }
 
 /* Where a block's addition goes: y, or the batch-long buffer that capture
@@ -189,16 +210,17 @@ static ks_status post_norm(ks_run *run, const ks_lane *lane, ks_view y,
 }
 
 /* h -> y = (act(h W_gate^T) * h W_up^T) W_down^T */
-static ks_status mlp(ks_run *run, const ks_lane *lane, const ks_block *b,
-                     const ks_layer *w, ks_view h, ks_view y, ks_err *err) {
+static ks_status mlp(ks_run *run, const ks_lane *lane, int32_t l,
+                     const ks_block *b, ks_view h, ks_view y, ks_err *err) {
     ks_status st = KS_OK;
     const struct ks_ops *ops = run->ops;
     const ks_config *c = run->config;
-    const ks_trace trace = trace_of(run);
+    const ks_layer *w = &run->weights->layers[l];
+    const ks_trace trace = trace_of(run, l);
     ks_view act = ks_view_f32(lane->gate, h.rows, c->d_ff);
-    ks_view gate = kept(run, b, trace.gate, act);
-    ks_view up = kept(run, b, trace.up, ks_view_f32(lane->up, h.rows, c->d_ff));
-    ks_view raw = kept(run, b, trace.mlp, y);
+    ks_view gate = kept(b, trace.gate, act);
+    ks_view up = kept(b, trace.up, ks_view_f32(lane->up, h.rows, c->d_ff));
+    ks_view raw = kept(b, trace.mlp, y);
     KS_TRY(ops->gemm(lane->dev, gate, h, w->w_gate, NULL, false, err));
     KS_TRY(ops->gemm(lane->dev, up, h, w->w_up, NULL, false, err));
     if (run->replay && !w->mlp_post_norm) goto done; /* nobody asks for y */
@@ -215,15 +237,19 @@ static ks_status leave_layer(ks_run *run, const ks_lane *lane, int32_t l,
     ks_status st = KS_OK;
     const ks_config *c = run->config;
     const ks_layer *w = &run->weights->layers[l];
-    const ks_trace trace = trace_of(run);
-    ks_view mixed = rows_of(run->mixed, b, q_cols(c)), h;
-    ks_view y = added_rows(run, lane, KS_ATTN, b);
-    ks_view raw = kept(run, b, trace.attn, y);
+    const ks_trace trace = trace_of(run, l);
+    ks_view mixed = kept(b, trace.mixed, rows_of(run->mixed, b, q_cols(c)));
+    ks_view h, x = x_rows(run, b), y = added_rows(run, lane, KS_ATTN, b);
+    ks_view raw = kept(b, trace.attn, y);
     KS_TRY(run->ops->gemm(lane->dev, raw, mixed, w->wo, w->bo, false, err));
     KS_TRY(post_norm(run, lane, y, raw, w->attn_post_norm, err));
-    KS_TRY(add_and_norm(run, lane, x_rows(run, b), &y, w->mlp_norm, &h, err));
+    KS_TRY(add_and_norm(run, lane, x, &y, w->mlp_norm, &h, err));
+    if (trace.all)
+        KS_TRY(run->ops->copy(lane->dev, rows_of(trace.middle, b, x.cols).data,
+                              x.data, (size_t)(x.rows * x.cols) * sizeof(float),
+                              err));
     y = added_rows(run, lane, KS_MLP, b);
-    KS_TRY(mlp(run, lane, b, w, h, y, err));
+    KS_TRY(mlp(run, lane, l, b, h, y, err));
     if (!run->replay) KS_TRY(enter_layer(run, lane, l + 1, b, &y, err));
 done:
     return st;
@@ -308,17 +334,17 @@ static ks_status final_norm(ks_run *run, ks_view x, ks_err *err) {
 }
 
 static ks_view last_rows(const ks_run *run) {
-    return ks_view_f32(run->last, run->seqs->n_seq, run->config->d_model);
+    return ks_view_f32(run->last, run->n_last, run->config->d_model);
 }
 
 /* All that a pass queues and nobody waits for. */
 static ks_status queue_pass(ks_run *run, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(walk_layers(run, err));
-    if (run->wants_last) {
+    if (run->n_last > 0) {
         KS_TRY(run->ops->convert(run->dev, run->last, KS_F32,
                                  whole(run, run->x), run->placed_last_rows,
-                                 run->seqs->n_seq, err));
+                                 run->n_last, err));
         KS_TRY(final_norm(run, last_rows(run), err));
     }
 done:
@@ -346,18 +372,19 @@ static ks_status find_fault(ks_run *run, ks_err *err) {
 
 /* What the buffers cannot hold is the caller's mistake, said with numbers. */
 static ks_status check_fits(const ks_run *run, const ks_seqs *seqs,
-                            const ks_capture *capture, bool last, ks_err *err) {
+                            const ks_capture *capture, int32_t n_last,
+                            ks_err *err) {
     const ks_run_limits *have = &run->limits;
     if (seqs->n_tok < 1 || seqs->n_tok > have->max_tokens)
         return ks_fail(err, KS_LIMIT,
                        "a batch of %d tokens in buffers for 1 to %d",
                        seqs->n_tok, have->max_tokens);
-    if (seqs->n_seq < 1 || seqs->n_seq > seqs->n_tok ||
-        (last && seqs->n_seq > have->max_last))
+    if (seqs->n_seq < 1 || seqs->n_seq > seqs->n_tok || n_last < 0 ||
+        n_last > have->max_last)
         return ks_fail(err, KS_LIMIT,
-                       "%d sequences in a batch of %d tokens with buffers for "
-                       "%d last rows",
-                       seqs->n_seq, seqs->n_tok, have->max_last);
+                       "%d sequences and %d last rows of a batch of %d tokens "
+                       "with buffers for %d last rows",
+                       seqs->n_seq, n_last, seqs->n_tok, have->max_last);
     if (seqs->pages && (int64_t)seqs->n_seq * seqs->max_pages > have->max_pages)
         return ks_fail(err, KS_LIMIT,
                        "page tables of %d sequences by %d pages in buffers for "
@@ -399,12 +426,14 @@ done:
 
 /* A pass that keeps no trace, with arguments in run but for these. */
 static ks_status plain(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                       int32_t n_last, const int32_t *chosen,
                        ks_view *last_hidden, ks_view *all_hidden, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(check_fits(run, seqs, run->capture, last_hidden != NULL, err));
+    KS_TRY(check_fits(run, seqs, run->capture, n_last, err));
     run->trace = NULL;
     run->inputs = NULL;
-    run->wants_last = last_hidden != NULL;
+    run->n_last = n_last;
+    run->chosen = chosen;
     KS_TRY(walk(run, seqs, ids, err));
     if (last_hidden) *last_hidden = last_rows(run);
     if (all_hidden) {
@@ -422,29 +451,40 @@ ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
     run->kv = kv;
     run->keep = kv != NULL;
     run->capture = capture;
-    return plain(run, seqs, ids, last_hidden, all_hidden, err);
+    return plain(run, seqs, ids, last_hidden ? seqs->n_seq : 0, NULL,
+                 last_hidden, all_hidden, err);
+}
+
+ks_status ks_forward_rows(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                          ks_kv *kv, const int32_t *rows, int32_t n_rows,
+                          ks_view *hidden, ks_err *err) {
+    run->kv = kv;
+    run->keep = kv != NULL;
+    run->capture = NULL;
+    return plain(run, seqs, ids, n_rows, rows, hidden, NULL, err);
 }
 
 ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
                             const int32_t *ids, ks_kv *kv,
-                            const ks_capture *capture, ks_err *err) {
+                            const ks_capture *capture, ks_view *all_hidden,
+                            ks_err *err) {
     run->kv = kv;
     run->keep = false;
     run->capture = capture;
-    return plain(run, seqs, ids, NULL, NULL, err);
+    return plain(run, seqs, ids, 0, NULL, NULL, all_hidden, err);
 }
 
 ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,
                             const int32_t *ids, const float *inputs,
                             const ks_trace *trace, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(check_fits(run, seqs, NULL, false, err));
+    KS_TRY(check_fits(run, seqs, NULL, 0, err));
     run->kv = NULL;
     run->keep = false;
     run->capture = NULL;
     run->trace = trace;
     run->inputs = inputs;
-    run->wants_last = false;
+    run->n_last = 0;
     KS_TRY(walk(run, seqs, ids, err));
     KS_TRY(run->ops->sync(run->dev, err));
 done:

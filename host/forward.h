@@ -17,7 +17,8 @@ typedef struct ks_run_limits {
     int32_t max_rows;   /* steps to pool (KS_TOKENS needs max_tokens rows) */
     uint32_t streams, positions; /* bit sets that captures may ask for */
     ks_type dtype;               /* of captured rows */
-    int32_t max_last;            /* sequences with last_hidden; 0: none */
+    int32_t max_last;            /* rows of last_hidden, or of
+                                    ks_forward_rows; 0: none */
     int64_t max_pages;           /* of a batch's page tables together */
     int32_t lanes; /* of the backend (ks_dev_lanes) that a long batch uses; 0
                       counts as 1 */
@@ -91,11 +92,19 @@ ks_status ks_forward(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
                      ks_kv *kv, const ks_capture *capture, ks_view *last_hidden,
                      ks_view *all_hidden, ks_err *err);
 
-/* The same behind tokens that lie in the store (past and pages of seqs), which
- * stays as it is: the new keys and values live in the batch alone. */
+/* The same with the final-normed states of chosen tokens of the batch: rows
+ * [n_rows] count its tokens, one may come several times; hidden [n_rows, d] in
+ * that order. */
+ks_status ks_forward_rows(ks_run *run, const ks_seqs *seqs, const int32_t *ids,
+                          ks_kv *kv, const int32_t *rows, int32_t n_rows,
+                          ks_view *hidden, ks_err *err);
+
+/* ks_forward behind tokens that lie in the store (past and pages of seqs),
+ * which stays as it is: the new keys and values live in the batch alone. */
 ks_status ks_forward_behind(ks_run *run, const ks_seqs *seqs,
                             const int32_t *ids, ks_kv *kv,
-                            const ks_capture *capture, ks_err *err);
+                            const ks_capture *capture, ks_view *all_hidden,
+                            ks_err *err);
 
 /* Heads on rows that ks_forward answered (or part of them), arguments and
  * results in host memory; at most max_tokens rows. logprob may be NULL where
@@ -105,6 +114,12 @@ ks_status ks_run_score(ks_run *run, ks_view hidden, const int32_t *target,
 ks_status ks_run_sample(ks_run *run, ks_view hidden,
                         const ks_sample_spec *specs, int32_t *ids,
                         float *logprob, ks_err *err);
+/* Set i is ids[offsets[i]] .. ids[offsets[i + 1]], distinct. Sets may have any
+ * number of ids together: a device is sent as many rows at a time as have no
+ * more than the vocabulary. KS_MISMATCH for an id that is not in it. */
+ks_status ks_run_share(ks_run *run, ks_view hidden, const ks_sample_spec *specs,
+                       const int32_t *offsets, const int32_t *ids,
+                       double *share, ks_err *err);
 
 /* The engine behind keystep.h, for code that drives the forward itself. run
  * may be NULL until the first ks_engine_run or ks_engine_reserve. */
@@ -129,6 +144,8 @@ ks_status ks_engine_share(ks_engine **out, const ks_engine *of,
  * engine->memory: KS_LIMIT with the numbers. */
 ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
                             ks_err *err);
+/* The weights in the backend's memory (engine->placed), once. */
+ks_status ks__engine_place(ks_engine *engine, ks_err *err);
 /* Tokens ahead of a batch's sequences, in a store. keep: the batch's own are
  * stored too, in the same pages. */
 typedef struct ks_stored {
@@ -138,6 +155,9 @@ typedef struct ks_stored {
     int32_t max_pages;
     bool keep;
 } ks_stored;
+/* Whether the model takes the batch: lengths, its context, its vocabulary. */
+ks_status ks__engine_check(const ks_engine *engine, const ks_batch *batch,
+                           const ks_stored *stored, ks_err *err);
 /* ks_engine_run behind stored tokens (NULL: none). */
 ks_status ks__engine_run_behind(ks_engine *engine, const ks_batch *batch,
                                 const ks_stored *stored,

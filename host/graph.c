@@ -9,20 +9,21 @@ static ks_shape shape_of(const ks_run *run) {
     ks_kv_layer first = ks_kv_layer_at(run->kv, 0);
     return (ks_shape){.n_seq = run->placed.n_seq,
                       .max_pages = run->placed.max_pages,
+                      .n_last = run->n_last,
                       .k = first.k,
-                      .v = first.v,
-                      .last = run->wants_last};
+                      .v = first.v};
 }
 
 static bool same_shape(const ks_shape *a, const ks_shape *b) {
     return a->n_seq == b->n_seq && a->max_pages == b->max_pages &&
-           a->k == b->k && a->v == b->v && a->last == b->last;
+           a->k == b->k && a->v == b->v && a->n_last == b->n_last;
 }
 
 /* Each sequence takes one token: then the batch's arrays lie at the same
- * places of the image whenever the shape is the same. */
+ * places of the image whenever the shape is the same. Hidden keys would be one
+ * more array, and a pass with them seldom comes again. */
 static bool is_decode(const ks_run *run) {
-    return run->keep && !run->capture && !run->careful &&
+    return run->keep && !run->capture && !run->careful && !run->seqs->hidden &&
            run->seqs->n_tok == run->seqs->n_seq;
 }
 

@@ -1,5 +1,5 @@
-/* heads.c - log-probabilities and samples of a pass's hidden rows: arguments
- * go over to the backend, results come back. */
+/* heads.c - log-probabilities, samples and shares of a pass's hidden rows:
+ * arguments go over to the backend, results come back. */
 #include "run.h"
 
 /* Where the backend writes n results of `to`; brought there by fetch. */
@@ -50,6 +50,76 @@ ks_status ks_run_sample(ks_run *run, ks_view hidden,
                             run->config->final_softcap, specs, err));
     KS_TRY(fetch(run, ids, out, n * sizeof *out, err));
     KS_TRY(fetch(run, logprob, of, n * sizeof *of, err));
+    KS_TRY(run->ops->sync(run->dev, err));
+done:
+    return st;
+}
+
+static ks_status check_sets(const ks_run *run, int64_t n,
+                            const int32_t *offsets, const int32_t *ids,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    int32_t n_vocab = run->config->n_vocab;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t size = (int64_t)offsets[i + 1] - offsets[i];
+        KS_CHECK(size >= 0 && size <= n_vocab, KS_USAGE,
+                 "set %lld has %lld ids, expected 0 to %d, all of the "
+                 "vocabulary",
+                 (long long)i, (long long)size, n_vocab);
+        for (int32_t j = offsets[i]; j < offsets[i + 1]; j++)
+            KS_CHECK(ids[j] >= 0 && ids[j] < n_vocab, KS_MISMATCH,
+                     "set %lld holds id %d, the model's vocabulary is 0 to "
+                     "%d: wrong tokenizer?",
+                     (long long)i, ids[j], n_vocab - 1);
+    }
+done:
+    return st;
+}
+
+/* How many rows from the first on have sets that find room in the image
+ * together: one always. */
+static int64_t rows_at_once(const ks_run *run, int64_t n,
+                            const int32_t *offsets) {
+    int64_t rows = run->ops->unified ? n : 1;
+    while (rows < n &&
+           (int64_t)offsets[rows + 1] - offsets[0] <= run->config->n_vocab)
+        rows++;
+    return rows;
+}
+
+/* Of rows whose sets find room, without waiting. */
+static ks_status share_some(ks_run *run, ks_view hidden,
+                            const ks_sample_spec *specs, const int32_t *offsets,
+                            const int32_t *ids, double *share, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = (size_t)hidden.rows;
+    double *out = target_of(run, share, run->shares);
+    specs = ks__stage_add(run, specs, n * sizeof *specs);
+    if (!run->ops->unified)
+        ids = ks__stage_add(run, ids + offsets[0],
+                            (size_t)(offsets[n] - offsets[0]) * sizeof *ids);
+    offsets = ks__stage_offsets(run, offsets, hidden.rows + 1);
+    KS_TRY(ks__stage_send(run, err));
+    KS_TRY(run->ops->share(run->dev, out, hidden, run->weights->head,
+                           run->config->final_softcap, specs, offsets, ids,
+                           err));
+    KS_TRY(fetch(run, share, out, n * sizeof *out, err));
+done:
+    return st;
+}
+
+ks_status ks_run_share(ks_run *run, ks_view hidden, const ks_sample_spec *specs,
+                       const int32_t *offsets, const int32_t *ids,
+                       double *share, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(check_rows(run, hidden, err));
+    KS_TRY(check_sets(run, hidden.rows, offsets, ids, err));
+    for (int64_t i = 0, n = hidden.rows; i < n; i += hidden.rows) {
+        hidden.rows = rows_at_once(run, n - i, offsets + i);
+        KS_TRY(share_some(run, hidden, specs + i, offsets + i, ids, share + i,
+                          err));
+        hidden.data = (float *)hidden.data + hidden.rows * hidden.stride;
+    }
     KS_TRY(run->ops->sync(run->dev, err));
 done:
     return st;

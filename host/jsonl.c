@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Well-formed UTF-8 after Unicode's table 3-7: no overlong forms, no
  * surrogates, nothing above U+10FFFF. */
@@ -68,8 +69,13 @@ static bool is_blank(const char *line, size_t n) {
     return true;
 }
 
-ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
-                        ks_err *err) {
+/* What a line says may be wrong, and others still be right. */
+static bool is_of_the_line(ks_status st) {
+    return st == KS_FORMAT || st == KS_LIMIT || st == KS_MISMATCH;
+}
+
+ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
+                             ks_jsonl_bad_fn bad, void *user, ks_err *err) {
     ks_status st = KS_OK;
     bool standard = strcmp(path, "-") == 0;
     const char *name = standard ? "standard input" : path;
@@ -84,9 +90,15 @@ ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
          number++) {
         if (is_blank(line, (size_t)got)) continue;
         json_t *object = NULL;
-        KS_TRY(parse_line(name, number, line, (size_t)got, &object, err));
-        st = each(user, number, object, err);
+        ks_err why = {0};
+        st = parse_line(name, number, line, (size_t)got, &object, &why);
+        if (st == KS_OK) st = each(user, number, object, &why);
         json_decref(object);
+        if (bad && is_of_the_line(st)) {
+            bad(user, &why);
+            st = KS_OK;
+        }
+        if (st != KS_OK && err) *err = why;
         if (st != KS_OK) goto done;
     }
     KS_CHECK(!ferror(file), KS_IO, "%s: cannot read: %s", name,
@@ -95,6 +107,11 @@ done:
     free(line);
     if (!standard) fclose(file);
     return st;
+}
+
+ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
+                        ks_err *err) {
+    return ks_jsonl_read_good(path, each, NULL, user, err);
 }
 
 static const char *kind_of(json_t *value) {
@@ -114,6 +131,27 @@ static const char *kind_of(json_t *value) {
     default:
         return "a boolean";
     }
+}
+
+ks_status ks_jsonl_cut(const char *path, ks_err *err) {
+    ks_status st = KS_OK;
+    char *text = NULL;
+    size_t n = 0;
+    KS_TRY(ks_read_file(path, &text, &n, err));
+    while (n > 0 && text[n - 1] != '\n') n--;
+    KS_CHECK(truncate(path, (off_t)n) == 0, KS_IO, "%s: cannot truncate: %s",
+             path, strerror(errno));
+done:
+    free(text);
+    return st;
+}
+
+json_t *ks_json_loadb(const char *text, size_t n, size_t flags,
+                      json_error_t *reason) {
+    json_t *object = json_loadb(text, n, flags, reason);
+    if (!object && json_error_code(reason) == json_error_numeric_overflow)
+        object = json_loadb(text, n, flags | JSON_DECODE_INT_AS_REAL, reason);
+    return object;
 }
 
 ks_status ks_json_string(json_t *object, const char *key, const char *where,

@@ -1,6 +1,7 @@
 /* kv_tree.c - pages by their tokens: a hash table of (parent, tokens). */
 #include "kv_tree.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,15 +11,18 @@ typedef struct node {
     int32_t parent; /* NONE: the page is a sequence's first */
     int32_t page;   /* NONE: announced */
     int32_t depth, children;
-    int32_t next; /* of its bucket, or of the free ones */
+    int32_t next;                  /* of its bucket, or of the free ones */
+    int32_t child, sibling, elder; /* NONE, or the first, next, one before */
     uint64_t used;
     int32_t ids[KS_PAGE];
+    float scores[KS_PAGE]; /* as in ks_kv_scores */
 } node;
 
 struct ks_kv_tree {
     ks_kv *kv;
     node *nodes; /* [n_nodes] */
     int32_t n_nodes, free;
+    int32_t roots;    /* the first of the nodes without a parent */
     int32_t *buckets; /* [n_buckets], a power of two */
     uint32_t n_buckets;
     uint64_t clock;  /* calls of find */
@@ -33,6 +37,7 @@ ks_status ks_kv_tree_open(ks_kv_tree **out, ks_kv *kv, int32_t n_pages,
     KS_TRY(ks_alloc(&t, 1, sizeof *t, "the tree of pages", err));
     t->kv = kv;
     t->n_nodes = n_pages;
+    t->roots = NONE;
     t->n_buckets = 16;
     while (t->n_buckets < (uint32_t)n_pages) t->n_buckets *= 2;
     KS_TRY(ks_alloc(&t->nodes, (size_t)n_pages, sizeof *t->nodes,
@@ -78,10 +83,33 @@ static int32_t *bucket_of(const ks_kv_tree *t, int32_t parent,
 static int32_t child_of(const ks_kv_tree *t, int32_t parent,
                         const int32_t *ids) {
     int32_t i = *bucket_of(t, parent, ids);
-    while (i != NONE && (t->nodes[i].parent != parent ||
-                         memcmp(t->nodes[i].ids, ids, sizeof t->nodes[i].ids)))
+    while (i != NONE &&
+           (t->nodes[i].parent != parent ||
+            memcmp(t->nodes[i].ids, ids, sizeof t->nodes[i].ids) != 0))
         i = t->nodes[i].next;
     return i;
+}
+
+static int32_t *children_of(ks_kv_tree *t, int32_t parent) {
+    return parent == NONE ? &t->roots : &t->nodes[parent].child;
+}
+
+static void add_child(ks_kv_tree *t, int32_t parent, int32_t at) {
+    int32_t *first = children_of(t, parent);
+    if (*first != NONE) t->nodes[*first].elder = at;
+    t->nodes[at].sibling = *first;
+    *first = at;
+    if (parent != NONE) t->nodes[parent].children++;
+}
+
+static void remove_child(ks_kv_tree *t, int32_t at) {
+    const node *n = &t->nodes[at];
+    if (n->elder != NONE)
+        t->nodes[n->elder].sibling = n->sibling;
+    else
+        *children_of(t, n->parent) = n->sibling;
+    if (n->sibling != NONE) t->nodes[n->sibling].elder = n->elder;
+    if (n->parent != NONE) t->nodes[n->parent].children--;
 }
 
 static void remove_node(ks_kv_tree *t, int32_t at) {
@@ -89,26 +117,82 @@ static void remove_node(ks_kv_tree *t, int32_t at) {
     int32_t *link = bucket_of(t, n->parent, n->ids);
     while (*link != at) link = &t->nodes[*link].next;
     *link = n->next;
-    if (n->parent != NONE) t->nodes[n->parent].children--;
+    remove_child(t, at);
     if (n->page != NONE) ks_kv_page_drop(t->kv, n->page);
     n->next = t->free;
     t->free = at;
 }
 
+/* Tokens of page p that have no score to be known. */
+static int32_t unscored(const ks_kv_scores *scores, int32_t p) {
+    return KS_MIN(KS_PAGE, KS_MAX(0, scores->from - p * KS_PAGE));
+}
+
+/* Of its first n tokens, those in front whose scores are known or no matter. */
+static int32_t known(const node *n, const ks_kv_scores *scores, int32_t most) {
+    int32_t t = scores ? unscored(scores, n->depth) : most;
+    while (t < most && !isnan(n->scores[t])) t++;
+    return KS_MIN(t, most);
+}
+
+static void read_scores(const node *n, const ks_kv_scores *scores,
+                        int32_t end) {
+    int32_t first = unscored(scores, n->depth);
+    if (end > first)
+        memcpy(scores->at + n->depth * KS_PAGE + first, n->scores + first,
+               (size_t)(end - first) * sizeof(float));
+}
+
+static void write_scores(node *n, const ks_kv_scores *scores) {
+    for (int32_t t = unscored(scores, n->depth); t < KS_PAGE; t++) {
+        float score = scores->at[n->depth * KS_PAGE + t];
+        if (!isnan(score)) n->scores[t] = score;
+    }
+}
+
+/* The child that has most of the next n tokens in front. */
+static void find_rest(ks_kv_tree *t, int32_t parent, const int32_t *ids,
+                      int32_t n, const ks_kv_scores *scores, ks_kv_rest *rest) {
+    int32_t best = NONE;
+    n = KS_MIN(n, KS_PAGE);
+    for (int32_t i = *children_of(t, parent); i != NONE;
+         i = t->nodes[i].sibling) {
+        const node *c = &t->nodes[i];
+        int32_t same = 0;
+        if (c->page == NONE) continue;
+        while (same < n && c->ids[same] == ids[same]) same++;
+        same = known(c, scores, same);
+        if (same <= rest->tokens) continue;
+        rest->tokens = same;
+        best = i;
+    }
+    if (best == NONE) return;
+    t->nodes[best].used = t->clock;
+    rest->page = t->nodes[best].page;
+    ks_kv_page_share(t->kv, rest->page);
+    if (scores) read_scores(&t->nodes[best], scores, rest->tokens);
+}
+
 int32_t ks_kv_tree_find(ks_kv_tree *t, const int32_t *ids, int32_t n,
-                        int32_t *pages, bool *coming) {
-    int32_t at = NONE, found = 0;
+                        const ks_kv_scores *scores, int32_t *pages,
+                        ks_kv_rest *rest) {
+    int32_t parent = NONE, found = 0;
     t->clock++;
-    *coming = false;
+    *rest = (ks_kv_rest){.page = -1};
     for (; found < n / KS_PAGE; found++) {
-        at = child_of(t, at, ids + found * KS_PAGE);
+        int32_t at = child_of(t, parent, ids + found * KS_PAGE);
         if (at == NONE) break;
         t->nodes[at].used = t->clock;
-        *coming = t->nodes[at].page == NONE;
-        if (*coming) break;
+        rest->coming = t->nodes[at].page == NONE;
+        if (rest->coming) return found;
+        if (known(&t->nodes[at], scores, KS_PAGE) < KS_PAGE) break;
+        if (scores) read_scores(&t->nodes[at], scores, KS_PAGE);
         pages[found] = t->nodes[at].page;
         ks_kv_page_share(t->kv, pages[found]);
+        parent = at;
     }
+    find_rest(t, parent, ids + found * KS_PAGE, n - found * KS_PAGE, scores,
+              rest);
     return found;
 }
 
@@ -126,21 +210,25 @@ void ks_kv_tree_announce(ks_kv_tree *t, const int32_t *ids, int32_t n) {
                                   .page = NONE,
                                   .depth = p,
                                   .next = *bucket,
+                                  .child = NONE,
+                                  .elder = NONE,
                                   .used = t->clock};
             memcpy(t->nodes[at].ids, mine, sizeof t->nodes[at].ids);
+            for (int i = 0; i < KS_PAGE; i++) t->nodes[at].scores[i] = NAN;
             *bucket = at;
-            if (parent != NONE) t->nodes[parent].children++;
+            add_child(t, parent, at);
         }
         parent = at;
     }
 }
 
 void ks_kv_tree_ready(ks_kv_tree *t, const int32_t *ids, int32_t n,
-                      const int32_t *pages) {
+                      const ks_kv_scores *scores, const int32_t *pages) {
     int32_t at = NONE;
     for (int32_t p = 0; p < n / KS_PAGE; p++) {
         at = child_of(t, at, ids + p * KS_PAGE);
         if (at == NONE) return;
+        if (scores) write_scores(&t->nodes[at], scores);
         if (t->nodes[at].page != NONE) continue;
         t->nodes[at].page = pages[p];
         ks_kv_page_share(t->kv, pages[p]);

@@ -18,16 +18,35 @@ ks_status ks_kv_tree_open(ks_kv_tree **out, ks_kv *kv, int32_t n_pages,
 /* Gives back all pages. */
 void ks_kv_tree_close(ks_kv_tree **tree);
 
+/* What is known of the tokens of a sequence besides their keys and values:
+ * at[t] is the log-probability of token t given those before it, NAN where
+ * nobody asked, for tokens from `from` on. */
+typedef struct ks_kv_scores {
+    float *at; /* as many as tokens */
+    int32_t from;
+} ks_kv_scores;
+
+/* What follows the pages that were found. */
+typedef struct ks_kv_rest {
+    bool coming;    /* the next page is announced */
+    int32_t page;   /* one whose first tokens are the next ones, shared for the
+                       caller, or -1 */
+    int32_t tokens; /* how many */
+} ks_kv_rest;
+
 /* The pages that hold the front of ids [n]: writes their ids, shares them for
- * the caller and returns how many. *coming: what follows is announced. */
+ * the caller and returns how many. With scores (may be NULL): pages alone whose
+ * tokens' scores are known, which are written. */
 int32_t ks_kv_tree_find(ks_kv_tree *tree, const int32_t *ids, int32_t n,
-                        int32_t *pages, bool *coming);
+                        const ks_kv_scores *scores, int32_t *pages,
+                        ks_kv_rest *rest);
 /* Of ids [n] the caller will compute the full pages that are not there. When
  * there are no nodes left the rest is not shared. */
 void ks_kv_tree_announce(ks_kv_tree *tree, const int32_t *ids, int32_t n);
-/* The front of ids [n] lies in pages; announced nodes of it become ready. */
+/* The front of ids [n] lies in pages; announced nodes of it become ready, and
+ * keep the scores (may be NULL). */
 void ks_kv_tree_ready(ks_kv_tree *tree, const int32_t *ids, int32_t n,
-                      const int32_t *pages);
+                      const ks_kv_scores *scores, const int32_t *pages);
 /* Takes back what was announced of ids [n] and is not ready. */
 void ks_kv_tree_forget(ks_kv_tree *tree, const int32_t *ids, int32_t n);
 

@@ -15,8 +15,8 @@
  *     rows, their place in the batch, or the thread count.
  *   - On a device, ops are queued on dev's stream; host memory is valid after
  *     sync. Launch errors surface in the status, late ones at sync; so does
- *     KS_NUMERIC of pool, convert and sample, from the op or from the next
- *     sync, which then forgets it.
+ *     KS_NUMERIC of pool, convert, sample and share, from the op or from the
+ *     next sync, which then forgets it.
  */
 #ifndef KS_OPS_H
 #define KS_OPS_H
@@ -59,6 +59,10 @@ typedef struct ks_seqs {
     const int32_t *past;    /* [n_seq] tokens already in the store; or NULL */
     const int32_t *pages;   /* [n_seq, max_pages] page ids, in order; or NULL */
     int32_t max_pages;
+    /* [n_seq, 2], or NULL: tokens [begin, end) of the sequence, by position,
+     * that its tokens at end and later do not attend to; all others attend as
+     * ever. Nothing is hidden where end <= begin. */
+    const int32_t *hidden;
 } ks_seqs;
 
 /* One layer of the paged KV store: pages of KS_PAGE tokens,
@@ -190,7 +194,9 @@ struct ks_ops {
     /* Causal attention: out [n_tok, n_heads * head_dim]. Keys before past[s]
      * come from the store, the batch's own from k and v. Keys are walked in
      * blocks at absolute positions, so a token's bits are the same whether its
-     * prefix was stored or is in the batch. */
+     * prefix was stored or is in the batch. Hidden keys count neither in the
+     * softmax nor in the sum, wherever they lie; a window does not widen for
+     * them. A token always has its own key. */
     ks_status (*attention)(ks_dev *, ks_view out, ks_view q, ks_view k,
                            ks_view v, const ks_attn_spec *, const ks_seqs *,
                            const ks_kv_layer *kv, ks_err *);
@@ -260,6 +266,18 @@ struct ks_ops {
     ks_status (*sample)(ks_dev *, int32_t *id, float *logprob, ks_view hidden,
                         ks_view head, float softcap, const ks_sample_spec *,
                         ks_err *);
+    /* One spec a row, key and counter unread. share[i] = log of the probability
+     * that sample draws an id of set i, ids[offsets[i]] .. ids[offsets[i + 1]]
+     * (distinct, in the vocabulary): the sum of their weights (draw.h) over
+     * that of all ids that top-k and top-p leave. So 0 where the set has all
+     * that is left, -infinity where nothing of it is; greedy gives one or the
+     * other. (sample's u has 24 bits: no probability is met closer than
+     * 2^-24.) In double, by the same operations everywhere: the same bits from
+     * the same logits on every backend, and a share close to 1 keeps what it
+     * lacks. */
+    ks_status (*share)(ks_dev *, double *share, ks_view hidden, ks_view head,
+                       float softcap, const ks_sample_spec *,
+                       const int32_t *offsets, const int32_t *ids, ks_err *);
 
     /* ---- backward: cotangents of an op's output to cotangents of its input,
      * weights held fixed. Many cotangents share one forward: x, gate, up, q, k,
@@ -290,15 +308,15 @@ struct ks_ops {
     ks_status (*gate_backward)(ks_dev *, ks_view dgate, ks_view dup,
                                ks_view dout, ks_view gate, ks_view up,
                                const int32_t *row, ks_act, ks_err *);
-    /* of attention without a store (no past): dq [n_rows, n_heads head_dim],
-     * dk and dv [n_rows, n_kv_heads head_dim], all written (zeros where nothing
-     * reaches), from dout [n_rows, n_heads head_dim]. out: what attention gave
-     * for q, k and v. With P the probabilities, c a cotangent:
-     *     dV_c = P^T dO_c, dP = dO_c V^T, dS = P (dP - rowsum(dO_c O)) slope
-     *     dQ_c = dS K, dK_c = dS^T Q
-     * slope: scale, times 1 - (s / softcap)^2 where scores are capped (Dao
-     * 2023, algorithm 2). The sums behind P are shared by all cotangents. Keys
-     * ahead of first[c] count in dQ and P, and get no dK and dV. */
+    /* of attention without a store (no past) and without hidden keys: dq
+     * [n_rows, n_heads head_dim], dk and dv [n_rows, n_kv_heads head_dim], all
+     * written (zeros where nothing reaches), from dout [n_rows, n_heads
+     * head_dim]. out: what attention gave for q, k and v. With P the
+     * probabilities, c a cotangent: dV_c = P^T dO_c, dP = dO_c V^T, dS = P (dP
+     * - rowsum(dO_c O)) slope dQ_c = dS K, dK_c = dS^T Q slope: scale, times 1
+     * - (s / softcap)^2 where scores are capped (Dao 2023, algorithm 2). The
+     * sums behind P are shared by all cotangents. Keys ahead of first[c] count
+     * in dQ and P, and get no dK and dV. */
     ks_status (*attention_backward)(ks_dev *, ks_view dq, ks_view dk,
                                     ks_view dv, ks_view dout, ks_view out,
                                     ks_view q, ks_view k, ks_view v,

@@ -1,4 +1,4 @@
-/* prompt.c - chat templates, recognised and rendered without Jinja. */
+/* prompt.c - which chat template a model has; prompt_render.c fills it in. */
 #include "prompt.h"
 
 #include "gguf.h"
@@ -7,7 +7,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define BAR "\xEF\xBD\x9C" /* the full-width bar of DeepSeek's marks */
+#define BAR "\xEF\xBD\x9C"   /* the full-width bar of DeepSeek's marks */
+#define BLOCK "\xE2\x96\x81" /* and what stands for their spaces */
 
 static const char default_instruction[] =
     "Solve the following problem. Put your final answer in \\boxed{}.";
@@ -67,7 +68,7 @@ static ks_status load(const char *home, const char *name, json_t **out,
     KS_TRY(ks_path_join(&path, home, name, err));
     if (!ks_file_exists(path)) goto done;
     KS_TRY(ks_read_file(path, &text, &n, err));
-    *out = json_loadb(text, n, 0, &reason);
+    *out = ks_json_loadb(text, n, 0, &reason);
     KS_CHECK(json_is_object(*out), KS_FORMAT, "%s: not a JSON object", path);
 done:
     if (st != KS_OK) {
@@ -233,14 +234,22 @@ static ks_status find_opening(ks_prompt *p, const char *text, ks_err *err) {
     return unescape(from, n, &p->opening, err);
 }
 
+/* What all models of a family have in front. */
+static const char *family_bos(ks_template which) {
+    if (which == KS_TEMPLATE_DEEPSEEK_R1)
+        return "<" BAR "begin" BLOCK "of" BLOCK "sentence" BAR ">";
+    return which == KS_TEMPLATE_LLAMA3 ? "<|begin_of_text|>" : "";
+}
+
+/* tokenizer NULL: there is no model. */
 static ks_status find_bos(ks_prompt *p, const sources *s,
                           const ks_tokenizer *tokenizer, ks_err *err) {
-    int32_t bos = ks_tokenizer_bos(tokenizer);
+    int32_t bos = tokenizer ? ks_tokenizer_bos(tokenizer) : -1;
     bool wanted = s->add_bos || has(s->text, "bos_token");
     size_t n = 0;
     if (bos >= 0 && wanted)
         return ks_detokenize(tokenizer, &bos, 1, &p->bos, &n, err);
-    p->bos = strdup("");
+    p->bos = strdup(tokenizer ? "" : family_bos(p->which));
     if (!p->bos) return ks_fail(err, KS_NOMEM, "out of memory for a prompt");
     return KS_OK;
 }
@@ -280,6 +289,14 @@ done:
     return st;
 }
 
+ks_status ks_prompt_of(ks_prompt *out, ks_template which, ks_err *err) {
+    const sources none = {0};
+    *out = (ks_prompt){0};
+    ks_status st = judge(out, &none, which, NULL, err);
+    if (st != KS_OK) ks_prompt_close(out);
+    return st;
+}
+
 void ks_prompt_close(ks_prompt *prompt) {
     free(prompt->bos);
     free(prompt->system);
@@ -292,99 +309,4 @@ bool ks_prompt_stops(const ks_prompt *prompt, int32_t id) {
     for (size_t i = 0; i < prompt->n_stops; i++)
         if (prompt->stops[i] == id) return true;
     return false;
-}
-
-/* --------------------------------------------------------------- rendering */
-
-/* The user's turn. */
-static ks_status add_task(const ks_prompt *p, const char *question,
-                          const char *end, ks_str *out, ks_err *err) {
-    if (!*p->instruction) return ks_str_printf(out, err, "%s", question);
-    return ks_str_printf(out, err, "%s\n\nProblem:\n%s%s", p->instruction,
-                         question, end);
-}
-
-static ks_status render_chatml(const ks_prompt *p, const char *question,
-                               ks_str *out, ks_err *err) {
-    ks_status st = KS_OK;
-    const char *user = p->plain_marks ? "<|user|>" : "<|im_start|>user";
-    const char *assistant = p->plain_marks
-                                ? "\n<|assistant|>"
-                                : "<|im_end|>\n<|im_start|>assistant";
-    if (p->system)
-        KS_TRY(ks_str_printf(out, err, "<|im_start|>system\n%s<|im_end|>\n",
-                             p->system));
-    KS_TRY(ks_str_printf(out, err, "%s\n", user));
-    KS_TRY(add_task(p, question, "\n", out, err));
-    KS_TRY(ks_str_printf(out, err, "%s\n%s", assistant, p->opening));
-done:
-    return st;
-}
-
-static ks_status render_deepseek(const ks_prompt *p, const char *question,
-                                 ks_str *out, ks_err *err) {
-    ks_status st = KS_OK;
-    KS_TRY(ks_str_printf(out, err, "<" BAR "User" BAR ">"));
-    KS_TRY(add_task(p, question, "\n", out, err));
-    KS_TRY(ks_str_printf(out, err, "<" BAR "Assistant" BAR ">%s", p->opening));
-done:
-    return st;
-}
-
-static ks_status render_llama3(const ks_prompt *p, const char *question,
-                               ks_str *out, ks_err *err) {
-    ks_status st = KS_OK;
-    /* The dates that the template falls back to: a prompt must not depend on
-     * the day. */
-    if (p->dated)
-        KS_TRY(ks_str_printf(out, err,
-                             "<|start_header_id|>system<|end_header_id|>\n\n"
-                             "Cutting Knowledge Date: December 2023\n"
-                             "Today Date: 26 Jul 2024\n\n<|eot_id|>"));
-    KS_TRY(ks_str_printf(out, err,
-                         "<|start_header_id|>user<|end_header_id|>\n\n"));
-    KS_TRY(add_task(p, question, "", out, err)); /* the template trims */
-    KS_TRY(ks_str_printf(out, err,
-                         "<|eot_id|><|start_header_id|>assistant"
-                         "<|end_header_id|>\n\n"));
-done:
-    return st;
-}
-
-/* No generation prompt: the model writes its own channel header. The
- * template's current date is left out: a prompt must not depend on the day. */
-static ks_status render_harmony(const ks_prompt *p, const char *question,
-                                ks_str *out, ks_err *err) {
-    ks_status st = KS_OK;
-    KS_TRY(ks_str_printf(
-        out, err,
-        "<|start|>system<|message|>You are ChatGPT, a large language model "
-        "trained by OpenAI.\nKnowledge cutoff: 2024-06\n\n"
-        "Reasoning: medium\n\n# Valid channels: analysis, commentary, final. "
-        "Channel must be included for every message.<|end|>"
-        "<|start|>user<|message|>"));
-    KS_TRY(add_task(p, question, "\n", out, err));
-    KS_TRY(ks_str_printf(out, err, "<|end|>"));
-done:
-    return st;
-}
-
-ks_status ks_prompt_render(const ks_prompt *p, const char *question,
-                           ks_str *out, ks_err *err) {
-    ks_status st = ks_str_printf(out, err, "%s", p->bos);
-    if (st != KS_OK) return st;
-    switch (p->which) {
-    case KS_TEMPLATE_CHATML:
-    case KS_TEMPLATE_QWEN:
-    case KS_TEMPLATE_OLMO:
-        return render_chatml(p, question, out, err);
-    case KS_TEMPLATE_LLAMA3:
-        return render_llama3(p, question, out, err);
-    case KS_TEMPLATE_DEEPSEEK_R1:
-        return render_deepseek(p, question, out, err);
-    case KS_TEMPLATE_HARMONY:
-        return render_harmony(p, question, out, err);
-    default:
-        return ks_str_printf(out, err, "%s", question);
-    }
 }

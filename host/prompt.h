@@ -24,11 +24,31 @@ typedef struct ks_prompt {
 ks_status ks_prompt_open(ks_prompt *out, const char *model,
                          const ks_tokenizer *tokenizer, ks_template which,
                          ks_err *err);
+/* The family's template as it is without a model at hand: no default system
+ * message, the BOS that all of its models have; AUTO is raw. */
+ks_status ks_prompt_of(ks_prompt *out, ks_template which, ks_err *err);
 void ks_prompt_close(ks_prompt *prompt);
 
-/* Everything up to where the model starts to write. Raw: the question as it
- * is. Others: one user turn that holds the instruction, "Problem:", the
- * question and a newline, or with an empty instruction the bare question. */
+typedef enum ks_role {
+    KS_ROLE_SYSTEM,
+    KS_ROLE_USER,
+    KS_ROLE_ASSISTANT
+} ks_role;
+
+typedef struct ks_turn {
+    ks_role role;
+    const char *text; /* borrowed; of the assistant's the answer alone */
+} ks_turn;
+
+/* A conversation, up to where the model starts to write its next turn. Without
+ * a system turn in front the template's default one comes first. Raw: the
+ * texts, blank lines between them. */
+ks_status ks_prompt_render_turns(const ks_prompt *prompt, const ks_turn *turns,
+                                 size_t n, ks_str *out, ks_err *err);
+
+/* The same for one question. Raw: the question as it is. Others: one user turn
+ * that holds the instruction, "Problem:", the question and a newline, or with
+ * an empty instruction the bare question. */
 ks_status ks_prompt_render(const ks_prompt *prompt, const char *question,
                            ks_str *out, ks_err *err);
 

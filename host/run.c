@@ -70,6 +70,7 @@ static void lay_out(ks_run *run, const ks_config *c,
     if (run->ops->unified) return;
     run->picked = ks__carve(a, n, sizeof *run->picked);
     run->logprobs = ks__carve(a, n, sizeof *run->logprobs);
+    run->shares = ks__carve(a, n, sizeof *run->shares);
     run->stage.device = ks__carve(a, run->stage.size, 1);
 }
 
@@ -103,22 +104,22 @@ static void lay_out_landing(ks_run *run, const ks_config *c,
 }
 
 /* What the lists need to know of a run. */
-static void plan(ks_run *run, const struct ks_ops *ops,
+static void plan(ks_run *run, const struct ks_ops *ops, const ks_config *config,
                  const ks_run_limits *limits) {
     run->ops = ops;
     run->limits = *limits;
     run->n_parcels = 1;
     if (ops->unified) return;
     run->n_parcels = 2 * __builtin_popcount(limits->streams);
-    run->stage.size =
-        ks__stage_bytes(limits, most_blocks(run, (size_t)limits->max_tokens));
+    run->stage.size = ks__stage_bytes(
+        limits, config, most_blocks(run, (size_t)limits->max_tokens));
 }
 
 size_t ks_run_bytes(const struct ks_ops *ops, const ks_config *config,
                     const ks_run_limits *limits) {
     ks_run scratch = {0};
     ks_carver a = {0}, h = {0};
-    plan(&scratch, ops, limits);
+    plan(&scratch, ops, config, limits);
     lay_out(&scratch, config, limits, &a);
     lay_out_host(&scratch, limits, &h);
     if (a.overflow || h.overflow) return SIZE_MAX;
@@ -153,7 +154,7 @@ ks_status ks_run_open(ks_run **out, ks_dev *dev, const struct ks_ops *ops,
     run->config = config;
     run->weights = weights;
     run->fault.seq = -1;
-    plan(run, ops, limits);
+    plan(run, ops, config, limits);
     KS_CHECK(ks_run_bytes(ops, config, limits) < SIZE_MAX, KS_LIMIT,
              "buffers for %d tokens and %d rows exceed the address space",
              limits->max_tokens, limits->max_rows);

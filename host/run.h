@@ -59,13 +59,21 @@ typedef struct ks_parcel {
     bool held;       /* not emitted yet */
 } ks_parcel;
 
-/* What a pass leaves behind for backward.c, in the backend's memory. */
+/* What a pass leaves behind for backward.c, in the backend's memory. Inner
+ * values are those of all layers one behind the other (`all`), or of the one
+ * that ks__forward_replay was last called for. */
 typedef struct ks_trace {
     float *resid; /* [L + 1, n_tok, d] residual stream ahead of each layer */
-    /* Of the layer that ks__forward_replay was last called for. */
-    float *q, *k; /* [n_tok, H D] [n_tok, G D] ahead of q/k norm, or NULL */
-    float *attn, *mlp; /* [n_tok, d] ahead of the post-norms, or NULL */
-    float *gate, *up;  /* [n_tok, F] */
+    bool all;
+    float *q, *k, *v;     /* [n_tok, H D] [n_tok, G D] [n_tok, G D] as attention
+                             takes them; without all those of the run */
+    float *mixed;         /* [n_tok, H D] its output, in the same way */
+    float *middle;        /* [n_tok, d] residual stream between attention and
+                             MLP, in the same way */
+    float *raw_q, *raw_k; /* [n_tok, H D] [n_tok, G D] ahead of q/k norm, or
+                             NULL */
+    float *attn, *mlp;    /* [n_tok, d] ahead of the post-norms, or NULL */
+    float *gate, *up;     /* [n_tok, F] */
 } ks_trace;
 
 /* A device computes on while two layers' rows are on their way. */
@@ -73,9 +81,8 @@ enum { KS_MOST_PARCELS = 2 * KS_N_STREAMS };
 
 /* Passes of one shape that come again: the ops of one, recorded (graph.c). */
 typedef struct ks_shape {
-    int32_t n_seq, max_pages;
+    int32_t n_seq, max_pages, n_last;
     const float *k, *v; /* of the store's first layer */
-    bool last;
 } ks_shape;
 typedef struct ks_recorded {
     ks_shape shape;
@@ -107,6 +114,7 @@ struct ks_run {
     float *last;                /* [max_last, d] */
     int32_t *picked;            /* [max_tokens] what sample answers */
     float *logprobs;            /* [max_tokens] what score answers */
+    double *shares;             /* [max_tokens] what share answers */
     ks_parcel parcels[KS_MOST_PARCELS];
     ks_stage stage;
     ks_recorded recorded[KS_RECORDED];
@@ -129,7 +137,8 @@ struct ks_run {
     int32_t n_blocks, block_rows; /* the last block may be shorter */
     int32_t n_bounds, n_lanes, n_parcels, parcel;
     int64_t n_token_rows;
-    bool wants_last;       /* heads on the sequences' last rows follow */
+    int32_t n_last;        /* rows whose final-normed states are wanted */
+    const int32_t *chosen; /* [n_last] which; NULL: the sequences' last */
     const ks_trace *trace; /* NULL: nothing is kept */
     const float *inputs;   /* [n_tok, d] in place of the embeddings, or NULL */
     bool replay;           /* one layer again, its inner values kept */
@@ -151,9 +160,13 @@ ks_status ks__stage_batch(ks_run *run, const int32_t *ids, ks_err *err);
 /* Where the backend will find these bytes once ks__stage_send has returned;
  * they are to stay as they are until then. ks__stage_batch starts anew. */
 const void *ks__stage_add(ks_run *run, const void *from, size_t size);
+/* The same for n offsets, which from there on count from the first. */
+const int32_t *ks__stage_offsets(ks_run *run, const int32_t *from, int64_t n);
 ks_status ks__stage_send(ks_run *run, ks_err *err);
-/* Bytes of the image for these limits. */
-size_t ks__stage_bytes(const ks_run_limits *limits, size_t n_blocks);
+/* Bytes of the image for these limits: what a pass needs of a batch, or its
+ * heads of max_tokens rows, with as many ids in sets as the vocabulary has. */
+size_t ks__stage_bytes(const ks_run_limits *limits, const ks_config *config,
+                       size_t n_blocks);
 
 /* Before the first layer: pool rows and gathered rows of the capture. */
 ks_status ks__gather_plan(ks_run *run, ks_err *err);
@@ -177,10 +190,13 @@ ks_status ks__run_fault_at(ks_run *run, ks_stream stream, int32_t layer,
 ks_status ks__forward_trace(ks_run *run, const ks_seqs *seqs,
                             const int32_t *ids, const float *inputs,
                             const ks_trace *trace, ks_err *err);
-/* Layer l of the last traced pass again, with the same bits. Leaves its q, k, v
- * and attention output in run->q .. run->mixed, the residual stream between
- * attention and MLP in run->x, and the rest in the trace. */
+/* Layer l of the last traced pass again, with the same bits, for a trace that
+ * does not hold all. */
 ks_status ks__forward_replay(ks_run *run, int32_t l, ks_err *err);
+
+/* A trace of n tokens with the inner values of layer l alone. */
+ks_trace ks__trace_at(const ks_trace *trace, const ks_config *c, int64_t n,
+                      int32_t l);
 
 /* What ops are told about layer l. */
 ks_attn_spec ks__attn_spec(const ks_config *c, const ks_weights *w, int32_t l);

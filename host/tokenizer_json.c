@@ -389,8 +389,8 @@ static ks_status load(json_t **out, const char *path, ks_err *err) {
     json_error_t reason;
     ks_status st = ks_read_file(path, &text, &n, err);
     if (st != KS_OK) return st;
-    *out =
-        json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &reason);
+    *out = ks_json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL,
+                         &reason);
     free(text);
     if (!*out)
         return ks_fail(err, KS_FORMAT, "%s line %d column %d: %s", path,

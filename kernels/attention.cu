@@ -431,6 +431,9 @@ ks_status ks__cuda_attention(ks_dev *dev, ks_view out, ks_view q, ks_view k,
     if (!st) st = attn_check_view("k", k, n, spec->n_kv_heads, d, err);
     if (!st) st = attn_check_view("v", v, n, spec->n_kv_heads, d, err);
     if (st || n == 0) return st;
+    if (seqs->hidden)
+        return ks_fail(err, KS_UNSUPPORTED,
+                       "attention: hidden tokens are not built in here");
     if (seqs->past && !(kv && seqs->pages))
         return ks_fail(err, KS_INTERNAL,
                        "attention: %d sequences with a past and no store",

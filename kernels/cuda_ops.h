@@ -62,6 +62,9 @@ ks_status ks__cuda_score(ks_dev *, float *logprob, ks_view hidden, ks_view head,
 ks_status ks__cuda_sample(ks_dev *, int32_t *id, float *logprob, ks_view hidden,
                           ks_view head, float softcap, const ks_sample_spec *,
                           ks_err *);
+ks_status ks__cuda_share(ks_dev *, double *share, ks_view hidden, ks_view head,
+                         float softcap, const ks_sample_spec *,
+                         const int32_t *offsets, const int32_t *ids, ks_err *);
 
 /* gemm.cu, gemm_backward.cu */
 ks_status ks__cuda_gemm(ks_dev *, ks_view out, ks_view x, ks_view w,

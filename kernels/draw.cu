@@ -1,5 +1,6 @@
-/* draw.cu - one draw a row of logits by the integer weights of host/draw.h:
- * the id that the CPU's op draws from the same logits.
+/* draw.cu - one draw a row of logits by the integer weights of host/draw.h, or
+ * the share of a set of ids in what may be drawn: what the CPU's ops answer
+ * from the same logits.
  *
  * No sort. A row's weights are added up in bins by depth below the top, 1/16
  * octave wide. A search for "the first token in order whose cumulative sum
@@ -240,36 +241,73 @@ static __device__ uint64_t search(const lottery *l, const bins *depths,
     return low;
 }
 
-/* The key that the spec draws: top-k, then top-p cut what is kept, then the
- * place that u names. all, count: weights and number of the tokens in bins. */
-static __device__ uint64_t draw(const lottery *l, const bins *depths,
-                                bins *narrow, uint64_t *list, uint64_t all,
-                                uint64_t count, const ks_sample_spec *spec) {
-    uint32_t words[4];
-    ks_philox(spec->key, spec->counter, words);
-    uint64_t kept = all, sum;
-    if (spec->top_k > 0 && (uint64_t)spec->top_k < count)
-        search(l, depths, narrow, list, (uint64_t)spec->top_k, true, &kept);
+/* What a spec leaves of a row: the sum of weights, and the last key. */
+typedef struct cut {
+    uint64_t sum, last;
+} cut;
+
+/* What lies in the block's shared memory. */
+typedef struct room {
+    bins *depths, *narrow;
+    uint64_t *list;
+} room;
+
+/* A row made ready: its greedy key, weights and number of the tokens in bins
+ * (of a spec that draws), the sum of exp(logit - top). */
+typedef struct tally {
+    uint64_t best, all, count;
+    double total;
+} tally;
+
+/* Top-k cuts, then top-p. */
+static __device__ cut cut_of(const lottery *l, const room *m, const tally *t,
+                             const ks_sample_spec *spec) {
+    cut c = {t->all, ~0ull};
+    if (spec->top_k > 0 && (uint64_t)spec->top_k < t->count)
+        c.last = search(l, m->depths, m->narrow, m->list, (uint64_t)spec->top_k,
+                        true, &c.sum);
     if (spec->top_p < 1)
-        search(l, depths, narrow, list, ks_draw_share(kept, spec->top_p), false,
-               &kept);
-    return search(l, depths, narrow, list, ks_draw_place(kept, words[0]), false,
-                  &sum);
+        c.last = search(l, m->depths, m->narrow, m->list,
+                        ks_draw_share(c.sum, spec->top_p), false, &c.sum);
+    return c;
 }
 
-/* ------------------------------------------------------------------- kernel
+/* The key that u's place names. */
+static __device__ uint64_t draw(const lottery *l, const room *m, const cut *c,
+                                const ks_sample_spec *spec) {
+    uint32_t words[4];
+    uint64_t sum;
+    ks_philox(spec->key, spec->counter, words);
+    return search(l, m->depths, m->narrow, m->list,
+                  ks_draw_place(c->sum, words[0]), false, &sum);
+}
+
+/* Weights of those of n ids that the cut leaves. */
+static __device__ uint64_t sum_set(const lottery *l, const cut *c,
+                                   const int32_t *ids, int n) {
+    uint64_t sum = 0;
+    for (int i = (int)threadIdx.x; i < n; i += THREADS) {
+        uint64_t key = key_of(l->row[ids[i]], ids[i]);
+        if (key <= c->last) sum += weight_of(l, key);
+    }
+    return block_add(sum);
+}
+
+/* ------------------------------------------------------------------ kernels
  */
 
-typedef struct sample_args {
-    int32_t *id;
-    float *logprob; /* or NULL */
-    float *logits;  /* [rows, n], capped in place */
+typedef struct draw_args {
+    float *logits; /* [rows, n], capped in place */
     const ks_sample_spec *spec;
     int64_t first; /* of the op's rows */
     int n;
     float softcap;
     ks__report report;
-} sample_args;
+    int32_t *id;    /* sample's */
+    float *logprob; /* or NULL */
+    double *share;  /* share's */
+    const int32_t *offsets, *ids;
+} draw_args;
 
 /* Caps the row and returns the least key: of the highest logit, lowest id. */
 static __device__ uint64_t highest(float *row, int n, float softcap) {
@@ -283,48 +321,87 @@ static __device__ uint64_t highest(float *row, int n, float softcap) {
     return block_least(best);
 }
 
-/* A block a row. Bound: a row of logits a pass from L2, two passes and one a
- * search (one to three). */
-static __global__ void __launch_bounds__(THREADS) sample_kernel(sample_args a) {
-    SHARED(bins, depths, 1);
-    SHARED(bins, narrow, 1);
-    SHARED(uint64_t, list, LISTED);
-    int64_t r = a.first + blockIdx.x;
-    ks_sample_spec spec = a.spec[r];
-    bool draws = spec.temperature > 0;
-    float *row = a.logits + (int64_t)blockIdx.x * a.n, sum = 0;
-    bins_clear(depths, BINS);
-    uint64_t key = highest(row, a.n, a.softcap), all = 0, count = 0;
-    float top = __uint_as_float(ks_draw_bits(key));
-    lottery l = {row, a.n, top, draws ? ks_draw_rate(spec.temperature) : 0};
-    for (int i = (int)threadIdx.x; i < a.n; i += THREADS) {
+/* The block's row, its bins filled. False, and reported: NaN, or an infinite
+ * logit. */
+static __device__ bool open_row(const draw_args *a, const room *m,
+                                const ks_sample_spec *spec, lottery *l,
+                                tally *t) {
+    bool draws = spec->temperature > 0;
+    float *row = a->logits + (int64_t)blockIdx.x * a->n, sum = 0;
+    uint64_t all = 0, count = 0;
+    bins_clear(m->depths, BINS);
+    t->best = highest(row, a->n, a->softcap);
+    float top = __uint_as_float(ks_draw_bits(t->best));
+    *l = {row, a->n, top, draws ? ks_draw_rate(spec->temperature) : 0};
+    for (int i = (int)threadIdx.x; i < a->n; i += THREADS) {
         float x = row[i];
         sum += expf(x - top);
-        uint64_t depth = depth_of(&l, x);
+        uint64_t depth = depth_of(l, x);
         if (!draws || bin_of(depth) >= BINS) continue;
         uint64_t weight = ks_draw_weight(depth);
         all += weight;
         count++;
-        bins_add(depths, bin_of(depth), weight);
+        bins_add(m->depths, bin_of(depth), weight);
     }
-    double total = block_total(sum);
-    bool good = total < INFINITY; /* false: NaN, or an infinite logit */
-    if (good && draws)
-        key = draw(&l, depths, narrow, list, block_add(all), block_add(count),
-                   &spec);
-    if (threadIdx.x) return;
-    if (!good) ks__cuda_report(a.report, KS__LOGITS, r);
-    a.id[r] = good ? (int32_t)(uint32_t)key : 0;
-    float logit = __uint_as_float(ks_draw_bits(key));
-    if (a.logprob) a.logprob[r] = (float)((double)logit - top - log(total));
+    t->total = block_total(sum);
+    t->all = block_add(all);
+    t->count = block_add(count);
+    bool good = t->total < INFINITY;
+    if (!good && threadIdx.x == 0)
+        ks__cuda_report(a->report, KS__LOGITS, a->first + blockIdx.x);
+    return good;
 }
 
-/* ----------------------------------------------------------------- launcher
+/* A block a row. Bound: a row of logits a pass from L2, two passes and one a
+ * search (one to three). */
+static __global__ void __launch_bounds__(THREADS) sample_kernel(draw_args a) {
+    SHARED(bins, depths, 1);
+    SHARED(bins, narrow, 1);
+    SHARED(uint64_t, list, LISTED);
+    room m = {depths, narrow, list};
+    int64_t r = a.first + blockIdx.x;
+    const ks_sample_spec *spec = a.spec + r;
+    lottery l;
+    tally t;
+    bool good = open_row(&a, &m, spec, &l, &t);
+    uint64_t key = t.best;
+    if (good && spec->temperature > 0) {
+        cut c = cut_of(&l, &m, &t, spec);
+        key = draw(&l, &m, &c, spec);
+    }
+    if (threadIdx.x) return;
+    a.id[r] = good ? (int32_t)(uint32_t)key : 0;
+    float logit = __uint_as_float(ks_draw_bits(key));
+    if (a.logprob) a.logprob[r] = (float)((double)logit - l.top - log(t.total));
+}
+
+/* A block a row. Bound: a row of logits a pass from L2, two passes and one a
+ * search (none to two); the set's ids once, their logits one by one. */
+static __global__ void __launch_bounds__(THREADS) share_kernel(draw_args a) {
+    SHARED(bins, depths, 1);
+    SHARED(bins, narrow, 1);
+    SHARED(uint64_t, list, LISTED);
+    room m = {depths, narrow, list};
+    int64_t r = a.first + blockIdx.x;
+    const ks_sample_spec *spec = a.spec + r;
+    lottery l;
+    tally t;
+    double share = NAN;
+    if (open_row(&a, &m, spec, &l, &t)) {
+        cut c = {ks_draw_weight(0), t.best}; /* greedy: the best alone */
+        if (spec->temperature > 0) c = cut_of(&l, &m, &t, spec);
+        int begin = a.offsets[r], n = a.offsets[r + 1] - begin;
+        share = ks_draw_log(sum_set(&l, &c, a.ids + begin, n), c.sum);
+    }
+    if (threadIdx.x == 0) a.share[r] = share;
+}
+
+/* ---------------------------------------------------------------- launchers
  */
 
-/* HELD rows at a time: their logits, then their draws. */
-static ks_status sample_rows(ks_dev *dev, sample_args a, ks_view hidden,
-                             ks_view head, ks_err *err) {
+/* HELD rows at a time: their logits, then what the kernel makes of them. */
+static ks_status draw_rows(ks_dev *dev, void (*kernel)(draw_args), draw_args a,
+                           ks_view hidden, ks_view head, ks_err *err) {
     for (; a.first < hidden.rows; a.first += HELD) {
         ks_view rows = hidden;
         rows.data = (float *)hidden.data + a.first * hidden.stride;
@@ -332,16 +409,17 @@ static ks_status sample_rows(ks_dev *dev, sample_args a, ks_view hidden,
         ks_view logits = ks_view_f32(a.logits, rows.rows, head.rows);
         ks_status st = ks__cuda_gemm(dev, logits, rows, head, NULL, false, err);
         if (st != KS_OK) return st;
-        KS_CUDA_TRY(launch(sample_kernel, (unsigned)rows.rows, THREADS, 0,
-                           dev->stream, a),
-                    "sample");
+        KS_CUDA_TRY(
+            launch(kernel, (unsigned)rows.rows, THREADS, 0, dev->stream, a),
+            "sampling");
     }
     return KS_OK;
 }
 
-ks_status ks__cuda_sample(ks_dev *dev, int32_t *id, float *logprob,
-                          ks_view hidden, ks_view head, float softcap,
-                          const ks_sample_spec *spec, ks_err *err) {
+/* The rest of the arguments, which both ops have. */
+static ks_status run(ks_dev *dev, void (*kernel)(draw_args), draw_args a,
+                     ks_view hidden, ks_view head, float softcap,
+                     const ks_sample_spec *spec, ks_err *err) {
     if (hidden.cols != head.cols)
         return ks_fail(err, KS_INTERNAL, "logits: [%lld,%lld] by [%lld,%lld]",
                        (long long)hidden.rows, (long long)hidden.cols,
@@ -354,10 +432,32 @@ ks_status ks__cuda_sample(ks_dev *dev, int32_t *id, float *logprob,
     size_t size = (size_t)(ks__least(HELD, hidden.rows) * head.rows) * 4;
     ks_status st = ks__cuda_take(dev, &logits, size, "sampling", err);
     if (st != KS_OK) return st;
-    sample_args a = {
-        id, logprob,        (float *)logits, spec,
-        0,  (int)head.rows, softcap,         ks__cuda_reporting(dev)};
-    st = sample_rows(dev, a, hidden, head, err);
+    a.logits = (float *)logits;
+    a.spec = spec;
+    a.n = (int)head.rows;
+    a.softcap = softcap;
+    a.report = ks__cuda_reporting(dev);
+    st = draw_rows(dev, kernel, a, hidden, head, err);
     ks__cuda_give(dev, logits);
     return st;
+}
+
+ks_status ks__cuda_sample(ks_dev *dev, int32_t *id, float *logprob,
+                          ks_view hidden, ks_view head, float softcap,
+                          const ks_sample_spec *spec, ks_err *err) {
+    draw_args a = {};
+    a.id = id;
+    a.logprob = logprob;
+    return run(dev, sample_kernel, a, hidden, head, softcap, spec, err);
+}
+
+ks_status ks__cuda_share(ks_dev *dev, double *share, ks_view hidden,
+                         ks_view head, float softcap,
+                         const ks_sample_spec *spec, const int32_t *offsets,
+                         const int32_t *ids, ks_err *err) {
+    draw_args a = {};
+    a.share = share;
+    a.offsets = offsets;
+    a.ids = ids;
+    return run(dev, share_kernel, a, hidden, head, softcap, spec, err);
 }

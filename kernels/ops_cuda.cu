@@ -106,6 +106,7 @@ static struct ks_ops table(const char *isa) {
     SLOT(count_nonfinite);
     SLOT(score);
     SLOT(sample);
+    SLOT(share);
     SLOT(gemm_backward);
     SLOT(norm_backward);
     SLOT(rope_backward);

@@ -1,7 +1,7 @@
 /* search.c - selection, ranking and greedy removal of steps. */
 #include "search.h"
 
-#include <math.h>
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,7 +34,7 @@ ks_status ks_influence_check(const ks_influence *matrix, ks_err *err) {
     for (int32_t k = 1; k < n; k++)
         for (int32_t j = 0; j < k; j++) {
             double v = matrix->at[(size_t)k * (size_t)n + (size_t)j];
-            if (!(v >= 0) || isinf(v))
+            if (!(v >= 0 && v <= DBL_MAX / n)) /* sums of rows are finite */
                 return ks_fail(err, KS_FORMAT,
                                "influence of step %d on %d is %g: a number "
                                "that is finite and not negative is expected",
@@ -43,7 +43,9 @@ ks_status ks_influence_check(const ks_influence *matrix, ks_err *err) {
     return KS_OK;
 }
 
-/* The smallest value of row k that is still taken; 0: none is. */
+/* The smallest value of row k that is still taken; 0: none is. Shares are
+ * quotients: of whole numbers they are rounded as the threshold was when it was
+ * written down, which its product with the total is not. */
 static double least_taken(const double *row, int32_t k, double threshold,
                           entry *sorted) {
     double total = 0, sum = 0;
@@ -138,16 +140,19 @@ ks_status ks_greedy_open(ks_greedy *g, int32_t n, const uint8_t *start,
     ks_status st = KS_OK;
     *g = (ks_greedy){.n = n};
     uint8_t *seen = NULL;
+    KS_CHECK(n >= 2 && start[n - 1], KS_FORMAT,
+             "a set to start from without the answer suffix in its last place, "
+             "or without a step ahead of it");
     KS_TRY(ks_alloc(&seen, (size_t)n, 1, "steps", err));
     KS_TRY(ks_alloc(&g->mask, (size_t)n, 1, "steps", err));
     KS_TRY(ks_alloc(&g->queue, (size_t)n, sizeof *g->queue, "a queue", err));
-    memcpy(g->mask, start, (size_t)n);
+    for (int32_t i = 0; i < n; i++) g->mask[i] = start[i] != 0;
     for (int32_t i = 0; i < n_order; i++) {
         int32_t step = order[i];
-        KS_CHECK(step >= 0 && step < n && !seen[step], KS_FORMAT,
+        KS_CHECK(step >= 0 && step < n - 1 && !seen[step], KS_FORMAT,
                  "place %d of the order is step %d: each of 0 to %d at most "
                  "once is expected",
-                 (int)i, (int)step, (int)n - 1);
+                 (int)i, (int)step, (int)n - 2);
         seen[step] = 1;
         if (g->mask[step]) g->queue[g->waiting++] = step;
     }
@@ -164,7 +169,7 @@ void ks_greedy_close(ks_greedy *g) {
 }
 
 int32_t ks_greedy_ahead(const ks_greedy *g, int32_t i) {
-    if (g->failures + i >= g->waiting) return -1;
+    if (i < 0 || i >= g->waiting - g->failures) return -1;
     return g->queue[(g->begin + i) % g->n];
 }
 

@@ -10,8 +10,8 @@
 
 #include "base.h"
 
-/* influence[k * n + j]: of source j on target k, used for j < k: finite and not
- * negative. */
+/* at[k * n + j]: influence of source j on target k, used for j < k: finite, not
+ * negative, and no row's sum beyond a double's range. */
 typedef struct ks_influence {
     const double *at; /* [n, n] */
     int32_t n;        /* 2 or more */
@@ -56,8 +56,9 @@ typedef struct ks_greedy {
     int32_t begin, waiting, failures;
 } ks_greedy;
 
-/* order [n_order]: distinct steps, first to be tried first; those of them that
- * start (mask [n], copied) keeps are candidates. */
+/* order [n_order]: distinct steps 0 to p - 1, first to be tried first; those of
+ * them that start (mask [n], copied, the suffix in) keeps are candidates. What
+ * is never to be left out (the paper's last step) does not stand in order. */
 ks_status ks_greedy_open(ks_greedy *greedy, int32_t n, const uint8_t *start,
                          const int32_t *order, int32_t n_order, ks_err *err);
 void ks_greedy_close(ks_greedy *greedy);

@@ -161,8 +161,8 @@ ks_status ks_stats_metrics(const ks_scored *rows, double out[KS_N_METRICS],
 /* ---------------------------------------------------------------- bootstrap */
 
 /* Multiply and shift: no index is favoured by more than n_groups / 2^32. */
-static void draw(uint64_t seed, uint64_t replicate, int32_t n_groups,
-                 double *weight) {
+void ks__stats_draw(uint64_t seed, uint64_t replicate, int32_t n_groups,
+                    double *weight) {
     const uint64_t key[2] = {seed, replicate};
     memset(weight, 0, sizeof *weight * (size_t)n_groups);
     for (int32_t i = 0; i < n_groups; i += 4) {
@@ -178,7 +178,7 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static ks_interval interval_of(double value, double *draws, int32_t n) {
+ks_interval ks__stats_interval(double value, double *draws, int32_t n) {
     int32_t kept = 0;
     for (int32_t i = 0; i < n; i++)
         if (!isnan(draws[i])) draws[kept++] = draws[i];
@@ -213,7 +213,7 @@ static ks_status bootstrap(const scoring *a, const scoring *b,
         for (int32_t r = 0; r < replicates; r++) {
             double one[KS_N_METRICS], two[KS_N_METRICS] = {0};
             if (!weight || ks_interrupted) continue;
-            draw(seed, (uint64_t)r, n_groups, weight);
+            ks__stats_draw(seed, (uint64_t)r, n_groups, weight);
             metrics_of(a, weight, one);
             if (b) metrics_of(b, weight, two);
             for (int m = 0; m < KS_N_METRICS; m++)
@@ -225,9 +225,9 @@ static ks_status bootstrap(const scoring *a, const scoring *b,
     KS_CHECK(!failed, KS_NOMEM, "out of memory for bootstrap weights");
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
     for (int m = 0; m < KS_N_METRICS; m++)
-        out[m] =
-            interval_of(value[m] - other[m],
-                        draws + (size_t)m * (size_t)replicates, replicates);
+        out[m] = ks__stats_interval(value[m] - other[m],
+                                    draws + (size_t)m * (size_t)replicates,
+                                    replicates);
 done:
     free(draws);
     return st;

@@ -49,6 +49,12 @@ ks_status ks_stats_paired(const ks_scored *a, const float *b_score,
                           int32_t replicates, uint64_t seed,
                           ks_interval out[KS_N_METRICS], ks_err *err);
 
+/* The parts of it, for other figures: how often each problem is in a draw, and
+ * the interval of `value` by the draws' quantiles (sorted in place). */
+void ks__stats_draw(uint64_t seed, uint64_t replicate, int32_t n_groups,
+                    double *weight);
+ks_interval ks__stats_interval(double value, double *draws, int32_t n);
+
 /* Wilson's interval of k successes in n at 95%. */
 ks_interval ks_stats_wilson(int64_t k, int64_t n);
 

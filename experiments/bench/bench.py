@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Runs ours and theirs in turn on the same inputs; CSV with ratios.
 
-Usage: bench.py capture|probe|io|gemm|all|report [OPTION...]
+Usage: bench.py BENCH|all|report [OPTION...]
 capture  keystep beside transformers and llama.cpp, and the parts of a capture
 probe    the grid of probes beside scikit-learn and the published loop
 io       the activation writer beside dd
 gemm     the product on stored weights beside the BLAS's
+influence  a chain's influence matrix beside torch's autograd
+sufficiency  K samples behind every prefix of a chain: transformers, llama.cpp
+generation   many problems at once, keystep beside llama.cpp
 report   README.md from the figures that lie in the folder
 Peers run under the same python. OUT/<bench>*.csv hold every run, and
 OUT/<bench>-figures.csv what follows from them beside the goals; every row
@@ -17,107 +20,15 @@ import glob
 import json
 import math
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from importlib import metadata
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
+from harness import ROOT, figure, machine, peer, ratios, run, say, table, write
+from influence import bench_influence
+from sampling import bench_generation, bench_sufficiency
+
 FIVE = "mean,first,middle,last,before"
 PEERS = ("torch", "transformers", "llama-cpp-python", "scikit-learn", "numpy")
-
-
-# ------------------------------------------------------------------ processes
-
-def run(command):
-    """Wall seconds, peak MiB and standard output of one process."""
-    with tempfile.TemporaryFile("w+") as out, \
-            tempfile.TemporaryFile("w+") as words:
-        start = time.perf_counter()
-        child = subprocess.Popen(command, stdout=out, stderr=words)
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - start
-        child.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        words.seek(0)
-        if child.returncode != 0:
-            raise SystemExit(f"{' '.join(command)}\n{words.read()[-3000:]}")
-        return seconds, usage.ru_maxrss / 1024, out.read()
-
-
-def peer(script, *arguments):
-    """The peer's one line of JSON, with its peak memory."""
-    _, peak, out = run([sys.executable, os.path.join(HERE, script),
-                        *map(str, arguments)])
-    said = json.loads(out.strip().splitlines()[-1])
-    said["peak_mib"] = peak
-    return said
-
-
-def table(options, *arguments):
-    """Rows of `keystep bench ...`."""
-    _, _, out = run([options.keystep, "bench", *map(str, arguments), "--json",
-                     "--quiet"])
-    return json.loads(out)
-
-
-def say(*words):
-    print(*words, file=sys.stderr, flush=True)
-
-
-# --------------------------------------------------------------------- results
-
-def machine():
-    """What .ci/machine says, a name a line."""
-    said = subprocess.run([os.path.join(ROOT, ".ci", "machine")], cwd=ROOT,
-                          check=True, capture_output=True, text=True).stdout
-    lines = dict(line.split(" ", 1) for line in said.splitlines())
-    return {"commit": lines["commit"],
-            "machine": f"{lines['processor']}, {lines['memory']}"}
-
-
-def write(options, name, rows):
-    """Rows of any keys as CSV, written aside and renamed."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    keys += [key for key in options.machine if key not in keys]
-    os.makedirs(options.out, exist_ok=True)
-    path = os.path.join(options.out, name + ".csv")
-    with open(path + ".part", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, keys, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v
-                             for k, v in (row | options.machine).items()})
-    os.replace(path + ".part", path)
-    say("wrote", path)
-
-
-def figure(what, values, goal=None, at_least=True, interval=None):
-    """Median and range of the rounds, or a value with its 95% interval, and
-    whether the goal is met: by the value, or where an interval is what the
-    goal speaks of, by its upper end."""
-    if interval:
-        value, low, high, n = interval
-        kind = "95% interval"
-    else:
-        value, low, high = statistics.median(values), min(values), max(values)
-        n, kind = len(values), "range"
-    row = {"figure": what, "value": value, "low": low, "high": high,
-           "spread": kind, "n": n, "goal": "", "met": ""}
-    if goal is not None:
-        row["goal"] = f"{'>=' if at_least else '<='} {goal:g}"
-        judged = high if interval and not at_least and high else value
-        row["met"] = ("yes" if (judged >= goal if at_least
-                                else judged <= goal) else "no")
-    say(f"{what}: {value:.4g}", row["goal"], row["met"])
-    return row
-
-
-def ratios(rates, name, other):
-    return [a / b for a, b in zip(rates[name], rates[other])]
 
 
 # --------------------------------------------------------------------- capture
@@ -380,7 +291,9 @@ def bench_gemm(options, _scratch):
 
 
 BENCHES = {"gemm": bench_gemm, "io": bench_io, "capture": bench_capture,
-           "probe": bench_probe}
+           "probe": bench_probe, "influence": bench_influence,
+           "sufficiency": bench_sufficiency, "generation": bench_generation}
+SAMPLING = ("sufficiency", "generation", "all")
 
 
 # ---------------------------------------------------------------------- report
@@ -427,7 +340,9 @@ def parse():
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=[*BENCHES, "all", "report"])
     parser.add_argument("--f32", help="folder that expand.py made")
-    parser.add_argument("--chains", help="chains to capture")
+    parser.add_argument("--chains", help="chains to capture, one of them "
+                        "for influence")
+    parser.add_argument("--sampling", help="folder that chain40.py made")
     parser.add_argument("--acts", help="labelled activations to probe; "
                         "default: synthetic")
     parser.add_argument("--out", required=True, help="folder of the CSV")
@@ -436,22 +351,30 @@ def parse():
     parser.add_argument("--keystep", default=os.path.join(
         ROOT, "build", "release", "keystep"))
     parser.add_argument("--made-by", default="bench.py")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(),
+                        help="of sufficiency and generation, ours and theirs")
     parser.add_argument("--quick", action="store_true",
                         help="a few runs of little, to try the benches")
     options = parser.parse_args()
-    if options.what in ("capture", "all") and not (options.f32 and
-                                                   options.chains):
-        parser.error("capture needs --f32 and --chains")
+    if options.what in ("capture", "influence", "all") and not (
+            options.f32 and options.chains):
+        parser.error(f"{options.what} needs --f32 and --chains")
+    if options.what in SAMPLING and not options.sampling:
+        parser.error(f"{options.what} needs --sampling")
     small = options.quick
     options.rounds = 2 if small else 3
     options.pairs = 2 if small else 10
     options.n_chains = 4 if small else 100
     options.n_parts = 2 if small else 30
     options.probe_pairs = 1 if small else 3
+    options.influence_pairs = 1 if small else 5
     options.rows = 1000 if small else 8000
     options.data_layers = 4 if small else 31
     options.peer_layers = 2 if small else 4
     options.mib = 32 if small else 1024
+    options.published_prompts = 2 if small else 8
+    options.checked_prompts = 2 if small else 6
+    options.max_new = 16 if small else 256
     return options
 
 

@@ -10,23 +10,13 @@ alone: no loading, no tokenising, no writing.
 """
 import argparse
 import json
-import os
 import time
 
 import llama_cpp as ll
 
+from llama_low import Context, load
+
 FORMS = (0, 512, 1024, 2048)
-QUIET = ll.llama_log_callback(lambda *_: None)  # llama.cpp keeps a pointer
-
-
-def load(path):
-    ll.llama_log_set(QUIET, None)
-    ll.llama_backend_init()
-    model = ll.llama_model_load_from_file(
-        path.encode(), ll.llama_model_default_params())
-    if not model:
-        raise SystemExit(f"{path}: llama.cpp cannot load it")
-    return model
 
 
 def read_prompts(model, path, most):
@@ -57,38 +47,17 @@ def evaluate(model, prompts, most):
     batches = pack(prompts, most)
     size = max(sum(map(len, b)) for b in batches)
     width = max(map(len, batches))
-    wanted = ll.llama_context_default_params()
-    wanted.n_ctx = size if width == 1 else size * 2
-    wanted.n_batch = size
-    wanted.n_ubatch = min(size, 512)
-    wanted.n_seq_max = width
-    wanted.kv_unified = True
-    wanted.n_threads = wanted.n_threads_batch = os.cpu_count()
-    context = ll.llama_init_from_model(model, wanted)
-    if not context:
-        raise SystemExit("llama.cpp makes no context")
-    memory = ll.llama_get_memory(context)
-    batch = ll.llama_batch_init(size, 0, width)
+    context = Context(model, size if width == 1 else size * 2, width)
     start = time.perf_counter()
     for chains in batches:
-        ll.llama_memory_clear(memory, True)
-        at = 0
+        context.clear()
         for sequence, ids in enumerate(chains):
             for place, token in enumerate(ids):
-                batch.token[at] = token
-                batch.pos[at] = place
-                batch.n_seq_id[at] = 1
-                batch.seq_id[at][0] = sequence
-                batch.logits[at] = 0
-                at += 1
-        batch.n_tokens = at
-        batch.logits[at - 1] = 1
-        if ll.llama_decode(context, batch) != 0:
-            raise SystemExit("llama_decode failed")
-    ll.llama_synchronize(context)
+                last = sequence == len(chains) - 1 and place == len(ids) - 1
+                context.add(token, place, [sequence], last)
+        context.decode()
     seconds = time.perf_counter() - start
-    ll.llama_batch_free(batch)
-    ll.llama_free(context)
+    context.close()
     return seconds
 
 

@@ -11,7 +11,8 @@ typedef struct ks_bench_input {
     ks_cli_common common;
     const char *what, *shapes, *types, *isa;
     const char *dir;      /* folder of files that are written and removed */
-    const char *out_data; /* where the probe's data are kept */
+    const char *out_data; /* where data are kept: the probe's, a matrix */
+    const char *input;    /* tokens and steps of a chain */
     int repeats;          /* pairs */
     int mib;              /* that io writes */
     int rows, width, data_layers, folds; /* of the probe's data */
@@ -26,6 +27,7 @@ ks_status ks_bench_gemm(ks_bench *bench, ks_err *err);
 ks_status ks_bench_capture(ks_bench *bench, ks_err *err);
 ks_status ks_bench_io(ks_bench *bench, ks_err *err);
 ks_status ks_bench_probe(ks_bench *bench, ks_err *err);
+ks_status ks_bench_influence(ks_bench *bench, ks_err *err);
 
 typedef struct ks_spread {
     double q1, median, q3, min, max;

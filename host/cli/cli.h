@@ -28,7 +28,7 @@ int ks_cli_parse(const struct argp *argp, const char *name, int argc,
 typedef struct ks_cli_common {
     const char *model, *problems, *chains, *labels, *acts, *out, *template_;
     const char *backend, *cue, *labels_on, *clean;
-    bool force, resume, dry_run, json, compat, context_none, quiet;
+    bool force, resume, dry_run, json, compat, context_none, quiet, seeded;
     uint32_t streams, positions; /* bit sets; 0: the command's default */
     ks_type dtype;               /* default KS_BF16 */
     const char *layers;          /* "0,3-7" */
@@ -224,6 +224,8 @@ int ks_cmd_tokenize(int argc, char **argv);
 int ks_cmd_score(int argc, char **argv);
 int ks_cmd_generate(int argc, char **argv);
 int ks_cmd_split(int argc, char **argv);
+int ks_cmd_import(int argc, char **argv);
+int ks_cmd_label(int argc, char **argv);
 int ks_cmd_capture(int argc, char **argv);
 int ks_cmd_probe(int argc, char **argv);
 int ks_cmd_inspect(int argc, char **argv);

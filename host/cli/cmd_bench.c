@@ -18,7 +18,8 @@ enum {
     KEY_WIDTH,
     KEY_DATA_LAYERS,
     KEY_FOLDS,
-    KEY_OUT_DATA
+    KEY_OUT_DATA,
+    KEY_INPUT
 };
 
 static const struct argp_option option_list[] = {
@@ -37,7 +38,6 @@ static const struct argp_option option_list[] = {
      1},
     {"isa", KEY_ISA, "NAME", 0, "instruction set: v2, avx2 or avx512", 1},
     {NULL, 0, NULL, 0, "capture:", 2},
-    {"model", KS_KEY_MODEL, "PATH", 0, "GGUF, safetensors or folder", 2},
     {"chains", KS_KEY_CHAINS, "FILE", 0, "chains, JSON Lines", 2},
     {"batch-tokens", KS_KEY_BATCH_TOKENS, "N", 0,
      "most tokens of a packed batch", 2},
@@ -56,13 +56,23 @@ static const struct argp_option option_list[] = {
      4},
     {"seed", KS_KEY_SEED, "N", 0, "of synthetic ones", 4},
     {"out-data", KEY_OUT_DATA, "FILE", 0,
-     "keep the synthetic activations, for peers to read", 4},
-    {NULL, 0, NULL, 0, "capture and probe:", 5},
-    {"backend", KS_KEY_BACKEND, "cpu|cuda", 0, "default: cpu", 5},
-    {NULL, 0, NULL, 0, "capture, io and probe:", 6},
+     "keep the synthetic activations, or the influence matrix, for peers to "
+     "read",
+     4},
+    {NULL, 0, NULL, 0, "influence:", 5},
+    {"input", KEY_INPUT, "FILE", 0,
+     "a chain, JSON: \"ids\", its tokens, and \"bounds\", the token where each "
+     "step begins and the last one's end",
+     5},
+    {"memory", KS_KEY_MEMORY, "BYTES", 0, "it may take, e.g. 2G", 5},
+    {NULL, 0, NULL, 0, "capture and influence:", 6},
+    {"model", KS_KEY_MODEL, "PATH", 0, "GGUF, safetensors or folder", 6},
+    {NULL, 0, NULL, 0, "capture, probe and influence:", 7},
+    {"backend", KS_KEY_BACKEND, "cpu|cuda", 0, "default: cpu", 7},
+    {NULL, 0, NULL, 0, "capture, io and probe:", 8},
     {"dir", KEY_DIR, "FOLDER", 0,
-     "where the files that are written and removed lie; default: here", 6},
-    {"quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr", 6},
+     "where the files that are written and removed lie; default: here", 8},
+    {"quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr", 8},
     {0}};
 
 static const struct bench_entry {
@@ -73,6 +83,7 @@ static const struct bench_entry {
     {"capture", ks_bench_capture},
     {"io", ks_bench_io},
     {"probe", ks_bench_probe},
+    {"influence", ks_bench_influence},
 };
 
 static const struct bench_entry *find(const char *name) {
@@ -141,13 +152,17 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_OUT_DATA:
         in->out_data = arg;
         return 0;
+    case KEY_INPUT:
+        in->input = arg;
+        return 0;
     case ARGP_KEY_ARG:
         if (in->what) argp_error(state, "one bench at a time: '%s'", arg);
         if (!find(arg)) argp_error(state, "no bench '%s'", arg);
         in->what = arg;
         return 0;
     case ARGP_KEY_NO_ARGS:
-        argp_error(state, "what to measure: gemm, capture, io or probe");
+        argp_error(state, "what to measure: gemm, capture, io, probe or "
+                          "influence");
         return 0;
     default:
         return ks_cli_common_key(&in->common, key, arg, state);
@@ -293,7 +308,7 @@ int ks_cmd_bench(int argc, char **argv) {
     static const struct argp argp = {
         .options = option_list,
         .parser = parse,
-        .args_doc = "gemm|capture|io|probe",
+        .args_doc = "gemm|capture|io|probe|influence",
         .doc =
             "Measures this machine; what is compared runs in turn.\n\n"
             "gemm: the forward's matrix product on stored weights beside the "
@@ -307,7 +322,10 @@ int ks_cmd_bench(int argc, char **argv) {
             "many bytes.\n\n"
             "probe: the grid of layers x strengths x folds beside what its "
             "Gram matrices, factorisations and passes cost as bare BLAS and "
-            "LAPACK calls."};
+            "LAPACK calls.\n\n"
+            "influence: the influence matrix of one chain by gradients beside "
+            "the bare matrix products of one forward and of every target's "
+            "way back through the tokens that it reaches."};
     ks_bench_input in = {.repeats = 10,
                          .dir = ".",
                          .mib = 1024,

@@ -37,6 +37,7 @@ static const struct argp_option option_list[] = {
     KS_CLI_MEMORY,
     KS_CLI_BATCH_TOKENS,
     KS_CLI_DRY_RUN,
+    KS_CLI_JSON,
     KS_CLI_QUIET,
     {"instruction", KEY_INSTRUCTION, "TEXT", 0,
      "what the user's turn asks ahead of the problem; empty: nothing", 0},
@@ -61,6 +62,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (!in->common.problems) argp_error(state, "--problems is missing");
         if (!in->common.out && !in->common.dry_run)
             argp_error(state, "--out is missing");
+        if (in->common.json && in->common.out &&
+            strcmp(in->common.out, "-") == 0)
+            argp_error(state, "--json and --out - both want standard output");
         return 0;
     default:
         return ks_cli_common_key(&in->common, key, arg, state);
@@ -94,7 +98,7 @@ typedef struct work {
     size_t *places;       /* [n_requests] chain of a request */
     size_t n_requests;
     int64_t n_prompt_tokens; /* of all requests */
-    const char **names;      /* [problems] */
+    ks_str *names;           /* [problems] */
     ks_generate_options options;
     ks_compose compose;
     json_t *settings;
@@ -221,20 +225,6 @@ done:
     return st;
 }
 
-/* A kill may have cut the last line. */
-static ks_status cut_partial_line(const char *path, ks_err *err) {
-    ks_status st = KS_OK;
-    char *text = NULL;
-    size_t n = 0;
-    KS_TRY(ks_read_file(path, &text, &n, err));
-    while (n > 0 && text[n - 1] != '\n') n--;
-    KS_CHECK(truncate(path, (off_t)n) == 0, KS_IO, "%s: cannot truncate: %s",
-             path, strerror(errno));
-done:
-    free(text);
-    return st;
-}
-
 static ks_status open_part(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
@@ -249,7 +239,7 @@ static ks_status open_part(work *w, ks_err *err) {
              "--force starts afresh",
              w->part);
     if (there && c->resume) {
-        KS_TRY(cut_partial_line(w->part, err));
+        KS_TRY(ks_jsonl_cut(w->part, err));
         KS_TRY(ks_jsonl_read(w->part, adopt, w, err));
     }
     w->part_file = fopen(w->part, c->resume ? "ae" : "we");
@@ -266,8 +256,8 @@ static ks_status list_requests(work *w, ks_err *err) {
     KS_TRY(ks_alloc(&w->places, w->n, sizeof *w->places, "requests", err));
     KS_TRY(ks_alloc(&w->names, w->problems.n, sizeof *w->names, "names", err));
     for (size_t p = 0; p < w->problems.n; p++)
-        w->names[p] = w->problems.at[p].id;
-    w->options.names = w->names;
+        KS_TRY(ks_str_printf(&w->names[p], err, "problem %s",
+                             w->problems.at[p].id));
     for (size_t i = 0; i < w->n; i++) {
         if (w->chains[i]) continue;
         size_t p = i / (size_t)w->samples;
@@ -275,7 +265,8 @@ static ks_status list_requests(work *w, ks_err *err) {
         ks_request *request = &w->requests[w->n_requests];
         *request = (ks_request){.prompt = w->tokens[p].ids,
                                 .n_prompt = (int32_t)w->tokens[p].n,
-                                .group = (int32_t)p};
+                                .group = (int32_t)p,
+                                .name = w->names[p].data};
         KS_TRY(ks_philox_stream(&request->stream, w->problems.at[p].id, "",
                                 sample, err));
         w->places[w->n_requests++] = i;
@@ -350,6 +341,24 @@ done:
     return st;
 }
 
+/* Takes the reference. */
+static void print_json(json_t *object) {
+    json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    putchar('\n');
+    json_decref(object);
+}
+
+static void print_sums(const work *w, size_t unfinished, double took) {
+    const ks_generate_stats *s = &w->stats;
+    print_json(json_pack(
+        "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f}", "chains", (json_int_t)w->n,
+        "unfinished", (json_int_t)unfinished, "sampled", (json_int_t)s->sampled,
+        "computed", (json_int_t)s->computed, "prompt_tokens",
+        (json_int_t)w->n_prompt_tokens, "shared_tokens", (json_int_t)s->shared,
+        "batches", (json_int_t)s->batches, "preempted",
+        (json_int_t)s->preempted, "seconds", took));
+}
+
 static void sum_up(const work *w, double took) {
     size_t finished = 0, correct = 0, judged = 0;
     long long retokenized = 0;
@@ -368,6 +377,7 @@ static void sum_up(const work *w, double took) {
            w->n, w->n - finished, correct, judged, (long long)w->stats.sampled,
            took > 0 ? (double)w->stats.sampled / took : 0,
            (long long)w->stats.shared, retokenized);
+    if (w->in->common.json) print_sums(w, w->n - finished, took);
 }
 
 static void say_plan(const work *w) {
@@ -376,6 +386,14 @@ static void say_plan(const work *w) {
     for (size_t i = 0; i < w->problems.n; i++) {
         prompts += (int64_t)w->tokens[i].n;
         longest = KS_MAX(longest, w->tokens[i].n);
+    }
+    if (w->in->common.json) {
+        print_json(json_pack("{s:I,s:i,s:s,s:I,s:I}", "problems",
+                             (json_int_t)w->problems.n, "samples", w->samples,
+                             "template", ks_template_name(w->prompt.which),
+                             "prompt_tokens", (json_int_t)prompts,
+                             "longest_prompt", (json_int_t)longest));
+        return;
     }
     printf("%zu problems x %d samples, template %s, %lld prompt tokens, the "
            "longest prompt has %zu\n",
@@ -422,6 +440,8 @@ static void finish(work *w) {
         ks_str_free(&w->prompts[i]);
     for (size_t i = 0; w->tokens && i < w->problems.n; i++)
         ks_tokens_free(&w->tokens[i]);
+    for (size_t i = 0; w->names && i < w->problems.n; i++)
+        ks_str_free(&w->names[i]);
     if (w->part_file) fclose(w->part_file);
     free(w->chains);
     free(w->prompts);

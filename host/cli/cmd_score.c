@@ -97,7 +97,8 @@ static ks_status compute(input *in, size_t n, size_t first, ks_err *err) {
                  in->ids[i], c->n_vocab - 1);
     ks_run_limits limits = {.max_tokens = (int32_t)n};
     KS_TRY(ks_engine_reserve(e, &limits, err));
-    ks_seqs seqs = {1, (int32_t)n, (int32_t[]){0, (int32_t)n}, NULL, NULL, 0};
+    ks_seqs seqs = {1, (int32_t)n, (int32_t[]){0, (int32_t)n}, NULL, NULL,
+                    0, NULL};
     st = ks_forward(e->run, &seqs, in->ids, NULL, NULL, NULL, &hidden, err);
     KS_TRY(name_fault(in, st, err));
     KS_TRY(ks_grow(&in->logprobs, &in->logprobs_capacity, n, sizeof(float),

@@ -204,6 +204,7 @@ static error_t number_key(ks_cli_common *c, int key, char *arg,
         return 0;
     case KS_KEY_SEED:
         c->seed = (uint64_t)whole(arg, 0, INT64_MAX, "seed", s);
+        c->seeded = true;
         return 0;
     case KS_KEY_SAMPLES:
         c->samples = (int)whole(arg, 1, 1 << 20, "samples", s);
@@ -321,7 +322,7 @@ int ks_cli_lines(ks_cli_line_fn answer, void *user) {
     char *line = NULL;
     size_t capacity = 0;
     ssize_t got;
-    while ((got = getline(&line, &capacity, stdin)) >= 0) {
+    while (!ks_interrupted && (got = getline(&line, &capacity, stdin)) >= 0) {
         ks_err err = {0};
         json_t *out = NULL, *in = NULL;
         json_error_t reason;
@@ -351,6 +352,7 @@ int ks_cli_lines(ks_cli_line_fn answer, void *user) {
         if (ferror(stdout)) break; /* nobody reads any more */
     }
     free(line);
+    if (ks_interrupted) return KS_EXIT_INTERRUPTED;
     return ferror(stdin) ? KS_EXIT_FAILED : code; /* main tells of stdout */
 }
 

@@ -68,6 +68,8 @@ static void apart_seqs(const char *op, const ks_seqs *s) {
     if (s->pages)
         apart_expect(op, "pages", s->pages,
                      n * (size_t)s->max_pages * sizeof(int32_t));
+    if (s->hidden)
+        apart_expect(op, "hidden", s->hidden, 2 * n * sizeof(int32_t));
 }
 
 /* Runs a CPU op with the memory open. */
@@ -346,6 +348,24 @@ static ks_status apart_sample(ks_dev *dev, int32_t *id, float *logprob,
         apart.cpu->sample(dev, id, logprob, hidden, head, softcap, specs, err));
 }
 
+static ks_status apart_share(ks_dev *dev, double *share, ks_view hidden,
+                             ks_view head, float softcap,
+                             const ks_sample_spec *specs,
+                             const int32_t *offsets, const int32_t *ids,
+                             ks_err *err) {
+    size_t n = (size_t)hidden.rows;
+    apart_expect("share", "share", share, n * sizeof *share);
+    apart_view("share", "hidden", &hidden);
+    apart_view("share", "head", &head);
+    apart_expect("share", "specs", specs, n * sizeof *specs);
+    apart_expect("share", "offsets", offsets, (n + 1) * sizeof *offsets);
+    apart_protect(PROT_READ);
+    apart_expect("share", "ids", ids + offsets[0],
+                 (size_t)(offsets[n] - offsets[0]) * sizeof *ids);
+    APART_OP(apart.cpu->share(dev, share, hidden, head, softcap, specs, offsets,
+                              ids, err));
+}
+
 static ks_status apart_zero(ks_dev *dev, void *data, size_t size, ks_err *err) {
     apart_expect("zero", "data", data, size);
     APART_OP(apart.cpu->zero(dev, data, size, err));
@@ -476,6 +496,7 @@ static inline void move_apart(ks_engine *engine) {
     apart.ops.count_nonfinite = apart_count_nonfinite;
     apart.ops.score = apart_score;
     apart.ops.sample = apart_sample;
+    apart.ops.share = apart_share;
     apart.ops.gemm_backward = apart_gemm_backward;
     apart.ops.norm_backward = apart_norm_backward;
     apart.ops.rope_backward = apart_rope_backward;

@@ -123,7 +123,8 @@ static inline ks_backward *open_backward(ks_engine *engine, ks_placed *placed,
                                          int32_t max_tokens, int32_t max_rows,
                                          int32_t lanes) {
     ks_backward *b = NULL;
-    ks_backward_limits limits = {max_tokens, max_rows, lanes};
+    ks_backward_limits limits = {
+        .max_tokens = max_tokens, .max_rows = max_rows, .lanes = lanes};
     must(ks_backward_open(&b, engine->dev, engine->ops, &engine->model->config,
                           ks_placed_weights(placed), &limits, err));
     return b;

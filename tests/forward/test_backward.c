@@ -11,10 +11,12 @@ static fixture open_fixture(const char *name, int threads, bool moved) {
 }
 
 /* All targets of the fixture's own sequence, packed alone. */
-static kept pull(fixture *f, int32_t max_rows, int32_t lanes, bool of_log,
-                 const float *inputs) {
-    ks_backward *b =
-        open_backward(f->engine, f->placed, f->g.n, max_rows, lanes);
+static kept pull_within(fixture *f, const ks_backward_limits *limits,
+                        bool of_log, const float *inputs) {
+    ks_backward *b = NULL;
+    ks_engine *e = f->engine;
+    must(ks_backward_open(&b, e->dev, e->ops, &e->model->config,
+                          ks_placed_weights(f->placed), limits, err));
     ks_seqs seqs = {
         .n_seq = 1, .n_tok = f->g.n, .offsets = (int32_t[]){0, f->g.n}};
     kept k = new_kept(f->engine, f->targets, f->n_targets);
@@ -23,6 +25,13 @@ static kept pull(fixture *f, int32_t max_rows, int32_t lanes, bool of_log,
     must(ks_backward_pull(b, &want, err));
     ks_backward_close(&b);
     return k;
+}
+
+static kept pull(fixture *f, int32_t max_rows, int32_t lanes, bool of_log,
+                 const float *inputs) {
+    ks_backward_limits limits = {
+        .max_tokens = f->g.n, .max_rows = max_rows, .lanes = lanes};
+    return pull_within(f, &limits, of_log, inputs);
 }
 
 /* -------------------------------------------------------------------- tests */
@@ -63,6 +72,25 @@ Test(backward, bits_of_groups_lanes_and_threads) {
         expect_same(&all, &lanes, "three threads");
         free_kept(&all), free_kept(&one), free_kept(&lanes);
         close_fixture(&f), close_fixture(&g);
+    }
+}
+
+/* Inner values that the forward left behind are those of a replay, in memory
+ * that the host cannot touch, too; room for more tokens changes nothing. */
+Test(backward, kept_in_place_of_replays) {
+    for (size_t i = 0; i < KS_COUNT(gradient_cases); i++) {
+        for (int32_t lanes = 1; lanes <= 2; lanes++) {
+            fixture f = open_fixture(gradient_cases[i], lanes, lanes == 1);
+            ks_backward_limits limits = {.max_tokens = f.g.n + 7,
+                                         .max_rows = 60,
+                                         .lanes = lanes,
+                                         .keep = true};
+            kept replayed = pull(&f, 1000, lanes, false, NULL);
+            kept all = pull_within(&f, &limits, false, NULL);
+            expect_same(&replayed, &all, gradient_cases[i]);
+            free_kept(&replayed), free_kept(&all);
+            close_fixture(&f);
+        }
     }
 }
 
@@ -225,6 +253,10 @@ Test(backward, what_is_refused) {
     REFUSED(KS_USAGE, "whole sequences",
             ks_backward_forward(b, &seqs, f.g.ids, NULL, err));
     seqs.past = NULL;
+    seqs.hidden = (int32_t[]){1, 5};
+    REFUSED(KS_UNSUPPORTED, "hidden tokens",
+            ks_backward_forward(b, &seqs, f.g.ids, NULL, err));
+    seqs.hidden = NULL;
     seqs.n_tok++;
     REFUSED(KS_LIMIT, "97 tokens",
             ks_backward_forward(b, &seqs, f.g.ids, NULL, err));
@@ -261,7 +293,8 @@ Test(backward, what_is_refused) {
     ks_backward_close(&b);
 
     ks_config *c = &f.engine->model->config;
-    ks_backward_limits none = {0, 1, 1}, some = {1, 1, 1};
+    ks_backward_limits none = {.max_rows = 1};
+    ks_backward_limits some = {.max_tokens = 1, .max_rows = 1};
     const ks_weights *w = ks_placed_weights(f.placed);
     REFUSED(
         KS_USAGE, "at least one token",
@@ -296,15 +329,23 @@ Test(backward, gradients_that_are_not_finite) {
 
 /* Memory is what ks_backward_bytes said. */
 Test(backward, bytes) {
+    size_t taken[2];
     fixture f = open_fixture("gemma3", 1, true);
-    ks_backward_limits limits = {50, 70, 1};
-    size_t before = 0, taken = 0;
-    for (size_t i = 0; i < apart.n_live; i++) before += apart.live[i].size;
-    ks_backward *b = open_backward(f.engine, f.placed, 50, 70, 1);
-    for (size_t i = 0; i < apart.n_live; i++) taken += apart.live[i].size;
-    cr_expect_eq(
-        taken - before,
-        ks_backward_bytes(f.engine->ops, &f.engine->model->config, &limits));
-    ks_backward_close(&b);
+    for (int keep = 0; keep < 2; keep++) {
+        ks_backward_limits limits = {
+            .max_tokens = 50, .max_rows = 70, .lanes = 1, .keep = keep};
+        ks_engine *e = f.engine;
+        ks_backward *b = NULL;
+        size_t before = 0, after = 0;
+        for (size_t i = 0; i < apart.n_live; i++) before += apart.live[i].size;
+        must(ks_backward_open(&b, e->dev, e->ops, &e->model->config,
+                              ks_placed_weights(f.placed), &limits, err));
+        for (size_t i = 0; i < apart.n_live; i++) after += apart.live[i].size;
+        taken[keep] = after - before;
+        cr_expect_eq(taken[keep],
+                     ks_backward_bytes(e->ops, &e->model->config, &limits));
+        ks_backward_close(&b);
+    }
+    cr_expect(taken[1] > taken[0]);
     close_fixture(&f);
 }

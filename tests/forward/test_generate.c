@@ -39,7 +39,8 @@ Test(generate, greedy_equals_transformers) {
         ks_engine *engine = open_case(path, 1);
         golden g = golden_open(golden_cases[i], engine);
         ks_generate_options options = {.max_new = g.n_new, .top_p = 1};
-        ks_request request = {g.ids, g.n_prompt, 1, 0};
+        ks_request request = {
+            .prompt = g.ids, .n_prompt = g.n_prompt, .stream = 1, .group = 0};
         result r = {.n = 0};
         must(ks_generate(engine, &options, &request, 1, keep, &r, NULL, err));
         cr_expect_eq(r.finish, KS_FINISH_LENGTH);
@@ -64,8 +65,10 @@ static uint64_t stream_of(const char *problem, const char *path,
 /* Prompts of many lengths; groups of three have the same one. */
 static void fill_requests(const golden *g, ks_request *requests) {
     for (int32_t i = 0; i < CROWD; i++)
-        requests[i] = (ks_request){g->ids + i / 3, 1 + i / 3 * 11,
-                                   stream_of("problem", "", i), i / 3};
+        requests[i] = (ks_request){.prompt = g->ids + i / 3,
+                                   .n_prompt = 1 + i / 3 * 11,
+                                   .stream = stream_of("problem", "", i),
+                                   .group = i / 3};
 }
 
 static ks_engine *open_small(int32_t batch_tokens, int threads) {
@@ -157,7 +160,8 @@ Test(generate, context_ends_a_sequence) {
     int32_t *prompt = malloc((size_t)n * sizeof *prompt);
     for (int32_t i = 0; i < n; i++) prompt[i] = 3 + i % 50;
     ks_generate_options options = {.top_p = 1};
-    ks_request request = {prompt, n - 5, 0, 0};
+    ks_request request = {
+        .prompt = prompt, .n_prompt = n - 5, .stream = 0, .group = 0};
     must(ks_generate(engine, &options, &request, 1, keep, &r, NULL, err));
     cr_expect_eq(r.n, 5);
     cr_expect_eq(r.finish, KS_FINISH_CONTEXT);
@@ -181,18 +185,34 @@ Test(generate, refusals) {
     ks_engine *engine = open_small(512, 1);
     int32_t ids[300] = {0}, wrong[] = {3, 61};
     ks_generate_options good = {.top_p = 1, .max_new = 4}, bad = good;
-    expect_refusal(engine, good, (ks_request){ids, 256, 0, 0}, KS_LIMIT, "256");
-    expect_refusal(engine, good, (ks_request){ids, 0, 0, 0}, KS_LIMIT, "0");
-    expect_refusal(engine, good, (ks_request){wrong, 2, 0, 0}, KS_MISMATCH,
-                   "61");
+    expect_refusal(
+        engine, good,
+        (ks_request){.prompt = ids, .n_prompt = 256, .stream = 0, .group = 0},
+        KS_LIMIT, "256");
+    expect_refusal(
+        engine, good,
+        (ks_request){.prompt = ids, .n_prompt = 0, .stream = 0, .group = 0},
+        KS_LIMIT, "0");
+    expect_refusal(
+        engine, good,
+        (ks_request){.prompt = wrong, .n_prompt = 2, .stream = 0, .group = 0},
+        KS_MISMATCH, "61");
     bad.top_p = 0;
-    expect_refusal(engine, bad, (ks_request){ids, 2, 0, 0}, KS_USAGE, "top-p");
+    expect_refusal(
+        engine, bad,
+        (ks_request){.prompt = ids, .n_prompt = 2, .stream = 0, .group = 0},
+        KS_USAGE, "top-p");
     bad = good;
     bad.memory = 100;
-    expect_refusal(engine, bad, (ks_request){ids, 2, 0, 0}, KS_LIMIT, "100");
+    expect_refusal(
+        engine, bad,
+        (ks_request){.prompt = ids, .n_prompt = 2, .stream = 0, .group = 0},
+        KS_LIMIT, "100");
     ks_interrupted = 1;
-    expect_refusal(engine, good, (ks_request){ids, 2, 0, 0}, KS_INTERRUPTED,
-                   "0 of 1");
+    expect_refusal(
+        engine, good,
+        (ks_request){.prompt = ids, .n_prompt = 2, .stream = 0, .group = 0},
+        KS_INTERRUPTED, "0 of 1");
     ks_engine_close(&engine);
 }
 
@@ -225,8 +245,9 @@ Test(generate, crew_equals_one_scheduler) {
     ks_engine_close(&engine);
 
     engine = open_small(512, 3);
-    cr_assert_eq(ks__crew_size(engine, &options, CROWD), 3);
-    cr_expect_eq(ks__crew_size(engine, &options, 2), 2);
+    ks_engines one_engine = {.at = &engine, .n = 1};
+    cr_assert_eq(ks_crew_size(&one_engine, 0, CROWD), 3);
+    cr_expect_eq(ks_crew_size(&one_engine, 0, 2), 2);
     must(ks_generate(engine, &options, requests, CROWD, count, &many, &b, err));
     for (int32_t i = 0; i < CROWD; i++)
         expect_equal_results("a crew", one + i, many.results + i);
@@ -270,7 +291,10 @@ static void fill_long(int32_t prompts[MANY][LONG], ks_request *requests) {
     for (int32_t i = 0; i < MANY; i++) {
         for (int32_t t = 0; t < LONG; t++)
             prompts[i][t] = 3 + (t * (i + 1)) % 50;
-        requests[i] = (ks_request){prompts[i], LONG, (uint64_t)i, i};
+        requests[i] = (ks_request){.prompt = prompts[i],
+                                   .n_prompt = LONG,
+                                   .stream = (uint64_t)i,
+                                   .group = i};
     }
 }
 
@@ -322,8 +346,6 @@ static void *spoil(ks_engine *engine, int32_t id) {
 Test(generate, names_the_prompt_that_is_not_finite) {
     static int32_t prompts[MANY][LONG];
     static watch w;
-    static const char *const names[MANY] = {"a", "b", "c", "d", "e",
-                                            "f", "g", "h", "i", "j"};
     ks_request requests[MANY];
     fill_long(prompts, requests);
     prompts[6][150] = 59;
@@ -331,8 +353,8 @@ Test(generate, names_the_prompt_that_is_not_finite) {
         ks_err err = {0};
         ks_engine *engine = open_small(4096, 1);
         void *copy = spoil(engine, 59);
-        ks_generate_options options = {
-            .top_p = 1, .max_new = 1, .names = named ? names : NULL};
+        ks_generate_options options = {.top_p = 1, .max_new = 1};
+        requests[6].name = named ? "problem g" : NULL;
         cr_expect_eq(ks_generate(engine, &options, requests, MANY, keep_watched,
                                  &w, NULL, &err),
                      KS_NUMERIC);

@@ -85,6 +85,45 @@ Test(generate_command, chains_in_the_order_of_problems) {
     json_decref(all);
 }
 
+Test(generate_command, sums_as_json) {
+    write_problems();
+    cr_assert_eq(
+        keystep(out, sizeof out, GENERATE "--out a.jsonl --json --quiet"), 0,
+        "%s", out);
+    json_t *sums = json_loads(out, 0, NULL), *all = read_lines("a.jsonl");
+    cr_assert(sums, "%s", out);
+    json_int_t sampled = 0, unfinished = 0;
+    for (size_t i = 0; i < json_array_size(all); i++) {
+        json_t *c = json_array_get(all, i);
+        sampled += json_integer_value(json_object_get(c, "tokens"));
+        unfinished += !json_is_true(json_object_get(c, "finished"));
+    }
+    json_int_t seen[5];
+    double seconds = -1;
+    cr_assert_eq(json_unpack(sums, "{s:I,s:I,s:I,s:I,s:I,s:F}", "chains",
+                             &seen[0], "unfinished", &seen[1], "sampled",
+                             &seen[2], "prompt_tokens", &seen[3],
+                             "shared_tokens", &seen[4], "seconds", &seconds),
+                 0, "%s", out);
+    cr_expect_eq(seen[0], 6);
+    cr_expect_eq(seen[1], unfinished);
+    cr_expect_eq(seen[2], sampled);
+    /* The second sample of a problem shares its prompt. */
+    cr_expect(seen[4] > 0 && seen[4] < seen[3]);
+    cr_expect(seconds > 0);
+    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out - --json"), 2);
+    json_decref(sums);
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--json --dry-run"), 0);
+    sums = json_loads(out, 0, NULL);
+    cr_assert_eq(json_unpack(sums, "{s:I,s:I}", "problems", &seen[0],
+                             "prompt_tokens", &seen[1]),
+                 0, "%s", out);
+    cr_expect_eq(seen[0], 3);
+    cr_expect_eq(2 * seen[1], seen[3]);
+    json_decref(sums);
+    json_decref(all);
+}
+
 Test(generate_command, same_bytes_whatever_the_batch) {
     write_problems();
     cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0);

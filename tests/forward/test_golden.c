@@ -42,7 +42,7 @@ Test(golden, argmax_of_the_logits) {
         golden g = golden_open(golden_cases[i], engine);
         int32_t *ids = malloc((size_t)g.n * sizeof *ids);
         ks_run_limits limits = {.max_tokens = g.n};
-        ks_seqs seqs = {1, g.n, (int32_t[]){0, g.n}, NULL, NULL, 0};
+        ks_seqs seqs = {1, g.n, (int32_t[]){0, g.n}, NULL, NULL, 0, NULL};
         ks_view hidden;
         must(ks_engine_reserve(engine, &limits, err));
         must(ks_forward(engine->run, &seqs, g.ids, NULL, NULL, NULL, &hidden,

@@ -92,7 +92,7 @@ static void expect_decode_equals_prefill(const char *name, int32_t prefix) {
                               .segments = &last,
                               .emit = keep_states,
                               .user = &out};
-        ks_seqs seqs = {1, n, (int32_t[]){0, n}, &past, pages, n_pages};
+        ks_seqs seqs = {1, n, (int32_t[]){0, n}, &past, pages, n_pages, NULL};
         must(ks_forward(engine->run, &seqs, g.ids + past, kv, &capture, NULL,
                         NULL, err));
         past += n;
@@ -151,7 +151,7 @@ Test(invariance, forked_page) {
                     err));
     int32_t a[2] = {ks_kv_page_take(kv), ks_kv_page_take(kv)};
     int32_t n = 20, past = 0;
-    ks_seqs seqs = {1, n, (int32_t[]){0, n}, &past, a, 2};
+    ks_seqs seqs = {1, n, (int32_t[]){0, n}, &past, a, 2, NULL};
     must(ks_forward(engine->run, &seqs, g.ids, kv, NULL, NULL, NULL, err));
     /* b shares the first page and forks inside the second. */
     int32_t b[2] = {a[0], ks_kv_page_take(kv)};
@@ -166,7 +166,7 @@ Test(invariance, forked_page) {
     ks_capture capture = {1u << KS_RESID, 1u << KS_TOKENS, KS_F32, 1,
                           &last,          keep_states,     &out};
     past = n;
-    ks_seqs next = {1, 1, (int32_t[]){0, 1}, &past, b, 2};
+    ks_seqs next = {1, 1, (int32_t[]){0, 1}, &past, b, 2, NULL};
     must(ks_forward(engine->run, &next, g.ids + n, kv, &capture, NULL, NULL,
                     err));
     for (int32_t l = 0; l < g.n_states; l++)

@@ -1,5 +1,6 @@
 /* test_kv_tree.c - the tree of pages against a list of what was computed. */
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,8 +43,12 @@ static int32_t tokens_of(const char *word) {
 
 static int32_t find(const char *word, int32_t *pages, bool *coming) {
     int32_t ids[MOST * KS_PAGE];
+    ks_kv_rest rest;
     write_ids(word, ids);
-    return ks_kv_tree_find(tree, ids, tokens_of(word), pages, coming);
+    int32_t n = ks_kv_tree_find(tree, ids, tokens_of(word), NULL, pages, &rest);
+    cr_expect(rest.page == -1 && rest.tokens == 0, "letters have no front");
+    *coming = rest.coming;
+    return n;
 }
 
 static void drop(const int32_t *pages, int32_t n) {
@@ -55,7 +60,7 @@ static bool compute(const char *word, int32_t *pages) {
     int32_t ids[MOST * KS_PAGE], n = (int32_t)strlen(word);
     bool coming;
     write_ids(word, ids);
-    int32_t have = ks_kv_tree_find(tree, ids, n * KS_PAGE, pages, &coming);
+    int32_t have = find(word, pages, &coming);
     cr_assert(!coming);
     ks_kv_tree_announce(tree, ids, n * KS_PAGE);
     for (int32_t i = have; i < n; i++) {
@@ -68,7 +73,7 @@ static bool compute(const char *word, int32_t *pages) {
         return false;
     }
     for (int32_t i = have + 1; i <= n; i++) /* page by page */
-        ks_kv_tree_ready(tree, ids, i * KS_PAGE, pages);
+        ks_kv_tree_ready(tree, ids, i * KS_PAGE, NULL, pages);
     return true;
 }
 
@@ -86,8 +91,12 @@ Test(kv_tree, shares_what_is_common) {
     cr_expect_eq(ks_kv_tree_spare(tree), 4);
     cr_expect_eq(ks_kv_free_pages(kv), PAGES - 4);
     int32_t ids[2 * KS_PAGE]; /* a page that is not full is not there */
+    ks_kv_rest rest;
     write_ids("ab", ids);
-    cr_expect_eq(ks_kv_tree_find(tree, ids, 2 * KS_PAGE - 1, a, &coming), 1);
+    cr_expect_eq(ks_kv_tree_find(tree, ids, 2 * KS_PAGE - 1, NULL, a, &rest),
+                 1);
+    cr_expect_eq(rest.tokens, KS_PAGE - 1, "but its front is");
+    ks_kv_page_drop(kv, rest.page);
     drop(a, 1);
 }
 
@@ -99,7 +108,7 @@ Test(kv_tree, who_comes_is_waited_for) {
     cr_expect_eq(find("abd", other, &coming), 0);
     cr_expect(coming);
     pages[0] = ks_kv_page_take(kv);
-    ks_kv_tree_ready(tree, ids, 2 * KS_PAGE - 1, pages);
+    ks_kv_tree_ready(tree, ids, 2 * KS_PAGE - 1, NULL, pages);
     cr_expect_eq(find("abd", other, &coming), 1);
     cr_expect(coming);
     drop(other, 1);
@@ -111,6 +120,60 @@ Test(kv_tree, who_comes_is_waited_for) {
     cr_expect(!coming);
     drop(other, 1);
     drop(pages, 1);
+}
+
+/* Of the pages that might follow the one with most of the next tokens. */
+Test(kv_tree, a_page_begins_like_another) {
+    int32_t ids[2 * KS_PAGE], pages[MOST], other[MOST];
+    ks_kv_rest rest;
+    cr_assert(compute("ab", pages));
+    cr_assert(compute("ac", other));
+    write_ids("ac", ids);
+    for (int32_t same = 0; same <= KS_PAGE; same++) {
+        int32_t asked[3 * KS_PAGE], found[MOST];
+        write_ids("axx", asked);
+        memcpy(asked + KS_PAGE, ids + KS_PAGE, (size_t)same * sizeof *ids);
+        int32_t n =
+            ks_kv_tree_find(tree, asked, 2 * KS_PAGE + 3, NULL, found, &rest);
+        cr_expect_eq(n, same < KS_PAGE ? 1 : 2);
+        cr_expect_eq(rest.tokens, same < KS_PAGE ? same : 0);
+        cr_expect_eq(rest.page, same > 0 && same < KS_PAGE ? other[1] : -1);
+        if (rest.page >= 0) ks_kv_page_drop(kv, rest.page);
+        drop(found, n);
+    }
+    drop(pages, 2);
+    drop(other, 2);
+}
+
+/* Who wants scores gets pages, and fronts of pages, that have them. */
+Test(kv_tree, scores_come_with_pages) {
+    int32_t ids[3 * KS_PAGE], pages[MOST], found[MOST];
+    float mine[3 * KS_PAGE], theirs[3 * KS_PAGE];
+    ks_kv_rest rest;
+    write_ids("abc", ids);
+    cr_assert(compute("abc", pages));
+    for (int t = 0; t < 3 * KS_PAGE; t++) {
+        mine[t] = t < 2 * KS_PAGE + 5 ? (float)t : NAN;
+        theirs[t] = NAN;
+    }
+    ks_kv_scores give = {mine, 7}, take = {theirs, 7};
+    cr_expect_eq(ks_kv_tree_find(tree, ids, 3 * KS_PAGE, &take, found, &rest),
+                 0, "nobody has said any score");
+    cr_expect_eq(rest.tokens, 7, "but those ahead of 7 are not asked for");
+    ks_kv_page_drop(kv, rest.page);
+    ks_kv_tree_ready(tree, ids, 3 * KS_PAGE, &give, pages);
+    cr_expect_eq(ks_kv_tree_find(tree, ids, 3 * KS_PAGE, &take, found, &rest),
+                 2);
+    cr_expect_eq(rest.tokens, 5);
+    cr_expect_eq(rest.page, pages[2]);
+    ks_kv_page_drop(kv, rest.page);
+    drop(found, 2);
+    for (int t = 0; t < 3 * KS_PAGE; t++)
+        if (t < 7 || t >= 2 * KS_PAGE + 5)
+            cr_expect(isnan(theirs[t]), "token %d", t);
+        else
+            cr_expect_eq(theirs[t], (float)t, "token %d", t);
+    drop(pages, 3);
 }
 
 /* The least recently used goes first, and a page never before those behind. */

@@ -141,8 +141,10 @@ static void generate_crowd(ks_engine *engine, const golden *g, size_t pages,
                            sampled *out, ks_generate_stats *stats) {
     ks_request requests[CROWD];
     for (int32_t i = 0; i < CROWD; i++)
-        requests[i] = (ks_request){g->ids + i / 3, 1 + i / 3 * 11,
-                                   (uint64_t)i * 977, i / 3};
+        requests[i] = (ks_request){.prompt = g->ids + i / 3,
+                                   .n_prompt = 1 + i / 3 * 11,
+                                   .stream = (uint64_t)i * 977,
+                                   .group = i / 3};
     ks_generate_options options = {
         .temperature = 1.3f,
         .top_p = 0.95f,
@@ -178,7 +180,7 @@ Test(memory, scores_and_log_probabilities) {
     golden g = golden_open("llama3", engines[0]);
     for (int e = 0; e < 2; e++) {
         ks_run_limits limits = {.max_tokens = g.n};
-        ks_seqs seqs = {1, g.n, (int32_t[]){0, g.n}, NULL, NULL, 0};
+        ks_seqs seqs = {1, g.n, (int32_t[]){0, g.n}, NULL, NULL, 0, NULL};
         ks_sample_spec *specs = calloc((size_t)g.n, sizeof *specs);
         int32_t ids[256];
         ks_view hidden;
@@ -201,6 +203,104 @@ Test(memory, scores_and_log_probabilities) {
     golden_close(&g);
     ks_engine_close(&engines[0]);
     ks_engine_close(&engines[1]);
+}
+
+/* Sets from one id to all of the vocabulary, most of them too many for one
+ * image: rows go over in turns. Offsets begin behind ids of others. */
+typedef struct sets {
+    int32_t *ids, offsets[257];
+} sets;
+
+static sets sets_of(const golden *g, int32_t n_vocab) {
+    sets s = {calloc((size_t)g->n * (size_t)n_vocab + 5, sizeof(int32_t)), {5}};
+    for (int32_t i = 0; i < 5; i++) s.ids[i] = -1;
+    for (int32_t t = 0, n = 5; t < g->n; t++) {
+        s.ids[n++] = g->argmax[t];
+        for (int32_t j = 0; j < n_vocab; j++)
+            if (j != g->argmax[t] && j % (t % 5 * 3 + 1) == 0 && t % 4)
+                s.ids[n++] = j;
+        s.offsets[t + 1] = n;
+    }
+    return s;
+}
+
+Test(memory, shares) {
+    ks_engine *engines[] = {open_plain("llama3"), open_apart("llama3")};
+    int32_t n_vocab = engines[0]->model->config.n_vocab;
+    double shares[2][257];
+    golden g = golden_open("llama3", engines[0]);
+    sets s = sets_of(&g, n_vocab);
+    cr_assert(g.n <= 256 && s.offsets[g.n] - 5 > 4 * n_vocab);
+    for (int e = 0; e < 2; e++) {
+        ks_run_limits limits = {.max_tokens = g.n};
+        ks_seqs seqs = {1, g.n, (int32_t[]){0, g.n}, NULL, NULL, 0, NULL};
+        ks_sample_spec *specs = calloc((size_t)g.n, sizeof *specs);
+        ks_view hidden;
+        must(ks_engine_reserve(engines[e], &limits, err));
+        ks_run *run = engines[e]->run;
+        must(ks_forward(run, &seqs, g.ids, NULL, NULL, NULL, &hidden, err));
+        shares[e][g.n] = -7;
+        must(
+            ks_run_share(run, hidden, specs, s.offsets, s.ids, shares[e], err));
+        for (int32_t t = 0; t < g.n; t++) /* greedy */
+            cr_expect(shares[e][t] == 0, "row %d: %g", t, shares[e][t]);
+        for (int32_t t = 0; t < g.n; t++)
+            specs[t] = (ks_sample_spec){.temperature = 1, .top_p = 0.95f};
+        must(
+            ks_run_share(run, hidden, specs, s.offsets, s.ids, shares[e], err));
+        cr_expect(shares[e][g.n] == -7);
+        free(specs);
+    }
+    int32_t inner = 0;
+    for (int32_t t = 0; t < g.n; t++)
+        inner += shares[0][t] < 0 && shares[0][t] > -20;
+    cr_expect(inner > g.n / 4, "%d of %d shares tell", inner, g.n);
+    cr_expect_eq(memcmp(shares[0], shares[1], (size_t)g.n * sizeof(double)), 0);
+    free(s.ids);
+    golden_close(&g);
+    ks_engine_close(&engines[0]);
+    ks_engine_close(&engines[1]);
+}
+
+Test(memory, sets_are_checked) {
+    ks_engine *engine = open_apart("llama3");
+    int32_t n_vocab = engine->model->config.n_vocab;
+    int32_t offsets[] = {0, 2, 3}, *ids = calloc((size_t)n_vocab + 3, 4);
+    ks_sample_spec specs[2] = {{0}};
+    ks_run_limits limits = {.max_tokens = 2};
+    ks_seqs seqs = {1, 2, (int32_t[]){0, 2}, NULL, NULL, 0, NULL};
+    double shares[2];
+    ks_err err = {0};
+    ks_view hidden;
+    must(ks_engine_reserve(engine, &limits, err));
+    ks_run *run = engine->run;
+    must(ks_forward(run, &seqs, ids, NULL, NULL, NULL, &hidden, err));
+    static const struct {
+        int32_t end, id;
+        ks_status status;
+        const char *words;
+    } cases[] = {
+        {3, 0, KS_OK, ""},
+        {2, 0, KS_OK, ""}, /* a set without ids */
+        {3, -1, KS_MISMATCH, "set 1 holds id -1, the model's vocabulary is 0"},
+        {3, 1 << 20, KS_MISMATCH, "set 1 holds id 1048576"},
+        {1, 0, KS_USAGE, "set 1 has -1 ids, expected 0 to "},
+    };
+    for (size_t i = 0; i < KS_COUNT(cases); i++) {
+        offsets[2] = cases[i].end, ids[2] = cases[i].id;
+        cr_expect_eq(
+            ks_run_share(run, hidden, specs, offsets, ids, shares, &err),
+            cases[i].status);
+        cr_expect(strstr(err.text, cases[i].words), "%s", err.text);
+    }
+    offsets[2] = 2 + n_vocab + 1, ids[2] = 0;
+    cr_expect_eq(ks_run_share(run, hidden, specs, offsets, ids, shares, &err),
+                 KS_USAGE);
+    hidden.rows = engine->limits.max_tokens + 1;
+    cr_expect_eq(ks_run_share(run, hidden, specs, offsets, ids, shares, &err),
+                 KS_LIMIT);
+    free(ids);
+    ks_engine_close(&engine);
 }
 
 /* --------------------------------------------------------------------- faults
@@ -276,7 +376,7 @@ Test(memory, page_tables_have_a_limit) {
     must(ks_kv_open(&kv, engine->dev, engine->ops, &engine->model->config, 4,
                     err));
     int32_t pages[3] = {0, 1, 2}, past = 0, id = 1;
-    ks_seqs seqs = {1, 1, (int32_t[]){0, 1}, &past, pages, 3};
+    ks_seqs seqs = {1, 1, (int32_t[]){0, 1}, &past, pages, 3, NULL};
     ks_err err = {0};
     cr_expect_eq(
         ks_forward(engine->run, &seqs, &id, kv, NULL, NULL, NULL, &err),

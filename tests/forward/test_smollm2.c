@@ -52,7 +52,7 @@ Test(smollm2, hidden_states_and_argmax) {
                             .streams = capture.streams,
                             .positions = capture.positions,
                             .dtype = KS_F32};
-    ks_seqs seqs = {1, n, (int32_t[]){0, n}, NULL, NULL, 0};
+    ks_seqs seqs = {1, n, (int32_t[]){0, n}, NULL, NULL, 0, NULL};
     ks_view hidden;
     must(ks_engine_reserve(engine, &limits, err));
     must(ks_forward(engine->run, &seqs, ids, NULL, &capture, NULL, &hidden,

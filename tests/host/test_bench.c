@@ -154,6 +154,53 @@ Test(bench_command, capture_rows_of_every_kind) {
     cr_expect_eq(files(), 1); /* chains.jsonl */
 }
 
+/* ids of the demo's vocabulary, whatever they say; steps of 4, 0, 5 and 6 */
+static void write_input(const char *text) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/in.json", folder);
+    FILE *file = fopen(path, "w");
+    cr_assert(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+Test(bench_command, influence_and_its_matrix) {
+    write_input("{\"ids\":[5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22],"
+                "\"bounds\":[3,7,7,12,18]}");
+    json_t *rows = table("influence --model $M --input in.json --pairs 2 "
+                         "--out-data out.json");
+    cr_assert_eq(json_array_size(rows), 3);
+    cr_expect_eq(number(rows, 2, "steps"), 4);
+    cr_expect_eq(number(rows, 2, "target_rows"), 8 + 14);
+    cr_expect_gt(number(rows, 2, "seconds"), 0);
+    cr_expect_gt(number(rows, 2, "products_seconds"), 0);
+    json_decref(rows);
+    char path[128];
+    snprintf(path, sizeof path, "%s/out.json", folder);
+    json_t *kept = json_load_file(path, 0, NULL);
+    rows = json_object_get(kept, "matrix");
+    cr_assert_eq(json_array_size(rows), 4);
+    cr_assert_eq(json_array_size(json_object_get(kept, "ids")), 18);
+    for (size_t k = 0; k < 4; k++)
+        for (size_t j = 0; j < 4; j++) {
+            double v =
+                json_number_value(json_array_get(json_array_get(rows, k), j));
+            cr_expect((v > 0) == (j < k && j != 1 && k > 1), "[%zu][%zu] %g", k,
+                      j, v);
+        }
+    json_decref(kept);
+    cr_expect_eq(files(), 2);
+    write_input("{\"ids\":[5,6,7,8],\"bounds\":[1,3,\"4\"]}");
+    cr_expect_eq(bench("influence --model $M --input in.json", "2>&1"), 1);
+    cr_expect(strstr(out, "\"bounds\"[2] is no integer"), "%s", out);
+    write_input("{\"ids\":[5,6,7,8]}");
+    cr_expect_eq(bench("influence --model $M --input in.json", "2>&1"), 1);
+    cr_expect(strstr(out, "at \"bounds\""), "%s", out);
+    write_input("{");
+    cr_expect_eq(bench("influence --model $M --input in.json", "2>&1"), 1);
+    cr_expect(strstr(out, "in.json, line 1"), "%s", out);
+}
+
 Test(bench_command, says_what_is_wrong) {
     static const struct {
         const char *args, *says;
@@ -165,6 +212,7 @@ Test(bench_command, says_what_is_wrong) {
         {"io --pairs 0", "expected 1..1000", 2},
         {"io --dir nowhere --size 1", "nowhere", 1},
         {"capture", "needs --model and --chains", 2},
+        {"influence", "needs --model and --input", 2},
         {"probe --rows 20", "--rows 20", 2},
         {"probe --acts nothing.h5", "nothing.h5", 1},
         {"gemm --shapes 0x1x1", "0x1x1", 2},

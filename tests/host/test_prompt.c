@@ -167,6 +167,44 @@ Test(prompt, harmony_has_no_generation_prompt) {
     ks_tokenizer_close(&t);
 }
 
+static void expect_turns(const char *marks, const char *text) {
+    static const ks_turn turns[] = {{KS_ROLE_SYSTEM, " Be brief. "},
+                                    {KS_ROLE_USER, "Q?"},
+                                    {KS_ROLE_ASSISTANT, "A."},
+                                    {KS_ROLE_USER, "Why?"}};
+    ks_tokenizer *t = tokenizer_of("gpt2");
+    ks_prompt p;
+    ks_str out = {0};
+    write_template(marks);
+    cr_assert_eq(ks_prompt_open(&p, folder, t, KS_TEMPLATE_AUTO, NULL), KS_OK);
+    cr_assert_eq(ks_prompt_render_turns(&p, turns, 4, &out, NULL), KS_OK);
+    cr_expect_str_eq(out.data, text);
+    ks_str_free(&out);
+    ks_prompt_close(&p);
+    ks_tokenizer_close(&t);
+}
+
+Test(prompt, conversations) {
+    expect_turns("{{ '<|start_header_id|>system' }} Cutting Knowledge Date",
+                 "<|start_header_id|>system<|end_header_id|>\n\n"
+                 "Cutting Knowledge Date: December 2023\n"
+                 "Today Date: 26 Jul 2024\n\nBe brief.<|eot_id|>"
+                 "<|start_header_id|>user<|end_header_id|>\n\nQ?<|eot_id|>"
+                 "<|start_header_id|>assistant<|end_header_id|>\n\nA."
+                 "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhy?"
+                 "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n");
+    expect_turns("{{ '<|user|>\\n' }}{{ '<|assistant|>\\n' }}",
+                 "<|system|>\n Be brief. \n<|user|>\nQ?\n<|assistant|>\nA."
+                 "<|endoftext|>\n<|user|>\nWhy?\n<|assistant|>\n");
+    /* the system's turn takes the place of the template's own */
+    expect_turns("{{ '<|im_start|>system\\nYou are OLMo.<|im_end|>\\n' }}"
+                 "{{ '<|im_start|>assistant\\n<think>' }}",
+                 "<|im_start|>system\n Be brief. <|im_end|>\n<|im_start|>user\n"
+                 "Q?<|im_end|>\n<|im_start|>assistant\nA.<|im_end|>\n"
+                 "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+                 "<think>");
+}
+
 Test(prompt, raw_is_the_question) {
     expect_prompt(KS_TEMPLATE_AUTO, KS_TEMPLATE_RAW, NULL, "Q?");
     write_template("<|channel|>");
@@ -178,7 +216,9 @@ Test(prompt, bos_goes_in_front_where_the_config_wants_it) {
     ks_prompt p;
     ks_str out = {0};
     ks_err err = {0};
-    write_file("tokenizer_config.json", "{\"add_bos_token\": true}");
+    write_file("tokenizer_config.json",
+               "{\"add_bos_token\": true, "
+               "\"model_max_length\": 1000000000000000019884624838656}");
     cr_assert_eq(ks_prompt_open(&p, folder, t, KS_TEMPLATE_AUTO, &err), KS_OK);
     cr_assert_eq(ks_prompt_render(&p, "Q?", &out, &err), KS_OK);
     if (ks_tokenizer_bos(t) >= 0)

@@ -35,7 +35,7 @@ static batch make_batch(attn_case c, const int32_t *offsets, int32_t n_seq) {
     b.k = guarded_random(n, kc, kc + 1);
     b.v = guarded_random(n, kc, kc + 2);
     b.out = guarded(n, qc, qc + 5);
-    b.seqs = (ks_seqs){n_seq, n, offsets, NULL, NULL, 0};
+    b.seqs = (ks_seqs){n_seq, n, offsets, NULL, NULL, 0, NULL};
     return b;
 }
 
@@ -51,23 +51,35 @@ static const ks_attn_spec *spec_of(batch *b, attn_case c) {
 
 /* ------------------------------------------------------------------- values */
 
-static void check_values(const batch *b, int32_t s) {
-    const ks_attn_spec *spec = &b->spec;
-    int32_t d = spec->head_dim, group = spec->n_heads / spec->n_kv_heads;
+/* Whether the token at a position of sequence s sees the key at another. */
+static bool sees(const batch *b, int32_t s, int32_t position, int32_t key) {
+    const int32_t *hidden = b->seqs.hidden;
+    if (b->spec.window > 0 && key <= position - b->spec.window) return false;
+    if (!hidden || position < hidden[2 * s + 1]) return true;
+    return key < hidden[2 * s] || key >= hidden[2 * s + 1];
+}
+
+/* Of sequence s, its tokens from `from` on. */
+static void check_values(const batch *b, int32_t s, int32_t from) {
+    ks_attn_spec spec = b->spec;
+    int32_t d = spec.head_dim, group = spec.n_heads / spec.n_kv_heads;
     double *ref = doubles(d);
     int32_t first = b->seqs.offsets[s];
-    for (int32_t t = first; t < b->seqs.offsets[s + 1]; t++)
-        for (int32_t h = 0; h < spec->n_heads; h++) {
-            /* k and v have their own strides: compact the sequence's head */
-            int32_t n = t - first + 1;
-            float *k = malloc(sizeof *k * (size_t)(n * d));
-            float *v = malloc(sizeof *v * (size_t)(n * d));
-            for (int32_t j = 0; j < n; j++) {
+    spec.window = 0;
+    for (int32_t t = first + from; t < b->seqs.offsets[s + 1]; t++)
+        for (int32_t h = 0; h < spec.n_heads; h++) {
+            /* the head's keys and values that the token sees, end to end */
+            int32_t most = t - first + 1, n = 0;
+            float *k = malloc(sizeof *k * (size_t)(most * d));
+            float *v = malloc(sizeof *v * (size_t)(most * d));
+            for (int32_t j = 0; j < most; j++) {
                 size_t bytes = (size_t)d * sizeof *k;
-                memcpy(k + j * d, at(&b->k, first + j) + h / group * d, bytes);
-                memcpy(v + j * d, at(&b->v, first + j) + h / group * d, bytes);
+                if (!sees(b, s, t - first, j)) continue;
+                memcpy(k + n * d, at(&b->k, first + j) + h / group * d, bytes);
+                memcpy(v + n * d, at(&b->v, first + j) + h / group * d, bytes);
+                n++;
             }
-            ref_attention(ref, at(&b->q, t) + h * d, k, v, d, n - 1, spec, h);
+            ref_attention(ref, at(&b->q, t) + h * d, k, v, d, n - 1, &spec, h);
             cr_assert(close_f32("attention", at(&b->out, t) + h * d, ref,
                                 (size_t)d, 4e-6, 4e-6),
                       "sequence %d token %d head %d of %d", s, t - first, h, d);
@@ -82,7 +94,7 @@ static void values(backend *be) {
         batch b = make_batch(CASES[i], offsets, 5);
         RUN(be, attention, b.out, b.q, b.k, b.v, spec_of(&b, CASES[i]), &b.seqs,
             NULL);
-        for (int32_t s = 0; s < 5; s++) check_values(&b, s);
+        for (int32_t s = 0; s < 5; s++) check_values(&b, s, 0);
         cr_assert(guards_whole(&b.out), "case %zu", i);
         free_batch(&b);
     }
@@ -90,6 +102,101 @@ static void values(backend *be) {
 
 Test(attention, values) {
     ON_EVERY_BACKEND(values);
+}
+
+/* ------------------------------------------------------------------- hidden
+ */
+
+enum { N_HIDDEN = 12, HIDDEN_LENGTH = 131 };
+
+/* At the front, across and at the edges of pages (16) and blocks (64), all but
+ * the own key, all but the first; empty, turned round, at and beyond the end,
+ * from ahead of the front. */
+static const int32_t HIDDEN[2 * N_HIDDEN] = {0,  1,  0,  64,  64,  128, 63, 65,
+                                             16, 32, 5,  127, 0,   130, 1,  130,
+                                             40, 40, 70, 60,  100, 131, -3, 17};
+
+static int32_t *hidden_offsets(void) {
+    static int32_t offsets[N_HIDDEN + 1];
+    for (int32_t s = 0; s <= N_HIDDEN; s++) offsets[s] = s * HIDDEN_LENGTH;
+    return offsets;
+}
+
+static void hidden_values(backend *be) {
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        batch b = make_batch(CASES[i], hidden_offsets(), N_HIDDEN);
+        b.seqs.hidden = HIDDEN;
+        RUN(be, attention, b.out, b.q, b.k, b.v, spec_of(&b, CASES[i]), &b.seqs,
+            NULL);
+        for (int32_t s = 0; s < N_HIDDEN; s++)
+            check_values(&b, s, KS_MAX(0, HIDDEN[2 * s + 1] - 2));
+        cr_assert(guards_whole(&b.out), "case %zu", i);
+        free_batch(&b);
+    }
+}
+
+Test(attention, values_with_hidden_keys) {
+    ON_EVERY_BACKEND(hidden_values);
+}
+
+/* Tokens ahead of a range's end have the bits that they have without it, so do
+ * all where it is empty; what is hidden does not show. */
+static void hidden_bits(backend *be) {
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        batch b = make_batch(CASES[i], hidden_offsets(), N_HIDDEN);
+        const ks_attn_spec *spec = spec_of(&b, CASES[i]);
+        ks_view plain = guarded(b.out.rows, b.out.cols, b.out.cols);
+        RUN(be, attention, plain, b.q, b.k, b.v, spec, &b.seqs, NULL);
+        b.seqs.hidden = HIDDEN;
+        RUN(be, attention, b.out, b.q, b.k, b.v, spec, &b.seqs, NULL);
+        for (int32_t s = 0; s < N_HIDDEN; s++) {
+            int32_t begin = HIDDEN[2 * s], end = HIDDEN[2 * s + 1];
+            int32_t first = s * HIDDEN_LENGTH;
+            for (int32_t t = 0; t < HIDDEN_LENGTH; t++)
+                if (t < end || begin >= end)
+                    cr_assert(rows_equal(&plain, first + t, &b.out, first + t),
+                              "case %zu sequence %d token %d", i, s, t);
+            for (int32_t t = KS_MAX(begin, 0); t < KS_MIN(end, HIDDEN_LENGTH);
+                 t++)
+                for (int32_t j = 0; j < b.k.cols; j++)
+                    at(&b.k, first + t)[j] = at(&b.v, first + t)[j] = 100;
+        }
+        RUN(be, attention, plain, b.q, b.k, b.v, spec, &b.seqs, NULL);
+        for (int32_t s = 0; s < N_HIDDEN; s++)
+            for (int32_t t = KS_MAX(HIDDEN[2 * s + 1], 0); t < HIDDEN_LENGTH;
+                 t++)
+                cr_assert(rows_equal(&plain, s * HIDDEN_LENGTH + t, &b.out,
+                                     s * HIDDEN_LENGTH + t),
+                          "case %zu sequence %d token %d", i, s, t);
+        guarded_free(&plain);
+        free_batch(&b);
+    }
+}
+
+Test(attention, bits_with_hidden_keys) {
+    ON_EVERY_BACKEND(hidden_bits);
+}
+
+/* A block that is hidden from a whole tile is not read. */
+static void hidden_blocks(backend *be) {
+    static const int32_t offsets[] = {0, 300}, range[] = {64, 128};
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        batch b = make_batch(CASES[i], offsets, 1);
+        b.seqs.hidden = range;
+        for (int32_t t = range[0]; t < range[1]; t++)
+            for (int32_t j = 0; j < b.k.cols; j++)
+                at(&b.k, t)[j] = at(&b.v, t)[j] = NAN;
+        RUN(be, attention, b.out, b.q, b.k, b.v, spec_of(&b, CASES[i]), &b.seqs,
+            NULL);
+        for (int32_t t = range[1] + 96; t < 300; t++)
+            for (int32_t j = 0; j < b.out.cols; j++)
+                cr_assert(!isnan(at(&b.out, t)[j]), "case %zu token %d", i, t);
+        free_batch(&b);
+    }
+}
+
+Test(attention, hidden_blocks_are_skipped) {
+    ON_EVERY_BACKEND(hidden_blocks);
 }
 
 /* --------------------------------------------------------------------- bits */
@@ -107,7 +214,7 @@ static void alone(backend *be) {
             ks_view out = guarded(n, b.out.cols, b.out.cols);
             q.data = at(&b.q, offsets[s]), k.data = at(&b.k, offsets[s]);
             v.data = at(&b.v, offsets[s]);
-            ks_seqs one = {1, n, own, NULL, NULL, 0};
+            ks_seqs one = {1, n, own, NULL, NULL, 0, NULL};
             RUN(be, attention, out, q, k, v, spec, &one, NULL);
             for (int32_t t = 0; t < n; t++)
                 cr_assert(rows_equal(&out, t, &b.out, offsets[s] + t),
@@ -145,12 +252,14 @@ static void continue_from(backend *be, batch *b, int32_t past, int32_t n,
                           size_t number) {
     enum { PAGES = 16 };
     int32_t pages[2 * PAGES], offsets[] = {0, n, n + 1}, pasts[] = {past, 0};
+    const int32_t *h = b->seqs.hidden;
+    int32_t hidden[4] = {h ? h[0] : 0, h ? h[1] : 0, 0, 1};
     for (int32_t i = 0; i < PAGES; i++) {
         pages[i] = (i * 7 + 3) % PAGES;
         pages[PAGES + i] = -1; /* the second sequence has none */
     }
     ks_kv_layer kv = fill_store(b, 0, past, pages, PAGES);
-    ks_seqs seqs = {2, n + 1, offsets, pasts, pages, PAGES};
+    ks_seqs seqs = {2, n + 1, offsets, pasts, pages, PAGES, h ? hidden : NULL};
     ks_view q = b->q, k = b->k, v = b->v;
     ks_view out = guarded(n + 1, b->out.cols, b->out.cols);
     q.data = at(&b->q, past), k.data = at(&b->k, past);
@@ -182,6 +291,32 @@ Test(attention, bits_of_decode_and_prefill) {
     ON_EVERY_BACKEND(decode);
 }
 
+/* What is hidden lies in the store, in the batch, or in both. */
+static void decode_hidden(backend *be) {
+    static const int32_t offsets[] = {0, 200};
+    static const int32_t hidden[][2] = {
+        {17, 64}, {64, 128}, {30, 90}, {0, 199}};
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        batch b = make_batch(CASES[i], offsets, 1);
+        for (size_t j = 0; j < sizeof hidden / sizeof *hidden; j++) {
+            b.seqs.hidden = hidden[j];
+            RUN(be, attention, b.out, b.q, b.k, b.v, spec_of(&b, CASES[i]),
+                &b.seqs, NULL);
+            for (int32_t past = 11; past < 199; past += 47)
+                continue_from(be, &b, past, 1, i);
+            continue_from(be, &b, hidden[j][1], 199 - hidden[j][1], i);
+            continue_from(be, &b, 64, 100, i);
+            continue_from(be, &b, 5, 190, i);
+        }
+        check_values(&b, 0, 150);
+        free_batch(&b);
+    }
+}
+
+Test(attention, bits_of_decode_and_prefill_with_hidden_keys) {
+    ON_EVERY_BACKEND(decode_hidden);
+}
+
 /* ----------------------------------------------------------------- bad input
  */
 
@@ -201,7 +336,7 @@ static void wrong(backend *be) {
                                  NULL, &be->err) == KS_UNSUPPORTED);
     /* a NaN reaches its own and later tokens, not another sequence */
     static const int32_t two[] = {0, 4, 8};
-    ks_seqs pair = {2, 8, two, NULL, NULL, 0};
+    ks_seqs pair = {2, 8, two, NULL, NULL, 0, NULL};
     at(&b.k, 2)[0] = NAN;
     RUN(be, attention, b.out, b.q, b.k, b.v, &b.spec, &pair, NULL);
     for (int32_t t = 0; t < 8; t++)

@@ -222,7 +222,7 @@ static void rope_one(backend *b, int32_t d, int32_t rot, bool interleaved,
                      bool mapped) {
     enum { H = 3, G = 2 };
     static const int32_t offsets[] = {0, 5, 17}, past[] = {0, 100};
-    ks_seqs seqs = {2, 17, offsets, past, NULL, 0};
+    ks_seqs seqs = {2, 17, offsets, past, NULL, 0, NULL};
     float inv_freq[128];
     for (int i = 0; i < 128; i++) inv_freq[i] = powf(10, -(float)i / 16);
     ks_rope rope = {inv_freq, 1.3f, rot, interleaved};
@@ -275,7 +275,7 @@ Test(backward, rope) {
 
 static void rope_refusals(backend *b) {
     static const int32_t offsets[] = {0, 2};
-    ks_seqs seqs = {1, 2, offsets, NULL, NULL, 0};
+    ks_seqs seqs = {1, 2, offsets, NULL, NULL, 0, NULL};
     float x[64] = {0};
     ks_rope rope = {x, 1, 4, false};
     ks_view q = ks_view_f32(x, 2, 8), k = ks_view_f32(x + 16, 2, 4), bad = k;

@@ -200,7 +200,8 @@ static void rope_one(backend *b, rope_case c) {
     for (int i = 0; i < 3 * max_pages; i++) /* last pages of each, reversed */
         pages[i] =
             i / max_pages * PAGES + (max_pages - 1 - i % max_pages) % PAGES;
-    ks_seqs seqs = {3, N, offsets, c.past ? past : NULL, pages, max_pages};
+    ks_seqs seqs = {3,     N,         offsets, c.past ? past : NULL,
+                    pages, max_pages, NULL};
     ks_view ks = guarded(3 * PAGES * KS_PAGE, kc, kc);
     ks_view vs = guarded(3 * PAGES * KS_PAGE, kc, kc);
     ks_kv_layer layer = {ks.data, vs.data};

@@ -180,7 +180,8 @@ struct attn_batch {
 
     ks_seqs seqs_at(const int32_t *o, const int32_t *p, const int32_t *ids) {
         bool any = n_pages > 0;
-        return {n_seq, n_tok, o, any ? p : NULL, any ? ids : NULL, max_pages};
+        return {n_seq,     n_tok, o, any ? p : NULL, any ? ids : NULL,
+                max_pages, NULL};
     }
 
     static ks_view view(float *data, int64_t rows, int64_t cols,

@@ -71,7 +71,7 @@ struct back {
                    ks_err *err) {
         ks_attn_spec sp = f.spec;
         if (!f.sinks.empty()) sp.sinks = sinks;
-        ks_seqs s = {f.n_seq, f.n_tok, seqs, NULL, NULL, 0};
+        ks_seqs s = {f.n_seq, f.n_tok, seqs, NULL, NULL, 0, NULL};
         ks_cots c = {(int32_t)cots.size(), (int32_t)row.size(), o, t, r};
         return op(dev, rows(d[1], f.q_cols), rows(d[2], f.kv_cols),
                   rows(d[3], f.kv_cols), rows(d[0], f.q_cols),
@@ -273,7 +273,7 @@ Test(attention_backward, refusals) {
         static const char *const names[] = {"dq", "dk", "dv", "dout", "out",
                                             "q",  "k",  "v",  "past", "heads"};
         ks_attn_spec spec = b.f.spec;
-        ks_seqs seqs = {b.f.n_seq, b.f.n_tok, NULL, NULL, NULL, 0};
+        ks_seqs seqs = {b.f.n_seq, b.f.n_tok, NULL, NULL, NULL, 0, NULL};
         ks_cots cots = {N_COTS, (int32_t)b.row.size(), NULL, NULL, NULL};
         ks_view x[8];
         for (int i = 0; i < 8; i++)

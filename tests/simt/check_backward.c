@@ -231,7 +231,7 @@ Test(simt_backward, bytes) {
     ks_placed *placed = NULL;
     pair p = open_pair(&variants[GEMMA3], "bf16");
     ks_engine *e = p.device;
-    ks_backward_limits limits = {50, 70, 1};
+    ks_backward_limits limits = {.max_tokens = 50, .max_rows = 70, .lanes = 1};
     ks_backward *b = NULL;
     must(ks_place(&placed, e->dev, e->ops, e->model, err));
     size_t room = ks_dev_room(e->dev);

@@ -59,7 +59,10 @@ static ks_status generate(const char *backend, sampled *out,
         .temperature = 1, .top_p = 1, .max_new = NEW, .seed = 7};
     ks_request requests[CROWD];
     for (int i = 0; i < CROWD; i++)
-        requests[i] = (ks_request){prompt, 4 + i, (uint64_t)i + 1, i};
+        requests[i] = (ks_request){.prompt = prompt,
+                                   .n_prompt = 4 + i,
+                                   .stream = (uint64_t)i + 1,
+                                   .group = i};
     *out = (sampled){0};
     ks_status st = ks_engines_open(&engines, MODEL, &on, err);
     if (st == KS_OK)

@@ -287,6 +287,15 @@ Test(far, heads_and_capture) {
     });
     same("sample", id, 3);
     same("sample", logprob, 3);
+    double *part[2] = {array<double>({9, 9, 9}), array<double>({8, 8, 8})};
+    int32_t *sets = array<int32_t>({0, 1, 4, 6});
+    int32_t *ids = array<int32_t>({1, 0, 1, 2, 2, 0});
+    x = rows(64), head = rows(64, KS_BF16);
+    check("share", [&](bool f) {
+        return ops->share(dev, part[f], at(x, f), at(head, f), 0, specs, sets,
+                          ids, &err);
+    });
+    same("share", part, 3);
     int32_t *expert[2] = {array<int32_t>({9, 9, 9, 9, 9, 9}),
                           array<int32_t>({8, 8, 8, 8, 8, 8})};
     float *share[2] = {numbers(6), numbers(6)};
@@ -336,7 +345,8 @@ Test(far, attention) {
                    array<int32_t>({0, ROWS}),
                    array<int32_t>({0}),
                    array<int32_t>({f ? (int32_t)FAR_PAGE : 0}),
-                   1};
+                   1,
+                   nullptr};
     float *near = array(std::vector<float>((size_t)page * 2));
     ks_kv_layer kv[2] = {{near, near + page},
                          {room + SLOT * SLOTS, room + SLOT * SLOTS + page}};
@@ -363,7 +373,7 @@ Test(far, attention) {
 Test(far, attention_backward) {
     ks_rope rope = {numbers(DIM / 2), 1, DIM, false};
     ks_attn_spec spec = {2, 1, DIM, 0.125f, 0, 0, NULL};
-    ks_seqs seqs = {1, ROWS, array<int32_t>({0, ROWS}), NULL, NULL, 0};
+    ks_seqs seqs = {1, ROWS, array<int32_t>({0, ROWS}), NULL, NULL, 0, NULL};
     int32_t *row = array<int32_t>({0, 1, 2});
     ks_cots cots = {1, ROWS, array<int32_t>({0, ROWS}), array<int32_t>({0}),
                     row};

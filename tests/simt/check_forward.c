@@ -199,15 +199,32 @@ Test(simt_forward, capture_of_every_stream_and_position) {
 /* ----------------------------------------------------------- heads, sampling
  */
 
+/* The share of one id, where nothing is cut, is its probability. */
+static void expect_shares(ks_engine *engine, ks_view hidden,
+                          const int32_t *target, const float *logprob) {
+    ks_sample_spec specs[TOKENS];
+    int32_t sets[TOKENS + 1];
+    double share[TOKENS];
+    for (int32_t t = 0; t <= TOKENS; t++) sets[t] = t;
+    for (int32_t t = 0; t < TOKENS; t++)
+        specs[t] = (ks_sample_spec){.temperature = 1, .top_p = 1};
+    must(ks_run_share(engine->run, hidden, specs, sets, target, share, err));
+    for (int32_t t = 0; t < TOKENS; t++)
+        cr_expect(fabs(share[t] - (double)logprob[t]) <= 2e-5,
+                  "token %d: a share of e^%g, a probability of e^%g", t,
+                  share[t], (double)logprob[t]);
+}
+
 /* log P(target[t] | ids up to t) for all t, and the greedy ids. */
 static void heads(ks_engine *engine, const int32_t *ids, const int32_t *target,
                   float *logprob, int32_t *greedy) {
     ks_run_limits limits = {.max_tokens = TOKENS};
-    ks_seqs seqs = {SEQS, TOKENS, offsets, NULL, NULL, 0};
+    ks_seqs seqs = {SEQS, TOKENS, offsets, NULL, NULL, 0, NULL};
     ks_view hidden;
     must(ks_engine_reserve(engine, &limits, err));
     must(ks_forward(engine->run, &seqs, ids, NULL, NULL, NULL, &hidden, err));
     must(ks_run_score(engine->run, hidden, target, logprob, err));
+    expect_shares(engine, hidden, target, logprob);
     argmax_of(engine, hidden, greedy);
 }
 
@@ -291,9 +308,10 @@ static void generate(ks_engine *engine, int first, int n, size_t pages,
     ks_request requests[CROWD];
     fill_ids(prompt, 64, engine->model->config.n_vocab);
     for (int i = 0; i < n; i++)
-        requests[i] =
-            (ks_request){prompt + (first + i) / 2, 19 + (first + i) / 2 * 9,
-                         (uint64_t)(first + i) * 977 + 3, (first + i) / 2};
+        requests[i] = (ks_request){.prompt = prompt + (first + i) / 2,
+                                   .n_prompt = 19 + (first + i) / 2 * 9,
+                                   .stream = (uint64_t)(first + i) * 977 + 3,
+                                   .group = (first + i) / 2};
     ks_generate_options options = {
         .temperature = 0.9f,
         .top_p = 0.95f,

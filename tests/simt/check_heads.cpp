@@ -1,6 +1,8 @@
-/* check_heads.cpp - score and sample: log-probabilities against the CPU's op
- * and double, draws the same as the CPU's. Logits are exact in any GEMM: heads
- * and hidden states are small multiples of powers of two. */
+/* check_heads.cpp - score, sample and share: log-probabilities against the
+ * CPU's op and double, draws and shares the same as the CPU's. Logits are exact
+ * in any GEMM: heads and hidden states are small multiples of powers of two. */
+#include <algorithm>
+
 #include "twin.h"
 
 extern "C" {
@@ -191,6 +193,7 @@ Test(simt_heads, sample) {
     simt_seed(3);
     sample_one(t, logits(3001, 0.01f), 2 * N_SPECS, 0); /* one bin, no list */
     sample_one(t, logits(65, 4), 67, 0); /* more rows than are held */
+    sample_one(t, logits(5, 4), 64, 0);  /* as many */
 }
 
 /* All alike: ids decide; 1024 and 1025 in a bin are listed and not. */
@@ -210,6 +213,127 @@ Test(simt_heads, sample_every_octave) {
     for (int i = 0; i < 97; i++) head.at(i)[0] = -(float)i / 2;
     head.at(96)[0] = -0x1p100f;
     sample_one(t, head, 4 * N_SPECS, 0);
+}
+
+/* -------------------------------------------------------------------- share
+ */
+
+typedef std::vector<int32_t> ids;
+
+/* Every set under every spec, and under top-k about the number of tokens. */
+static void share_each(twin *t, const host_rows &head,
+                       const std::vector<ids> &sets, float softcap) {
+    std::vector<ks_sample_spec> how(SPECS, SPECS + N_SPECS), spec;
+    for (int32_t k = (int32_t)head.rows - 1; k <= head.rows + 1; k++) {
+        how.push_back(SPECS[1]);
+        how.back().top_k = k;
+    }
+    ids offsets = {0}, all;
+    for (const ks_sample_spec &s : how)
+        for (const ids &set : sets) {
+            all.insert(all.end(), set.begin(), set.end());
+            offsets.push_back((int32_t)all.size());
+            spec.push_back(s);
+            spec.back().counter = random_bits(); /* not read */
+        }
+    int64_t rows = (int64_t)spec.size();
+    host_rows one(rows, 1, 1, false), w = head;
+    for (int64_t i = 0; i < rows; i++) one.at(i)[0] = 1;
+    std::vector<double> cpu((size_t)rows), guarded((size_t)rows + 2, -7);
+    device_rows dh(one), dw(head);
+    on_device<double> out(guarded), alone({-7});
+    on_device<ks_sample_spec> ds(spec);
+    on_device<int32_t> at(offsets), di(all);
+    TWIN_OK(t, ks__cuda_share(t->cuda, out.data + 1, dh.view(), dw.view(),
+                              softcap, ds.data, at.data, di.data, &t->err));
+    ks_view last = dh.view();
+    last.data = (float *)last.data + rows - 1;
+    last.rows = 1;
+    TWIN_OK(t, ks__cuda_share(t->cuda, alone.data, last, dw.view(), softcap,
+                              ds.data + rows - 1, at.data + rows - 1, di.data,
+                              &t->err));
+    TWIN_SYNC(t);
+    TWIN_OK(t, t->ops->share(t->cpu, cpu.data(), one.view(), w.view(), softcap,
+                             spec.data(), offsets.data(), all.data(), &t->err));
+    guarded = out.read();
+    cr_expect(guarded[0] == -7 && guarded[(size_t)rows + 1] == -7);
+    cr_expect(alone.read()[0] == guarded[(size_t)rows], "a row alone");
+    for (size_t i = 0; i < (size_t)rows; i++) {
+        double got = guarded[i + 1];
+        bool same = softcap > 0 ? got == cpu[i] || fabs(got - cpu[i]) <= 1e-5
+                                : memcmp(&got, &cpu[i], sizeof got) == 0;
+        cr_expect(
+            same, "%d tokens, spec %zu, set %zu: %.17g, the CPU has %.17g",
+            (int)head.rows, i / sets.size(), i % sets.size(), got, cpu[i]);
+    }
+}
+
+/* Ids by falling logit. */
+static ids in_order(const host_rows &head) {
+    std::vector<uint64_t> keys;
+    for (int32_t i = 0; i < head.rows; i++)
+        keys.push_back(ks_draw_key(ks_bits_of_f32(head.at(i)[0]), i));
+    std::sort(keys.begin(), keys.end());
+    ids order;
+    for (uint64_t key : keys) order.push_back((int32_t)(uint32_t)key);
+    return order;
+}
+
+/* The first so many in order, and the last so many from the back. */
+static std::vector<ids> heads_and_tails(const host_rows &head,
+                                        const std::vector<int> &sizes) {
+    ids order = in_order(head);
+    std::vector<ids> sets = {{}};
+    for (int n : sizes) {
+        sets.push_back(ids(order.begin(), order.begin() + n));
+        sets.push_back(ids(order.rbegin(), order.rbegin() + n));
+    }
+    return sets;
+}
+
+/* Each token alone: which are left, and with what weight. */
+static std::vector<ids> singles(const host_rows &head) {
+    std::vector<ids> sets;
+    for (int32_t i = 0; i < head.rows; i++) sets.push_back({i});
+    return sets;
+}
+
+Test(simt_heads, share) {
+    twin *t = twin_open();
+    simt_seed(1);
+    host_rows head = logits(1, 1);
+    share_each(t, head, heads_and_tails(head, {1}), 0);
+    head = logits(7, 3);
+    share_each(t, head, singles(head), 1);
+    head = logits(33, 3);
+    share_each(t, head, singles(head), 0);
+    simt_seed(2);
+    head = logits(1009, 12);
+    share_each(t, head, heads_and_tails(head, {1, 19, 20, 511, 512, 513, 1009}),
+               0);
+    share_each(t, head, heads_and_tails(head, {3, 700}), 5);
+    head = logits(1301, 200);
+    share_each(t, head, heads_and_tails(head, {1, 2, 100, 1300}), 0);
+    simt_seed(3);
+    head = logits(2003, 0.01f); /* one bin, no list */
+    share_each(t, head, heads_and_tails(head, {1, 776, 777, 778, 2003}), 0);
+}
+
+/* All alike: ids decide who is left. */
+Test(simt_heads, share_ties) {
+    twin *t = twin_open();
+    host_rows head(22, 1, 1, false);
+    for (int32_t i = 0; i < 22; i++) head.at(i)[0] = i % 2 ? 0.0f : -0.0f;
+    share_each(t, head, singles(head), 0);
+}
+
+Test(simt_heads, share_every_octave) {
+    twin *t = twin_open();
+    host_rows head(97, 1, 1, false);
+    for (int i = 0; i < 97; i++) head.at(i)[0] = -(float)i / 2;
+    head.at(96)[0] = -0x1p100f;
+    share_each(t, head, heads_and_tails(head, {1, 2, 3, 60, 61, 62, 63, 97}),
+               0);
 }
 
 /* The largest weights carry: 2^19 tokens would fill 63 bits. */
@@ -244,6 +368,14 @@ Test(simt_heads, nan_names_its_row) {
     cr_expect(strstr(t->err.text, "row 66 ") != NULL, "%s", t->err.text);
     cr_expect(id.read()[66] == 0 && isnan(logprob.read()[66]));
     TWIN_SYNC(t);
+    on_device<double> share(std::vector<double>(67));
+    on_device<int32_t> offsets(std::vector<int32_t>(68, 0));
+    TWIN_OK(t, ks__cuda_share(t->cuda, share.data, dh.view(), dw.view(), 0,
+                              ds.data, offsets.data, id.data, &t->err));
+    cr_expect(ks__cuda_fault_sync(t->cuda, &t->err) == KS_NUMERIC);
+    cr_expect(strstr(t->err.text, "row 66 ") != NULL, "%s", t->err.text);
+    cr_expect(share.read()[65] == -INFINITY && isnan(share.read()[66]));
+    TWIN_SYNC(t);
 }
 
 Test(simt_heads, what_is_refused) {
@@ -252,14 +384,18 @@ Test(simt_heads, what_is_refused) {
     auto sample = [&]() {
         return ks__cuda_sample(t->cuda, NULL, NULL, x, w, 0, NULL, &t->err);
     };
-    cr_expect(sample() == KS_INTERNAL);
+    auto share = [&]() {
+        return ks__cuda_share(t->cuda, NULL, x, w, 0, NULL, NULL, NULL,
+                              &t->err);
+    };
+    cr_expect(sample() == KS_INTERNAL && share() == KS_INTERNAL);
     cr_expect(ks__cuda_score(t->cuda, NULL, x, w, 0, NULL, &t->err) ==
               KS_INTERNAL);
     w.cols = 8;
-    cr_expect(sample() == KS_OK);
+    cr_expect(sample() == KS_OK && share() == KS_OK);
     cr_expect(ks__cuda_score(t->cuda, NULL, x, w, 0, NULL, &t->err) == KS_OK);
     w.rows = KS_DRAW_TOKENS + 1;
-    cr_expect(sample() == KS_UNSUPPORTED);
+    cr_expect(sample() == KS_UNSUPPORTED && share() == KS_UNSUPPORTED);
     w.rows = KS_DRAW_TOKENS;
-    cr_expect(sample() == KS_OK);
+    cr_expect(sample() == KS_OK && share() == KS_OK);
 }

@@ -68,9 +68,9 @@ static void rope_one(twin *t, rope_case c) {
     on_device<int32_t> offsets(w.offsets), past(w.past), pages(w.pages);
     ks_rope drope = rope;
     drope.inv_freq = freq.data;
-    ks_seqs seqs = {N_SEQ,        N,
-                    offsets.data, c.past ? past.data : NULL,
-                    pages.data,   w.max_pages};
+    ks_seqs seqs = {
+        N_SEQ,      N,           offsets.data, c.past ? past.data : NULL,
+        pages.data, w.max_pages, NULL};
     ks_kv_layer kv = {sk.x.data, sv.x.data};
     TWIN_OK(t, ks__cuda_rope(t->cuda, q.view(), k.view(), v.view(), c.dim,
                              &drope, &seqs, c.store ? &kv : NULL, &t->err));
@@ -81,7 +81,8 @@ static void rope_one(twin *t, rope_case c) {
             w.offsets.data(),
             c.past ? w.past.data() : NULL,
             w.pages.data(),
-            w.max_pages};
+            w.max_pages,
+            nullptr};
     TWIN_OK(t, t->ops->rope(t->cpu, w.q.view(), w.k.view(), w.v.view(), c.dim,
                             &rope, &seqs, c.store ? &host_kv : NULL, &t->err));
     cr_expect(rows_close("q", q.read(), want_q, 3e-7, 3e-7));

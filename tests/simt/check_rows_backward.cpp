@@ -274,7 +274,7 @@ static void rope_one(twin *t, int32_t dim, int32_t rot, int64_t gap,
     host_rows q(n, HEADS * dim, HEADS * dim + gap, true);
     host_rows k(n, KV_HEADS * dim, KV_HEADS * dim + 2 * gap, true);
     ks_rope rope = {inv_freq.data(), 1.3f, rot, interleaved};
-    ks_seqs seqs = {3, N_TOKENS, offsets.data(), past.data(), NULL, 0};
+    ks_seqs seqs = {3, N_TOKENS, offsets.data(), past.data(), NULL, 0, NULL};
     std::vector<double> rq, rk;
     for (int64_t i = 0; i < n; i++) {
         int32_t at = mapped ? row[(size_t)i] : (int32_t)i;
@@ -286,7 +286,7 @@ static void rope_one(twin *t, int32_t dim, int32_t rot, int64_t gap,
     on_device<float> freq(inv_freq);
     on_device<int32_t> doffsets(offsets), dpast(past), drow(row);
     ks_rope drope = {freq.data, rope.scale, rot, interleaved};
-    ks_seqs dseqs = {3, N_TOKENS, doffsets.data, dpast.data, NULL, 0};
+    ks_seqs dseqs = {3, N_TOKENS, doffsets.data, dpast.data, NULL, 0, NULL};
     TWIN_OK(t,
             ks__cuda_rope_backward(t->cuda, dq.view(), dk.view(), dim, &drope,
                                    &dseqs, mapped ? drow.data : NULL, &t->err));
@@ -317,7 +317,7 @@ Test(simt_rows_backward, rope) {
 
 Test(simt_rows_backward, rope_refuses) {
     twin *t = twin_open();
-    ks_seqs seqs = {1, 2, NULL, NULL, NULL, 0};
+    ks_seqs seqs = {1, 2, NULL, NULL, NULL, 0, NULL};
     ks_rope rope = {NULL, 1, 4, false};
     ks_view q = ks_view_f32(NULL, 2, 8), k = ks_view_f32(NULL, 2, 4), bad = k;
     int32_t row[1];

@@ -76,7 +76,7 @@ static const struct {
     {KS_LIMIT, MODEL_OF("\"vocab\":{\"a\":2147483648}," MERGES),
      "id 2147483648 is outside"},
     {KS_FORMAT, MODEL_OF("\"vocab\":{\"a\":99999999999999999999}," MERGES),
-     "line"},
+     "id of token \"a\""},
     /* merges */
     {KS_FORMAT, MODEL_OF(VOCAB), "\"merges\" is not a list"},
     {KS_FORMAT, MODEL_OF(VOCAB ",\"merges\":[[\"a\",\"z\"]]"),
@@ -414,6 +414,11 @@ Test(files, config_names_the_bos) {
         {KS_OK, "{\"bos_token\":\"ab\",\"add_bos_token\":true}", "", 2, true},
         {KS_OK, "{\"bos_token\":{\"content\":\"b\"}}", "", 1, false},
         {KS_OK, "{\"bos_token\":null,\"add_bos_token\":true}", "", -1, false},
+        /* what transformers writes where nobody said a length */
+        {KS_OK,
+         "{\"bos_token\":\"b\","
+         "\"model_max_length\":1000000000000000019884624838656}",
+         "", 1, false},
         {KS_FORMAT, "{\"bos_token\":\"zz\"}", "\"zz\"", 0, false},
         {KS_FORMAT, "{\"bos_token\":7}", "bos_token", 0, false},
         {KS_FORMAT, "{\"add_bos_token\":7}", "add_bos_token", 0, false},

@@ -20,10 +20,12 @@ typedef struct tile {
     const ks_seqs *seqs;
     const ks_kv_layer *kv;
     ks_view out, q, k, v;
-    int32_t seq, group;             /* sequence, kv head */
-    int32_t head, n_heads;          /* query heads [head, head + n_heads) */
-    int32_t token, n_tokens;        /* in the sequence's part of the batch */
-    int32_t n_rows, position;       /* position of the first token */
+    int32_t seq, group;       /* sequence, kv head */
+    int32_t head, n_heads;    /* query heads [head, head + n_heads) */
+    int32_t token, n_tokens;  /* in the sequence's part of the batch */
+    int32_t n_rows, position; /* position of the first token */
+    int32_t hide,
+        resume; /* tokens from `resume` on do not see [hide, resume) */
     float *queries, *scores, *sums; /* [rows, D] [rows, BLOCK] [rows, Dp] */
     float *keys;                    /* [NR, D] */
     float *panels;                  /* [D, NR] of keys, [BLOCK, Dp] of values */
@@ -128,8 +130,10 @@ KS_INLINE float exp_one(float x) {
 }
 
 /* Turns one row's scores into probabilities relative to its new maximum,
- * keys [low, high) of the block visible; rescales what it had. */
-static void softmax_row(tile *t, int32_t row, int32_t low, int32_t high) {
+ * keys [low, high) of the block visible, with a gap those in [hide, resume)
+ * not; rescales what it had. */
+KS_INLINE void soften(tile *t, int32_t row, int32_t low, int32_t high,
+                      const bool gap, int32_t hide, int32_t resume) {
     const ks_attn_spec *spec = t->spec;
     float *s = t->scores + row * BLOCK;
     vi lane;
@@ -139,7 +143,9 @@ static void softmax_row(tile *t, int32_t row, int32_t low, int32_t high) {
         vi key = lane + i * VL;
         v[i] = vload(s + i * VL) * vset(spec->scale);
         if (spec->softcap > 0) v[i] = vsoftcap(v[i], spec->softcap);
-        v[i] = vselect((key >= low) & (key < high), v[i], vset(-INFINITY));
+        vi visible = (key >= low) & (key < high);
+        if (gap) visible &= (key < hide) | (key >= resume);
+        v[i] = vselect(visible, v[i], vset(-INFINITY));
         top = vmax(v[i], top); /* a NaN is passed over here, not by exp */
     }
     float before = t->highest[row], after = vmaxlane(top);
@@ -161,16 +167,30 @@ static void softmax_row(tile *t, int32_t row, int32_t low, int32_t high) {
         vstore(o + j, vload(o + j) * vset(factor));
 }
 
+static void softmax_row(tile *t, int32_t row, int32_t low, int32_t high) {
+    soften(t, row, low, high, false, 0, 0);
+}
+
+static void softmax_split_row(tile *t, int32_t row, int32_t low, int32_t high,
+                              int32_t hide, int32_t resume) {
+    soften(t, row, low, high, true, hide, resume);
+}
+
 static void softmax_block(tile *t, int32_t base, int32_t n) {
     for (int32_t r = 0; r < t->n_rows; r++) {
         int32_t position = t->position + r / t->n_heads;
         int32_t low = 0, high = KS_MIN(n, position + 1 - base);
+        int32_t hide = t->hide - base, resume = t->resume - base;
         if (t->spec->window > 0)
             low = KS_MAX(0, position - t->spec->window + 1 - base);
-        if (low < high)
-            softmax_row(t, r, low, high);
-        else
+        bool gap = position >= t->resume && hide < high && resume > low;
+        if (gap && hide <= low) low = resume, gap = false;
+        if (low >= high)
             memset(t->scores + r * BLOCK, 0, BLOCK * sizeof(float));
+        else if (gap)
+            softmax_split_row(t, r, low, high, hide, resume);
+        else
+            softmax_row(t, r, low, high);
     }
 }
 
@@ -271,12 +291,18 @@ static void finish(tile *t) {
     }
 }
 
+/* No row of the tile sees a key of base .. base + n. */
+static bool hides(const tile *t, int32_t base, int32_t n) {
+    return t->position >= t->resume && base >= t->hide && base + n <= t->resume;
+}
+
 static void run_tile(tile *t) {
     int32_t last = t->position + t->n_tokens - 1, low = 0;
     if (t->spec->window > 0) low = KS_MAX(0, t->position - t->spec->window + 1);
     start(t);
     for (int32_t base = low / BLOCK * BLOCK; base <= last; base += BLOCK) {
         int32_t n = KS_MIN(BLOCK, last + 1 - base);
+        if (hides(t, base, n)) continue;
         score_block(t, base, n);
         softmax_block(t, base, n);
         if (t->n_rows <= SMALL)
@@ -311,6 +337,9 @@ static bool find_tile(tile *t, int32_t number, int32_t step) {
     if (t->token >= length) return false;
     t->n_tokens = KS_MIN(step, length - t->token);
     t->position = ks__past(seqs, low) + t->token;
+    if (!seqs->hidden) return true;
+    t->hide = KS_MAX(0, seqs->hidden[2 * low]);
+    t->resume = KS_MAX(t->hide, seqs->hidden[2 * low + 1]);
     return true;
 }
 

@@ -1,5 +1,6 @@
 /* heads.c - ops on logits, which exist a tile at a time only: score keeps a
- * maximum and a sum for each piece of the vocabulary, sample a few rows.
+ * maximum and a sum for each piece of the vocabulary, sample and share a few
+ * rows.
  */
 #include "isa.h"
 #include "logits.h"
@@ -7,7 +8,7 @@
 #include "../../philox.h"
 
 /* A piece of logits in L2: rows x vocabulary; rows of score in one go, and
- * rows whose whole logits sample holds. */
+ * rows whose whole logits sample and share hold. */
 enum { PIECE_ROWS = 96, PIECE_COLS = 768, GROUP = 384, HELD = 64 };
 
 static ks_product logits_of(ks_view hidden, ks_view head) {
@@ -100,7 +101,7 @@ ks_status KS_ISA_NAME(score)(ks_dev *dev, float *logprob, ks_view hidden,
     return KS_OK;
 }
 
-/* ------------------------------------------------------------------- sample */
+/* -------------------------------------------------------- sample and share */
 
 static uint64_t sort_key(float logit, int32_t id) {
     uint32_t bits;
@@ -113,16 +114,6 @@ static int by_key(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Keys of all logits >= least, sorted; returns their number. */
-static int64_t candidates(uint64_t *keys, const float *row, int64_t n,
-                          float least) {
-    int64_t count = 0;
-    for (int64_t i = 0; i < n; i++)
-        if (row[i] >= least) keys[count++] = sort_key(row[i], (int32_t)i);
-    qsort(keys, (size_t)count, sizeof *keys, by_key);
-    return count;
-}
-
 /* sum of exp(row - top) over all ids, in double over pieces */
 static double total_exp(const float *row, int64_t n, float top) {
     double total = 0;
@@ -131,94 +122,145 @@ static double total_exp(const float *row, int64_t n, float top) {
     return total;
 }
 
-/* A row of logits and what its weights need (draw.h). */
+/* A row of logits, what its weights need (draw.h), and its candidates: the keys
+ * of all logits down to `reach` temperatures below the top, sorted. */
 typedef struct lottery {
     const float *row;
     int64_t n;
+    const ks_sample_spec *spec;
     float top;
     double rate;
+    uint64_t *keys; /* [n] */
+    int64_t count;
+    int reach;
 } lottery;
+
+/* What top-k and top-p leave: the sum of weights, and the last key. */
+typedef struct cut {
+    uint64_t sum, last;
+} cut;
+
+static bool greedy(const ks_sample_spec *spec) {
+    return !(spec->temperature > 0);
+}
 
 static uint64_t weight_of(const lottery *l, int64_t id) {
     return ks_draw_weight(ks_draw_depth(l->row[id], l->top, l->rate));
 }
 
-/* Sum of the first `last` sorted candidates, or up to where it reaches
- * `enough`; *count: how many that takes. */
-static uint64_t sum_to(const lottery *l, const uint64_t *keys, int64_t last,
-                       uint64_t enough, int64_t *count) {
+/* Almost always a short head of the distribution holds what is looked for. */
+static void more_candidates(lottery *l) {
+    l->reach = l->reach ? 2 * l->reach : 8;
+    l->count = 0;
+    float least = l->top - (float)l->reach * l->spec->temperature;
+    for (int64_t i = 0; i < l->n; i++)
+        if (l->row[i] >= least)
+            l->keys[l->count++] = sort_key(l->row[i], (int32_t)i);
+    qsort(l->keys, (size_t)l->count, sizeof *l->keys, by_key);
+}
+
+/* Sum of the first `last` candidates, or up to where it reaches `enough`;
+ * *count: how many that takes. */
+static uint64_t sum_to(const lottery *l, int64_t last, uint64_t enough,
+                       int64_t *count) {
     uint64_t sum = 0;
     int64_t i = 0;
     while (i < last && sum < enough)
-        sum += weight_of(l, (int64_t)(keys[i++] & UINT32_MAX));
+        sum += weight_of(l, (int64_t)(l->keys[i++] & UINT32_MAX));
     *count = i;
     return sum;
 }
 
-/* Walks the sorted candidates: finds the kept total under top-k and top-p,
- * then the draw. everything: the sum of all ids. all: no other id weighs
- * anything. -1: more candidates are needed. */
-static int32_t walk(const lottery *l, const uint64_t *keys, int64_t count,
-                    bool all, uint64_t everything, const ks_sample_spec *spec,
-                    uint32_t word) {
-    uint64_t kept = everything;
-    int64_t last = count;
-    if (spec->top_k > 0) {
-        if (count < spec->top_k && !all) return -1;
-        last = KS_MIN(last, spec->top_k);
-        kept = sum_to(l, keys, last, UINT64_MAX, &last);
+/* False: more candidates are needed. everything: the sum of all ids. */
+static bool cut_candidates(const lottery *l, uint64_t everything, cut *out) {
+    int32_t top_k = l->spec->top_k;
+    int64_t last = l->count;
+    out->sum = everything;
+    if (top_k > 0) {
+        /* 32 temperatures (46 octaves) below the top nothing weighs anything */
+        if (last < top_k && last < l->n && l->reach < 32) return false;
+        out->sum = sum_to(l, KS_MIN(last, top_k), UINT64_MAX, &last);
     }
-    if (spec->top_p < 1) {
-        uint64_t share = ks_draw_share(kept, spec->top_p);
-        kept = sum_to(l, keys, last, share, &last);
-        if (kept < share) return -1;
+    if (l->spec->top_p < 1) {
+        uint64_t share = ks_draw_share(out->sum, l->spec->top_p);
+        out->sum = sum_to(l, last, share, &last);
+        if (out->sum < share) return false;
     }
-    uint64_t place = ks_draw_place(kept, word);
-    if (sum_to(l, keys, last, place, &last) < place) return -1;
-    return (int32_t)(keys[last - 1] & UINT32_MAX);
-}
-
-static int32_t draw(uint64_t *keys, const float *row, int64_t n, float top,
-                    const ks_sample_spec *spec) {
-    if (!(spec->temperature > 0)) {
-        int64_t i = 0;
-        while (row[i] != top) i++;
-        return (int32_t)i;
-    }
-    uint32_t words[4];
-    ks_philox(spec->key, spec->counter, words);
-    lottery l = {row, n, top, ks_draw_rate(spec->temperature)};
-    uint64_t everything =
-        spec->top_k > 0 ? 0 : sum_weights(row, n, top, l.rate);
-    /* Almost always a short head of the distribution holds the draw; 32
-     * temperatures (46 octaves) below the top nothing weighs anything. */
-    int32_t id = -1;
-    for (int reach = 8; id < 0; reach *= 2) {
-        int64_t count =
-            candidates(keys, row, n, top - (float)reach * spec->temperature);
-        id = walk(&l, keys, count, count == n || reach >= 32, everything, spec,
-                  words[0]);
-    }
-    return id;
-}
-
-static bool sample_row(int32_t *id, float *logprob, float *row, int64_t n,
-                       float softcap, const ks_sample_spec *spec,
-                       uint64_t *keys) {
-    if (softcap > 0) cap_row(row, n, softcap);
-    float top = highest(row, n);
-    double total = total_exp(row, n, top);
-    if (!(total < INFINITY)) return false; /* NaN, or an infinite logit */
-    *id = draw(keys, row, n, top, spec);
-    if (logprob) *logprob = (float)((double)row[*id] - top - log(total));
+    out->last = l->keys[last - 1];
     return true;
 }
 
-ks_status KS_ISA_NAME(sample)(ks_dev *dev, int32_t *id, float *logprob,
-                              ks_view hidden, ks_view head, float softcap,
-                              const ks_sample_spec *spec, ks_err *err) {
-    ks_status st = check(hidden, head, err);
-    int64_t n = head.rows, held = KS_MIN(HELD, hidden.rows), bad = hidden.rows;
+static cut cut_of(lottery *l) {
+    const ks_sample_spec *spec = l->spec;
+    cut c = {0, UINT64_MAX};
+    if (greedy(spec)) {
+        int32_t i = 0;
+        while (l->row[i] != l->top) i++;
+        return (cut){ks_draw_weight(0), sort_key(l->top, i)};
+    }
+    if (spec->top_k <= 0) c.sum = sum_weights(l->row, l->n, l->top, l->rate);
+    if (spec->top_k <= 0 && !(spec->top_p < 1)) return c;
+    uint64_t everything = c.sum;
+    do more_candidates(l);
+    while (!cut_candidates(l, everything, &c));
+    return c;
+}
+
+static int32_t draw(lottery *l) {
+    cut c = cut_of(l);
+    if (greedy(l->spec)) return (int32_t)(c.last & UINT32_MAX);
+    uint32_t words[4];
+    ks_philox(l->spec->key, l->spec->counter, words);
+    uint64_t place = ks_draw_place(c.sum, words[0]);
+    int64_t at;
+    while (sum_to(l, l->count, place, &at) < place) more_candidates(l);
+    return (int32_t)(l->keys[at - 1] & UINT32_MAX);
+}
+
+static double share_of(lottery *l, const int32_t *ids, int64_t n) {
+    cut c = cut_of(l);
+    uint64_t part = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (sort_key(l->row[ids[i]], ids[i]) <= c.last)
+            part += weight_of(l, ids[i]);
+    return ks_draw_log(part, c.sum);
+}
+
+/* Rows of either op. */
+typedef struct drawing {
+    ks_view hidden, head;
+    float softcap;
+    const ks_sample_spec *spec;
+    int32_t *id; /* sample's */
+    float *logprob;
+    double *share; /* share's; NULL: sample */
+    const int32_t *offsets, *ids;
+} drawing;
+
+static bool draw_row(const drawing *d, int64_t i, float *row, uint64_t *keys) {
+    const ks_sample_spec *spec = d->spec + i;
+    int64_t n = d->head.rows;
+    if (d->softcap > 0) cap_row(row, n, d->softcap);
+    float top = highest(row, n);
+    double total = total_exp(row, n, top);
+    bool good = total < INFINITY; /* false: NaN, or an infinite logit */
+    lottery l = {.row = row, .n = n, .spec = spec, .top = top, .keys = keys};
+    if (!greedy(spec)) l.rate = ks_draw_rate(spec->temperature);
+    if (d->share) {
+        const int32_t *at = d->offsets + i;
+        d->share[i] = good ? share_of(&l, d->ids + at[0], at[1] - at[0]) : NAN;
+    } else if (good) {
+        d->id[i] = draw(&l);
+        if (d->logprob)
+            d->logprob[i] = (float)((double)row[d->id[i]] - top - log(total));
+    }
+    return good;
+}
+
+static ks_status draw_rows(ks_dev *dev, const drawing *d, ks_err *err) {
+    ks_status st = check(d->hidden, d->head, err);
+    int64_t n = d->head.rows, all = d->hidden.rows, bad = all;
+    int64_t held = KS_MIN(HELD, all);
     if (st == KS_OK && n > KS_DRAW_TOKENS)
         return ks_fail(err, KS_UNSUPPORTED,
                        "sampling: %lld tokens, at most %d are built in",
@@ -231,9 +273,9 @@ ks_status KS_ISA_NAME(sample)(ks_dev *dev, int32_t *id, float *logprob,
     if (st != KS_OK) return st;
     uint64_t *keys = dev->shared.data;
     float *logits = (float *)(keys + n * dev->threads);
-    for (int64_t first = 0; first < hidden.rows; first += held) {
-        int64_t rows = KS_MIN(held, hidden.rows - first);
-        ks_product p = logits_of(hidden, head);
+    for (int64_t first = 0; first < all; first += held) {
+        int64_t rows = KS_MIN(held, all - first);
+        ks_product p = logits_of(d->hidden, d->head);
         p.out_stride = n;
 #pragma omp parallel num_threads(dev->threads)
         {
@@ -243,16 +285,40 @@ ks_status KS_ISA_NAME(sample)(ks_dev *dev, int32_t *id, float *logprob,
                             KS_MIN(j + NB, n), ks__scratch(dev));
 #pragma omp for schedule(dynamic, 1) reduction(min : bad)
             for (int64_t i = 0; i < rows; i++)
-                if (!sample_row(id + first + i,
-                                logprob ? logprob + first + i : NULL,
-                                logits + i * n, n, softcap, spec + first + i,
-                                keys + n * omp_get_thread_num()))
+                if (!draw_row(d, first + i, logits + i * n,
+                              keys + n * omp_get_thread_num()))
                     bad = KS_MIN(bad, first + i);
         }
     }
-    if (bad < hidden.rows)
+    if (bad < all)
         return ks_fail(err, KS_NUMERIC,
                        "sampling: the logits of row %lld are not finite",
                        (long long)bad);
     return KS_OK;
+}
+
+ks_status KS_ISA_NAME(sample)(ks_dev *dev, int32_t *id, float *logprob,
+                              ks_view hidden, ks_view head, float softcap,
+                              const ks_sample_spec *spec, ks_err *err) {
+    drawing d = {.hidden = hidden,
+                 .head = head,
+                 .softcap = softcap,
+                 .spec = spec,
+                 .id = id,
+                 .logprob = logprob};
+    return draw_rows(dev, &d, err);
+}
+
+ks_status KS_ISA_NAME(share)(ks_dev *dev, double *share, ks_view hidden,
+                             ks_view head, float softcap,
+                             const ks_sample_spec *spec, const int32_t *offsets,
+                             const int32_t *ids, ks_err *err) {
+    drawing d = {.hidden = hidden,
+                 .head = head,
+                 .softcap = softcap,
+                 .spec = spec,
+                 .share = share,
+                 .offsets = offsets,
+                 .ids = ids};
+    return draw_rows(dev, &d, err);
 }

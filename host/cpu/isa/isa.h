@@ -52,6 +52,10 @@ ks_status KS_ISA_NAME(score)(ks_dev *, float *logprob, ks_view hidden,
 ks_status KS_ISA_NAME(sample)(ks_dev *, int32_t *id, float *logprob,
                               ks_view hidden, ks_view head, float softcap,
                               const ks_sample_spec *, ks_err *);
+ks_status KS_ISA_NAME(share)(ks_dev *, double *share, ks_view hidden,
+                             ks_view head, float softcap,
+                             const ks_sample_spec *, const int32_t *offsets,
+                             const int32_t *ids, ks_err *);
 
 ks_status KS_ISA_NAME(gemm_backward)(ks_dev *, ks_view dx, ks_view dy,
                                      ks_view w, bool accumulate, ks_err *);

@@ -40,6 +40,7 @@ const struct ks_ops KS_OPS_NAME(KS_ISA) = {
     .count_nonfinite = KS_ISA_NAME(count_nonfinite),
     .score = KS_ISA_NAME(score),
     .sample = KS_ISA_NAME(sample),
+    .share = KS_ISA_NAME(share),
     .gemm_backward = KS_ISA_NAME(gemm_backward),
     .norm_backward = KS_ISA_NAME(norm_backward),
     .rope_backward = KS_ISA_NAME(rope_backward),

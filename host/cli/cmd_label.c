@@ -1,0 +1,422 @@
+/* cmd_label.c - keystep label: which steps of a chain carry the answer. */
+#include <math.h>
+#include <string.h>
+
+#include "../../probes/label.h"
+#include "cli.h"
+#include "label.h"
+
+enum {
+    KEY_METHOD = KS_KEY_OWN,
+    KEY_INFLUENCE,
+    KEY_SUFFICIENCY,
+    KEY_CUE_EMPTY,
+    KEY_CONFIRM,
+    KEY_ORDERS,
+    KEY_ENOUGH,
+    KEY_RANKING,
+    KEY_PREFIXES,
+    KEY_PER_TOKEN,
+    KEY_OF_LOG,
+    KEY_NO_DROP,
+    KEY_ALL,
+    KEY_COMPAT,
+    KEY_ROLLOUTS,
+    KEY_SUPPRESS,
+    KEY_SUBSETS,
+    KEY_TOKENIZER
+};
+
+typedef struct input {
+    ks_cli_common common;
+    ks_label_options options;
+} input;
+
+static const struct argp_option option_list[] = {
+    KS_CLI_MODEL,
+    KS_CLI_PROBLEMS,
+    KS_CLI_CHAINS,
+    KS_CLI_OUT,
+    {"clean", KS_KEY_CLEAN, "FILE", 0,
+     "the chains that the labels index: without the steps that give the "
+     "answer away",
+     0},
+    KS_CLI_FORCE,
+    KS_CLI_RESUME,
+    {"method", KEY_METHOD, "NAME", 0,
+     "influence (default), suppression (of attention), random (orders), "
+     "external (--ranking), curve (no "
+     "labels: sufficiency of every prefix of every chain as it is)",
+     0},
+    {"influence", KEY_INFLUENCE, "KIND", 0,
+     "gradient (default), gradient-input, integrated", 0},
+    {"per-token", KEY_PER_TOKEN, NULL, 0,
+     "influences over the root of the source's length", 0},
+    {"of-log", KEY_OF_LOG, NULL, 0,
+     "influences on log-probabilities in place of probabilities", 0},
+    {"ranking", KEY_RANKING, "FILE", 0,
+     "lines {\"chain\",\"start\",\"order\"} of another judge", 0},
+    {"prefixes", KEY_PREFIXES, "FILE", 0,
+     "write what such a judge would rank: question, steps of the sufficient "
+     "prefix, answer",
+     0},
+    {"sufficiency", KEY_SUFFICIENCY, "sampled|exact", 0,
+     "share of samples that are right (default), or the probability of the "
+     "answer under the same sampling",
+     0},
+    {"samples", KS_KEY_SAMPLES, "K", 0, "samples of a set (default: 5)", 0},
+    {"confirm", KEY_CONFIRM, "N", 0,
+     "fresh samples of each core (default: 20; 0: none)", 0},
+    {"orders", KEY_ORDERS, "N", 0,
+     "random orders beside the method (default: 3)", 0},
+    {"enough", KEY_ENOUGH, "X", 0,
+     "least sufficiency, attainability and necessity (default: 0.8)", 0},
+    {"temperature", KS_KEY_TEMPERATURE, "X", 0, "default: 0.6", 0},
+    {"top-p", KS_KEY_TOP_P, "X", 0, "default: 0.95", 0},
+    KS_CLI_TOP_K,
+    {"cue", KS_KEY_CUE, "TEXT", 0,
+     "asks for the answer behind the kept steps (default: the template's)", 0},
+    {"cue-empty", KEY_CUE_EMPTY, "TEXT", 0, "where no step is kept", 0},
+    {"no-drop", KEY_NO_DROP, NULL, 0,
+     "without the scores of each step's absence", 0},
+    {"suppression", KEY_SUPPRESS, NULL, 0,
+     "also scores by what later steps lose without attention to each", 0},
+    {"subsets", KEY_SUBSETS, "N", 0,
+     "also ask about all subsets of prefixes of at most N steps (to 12)", 0},
+    {"rollouts", KEY_ROLLOUTS, "N", 0,
+     "also scores by N continuations from before and from after each step: "
+     "how far their answers differ (default: 0, none)",
+     0},
+    {"max-new", KS_KEY_MAX_NEW, "N", 0,
+     "most tokens of a continuation (default: 1024)", 0},
+    {"all-prefixes", KEY_ALL, NULL, 0,
+     "sufficiency of every prefix, not only up to the first that is enough", 0},
+    {"compat", KEY_COMPAT, "LIST", OPTION_ARG_OPTIONAL,
+     "as the published code: of spans, bos, equal, box, ppl, states, prefix, "
+     "last, keep (default: all)",
+     0},
+    KS_CLI_TEMPLATE,
+    KS_CLI_SEED,
+    KS_CLI_BACKENDS,
+    KS_CLI_THREADS,
+    KS_CLI_MEMORY,
+    KS_CLI_BATCH_TOKENS,
+    KS_CLI_DRY_RUN,
+    KS_CLI_JSON,
+    KS_CLI_QUIET,
+    {"tokenizer", KEY_TOKENIZER, "PATH", 0,
+     "tokenizer.json, when it is not the model's own", 0},
+    {0}};
+
+static void set_method(input *in, const char *arg, struct argp_state *state) {
+    static const char *const names[] = {"influence", "suppression", "random",
+                                        "external", "curve"};
+    for (size_t i = 0; i < KS_COUNT(names); i++)
+        if (strcmp(arg, names[i]) == 0) {
+            in->options.method = (ks_label_method)i;
+            return;
+        }
+    argp_error(
+        state,
+        "--method %s: influence, suppression, random, external or curve is "
+        "expected",
+        arg);
+}
+
+static void set_influence(input *in, const char *arg,
+                          struct argp_state *state) {
+    for (int i = 0; i < KS_N_INFLUENCES; i++)
+        if (strcmp(arg, ks_influence_name((ks_influence_kind)i)) == 0) {
+            in->options.influence.kind = (ks_influence_kind)i;
+            return;
+        }
+    argp_error(state,
+               "--influence %s: gradient, gradient-input or integrated is "
+               "expected",
+               arg);
+}
+
+static int32_t whole(const char *name, const char *arg, long low, long high,
+                     struct argp_state *state) {
+    char *end = NULL;
+    long value = strtol(arg, &end, 10);
+    if (*arg == 0 || *end || value < low || value > high)
+        argp_error(state, "--%s %s: %ld to %ld is expected", name, arg, low,
+                   high);
+    return (int32_t)value;
+}
+
+static double share(const char *name, const char *arg,
+                    struct argp_state *state) {
+    char *end = NULL;
+    double value = strtod(arg, &end);
+    if (*arg == 0 || *end || !(value > 0 && value <= 1))
+        argp_error(state, "--%s %s: above 0, at most 1 is expected", name, arg);
+    return value;
+}
+
+static void check(const input *in, struct argp_state *state) {
+    const ks_cli_common *c = &in->common;
+    if (!c->model) argp_error(state, "--model is missing");
+    if (!c->problems) argp_error(state, "--problems is missing");
+    if (!c->chains) argp_error(state, "--chains is missing");
+    if (!c->out && !c->dry_run) argp_error(state, "--out is missing");
+    if (!c->clean && !c->dry_run)
+        argp_error(state,
+                   "--clean is missing: labels index the chains written there");
+    if ((in->options.method == KS_LABEL_EXTERNAL) != !!in->options.ranking)
+        argp_error(state, "--method external and --ranking go together");
+    if (in->options.method == KS_LABEL_RANDOM && in->options.orders == 0)
+        argp_error(state, "--method random takes --orders of 1 or more");
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    input *in = state->input;
+    ks_label_options *o = &in->options;
+    ks_err err;
+    switch (key) {
+    case KEY_METHOD:
+        set_method(in, arg, state);
+        return 0;
+    case KEY_INFLUENCE:
+        set_influence(in, arg, state);
+        return 0;
+    case KEY_SUFFICIENCY:
+        o->exact = strcmp(arg, "exact") == 0;
+        if (!o->exact && strcmp(arg, "sampled") != 0)
+            argp_error(state, "--sufficiency %s: sampled or exact is expected",
+                       arg);
+        return 0;
+    case KEY_CUE_EMPTY:
+        o->cue_empty = arg;
+        return 0;
+    case KEY_CONFIRM:
+        o->confirm = whole("confirm", arg, 0, 10000, state);
+        return 0;
+    case KEY_ORDERS:
+        o->orders = whole("orders", arg, 0, 16, state);
+        return 0;
+    case KEY_ENOUGH:
+        o->enough = share("enough", arg, state);
+        return 0;
+    case KEY_RANKING:
+        o->ranking = arg;
+        return 0;
+    case KEY_PREFIXES:
+        o->prefixes = arg;
+        return 0;
+    case KEY_PER_TOKEN:
+        o->influence.per_token = true;
+        return 0;
+    case KEY_OF_LOG:
+        o->influence.of_log = true;
+        return 0;
+    case KEY_NO_DROP:
+        o->drop = false;
+        return 0;
+    case KEY_ALL:
+        o->all = true;
+        return 0;
+    case KEY_COMPAT:
+        if (ks_label_compat_find(arg ? arg : "all", &o->compat, &err) != KS_OK)
+            argp_error(state, "--compat: %s", err.text);
+        return 0;
+    case KEY_SUPPRESS:
+        o->suppress = true;
+        return 0;
+    case KEY_SUBSETS:
+        o->subsets = whole("subsets", arg, 0, 12, state);
+        return 0;
+    case KEY_ROLLOUTS:
+        o->rollouts = whole("rollouts", arg, 0, 1000, state);
+        return 0;
+    case KEY_TOKENIZER:
+        o->tokenizer = arg;
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "too many arguments: %s", arg);
+        return 0;
+    case ARGP_KEY_END:
+        check(in, state);
+        return 0;
+    default:
+        return ks_cli_common_key(&in->common, key, arg, state);
+    }
+}
+
+static const struct argp argp = {
+    .options = option_list,
+    .parser = parse,
+    .args_doc = "--model PATH --problems FILE --chains FILE --out FILE "
+                "--clean FILE\n--compare A.jsonl B.jsonl\nselect|greedy",
+    .doc = "Labels each step of a chain by what the model still answers "
+           "without it: 1 important, 0 removable, null in between or not "
+           "measured.\vA step is removable when the answer comes without it, "
+           "and others with it, from text that the model still finds probable; "
+           "docs/method.md says how that is searched. What is measured "
+           "depends on seed, chain and set of steps only.\n\n"
+           "--compare prints how far two label files agree; select and greedy "
+           "are the search alone, for matrices and oracles of others. "
+           "'keystep label --compare --help', 'keystep label select --help' "
+           "say more.",
+};
+
+static ks_status take_common(input *in, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_cli_common *c = &in->common;
+    ks_label_options *o = &in->options;
+    o->model = c->model;
+    o->problems = c->problems;
+    o->chains = c->chains;
+    o->out = c->out;
+    o->clean = c->clean;
+    o->cue = c->cue;
+    if (c->max_new) o->rollout_new = c->max_new;
+    if (c->samples) o->samples = c->samples;
+    if (c->temperature >= 0) o->temperature = c->temperature;
+    if (c->top_p >= 0) o->top_p = c->top_p;
+    o->top_k = c->top_k;
+    if (c->seeded) o->seed = c->seed;
+    o->force = c->force;
+    o->resume = c->resume;
+    o->memory = c->memory;
+    o->engine = (ks_engine_options){
+        .backend = c->backend,
+        .threads = c->threads,
+        .memory = ks_cli_on_device(c->backend) ? c->memory : 0,
+        .batch_tokens = c->batch_tokens};
+    if (c->template_)
+        KS_TRY(ks_template_find(c->template_, &o->template_, err));
+done:
+    return st;
+}
+
+static void show(void *user, int64_t done, int64_t all,
+                 const ks_generate_stats *stats) {
+    ks_progress *progress = user;
+    (void)all;
+    ks_progress_note(progress, "%lld tok", (long long)stats->computed);
+    ks_progress_set(progress, (double)done);
+}
+
+static void say_cost(const ks_label_job *job) {
+    ks_label_cost cost = ks_label_estimate(job);
+    printf(
+        "%lld chains of %lld tokens; through the model go about %lld tokens, "
+        "a set and a sample at a time it were %lld\n",
+        (long long)cost.chains, (long long)cost.tokens, (long long)cost.shared,
+        (long long)cost.alone);
+}
+
+static void sum_up(const ks_label_summary *s) {
+    for (int i = KS_SKIP_NONE + 1; i < KS_N_SKIPS; i++)
+        if (s->skipped[i] > 0)
+            ks_log(KS_LOG_INFO, "%lld chains %s", (long long)s->skipped[i],
+                   ks_label_skip_name((ks_label_skip)i));
+    double n = s->steps > 0 ? (double)s->steps : 1;
+    ks_log(KS_LOG_INFO,
+           "%lld of %lld chains labelled; %lld steps give the answer away and "
+           "were cut; of %lld in sufficient prefixes %.1f%% important, %.1f%% "
+           "removable, %.1f%% in between; %lld cores fail with fresh samples",
+           (long long)s->labelled, (long long)s->chains, (long long)s->cut,
+           (long long)s->steps, 100 * (double)s->important / n,
+           100 * (double)s->removable / n, 100 * (double)s->unlabelled / n,
+           (long long)s->unconfirmed);
+    ks_log(KS_LOG_INFO,
+           "%lld questions, %lld answers from an interrupted run; %lld tokens "
+           "through the model (%.0f a second), %lld shared, %lld sampled, "
+           "%lld scored",
+           (long long)s->asked, (long long)s->resumed,
+           (long long)s->stats.computed,
+           s->seconds > 0 ? (double)s->stats.computed / s->seconds : 0,
+           (long long)s->stats.shared, (long long)s->stats.sampled,
+           (long long)s->stats.scored);
+}
+
+/* Ids of the chains without labels, by reason. */
+static json_t *skipped_of(const ks_label_job *job) {
+    json_t *by = json_object();
+    for (int64_t i = 0; by && i < ks_label_chains(job); i++) {
+        const char *id;
+        ks_label_skip why = ks_label_skipped(job, i, &id);
+        const char *name = ks_label_skip_name(why);
+        if (why == KS_SKIP_NONE) continue;
+        if (!json_object_get(by, name))
+            json_object_set_new(by, name, json_array());
+        json_array_append_new(json_object_get(by, name), json_string(id));
+    }
+    return by;
+}
+
+static ks_status print_json(const ks_label_job *job, const ks_label_summary *s,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *all = json_pack(
+        "{s:I,s:I,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f}",
+        "chains", (json_int_t)s->chains, "labelled", (json_int_t)s->labelled,
+        "skipped", skipped_of(job), "steps", (json_int_t)s->steps, "important",
+        (json_int_t)s->important, "removable", (json_int_t)s->removable,
+        "unlabelled", (json_int_t)s->unlabelled, "cut", (json_int_t)s->cut,
+        "unconfirmed", (json_int_t)s->unconfirmed, "asked",
+        (json_int_t)s->asked, "resumed", (json_int_t)s->resumed, "computed",
+        (json_int_t)s->stats.computed, "shared", (json_int_t)s->stats.shared,
+        "sampled", (json_int_t)s->stats.sampled, "scored",
+        (json_int_t)s->stats.scored, "seconds", s->seconds);
+    KS_CHECK(all && !json_dumpf(all, stdout, JSON_INDENT(1)) &&
+                 putchar('\n') != EOF,
+             KS_IO, "standard output: cannot write");
+done:
+    json_decref(all);
+    return st;
+}
+
+static ks_status run(input *in, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_label_job *job = NULL;
+    ks_progress *progress = NULL;
+    ks_label_summary summary;
+    KS_TRY(take_common(in, err));
+    KS_TRY(ks_label_open(&job, &in->options, err));
+    if (in->common.dry_run) {
+        say_cost(job);
+        goto done;
+    }
+    if (!in->common.quiet)
+        progress =
+            ks_progress_open("label", "chain", (double)ks_label_chains(job));
+    st = ks_label_run(job, progress ? show : NULL, progress, &summary, err);
+    ks_progress_close(&progress);
+    KS_TRY(st);
+    if (!in->common.quiet) sum_up(&summary);
+    if (in->common.json) KS_TRY(print_json(job, &summary, err));
+done:
+    ks_label_close(&job);
+    return st;
+}
+
+/* The parts that need no model; -1: none was named. */
+static int run_part(int argc, char **argv) {
+    const char *part = argc > 1 ? argv[1] : "";
+    if (strcmp(part, "select") == 0)
+        return ks_cli_label_select(argc - 1, argv + 1);
+    if (strcmp(part, "greedy") == 0)
+        return ks_cli_label_greedy(argc - 1, argv + 1);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--compare") != 0) continue;
+        memmove(argv + 2, argv + 1, sizeof *argv * (size_t)(i - 1));
+        return ks_cli_label_compare(argc - 1, argv + 1);
+    }
+    return -1;
+}
+
+int ks_cmd_label(int argc, char **argv) {
+    int part = run_part(argc, argv);
+    if (part >= 0) return part;
+    input in = {.options = ks_label_defaults()};
+    ks_err err = {0};
+    ks_cli_common_init(&in.common);
+    int code = ks_cli_parse(&argp, "label", argc, argv, &in);
+    if (code != KS_EXIT_DONE) return code;
+    if (run(&in, &err) != KS_OK) code = ks_cli_failed("label", &err);
+    return code;
+}

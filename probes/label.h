@@ -1,0 +1,141 @@
+/* label.h - which steps of a chain carry the answer, measured by what the
+ * model still answers without them (arXiv 2604.18307; docs/method.md).
+ *
+ * A chain goes through stages: filters, steps that give the answer away cut,
+ * the shortest prefix that is enough, influences between its steps, selection
+ * by a threshold, greedy removal. Each stage asks about sets of steps, and a
+ * set is asked about once: what is answered is kept in a journal, so that a
+ * run that was interrupted goes on where it was. Requests of all chains under
+ * way share one session. An answer is a function of seed, chain and set; so
+ * are the labels.
+ */
+#ifndef KS_LABEL_H
+#define KS_LABEL_H
+
+#include "chains.h"
+#include "generate.h"
+#include "influence.h"
+#include "search.h"
+#include "suppress.h"
+
+/* How the steps are ranked and where removal starts. */
+typedef enum ks_label_method {
+    KS_LABEL_INFLUENCE,   /* by gradients between steps */
+    KS_LABEL_SUPPRESSION, /* by what steps lose without attention to others */
+    KS_LABEL_RANDOM,      /* from all steps, in random orders: important is what
+                             all of them keep, removable what none keeps */
+    KS_LABEL_EXTERNAL,    /* start and order from a file */
+    KS_LABEL_CURVE        /* no labels: sufficiency of every prefix of the chain
+                             as it is, no filter but the problem's answer */
+} ks_label_method;
+
+/* What the published code does otherwise, a bit each. */
+typedef enum ks_label_compat {
+    KS_COMPAT_SPANS = 1,   /* influence: source spans one token too far right */
+    KS_COMPAT_BOS = 2,     /* a second BOS ahead of the prompt */
+    KS_COMPAT_EQUAL = 4,   /* answers compared as it does */
+    KS_COMPAT_BOX = 8,     /* an empty completion is judged by an earlier box */
+    KS_COMPAT_PPL = 16,    /* perplexity of question and template too */
+    KS_COMPAT_STATES = 32, /* its rule for steps that state the answer */
+    KS_COMPAT_PREFIX = 64, /* the prefix by sufficiency alone */
+    KS_COMPAT_LAST = 128,  /* the last step may be missing from the selection,
+                              and is called important untested */
+    KS_COMPAT_KEEP = 256   /* chains of which nothing was removed, or whose
+                              prefix is not of 10 to 200 steps, are dropped */
+} ks_label_compat;
+/* "spans,bos", "all"; KS_USAGE naming the known ones. */
+ks_status ks_label_compat_find(const char *list, uint32_t *out, ks_err *err);
+
+typedef struct ks_label_options {
+    const char *model, *tokenizer; /* tokenizer NULL: the model's own */
+    const char *problems, *chains; /* JSON Lines */
+    const char *out, *clean;       /* clean NULL: OUT's name with .clean */
+    const char *ranking;           /* KS_LABEL_EXTERNAL */
+    const char *prefixes; /* what another judge would rank; may be NULL */
+    ks_template template_;
+    ks_label_method method;
+    ks_influence_how influence;
+    uint32_t compat; /* of ks_label_compat */
+    /* NULL: the template's. cue_empty: where no step is kept. */
+    const char *cue, *cue_empty;
+    bool exact; /* sufficiency by scoring, else by sampling */
+    /* Further scores of the prefix's steps. */
+    bool drop;       /* loss of the answer's log-probability without the step */
+    bool suppress;   /* mean loss of later steps without attention to it */
+    bool all;        /* sufficiency of every prefix, behind the first that is
+                        enough too */
+    int32_t subsets; /* prefixes of so many steps, at most 12, are asked about
+                        with all their subsets; 0: none */
+    int32_t rollouts;    /* continuations from before and after each step, to
+                            compare their answers; 0: none */
+    int32_t rollout_new; /* most tokens of one */
+    int32_t samples;     /* K */
+    int32_t confirm;     /* fresh samples for the core; 0: none */
+    int32_t orders;      /* random ones, KS_LABEL_RANDOM */
+    double temperature, top_p;
+    int32_t top_k;
+    double enough; /* tau, of sufficiency, attainability and necessity */
+    uint64_t seed;
+    bool force, resume;
+    size_t memory; /* bytes: a half for keys and values, a half for buffers of
+                      the passes; 0: no limit but the store's default */
+    ks_engine_options engine;
+} ks_label_options;
+/* Settings of the method. */
+ks_label_options ks_label_defaults(void);
+
+/* Why a chain has no labels; the first that holds. */
+typedef enum ks_label_skip {
+    KS_SKIP_NONE,
+    KS_SKIP_NO_ANSWER,  /* the problem has none */
+    KS_SKIP_UNFINISHED, /* the thinking did not end */
+    KS_SKIP_NO_STEPS,
+    KS_SKIP_WRONG,        /* the answer is not the problem's */
+    KS_SKIP_NOT_STATED,   /* no step gives it */
+    KS_SKIP_TOO_LONG,     /* for the model's context */
+    KS_SKIP_UNNEEDED,     /* answered without a chain */
+    KS_SKIP_ALL_CUT,      /* nothing is left without steps that give it away */
+    KS_SKIP_INSUFFICIENT, /* and what is left is not enough */
+    KS_SKIP_NOTHING_REMOVED, /* compat: keep */
+    KS_SKIP_LENGTH,          /* compat: keep */
+    KS_N_SKIPS
+} ks_label_skip;
+const char *ks_label_skip_name(ks_label_skip skip);
+
+typedef struct ks_label_summary {
+    int64_t chains, labelled, skipped[KS_N_SKIPS];
+    int64_t steps, important, removable, unlabelled; /* of prefixes */
+    int64_t cut;         /* steps that gave the answer away */
+    int64_t asked;       /* sets of steps, of which */
+    int64_t resumed;     /* the journal had */
+    int64_t unconfirmed; /* cores that fail with fresh samples */
+    ks_generate_stats stats;
+    double seconds;
+} ks_label_summary;
+
+/* Tokens through the model: with what is computed once computed once, and a
+ * set and a sample at a time. */
+typedef struct ks_label_cost {
+    int64_t chains, tokens; /* that may be labelled */
+    int64_t shared, alone;
+} ks_label_cost;
+
+typedef struct ks_label_job ks_label_job;
+/* Reads and checks everything before the model computes anything. */
+ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
+                        ks_err *err);
+void ks_label_close(ks_label_job **at);
+int64_t ks_label_chains(const ks_label_job *job);
+/* After a run: why chain i has no labels, and its id. */
+ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
+                               const char **id);
+/* About what a run will cost, by numbers of steps and tokens: as if every chain
+ * went through all stages. */
+ks_label_cost ks_label_estimate(const ks_label_job *job);
+typedef void (*ks_label_progress_fn)(void *user, int64_t done, int64_t all,
+                                     const ks_generate_stats *stats);
+/* KS_INTERRUPTED: OUT.part has what was answered. */
+ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
+                       void *user, ks_label_summary *summary, ks_err *err);
+
+#endif
