@@ -414,6 +414,15 @@ bool ks__ask_answer(ks__item *item, const ks__text *text, const uint8_t *keep,
 
 /* ----------------------------------------------------------------- answers */
 
+/* The last box that was closed, for the limit of tokens may cut another short;
+ * compat: the last one. */
+static size_t last_box(const ks_spans *boxes, size_t end, uint32_t compat) {
+    size_t i = boxes->n - 1;
+    if (compat & KS_COMPAT_BOX) return i;
+    while (i > 0 && boxes->at[i].end == end) i--;
+    return boxes->at[i].end == end ? boxes->n - 1 : i;
+}
+
 /* What a sample says: the last box of its completion, in the box that the cue
  * opened; without a box in the cue, the answer that cue and completion state.
  * compat: the last box of everything. */
@@ -435,7 +444,7 @@ static ks_status read_answer(const ks__item *item, const ks_str *completion,
         KS_TRY(ks_text_boxes(text.data, text.length,
                              (o->compat & KS_COMPAT_EQUAL) != 0, &boxes, err));
         found = boxes.n > 0;
-        if (found) span = boxes.at[boxes.n - 1];
+        if (found) span = boxes.at[last_box(&boxes, text.length, o->compat)];
     } else {
         KS_TRY(
             ks_text_answer(text.data, text.length, false, &span, &found, err));
