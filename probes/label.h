@@ -49,7 +49,7 @@ ks_status ks_label_compat_find(const char *list, uint32_t *out, ks_err *err);
 typedef struct ks_label_options {
     const char *model, *tokenizer; /* tokenizer NULL: the model's own */
     const char *problems, *chains; /* JSON Lines */
-    const char *out, *clean;       /* clean NULL: OUT's name with .clean */
+    const char *out, *clean;       /* clean NULL: not written */
     const char *ranking;           /* KS_LABEL_EXTERNAL */
     const char *prefixes; /* what another judge would rank; may be NULL */
     ks_template template_;
