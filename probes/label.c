@@ -32,6 +32,12 @@ const char *ks_label_skip_name(ks_label_skip skip) {
     return skips[skip];
 }
 
+const char *ks_label_method_name(ks_label_method method) {
+    static const char *const names[KS_N_LABEL_METHODS] = {
+        "influence", "suppression", "random", "external", "curve"};
+    return names[method];
+}
+
 static const struct {
     const char *name;
     uint32_t bit;
