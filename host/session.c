@@ -24,7 +24,7 @@ static ks_status open_store(ks_session *s, ks_err *err) {
     const ks_config *c = &s->engine->model->config;
     size_t memory = store_memory(s);
     int64_t n = (int64_t)(memory / ks_kv_page_bytes(c));
-    /* A page beside its copy (copy_last_page) stays while what comes behind it
+    /* A page beside its copy (take_rest) stays while what comes behind it
      * is announced. */
     int32_t least = s->max_pages + s->scores;
     KS_CHECK(n >= least, KS_LIMIT,

@@ -32,6 +32,12 @@ const char *ks_label_skip_name(ks_label_skip skip) {
     return skips[skip];
 }
 
+const char *ks_label_method_name(ks_label_method method) {
+    static const char *const names[KS_N_LABEL_METHODS] = {
+        "influence", "suppression", "random", "external", "curve"};
+    return names[method];
+}
+
 static const struct {
     const char *name;
     uint32_t bit;
@@ -190,9 +196,6 @@ static ks_status measure_item(struct ks_label_job *job, ks__item *item,
         item->skip = KS_SKIP_TOO_LONG;
     else
         job->longest = KS_MAX(job->longest, n);
-    if (job->options.rollouts > 0) /* they go on to the end */
-        job->longest = KS_MIN(job->longest + job->options.rollout_new,
-                              job->engines.at[0]->model->config.n_context);
 done:
     return st;
 }
@@ -214,6 +217,9 @@ static ks_status open_items(struct ks_label_job *job, ks_err *err) {
         KS_TRY(ks__text_open(&item->original, item->chain, err));
         KS_TRY(measure_item(job, item, err));
     }
+    if (job->options.rollouts > 0) /* they go on to the end */
+        job->longest = KS_MIN(job->longest + job->options.rollout_new,
+                              job->engines.at[0]->model->config.n_context);
 done:
     return st;
 }
@@ -241,7 +247,7 @@ ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
     }
     KS_TRY(open_model(job, err));
     choose_cues(job);
-    KS_TRY(find_closers(job, err));
+    if (options->exact) KS_TRY(find_closers(job, err));
     KS_TRY(add_settings(job, err));
     KS_TRY(open_items(job, err));
     KS_TRY(hash_inputs(job, err));
@@ -377,9 +383,9 @@ static ks_status take_chains(ks_label_worker *w, ks_err *err) {
         if (!item) break;
         w->in_flight++;
         item->worker = w;
-        if (item->skip == KS_SKIP_NONE) ks__item_advance(item);
+        ks__item_advance(item);
         if (fail_of(item, err) != KS_OK) return item->status;
-        if (item->skip != KS_SKIP_NONE || ks__item_done(item)) item_ended(w);
+        if (ks__item_done(item)) item_ended(w);
     }
     return KS_OK;
 }

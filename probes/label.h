@@ -25,9 +25,12 @@ typedef enum ks_label_method {
     KS_LABEL_RANDOM,      /* from all steps, in random orders: important is what
                              all of them keep, removable what none keeps */
     KS_LABEL_EXTERNAL,    /* start and order from a file */
-    KS_LABEL_CURVE        /* no labels: sufficiency of every prefix of the chain
-                             as it is, no filter but the problem's answer */
+    KS_LABEL_CURVE,       /* no labels: sufficiency of every prefix of the chain
+                            as it is, no filter but the problem's answer */
+    KS_N_LABEL_METHODS
 } ks_label_method;
+/* \"influence\", \"suppression\", ... */
+const char *ks_label_method_name(ks_label_method method);
 
 /* What the published code does otherwise, a bit each. */
 typedef enum ks_label_compat {
@@ -49,7 +52,7 @@ ks_status ks_label_compat_find(const char *list, uint32_t *out, ks_err *err);
 typedef struct ks_label_options {
     const char *model, *tokenizer; /* tokenizer NULL: the model's own */
     const char *problems, *chains; /* JSON Lines */
-    const char *out, *clean;       /* clean NULL: OUT's name with .clean */
+    const char *out, *clean;       /* clean NULL: not written */
     const char *ranking;           /* KS_LABEL_EXTERNAL */
     const char *prefixes; /* what another judge would rank; may be NULL */
     ks_template template_;

@@ -10,10 +10,6 @@ static const char box[] = "\\boxed{";
 
 /* ---------------------------------------------------------------- memories */
 
-static void fail(ks__item *item, ks_status st) {
-    if (item->status == KS_OK) item->status = st;
-}
-
 /* "e c 1f03": what is asked, of which text, which steps. */
 static ks_status make_key(const char *what, const ks__item *item,
                           const ks__text *text, const uint8_t *keep,
@@ -168,8 +164,8 @@ done:
 /* ------------------------------------------------------------------ asking */
 
 ks_status ks__ask_open(ks__item *item, const char *key, ks_ask kind,
-                       const int32_t *ids, size_t n, ks__ask **out,
-                       ks_err *err) {
+                       const ks_tokens *front, const ks_tokens *rest,
+                       ks__ask **out, ks_err *err) {
     ks_status st = KS_OK;
     ks__ask *a = NULL;
     *out = NULL;
@@ -182,9 +178,11 @@ ks_status ks__ask_open(ks__item *item, const char *key, ks_ask kind,
     a->wanted = 1;
     a->key = strdup(key);
     KS_CHECK(a->key, KS_NOMEM, "out of memory for a question");
-    KS_TRY(ks_alloc(&a->ids, n, sizeof(int32_t), "ids", err));
-    memcpy(a->ids, ids, n * sizeof(int32_t));
-    a->n = (int32_t)n;
+    size_t more = rest ? rest->n : 0;
+    KS_TRY(ks_alloc(&a->ids, front->n + more, sizeof(int32_t), "ids", err));
+    memcpy(a->ids, front->ids, front->n * sizeof(int32_t));
+    if (more > 0) memcpy(a->ids + front->n, rest->ids, more * sizeof(int32_t));
+    a->n = (int32_t)(front->n + more);
     *out = a;
 done:
     return st;
@@ -237,23 +235,6 @@ done:
     return st;
 }
 
-static ks_status append(ks_tokens *to, const ks_tokens *more, ks_err *err) {
-    ks_status st = KS_OK;
-    size_t n = to->n + more->n, capacity = to->capacity;
-    if (n <= capacity) goto copy;
-    int32_t *ids = NULL;
-    KS_TRY(ks_alloc(&ids, n, sizeof(int32_t), "ids", err));
-    memcpy(ids, to->ids, to->n * sizeof(int32_t));
-    free(to->ids);
-    to->ids = ids;
-    /* offsets are not looked at any more */
-copy:
-    memcpy(to->ids + to->n, more->ids, more->n * sizeof(int32_t));
-    to->n = n;
-done:
-    return st;
-}
-
 /* max_new of the method: two tokens for each of the answer. */
 static ks_status most_new(const ks__item *item, int32_t *out, ks_err *err) {
     ks_tokens tokens = {0};
@@ -279,15 +260,14 @@ static ks_status send_enough(ks__item *item, const char *key,
     KS_TRY(ks_str_printf(&whole, err, "%s", cue));
     KS_TRY(ks__tokenize(item, &whole, &tokens, err));
     int32_t from = (int32_t)tokens.n;
-    if (o->exact) {
+    if (o->exact)
         KS_TRY(answer_tokens(item, cue, &answer, &closed, err));
-        KS_TRY(append(&tokens, &answer, err));
-    }
+    else
+        KS_TRY(most_new(item, &max_new, err));
     KS_TRY(ks__ask_open(item, key, o->exact ? KS_ASK_SHARE : KS_ASK_SAMPLE,
-                        tokens.ids, tokens.n, &a, err));
+                        &tokens, &answer, &a, err));
     a->cue = cue;
     if (!o->exact) a->wanted = fresh ? o->confirm : o->samples;
-    KS_TRY(most_new(item, &max_new, err));
     KS_TRY(ks__ask_send(a, from, max_new, closed ? item->job->closers : NULL,
                         closed ? item->job->n_closers : 0, err));
 done:
@@ -305,7 +285,7 @@ bool ks__ask_enough(ks__item *item, const ks__text *text, const uint8_t *keep,
     bool known = st == KS_OK && recall(item, key.data, out);
     if (st == KS_OK && !known && !ks__is_out(item, key.data))
         st = send_enough(item, key.data, text, keep, fresh, &item->err);
-    if (st != KS_OK) fail(item, st);
+    if (st != KS_OK) ks__fail_item(item, st);
     ks_str_free(&key);
     return known;
 }
@@ -315,7 +295,7 @@ bool ks__recall_enough(ks__item *item, const ks__text *text,
     ks_str key = {0};
     ks_status st = make_key("enough", item, text, keep, &key, &item->err);
     bool known = st == KS_OK && recall(item, key.data, out);
-    if (st != KS_OK) fail(item, st);
+    if (st != KS_OK) ks__fail_item(item, st);
     ks_str_free(&key);
     return known;
 }
@@ -337,8 +317,7 @@ static ks_status send_score(ks__item *item, const char *key,
         KS_TRY(remember(item, key, 0, NULL, NULL, err));
         goto done;
     }
-    KS_TRY(
-        ks__ask_open(item, key, KS_ASK_SCORE, tokens.ids, tokens.n, &a, err));
+    KS_TRY(ks__ask_open(item, key, KS_ASK_SCORE, &tokens, NULL, &a, err));
     KS_TRY(ks__ask_send(a, (int32_t)from, 0, NULL, 0, err));
 done:
     ks_tokens_free(&tokens);
@@ -359,7 +338,7 @@ static bool ask_score(ks__item *item, const char *what, const ks__text *text,
     KS_TRY(send_score(item, key.data, &whole, item->chain->prompt_length, err));
     known = recall(item, key.data, out); /* of no tokens */
 done:
-    if (st != KS_OK) fail(item, st);
+    if (st != KS_OK) ks__fail_item(item, st);
     ks_str_free(&key);
     ks_str_free(&whole);
     return known;
@@ -389,9 +368,7 @@ static ks_status send_answer(ks__item *item, const char *key,
     int32_t from = (int32_t)tokens.n;
     KS_TRY(answer_tokens(item, cue_of(item, any), &answer, &closed, err));
     if (closed) answer.n--;
-    KS_TRY(append(&tokens, &answer, err));
-    KS_TRY(
-        ks__ask_open(item, key, KS_ASK_SCORE, tokens.ids, tokens.n, &a, err));
+    KS_TRY(ks__ask_open(item, key, KS_ASK_SCORE, &tokens, &answer, &a, err));
     KS_TRY(ks__ask_send(a, from, 0, NULL, 0, err));
 done:
     ks_str_free(&whole);
@@ -407,12 +384,21 @@ bool ks__ask_answer(ks__item *item, const ks__text *text, const uint8_t *keep,
     bool known = st == KS_OK && recall(item, key.data, out);
     if (st == KS_OK && !known && !ks__is_out(item, key.data))
         st = send_answer(item, key.data, text, keep, &item->err);
-    if (st != KS_OK) fail(item, st);
+    if (st != KS_OK) ks__fail_item(item, st);
     ks_str_free(&key);
     return known;
 }
 
 /* ----------------------------------------------------------------- answers */
+
+/* The last box that was closed, for the limit of tokens may cut another short;
+ * compat: the last one. */
+static size_t last_box(const ks_spans *boxes, size_t end, uint32_t compat) {
+    size_t i = boxes->n - 1;
+    if (compat & KS_COMPAT_BOX) return i;
+    while (i > 0 && boxes->at[i].end == end) i--;
+    return boxes->at[i].end == end ? boxes->n - 1 : i;
+}
 
 /* What a sample says: the last box of its completion, in the box that the cue
  * opened; without a box in the cue, the answer that cue and completion state.
@@ -435,7 +421,7 @@ static ks_status read_answer(const ks__item *item, const ks_str *completion,
         KS_TRY(ks_text_boxes(text.data, text.length,
                              (o->compat & KS_COMPAT_EQUAL) != 0, &boxes, err));
         found = boxes.n > 0;
-        if (found) span = boxes.at[boxes.n - 1];
+        if (found) span = boxes.at[last_box(&boxes, text.length, o->compat)];
     } else {
         KS_TRY(
             ks_text_answer(text.data, text.length, false, &span, &found, err));

@@ -74,7 +74,6 @@ static ks__stage_result needed(ks__item *item) {
     ks_status st = KS_OK;
     uint8_t *none = NULL;
     double enough = 0;
-    if (is_curve(item)) return KS__NEXT;
     KS_TRY(ks_alloc(&none, item->original.steps.n, 1, "steps", &item->err));
     bool known = ks__ask_enough(item, &item->original, none, false, &enough);
     free(none);
@@ -104,7 +103,6 @@ static ks__stage_result shortcuts(ks__item *item) {
     const ks__text *t = &item->original;
     uint8_t *one = NULL;
     bool all = true;
-    if (is_curve(item)) return KS__NEXT;
     KS_TRY(ks_alloc(&one, t->steps.n, 1, "steps", &item->err));
     for (size_t i = 0; i < t->steps.n; i++) {
         bool stated = false, known = true;
@@ -150,7 +148,6 @@ static ks__stage_result whole(ks__item *item) {
     size_t n = item->clean.steps.n;
     uint8_t *keep = NULL;
     double enough = 0;
-    if (is_curve(item)) return KS__NEXT;
     KS_TRY(ks_alloc(&keep, n, 1, "steps", &item->err));
     fill(keep, n, n);
     bool known = ks__ask_enough(item, &item->clean, keep, false, &enough);
@@ -210,7 +207,6 @@ static ks__stage_result prefix(ks__item *item) {
     int32_t n = (int32_t)item->clean.steps.n, end, found = 0;
     uint8_t *keep = NULL;
     bool passes[PREFIXES], all = true;
-    if (is_curve(item)) return KS__NEXT;
     KS_TRY(ks_alloc(&keep, (size_t)n, 1, "steps", &item->err));
     while (!found && item->p < n && all) {
         end = KS_MIN(item->p + PREFIXES, n);
@@ -257,31 +253,41 @@ static ks__stage_result write_line(ks__item *item) {
     return st == KS_OK ? KS__NEXT : ks__fail_item(item, st);
 }
 
-static ks__stage_result (*const stages[])(ks__item *) = {filter,
-                                                         needed,
-                                                         shortcuts,
-                                                         clean,
-                                                         whole,
-                                                         prefix,
-                                                         curve,
-                                                         ks__stage_influence,
-                                                         ks__stage_sweep,
-                                                         ks__stage_greedy,
-                                                         ks__stage_confirm,
-                                                         ks__stage_drop,
-                                                         ks__stage_resample,
-                                                         ks__stage_subsets,
-                                                         write_line};
+typedef ks__stage_result (*stage_fn)(ks__item *);
+
+static const stage_fn all_stages[] = {filter,
+                                      needed,
+                                      shortcuts,
+                                      clean,
+                                      whole,
+                                      prefix,
+                                      curve,
+                                      ks__stage_influence,
+                                      ks__stage_sweep,
+                                      ks__stage_greedy,
+                                      ks__stage_confirm,
+                                      ks__stage_drop,
+                                      ks__stage_resample,
+                                      ks__stage_subsets,
+                                      write_line,
+                                      NULL};
+/* Nothing is searched: what influence and confirm would find stays empty. */
+static const stage_fn curve_stages[] = {
+    filter,     clean, curve, ks__stage_influence, ks__stage_confirm,
+    write_line, NULL};
+
+static stage_fn stage_of(const ks__item *item) {
+    return (is_curve(item) ? curve_stages : all_stages)[item->stage];
+}
 
 bool ks__item_done(const ks__item *item) {
-    return item->stage == (int)KS_COUNT(stages);
+    return item->skip != KS_SKIP_NONE || !stage_of(item);
 }
 
 void ks__item_advance(ks__item *item) {
     while (item->status == KS_OK && !ks__item_done(item)) {
-        if (stages[item->stage](item) == KS__WAIT) break;
+        if (stage_of(item)(item) == KS__WAIT) break;
         item->stage++;
-        if (item->skip != KS_SKIP_NONE) item->stage = (int)KS_COUNT(stages);
     }
 }
 

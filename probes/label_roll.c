@@ -63,8 +63,7 @@ static ks_status send_roll(ks__item *item, const char *key, size_t end,
                       err));
     KS_TRY(ks_str_add(&whole, item->clean.data, end, err));
     KS_TRY(ks__tokenize(item, &whole, &tokens, err));
-    KS_TRY(
-        ks__ask_open(item, key, KS_ASK_SAMPLE, tokens.ids, tokens.n, &a, err));
+    KS_TRY(ks__ask_open(item, key, KS_ASK_SAMPLE, &tokens, NULL, &a, err));
     a->wanted = o->rollouts;
     a->tally = json_array();
     KS_CHECK(a->tally, KS_NOMEM, "out of memory for answers");

@@ -172,9 +172,10 @@ void ks__ask_free(ks__ask *ask);
 /* What a question with this key was answered, or NULL. */
 json_t *ks__recall(const ks__item *item, const char *key);
 bool ks__is_out(const ks__item *item, const char *key);
+/* Of the ids of front, and of rest (NULL: none) behind them. */
 ks_status ks__ask_open(ks__item *item, const char *key, ks_ask kind,
-                       const int32_t *ids, size_t n, ks__ask **out,
-                       ks_err *err);
+                       const ks_tokens *front, const ks_tokens *rest,
+                       ks__ask **out, ks_err *err);
 /* Samples 0 .. wanted - 1 of at most max_new tokens, or the scores of tokens
  * from `from` on. */
 ks_status ks__ask_send(ks__ask *ask, int32_t from, int32_t max_new,

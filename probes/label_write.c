@@ -122,12 +122,10 @@ static json_t *random_of(const ks__item *item) {
 static ks_status write_labels(ks__item *item, ks_err *err) {
     ks_status st = KS_OK;
     char hash[65];
-    static const char *const methods[] = {"influence", "suppression", "random",
-                                          "external", "curve"};
     const ks_label_options *o = &item->job->options;
     const char *kind = o->method == KS_LABEL_INFLUENCE
                            ? ks_influence_name(o->influence.kind)
-                           : methods[o->method];
+                           : ks_label_method_name(o->method);
     ks_sha256_of(item->clean.data, item->clean.length, hash);
     item->line = json_pack(
         "{s:s,s:s,s:s,s:o,s:i,s:i,s:o,s:f,s:f,s:f,s:f,s:o,s:o,s:i,s:i,s:o,s:o}",

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Tokenizer, training and export of demo-c; model, optimiser and data pools are those of ../demo/train.py.
 
-  train.py             train (resumes from the last checkpoint), write the loss curve, export
+  train.py             train (resumes from the last checkpoint, also with more --steps), write the loss
+                       curve, export
   train.py --export    export the last checkpoint again
 """
 import argparse
@@ -25,19 +26,21 @@ demo = task.load("demo_train", "../demo/train.py")  # imports `task`: the one be
 
 SHAPE = demo.Shape("c", "llama", 128, 5, 4, 2, 256, True, False, 10000.0, 13)
 
+
 @dataclass
 class Stage:
     until: float      # batch
     sizes: tuple      # least and most quantities of a group; None: as the problems have them
     thin: int         # chains with steps cut of a problem, beside the whole one
     smoothing: float  # of the digits that have to be worked out
+    copied: float     # weight of what a step copies from its definition
 
 
 # Gradients of probabilities vanish with the doubt that is left.  Label smoothing, on results and on the
 # answer's digits only, gives these all the same doubt, so that where a digit comes from weighs more than
 # how sure the model is of a name that it copies.
-STAGES = [Stage(250, (1, 3), 1, 0.03), Stage(500, (2, 4), 2, 0.03), Stage(1400, None, 2, 0.03),
-          Stage(math.inf, None, 2, 0.1)]
+STAGES = [Stage(250, (1, 3), 1, 0.03, 2.0), Stage(500, (2, 4), 2, 0.03, 2.0), Stage(1400, None, 2, 0.03, 2.0),
+          Stage(3000, None, 2, 0.1, 2.0), Stage(math.inf, None, 2, 0.15, 8.0)]
 DIRECT = 0.1          # of the problems have the cue without a chain, too
 RESULT_WEIGHT = 3.0   # the digit that a step makes
 ANSWER_WEIGHT = 4.0   # a place of the answer
@@ -58,18 +61,20 @@ def tokenizer_texts(count=6000, seed=5):
                + task.answer_sentence(problem, kept) + "\n" + task.WORDING.rest(problem.answer))
 
 
-def write_steps(sample, problem, kept, names):
-    """The kept steps; `names`: weight of which quantity comes next."""
+def write_steps(sample, problem, kept, following, copied):
+    """The kept steps; `following`: weight of a step's first token, which says which one comes next;
+    `copied`: of the rest of it, but for its result."""
     for i in kept:
         begin = len(sample.text)
         sample.text += task.WORDING.step(problem, problem.quantities[i])
-        end, name = len(sample.text), sample.text.index(" ", begin + 1)
-        sample.marks += [(begin, name, names), (name, end, PLAIN_WEIGHT)]
+        end, first = len(sample.text), sample.text.index(" ", begin + 1)
+        sample.marks += [(begin, first, following), (first, end, copied)]
         if i or not problem.given:
             sample.marks.append((end - 2, end - 1, RESULT_WEIGHT))
 
 
 def write_answer(sample, problem, kept, cue):
+    """The sentence after the kept steps; `cue`: weight of what stands before its box."""
     begin = len(sample.text)
     sample.text += task.answer_sentence(problem, kept)
     box = sample.text.rindex("{") + 1
@@ -84,10 +89,10 @@ def start_sample(problem):
     return sample
 
 
-def full_sample(rng, problem):
+def full_sample(rng, problem, copied):
     sample = start_sample(problem)
     kept = range(len(problem.quantities))
-    write_steps(sample, problem, kept, NEXT_WEIGHT)
+    write_steps(sample, problem, kept, NEXT_WEIGHT, copied)
     write_answer(sample, problem, kept, PLAIN_WEIGHT)
     if rng.random() < TAIL_SHARE:
         begin = len(sample.text)
@@ -96,13 +101,13 @@ def full_sample(rng, problem):
     return sample
 
 
-def thin_sample(rng, problem):
+def thin_sample(rng, problem, copied):
     """A chain with steps cut.  That steps are left out is learned from few of them, so that the model
     does not leave any out itself and yet does not find it impossible."""
     sample = start_sample(problem)
     kept = task.thin_chain(rng, problem)
     weight = NEXT_WEIGHT if rng.random() < CUT_SHARE else 0.0
-    write_steps(sample, problem, kept, weight)
+    write_steps(sample, problem, kept, weight, copied)
     write_answer(sample, problem, kept, weight)
     return sample
 
@@ -125,11 +130,11 @@ class Data(demo.Data):
     """Batches of families of like length."""
 
     def draw(self, stage):
-        sizes, thin = STAGES[stage].sizes, STAGES[stage].thin
-        if sizes:
-            sizes = self.rng.randint(*sizes), self.rng.randint(*sizes)
+        stage = STAGES[stage]
+        sizes = stage.sizes and (self.rng.randint(*stage.sizes), self.rng.randint(*stage.sizes))
         problem = task.training_problem(self.rng, sizes=sizes)
-        samples = [full_sample(self.rng, problem)] + [thin_sample(self.rng, problem) for _ in range(thin)]
+        samples = [full_sample(self.rng, problem, stage.copied)]
+        samples += [thin_sample(self.rng, problem, stage.copied) for _ in range(stage.thin)]
         if self.rng.random() < DIRECT:
             samples.append(direct_sample(problem))
         return samples
@@ -207,8 +212,8 @@ def curve_row(step, tokens, seconds, tally):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--decay", type=int, default=500, help="batches of linear decay to 0 at the end")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--decay", type=int, default=900, help="batches of linear decay to 0 at the end")
     parser.add_argument("--batch", type=int, default=8, help="problems")
     parser.add_argument("--rate", type=float, default=0.002)
     parser.add_argument("--every", type=int, default=25, help="batches a row of the curve")

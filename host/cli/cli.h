@@ -201,6 +201,11 @@ const char *ks_cli_clean(const ks_cli_common *common, struct argp_state *state);
 error_t ks_cli_common_key(ks_cli_common *common, int key, char *arg,
                           struct argp_state *state);
 
+/* An option's argument as a whole number of [low, high]; anything else is a
+ * usage error. */
+long long ks_cli_whole(const char *text, long long low, long long high,
+                       const char *option, struct argp_state *state);
+
 /* Is --backend a device, and not the CPU (NULL: the CPU)? */
 bool ks_cli_on_device(const char *backend);
 

@@ -109,10 +109,8 @@ static const struct argp_option option_list[] = {
     {0}};
 
 static void set_method(input *in, const char *arg, struct argp_state *state) {
-    static const char *const names[] = {"influence", "suppression", "random",
-                                        "external", "curve"};
-    for (size_t i = 0; i < KS_COUNT(names); i++)
-        if (strcmp(arg, names[i]) == 0) {
+    for (int i = 0; i < KS_N_LABEL_METHODS; i++)
+        if (strcmp(arg, ks_label_method_name((ks_label_method)i)) == 0) {
             in->options.method = (ks_label_method)i;
             return;
         }
@@ -134,16 +132,6 @@ static void set_influence(input *in, const char *arg,
                "--influence %s: gradient, gradient-input or integrated is "
                "expected",
                arg);
-}
-
-static int32_t whole(const char *name, const char *arg, long low, long high,
-                     struct argp_state *state) {
-    char *end = NULL;
-    long value = strtol(arg, &end, 10);
-    if (*arg == 0 || *end || value < low || value > high)
-        argp_error(state, "--%s %s: %ld to %ld is expected", name, arg, low,
-                   high);
-    return (int32_t)value;
 }
 
 static double share(const char *name, const char *arg,
@@ -191,10 +179,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         o->cue_empty = arg;
         return 0;
     case KEY_CONFIRM:
-        o->confirm = whole("confirm", arg, 0, 10000, state);
+        o->confirm = (int32_t)ks_cli_whole(arg, 0, 10000, "confirm", state);
         return 0;
     case KEY_ORDERS:
-        o->orders = whole("orders", arg, 0, 16, state);
+        o->orders = (int32_t)ks_cli_whole(arg, 0, 16, "orders", state);
         return 0;
     case KEY_ENOUGH:
         o->enough = share("enough", arg, state);
@@ -225,10 +213,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         o->suppress = true;
         return 0;
     case KEY_SUBSETS:
-        o->subsets = whole("subsets", arg, 0, 12, state);
+        o->subsets = (int32_t)ks_cli_whole(arg, 0, 12, "subsets", state);
         return 0;
     case KEY_ROLLOUTS:
-        o->rollouts = whole("rollouts", arg, 0, 1000, state);
+        o->rollouts = (int32_t)ks_cli_whole(arg, 0, 1000, "rollouts", state);
         return 0;
     case KEY_TOKENIZER:
         o->tokenizer = arg;

@@ -19,21 +19,14 @@ typedef struct input {
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
-    char *end;
     switch (key) {
     case KEY_PAIRS:
         in->options.pairs = arg;
         return 0;
-    case KEY_BOOTSTRAP: {
-        long n = strtol(arg, &end, 10);
-        if (end == arg || *end || n < 100 || n > 1000000)
-            argp_error(state,
-                       "--bootstrap takes a whole number from 100 to 1000000, "
-                       "got '%s'",
-                       arg);
-        in->options.replicates = (int32_t)n;
+    case KEY_BOOTSTRAP:
+        in->options.replicates =
+            (int32_t)ks_cli_whole(arg, 100, 1000000, "bootstrap", state);
         return 0;
-    }
     case ARGP_KEY_ARG:
         if (in->n_files == 2) argp_error(state, "too many arguments: %s", arg);
         in->file[in->n_files++] = arg;

@@ -82,17 +82,6 @@ static const struct argp_option option_list[] = {
     KS_CLI_QUIET,
     {0}};
 
-static int whole(const char *text, int low, int high, const char *option,
-                 struct argp_state *state) {
-    char *end;
-    errno = 0;
-    long value = strtol(text, &end, 10);
-    if (end == text || *end || errno || value < low || value > high)
-        argp_error(state, "--%s takes a whole number from %d to %d, got '%s'",
-                   option, low, high, text);
-    return (int)value;
-}
-
 static int by_size(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -158,19 +147,20 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         in->strata = arg;
         return 0;
     case KEY_FOLDS:
-        in->folds = whole(arg, 3, 32, "folds", state);
+        in->folds = (int)ks_cli_whole(arg, 3, 32, "folds", state);
         return 0;
     case KEY_INNER:
-        in->inner = whole(arg, 2, 31, "inner-folds", state);
+        in->inner = (int)ks_cli_whole(arg, 2, 31, "inner-folds", state);
         return 0;
     case KEY_SEEDS:
-        in->seeds = whole(arg, 1, KS_MAX_SEEDS, "seeds", state);
+        in->seeds = (int)ks_cli_whole(arg, 1, KS_MAX_SEEDS, "seeds", state);
         return 0;
     case KEY_STRENGTHS:
         read_strengths(in, arg, state);
         return 0;
     case KEY_BOOTSTRAP:
-        in->bootstrap = whole(arg, 100, 1000000, "bootstrap", state);
+        in->bootstrap =
+            (int)ks_cli_whole(arg, 100, 1000000, "bootstrap", state);
         return 0;
     case KEY_NO_TEXT:
         in->no_text = true;

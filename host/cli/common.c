@@ -18,7 +18,7 @@ void ks_cli_common_init(ks_cli_common *common) {
 
 /* ----------------------------------------------------------------- numbers */
 
-static long long whole(const char *text, long long low, long long high,
+long long ks_cli_whole(const char *text, long long low, long long high,
                        const char *option, struct argp_state *state) {
     char *end;
     errno = 0;
@@ -194,26 +194,26 @@ static error_t number_key(ks_cli_common *c, int key, char *arg,
                           struct argp_state *s) {
     switch (key) {
     case KS_KEY_THREADS:
-        c->threads = (int)whole(arg, 1, 1024, "threads", s);
+        c->threads = (int)ks_cli_whole(arg, 1, 1024, "threads", s);
         return 0;
     case KS_KEY_MEMORY:
         c->memory = bytes(arg, s);
         return 0;
     case KS_KEY_BATCH_TOKENS:
-        c->batch_tokens = (int)whole(arg, 1, 1 << 24, "batch-tokens", s);
+        c->batch_tokens = (int)ks_cli_whole(arg, 1, 1 << 24, "batch-tokens", s);
         return 0;
     case KS_KEY_SEED:
-        c->seed = (uint64_t)whole(arg, 0, INT64_MAX, "seed", s);
+        c->seed = (uint64_t)ks_cli_whole(arg, 0, INT64_MAX, "seed", s);
         c->seeded = true;
         return 0;
     case KS_KEY_SAMPLES:
-        c->samples = (int)whole(arg, 1, 1 << 20, "samples", s);
+        c->samples = (int)ks_cli_whole(arg, 1, 1 << 20, "samples", s);
         return 0;
     case KS_KEY_MAX_NEW:
-        c->max_new = (int)whole(arg, 1, 1 << 24, "max-new", s);
+        c->max_new = (int)ks_cli_whole(arg, 1, 1 << 24, "max-new", s);
         return 0;
     case KS_KEY_TOP_K:
-        c->top_k = (int)whole(arg, 0, 1 << 24, "top-k", s);
+        c->top_k = (int)ks_cli_whole(arg, 0, 1 << 24, "top-k", s);
         return 0;
     case KS_KEY_TEMPERATURE:
         c->temperature = real(arg, 0, 100, "temperature", s);
