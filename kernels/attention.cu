@@ -14,7 +14,11 @@
  * (few new tokens a sequence: more blocks than rows). So a row's bits depend on
  * its query, keys and position only: not on the form, its companions, or what
  * of its prefix was stored. Roundings that a compiler may fuse are written as
- * intrinsics. */
+ * intrinsics.
+ *
+ * HIDE: rows have a hidden range (ks_seqs.hidden), and blocks that lie in those
+ * of all a tile's rows are passed over. A flag of the template, not a question
+ * at run time: attention_kernel<128, 1, 8> has no register to ask with. */
 #include "attention_tile.cuh"
 #include "cuda_ops.h"
 
@@ -27,7 +31,7 @@ enum { FEW = 4 };
  * dims and terms are, SHARE warps make the scores of 16 rows each for itself
  * and part the columns of the result, since a warp's registers hold the sums of
  * a chunk and those of the chunks before. */
-template <int D, int TERMS, int WARPS> struct attn_shape {
+template <int D, int TERMS, int WARPS, bool HIDE> struct attn_shape {
     static const int KEYS = TERMS == 1 ? (D > 128 ? 32 : 64)
                                        : (D > 128  ? 16
                                           : D > 64 ? 32
@@ -38,17 +42,15 @@ template <int D, int TERMS, int WARPS> struct attn_shape {
     static const int COLS = D / SHARE; /* of the result, a warp's */
     static const int SHARED =
         KEYS * D * 4 + (ROWS + 2 * KEYS) * D * TERMS * (int)sizeof(bf16) +
-        ROWS * (int)sizeof(int);
-    static const int HIDDEN = (1 + ROWS) * (int)sizeof(int2); /* more */
+        ROWS * (int)sizeof(int) + (HIDE ? (1 + ROWS) * (int)sizeof(int2) : 0);
 };
 
 /* Shared memory of a block. */
-template <int D, int TERMS, int WARPS> struct attn_room {
+template <int D, int TERMS, int WARPS, bool HIDE> struct attn_room {
     float *stage;                /* [KEYS][D] */
     bf16 *queries, *key, *value; /* [TERMS][ROWS][D], [TERMS][KEYS][D] */
     int *joined;                 /* [ROWS] */
-    int2 *hidden; /* [1 + ROWS] keys hidden from all rows, from each; there
-                     where a->hidden is */
+    int2 *hidden; /* HIDE: [1 + ROWS] keys hidden from all rows, from each */
 };
 
 /* ------------------------------------------------------------ rows, queries */
@@ -85,10 +87,10 @@ place_rows(attn_rows *rows, const attn_args *a, const attn_tile *tile) {
 }
 
 /* The rows' queries as operands [TERMS][ROWS][D]. */
-template <int D, int TERMS, int WARPS>
+template <int D, int TERMS, int WARPS, bool HIDE>
 static __device__ __forceinline__ void
 load_queries(bf16 *queries, const attn_args *a, const attn_tile *tile) {
-    typedef attn_shape<D, TERMS, WARPS> shape;
+    typedef attn_shape<D, TERMS, WARPS, HIDE> shape;
 #pragma unroll 1
     for (int i = 0; i < shape::ROWS * D / 4 / shape::THREADS; i++) {
         int piece = i * shape::THREADS + (int)threadIdx.x;
@@ -113,16 +115,16 @@ static __device__ __forceinline__ float share(float sum, float rate) {
  */
 
 /* Leaves the operands of the first block's keys, its values on their way. */
-template <int D, int TERMS, int WARPS>
+template <int D, int TERMS, int WARPS, bool HIDE>
 static __device__ __forceinline__ void
-start_walk(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
+start_walk(const attn_room<D, TERMS, WARPS, HIDE> *room, const attn_args *a,
            const attn_tile *tile, const attn_source *from) {
-    typedef attn_shape<D, TERMS, WARPS> shape;
+    typedef attn_shape<D, TERMS, WARPS, HIDE> shape;
     const int KEYS = shape::KEYS, THREADS = shape::THREADS;
-    int32_t base = first_block<KEYS>(room->hidden, a, tile);
+    int32_t base = first_block<KEYS, HIDE>(room->hidden, tile);
     fetch_keys<D, KEYS, THREADS>(room->stage, a, from, false, base, tile->low,
                                  tile->high);
-    load_queries<D, TERMS, WARPS>(room->queries, a, tile);
+    load_queries<D, TERMS, WARPS, HIDE>(room->queries, a, tile);
     convert_keys<D, KEYS, THREADS, TERMS>(room->key, room->stage);
     fetch_keys<D, KEYS, THREADS>(room->stage, a, from, true, base, tile->low,
                                  tile->high);
@@ -142,13 +144,13 @@ static __device__ __forceinline__ bool any_sees(const attn_rows *rows,
 /* One block of keys: norm and o [16, COLS] go on. Two phases, scores and
  * values, each of which also brings the operands of the next; behind the last
  * block these are zeros. */
-template <int D, int TERMS, int WARPS>
+template <int D, int TERMS, int WARPS, bool HIDE>
 static __device__ __forceinline__ void
-walk_block(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
+walk_block(const attn_room<D, TERMS, WARPS, HIDE> *room, const attn_args *a,
            const attn_tile *tile, const attn_source *from,
            const attn_rows *rows, int32_t base, attn_norm *norm,
-           float o[attn_shape<D, TERMS, WARPS>::COLS / 8][4]) {
-    typedef attn_shape<D, TERMS, WARPS> shape;
+           float o[attn_shape<D, TERMS, WARPS, HIDE>::COLS / 8][4]) {
+    typedef attn_shape<D, TERMS, WARPS, HIDE> shape;
     const int KEYS = shape::KEYS, THREADS = shape::THREADS, COLS = shape::COLS;
     bool sees = any_sees<KEYS>(rows, base);
     float s[KEYS / 8][4], factor[2];
@@ -156,16 +158,16 @@ walk_block(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
         multiply_rows<D, KEYS, TERMS>(s, room->queries, shape::ROWS * D,
                                       warp_row<shape::SHARE>(), room->key);
     convert_keys<D, KEYS, THREADS, TERMS>(room->value, room->stage);
-    fetch_keys<D, KEYS, THREADS>(room->stage, a, from, false,
-                                 open_block<KEYS>(room->hidden, a, base + KEYS),
-                                 tile->low, tile->high);
+    fetch_keys<D, KEYS, THREADS>(
+        room->stage, a, from, false,
+        open_block<KEYS, HIDE>(room->hidden, base + KEYS), tile->low,
+        tile->high);
     __syncthreads();
     if (sees) {
-        soften<KEYS>(s, norm, factor, rows,
-                     a->hidden ? room->hidden + 1 + warp_row<shape::SHARE>() +
-                                     (int)threadIdx.x % 32 / 4
-                               : NULL,
-                     a, base);
+        soften<KEYS, HIDE>(s, norm, factor, rows,
+                           room->hidden + 1 + warp_row<shape::SHARE>() +
+                               (int)threadIdx.x % 32 / 4,
+                           a, base);
 #pragma unroll
         for (int n = 0; n < COLS / 8; n++)
             for (int i = 0; i < 4; i++)
@@ -174,25 +176,26 @@ walk_block(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
                                                 warp_col<shape::SHARE, COLS>());
     }
     convert_keys<D, KEYS, THREADS, TERMS>(room->key, room->stage);
-    fetch_keys<D, KEYS, THREADS>(room->stage, a, from, true,
-                                 open_block<KEYS>(room->hidden, a, base + KEYS),
-                                 tile->low, tile->high);
+    fetch_keys<D, KEYS, THREADS>(
+        room->stage, a, from, true,
+        open_block<KEYS, HIDE>(room->hidden, base + KEYS), tile->low,
+        tile->high);
     __syncthreads();
 }
 
 /* The blocks of [base, end), within one chunk: from an empty state. Returns the
  * block behind them. */
-template <int D, int TERMS, int WARPS>
+template <int D, int TERMS, int WARPS, bool HIDE>
 static __device__ __forceinline__ int32_t
-walk_chunk(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
+walk_chunk(const attn_room<D, TERMS, WARPS, HIDE> *room, const attn_args *a,
            const attn_tile *tile, const attn_source *from,
            const attn_rows *rows, int32_t base, int32_t end, attn_norm *norm,
-           float o[attn_shape<D, TERMS, WARPS>::COLS / 8][4]) {
-    typedef attn_shape<D, TERMS, WARPS> shape;
+           float o[attn_shape<D, TERMS, WARPS, HIDE>::COLS / 8][4]) {
+    typedef attn_shape<D, TERMS, WARPS, HIDE> shape;
     clear<shape::COLS / 8>(o);
     for (int i = 0; i < 2; i++) norm->top[i] = -INFINITY, norm->total[i] = 0;
     for (; base < end;
-         base = open_block<shape::KEYS>(room->hidden, a, base + shape::KEYS))
+         base = open_block<shape::KEYS, HIDE>(room->hidden, base + shape::KEYS))
         walk_block(room, a, tile, from, rows, base, norm, o);
     for (int i = 0; i < 2; i++) norm->total[i] = over_quad_sum(norm->total[i]);
     return base;
@@ -227,20 +230,20 @@ static __device__ __forceinline__ int64_t part_at(const attn_args *a,
 }
 
 /* One chunk of the tile, into scratch. */
-template <int D, int TERMS, int WARPS>
+template <int D, int TERMS, int WARPS, bool HIDE>
 static __device__ __forceinline__ void
-run_part(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
+run_part(const attn_room<D, TERMS, WARPS, HIDE> *room, const attn_args *a,
          const attn_tile *tile, const attn_rows *rows) {
-    typedef attn_shape<D, TERMS, WARPS> shape;
+    typedef attn_shape<D, TERMS, WARPS, HIDE> shape;
     const int N = shape::COLS / 8;
     attn_source from = source_of(a, tile->seq, tile->kv);
     attn_norm norm;
     float o[N][4];
-    if (a->hidden) place_hidden<shape::ROWS>(room->hidden, a, tile);
+    if (HIDE) place_hidden<shape::ROWS>(room->hidden, a, tile);
     start_walk(room, a, tile, &from);
     walk_chunk(room, a, tile, &from, rows,
-               first_block<shape::KEYS>(room->hidden, a, tile), tile->high + 1,
-               &norm, o);
+               first_block<shape::KEYS, HIDE>(room->hidden, tile),
+               tile->high + 1, &norm, o);
     int col = warp_col<shape::SHARE, shape::COLS>();
     for (int i = 0; i < 2; i++) {
         int2 row = thread_row<shape::SHARE>(tile, i);
@@ -256,11 +259,11 @@ run_part(const attn_room<D, TERMS, WARPS> *room, const attn_args *a,
 
 /* ------------------------------------------------------------------ kernels */
 
-template <int D, int TERMS, int WARPS>
-static __device__ __forceinline__ attn_room<D, TERMS, WARPS>
+template <int D, int TERMS, int WARPS, bool HIDE>
+static __device__ __forceinline__ attn_room<D, TERMS, WARPS, HIDE>
 lay_out(void *shared) {
-    typedef attn_shape<D, TERMS, WARPS> shape;
-    attn_room<D, TERMS, WARPS> room;
+    typedef attn_shape<D, TERMS, WARPS, HIDE> shape;
+    attn_room<D, TERMS, WARPS, HIDE> room;
     room.stage = (float *)shared;
     room.queries = (bf16 *)(room.stage + shape::KEYS * D);
     room.key = room.queries + TERMS * shape::ROWS * D;
@@ -284,31 +287,32 @@ static __device__ __forceinline__ bool find_block(attn_tile *tile,
  * f32 from L2 (8 bytes an element for 512 FLOPs at 128 rows) take about as
  * long. Chunks are joined in registers; the tile is looked up again at the
  * end, for the walk leaves none to keep it. */
-template <int D, int TERMS, int WARPS>
+template <int D, int TERMS, int WARPS, bool HIDE>
 static __global__ void __launch_bounds__(WARPS * 32, 1)
     attention_kernel(const attn_args a) {
-    typedef attn_shape<D, TERMS, WARPS> shape;
+    typedef attn_shape<D, TERMS, WARPS, HIDE> shape;
     const int N = shape::COLS / 8;
     DYN_SHARED(float, shared);
-    attn_room<D, TERMS, WARPS> room = lay_out<D, TERMS, WARPS>(shared);
+    attn_room<D, TERMS, WARPS, HIDE> room =
+        lay_out<D, TERMS, WARPS, HIDE>(shared);
     attn_tile tile;
     attn_rows rows;
     attn_norm norm, all;
     float o[N][4], sum[N][4], weight[2][2];
     if (!find_block(&tile, &a)) return;
     place_rows<shape::SHARE>(&rows, &a, &tile);
-    if (a.hidden) place_hidden<shape::ROWS>(room.hidden, &a, &tile);
+    if (HIDE) place_hidden<shape::ROWS>(room.hidden, &a, &tile);
     attn_source from = source_of(&a, tile.seq, tile.kv);
     start_walk(&room, &a, &tile, &from);
     clear<N>(sum);
     for (int i = 0; i < 2; i++)
         start_norm(&all.top[i], &all.total[i], &a,
                    thread_row<shape::SHARE>(&tile, i).y);
-    int32_t base = first_block<shape::KEYS>(room.hidden, &a, &tile);
+    int32_t base = first_block<shape::KEYS, HIDE>(room.hidden, &tile);
     while (base <= tile.high) {
         int32_t end = base / CHUNK * CHUNK + CHUNK;
-        base = walk_chunk(&room, &a, &tile, &from, &rows, base,
-                          min(end, tile.high + 1), &norm, o);
+        int32_t next = walk_chunk(&room, &a, &tile, &from, &rows, base,
+                                  min(end, tile.high + 1), &norm, o);
         for (int i = 0; i < 2; i++)
             join_norm(&all.top[i], &all.total[i], norm.top[i], norm.total[i],
                       weight[i]);
@@ -316,6 +320,7 @@ static __global__ void __launch_bounds__(WARPS * 32, 1)
         for (int n = 0; n < N; n++)
             for (int i = 0; i < 4; i++)
                 sum[n][i] = join_sum(sum[n][i], o[n][i], weight[i / 2]);
+        base = HIDE ? next : end;
     }
     find_block(&tile, &a);
     for (int i = 0; i < 2; i++) {
@@ -331,14 +336,15 @@ static __global__ void __launch_bounds__(WARPS * 32, 1)
  * keys serve every sequence of its group. Bound: device memory, the stored keys
  * and values of each group once (a group of more rows than a tile reads them
  * again, from L2). */
-template <int D, int TERMS, int WARPS>
+template <int D, int TERMS, int WARPS, bool HIDE>
 static __global__ void __launch_bounds__(WARPS * 32, 1)
     attention_part_kernel(const attn_args a) {
-    typedef attn_shape<D, TERMS, WARPS> shape;
+    typedef attn_shape<D, TERMS, WARPS, HIDE> shape;
     DYN_SHARED(float, shared);
     attn_tile tile;
     attn_rows rows;
-    attn_room<D, TERMS, WARPS> room = lay_out<D, TERMS, WARPS>(shared);
+    attn_room<D, TERMS, WARPS, HIDE> room =
+        lay_out<D, TERMS, WARPS, HIDE>(shared);
     int32_t s = (int32_t)blockIdx.x % a.n_seq;
     if (!find_group(&tile, &a, s, (int32_t)blockIdx.x / a.n_seq, room.joined))
         return;
@@ -386,34 +392,33 @@ static __global__ void __launch_bounds__(JOIN_WARPS * 32)
 
 /* The form's grid, over `blocks` tiles or groups, with all the room it needs.
  */
-template <int D, int TERMS, int WARPS>
+template <int D, int TERMS, int WARPS, bool HIDE>
 static ks_status launch_tiles(ks_dev *dev, void (*kernel)(attn_args),
                               attn_args *a, ks_err *err) {
-    typedef attn_shape<D, TERMS, WARPS> shape;
+    typedef attn_shape<D, TERMS, WARPS, HIDE> shape;
     a->heads = min(a->group, shape::ROWS);
     a->step = shape::ROWS / a->heads;
     a->parts = (int32_t)ks__ceil_div(a->group, a->heads);
     int64_t blocks = a->part_sum ? (int64_t)a->chunks * a->n_seq
                                  : a->n_tok / a->step + a->n_seq;
-    int shared = shape::SHARED + (a->hidden ? shape::HIDDEN : 0);
     KS_CUDA_TRY(
         cudaFuncSetAttribute(
-            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::SHARED),
         "attention");
     return ks__cuda_status(
         launch(kernel, dim3((unsigned)blocks, (unsigned)(a->n_kv * a->parts)),
-               shape::THREADS, (size_t)shared, dev->stream, *a),
+               shape::THREADS, shape::SHARED, dev->stream, *a),
         "attention", err);
 }
 
-template <int D, int TERMS>
+template <int D, int TERMS, bool HIDE>
 static ks_status launch_form(ks_dev *dev, attn_args *a, ks_err *err) {
     const int MANY = TERMS == 1 ? 8 : 4;
     if (!a->part_sum)
-        return launch_tiles<D, TERMS, MANY>(
-            dev, attention_kernel<D, TERMS, MANY>, a, err);
-    ks_status st = launch_tiles<D, TERMS, 4>(
-        dev, attention_part_kernel<D, TERMS, 4>, a, err);
+        return launch_tiles<D, TERMS, MANY, HIDE>(
+            dev, attention_kernel<D, TERMS, MANY, HIDE>, a, err);
+    ks_status st = launch_tiles<D, TERMS, 4, HIDE>(
+        dev, attention_part_kernel<D, TERMS, 4, HIDE>, a, err);
     if (st) return st;
     int64_t rows = (int64_t)a->n_tok * a->n_heads;
     return ks__cuda_status(launch(attention_join_kernel,
@@ -422,10 +427,16 @@ static ks_status launch_form(ks_dev *dev, attn_args *a, ks_err *err) {
                            "attention", err);
 }
 
+template <int D, int TERMS>
+static ks_status launch_hidden(ks_dev *dev, attn_args *a, ks_err *err) {
+    return a->hidden ? launch_form<D, TERMS, true>(dev, a, err)
+                     : launch_form<D, TERMS, false>(dev, a, err);
+}
+
 template <int D>
 static ks_status launch_terms(ks_dev *dev, attn_args *a, ks_err *err) {
-    return dev->precise ? launch_form<D, 2>(dev, a, err)
-                        : launch_form<D, 1>(dev, a, err);
+    return dev->precise ? launch_hidden<D, 2>(dev, a, err)
+                        : launch_hidden<D, 1>(dev, a, err);
 }
 
 static ks_status launch_dims(ks_dev *dev, attn_args *a, ks_err *err) {

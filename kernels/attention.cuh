@@ -30,7 +30,6 @@ typedef struct attn_args {
     int64_t q_stride, k_stride, v_stride, out_stride;
     const float *store_k, *store_v;
     const int32_t *offsets, *past, *pages;
-    const int32_t *hidden; /* [n_seq, 2] or NULL; attention.cu alone asks */
     int32_t n_seq, n_tok, max_pages;
     int32_t n_heads, n_kv, head_dim;
     int32_t group;              /* query heads of a kv head */
@@ -43,6 +42,7 @@ typedef struct attn_args {
     float *part_sum;  /* [n_tok, n_heads, chunks, head_dim] */
     float *part_norm; /* [n_tok, n_heads, chunks, 2]: maximum, sum of exp2 */
     bool wide;        /* rows may be read and written 16 bytes at a time */
+    const int32_t *hidden; /* [n_seq, 2] or NULL; attention.cu alone asks */
 } attn_args;
 
 /* Whose keys: a sequence and a kv head. Few numbers, since they stay in
@@ -287,23 +287,10 @@ static __device__ __forceinline__ float shift_of(float top) {
     return top == -INFINITY ? 0.0f : top;
 }
 
-/* Closes keys [range.x, range.y) to row i of the thread's two. */
-template <int KEYS>
-static __device__ __forceinline__ void hide_keys(float s[KEYS / 8][4], int i,
-                                                 int2 range, int32_t base) {
-    int first = (int)threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < KEYS / 4; n++) {
-        int32_t key = base + n / 2 * 8 + first + n % 2;
-        if (key >= range.x && key < range.y)
-            s[n / 2][i * 2 + n % 2] = -INFINITY;
-    }
-}
-
 /* Products of queries with keys base .. turned into probabilities relative to
- * the new maximum, in place; factor: what the older sums shrink by. hidden:
- * NULL, or what the thread's rows do not see, at 0 and 8. */
-template <int KEYS>
+ * the new maximum, in place; factor: what the older sums shrink by. HIDE: the
+ * thread's rows do not see keys [x, y) of hidden[0] and hidden[8]. */
+template <int KEYS, bool HIDE>
 static __device__ __forceinline__ void
 soften(float s[KEYS / 8][4], attn_norm *norm, float factor[2],
        const attn_rows *rows, const int2 *hidden, const attn_args *a,
@@ -313,17 +300,17 @@ soften(float s[KEYS / 8][4], attn_norm *norm, float factor[2],
     for (int i = 0; i < 2; i++) {
         float top = -INFINITY, sum = 0;
         int32_t low = rows->low[i] - base, high = rows->high[i] - base;
+        int32_t shut = HIDE ? hidden[i * 8].x - base : 0;
+        int32_t open = HIDE ? hidden[i * 8].y - base : 0;
 #pragma unroll
         for (int n = 0; n < KEYS / 4; n++) {
             float *x = &s[n / 2][i * 2 + n % 2];
             int key = n / 2 * 8 + first + n % 2;
             *x = attn_score(*x, a);
             *x = key >= low && key <= high ? *x : -INFINITY;
+            if (HIDE && key >= shut && key < open) *x = -INFINITY;
+            top = fmaxf(top, *x); /* a NaN is passed over here, not by exp2 */
         }
-        if (hidden) hide_keys<KEYS>(s, i, hidden[i * 8], base);
-#pragma unroll
-        for (int n = 0; n < KEYS / 4; n++) /* exp2 does not pass over a NaN */
-            top = fmaxf(top, s[n / 2][i * 2 + n % 2]);
         top = fmaxf(norm->top[i], over_quad_max(top));
         float shift = shift_of(top);
 #pragma unroll

@@ -158,7 +158,7 @@ static __global__ void __launch_bounds__(128, 1)
         multiply_rows<D, shape::BLOCK, TERMS>(p, room.mine[0], shape::ROWS * D,
                                               own_row<D, TERMS>(),
                                               room.other[0]);
-        soften<shape::BLOCK>(p, &norm, factor, &rows, NULL, a, base);
+        soften<shape::BLOCK, false>(p, &norm, factor, &rows, NULL, a, base);
         __syncthreads();
     }
     for (int i = 0; i < 2; i++) {
@@ -440,10 +440,10 @@ ks_status ks__cuda_attention_backward(ks_dev *dev, ks_view dq, ks_view dk,
     if (!st) st = attn_check_view("k", k, n, groups, d, err);
     if (!st) st = attn_check_view("v", v, n, groups, d, err);
     if (st || r == 0) return st;
-    if (seqs->past)
+    if (seqs->past || seqs->hidden)
         return ks_fail(err, KS_INTERNAL,
-                       "attention backward: %d sequences with a past",
-                       (int)seqs->n_seq);
+                       "attention backward: %d sequences with %s",
+                       (int)seqs->n_seq, seqs->past ? "a past" : "hidden keys");
     back_args b = {};
     b.a = attn_arguments(out, q, k, v, spec, seqs, NULL);
     b.dout = (const float *)dout.data, b.dout_stride = dout.stride;

@@ -60,33 +60,35 @@ place_hidden(int2 *hidden, const attn_args *a, const attn_tile *tile) {
         if (token >= 0) hidden[1 + r] = keys_hidden(a, tile->seq, token);
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x < 32) {
         int2 all = make_int2(0, INT32_MAX);
-        for (r = 1; r <= ROWS; r++) {
-            all.x = max(all.x, hidden[r].x);
-            all.y = min(all.y, hidden[r].y);
+        for (; r < ROWS; r += 32) {
+            all.x = max(all.x, hidden[1 + r].x);
+            all.y = min(all.y, hidden[1 + r].y);
         }
-        hidden[0] = all;
+        for (int lane = 16; lane > 0; lane /= 2) {
+            all.x = max(all.x, __shfl_xor_sync(0xffffffffu, all.x, lane));
+            all.y = min(all.y, __shfl_xor_sync(0xffffffffu, all.y, lane));
+        }
+        if (threadIdx.x == 0) hidden[0] = all;
     }
     __syncthreads();
 }
 
 /* The block of KEYS at base, or where that is hidden from all rows, the one in
  * which this ends. */
-template <int KEYS>
+template <int KEYS, bool HIDE>
 static __device__ __forceinline__ int32_t open_block(const int2 *hidden,
-                                                     const attn_args *a,
                                                      int32_t base) {
-    if (!a->hidden) return base;
+    if (!HIDE) return base;
     bool closed = base >= hidden->x && base + KEYS <= hidden->y;
     return closed ? hidden->y / KEYS * KEYS : base;
 }
 
-template <int KEYS>
+template <int KEYS, bool HIDE>
 static __device__ __forceinline__ int32_t first_block(const int2 *hidden,
-                                                      const attn_args *a,
                                                       const attn_tile *tile) {
-    return open_block<KEYS>(hidden, a, tile->low / KEYS * KEYS);
+    return open_block<KEYS, HIDE>(hidden, tile->low / KEYS * KEYS);
 }
 
 static __device__ __forceinline__ int32_t length_of(const attn_args *a,

@@ -370,6 +370,10 @@ static void refusals(backend *b) {
     seqs.past = past;
     REFUSED(b, KS_INTERNAL, x.dq, x.dk, x.dv, x.dout, x.out, x.q, x.k, x.v,
             &a.spec, &seqs, &a.cots);
+    seqs = a.seqs, seqs.hidden = past;
+    REFUSED(b, KS_INTERNAL, x.dq, x.dk, x.dv, x.dout, x.out, x.q, x.k, x.v,
+            &a.spec, &seqs, &a.cots);
+    cr_expect(strstr(b->err.text, "hidden keys"), "%s", b->err.text);
     ks_attn_spec spec = a.spec;
     spec.head_dim = 257;
     REFUSED(b, KS_UNSUPPORTED, x.dq, x.dk, x.dv, x.dout, x.out, x.q, x.k, x.v,

@@ -36,7 +36,6 @@ enum wrong {
     TYPE_OF_K,
     STRIDE_OF_V,
     NO_TOKENS,
-    HIDDEN_TOKENS,
     NO_MEMORY
 };
 
@@ -246,8 +245,6 @@ struct attn_batch {
         if (what == TYPE_OF_K) vk.type = KS_BF16;
         if (what == STRIDE_OF_V) vv.stride--;
         if (what == NO_TOKENS) seqs.n_tok = 0;
-        static const int32_t hidden[2] = {1, 2};
-        if (what == HIDDEN_TOKENS) seqs.hidden = hidden;
         uint64_t before = simt_simulated() ? simt_launches() : 0;
         bool no_store = what == NO_STORE || n_pages == 0;
         ks_status st = ks__cuda_attention(dev, vo, vq, vk, vv, &sp, &seqs,

@@ -337,7 +337,6 @@ Test(attention, refusals) {
     refused(KS_INTERNAL, &b, TYPE_OF_K, "k has bf16");
     refused(KS_INTERNAL, &b, STRIDE_OF_V, "v has f32");
     refused(KS_OK, &b, NO_TOKENS, "");
-    refused(KS_UNSUPPORTED, &b, HIDDEN_TOKENS, "hidden tokens");
     static const part decode[] = {{300, 1, 0}};
     attn_batch d(spec_of(BITS[0]), false, decode, 1, 0);
     refused(KS_NOMEM, &d, NO_MEMORY, "partial sums");

@@ -269,9 +269,10 @@ Test(attention_backward, refusals) {
     cr_expect(none.run(false, 0, &err) == KS_OK, "%s", err.text);
     ks_dev *dev;
     cr_assert(ks__cuda_open(&dev, 0, 0, &err) == KS_OK);
-    for (int wrong = 0; wrong < 10; wrong++) {
-        static const char *const names[] = {"dq", "dk", "dv", "dout", "out",
-                                            "q",  "k",  "v",  "past", "heads"};
+    for (int wrong = 0; wrong < 11; wrong++) {
+        static const char *const names[] = {
+            "dq", "dk", "dv",   "dout",  "out",        "q",
+            "k",  "v",  "past", "heads", "hidden keys"};
         ks_attn_spec spec = b.f.spec;
         ks_seqs seqs = {b.f.n_seq, b.f.n_tok, NULL, NULL, NULL, 0, NULL};
         ks_cots cots = {N_COTS, (int32_t)b.row.size(), NULL, NULL, NULL};
@@ -284,6 +285,7 @@ Test(attention_backward, refusals) {
         if (wrong < 8) x[wrong].rows--;
         if (wrong == 8) seqs.past = b.offsets.data();
         if (wrong == 9) spec.n_kv_heads = 2;
+        if (wrong == 10) seqs.hidden = b.offsets.data();
         ks_status st =
             ks__cuda_attention_backward(dev, x[0], x[1], x[2], x[3], x[4], x[5],
                                         x[6], x[7], &spec, &seqs, &cots, &err);

@@ -324,68 +324,6 @@ static void generate(ks_engine *engine, int first, int n, size_t pages,
                      stats, err));
 }
 
-/* The last hidden states of three steps of two sequences behind 20 stored
- * tokens each; returns how many shapes were recorded. */
-enum { FORKS = 2, STORED = 20, STEPS = 3, PAGES = 2 };
-static int decode(ks_engine *engine, const int32_t *hidden, float *out) {
-    const ks_config *c = &engine->model->config;
-    int32_t ids[FORKS * STORED], past[FORKS] = {0, 0}, page[FORKS * PAGES];
-    int32_t offsets_of[] = {0, STORED, FORKS * STORED};
-    size_t size = FORKS * (size_t)c->d_model;
-    int recorded = 0;
-    ks_kv *kv = NULL;
-    ks_view last;
-    must(ks_engine_reserve(engine,
-                           &(ks_run_limits){.max_tokens = FORKS * STORED,
-                                            .max_last = FORKS,
-                                            .max_pages = FORKS * PAGES},
-                           err));
-    must(ks_kv_open(&kv, engine->dev, engine->ops, c, FORKS * PAGES, err));
-    for (int i = 0; i < FORKS * PAGES; i++) page[i] = ks_kv_page_take(kv);
-    fill_ids(ids, FORKS * STORED, c->n_vocab);
-    for (int i = 0; i <= STEPS; i++) {
-        ks_seqs seqs = {FORKS, offsets_of[FORKS], offsets_of, past, page,
-                        PAGES, i ? hidden : NULL};
-        must(ks_forward(engine->run, &seqs, ids, kv, NULL, &last, NULL, err));
-        for (int s = 0; s < FORKS; s++) {
-            past[s] += i ? 1 : STORED;
-            offsets_of[s + 1] = s + 1;
-        }
-        if (i == 0) continue;
-        must(engine->ops->copy(engine->dev, out + (size_t)(i - 1) * size,
-                               last.data, size * sizeof *out, err));
-        must(engine->ops->sync(engine->dev, err));
-    }
-    for (int i = 0; i < KS_RECORDED; i++)
-        recorded += engine->run->recorded[i].graph != NULL;
-    ks_kv_close(&kv);
-    return recorded;
-}
-
-/* Steps with hidden keys are queued each time, those without are replayed. */
-Test(simt_forward, decode_with_hidden_keys) {
-    static const size_t models[] = {QWEN3, MISTRAL}; /* all keys, a window */
-    static const int32_t hidden[] = {0, 17, 15, 20}, none[] = {3, 3, 9, 1};
-    static float want[STEPS * FORKS * 64], got[STEPS * FORKS * 64];
-    for (size_t i = 0; i < KS_COUNT(models); i++) {
-        pair p = open_pair(&variants[models[i]], "f32");
-        size_t n = STEPS * FORKS * (size_t)p.d;
-        cr_assert_leq(p.d, 64);
-        decode(p.cpu, hidden, want);
-        cr_expect_eq(decode(p.device, hidden, got), 0, "%s", p.name);
-        double error = relative_error(got, want, n);
-        cr_expect(error <= precisions[1].relative, "%s: relative error %g",
-                  p.name, error);
-        cr_expect_eq(decode(p.device, NULL, want), 1, "%s", p.name);
-        error = relative_error(got, want, n);
-        cr_expect(error > 100 * precisions[1].relative,
-                  "%s: nothing was hidden: %g", p.name, error);
-        decode(p.device, none, got);
-        cr_expect(memcmp(want, got, n * sizeof *want) == 0, "%s", p.name);
-        close_pair(&p);
-    }
-}
-
 /* In f32's precision the device draws what the CPU draws: the same random
  * numbers on logits that differ in the sixth digit. */
 Test(simt_forward, generation_draws_the_same) {

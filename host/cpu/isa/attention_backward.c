@@ -351,6 +351,10 @@ static ks_status check(const work *w, const ks_view *out, ks_err *err) {
             return ks_fail(err, KS_INTERNAL,
                            "attention backward: sequence %d has a past",
                            (int)i);
+    if (w->seqs->hidden)
+        return ks_fail(err, KS_INTERNAL,
+                       "attention backward: %d sequences with hidden keys",
+                       (int)w->seqs->n_seq);
     return KS_OK;
 }
 
