@@ -233,6 +233,23 @@ Test(attention, bits_of_forks_with_hidden_keys) {
     }
 }
 
+/* A group of as many forks as a tile has rows, one of which alone sees the
+ * keys. */
+Test(attention, one_row_sees) {
+    const bits_case c = {1, 1, 256, 0, false, true};
+    std::vector<part> forks(16, part{256, 1, 256});
+    forks[0].shared = 0;
+    for (int32_t seer : {0, 7, 14, 15}) {
+        attn_batch b(spec_of(c), c.sinks, forks.data(), 16, 0);
+        b.hidden.clear();
+        for (int32_t s = 0; s < 16; s++)
+            b.hidden.insert(b.hidden.end(), {0, s == seer ? 0 : 256});
+        b.run(c.precise);
+        expect_launches(b, 2);
+        cr_expect(b.compare_reference(1e-4), "row %d sees", (int)seer);
+    }
+}
+
 /* Blocks that are hidden from all rows are not read: what lies there does not
  * come near the sums. Forks share the range in the second batch. */
 Test(attention, hidden_blocks_are_skipped) {
