@@ -374,6 +374,7 @@ done:
  * to compute waits for it. */
 static ks_status enter(ks_session *s, ks_err *err) {
     ks_status st = KS_OK;
+    if (!s->first) return KS_OK;
     int32_t spare =
         ks_kv_free_pages(s->kv) + ks_kv_tree_spare(s->tree) - s->n_active;
     for (ks_sequence *q = s->first, *next;

@@ -1,8 +1,11 @@
 /* label_state.h - what the files of the labelling share. Internal.
- *   label.c        the job: inputs, settings, who does which chain
+ *   label.c        the job: options, inputs, settings
+ *   label_run.c    who does which chain; the journal, and what is written
+ *   label_cost.c   what it will cost, before it runs
  *   label_chain.c  the stages of a chain
  *   label_search.c the stages of the search
- *   label_ask.c    questions about sets of steps, and their answers
+ *   label_ask.c    questions about sets of steps
+ *   label_answer.c what the answers to them say
  *   label_subsets.c all subsets of a short prefix
  *   label_roll.c   continuations to the end, and the answers they come to
  *   label_text.c   texts that hold some of a chain's steps
@@ -127,8 +130,7 @@ struct ks_label_job {
 
     pthread_mutex_t mutex; /* of what follows */
     size_t next, n_done;
-    char *part;
-    FILE *journal;
+    ks_part part; /* the journal */
     int64_t resumed;
     ks_generate_stats stats;
     ks_label_progress_fn progress;
@@ -184,6 +186,13 @@ ks_status ks__ask_send(ks__ask *ask, int32_t from, int32_t max_new,
 /* Ids of a text, behind a second BOS where the published code has one. */
 ks_status ks__tokenize(const ks__item *item, const ks_str *text,
                        ks_tokens *tokens, ks_err *err);
+/* Keeps an answer, in the journal too. text: of the first sample; tally: of
+ * rollouts; either may be NULL. */
+ks_status ks__remember(ks__item *item, const char *key, double value,
+                       const char *text, json_t *tally, ks_err *err);
+#define KS__BOX "\\boxed{"
+/* The cue leaves a box open, which the answer closes. */
+bool ks__leaves_box(const char *cue);
 /* Counts the answer that a completion comes to. */
 ks_status ks__roll_take(ks__ask *ask, const ks_str *completion, ks_err *err);
 /* Keeps what was answered; *item: whose last open question that was, or NULL.
