@@ -150,14 +150,12 @@ done:
     return st;
 }
 
-static size_t store_memory(const struct ks_label_job *job) {
-    bool host = job->engines.at[0]->ops->unified;
-    return host ? job->options.memory / 2 : job->options.memory;
-}
-
 static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
+    size_t memory = ks_crew_memory(&job->engines, size, o->memory);
+    bool between = o->suppress || o->method == KS_LABEL_INFLUENCE ||
+                   o->method == KS_LABEL_SUPPRESSION;
     KS_TRY(ks_alloc(&job->workers, (size_t)size, sizeof *job->workers,
                     "workers", err));
     for (int i = 0; i < size; i++)
@@ -170,8 +168,9 @@ static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
                                           .most_active = MOST_ACTIVE,
                                           .stops = job->prompt.stops,
                                           .n_stops = job->prompt.n_stops,
-                                          .memory = ks_crew_memory(
-                                              &job->engines, size, o->memory)}};
+                                          .memory = memory,
+                                          .room = memory,
+                                          .aside = between}};
 done:
     return st;
 }
@@ -233,7 +232,9 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
     double start = ks_seconds();
-    int size = ks_crew_size(&job->engines, store_memory(job), job->chains.n);
+    bool host = job->engines.at[0]->ops->unified;
+    size_t store = host ? o->memory / 2 : o->memory;
+    int size = ks_crew_size(&job->engines, store, job->chains.n);
     job->progress = progress;
     job->user = user;
     KS_TRY(open_journal(job, err));

@@ -115,12 +115,13 @@ static ks_status open_model(work *w, ks_err *err) {
     const ks_cli_common *c = &w->in->common;
     char *home = NULL;
     ks_template which = KS_TEMPLATE_AUTO;
-    /* All of a device's memory; of the host's, keys and values alone. */
-    ks_engine_options options = {
-        .backend = c->backend,
-        .threads = c->threads,
-        .memory = ks_cli_on_device(c->backend) ? c->memory : 0,
-        .batch_tokens = c->batch_tokens};
+    /* All of a device's memory; of the host's at most a half for buffers, keys
+     * and values take the rest. */
+    bool device = ks_cli_on_device(c->backend);
+    ks_engine_options options = {.backend = c->backend,
+                                 .threads = c->threads,
+                                 .memory = device ? c->memory : c->memory / 2,
+                                 .batch_tokens = c->batch_tokens};
     if (c->template_) KS_TRY(ks_template_find(c->template_, &which, err));
     KS_TRY(ks_model_home(&home, c->model, err));
     KS_TRY(ks_tokenizer_open(&w->tokenizer,
@@ -147,7 +148,8 @@ static ks_status settle(work *w, ks_err *err) {
                                        .seed = c->seed,
                                        .stops = w->prompt.stops,
                                        .n_stops = w->prompt.n_stops,
-                                       .memory = c->memory};
+                                       .memory = c->memory,
+                                       .room = c->memory};
     w->settings =
         json_pack("{s:f,s:f,s:i,s:i,s:I,s:s,s:s,s:s}", "temperature",
                   temperature, "top_p", top_p, "top_k", c->top_k, "max_new",

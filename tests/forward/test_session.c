@@ -1,5 +1,6 @@
 /* test_session.c - requests of all kinds, many at once in small stores, against
  * the same asked alone of a forward without a store: the same bits. */
+#include <malloc.h>
 #include <math.h>
 
 #include "golden.h"
@@ -215,6 +216,57 @@ Test(session, crowds_get_what_each_gets_alone) {
     }
     cr_expect_gt(preempted, 0, "nobody gave way");
     ks_engine_close(&alone);
+}
+
+static size_t heap_in_use(void) {
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
+
+static size_t highest;
+
+static void watch(void *user, const ks_generate_stats *so_far) {
+    (void)user, (void)so_far;
+    highest = KS_MAX(highest, heap_in_use());
+}
+
+/* `room` holds the store, the buffers and what drawing takes: more of it is
+ * more pages, and what a session takes is as much as it was given. */
+Test(session, room_bounds_all_that_is_taken) {
+    static crowd c;
+    static const size_t rooms[] = {2, 3, 5};
+    enum { MIB = 1 << 20, SMALL_CHANGE = 200000 }; /* requests, lists */
+    for (size_t i = 0; i < KS_COUNT(rooms); i++) {
+        size_t room = rooms[i] * MIB, before;
+        ks_generate_stats stats;
+        ks_engine *engine = NULL;
+        ks_engine_options half = {.threads = 2, .memory = room / 2};
+        ks_generate_options options = settings;
+        must(ks_engine_open(&engine, DATA "qwen3", &half, err));
+        fill(&c, 1);
+        options.room = room;
+        options.progress = watch;
+        highest = before = heap_in_use();
+        run(&c, engine, &options, ASKED, &stats);
+        size_t taken = highest - before;
+        cr_expect(before == 0 || /* a sanitizer's heap says nothing */
+                      (taken <= room + SMALL_CHANGE && taken > room / 2),
+                  "%zu bytes taken, %zu allowed", taken, room);
+        ks_engine_close(&engine);
+    }
+}
+
+/* Less than the buffers of a small batch. */
+Test(session, no_room) {
+    ks_engine *engine = open_small(16, 1);
+    ks_session *session = NULL;
+    ks_err why;
+    ks_generate_options options = settings;
+    options.room = 1000;
+    cr_expect_eq(ks_session_open(&session, engine, &options, MOST, true, &why),
+                 KS_LIMIT);
+    cr_expect(strstr(why.text, "keys and values"), "%s", why.text);
+    ks_engine_close(&engine);
 }
 
 static int32_t common_of(const asked *a, const asked *b) {

@@ -9,7 +9,7 @@
 
 /* A piece of logits in L2: rows x vocabulary; rows of score in one go, and
  * rows whose whole logits sample and share hold. */
-enum { PIECE_ROWS = 96, PIECE_COLS = 768, GROUP = 384, HELD = 64 };
+enum { PIECE_ROWS = 96, PIECE_COLS = 768, GROUP = 384, HELD = KS_DRAW_ROWS };
 
 static ks_product logits_of(ks_view hidden, ks_view head) {
     return (ks_product){.x = hidden.data, .x_stride = hidden.stride, .w = head};
