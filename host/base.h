@@ -72,10 +72,14 @@ void ks_map_close(ks_map *map);
 /* Whole file ("-": stdin) into malloc'd, NUL-terminated text. */
 ks_status ks_read_file(const char *path, char **text, size_t *length,
                        ks_err *err);
-/* Writes path.part, syncs, renames: a file of that name is always whole.
- * Refuses an existing path unless force. */
+/* Writes path.new, syncs, renames: a file of that name is always whole, and
+ * path.part, what a command has so far, stays until path is there. Refuses an
+ * existing path unless force. */
 ks_status ks_write_file(const char *path, const char *text, size_t length,
                         bool force, ks_err *err);
+/* The same; "-" or NULL: standard output. */
+ks_status ks_write_out(const char *path, const char *text, size_t length,
+                       bool force, ks_err *err);
 /* Fails with KS_EXISTS when path exists and force is false, or when it is
  * anything but a file; with KS_IO when no file can be made there. */
 ks_status ks_refuse_existing(const char *path, bool force, ks_err *err);
@@ -139,8 +143,26 @@ typedef void (*ks_jsonl_bad_fn)(void *user, const ks_err *why);
 ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
                              ks_jsonl_bad_fn bad, void *user, ks_err *err);
 
-/* Cuts off a last line that a kill left without its end. */
-ks_status ks_jsonl_cut(const char *path, ks_err *err);
+/* Adds object as a line. */
+ks_status ks_jsonl_add(ks_str *lines, const json_t *object, ks_err *err);
+
+/* OUT.part, what a command that will write OUT has so far, a line at a time;
+ * path is NULL where OUT is standard output and nothing is kept. */
+typedef struct ks_part {
+    char *path;
+    FILE *file; /* flushed after each line */
+} ks_part;
+
+/* resume: reads the lines of an interrupted run through each (part->path is
+ * set), without a last one that a kill left without its end, and goes on behind
+ * them; force: starts afresh; neither: an OUT.part that is there is refused.
+ * begun: some line was there. Close it also on error. */
+ks_status ks_part_open(ks_part *part, const char *out, bool resume, bool force,
+                       ks_jsonl_fn each, void *user, bool *begun, ks_err *err);
+/* Appends object; nothing where part->path is NULL. */
+ks_status ks_part_add(ks_part *part, const json_t *object, ks_err *err);
+/* whole: OUT is there, OUT.part goes. */
+void ks_part_close(ks_part *part, bool whole);
 
 /* json_loadb for other people's files, where a length that nobody set may be an
  * integer beyond 64 bits: then all integers are read as reals. */

@@ -9,6 +9,8 @@
 /* A layer of at most SMALL weights is small; a member's store holds at least
  * ROOM sequences as long as the context. */
 enum { SMALL = 1 << 20, ROOM = 8 };
+/* A member's batch has room for as many tokens. */
+enum { FEW_TOKENS = 256 };
 
 typedef struct crew {
     ks_crew_fn work;
@@ -31,19 +33,27 @@ static size_t store_bytes(size_t memory) {
     return memory ? memory : KS_STORE_BYTES;
 }
 
+/* Tokens of a batch of a member's, of `size` that share the engine's memory. */
+static int32_t tokens_of(const ks_engine *engine, int size) {
+    return ks_engine_tokens(engine, &engine->limits,
+                            engine->memory / (size_t)size);
+}
+
 int ks_crew_size(const ks_engines *engines, size_t memory, size_t n) {
     const ks_engine *engine = engines->at[0];
     const ks_config *c = &engine->model->config;
     int64_t d = c->d_model;
     int64_t heads = ((int64_t)c->n_heads + c->n_kv_heads) * c->head_dim;
     if (engines->n > 1) return engines->n;
-    if (2 * d * heads + 3 * d * c->d_ff > SMALL || engine->options.memory ||
-        !engine->ops->unified)
+    if (2 * d * heads + 3 * d * c->d_ff > SMALL || !engine->ops->unified)
         return 1;
     size_t pages = ((size_t)c->n_context + KS_PAGE - 1) / KS_PAGE;
     size_t most = store_bytes(memory) / (ROOM * pages * ks_kv_page_bytes(c));
     most = KS_MIN(most, n);
-    return (int)KS_MAX(1, KS_MIN(most, (size_t)ks_dev_threads(engine->dev)));
+    most = KS_MIN(most, (size_t)ks_dev_threads(engine->dev));
+    int size = (int)KS_MAX(1, most);
+    while (size > 1 && tokens_of(engine, size) < FEW_TOKENS) size--;
+    return size;
 }
 
 size_t ks_crew_memory(const ks_engines *engines, int size, size_t memory) {
@@ -69,12 +79,14 @@ static void *work(void *at) {
     return NULL;
 }
 
-/* An engine on one thread of the processor. */
-static ks_status open_own(member *m, const ks_engine *engine, ks_err *err) {
+/* An engine on one thread of the processor, one of `size`. */
+static ks_status open_own(member *m, const ks_engine *engine, int size,
+                          ks_err *err) {
     m->own = (ks_engine){
         .model = engine->model,
-        .limits = {.max_tokens = engine->limits.max_tokens},
+        .limits = {.max_tokens = tokens_of(engine, size)},
         .options = engine->options,
+        .memory = engine->memory / (size_t)size,
     };
     m->engine = &m->own;
     return ks_dev_open(&m->own.dev, &m->own.ops, engine->options.backend, 1,
@@ -91,7 +103,7 @@ static ks_status open_members(member *members, int size, crew *all,
         if (engines->n > 1 || size == 1)
             m->engine = engines->at[i];
         else
-            KS_TRY(open_own(m, engines->at[0], err));
+            KS_TRY(open_own(m, engines->at[0], size, err));
     }
 done:
     return st;

@@ -15,6 +15,8 @@
 #include "portable.h"
 
 enum { KS_DRAW_OCTAVES = 45, KS_DRAW_TOKENS = 1 << 19 };
+/* Rows whose logits exist at once. */
+enum { KS_DRAW_ROWS = 64 };
 
 /* Octaves in units of 2^-32 a unit of logit; temperature above 0. */
 KS_HOST_DEVICE static inline double ks_draw_rate(float temperature) {

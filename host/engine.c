@@ -9,15 +9,15 @@
 enum { DEFAULT_BATCH_TOKENS = 2048, DEVICE_BATCH_TOKENS = 8192 };
 
 /* The most tokens, up to `most`, whose buffers fit into memory (0: any). */
-static int32_t fitting_tokens(const struct ks_ops *ops, const ks_config *config,
-                              ks_run_limits limits, size_t memory,
-                              int32_t most) {
+static int32_t fitting_tokens(const ks_engine *engine, ks_run_limits limits,
+                              size_t memory, int32_t most) {
     int32_t low = 0, high = most;
     if (memory == 0) return most;
     while (low < high) {
         int32_t middle = low + (high - low + 1) / 2;
         limits.max_tokens = middle;
-        if (ks_run_bytes(ops, config, &limits) <= memory)
+        if (ks_run_bytes(engine->ops, &engine->model->config, &limits) <=
+            memory)
             low = middle;
         else
             high = middle - 1;
@@ -84,8 +84,7 @@ ks_status ks_engine_open(ks_engine **out, const char *model,
         engine->ops->unified ? DEFAULT_BATCH_TOKENS : DEVICE_BATCH_TOKENS;
     if (o->batch_tokens) most = o->batch_tokens;
     engine->limits.max_tokens =
-        fitting_tokens(engine->ops, &engine->model->config, engine->limits,
-                       engine->memory, most);
+        fitting_tokens(engine, engine->limits, engine->memory, most);
     KS_CHECK(engine->limits.max_tokens > 0, KS_LIMIT,
              "%zu bytes of memory do not hold the buffers for one token of %s",
              engine->memory, model);
@@ -142,11 +141,15 @@ ks_model_info ks_engine_info(const ks_engine *engine) {
 
 int32_t ks_engine_longest(const ks_engine *engine, bool *by_memory) {
     const ks_config *c = &engine->model->config;
-    ks_run_limits limits = engine->limits;
     int32_t n =
-        fitting_tokens(engine->ops, c, limits, engine->memory, c->n_context);
+        fitting_tokens(engine, engine->limits, engine->memory, c->n_context);
     if (by_memory) *by_memory = n < c->n_context;
     return n;
+}
+
+int32_t ks_engine_tokens(const ks_engine *engine, const ks_run_limits *limits,
+                         size_t memory) {
+    return fitting_tokens(engine, *limits, memory, limits->max_tokens);
 }
 
 static bool covers(const ks_run_limits *have, const ks_run_limits *want) {
@@ -180,6 +183,8 @@ ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
         .dtype = want->streams ? want->dtype : have->dtype,
         .lanes = have->lanes,
     };
+    int32_t fits = ks_engine_tokens(engine, &both, engine->memory);
+    if (!engine->run) both.max_tokens = KS_MAX(want->max_tokens, fits);
     size_t bytes = ks_run_bytes(engine->ops, &engine->model->config, &both);
     KS_CHECK(!engine->memory || bytes <= engine->memory, KS_LIMIT,
              "run buffers for %d tokens and %d steps take %zu bytes, more than "

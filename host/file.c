@@ -119,28 +119,38 @@ ks_status ks_sync_folder_of(const char *path, ks_err *err) {
 ks_status ks_write_file(const char *path, const char *text, size_t length,
                         bool force, ks_err *err) {
     ks_status st = KS_OK;
-    char *part = NULL;
+    char *fresh = NULL;
     FILE *file = NULL;
     KS_TRY(ks_refuse_existing(path, force, err));
-    if (asprintf(&part, "%s.part", path) < 0) {
-        part = NULL;
+    if (asprintf(&fresh, "%s.new", path) < 0) {
+        fresh = NULL;
         KS_CHECK(false, KS_NOMEM, "out of memory for a path");
     }
-    file = fopen(part, "wbe");
-    if (!file) KS_TRY(io_error(err, part, "create"));
+    file = fopen(fresh, "wbe");
+    if (!file) KS_TRY(io_error(err, fresh, "create"));
     if (fwrite(text, 1, length, file) != length || fflush(file) != 0 ||
         fsync(fileno(file)) != 0)
-        KS_TRY(io_error(err, part, "write"));
+        KS_TRY(io_error(err, fresh, "write"));
     int closed = fclose(file);
     file = NULL;
-    if (closed != 0) KS_TRY(io_error(err, part, "write"));
-    if (rename(part, path) != 0) KS_TRY(io_error(err, path, "rename to"));
+    if (closed != 0) KS_TRY(io_error(err, fresh, "write"));
+    if (rename(fresh, path) != 0) KS_TRY(io_error(err, path, "rename to"));
     KS_TRY(ks_sync_folder_of(path, err));
 done:
     if (file) fclose(file);
-    if (st != KS_OK && st != KS_EXISTS && part) unlink(part);
-    free(part);
+    if (st != KS_OK && st != KS_EXISTS && fresh) unlink(fresh);
+    free(fresh);
     return st;
+}
+
+ks_status ks_write_out(const char *path, const char *text, size_t length,
+                       bool force, ks_err *err) {
+    if (path && strcmp(path, "-") != 0)
+        return ks_write_file(path, text, length, force, err);
+    if (fwrite(text, 1, length, stdout) != length || fflush(stdout) != 0)
+        return ks_fail(err, KS_IO, "standard output: cannot write: %s",
+                       strerror(errno));
+    return KS_OK;
 }
 
 /* ------------------------------------------------------------------ hashes */

@@ -165,5 +165,9 @@ ks_status ks__engine_run_behind(ks_engine *engine, const ks_batch *batch,
 /* The longest sequence that the model's context and engine->memory allow;
  * *by_memory (may be NULL) says which of the two is the limit. */
 int32_t ks_engine_longest(const ks_engine *engine, bool *by_memory);
+/* The most tokens of a batch, up to limits->max_tokens, whose run buffers fit
+ * into memory bytes (0: any). */
+int32_t ks_engine_tokens(const ks_engine *engine, const ks_run_limits *limits,
+                         size_t memory);
 
 #endif

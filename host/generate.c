@@ -126,6 +126,7 @@ static ks_status deal(work *w, const ks_engines *engines, int size,
         p->options = *w->options;
         p->options.progress = tell;
         p->options.memory = ks_crew_memory(engines, size, w->options->memory);
+        p->options.room /= (size_t)size;
         KS_TRY(ks_alloc(&p->mine, w->n, sizeof *p->mine, "requests", err));
     }
     int next = 0;
@@ -151,7 +152,8 @@ ks_status ks_generate_on(const ks_engines *engines,
               .done = done,
               .user = user,
               .mutex = PTHREAD_MUTEX_INITIALIZER};
-    int size = ks_crew_size(engines, options->memory, n);
+    size_t store = options->room ? options->room / 2 : options->memory;
+    int size = ks_crew_size(engines, store, n);
     KS_TRY(check_options(options, err));
     if (n == 0) goto done;
     KS_TRY(deal(&w, engines, size, err));

@@ -160,17 +160,6 @@ done:
     return st;
 }
 
-static ks_status add_json(ks_str *out, const json_t *object, ks_err *err) {
-    ks_status st = KS_OK;
-    char *line = json_dumps(object, JSON_COMPACT);
-    KS_CHECK(line, KS_NOMEM, "out of memory for a line");
-    KS_TRY(ks_str_add(out, line, strlen(line), err));
-    KS_TRY(ks_str_add(out, "\n", 1, err));
-done:
-    free(line);
-    return st;
-}
-
 static ks_status write_problems(importer *m, ks_err *err) {
     ks_status st = KS_OK;
     const char *id;
@@ -183,7 +172,7 @@ static ks_status write_problems(importer *m, ks_err *err) {
             answer ? json_pack("{s:s,s:O,s:O}", "id", id, "question", question,
                                "answer", answer)
                    : json_pack("{s:s,s:O}", "id", id, "question", question);
-        st = add_json(&m->out->problems, object, err);
+        st = ks_jsonl_add(&m->out->problems, object, err);
         json_decref(object);
         KS_TRY(st);
         m->out->n_problems++;
@@ -295,7 +284,7 @@ static ks_status enter(importer *m, const ks__draft *d, const identity *of,
                  (known || !json_object_set_new(m->asked, of->asked,
                                                 json_string(problem))),
              KS_NOMEM, "%s: out of memory for its ids", d->where);
-    KS_TRY(add_json(&m->out->chains, chain, err));
+    KS_TRY(ks_jsonl_add(&m->out->chains, chain, err));
     m->out->twins += twin;
     count(m->out, chain);
 done:

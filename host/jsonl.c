@@ -133,7 +133,7 @@ static const char *kind_of(json_t *value) {
     }
 }
 
-ks_status ks_jsonl_cut(const char *path, ks_err *err) {
+static ks_status cut(const char *path, size_t *left, ks_err *err) {
     ks_status st = KS_OK;
     char *text = NULL;
     size_t n = 0;
@@ -141,8 +141,63 @@ ks_status ks_jsonl_cut(const char *path, ks_err *err) {
     while (n > 0 && text[n - 1] != '\n') n--;
     KS_CHECK(truncate(path, (off_t)n) == 0, KS_IO, "%s: cannot truncate: %s",
              path, strerror(errno));
+    *left = n;
 done:
     free(text);
+    return st;
+}
+
+ks_status ks_part_open(ks_part *part, const char *out, bool resume, bool force,
+                       ks_jsonl_fn each, void *user, bool *begun, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t left = 0;
+    *part = (ks_part){0};
+    *begun = false;
+    if (!out || strcmp(out, "-") == 0) return KS_OK;
+    KS_TRY(ks_refuse_existing(out, force || resume, err));
+    if (asprintf(&part->path, "%s.part", out) < 0) {
+        part->path = NULL;
+        KS_CHECK(false, KS_NOMEM, "out of memory for a path");
+    }
+    bool there = ks_file_exists(part->path);
+    KS_CHECK(!there || resume || force, KS_EXISTS,
+             "%s is left from an interrupted run: --resume continues it, "
+             "--force starts afresh",
+             part->path);
+    if (there && resume) {
+        KS_TRY(cut(part->path, &left, err));
+        KS_TRY(ks_jsonl_read(part->path, each, user, err));
+    }
+    *begun = left > 0;
+    part->file = fopen(part->path, *begun ? "ae" : "we");
+    KS_CHECK(part->file, KS_IO, "%s: cannot open: %s", part->path,
+             strerror(errno));
+done:
+    return st;
+}
+
+ks_status ks_part_add(ks_part *part, const json_t *object, ks_err *err) {
+    if (!part->path) return KS_OK;
+    if (json_dumpf(object, part->file, JSON_COMPACT) ||
+        putc('\n', part->file) == EOF || fflush(part->file))
+        return ks_fail(err, KS_IO, "%s: cannot write: %s", part->path,
+                       strerror(errno));
+    return KS_OK;
+}
+
+void ks_part_close(ks_part *part, bool whole) {
+    if (part->file) fclose(part->file);
+    if (whole && part->path) unlink(part->path);
+    free(part->path);
+    *part = (ks_part){0};
+}
+
+ks_status ks_jsonl_add(ks_str *lines, const json_t *object, ks_err *err) {
+    char *line = json_dumps(object, JSON_COMPACT);
+    if (!line) return ks_fail(err, KS_NOMEM, "out of memory for a line");
+    ks_status st = ks_str_add(lines, line, strlen(line), err);
+    if (st == KS_OK) st = ks_str_add(lines, "\n", 1, err);
+    free(line);
     return st;
 }
 

@@ -3,18 +3,44 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "draw.h"
 #include "session_state.h"
 
 enum { DEFAULT_ACTIVE = 128 };
+/* The store holds as many as long as can be, where nobody says its size. */
+enum { FEW_SEQUENCES = 4 };
 
 /* ------------------------------------------------------------------- opening
  */
+
+/* Bytes of host memory that a session takes beside its store: a batch's
+ * buffers, the logits and keys of drawing (ks_ops.sample), page tables. */
+static size_t taken_beside(const ks_session *s) {
+    const ks_engine *e = s->engine;
+    size_t vocab = (size_t)e->model->config.n_vocab;
+    size_t run = ks_run_bytes(e->ops, &e->model->config, &e->limits);
+    size_t rows = KS_MIN((size_t)s->max_rows, KS_DRAW_ROWS);
+    size_t draws = vocab * (rows * sizeof(float) +
+                            (size_t)ks_dev_threads(e->dev) * sizeof(uint64_t));
+    size_t tables =
+        (size_t)s->most_active * (size_t)s->max_pages * sizeof(int32_t);
+    if (s->options->aside) run = KS_MAX(run, e->memory);
+    return run + draws + tables;
+}
 
 /* A device's store takes what weights and run buffers leave, but for a part
  * that ops take. */
 static size_t store_memory(const ks_session *s) {
     size_t allowed = s->options->memory;
-    if (s->engine->ops->unified) return allowed ? allowed : KS_STORE_BYTES;
+    if (s->engine->ops->unified && s->options->room) {
+        size_t taken = taken_beside(s);
+        return s->options->room > taken ? s->options->room - taken : 0;
+    }
+    if (s->engine->ops->unified) {
+        size_t some = (size_t)FEW_SEQUENCES * (size_t)s->max_pages *
+                      ks_kv_page_bytes(&s->engine->model->config);
+        return allowed ? allowed : KS_MAX(KS_STORE_BYTES, some);
+    }
     size_t room = ks_dev_room(s->engine->dev) / 8 * 7;
     return allowed ? KS_MIN(allowed, room) : room;
 }
@@ -29,7 +55,7 @@ static ks_status open_store(ks_session *s, ks_err *err) {
     int32_t least = s->max_pages + s->scores;
     KS_CHECK(n >= least, KS_LIMIT,
              "%zu bytes for keys and values hold %lld tokens, the longest "
-             "sequence can come to %d",
+             "sequence can come to %d: more memory, or less to sample",
              memory, (long long)n * KS_PAGE, least * KS_PAGE);
     n = KS_MIN(n, INT32_MAX / KS_PAGE);
     KS_TRY(
@@ -80,7 +106,7 @@ ks_status ks_session_open(ks_session **out, ks_engine *engine,
         options->most_active > 0 ? options->most_active : DEFAULT_ACTIVE;
     s->max_pages = ks__pages_for(s->longest);
     ks_run_limits limits = {
-        .max_tokens = engine->limits.max_tokens,
+        .max_tokens = KS_MIN(engine->limits.max_tokens, KS_PAGE),
         .max_last = s->most_active + (scores ? KS__PROMPT_TOKENS : 0),
         .max_pages = (int64_t)s->most_active * s->max_pages};
     ks_dev_few_rows(engine->dev, true);
@@ -374,6 +400,7 @@ done:
  * to compute waits for it. */
 static ks_status enter(ks_session *s, ks_err *err) {
     ks_status st = KS_OK;
+    if (!s->first) return KS_OK;
     int32_t spare =
         ks_kv_free_pages(s->kv) + ks_kv_tree_spare(s->tree) - s->n_active;
     for (ks_sequence *q = s->first, *next;

@@ -21,7 +21,7 @@ enum {
     BINS = KS_DRAW_OCTAVES * BINS_OCTAVE,
     NARROW = 256,
     LISTED = 1024, /* keys of one bin that shared memory holds */
-    HELD = 64      /* rows whose logits exist at once */
+    HELD = KS_DRAW_ROWS /* rows whose logits exist at once */
 };
 static const unsigned ALL = 0xffffffffu;
 

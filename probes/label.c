@@ -1,16 +1,9 @@
-/* label.c - the job: inputs, settings, the journal, and who does which chain.
- */
-#include <errno.h>
+/* label.c - the job: options, inputs, settings. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "label_state.h"
-
-/* Chains that one worker has under way: enough to fill batches, few enough
- * that what they share stays in the store. */
-enum { IN_FLIGHT = 32, MOST_ACTIVE = 512 };
 
 static const char *const skips[] = {
     "labelled",
@@ -95,6 +88,15 @@ static ks_status open_model(struct ks_label_job *job, ks_err *err) {
     KS_TRY(ks_prompt_open(&job->prompt, o->model, job->tokenizer, o->template_,
                           err));
     KS_TRY(ks_engines_open(&job->engines, o->model, &engine, err));
+    /* batches may take no more than they leave to what measures steps */
+    for (int i = 0; ks__measures_between(o) && i < job->engines.n; i++) {
+        ks_engine *e = job->engines.at[i];
+        e->limits.max_tokens = ks_engine_tokens(e, &e->limits, e->memory / 2);
+        KS_CHECK(e->limits.max_tokens > 0, KS_LIMIT,
+                 "%zu bytes of memory do not hold the buffers for one token of "
+                 "%s",
+                 e->memory / 2, o->model);
+    }
 done:
     free(home);
     return st;
@@ -189,13 +191,13 @@ static ks_status read_ranking_line(void *user, size_t line, json_t *object,
 static ks_status measure_item(struct ks_label_job *job, ks__item *item,
                               ks_err *err) {
     ks_status st = KS_OK;
-    int32_t n = 0;
-    if (!item->problem || !item->problem->answer) return KS_OK;
-    KS_TRY(ks__longest_question(item, &n, err));
-    if (n > job->engines.at[0]->model->config.n_context)
-        item->skip = KS_SKIP_TOO_LONG;
-    else
-        job->longest = KS_MAX(job->longest, n);
+    int32_t least = 0, most = 0;
+    int32_t context = job->engines.at[0]->model->config.n_context;
+    if (!item->problem->answer) return KS_OK;
+    KS_TRY(ks__longest_question(item, &least, &most, err));
+    item->too_long = least > context;
+    if (!item->too_long)
+        job->longest = KS_MAX(job->longest, KS_MIN(most, context));
 done:
     return st;
 }
@@ -263,10 +265,9 @@ void ks_label_close(ks_label_job **at) {
     if (!job) return;
     for (size_t i = 0; job->items && i < job->chains.n; i++)
         ks__item_free(&job->items[i]);
-    if (job->journal) fclose(job->journal);
+    ks_part_close(&job->part, false);
     free(job->items);
     free(job->closers);
-    free(job->part);
     json_decref(job->settings);
     json_decref(job->rankings);
     pthread_mutex_destroy(&job->mutex);
@@ -279,278 +280,6 @@ void ks_label_close(ks_label_job **at) {
     *at = NULL;
 }
 
-/* ----------------------------------------------------------------- journal */
-
-static const ks_chain *chain_of_line(const struct ks_label_job *job,
-                                     json_t *object) {
-    const char *id = json_string_value(json_object_get(object, "chain"));
-    return id ? ks_chains_find(&job->chains, id) : NULL;
-}
-
-static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
-    ks_status st = KS_OK;
-    struct ks_label_job *job = user;
-    if (line == 1) {
-        const char *inputs =
-            json_string_value(json_object_get(object, "inputs"));
-        KS_CHECK(json_equal(json_object_get(object, "keystep_labels"),
-                            job->settings) &&
-                     inputs && strcmp(inputs, job->inputs) == 0,
-                 KS_MISMATCH,
-                 "%s was begun with other settings or inputs; --force without "
-                 "--resume starts afresh",
-                 job->part);
-        return KS_OK;
-    }
-    const ks_chain *chain = chain_of_line(job, object);
-    const char *key = json_string_value(json_object_get(object, "key"));
-    json_t *answer = json_object_get(object, "answer");
-    KS_CHECK(chain && key && json_is_number(json_object_get(answer, "v")),
-             KS_MISMATCH, "%s line %zu: not an answer about these chains",
-             job->part, line);
-    ks__item *item = &job->items[chain - job->chains.at];
-    KS_CHECK(!json_object_set(item->known, key, answer), KS_NOMEM,
-             "out of memory for answers");
-    job->resumed++;
-done:
-    return st;
-}
-
-static ks_status open_journal(struct ks_label_job *job, ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_label_options *o = &job->options;
-    ks_str path = {0};
-    if (!o->out || strcmp(o->out, "-") == 0) return KS_OK;
-    KS_TRY(ks_refuse_existing(o->out, o->force || o->resume, err));
-    if (o->clean)
-        KS_TRY(ks_refuse_existing(o->clean, o->force || o->resume, err));
-    if (o->prefixes)
-        KS_TRY(ks_refuse_existing(o->prefixes, o->force || o->resume, err));
-    KS_TRY(ks_str_printf(&path, err, "%s.part", o->out));
-    job->part = path.data;
-    bool there = ks_file_exists(job->part);
-    KS_CHECK(!there || o->resume || o->force, KS_EXISTS,
-             "%s is left from an interrupted run: --resume continues it, "
-             "--force starts afresh",
-             job->part);
-    if (there && o->resume) {
-        KS_TRY(ks_jsonl_cut(job->part, err));
-        KS_TRY(ks_jsonl_read(job->part, adopt, job, err));
-    }
-    bool append = there && o->resume;
-    job->journal = fopen(job->part, append ? "ae" : "we");
-    KS_CHECK(job->journal, KS_IO, "%s: cannot open: %s", job->part,
-             strerror(errno));
-    if (append) return KS_OK;
-    json_t *head = json_pack("{s:O,s:s}", "keystep_labels", job->settings,
-                             "inputs", job->inputs);
-    bool good = head && !json_dumpf(head, job->journal, JSON_COMPACT) &&
-                putc('\n', job->journal) != EOF && !fflush(job->journal);
-    json_decref(head);
-    KS_CHECK(good, KS_IO, "%s: cannot write", job->part);
-done:
-    if (!job->part) ks_str_free(&path);
-    return st;
-}
-
-/* ----------------------------------------------------------------- workers */
-
-static ks__item *next_item(struct ks_label_job *job) {
-    pthread_mutex_lock(&job->mutex);
-    ks__item *item =
-        job->next < job->chains.n ? &job->items[job->next++] : NULL;
-    pthread_mutex_unlock(&job->mutex);
-    return item;
-}
-
-static void item_ended(ks_label_worker *w) {
-    struct ks_label_job *job = w->job;
-    w->in_flight--;
-    pthread_mutex_lock(&job->mutex);
-    job->n_done++;
-    pthread_mutex_unlock(&job->mutex);
-}
-
-static ks_status fail_of(const ks__item *item, ks_err *err) {
-    if (item->status != KS_OK && err) *err = item->err;
-    return item->status;
-}
-
-/* New chains while there is room for them. */
-static ks_status take_chains(ks_label_worker *w, ks_err *err) {
-    while (w->in_flight < IN_FLIGHT) {
-        ks__item *item = next_item(w->job);
-        if (!item) break;
-        w->in_flight++;
-        item->worker = w;
-        ks__item_advance(item);
-        if (fail_of(item, err) != KS_OK) return item->status;
-        if (ks__item_done(item)) item_ended(w);
-    }
-    return KS_OK;
-}
-
-static ks_status answered(void *user, const ks_request *request,
-                          const ks_answer *answer, ks_err *err) {
-    ks_status st = KS_OK;
-    ks_label_worker *w = user;
-    ks__item *item = NULL;
-    KS_TRY(ks__answered(request, answer, &item, err));
-    if (!item) return KS_OK;
-    ks__item_advance(item);
-    KS_TRY(fail_of(item, err));
-    if (!ks__item_done(item)) return KS_OK;
-    item_ended(w);
-    KS_TRY(take_chains(w, err));
-done:
-    return st;
-}
-
-static void tell(void *user, const ks_generate_stats *so_far) {
-    ks_label_worker *w = user;
-    struct ks_label_job *job = w->job;
-    pthread_mutex_lock(&job->mutex);
-    ks_generate_stats_add(&job->stats, so_far, &w->told);
-    w->told = *so_far;
-    if (job->progress)
-        job->progress(job->user, (int64_t)job->n_done, (int64_t)job->chains.n,
-                      &job->stats);
-    pthread_mutex_unlock(&job->mutex);
-}
-
-static ks_status work(void *user, int member, ks_engine *engine,
-                      const atomic_bool *stop, ks_err *err) {
-    ks_status st = KS_OK;
-    ks_label_worker *w = &((struct ks_label_job *)user)->workers[member];
-    w->engine = engine;
-    w->options.progress = tell;
-    KS_TRY(ks_session_open(&w->session, engine, &w->options, w->job->longest,
-                           true, err));
-    KS_TRY(take_chains(w, err));
-    KS_TRY(ks_session_run(w->session, answered, w, stop, err));
-done:
-    ks_session_close(&w->session);
-    ks_influence_close(&w->influence);
-    ks_suppression_close(&w->suppression);
-    return st;
-}
-
-static size_t store_memory(const struct ks_label_job *job) {
-    bool host = job->engines.at[0]->ops->unified;
-    return host ? job->options.memory / 2 : job->options.memory;
-}
-
-static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_label_options *o = &job->options;
-    KS_TRY(ks_alloc(&job->workers, (size_t)size, sizeof *job->workers,
-                    "workers", err));
-    for (int i = 0; i < size; i++)
-        job->workers[i] =
-            (ks_label_worker){.job = job,
-                              .options = {.temperature = (float)o->temperature,
-                                          .top_p = (float)o->top_p,
-                                          .top_k = o->top_k,
-                                          .seed = o->seed,
-                                          .most_active = MOST_ACTIVE,
-                                          .stops = job->prompt.stops,
-                                          .n_stops = job->prompt.n_stops,
-                                          .memory = ks_crew_memory(
-                                              &job->engines, size, o->memory)}};
-done:
-    return st;
-}
-
-/* ----------------------------------------------------------------- writing */
-
-static ks_status write_lines(const struct ks_label_job *job, const char *path,
-                             json_t *(*line)(const ks__item *), ks_err *err) {
-    ks_status st = KS_OK;
-    ks_str all = {0};
-    KS_TRY(ks_str_add(&all, "", 0, err));
-    for (size_t i = 0; i < job->chains.n; i++) {
-        json_t *object = line(&job->items[i]);
-        if (!object) continue;
-        char *text = json_dumps(object, JSON_COMPACT);
-        KS_CHECK(text, KS_NOMEM, "out of memory for a line");
-        st = ks_str_printf(&all, err, "%s\n", text);
-        free(text);
-        if (st != KS_OK) goto done;
-    }
-    if (strcmp(path, "-") == 0)
-        KS_CHECK(fwrite(all.data, 1, all.length, stdout) == all.length &&
-                     fflush(stdout) == 0,
-                 KS_IO, "standard output: cannot write: %s", strerror(errno));
-    else
-        KS_TRY(ks_write_file(path, all.data, all.length, true, err));
-done:
-    ks_str_free(&all);
-    return st;
-}
-
-static json_t *label_line(const ks__item *item) {
-    return item->line;
-}
-
-static json_t *clean_line(const ks__item *item) {
-    return item->clean_line;
-}
-
-static json_t *prefix_line(const ks__item *item) {
-    return item->prefix_line;
-}
-
-static void sum_up(const struct ks_label_job *job, ks_label_summary *sum) {
-    for (size_t i = 0; i < job->chains.n; i++) {
-        const ks__item *item = &job->items[i];
-        sum->chains++;
-        sum->skipped[item->skip]++;
-        sum->asked += item->asked;
-        if (item->skip != KS_SKIP_NONE) continue;
-        sum->labelled++;
-        for (size_t k = 0; k < item->original.steps.n; k++)
-            sum->cut += item->cut[k];
-        sum->steps += item->q;
-        for (int32_t k = 0; k < item->q; k++) {
-            int8_t label = ks__label_of(item, k);
-            sum->important += label == 1;
-            sum->removable += label == 0;
-            sum->unlabelled += label == -1;
-        }
-        sum->unconfirmed += ks__round4(item->confirmed) < job->options.enough;
-    }
-    sum->resumed = job->resumed;
-    sum->stats = job->stats;
-}
-
-ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
-                       void *user, ks_label_summary *summary, ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_label_options *o = &job->options;
-    double start = ks_seconds();
-    int size = ks_crew_size(&job->engines, store_memory(job), job->chains.n);
-    job->progress = progress;
-    job->user = user;
-    KS_TRY(open_journal(job, err));
-    KS_TRY(open_workers(job, size, err));
-    if (job->longest > 0) st = ks_crew_run(&job->engines, size, work, job, err);
-    KS_CHECK(st != KS_INTERRUPTED || !job->part, st,
-             "%s keeps what was answered; --resume goes on from there",
-             job->part);
-    KS_TRY(st);
-    *summary = (ks_label_summary){0};
-    sum_up(job, summary);
-    summary->seconds = ks_seconds() - start;
-    if (o->clean) KS_TRY(write_lines(job, o->clean, clean_line, err));
-    if (o->prefixes) KS_TRY(write_lines(job, o->prefixes, prefix_line, err));
-    if (o->out) KS_TRY(write_lines(job, o->out, label_line, err));
-    if (job->part) unlink(job->part);
-done:
-    free(job->workers);
-    job->workers = NULL;
-    return st;
-}
-
 ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
                                const char **id) {
     *id = job->chains.at[i].id;
@@ -559,81 +288,4 @@ ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
 
 int64_t ks_label_chains(const ks_label_job *job) {
     return (int64_t)job->chains.n;
-}
-
-/* -------------------------------------------------------------------- cost */
-
-/* Tokens of a set that is asked about: the step that changes is somewhere in
- * the middle, so half of the set lies behind it. */
-typedef struct reckoning {
-    int64_t prompt, text, cue, step, samples,
-        new; /* tokens; samples of a set */
-    ks_label_cost cost;
-} reckoning;
-
-/* n sets of `kept` tokens of text, `anew` of which others have not computed.
- * scored: their perplexity is asked too. */
-static void add_sets(reckoning *r, int64_t n, int64_t kept, int64_t anew,
-                     bool scored) {
-    r->cost.shared += n * (anew + r->cue + r->samples * (r->new - 1));
-    r->cost.alone += n * r->samples * (r->prompt + kept + r->cue + r->new - 1);
-    if (scored) r->cost.alone += n * (r->prompt + kept);
-}
-
-/* As if the sufficient prefix were the whole chain, half of it fell to the
- * selection and each of the rest were tried once and a half. */
-static void add_chain(reckoning *r, int64_t steps, const ks_label_options *o) {
-    r->cost.chains++;
-    r->cost.tokens += r->text;
-    r->cost.shared += r->prompt + r->text;
-    if (o->method == KS_LABEL_CURVE) {
-        add_sets(r, steps, r->text / 2, 0, false);
-        return;
-    }
-    int64_t half = steps / 2, walks = o->orders;
-    add_sets(r, 1, 0, 0, false);
-    add_sets(r, steps, r->step, r->step, false);
-    add_sets(r, steps, r->text / 2, 0, true);
-    if (o->method == KS_LABEL_INFLUENCE || o->method == KS_LABEL_SUPPRESSION) {
-        add_sets(r, KS__THRESHOLDS / 2, r->text / 2, r->text / 4, true);
-        r->cost.shared += 2 * r->text * half; /* the gradients */
-        r->cost.alone += 2 * (r->prompt + r->text) * steps;
-    }
-    if (o->method != KS_LABEL_RANDOM)
-        add_sets(r, half * 3 / 2, r->text / 4, r->text / 8, true);
-    add_sets(r, walks * steps * 3 / 2, r->text / 2, r->text / 4, true);
-    if (o->drop) {
-        r->cost.shared += steps * (r->text / 2 + r->cue);
-        r->cost.alone += steps * (r->prompt + r->text + r->cue);
-    }
-}
-
-static int64_t count_tokens(const struct ks_label_job *job, const char *text,
-                            size_t n) {
-    ks_tokens tokens = {0};
-    int64_t count = 0;
-    if (ks_tokenize(job->tokenizer, text, n, &tokens, NULL) == KS_OK)
-        count = (int64_t)tokens.n;
-    ks_tokens_free(&tokens);
-    return count;
-}
-
-ks_label_cost ks_label_estimate(const ks_label_job *job) {
-    const ks_label_options *o = &job->options;
-    reckoning r = {.samples = o->exact ? 1 : o->samples};
-    r.cue = count_tokens(job, job->cue, strlen(job->cue));
-    for (size_t i = 0; i < job->chains.n; i++) {
-        const ks__item *item = &job->items[i];
-        int64_t steps = (int64_t)item->original.steps.n;
-        if (item->skip != KS_SKIP_NONE || !item->problem->answer || !steps)
-            continue;
-        const char *answer = item->problem->answer;
-        r.new = (o->exact ? 1 : 2) * count_tokens(job, answer, strlen(answer));
-        r.prompt =
-            count_tokens(job, item->chain->prompt, item->chain->prompt_length);
-        r.text = count_tokens(job, item->original.data, item->original.length);
-        r.step = r.text / steps;
-        add_chain(&r, steps, o);
-    }
-    return r.cost;
 }

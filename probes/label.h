@@ -80,8 +80,8 @@ typedef struct ks_label_options {
     double enough; /* tau, of sufficiency, attainability and necessity */
     uint64_t seed;
     bool force, resume;
-    size_t memory; /* bytes: a half for keys and values, a half for buffers of
-                      the passes; 0: no limit but the store's default */
+    size_t memory; /* bytes of keys and values and of all buffers; 0: no limit
+                      but the store's default */
     ks_engine_options engine;
 } ks_label_options;
 /* Settings of the method. */

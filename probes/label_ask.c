@@ -1,31 +1,42 @@
-/* label_ask.c - questions about sets of steps: texts, tokens, requests, and
- * what the answers say. */
+/* label_ask.c - questions about sets of steps: texts, tokens, requests. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "label_state.h"
 
-static const char box[] = "\\boxed{";
+/* A step of fewer bytes may be less than the tokens that cutting it adds, where
+ * it undoes merges at its two ends; what many of them add up to stays small. */
+enum { BYTES = 10, MORE = 256 };
+
+/* Tokens of questions that a worker has out, a few MB. */
+enum { MOST_OUT = 1 << 20 };
+
+/* A set of a text's steps, and what is asked about it. */
+typedef struct question {
+    const char *what;     /* its key begins so */
+    const ks__text *text; /* NULL: none of any */
+    const uint8_t *keep;  /* NULL: the whole text */
+    bool fresh, suffix;   /* as in label_state.h */
+} question;
 
 /* ---------------------------------------------------------------- memories */
 
 /* "e c 1f03": what is asked, of which text, which steps. */
-static ks_status make_key(const char *what, const ks__item *item,
-                          const ks__text *text, const uint8_t *keep,
-                          ks_str *out, ks_err *err) {
+static ks_status make_key(const ks__item *item, const question *q, ks_str *out,
+                          ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(ks_str_printf(out, err, "%s", what));
-    if (!text) return KS_OK;
-    KS_TRY(
-        ks_str_printf(out, err, " %c ", text == &item->original ? 'o' : 'c'));
-    if (!keep) return ks_str_printf(out, err, "all");
-    size_t n = text->steps.n;
-    while (n > 0 && (!keep[n - 1] || (int64_t)n - 1 == text->answer)) n--;
+    KS_TRY(ks_str_printf(out, err, "%s", q->what));
+    if (!q->text) return KS_OK;
+    KS_TRY(ks_str_printf(out, err, " %c ",
+                         q->text == &item->original ? 'o' : 'c'));
+    if (!q->keep) return ks_str_printf(out, err, "all");
+    size_t n = q->text->steps.n;
+    while (n > 0 && (!q->keep[n - 1] || (int64_t)n - 1 == q->text->answer)) n--;
     for (size_t i = 0; i < n; i += 4) {
         unsigned digit = 0;
         for (size_t b = i; b < i + 4 && b < n; b++)
-            digit |= (keep[b] && (int64_t)b != text->answer ? 1u : 0)
+            digit |= (q->keep[b] && (int64_t)b != q->text->answer ? 1u : 0)
                      << (b - i);
         KS_TRY(ks_str_printf(out, err, "%x", digit));
     }
@@ -34,7 +45,12 @@ done:
 }
 
 json_t *ks__recall(const ks__item *item, const char *key) {
-    return json_object_get(item->known, key);
+    json_t *there = json_object_get(item->known, key);
+    return json_is_null(there) ? NULL : there;
+}
+
+bool ks__is_out(const ks__item *item, const char *key) {
+    return json_is_null(json_object_get(item->known, key));
 }
 
 static bool recall(const ks__item *item, const char *key, double *out) {
@@ -47,23 +63,20 @@ static bool recall(const ks__item *item, const char *key, double *out) {
 static ks_status note(struct ks_label_job *job, const ks__item *item,
                       const char *key, json_t *value, ks_err *err) {
     ks_status st = KS_OK;
-    if (!job->journal) return KS_OK;
+    if (!job->part.path) return KS_OK;
     json_t *line = json_pack("{s:s,s:s,s:O}", "chain", item->chain->id, "key",
                              key, "answer", value);
     KS_CHECK(line, KS_NOMEM, "out of memory for an answer");
     pthread_mutex_lock(&job->mutex);
-    bool good = !json_dumpf(line, job->journal, JSON_COMPACT) &&
-                putc('\n', job->journal) != EOF && fflush(job->journal) == 0;
+    st = ks_part_add(&job->part, line, err);
     pthread_mutex_unlock(&job->mutex);
-    KS_CHECK(good, KS_IO, "%s: cannot write", job->part);
 done:
     json_decref(line);
     return st;
 }
 
-/* text: of the first sample; tally: of rollouts; either may be NULL. */
-static ks_status remember(ks__item *item, const char *key, double value,
-                          const char *text, json_t *tally, ks_err *err) {
+ks_status ks__remember(ks__item *item, const char *key, double value,
+                       const char *text, json_t *tally, ks_err *err) {
     ks_status st = KS_OK;
     json_t *answer =
         json_pack("{s:f,s:s*,s:O*}", "v", value, "text", text, "tally", tally);
@@ -85,22 +98,15 @@ void ks__ask_free(ks__ask *a) {
     free(a);
 }
 
-bool ks__is_out(const ks__item *item, const char *key) {
-    for (const ks__ask *a = item->asks; a; a = a->next)
-        if (strcmp(a->key, key) == 0) return true;
-    return false;
-}
-
 /* ------------------------------------------------------------------- texts */
 
 static const char *answer_of(const ks__item *item) {
     return item->problem->answer;
 }
 
-/* The cue leaves a box open, which the answer closes. */
-static bool leaves_box(const char *cue) {
-    size_t n = strlen(cue);
-    return n >= sizeof box - 1 && strcmp(cue + n - (sizeof box - 1), box) == 0;
+bool ks__leaves_box(const char *cue) {
+    size_t n = strlen(cue), box = sizeof KS__BOX - 1;
+    return n >= box && strcmp(cue + n - box, KS__BOX) == 0;
 }
 
 static const char *cue_of(const ks__item *item, bool any) {
@@ -116,22 +122,21 @@ static ks_status add_suffix(const ks__item *item, bool any, ks_str *out,
                             ks_err *err) {
     const char *cue = cue_of(item, any);
     return ks_str_printf(out, err, "%s%s%s", cue, answer_of(item),
-                         leaves_box(cue) ? "}" : "");
+                         ks__leaves_box(cue) ? "}" : "");
 }
 
-/* Prompt and kept steps (NULL: the whole text). */
-static ks_status add_steps(const ks__item *item, const ks__text *text,
-                           const uint8_t *keep, ks_str *out, bool *any,
-                           ks_err *err) {
+/* Prompt and kept steps. */
+static ks_status add_steps(const ks__item *item, const question *q, ks_str *out,
+                           bool *any, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(add_prompt(item, out, err));
     *any = true;
-    if (!text)
+    if (!q->text)
         *any = false;
-    else if (!keep)
-        KS_TRY(ks_str_add(out, text->data, text->length, err));
+    else if (!q->keep)
+        KS_TRY(ks_str_add(out, q->text->data, q->text->length, err));
     else
-        KS_TRY(ks__text_keep(text, keep, out, any, err));
+        KS_TRY(ks__text_keep(q->text, q->keep, out, any, err));
 done:
     return st;
 }
@@ -177,12 +182,14 @@ ks_status ks__ask_open(ks__item *item, const char *key, ks_ask kind,
     a->kind = kind;
     a->wanted = 1;
     a->key = strdup(key);
-    KS_CHECK(a->key, KS_NOMEM, "out of memory for a question");
+    KS_CHECK(a->key && !json_object_set_new(item->known, key, json_null()),
+             KS_NOMEM, "out of memory for a question");
     size_t more = rest ? rest->n : 0;
     KS_TRY(ks_alloc(&a->ids, front->n + more, sizeof(int32_t), "ids", err));
     memcpy(a->ids, front->ids, front->n * sizeof(int32_t));
     if (more > 0) memcpy(a->ids + front->n, rest->ids, more * sizeof(int32_t));
     a->n = (int32_t)(front->n + more);
+    item->worker->out += a->n;
     *out = a;
 done:
     return st;
@@ -204,6 +211,12 @@ ks_status ks__ask_send(ks__ask *a, int32_t from, int32_t max_new,
                           .from = from,
                           .last_ids = last_ids,
                           .n_last_ids = n_last_ids};
+    if (a->n + max_new > item->job->longest) {
+        item->skip = KS_SKIP_TOO_LONG;
+        item->worker->out -= a->n;
+        ks__ask_free(a);
+        return KS_OK;
+    }
     KS_TRY(ks_str_printf(&path, err, "label %s %s", item->chain->id, a->key));
     for (int32_t k = 0; k < a->wanted; k++) {
         KS_TRY(ks_philox_stream(&request.stream, item->chain->problem,
@@ -225,7 +238,7 @@ static ks_status answer_tokens(const ks__item *item, const char *cue,
     ks_status st = KS_OK;
     ks_str text = {0};
     size_t length = strlen(answer_of(item));
-    bool boxed = leaves_box(cue);
+    bool boxed = ks__leaves_box(cue);
     KS_TRY(
         ks_str_printf(&text, err, "%s%s", answer_of(item), boxed ? "}" : ""));
     KS_TRY(ks_tokenize(item->job->tokenizer, text.data, text.length, out, err));
@@ -245,9 +258,26 @@ static ks_status most_new(const ks__item *item, int32_t *out, ks_err *err) {
     return st;
 }
 
-static ks_status send_enough(ks__item *item, const char *key,
-                             const ks__text *text, const uint8_t *keep,
-                             bool fresh, ks_err *err) {
+typedef ks_status (*send_fn)(ks__item *item, const char *key, const question *q,
+                             ks_err *err);
+
+/* send NULL: only where it was asked before. */
+static bool ask(ks__item *item, const question *q, send_fn send, double *out) {
+    ks_str key = {0};
+    ks_status st = make_key(item, q, &key, &item->err);
+    bool known = st == KS_OK && recall(item, key.data, out);
+    if (st == KS_OK && send && !known && !ks__is_out(item, key.data) &&
+        ks__may_ask(item)) {
+        st = send(item, key.data, q, &item->err);
+        known = st == KS_OK && recall(item, key.data, out); /* no tokens */
+    }
+    if (st != KS_OK) ks__fail_item(item, st);
+    ks_str_free(&key);
+    return known;
+}
+
+static ks_status send_enough(ks__item *item, const char *key, const question *q,
+                             ks_err *err) {
     ks_status st = KS_OK;
     const ks_label_options *o = &item->job->options;
     ks_str whole = {0};
@@ -255,7 +285,7 @@ static ks_status send_enough(ks__item *item, const char *key,
     ks__ask *a = NULL;
     bool any = false, closed = false;
     int32_t max_new = 0;
-    KS_TRY(add_steps(item, text, keep, &whole, &any, err));
+    KS_TRY(add_steps(item, q, &whole, &any, err));
     const char *cue = cue_of(item, any);
     KS_TRY(ks_str_printf(&whole, err, "%s", cue));
     KS_TRY(ks__tokenize(item, &whole, &tokens, err));
@@ -267,7 +297,7 @@ static ks_status send_enough(ks__item *item, const char *key,
     KS_TRY(ks__ask_open(item, key, o->exact ? KS_ASK_SHARE : KS_ASK_SAMPLE,
                         &tokens, &answer, &a, err));
     a->cue = cue;
-    if (!o->exact) a->wanted = fresh ? o->confirm : o->samples;
+    if (!o->exact) a->wanted = q->fresh ? o->confirm : o->samples;
     KS_TRY(ks__ask_send(a, from, max_new, closed ? item->job->closers : NULL,
                         closed ? item->job->n_closers : 0, err));
 done:
@@ -279,90 +309,65 @@ done:
 
 bool ks__ask_enough(ks__item *item, const ks__text *text, const uint8_t *keep,
                     bool fresh, double *out) {
-    ks_str key = {0};
-    ks_status st = make_key(fresh ? "fresh" : "enough", item, text, keep, &key,
-                            &item->err);
-    bool known = st == KS_OK && recall(item, key.data, out);
-    if (st == KS_OK && !known && !ks__is_out(item, key.data))
-        st = send_enough(item, key.data, text, keep, fresh, &item->err);
-    if (st != KS_OK) ks__fail_item(item, st);
-    ks_str_free(&key);
-    return known;
+    question q = {fresh ? "fresh" : "enough", text, keep, .fresh = fresh};
+    return ask(item, &q, send_enough, out);
 }
 
 bool ks__recall_enough(ks__item *item, const ks__text *text,
                        const uint8_t *keep, double *out) {
-    ks_str key = {0};
-    ks_status st = make_key("enough", item, text, keep, &key, &item->err);
-    bool known = st == KS_OK && recall(item, key.data, out);
-    if (st != KS_OK) ks__fail_item(item, st);
-    ks_str_free(&key);
-    return known;
+    question q = {.what = "enough", .text = text, .keep = keep};
+    return ask(item, &q, NULL, out);
 }
 
 /* ------------------------------------------------------------ perplexities */
 
-/* Scores of all tokens that begin at byte `begin` or later. */
-static ks_status send_score(ks__item *item, const char *key,
-                            const ks_str *whole, size_t begin, ks_err *err) {
+/* Scores of all tokens behind the prompt. */
+static ks_status send_nll(ks__item *item, const char *key, const question *q,
+                          ks_err *err) {
     ks_status st = KS_OK;
+    ks_str whole = {0};
     ks_tokens tokens = {0};
     ks__ask *a = NULL;
-    KS_TRY(ks__tokenize(item, whole, &tokens, err));
-    size_t from = 0;
+    bool any = false;
+    KS_TRY(add_steps(item, q, &whole, &any, err));
+    if (q->suffix) KS_TRY(add_suffix(item, any, &whole, err));
+    KS_TRY(ks__tokenize(item, &whole, &tokens, err));
+    size_t from = 0, begin = item->chain->prompt_length;
     while (from < tokens.n && (size_t)tokens.begin[from] < begin) from++;
     if (item->job->options.compat & KS_COMPAT_PPL) from = 0;
     from = KS_MAX(from, 1); /* the first has nothing ahead of it */
     if (from >= tokens.n) {
-        KS_TRY(remember(item, key, 0, NULL, NULL, err));
+        KS_TRY(ks__remember(item, key, 0, NULL, NULL, err));
         goto done;
     }
     KS_TRY(ks__ask_open(item, key, KS_ASK_SCORE, &tokens, NULL, &a, err));
     KS_TRY(ks__ask_send(a, (int32_t)from, 0, NULL, 0, err));
 done:
+    ks_str_free(&whole);
     ks_tokens_free(&tokens);
     return st;
 }
 
-static bool ask_score(ks__item *item, const char *what, const ks__text *text,
-                      const uint8_t *keep, bool suffix, double *out) {
-    ks_status st = KS_OK;
-    ks_err *err = &item->err;
-    ks_str key = {0}, whole = {0};
-    bool known = false, any = false;
-    KS_TRY(make_key(what, item, text, keep, &key, err));
-    known = recall(item, key.data, out);
-    if (known || ks__is_out(item, key.data)) goto done;
-    KS_TRY(add_steps(item, text, keep, &whole, &any, err));
-    if (suffix) KS_TRY(add_suffix(item, any, &whole, err));
-    KS_TRY(send_score(item, key.data, &whole, item->chain->prompt_length, err));
-    known = recall(item, key.data, out); /* of no tokens */
-done:
-    if (st != KS_OK) ks__fail_item(item, st);
-    ks_str_free(&key);
-    ks_str_free(&whole);
-    return known;
-}
-
 bool ks__ask_nll(ks__item *item, const ks__text *text, const uint8_t *keep,
                  bool suffix, double *out) {
-    return ask_score(item, suffix ? "nll+" : "nll", text, keep, suffix, out);
+    question q = {suffix ? "nll+" : "nll", text, keep, .suffix = suffix};
+    return ask(item, &q, send_nll, out);
 }
 
 bool ks__ask_answer_nll(ks__item *item, double *out) {
-    return ask_score(item, "nll0", NULL, NULL, true, out);
+    question q = {"nll0", NULL, NULL, .suffix = true};
+    return ask(item, &q, send_nll, out);
 }
 
 /* Scores of the answer's own tokens, without the brace. */
-static ks_status send_answer(ks__item *item, const char *key,
-                             const ks__text *text, const uint8_t *keep,
+static ks_status send_answer(ks__item *item, const char *key, const question *q,
                              ks_err *err) {
     ks_status st = KS_OK;
     ks_str whole = {0};
     ks_tokens tokens = {0}, answer = {0};
     ks__ask *a = NULL;
     bool any = false, closed = false;
-    KS_TRY(add_steps(item, text, keep, &whole, &any, err));
+    KS_TRY(add_steps(item, q, &whole, &any, err));
     KS_TRY(ks_str_printf(&whole, err, "%s", cue_of(item, any)));
     KS_TRY(ks__tokenize(item, &whole, &tokens, err));
     int32_t from = (int32_t)tokens.n;
@@ -379,118 +384,8 @@ done:
 
 bool ks__ask_answer(ks__item *item, const ks__text *text, const uint8_t *keep,
                     double *out) {
-    ks_str key = {0};
-    ks_status st = make_key("answer", item, text, keep, &key, &item->err);
-    bool known = st == KS_OK && recall(item, key.data, out);
-    if (st == KS_OK && !known && !ks__is_out(item, key.data))
-        st = send_answer(item, key.data, text, keep, &item->err);
-    if (st != KS_OK) ks__fail_item(item, st);
-    ks_str_free(&key);
-    return known;
-}
-
-/* ----------------------------------------------------------------- answers */
-
-/* The last box that was closed, for the limit of tokens may cut another short;
- * compat: the last one. */
-static size_t last_box(const ks_spans *boxes, size_t end, uint32_t compat) {
-    size_t i = boxes->n - 1;
-    if (compat & KS_COMPAT_BOX) return i;
-    while (i > 0 && boxes->at[i].end == end) i--;
-    return boxes->at[i].end == end ? boxes->n - 1 : i;
-}
-
-/* What a sample says: the last box of its completion, in the box that the cue
- * opened; without a box in the cue, the answer that cue and completion state.
- * compat: the last box of everything. */
-static ks_status read_answer(const ks__item *item, const ks_str *completion,
-                             const char *cue, ks_str *out, ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_label_options *o = &item->job->options;
-    ks_str text = {0};
-    ks_spans boxes = {0};
-    ks_span span = {0};
-    bool found = false, boxed = leaves_box(cue);
-    if (o->compat & KS_COMPAT_BOX)
-        KS_TRY(ks_str_printf(&text, err, "%s%s", item->chain->prompt,
-                             item->clean.data ? item->clean.data
-                                              : item->original.data));
-    KS_TRY(ks_str_printf(&text, err, "%s%s", boxed ? box : cue,
-                         completion->data ? completion->data : ""));
-    if (boxed) {
-        KS_TRY(ks_text_boxes(text.data, text.length,
-                             (o->compat & KS_COMPAT_EQUAL) != 0, &boxes, err));
-        found = boxes.n > 0;
-        if (found) span = boxes.at[last_box(&boxes, text.length, o->compat)];
-    } else {
-        KS_TRY(
-            ks_text_answer(text.data, text.length, false, &span, &found, err));
-    }
-    KS_TRY(ks_str_add(out, "", 0, err));
-    if (found)
-        KS_TRY(ks_str_add(out, text.data + span.begin, span.end - span.begin,
-                          err));
-done:
-    ks_str_free(&text);
-    ks_spans_free(&boxes);
-    return st;
-}
-
-static ks_status take_sample(ks__ask *a, const ks_answer *answer, ks_err *err) {
-    ks_status st = KS_OK;
-    const ks__item *item = a->item;
-    const ks_label_options *o = &item->job->options;
-    ks_str completion = {0}, said = {0};
-    bool equal = false;
-    int32_t n = answer->n - (answer->finish == KS_FINISH_STOP);
-    KS_TRY(ks_add_ids(item->job->tokenizer, answer->ids, n, &completion, err));
-    if (a->tally) {
-        KS_TRY(ks__roll_take(a, &completion, err));
-        goto done;
-    }
-    KS_TRY(read_answer(item, &completion, a->cue, &said, err));
-    if (said.length > 0)
-        KS_TRY(ks_text_equal(said.data, said.length, answer_of(item),
-                             strlen(answer_of(item)),
-                             (o->compat & KS_COMPAT_EQUAL) != 0, &equal, err));
-    a->right += equal;
-    if (!a->text) {
-        a->text = strdup(said.data);
-        KS_CHECK(a->text, KS_NOMEM, "out of memory for an answer");
-    }
-done:
-    ks_str_free(&completion);
-    ks_str_free(&said);
-    return st;
-}
-
-static double sum_of(const float *logs, int32_t n) {
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) sum += (double)logs[i];
-    return sum;
-}
-
-/* The value that is kept under the question's key. */
-static double value_of(const ks__ask *a, const ks_answer *answer) {
-    double sum = a->kind == KS_ASK_SAMPLE ? 0 : sum_of(answer->logs, answer->n);
-    if (a->kind == KS_ASK_SAMPLE) return (double)a->right / a->wanted;
-    if (a->kind == KS_ASK_SHARE) return exp(sum);
-    return strncmp(a->key, "answer", 6) == 0 ? sum : -sum / answer->n;
-}
-
-ks_status ks__answered(const ks_request *request, const ks_answer *answer,
-                       ks__item **item, ks_err *err) {
-    ks_status st = KS_OK;
-    ks__ask *a = (ks__ask *)request->tag;
-    *item = NULL;
-    if (a->kind == KS_ASK_SAMPLE) KS_TRY(take_sample(a, answer, err));
-    if (++a->answered < a->wanted) return KS_OK;
-    KS_TRY(
-        remember(a->item, a->key, value_of(a, answer), a->text, a->tally, err));
-    if (--a->item->pending == 0) *item = a->item;
-    ks__ask_free(a);
-done:
-    return st;
+    question q = {.what = "answer", .text = text, .keep = keep};
+    return ask(item, &q, send_answer, out);
 }
 
 /* ------------------------------------------------------------------ prefix */
@@ -506,7 +401,7 @@ ks_status ks__tokens_of_prefix(ks__item *item, ks_tokens *tokens,
         ks_alloc(&begins, (size_t)item->q + 2, sizeof *begins, "steps", err));
     KS_TRY(add_prompt(item, &whole, err));
     for (int32_t i = 0; i < item->p; i++) {
-        ks_span s = t->steps.at[i];
+        ks_span s = ks__text_extent(t, (size_t)i);
         if (i == t->answer) continue;
         if (q < item->q && item->steps[q] == i) begins[q++] = whole.length;
         KS_TRY(ks_str_add(&whole, t->data + s.begin, s.end - s.begin, err));
@@ -527,24 +422,44 @@ done:
     return st;
 }
 
-ks_status ks__longest_question(ks__item *item, int32_t *tokens, ks_err *err) {
+bool ks__may_ask(const ks__item *item) {
+    return item->pending == 0 || item->worker->out < MOST_OUT;
+}
+
+static ks_status with_cue(const ks__item *item, const question *q,
+                          ks_tokens *tokens, ks_err *err) {
     ks_status st = KS_OK;
     ks_str whole = {0};
-    ks_tokens all = {0}, answer = {0};
     bool any;
+    KS_TRY(add_steps(item, q, &whole, &any, err));
+    KS_TRY(ks_str_printf(&whole, err, "%s", cue_of(item, any)));
+    KS_TRY(ks__tokenize(item, &whole, tokens, err));
+done:
+    ks_str_free(&whole);
+    return st;
+}
+
+ks_status ks__longest_question(ks__item *item, int32_t *least, int32_t *most,
+                               ks_err *err) {
+    ks_status st = KS_OK;
+    ks_tokens all = {0}, none = {0}, answer = {0};
     int32_t max_new = 0;
-    KS_TRY(add_steps(item, &item->original, NULL, &whole, &any, err));
-    KS_TRY(ks_str_printf(&whole, err, "%s", item->job->cue));
-    KS_TRY(ks__tokenize(item, &whole, &all, err));
+    const ks__text *t = &item->original;
+    KS_TRY(with_cue(item, &(question){.text = t}, &all, err));
+    KS_TRY(with_cue(item, &(question){.text = NULL}, &none, err));
     KS_TRY(ks_tokenize(item->job->tokenizer, answer_of(item),
                        strlen(answer_of(item)), &answer, err));
     KS_TRY(most_new(item, &max_new, err));
-    /* cutting steps may undo merges of tokens, a token a cut at most */
-    size_t n = all.n + answer.n + item->original.steps.n + 8;
-    *tokens = (int32_t)KS_MIN(n + (size_t)max_new, (size_t)INT32_MAX);
+    /* 8: merges at the cue and the answer */
+    size_t n = KS_MAX(all.n, none.n) + answer.n + (size_t)max_new + 8;
+    *least = (int32_t)KS_MIN(n, (size_t)INT32_MAX);
+    size_t more = 0;
+    for (size_t i = 0; i < t->steps.n; i++)
+        more += t->steps.at[i].end - t->steps.at[i].begin < BYTES ? 2 : 0;
+    *most = (int32_t)KS_MIN(n + KS_MIN(more, MORE), (size_t)INT32_MAX);
 done:
-    ks_str_free(&whole);
     ks_tokens_free(&all);
+    ks_tokens_free(&none);
     ks_tokens_free(&answer);
     return st;
 }

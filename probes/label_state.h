@@ -1,8 +1,11 @@
 /* label_state.h - what the files of the labelling share. Internal.
- *   label.c        the job: inputs, settings, who does which chain
+ *   label.c        the job: options, inputs, settings
+ *   label_run.c    who does which chain; the journal, and what is written
+ *   label_cost.c   what it will cost, before it runs
  *   label_chain.c  the stages of a chain
  *   label_search.c the stages of the search
- *   label_ask.c    questions about sets of steps, and their answers
+ *   label_ask.c    questions about sets of steps
+ *   label_answer.c what the answers to them say
  *   label_subsets.c all subsets of a short prefix
  *   label_roll.c   continuations to the end, and the answers they come to
  *   label_text.c   texts that hold some of a chain's steps
@@ -66,6 +69,7 @@ struct ks__item {
     const ks_chain *chain;
     const ks_problem *problem;
     ks_label_skip skip;
+    bool too_long; /* its text with the cue and the answer */
     int stage;
     int32_t pending; /* questions that are out */
     ks__ask *asks;   /* they */
@@ -106,6 +110,7 @@ struct ks_label_worker {
     ks_generate_options options;
     ks_generate_stats told;
     int32_t in_flight;
+    int64_t out;   /* tokens of all questions that are out */
     int32_t group; /* of the next question */
 };
 
@@ -127,8 +132,7 @@ struct ks_label_job {
 
     pthread_mutex_t mutex; /* of what follows */
     size_t next, n_done;
-    char *part;
-    FILE *journal;
+    ks_part part; /* the journal */
     int64_t resumed;
     ks_generate_stats stats;
     ks_label_progress_fn progress;
@@ -140,6 +144,9 @@ struct ks_label_job {
 void ks__text_free(ks__text *text);
 /* A copy, split unless the chain has steps. */
 ks_status ks__text_open(ks__text *out, const ks_chain *chain, ks_err *err);
+/* A step with what lies behind it up to the next one, and ahead of the first:
+ * they come and go with it. Blanks behind the last step are in no set. */
+ks_span ks__text_extent(const ks__text *text, size_t step);
 /* Without the steps of cut [steps]; split anew where the original was. map: of
  * its steps to the original's. */
 ks_status ks__text_cut(const ks__text *from, const uint8_t *cut, ks__text *out,
@@ -184,6 +191,13 @@ ks_status ks__ask_send(ks__ask *ask, int32_t from, int32_t max_new,
 /* Ids of a text, behind a second BOS where the published code has one. */
 ks_status ks__tokenize(const ks__item *item, const ks_str *text,
                        ks_tokens *tokens, ks_err *err);
+/* Keeps an answer, in the journal too. text: of the first sample; tally: of
+ * rollouts; either may be NULL. */
+ks_status ks__remember(ks__item *item, const char *key, double value,
+                       const char *text, json_t *tally, ks_err *err);
+#define KS__BOX "\\boxed{"
+/* The cue leaves a box open, which the answer closes. */
+bool ks__leaves_box(const char *cue);
 /* Counts the answer that a completion comes to. */
 ks_status ks__roll_take(ks__ask *ask, const ks_str *completion, ks_err *err);
 /* Keeps what was answered; *item: whose last open question that was, or NULL.
@@ -194,8 +208,13 @@ ks_status ks__answered(const ks_request *request, const ks_answer *answer,
  * each of the q steps and the suffix begin: bounds [q + 2]. */
 ks_status ks__tokens_of_prefix(ks__item *item, ks_tokens *tokens,
                                int32_t *bounds, ks_err *err);
-/* Tokens of the longest question about the item. */
-ks_status ks__longest_question(ks__item *item, int32_t *tokens, ks_err *err);
+/* Tokens of the longest question about the item, answered: *least if no cut
+ * undoes a merge of tokens, *most with what those of short steps may add. */
+ks_status ks__longest_question(ks__item *item, int32_t *least, int32_t *most,
+                               ks_err *err);
+/* Whether another question may be sent: those that are out hold their tokens.
+ */
+bool ks__may_ask(const ks__item *item);
 
 /* ------------------------------------------------------------------ stages */
 
@@ -226,6 +245,12 @@ bool ks__attainability(ks__item *item, const uint8_t *keep, bool suffix,
 bool ks__passes(ks__item *item, const uint8_t *mask, bool *passes);
 double ks__round4(double x);
 ks__stage_result ks__fail_item(ks__item *item, ks_status status);
+
+/* Whether steps are measured by others, in memory beside the session's. */
+static inline bool ks__measures_between(const ks_label_options *o) {
+    return o->suppress || o->method == KS_LABEL_INFLUENCE ||
+           o->method == KS_LABEL_SUPPRESSION;
+}
 
 /* -1 unlabelled, 0 removable, 1 important: of step i of the q. */
 int8_t ks__label_of(const ks__item *item, int32_t i);

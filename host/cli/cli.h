@@ -134,7 +134,7 @@ enum {
 #define KS_CLI_MEMORY                                                          \
     {                                                                          \
         "memory", KS_KEY_MEMORY, "BYTES", 0,                                   \
-            "most for run buffers, or of each device, e.g. 2G", 0              \
+            "most for buffers, keys and values, or of each device, e.g. 2G", 0 \
     }
 #define KS_CLI_BATCH_TOKENS                                                    \
     {                                                                          \
@@ -205,6 +205,9 @@ error_t ks_cli_common_key(ks_cli_common *common, int key, char *arg,
  * usage error. */
 long long ks_cli_whole(const char *text, long long low, long long high,
                        const char *option, struct argp_state *state);
+/* The same for a number. */
+double ks_cli_real(const char *text, double low, double high,
+                   const char *option, struct argp_state *state);
 
 /* Is --backend a device, and not the CPU (NULL: the CPU)? */
 bool ks_cli_on_device(const char *backend);

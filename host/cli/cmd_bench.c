@@ -279,11 +279,7 @@ static ks_status write_table(const ks_bench *b, ks_err *err) {
         KS_TRY(to_csv(b->rows, &csv, err));
     }
     const char *text = json ? json : csv.data;
-    if (c->out && strcmp(c->out, "-") != 0)
-        KS_TRY(ks_write_file(c->out, text, strlen(text), c->force, err));
-    else
-        KS_CHECK(fputs(text, stdout) != EOF && !fflush(stdout), KS_IO,
-                 "standard output cannot be written");
+    KS_TRY(ks_write_out(c->out, text, strlen(text), c->force, err));
 done:
     free(json);
     ks_str_free(&csv);

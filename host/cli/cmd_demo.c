@@ -137,14 +137,6 @@ static bool label_chain(const ks_chain *chain, const ks_problem *problem,
     return answered;
 }
 
-static ks_status add_line(ks_str *to, json_t *object, ks_err *err) {
-    char *line = json_dumps(object, JSON_COMPACT);
-    if (!line) return ks_fail(err, KS_NOMEM, "out of memory for a line");
-    ks_status st = ks_str_printf(to, err, "%s\n", line);
-    free(line);
-    return st;
-}
-
 static ks_status add_chain(truth *t, const ks_chain *chain, ks_err *err) {
     const ks_problem *problem = ks_problems_find(t->problems, chain->problem);
     if (!problem)
@@ -165,8 +157,8 @@ static ks_status add_chain(truth *t, const ks_chain *chain, ks_err *err) {
             json_pack("{s:s,s:s,s:O,s:O,s:{}}", "chain", chain->id, "method",
                       "constructed", "labels", labels, "hops", hops, "scores");
         KS_CHECK(line, KS_NOMEM, "out of memory for a label line");
-        KS_TRY(add_line(&t->labels, line, err));
-        KS_TRY(add_line(&t->chains, chain->object, err));
+        KS_TRY(ks_jsonl_add(&t->labels, line, err));
+        KS_TRY(ks_jsonl_add(&t->chains, chain->object, err));
         t->tally->kept++;
     }
 done:

@@ -102,8 +102,7 @@ typedef struct work {
     ks_generate_options options;
     ks_compose compose;
     json_t *settings;
-    char *part;
-    FILE *part_file;
+    ks_part part;
     ks_progress *progress;
     ks_generate_stats stats;
 } work;
@@ -116,12 +115,13 @@ static ks_status open_model(work *w, ks_err *err) {
     const ks_cli_common *c = &w->in->common;
     char *home = NULL;
     ks_template which = KS_TEMPLATE_AUTO;
-    /* All of a device's memory; of the host's, keys and values alone. */
-    ks_engine_options options = {
-        .backend = c->backend,
-        .threads = c->threads,
-        .memory = ks_cli_on_device(c->backend) ? c->memory : 0,
-        .batch_tokens = c->batch_tokens};
+    /* All of a device's memory; of the host's at most a half for buffers, keys
+     * and values take the rest. */
+    bool device = ks_cli_on_device(c->backend);
+    ks_engine_options options = {.backend = c->backend,
+                                 .threads = c->threads,
+                                 .memory = device ? c->memory : c->memory / 2,
+                                 .batch_tokens = c->batch_tokens};
     if (c->template_) KS_TRY(ks_template_find(c->template_, &which, err));
     KS_TRY(ks_model_home(&home, c->model, err));
     KS_TRY(ks_tokenizer_open(&w->tokenizer,
@@ -148,7 +148,8 @@ static ks_status settle(work *w, ks_err *err) {
                                        .seed = c->seed,
                                        .stops = w->prompt.stops,
                                        .n_stops = w->prompt.n_stops,
-                                       .memory = c->memory};
+                                       .memory = c->memory,
+                                       .room = c->memory};
     w->settings =
         json_pack("{s:f,s:f,s:i,s:i,s:I,s:s,s:s,s:s}", "temperature",
                   temperature, "top_p", top_p, "top_k", c->top_k, "max_new",
@@ -204,49 +205,24 @@ static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
     size_t length = problem ? strlen(problem) : 0;
     char *end = NULL;
     KS_CHECK(p && id && strncmp(id, problem, length) == 0 && id[length] == '/',
-             KS_MISMATCH, "%s line %zu: not a chain of these problems", w->part,
-             line);
+             KS_MISMATCH, "%s line %zu: not a chain of these problems",
+             w->part.path, line);
     long sample = strtol(id + length + 1, &end, 10);
     KS_CHECK(!*end && end != id + length + 1 && sample >= 0 &&
                  sample < w->samples,
-             KS_MISMATCH, "%s line %zu: sample %s of 0 to %d", w->part, line,
-             id + length + 1, w->samples - 1);
+             KS_MISMATCH, "%s line %zu: sample %s of 0 to %d", w->part.path,
+             line, id + length + 1, w->samples - 1);
     KS_CHECK(json_equal(json_object_get(object, "sampling"), w->settings),
              KS_MISMATCH,
              "%s line %zu was sampled with other settings; --force starts "
              "afresh",
-             w->part, line);
+             w->part.path, line);
     size_t at =
         (size_t)(p - w->problems.at) * (size_t)w->samples + (size_t)sample;
     if (w->chains[at]) goto done;
     w->chains[at] = json_incref(object);
     w->n_done++;
 done:
-    return st;
-}
-
-static ks_status open_part(work *w, ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_cli_common *c = &w->in->common;
-    ks_str path = {0};
-    if (strcmp(c->out, "-") == 0) return KS_OK;
-    KS_TRY(ks_refuse_existing(c->out, c->force || c->resume, err));
-    KS_TRY(ks_str_printf(&path, err, "%s.part", c->out));
-    w->part = path.data;
-    bool there = ks_file_exists(w->part);
-    KS_CHECK(!there || c->resume || c->force, KS_EXISTS,
-             "%s is left from an interrupted run: --resume continues it, "
-             "--force starts afresh",
-             w->part);
-    if (there && c->resume) {
-        KS_TRY(ks_jsonl_cut(w->part, err));
-        KS_TRY(ks_jsonl_read(w->part, adopt, w, err));
-    }
-    w->part_file = fopen(w->part, c->resume ? "ae" : "we");
-    KS_CHECK(w->part_file, KS_IO, "%s: cannot open: %s", w->part,
-             strerror(errno));
-done:
-    if (!w->part) ks_str_free(&path);
     return st;
 }
 
@@ -279,14 +255,6 @@ done:
 /* ------------------------------------------------------------------- running
  */
 
-static ks_status put(FILE *file, json_t *chain, const char *path, ks_err *err) {
-    if (json_dumpf(chain, file, JSON_COMPACT) || putc('\n', file) == EOF ||
-        fflush(file))
-        return ks_fail(err, KS_IO, "%s: cannot write: %s", path,
-                       strerror(errno));
-    return KS_OK;
-}
-
 static ks_status keep(void *user, size_t request, const int32_t *ids, int32_t n,
                       ks_finish finish, ks_err *err) {
     ks_status st = KS_OK;
@@ -296,7 +264,7 @@ static ks_status keep(void *user, size_t request, const int32_t *ids, int32_t n,
                             (int32_t)(at % (size_t)w->samples),
                             w->prompts[p].data, w->prompts[p].length, ids, n,
                             finish, &w->chains[at], err));
-    if (w->part_file) KS_TRY(put(w->part_file, w->chains[at], w->part, err));
+    KS_TRY(ks_part_add(&w->part, w->chains[at], err));
     w->n_done++;
     ks_progress_set(w->progress, (double)w->n_done);
 done:
@@ -317,25 +285,12 @@ static void show(void *user, const ks_generate_stats *so_far) {
 
 static ks_status write_all(work *w, ks_err *err) {
     ks_status st = KS_OK;
-    const char *out = w->in->common.out;
     ks_str all = {0};
-    for (size_t i = 0; i < w->n; i++) {
-        char *line = json_dumps(w->chains[i], JSON_COMPACT);
-        KS_CHECK(line, KS_NOMEM, "out of memory for a chain");
-        st = ks_str_printf(&all, err, "%s\n", line);
-        free(line);
-        if (st != KS_OK) goto done;
-    }
-    if (w->part) {
-        KS_TRY(ks_write_file(out, all.data ? all.data : "", all.length, true,
-                             err));
-        unlink(w->part);
-    } else {
-        KS_CHECK(fwrite(all.data ? all.data : "", 1, all.length, stdout) ==
-                         all.length &&
-                     fflush(stdout) == 0,
-                 KS_IO, "standard output: cannot write: %s", strerror(errno));
-    }
+    KS_TRY(ks_str_add(&all, "", 0, err));
+    for (size_t i = 0; i < w->n; i++)
+        KS_TRY(ks_jsonl_add(&all, w->chains[i], err));
+    KS_TRY(ks_write_out(w->in->common.out, all.data, all.length, true, err));
+    ks_part_close(&w->part, true);
 done:
     ks_str_free(&all);
     return st;
@@ -404,6 +359,7 @@ static void say_plan(const work *w) {
 static ks_status run(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
+    bool begun;
     KS_TRY(ks_problems_read(&w->problems, c->problems, KS_KEEP_FIELDS, err));
     KS_TRY(open_model(w, err));
     KS_TRY(settle(w, err));
@@ -415,7 +371,8 @@ static ks_status run(work *w, ks_err *err) {
         say_plan(w);
         return KS_OK;
     }
-    KS_TRY(open_part(w, err));
+    KS_TRY(ks_part_open(&w->part, c->out, c->resume, c->force, adopt, w, &begun,
+                        err));
     KS_TRY(list_requests(w, err));
     if (!c->quiet)
         w->progress = ks_progress_open("generate", "chain", (double)w->n);
@@ -424,9 +381,9 @@ static ks_status run(work *w, ks_err *err) {
     st = ks_generate_on(&w->engines, &w->options, w->requests, w->n_requests,
                         keep, w, &w->stats, err);
     ks_progress_close(&w->progress);
-    KS_CHECK(st != KS_INTERRUPTED || !w->part, KS_INTERRUPTED,
-             "%s keeps %zu of %zu chains; --resume goes on from there", w->part,
-             w->n_done, w->n);
+    KS_CHECK(st != KS_INTERRUPTED || !w->part.path, KS_INTERRUPTED,
+             "%s keeps %zu of %zu chains; --resume goes on from there",
+             w->part.path, w->n_done, w->n);
     KS_TRY(st);
     KS_TRY(write_all(w, err));
     sum_up(w, ks_seconds() - start);
@@ -442,14 +399,13 @@ static void finish(work *w) {
         ks_tokens_free(&w->tokens[i]);
     for (size_t i = 0; w->names && i < w->problems.n; i++)
         ks_str_free(&w->names[i]);
-    if (w->part_file) fclose(w->part_file);
+    ks_part_close(&w->part, false);
     free(w->chains);
     free(w->prompts);
     free(w->tokens);
     free(w->requests);
     free(w->places);
     free(w->names);
-    free(w->part);
     json_decref(w->settings);
     ks_prompt_close(&w->prompt);
     ks_problems_free(&w->problems);

@@ -161,17 +161,6 @@ static void say_skipped(const ks_err *why) {
     ks_log(KS_LOG_INFO, "skipped: %s", why->text);
 }
 
-static ks_status write_out(const char *path, const ks_str *text, bool force,
-                           ks_err *err) {
-    if (path && strcmp(path, "-") != 0)
-        return ks_write_file(path, text->data, text->length, force, err);
-    if (fwrite(text->data, 1, text->length, stdout) != text->length ||
-        fflush(stdout) != 0)
-        return ks_fail(err, KS_IO, "standard output: cannot write: %s",
-                       strerror(errno));
-    return KS_OK;
-}
-
 static void sum_up(const ks_imported *all) {
     ks_log(KS_LOG_INFO,
            "%zu chains, %zu steps; %zu bad lines skipped, %zu unfinished, %zu "
@@ -207,8 +196,10 @@ static ks_status run(const input *in, ks_err *err) {
     options.skipped = in->skip_bad ? say_skipped : NULL;
     KS_TRY(ks_import(&all, in->file, &options, err));
     if (in->problems_out)
-        KS_TRY(write_out(in->problems_out, &all.problems, c->force, err));
-    KS_TRY(write_out(c->out, &all.chains, c->force, err));
+        KS_TRY(ks_write_out(in->problems_out, all.problems.data,
+                            all.problems.length, c->force, err));
+    KS_TRY(ks_write_out(c->out, all.chains.data, all.chains.length, c->force,
+                        err));
     sum_up(&all);
 done:
     ks_imported_free(&all);

@@ -134,15 +134,6 @@ static void set_influence(input *in, const char *arg,
                arg);
 }
 
-static double share(const char *name, const char *arg,
-                    struct argp_state *state) {
-    char *end = NULL;
-    double value = strtod(arg, &end);
-    if (*arg == 0 || *end || !(value > 0 && value <= 1))
-        argp_error(state, "--%s %s: above 0, at most 1 is expected", name, arg);
-    return value;
-}
-
 static void check(const input *in, struct argp_state *state) {
     const ks_cli_common *c = &in->common;
     if (!c->model) argp_error(state, "--model is missing");
@@ -185,7 +176,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         o->orders = (int32_t)ks_cli_whole(arg, 0, 16, "orders", state);
         return 0;
     case KEY_ENOUGH:
-        o->enough = share("enough", arg, state);
+        o->enough = ks_cli_real(arg, 1e-6, 1, "enough", state);
         return 0;
     case KEY_RANKING:
         o->ranking = arg;

@@ -30,14 +30,10 @@ static const struct argp argp = {
 static ks_status split_chain(ks_chain *chain, ks_spans *spans, ks_str *all,
                              ks_err *err) {
     ks_status st = KS_OK;
-    char *line = NULL;
     KS_TRY(ks_text_split(chain->text, chain->text_length, spans, err));
     KS_TRY(ks_chain_set_steps(chain, spans, err));
-    line = json_dumps(chain->object, JSON_COMPACT);
-    KS_CHECK(line, KS_NOMEM, "out of memory for chain %s", chain->id);
-    KS_TRY(ks_str_printf(all, err, "%s\n", line));
+    KS_TRY(ks_jsonl_add(all, chain->object, err));
 done:
-    free(line);
     return st;
 }
 
@@ -55,12 +51,7 @@ static ks_status run(const ks_cli_common *c, ks_err *err) {
         KS_TRY(split_chain(&chains.at[i], &spans, &all, err));
         steps += spans.n;
     }
-    if (standard)
-        KS_CHECK(fwrite(all.data, 1, all.length, stdout) == all.length &&
-                     fflush(stdout) == 0,
-                 KS_IO, "standard output: cannot write: %s", strerror(errno));
-    else
-        KS_TRY(ks_write_file(c->out, all.data, all.length, c->force, err));
+    KS_TRY(ks_write_out(c->out, all.data, all.length, c->force, err));
     ks_log(KS_LOG_INFO, "%zu chains, %zu steps", chains.n, steps);
 done:
     ks_str_free(&all);

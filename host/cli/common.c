@@ -31,7 +31,7 @@ long long ks_cli_whole(const char *text, long long low, long long high,
     return value;
 }
 
-static double real(const char *text, double low, double high,
+double ks_cli_real(const char *text, double low, double high,
                    const char *option, struct argp_state *state) {
     char *end;
     double value = strtod(text, &end);
@@ -216,10 +216,10 @@ static error_t number_key(ks_cli_common *c, int key, char *arg,
         c->top_k = (int)ks_cli_whole(arg, 0, 1 << 24, "top-k", s);
         return 0;
     case KS_KEY_TEMPERATURE:
-        c->temperature = real(arg, 0, 100, "temperature", s);
+        c->temperature = ks_cli_real(arg, 0, 100, "temperature", s);
         return 0;
     case KS_KEY_TOP_P:
-        c->top_p = real(arg, 1e-6, 1, "top-p", s);
+        c->top_p = ks_cli_real(arg, 1e-6, 1, "top-p", s);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

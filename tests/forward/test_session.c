@@ -1,5 +1,6 @@
 /* test_session.c - requests of all kinds, many at once in small stores, against
  * the same asked alone of a forward without a store: the same bits. */
+#include <malloc.h>
 #include <math.h>
 
 #include "golden.h"
@@ -217,6 +218,57 @@ Test(session, crowds_get_what_each_gets_alone) {
     ks_engine_close(&alone);
 }
 
+static size_t heap_in_use(void) {
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
+
+static size_t highest;
+
+static void watch(void *user, const ks_generate_stats *so_far) {
+    (void)user, (void)so_far;
+    highest = KS_MAX(highest, heap_in_use());
+}
+
+/* `room` holds the store, the buffers and what drawing takes: more of it is
+ * more pages, and what a session takes is as much as it was given. */
+Test(session, room_bounds_all_that_is_taken) {
+    static crowd c;
+    static const size_t rooms[] = {2, 3, 5};
+    enum { MIB = 1 << 20, SMALL_CHANGE = 200000 }; /* requests, lists */
+    for (size_t i = 0; i < KS_COUNT(rooms); i++) {
+        size_t room = rooms[i] * MIB, before;
+        ks_generate_stats stats;
+        ks_engine *engine = NULL;
+        ks_engine_options half = {.threads = 2, .memory = room / 2};
+        ks_generate_options options = settings;
+        must(ks_engine_open(&engine, DATA "qwen3", &half, err));
+        fill(&c, 1);
+        options.room = room;
+        options.progress = watch;
+        highest = before = heap_in_use();
+        run(&c, engine, &options, ASKED, &stats);
+        size_t taken = highest - before;
+        cr_expect(before == 0 || /* a sanitizer's heap says nothing */
+                      (taken <= room + SMALL_CHANGE && taken > room / 2),
+                  "%zu bytes taken, %zu allowed", taken, room);
+        ks_engine_close(&engine);
+    }
+}
+
+/* Less than the buffers of a small batch. */
+Test(session, no_room) {
+    ks_engine *engine = open_small(16, 1);
+    ks_session *session = NULL;
+    ks_err why;
+    ks_generate_options options = settings;
+    options.room = 1000;
+    cr_expect_eq(ks_session_open(&session, engine, &options, MOST, true, &why),
+                 KS_LIMIT);
+    cr_expect(strstr(why.text, "keys and values"), "%s", why.text);
+    ks_engine_close(&engine);
+}
+
 static int32_t common_of(const asked *a, const asked *b) {
     int32_t n = 0;
     while (n < a->n_answer && n < b->n_answer && a->answer[n] == b->answer[n])
@@ -261,6 +313,36 @@ Test(session, samples_part_behind_the_prompt) {
     cr_expect_leq(stats.batches, 12);
     for (int i = 0; i < 8; i++) expect_sample(engine, &c.at[i], "parted");
     ks_engine_close(&engine);
+}
+
+/* Pages that are there without scores, of which scores are asked in a store
+ * that holds the text once: they cannot go while what follows them is
+ * announced. */
+Test(session, scores_of_what_fills_the_store) {
+    static crowd c;
+    ks_engine *engine = open_small(48, 1), *alone = open_small(512, 1);
+    ks_generate_options options = settings;
+    fill(&c, 5);
+    for (int i = 0; i < 2; i++) {
+        for (int32_t t = 0; t < MOST; t++) c.at[i].ids[t] = 3 + t % 50;
+        c.at[i].request = (ks_request){.prompt = c.at[i].ids,
+                                       .n_prompt = MOST,
+                                       .tag = (size_t)i,
+                                       .group = i,
+                                       .ask = i ? KS_ASK_SCORE : KS_ASK_SHARE,
+                                       .from = i ? 1 : 5 * KS_PAGE + 2};
+    }
+    options.memory = ks_kv_page_bytes(&engine->model->config) *
+                     ((MOST + KS_PAGE - 1) / KS_PAGE + 1);
+    must(ks_session_open(&c.session, engine, &options, MOST, true, err));
+    c.n_added = ASKED;
+    for (int i = 0; i < 2; i++) {
+        must(ks_session_add(c.session, &c.at[i].request, err));
+        must(ks_session_run(c.session, keep, &c, NULL, err));
+        expect_logs(alone, &c.at[i], "fills the store");
+    }
+    ks_session_close(&c.session);
+    ks_engine_close(&engine), ks_engine_close(&alone);
 }
 
 /* A text scored once is not computed again: what begins like it pays for the

@@ -196,7 +196,7 @@ Test(bad_input, outputs) {
     REFUSE("split --chains c.jsonl", {"--out taken", {"taken exists"}},
            {"--out folder --force", {"is a folder"}},
            {"--out nowhere/x", {"nowhere/x"}}, {"--out c.jsonl", {"exists"}});
-    cr_expect(is_there("taken") && !is_there("taken.part"));
+    cr_expect(is_there("taken") && !is_there("taken.new"));
     cr_expect(access("/dev/full", W_OK) == 0);
 }
 
@@ -316,8 +316,8 @@ Test(bad_input, full_disk) {
                        " print}' > many.jsonl; ulimit -f 10; $K split --chains "
                        "many.jsonl --out x.jsonl"),
                  1, "%s", said);
-    cr_expect(strstr(said, "x.jsonl.part: cannot write"), "%s", said);
-    cr_expect(!is_there("x.jsonl") && !is_there("x.jsonl.part"));
+    cr_expect(strstr(said, "x.jsonl.new: cannot write"), "%s", said);
+    cr_expect(!is_there("x.jsonl") && !is_there("x.jsonl.new"));
 }
 
 /* Resuming under another config is refused and keeps what is there. */

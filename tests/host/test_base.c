@@ -82,7 +82,60 @@ Test(base, write_file_is_whole_or_absent) {
     cr_assert(ks_read_file(path, &text, &n, &err) == KS_OK);
     cr_assert(eq(str, text, "other"));
     free(text);
-    cr_assert(not(ks_file_exists(in_folder("out.txt.part"))));
+    cr_assert(not(ks_file_exists(in_folder("out.txt.new"))));
+}
+
+/* OUT.part is hours of answers, until OUT is there. */
+Test(base, write_file_leaves_the_part_alone) {
+    ks_err err = {0};
+    ks_part part;
+    bool begun;
+    char *text;
+    size_t n;
+    char path[256];
+    snprintf(path, sizeof path, "%s", in_folder("kept.txt"));
+    cr_assert(ks_part_open(&part, path, false, false, NULL, NULL, &begun,
+                           &err) == KS_OK);
+    json_t *object = json_pack("{s:i}", "a", 1);
+    cr_assert(ks_part_add(&part, object, &err) == KS_OK);
+    json_decref(object);
+    cr_assert(ks_write_file(path, "whole", 5, false, &err) == KS_OK);
+    cr_assert(ks_read_file(part.path, &text, &n, &err) == KS_OK);
+    cr_assert(eq(str, text, "{\"a\":1}\n"));
+    free(text);
+    ks_part_close(&part, true);
+    cr_assert(not(ks_file_exists(in_folder("kept.txt.part"))));
+    cr_assert(ks_file_exists(path));
+}
+
+static ks_status count(void *user, size_t line, json_t *object, ks_err *err) {
+    (void)line, (void)object, (void)err;
+    ++*(int *)user;
+    return KS_OK;
+}
+
+/* Killed inside its first line: nothing is begun. */
+Test(base, a_part_without_a_whole_line_is_begun_afresh) {
+    ks_err err = {0};
+    ks_part part;
+    bool begun;
+    int lines = 0;
+    char path[256];
+    snprintf(path, sizeof path, "%s", in_folder("torn"));
+    cr_assert(ks_write_file(in_folder("torn.part"), "{\"a", 3, true, &err) ==
+              KS_OK);
+    cr_assert(ks_part_open(&part, path, true, false, count, &lines, &begun,
+                           &err) == KS_OK);
+    ks_part_close(&part, false);
+    cr_assert(not(begun));
+    cr_assert(lines == 0);
+    cr_assert(ks_write_file(in_folder("torn.part"), "{}\n{\"a", 6, true,
+                            &err) == KS_OK);
+    cr_assert(ks_part_open(&part, path, true, false, count, &lines, &begun,
+                           &err) == KS_OK);
+    ks_part_close(&part, true);
+    cr_assert(begun && lines == 1);
+    cr_assert(not(ks_file_exists(in_folder("torn.part"))));
 }
 
 Test(base, write_file_names_a_folder_that_is_not_there) {

@@ -1,11 +1,8 @@
 /* Influence between steps against torch's autograd on tiny models of every
  * feature (tests/golden/make_influence.py), and what must not change a bit. */
-#include "forward/apart.h"
-#include "forward/gradients.h"
 #include "influence.h"
+#include "matrices.h"
 #include "search.h"
-
-#define N_TOKENS 96
 
 /* As the file has them. */
 static const struct {
@@ -20,32 +17,11 @@ static const struct {
     {"integrated", {.kind = KS_INFLUENCE_INTEGRATED}},
 };
 
-enum { MOST_STEPS = 16 };
-
-static json_t *root;
-static int32_t bounds[MOST_STEPS + 1], n_steps;
-
-static void read_golden(void) {
-    root = json_load_file(KS_TEST_DATA "/probes/influence.json", 0, NULL);
-    cr_assert(root);
-    json_t *list = json_object_get(root, "bounds");
-    n_steps = (int32_t)json_array_size(list) - 1;
-    cr_assert(n_steps > 2 && n_steps <= MOST_STEPS);
-    for (int32_t i = 0; i <= n_steps; i++)
-        bounds[i] =
-            (int32_t)json_integer_value(json_array_get(list, (size_t)i));
-    cr_assert_eq(bounds[n_steps], N_TOKENS);
+static void begin(void) {
+    read_golden(KS_TEST_DATA "/probes/influence.json");
 }
 
-static void drop_golden(void) {
-    json_decref(root);
-}
-
-TestSuite(influence, .init = read_golden, .fini = drop_golden);
-
-typedef struct matrix {
-    double at[MOST_STEPS * MOST_STEPS];
-} matrix;
+TestSuite(influence, .init = begin, .fini = drop_golden);
 
 static matrix influence_of(ks_influence_job *job, const fixture *f,
                            const ks_influence_how *how) {
@@ -62,29 +38,12 @@ static ks_influence_job *open_job(ks_engine *engine) {
     return job;
 }
 
-static bool same_bits(const matrix *a, const matrix *b, int32_t n) {
-    return memcmp(a->at, b->at, (size_t)(n * n) * sizeof *a->at) == 0;
-}
-
-/* Relative, entry by entry; zeros where the reference has them, and on and
- * above the diagonal. */
 static void expect_golden(const char *name, const char *variant,
                           const matrix *m, double tolerance) {
+    char what[64];
+    snprintf(what, sizeof what, "%s %s", name, variant);
     json_t *of = json_object_get(json_object_get(root, "cases"), name);
-    json_t *rows = json_object_get(of, variant);
-    cr_assert_eq(json_array_size(rows), (size_t)n_steps, "%s %s", name,
-                 variant);
-    for (int32_t k = 0; k < n_steps; k++) {
-        json_t *row = json_array_get(rows, (size_t)k);
-        cr_assert_eq(json_array_size(row), (size_t)k);
-        for (int32_t j = 0; j < n_steps; j++) {
-            double got = m->at[k * n_steps + j], want = 0;
-            if (j < k) want = json_number_value(json_array_get(row, (size_t)j));
-            cr_expect(fabs(got - want) <= tolerance * want,
-                      "%s %s [%d][%d]: %.9g, expected %.9g", name, variant, k,
-                      j, got, want);
-        }
-    }
+    expect_rows(what, json_object_get(of, variant), m, tolerance, 0);
 }
 
 Test(influence, matrices_are_those_of_autograd) {

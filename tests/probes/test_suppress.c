@@ -1,38 +1,14 @@
 /* Attention suppression of steps against transformers with a closed mask, on
  * tiny models of every feature (tests/golden/make_suppress.py), and what must
  * not change a bit. */
-#include "forward/apart.h"
-#include "forward/gradients.h"
+#include "matrices.h"
 #include "suppress.h"
 
-#define N_TOKENS 96
-
-enum { MOST_STEPS = 16 };
-
-static json_t *root;
-static int32_t bounds[MOST_STEPS + 1], n_steps;
-
-static void read_golden(void) {
-    root = json_load_file(KS_TEST_DATA "/probes/suppress.json", 0, NULL);
-    cr_assert(root);
-    json_t *list = json_object_get(root, "bounds");
-    n_steps = (int32_t)json_array_size(list) - 1;
-    cr_assert(n_steps > 2 && n_steps <= MOST_STEPS);
-    for (int32_t i = 0; i <= n_steps; i++)
-        bounds[i] =
-            (int32_t)json_integer_value(json_array_get(list, (size_t)i));
-    cr_assert_eq(bounds[n_steps], N_TOKENS);
+static void begin(void) {
+    read_golden(KS_TEST_DATA "/probes/suppress.json");
 }
 
-static void drop_golden(void) {
-    json_decref(root);
-}
-
-TestSuite(suppress, .init = read_golden, .fini = drop_golden);
-
-typedef struct matrix {
-    double at[MOST_STEPS * MOST_STEPS];
-} matrix;
+TestSuite(suppress, .init = begin, .fini = drop_golden);
 
 static matrix suppression_of(ks_suppression_job *job, const fixture *f) {
     matrix m;
@@ -47,28 +23,9 @@ static ks_suppression_job *open_job(ks_engine *engine) {
     return job;
 }
 
-static bool same_bits(const matrix *a, const matrix *b) {
-    return memcmp(a->at, b->at, (size_t)(n_steps * n_steps) * sizeof *a->at) ==
-           0;
-}
-
-/* Entry by entry; zeros where the reference has them, and on and above the
- * diagonal. */
 static void expect_golden(const char *name, const matrix *m) {
-    json_t *rows = json_object_get(json_object_get(root, "cases"), name);
-    cr_assert_eq(json_array_size(rows), (size_t)n_steps, "%s", name);
-    for (int32_t k = 0; k < n_steps; k++) {
-        json_t *row = json_array_get(rows, (size_t)k);
-        cr_assert_eq(json_array_size(row), (size_t)k);
-        for (int32_t j = 0; j < n_steps; j++) {
-            double got = m->at[k * n_steps + j], want = 0, tolerance = 0;
-            if (j < k) want = json_number_value(json_array_get(row, (size_t)j));
-            if (want != 0) tolerance = 1e-5 + 1e-4 * fabs(want);
-            cr_expect(fabs(got - want) <= tolerance,
-                      "%s [%d][%d]: %.9g, expected %.9g", name, k, j, got,
-                      want);
-        }
-    }
+    json_t *cases = json_object_get(root, "cases");
+    expect_rows(name, json_object_get(cases, name), m, 1e-4, 1e-5);
 }
 
 Test(suppress, matrices_are_those_of_transformers) {
@@ -96,7 +53,7 @@ Test(suppress, backend_memory_apart) {
                            *there = open_job(m.engine);
         matrix a = suppression_of(here, &f);
         matrix b = suppression_of(there, &m);
-        cr_expect(same_bits(&a, &b), "%s", names[i]);
+        cr_expect(same_bits(&a, &b, n_steps), "%s", names[i]);
         ks_suppression_close(&here), ks_suppression_close(&there);
         close_fixture(&f), close_fixture(&m);
     }
@@ -116,8 +73,8 @@ Test(suppress, packing_changes_no_bit) {
             ks_suppression_job *job = open_job(f.engine);
             matrix got = suppression_of(job, &f);
             if (b == 0) want = got;
-            cr_expect(same_bits(&want, &got), "%s, batches of %d", names[i],
-                      batches[b]);
+            cr_expect(same_bits(&want, &got, n_steps), "%s, batches of %d",
+                      names[i], batches[b]);
             ks_suppression_close(&job);
             close_fixture(&f);
         }
@@ -139,11 +96,12 @@ Test(suppress, bits_depend_on_the_chain_alone) {
         memcpy(longer, f.g.ids, (size_t)f.g.n * sizeof *longer);
         must(ks_suppression_of(job, longer, 200, few, 2, other.at, err));
         got = suppression_of(job, &f);
-        cr_expect(same_bits(&want, &got), "%s, behind a short", names[i]);
+        cr_expect(same_bits(&want, &got, n_steps), "%s, behind a short",
+                  names[i]);
         must(ks_suppression_of(job, longer, 200, many, 3, other.at, err));
         must(ks_suppression_of(job, longer, 200, bounds, n_steps, got.at, err));
-        cr_expect(same_bits(&want, &got), "%s, behind a long, tokens behind",
-                  names[i]);
+        cr_expect(same_bits(&want, &got, n_steps),
+                  "%s, behind a long, tokens behind", names[i]);
         ks_suppression_close(&job), ks_suppression_close(&fresh);
         close_fixture(&f);
     }
@@ -168,8 +126,8 @@ Test(suppress, memory_is_kept_and_changes_no_bit) {
             high = e->memory;
         else
             low = e->memory;
-        cr_assert(st != KS_OK || same_bits(&want, &got), "in %zu bytes",
-                  e->memory);
+        cr_assert(st != KS_OK || same_bits(&want, &got, n_steps),
+                  "in %zu bytes", e->memory);
     }
     /* five variants behind 95 tokens in 6 pages */
     ks_run_limits least = {
@@ -187,7 +145,7 @@ Test(suppress, memory_is_kept_and_changes_no_bit) {
         KS_LIMIT);
     e->memory++;
     got = suppression_of(job, &f);
-    cr_expect(same_bits(&want, &got));
+    cr_expect(same_bits(&want, &got, n_steps));
     ks_suppression_close(&job);
     close_fixture(&f);
 }

@@ -9,7 +9,7 @@
 
 /* A piece of logits in L2: rows x vocabulary; rows of score in one go, and
  * rows whose whole logits sample and share hold. */
-enum { PIECE_ROWS = 96, PIECE_COLS = 768, GROUP = 384, HELD = 64 };
+enum { PIECE_ROWS = 96, PIECE_COLS = 768, GROUP = 384, HELD = KS_DRAW_ROWS };
 
 static ks_product logits_of(ks_view hidden, ks_view head) {
     return (ks_product){.x = hidden.data, .x_stride = hidden.stride, .w = head};
@@ -244,7 +244,8 @@ static bool draw_row(const drawing *d, int64_t i, float *row, uint64_t *keys) {
     float top = highest(row, n);
     double total = total_exp(row, n, top);
     bool good = total < INFINITY; /* false: NaN, or an infinite logit */
-    lottery l = {.row = row, .n = n, .spec = spec, .top = top, .keys = keys};
+    lottery l = {.row = row, .n = n, .spec = spec, .top = top};
+    l.keys = keys;
     if (!greedy(spec)) l.rate = ks_draw_rate(spec->temperature);
     if (d->share) {
         const int32_t *at = d->offsets + i;
@@ -300,12 +301,10 @@ static ks_status draw_rows(ks_dev *dev, const drawing *d, ks_err *err) {
 ks_status KS_ISA_NAME(sample)(ks_dev *dev, int32_t *id, float *logprob,
                               ks_view hidden, ks_view head, float softcap,
                               const ks_sample_spec *spec, ks_err *err) {
-    drawing d = {.hidden = hidden,
-                 .head = head,
-                 .softcap = softcap,
-                 .spec = spec,
-                 .id = id,
-                 .logprob = logprob};
+    drawing d = {
+        .hidden = hidden, .head = head, .softcap = softcap, .spec = spec};
+    d.id = id;
+    d.logprob = logprob;
     return draw_rows(dev, &d, err);
 }
 
@@ -317,8 +316,8 @@ ks_status KS_ISA_NAME(share)(ks_dev *dev, double *share, ks_view hidden,
                  .head = head,
                  .softcap = softcap,
                  .spec = spec,
-                 .share = share,
                  .offsets = offsets,
                  .ids = ids};
+    d.share = share;
     return draw_rows(dev, &d, err);
 }

@@ -1,0 +1,263 @@
+/* label_run.c - who does which chain; the journal, and what is written. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "label_state.h"
+
+/* Chains that one worker has under way: enough to fill batches, few enough
+ * that what they share stays in the store. */
+enum { IN_FLIGHT = 32, MOST_ACTIVE = 512 };
+
+/* ----------------------------------------------------------------- journal */
+
+static const ks_chain *chain_of_line(const struct ks_label_job *job,
+                                     json_t *object) {
+    const char *id = json_string_value(json_object_get(object, "chain"));
+    return id ? ks_chains_find(&job->chains, id) : NULL;
+}
+
+static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
+    ks_status st = KS_OK;
+    struct ks_label_job *job = user;
+    if (line == 1) {
+        const char *inputs =
+            json_string_value(json_object_get(object, "inputs"));
+        KS_CHECK(json_equal(json_object_get(object, "keystep_labels"),
+                            job->settings) &&
+                     inputs && strcmp(inputs, job->inputs) == 0,
+                 KS_MISMATCH,
+                 "%s was begun with other settings or inputs; --force without "
+                 "--resume starts afresh",
+                 job->part.path);
+        return KS_OK;
+    }
+    const ks_chain *chain = chain_of_line(job, object);
+    const char *key = json_string_value(json_object_get(object, "key"));
+    json_t *answer = json_object_get(object, "answer");
+    KS_CHECK(chain && key && json_is_number(json_object_get(answer, "v")),
+             KS_MISMATCH, "%s line %zu: not an answer about these chains",
+             job->part.path, line);
+    ks__item *item = &job->items[chain - job->chains.at];
+    KS_CHECK(!json_object_set(item->known, key, answer), KS_NOMEM,
+             "out of memory for answers");
+    job->resumed++;
+done:
+    return st;
+}
+
+static ks_status open_journal(struct ks_label_job *job, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_label_options *o = &job->options;
+    json_t *head = NULL;
+    bool begun;
+    const char *others[] = {o->clean, o->prefixes};
+    if (!o->out || strcmp(o->out, "-") == 0) return KS_OK;
+    for (size_t i = 0; i < KS_COUNT(others); i++)
+        if (others[i])
+            KS_TRY(ks_refuse_existing(others[i], o->force || o->resume, err));
+    KS_TRY(ks_part_open(&job->part, o->out, o->resume, o->force, adopt, job,
+                        &begun, err));
+    if (begun) return KS_OK;
+    head = json_pack("{s:O,s:s}", "keystep_labels", job->settings, "inputs",
+                     job->inputs);
+    KS_CHECK(head, KS_NOMEM, "out of memory for a line");
+    KS_TRY(ks_part_add(&job->part, head, err));
+done:
+    json_decref(head);
+    return st;
+}
+
+/* ----------------------------------------------------------------- workers */
+
+static ks__item *next_item(struct ks_label_job *job) {
+    pthread_mutex_lock(&job->mutex);
+    ks__item *item =
+        job->next < job->chains.n ? &job->items[job->next++] : NULL;
+    pthread_mutex_unlock(&job->mutex);
+    return item;
+}
+
+static void item_ended(ks_label_worker *w) {
+    struct ks_label_job *job = w->job;
+    w->in_flight--;
+    pthread_mutex_lock(&job->mutex);
+    job->n_done++;
+    pthread_mutex_unlock(&job->mutex);
+}
+
+static ks_status fail_of(const ks__item *item, ks_err *err) {
+    if (item->status != KS_OK && err) *err = item->err;
+    return item->status;
+}
+
+/* New chains while there is room for them. */
+static ks_status take_chains(ks_label_worker *w, ks_err *err) {
+    while (w->in_flight < IN_FLIGHT) {
+        ks__item *item = next_item(w->job);
+        if (!item) break;
+        w->in_flight++;
+        item->worker = w;
+        ks__item_advance(item);
+        if (fail_of(item, err) != KS_OK) return item->status;
+        if (ks__item_done(item)) item_ended(w);
+    }
+    return KS_OK;
+}
+
+static ks_status answered(void *user, const ks_request *request,
+                          const ks_answer *answer, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_label_worker *w = user;
+    ks__item *item = NULL;
+    KS_TRY(ks__answered(request, answer, &item, err));
+    if (!item) return KS_OK;
+    ks__item_advance(item);
+    KS_TRY(fail_of(item, err));
+    if (!ks__item_done(item)) return KS_OK;
+    item_ended(w);
+    KS_TRY(take_chains(w, err));
+done:
+    return st;
+}
+
+static void tell(void *user, const ks_generate_stats *so_far) {
+    ks_label_worker *w = user;
+    struct ks_label_job *job = w->job;
+    pthread_mutex_lock(&job->mutex);
+    ks_generate_stats_add(&job->stats, so_far, &w->told);
+    w->told = *so_far;
+    if (job->progress)
+        job->progress(job->user, (int64_t)job->n_done, (int64_t)job->chains.n,
+                      &job->stats);
+    pthread_mutex_unlock(&job->mutex);
+}
+
+static ks_status work(void *user, int member, ks_engine *engine,
+                      const atomic_bool *stop, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_label_worker *w = &((struct ks_label_job *)user)->workers[member];
+    w->engine = engine;
+    w->options.progress = tell;
+    KS_TRY(ks_session_open(&w->session, engine, &w->options, w->job->longest,
+                           true, err));
+    KS_TRY(take_chains(w, err));
+    KS_TRY(ks_session_run(w->session, answered, w, stop, err));
+done:
+    ks_session_close(&w->session);
+    ks_influence_close(&w->influence);
+    ks_suppression_close(&w->suppression);
+    return st;
+}
+
+static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_label_options *o = &job->options;
+    size_t memory = ks_crew_memory(&job->engines, size, o->memory);
+    bool between = ks__measures_between(o);
+    KS_TRY(ks_alloc(&job->workers, (size_t)size, sizeof *job->workers,
+                    "workers", err));
+    for (int i = 0; i < size; i++)
+        job->workers[i] =
+            (ks_label_worker){.job = job,
+                              .options = {.temperature = (float)o->temperature,
+                                          .top_p = (float)o->top_p,
+                                          .top_k = o->top_k,
+                                          .seed = o->seed,
+                                          .most_active = MOST_ACTIVE,
+                                          .stops = job->prompt.stops,
+                                          .n_stops = job->prompt.n_stops,
+                                          .memory = memory,
+                                          .room = memory,
+                                          .aside = between}};
+done:
+    return st;
+}
+
+/* ----------------------------------------------------------------- writing */
+
+static ks_status write_lines(const struct ks_label_job *job, const char *path,
+                             json_t *(*line)(const ks__item *), ks_err *err) {
+    ks_status st = KS_OK;
+    ks_str all = {0};
+    KS_TRY(ks_str_add(&all, "", 0, err));
+    for (size_t i = 0; i < job->chains.n; i++) {
+        json_t *object = line(&job->items[i]);
+        if (object) KS_TRY(ks_jsonl_add(&all, object, err));
+    }
+    KS_TRY(ks_write_out(path, all.data, all.length, true, err));
+done:
+    ks_str_free(&all);
+    return st;
+}
+
+static json_t *label_line(const ks__item *item) {
+    return item->line;
+}
+
+static json_t *clean_line(const ks__item *item) {
+    return item->clean_line;
+}
+
+static json_t *prefix_line(const ks__item *item) {
+    return item->prefix_line;
+}
+
+static void sum_up(const struct ks_label_job *job, ks_label_summary *sum) {
+    for (size_t i = 0; i < job->chains.n; i++) {
+        const ks__item *item = &job->items[i];
+        sum->chains++;
+        sum->skipped[item->skip]++;
+        sum->asked += item->asked;
+        if (item->skip != KS_SKIP_NONE) continue;
+        sum->labelled++;
+        for (size_t k = 0; k < item->original.steps.n; k++)
+            sum->cut += item->cut[k];
+        sum->steps += item->q;
+        for (int32_t k = 0; k < item->q; k++) {
+            int8_t label = ks__label_of(item, k);
+            sum->important += label == 1;
+            sum->removable += label == 0;
+            sum->unlabelled += label == -1;
+        }
+        sum->unconfirmed += ks__round4(item->confirmed) < job->options.enough;
+    }
+    sum->resumed = job->resumed;
+    sum->stats = job->stats;
+}
+
+ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
+                       void *user, ks_label_summary *summary, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_label_options *o = &job->options;
+    double start = ks_seconds();
+    bool host = job->engines.at[0]->ops->unified;
+    size_t store = host ? o->memory / 2 : o->memory;
+    int size = ks_crew_size(&job->engines, store, job->chains.n);
+    job->progress = progress;
+    job->user = user;
+    KS_TRY(open_journal(job, err));
+    KS_TRY(open_workers(job, size, err));
+    if (job->longest > 0)
+        st = ks_crew_run(&job->engines, size, work, job, err);
+    else /* all are filtered: nothing is asked */
+        for (size_t i = 0; i < job->chains.n && st == KS_OK; i++) {
+            ks__item_advance(&job->items[i]);
+            st = fail_of(&job->items[i], err);
+        }
+    KS_CHECK(st != KS_INTERRUPTED || !job->part.path, st,
+             "%s keeps what was answered; --resume goes on from there",
+             job->part.path);
+    KS_TRY(st);
+    *summary = (ks_label_summary){0};
+    sum_up(job, summary);
+    summary->seconds = ks_seconds() - start;
+    if (o->clean) KS_TRY(write_lines(job, o->clean, clean_line, err));
+    if (o->prefixes) KS_TRY(write_lines(job, o->prefixes, prefix_line, err));
+    if (o->out) KS_TRY(write_lines(job, o->out, label_line, err));
+    ks_part_close(&job->part, true);
+done:
+    free(job->workers);
+    job->workers = NULL;
+    return st;
+}
