@@ -116,11 +116,17 @@ typedef struct ks_label_summary {
     double seconds;
 } ks_label_summary;
 
-/* Tokens through the model: with what is computed once computed once, and a
- * set and a sample at a time. */
+/* Tokens through the model. */
 typedef struct ks_label_cost {
     int64_t chains, tokens; /* that may be labelled */
-    int64_t shared, alone;
+    int64_t walked;         /* of which the questions were counted one by one;
+                               the others by their sizes */
+    int64_t shared;      /* with what questions have in common computed once */
+    int64_t least, most; /* the same with all samples of a set alike, or parted
+                            at their first token */
+    int64_t filters;     /* of shared, up to the last filter; curve: all */
+    int64_t alone;       /* a prompt and a sample at a time */
+    int64_t between;     /* besides: influences, forward and backward */
 } ks_label_cost;
 
 typedef struct ks_label_job ks_label_job;
@@ -132,9 +138,11 @@ int64_t ks_label_chains(const ks_label_job *job);
 /* After a run: why chain i has no labels, and its id. */
 ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
                                const char **id);
-/* About what a run will cost, by numbers of steps and tokens: as if every chain
- * went through all stages. */
-ks_label_cost ks_label_estimate(const ks_label_job *job);
+/* What a run will cost, as if every chain that is not filtered by its text
+ * alone went through all stages; the head of label_cost.c says what else is
+ * supposed. Before a run. */
+ks_status ks_label_estimate(ks_label_job *job, ks_label_cost *cost,
+                            ks_err *err);
 typedef void (*ks_label_progress_fn)(void *user, int64_t done, int64_t all,
                                      const ks_generate_stats *stats);
 /* KS_INTERRUPTED: OUT.part has what was answered. */

@@ -21,6 +21,7 @@
 typedef struct ks_label_worker ks_label_worker;
 typedef struct ks__ask ks__ask;
 typedef struct ks__item ks__item;
+typedef struct ks__count ks__count;
 
 /* A question that is out. */
 struct ks__ask {
@@ -127,6 +128,7 @@ struct ks_label_job {
     const char *cue, *cue_empty;
     int32_t *closers, n_closers; /* ids that begin with "}" */
     int32_t longest;             /* tokens of any question */
+    ks__count *count; /* what is asked is counted, not sent; else NULL */
 
     pthread_mutex_t mutex; /* of what follows */
     size_t next, n_done;
@@ -205,6 +207,10 @@ ks_status ks__tokens_of_prefix(ks__item *item, ks_tokens *tokens,
                                int32_t *bounds, ks_err *err);
 /* Tokens of the longest question about the item. */
 ks_status ks__longest_question(ks__item *item, int32_t *tokens, ks_err *err);
+
+/* In place of sending it and of computing the influences of item's matrix. */
+ks_status ks__count_ask(ks__ask *ask, int32_t max_new, ks_err *err);
+void ks__count_between(ks__item *item, const int32_t *bounds);
 
 /* ------------------------------------------------------------------ stages */
 

@@ -278,13 +278,56 @@ static void show(void *user, int64_t done, int64_t all,
     ks_progress_set(progress, (double)done);
 }
 
-static void say_cost(const ks_label_job *job) {
-    ks_label_cost cost = ks_label_estimate(job);
-    printf(
-        "%lld chains of %lld tokens; through the model go about %lld tokens, "
-        "a set and a sample at a time it were %lld\n",
-        (long long)cost.chains, (long long)cost.tokens, (long long)cost.shared,
-        (long long)cost.alone);
+static ks_status print_cost(const ks_label_cost *cost, ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *all = json_pack(
+        "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
+        (json_int_t)cost->chains, "tokens", (json_int_t)cost->tokens, "walked",
+        (json_int_t)cost->walked, "computed", (json_int_t)cost->shared, "least",
+        (json_int_t)cost->least, "most", (json_int_t)cost->most, "filters",
+        (json_int_t)cost->filters, "alone", (json_int_t)cost->alone,
+        "influences", (json_int_t)cost->between);
+    KS_CHECK(all && !json_dumpf(all, stdout, JSON_INDENT(1)) &&
+                 putchar('\n') != EOF,
+             KS_IO, "standard output: cannot write");
+done:
+    json_decref(all);
+    return st;
+}
+
+static ks_status say_cost(ks_label_job *job, bool json, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_label_cost cost;
+    KS_TRY(ks_label_estimate(job, &cost, err));
+    if (json) return print_cost(&cost, err);
+    bool searched = cost.filters < cost.shared;
+    printf("%lld chains of %lld tokens may be labelled.\n"
+           "About %lld tokens go through the model%s",
+           (long long)cost.chains, (long long)cost.tokens,
+           (long long)cost.shared,
+           searched ? ", as if every chain went through all stages and every "
+                      "second step were needed"
+                    : "");
+    if (cost.least < cost.most)
+        printf("; %lld where all samples of a set are alike, %lld where all "
+               "part at once",
+               (long long)cost.least, (long long)cost.most);
+    printf(".\n");
+    if (searched)
+        printf("A chain that falls to a filter costs less: were all to, about "
+               "%lld.\n",
+               (long long)cost.filters);
+    if (cost.between > 0)
+        printf("Influences between steps take %lld more, forward and "
+               "backward.\n",
+               (long long)cost.between);
+    printf("As published, a prompt and a sample at a time, it were %lld.\n",
+           (long long)cost.alone);
+    if (cost.walked > 0 && cost.walked < cost.chains)
+        printf("Counted on %lld chains, the others by their sizes.\n",
+               (long long)cost.walked);
+done:
+    return st;
 }
 
 static void sum_up(const ks_label_summary *s) {
@@ -357,7 +400,7 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(take_common(in, err));
     KS_TRY(ks_label_open(&job, &in->options, err));
     if (in->common.dry_run) {
-        say_cost(job);
+        st = say_cost(job, in->common.json, err);
         goto done;
     }
     if (!in->common.quiet)
