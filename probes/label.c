@@ -182,13 +182,13 @@ static ks_status read_ranking_line(void *user, size_t line, json_t *object,
 static ks_status measure_item(struct ks_label_job *job, ks__item *item,
                               ks_err *err) {
     ks_status st = KS_OK;
-    int32_t n = 0;
-    if (!item->problem || !item->problem->answer) return KS_OK;
-    KS_TRY(ks__longest_question(item, &n, err));
-    if (n > job->engines.at[0]->model->config.n_context)
-        item->skip = KS_SKIP_TOO_LONG;
-    else
-        job->longest = KS_MAX(job->longest, n);
+    int32_t least = 0, most = 0;
+    int32_t context = job->engines.at[0]->model->config.n_context;
+    if (!item->problem->answer) return KS_OK;
+    KS_TRY(ks__longest_question(item, &least, &most, err));
+    item->too_long = least > context;
+    if (!item->too_long)
+        job->longest = KS_MAX(job->longest, KS_MIN(most, context));
 done:
     return st;
 }

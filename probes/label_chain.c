@@ -49,13 +49,18 @@ static bool is_finished(const ks_chain *chain) {
     return !json_is_false(finished) && !open;
 }
 
+static bool is_blank(const char *text) {
+    ks_span inside = ks_text_trim(text, (ks_span){0, strlen(text)});
+    return inside.begin == inside.end;
+}
+
 static ks__stage_result filter(ks__item *item) {
     ks_status st = KS_OK;
     ks_err *err = &item->err;
     bool wrong = false;
     const char *gold = item->problem ? item->problem->answer : NULL;
     ks__text *t = &item->original;
-    if (!gold || !*gold) return skip(item, KS_SKIP_NO_ANSWER);
+    if (!gold || is_blank(gold)) return skip(item, KS_SKIP_NO_ANSWER);
     if (!is_finished(item->chain) && !is_curve(item))
         return skip(item, KS_SKIP_UNFINISHED);
     if (t->steps.n == 0) return skip(item, KS_SKIP_NO_STEPS);
@@ -64,6 +69,7 @@ static ks__stage_result filter(ks__item *item) {
                                &t->answer, &wrong, err));
     if (wrong && !is_curve(item)) return skip(item, KS_SKIP_WRONG);
     if (t->answer < 0 && !is_curve(item)) return skip(item, KS_SKIP_NOT_STATED);
+    if (item->too_long) return skip(item, KS_SKIP_TOO_LONG);
     KS_TRY(ks_alloc(&item->cut, t->steps.n, 1, "steps", err));
     return KS__NEXT;
 done:

@@ -239,7 +239,13 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     job->user = user;
     KS_TRY(open_journal(job, err));
     KS_TRY(open_workers(job, size, err));
-    if (job->longest > 0) st = ks_crew_run(&job->engines, size, work, job, err);
+    if (job->longest > 0)
+        st = ks_crew_run(&job->engines, size, work, job, err);
+    else /* all are filtered: nothing is asked */
+        for (size_t i = 0; i < job->chains.n && st == KS_OK; i++) {
+            ks__item_advance(&job->items[i]);
+            st = fail_of(&job->items[i], err);
+        }
     KS_CHECK(st != KS_INTERRUPTED || !job->part.path, st,
              "%s keeps what was answered; --resume goes on from there",
              job->part.path);

@@ -70,6 +70,7 @@ struct ks__item {
     const ks_chain *chain;
     const ks_problem *problem;
     ks_label_skip skip;
+    bool too_long; /* its text with the cue and the answer */
     int stage;
     int32_t pending; /* questions that are out */
     ks__ask *asks;   /* they */
@@ -110,6 +111,7 @@ struct ks_label_worker {
     ks_generate_options options;
     ks_generate_stats told;
     int32_t in_flight;
+    int64_t out;   /* tokens of all questions that are out */
     int32_t group; /* of the next question */
 };
 
@@ -144,6 +146,9 @@ struct ks_label_job {
 void ks__text_free(ks__text *text);
 /* A copy, split unless the chain has steps. */
 ks_status ks__text_open(ks__text *out, const ks_chain *chain, ks_err *err);
+/* A step with what lies behind it up to the next one, and ahead of the first:
+ * they come and go with it. Blanks behind the last step are in no set. */
+ks_span ks__text_extent(const ks__text *text, size_t step);
 /* Without the steps of cut [steps]; split anew where the original was. map: of
  * its steps to the original's. */
 ks_status ks__text_cut(const ks__text *from, const uint8_t *cut, ks__text *out,
@@ -205,8 +210,13 @@ ks_status ks__answered(const ks_request *request, const ks_answer *answer,
  * each of the q steps and the suffix begin: bounds [q + 2]. */
 ks_status ks__tokens_of_prefix(ks__item *item, ks_tokens *tokens,
                                int32_t *bounds, ks_err *err);
-/* Tokens of the longest question about the item. */
-ks_status ks__longest_question(ks__item *item, int32_t *tokens, ks_err *err);
+/* Tokens of the longest question about the item, answered: *least if no cut
+ * undoes a merge of tokens, *most with what those of short steps may add. */
+ks_status ks__longest_question(ks__item *item, int32_t *least, int32_t *most,
+                               ks_err *err);
+/* Whether another question may be sent: those that are out hold their tokens.
+ */
+bool ks__may_ask(const ks__item *item);
 
 /* In place of sending it and of computing the influences of item's matrix. */
 ks_status ks__count_ask(ks__ask *ask, int32_t max_new, ks_err *err);
