@@ -305,8 +305,8 @@ static ks_status say_cost(ks_label_job *job, bool json, ks_err *err) {
            "About %lld tokens go through the model%s",
            (long long)cost.chains, (long long)cost.tokens,
            (long long)cost.shared,
-           searched ? ", as if every chain went through all stages and every "
-                      "second step were needed"
+           searched ? ", as if every chain went through all stages, were its "
+                      "own sufficient prefix and every second step needed"
                     : "");
     if (cost.least < cost.most)
         printf("; %lld where all samples of a set are alike, %lld where all "
