@@ -3,9 +3,9 @@
  * sent, and answered by what is supposed: every second step is needed, counted
  * back from the answer, so the whole chain is the prefix, and the influences
  * know which. Samples of a set that is enough are alike, those of others say
- * two things. Continuations are as long as what follows in the chain. How many
- * chains fall to a filter that asks the model is not to be known ahead, nor
- * what a full store makes it compute again.
+ * two things, continuations all differ and are as long as the rest of the
+ * chain. How many chains fall to a filter that asks the model is not to be
+ * known ahead, nor what a full store makes it compute again.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -111,7 +111,7 @@ ks_status ks__count_ask(ks__ask *a, int32_t max_new, ks_err *err) {
     if (!scored) {
         one = max_new - 1;
         most = one * a->wanted;
-        more = is_enough(a) ? one : KS_MIN(2 * one, most);
+        more = a->tally ? most : KS_MIN((is_enough(a) ? 1 : 2) * one, most);
     }
     c->cost.shared += anew + more;
     c->cost.least += anew + one;
