@@ -29,7 +29,7 @@ typedef enum ks_label_method {
                             as it is, no filter but the problem's answer */
     KS_N_LABEL_METHODS
 } ks_label_method;
-/* \"influence\", \"suppression\", ... */
+/* "influence", "suppression", ... */
 const char *ks_label_method_name(ks_label_method method);
 
 /* What the published code does otherwise, a bit each. */
@@ -43,9 +43,12 @@ typedef enum ks_label_compat {
     KS_COMPAT_PREFIX = 64, /* the prefix by sufficiency alone */
     KS_COMPAT_LAST = 128,  /* the last step may be missing from the selection,
                               and is called important untested */
-    KS_COMPAT_KEEP = 256   /* chains of which nothing was removed, or whose
-                              prefix is not of 10 to 200 steps, are dropped */
+    KS_COMPAT_KEEP = 256   /* chains of which greedy removal took nothing, or
+                              whose prefix is not of 10 to 200 steps, are
+                              dropped */
 } ks_label_compat;
+/* Name of the i-th; behind the last "all", then NULL. */
+const char *ks_label_compat_name(int i);
 /* "spans,bos", "all"; KS_USAGE naming the known ones. */
 ks_status ks_label_compat_find(const char *list, uint32_t *out, ks_err *err);
 
@@ -97,6 +100,7 @@ typedef enum ks_label_skip {
     KS_SKIP_NOT_STATED,   /* no step gives it */
     KS_SKIP_TOO_LONG,     /* for the model's context */
     KS_SKIP_UNNEEDED,     /* answered without a chain */
+    KS_SKIP_ONE_STEP,     /* nothing to leave out */
     KS_SKIP_ALL_CUT,      /* nothing is left without steps that give it away */
     KS_SKIP_INSUFFICIENT, /* and what is left is not enough */
     KS_SKIP_NOTHING_REMOVED, /* compat: keep */
@@ -106,9 +110,11 @@ typedef enum ks_label_skip {
 const char *ks_label_skip_name(ks_label_skip skip);
 
 typedef struct ks_label_summary {
-    int64_t chains, labelled, skipped[KS_N_SKIPS];
+    int64_t chains, skipped[KS_N_SKIPS];
+    int64_t labelled, curves; /* the rest: one of them, by the method */
     int64_t steps, important, removable, unlabelled; /* of prefixes */
-    int64_t cut;         /* steps that gave the answer away */
+    /* Steps that gave the answer away: of labelled chains, of others. */
+    int64_t cut, cut_of_others;
     int64_t asked;       /* sets of steps, of which */
     int64_t resumed;     /* the journal had */
     int64_t unconfirmed; /* cores that fail with fresh samples */

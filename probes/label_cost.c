@@ -231,8 +231,8 @@ static int64_t count_tokens(const struct ks_label_job *job, const char *text,
 }
 
 static bool may_be_asked(const ks__item *item) {
-    return item->skip == KS_SKIP_NONE && item->problem->answer &&
-           item->original.steps.n > 0;
+    return !item->too_long && item->skip == KS_SKIP_NONE &&
+           item->problem->answer && item->original.steps.n > 0;
 }
 
 /* About the tokens of all questions on a chain; and those of its text. */

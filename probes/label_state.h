@@ -241,6 +241,12 @@ ks__stage_result ks__stage_confirm(ks__item *item);
 ks__stage_result ks__stage_drop(ks__item *item);
 ks__stage_result ks__stage_resample(ks__item *item);
 ks__stage_result ks__stage_subsets(ks__item *item);
+/* A value for each step of the clean chain, of the searched ones that of their
+ * place `at` among them, of others null. */
+typedef json_t *(*ks__value_fn)(const ks__item *item, int32_t at,
+                                const void *user);
+json_t *ks__per_step(const ks__item *item, ks__value_fn value,
+                     const void *user);
 /* null where none was asked; NULL: out of memory */
 json_t *ks__subsets_json(const ks__item *item);
 
