@@ -124,7 +124,7 @@ typedef struct ks_label_summary {
 
 /* Tokens through the model. */
 typedef struct ks_label_cost {
-    int64_t chains, tokens; /* that may be labelled */
+    int64_t chains, tokens; /* that are asked about */
     int64_t walked;         /* of which the questions were counted one by one;
                                the others by their sizes */
     int64_t shared;      /* with what questions have in common computed once */
@@ -147,8 +147,7 @@ ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
 /* What a run will cost, as if every chain that is not filtered by its text
  * alone went through all stages; the head of label_cost.c says what else is
  * supposed. Before a run. */
-ks_status ks_label_estimate(ks_label_job *job, ks_label_cost *cost,
-                            ks_err *err);
+ks_status ks_label_estimate(ks_label_job *job, ks_label_cost *out, ks_err *err);
 typedef void (*ks_label_progress_fn)(void *user, int64_t done, int64_t all,
                                      const ks_generate_stats *stats);
 /* KS_INTERRUPTED: OUT.part has what was answered. */

@@ -188,6 +188,7 @@ static ks_status walk(struct ks_label_job *job, const ks__item *like,
                       int64_t text, ks_err *err) {
     ks_status st = KS_OK;
     ks__count *c = job->count;
+    int64_t before = c->cost.shared;
     ks_label_worker worker = {
         .job = job, .in_flight = (int32_t)KS_MIN(job->chains.n, 1000)};
     ks__item item = {.job = job,
@@ -210,7 +211,7 @@ static ks_status walk(struct ks_label_job *job, const ks__item *like,
         KS_TRY(item.status);
         KS_TRY(answer_all(&item, err));
     }
-    if (item.skip != KS_SKIP_NONE) goto done;
+    if (c->cost.shared == before) goto done;
     c->cost.chains++;
     c->cost.tokens += text;
 done:
@@ -247,29 +248,35 @@ static double size_of(const struct ks_label_job *job, const ks__item *item,
 }
 
 static void scale(ks_label_cost *cost, double by) {
-    int64_t *const counts[] = {&cost->chains, &cost->tokens, &cost->shared,
-                               &cost->least,  &cost->most,   &cost->filters,
-                               &cost->alone,  &cost->between};
+    int64_t *const counts[] = {&cost->tokens, &cost->shared,  &cost->least,
+                               &cost->most,   &cost->filters, &cost->alone,
+                               &cost->between};
     for (size_t i = 0; i < KS_COUNT(counts); i++)
         *counts[i] = (int64_t)llround((double)*counts[i] * by);
 }
 
-/* Every so many chains, so that what is walked stays within bounds; the prompt
- * of the chain ahead is there already. */
+/* Every so many chains, so that what is walked stays within bounds. */
 static ks_status walk_some(struct ks_label_job *job, const double *sizes,
-                           const int64_t *texts, double all, ks_err *err) {
+                           const int64_t *texts, ks_err *err) {
     ks_status st = KS_OK;
-    ks__count *c = job->count;
-    double walked = 0;
-    size_t every = 1 + (size_t)(all / MOST_WALKED);
-    for (size_t i = 0; i < job->chains.n; i += every) {
-        while (i + 1 < job->chains.n && sizes[i] == 0) i++;
-        if (sizes[i] == 0) continue;
+    ks_label_cost *cost = &job->count->cost;
+    double all = 0, walked = 0;
+    size_t n = 0, every, k = 0;
+    for (size_t i = 0; i < job->chains.n; i++) {
+        all += sizes[i];
+        n += sizes[i] > 0;
+    }
+    every = 1 + (size_t)(all / MOST_WALKED);
+    for (size_t i = 0; i < job->chains.n; i++) {
+        if (sizes[i] == 0 || k++ % every != 0) continue;
         KS_TRY(walk(job, &job->items[i], texts[i], err));
         walked += sizes[i];
-        c->cost.walked++;
+        cost->walked++;
     }
-    if (walked > 0) scale(&c->cost, all / walked);
+    if (cost->walked == (int64_t)n) goto done;
+    scale(cost, all / walked);
+    cost->chains =
+        llround((double)cost->chains * (double)n / (double)cost->walked);
 done:
     return st;
 }
@@ -279,16 +286,16 @@ ks_status ks_label_estimate(ks_label_job *job, ks_label_cost *out,
     ks_status st = KS_OK;
     ks_label_method method = job->options.method;
     ks__count count = {0};
-    double *sizes = NULL, all = 0;
+    double *sizes = NULL;
     int64_t *texts = NULL;
     KS_TRY(ks_alloc(&sizes, job->chains.n, sizeof *sizes, "chains", err));
     KS_TRY(ks_alloc(&texts, job->chains.n, sizeof *texts, "chains", err));
     for (size_t i = 0; i < job->chains.n; i++)
-        all += sizes[i] = size_of(job, &job->items[i], &texts[i]);
+        sizes[i] = size_of(job, &job->items[i], &texts[i]);
     job->count = &count;
     /* where another judge starts is not read: it knows what influences do */
     if (method == KS_LABEL_EXTERNAL) job->options.method = KS_LABEL_INFLUENCE;
-    KS_TRY(walk_some(job, sizes, texts, all, err));
+    KS_TRY(walk_some(job, sizes, texts, err));
     if (method == KS_LABEL_CURVE) count.cost.filters = count.cost.shared;
     *out = count.cost;
 done:

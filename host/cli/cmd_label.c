@@ -339,7 +339,7 @@ static ks_status say_cost(ks_label_job *job, bool json, ks_err *err) {
     KS_TRY(ks_label_estimate(job, &cost, err));
     if (json) return print_cost(&cost, err);
     bool searched = cost.filters < cost.shared;
-    printf("%lld chains of %lld tokens may be labelled.\n"
+    printf("%lld chains of %lld tokens are asked about.\n"
            "About %lld tokens go through the model%s",
            (long long)cost.chains, (long long)cost.tokens,
            (long long)cost.shared,
