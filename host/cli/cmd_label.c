@@ -359,7 +359,7 @@ static ks_status say_cost(ks_label_job *job, bool json, ks_err *err) {
         printf("Influences between steps take %lld more, forward and "
                "backward.\n",
                (long long)cost.between);
-    printf("As published, a prompt and a sample at a time, it were %lld.\n",
+    printf("As published, a prompt and a sample at a time, it would be %lld.\n",
            (long long)cost.alone);
     if (cost.walked > 0 && cost.walked < cost.chains)
         printf("Counted on %lld chains, the others by their sizes.\n",
