@@ -118,6 +118,12 @@ void ks_log(ks_log_level level, const char *format, ...) KS_PRINTF(2, 3);
 typedef struct ks_progress ks_progress;
 ks_progress *ks_progress_open(const char *what, const char *unit, double total);
 void ks_progress_set(ks_progress *progress, double done);
+/* Where the rate that counts is not that of the units: `rate` of `unit` a
+ * second
+ * ("tok"), and the seconds left (not finite: nobody knows; at_most: it may well
+ * be fewer), in place of what `done` and `total` would say. */
+void ks_progress_rate(ks_progress *progress, const char *unit, double rate,
+                      double left, bool at_most);
 /* A few words at the end of the line, shown with the next set: "12 tok". */
 void ks_progress_note(ks_progress *progress, const char *format, ...)
     KS_PRINTF(2, 3);
@@ -175,6 +181,9 @@ ks_status ks_json_string(json_t *object, const char *key, const char *where,
                          const char **out, size_t *length, ks_err *err);
 ks_status ks_json_int(json_t *object, const char *key, const char *where,
                       int64_t low, int64_t high, int64_t *out, ks_err *err);
+/* Takes value over, also on failure; NULL is KS_NOMEM. */
+ks_status ks_json_set(json_t *object, const char *key, json_t *value,
+                      const char *where, ks_err *err);
 
 /* Byte index of the first byte that is not well-formed UTF-8, or n. */
 size_t ks_utf8_check(const char *text, size_t n);

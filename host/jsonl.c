@@ -71,7 +71,8 @@ static bool is_blank(const char *line, size_t n) {
 
 /* What a line says may be wrong, and others still be right. */
 static bool is_of_the_line(ks_status st) {
-    return st == KS_FORMAT || st == KS_LIMIT || st == KS_MISMATCH;
+    return st == KS_FORMAT || st == KS_LIMIT || st == KS_MISMATCH ||
+           st == KS_UNSUPPORTED;
 }
 
 ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
@@ -242,5 +243,13 @@ ks_status ks_json_int(json_t *object, const char *key, const char *where,
         return ks_fail(err, KS_LIMIT,
                        "%s: \"%s\" is %lld, expected %lld to %lld", where, key,
                        (long long)*out, (long long)low, (long long)high);
+    return KS_OK;
+}
+
+ks_status ks_json_set(json_t *object, const char *key, json_t *value,
+                      const char *where, ks_err *err) {
+    if (!value || json_object_set_new(object, key, value))
+        return ks_fail(err, KS_NOMEM, "%s: out of memory for \"%s\"", where,
+                       key);
     return KS_OK;
 }

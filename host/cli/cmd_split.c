@@ -31,7 +31,7 @@ static ks_status split_chain(ks_chain *chain, ks_spans *spans, ks_str *all,
                              ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(ks_text_split(chain->text, chain->text_length, spans, err));
-    KS_TRY(ks_chain_set_steps(chain, spans, err));
+    KS_TRY(ks_chain_set_steps(chain, spans, NULL, err));
     KS_TRY(ks_jsonl_add(all, chain->object, err));
 done:
     return st;

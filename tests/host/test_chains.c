@@ -219,7 +219,7 @@ Test(chains, set_steps_reaches_the_object) {
     cr_expect_null(c.at[0].steps);
     ks_spans spans = {0};
     cr_assert_eq(ks_spans_add(&spans, 0, 1, &err), KS_OK);
-    cr_assert_eq(ks_chain_set_steps(&c.at[0], &spans, &err), KS_OK);
+    cr_assert_eq(ks_chain_set_steps(&c.at[0], &spans, NULL, &err), KS_OK);
     cr_expect_eq(c.at[0].n_steps, 1);
     json_t *steps = json_object_get(c.at[0].object, "steps");
     cr_expect_eq(json_array_size(steps), 1);
