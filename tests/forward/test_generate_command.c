@@ -115,12 +115,23 @@ Test(generate_command, sums_as_json) {
     json_decref(sums);
     cr_assert_eq(keystep(out, sizeof out, GENERATE "--json --dry-run"), 0);
     sums = json_loads(out, 0, NULL);
-    cr_assert_eq(json_unpack(sums, "{s:I,s:I}", "problems", &seen[0],
-                             "prompt_tokens", &seen[1]),
+    cr_assert_eq(json_unpack(sums, "{s:I,s:I,s:I,s:I,s:I}", "problems",
+                             &seen[0], "prompt_tokens", &seen[1], "chains",
+                             &seen[2], "shared_tokens", &seen[4],
+                             "most_new_tokens", &sampled),
                  0, "%s", out);
     cr_expect_eq(seen[0], 3);
-    cr_expect_eq(2 * seen[1], seen[3]);
+    cr_expect_eq(seen[1], seen[3]);
+    cr_expect_eq(seen[2], 6);
+    cr_expect_eq(sampled, 6 * 24);
+    /* half is the second samples'; and three questions begin alike */
+    cr_expect(seen[4] > seen[3] / 2 && seen[4] < seen[3], "%lld of %lld",
+              (long long)seen[4], (long long)seen[3]);
     json_decref(sums);
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--dry-run"), 0);
+    cr_expect(strstr(out, "3 problems x 2 samples: 6 chains") &&
+                  strstr(out, "at most 144 new tokens, 24 a chain"),
+              "%s", out);
     json_decref(all);
 }
 
@@ -130,7 +141,6 @@ Test(generate_command, same_bytes_whatever_the_batch) {
     cr_assert_eq(keystep(out, sizeof out,
                          GENERATE "--out b.jsonl --batch-tokens 7 --memory 2M"),
                  0, "%s", out);
-    cr_expect_eq(system("exit 0"), 0);
     char command[256];
     snprintf(command, sizeof command, "cd '%s' && cmp a.jsonl b.jsonl", folder);
     cr_expect_eq(system(command), 0, "the files differ");
@@ -158,6 +168,176 @@ Test(generate_command, resume_takes_over_what_is_there) {
              "cd '%s' && cmp a.jsonl b.jsonl && ! test -e b.jsonl.part",
              folder);
     cr_expect_eq(system(command), 0, "the files differ");
+}
+
+/* Runs a shell line in the folder. */
+static void shell(const char *line) {
+    char command[1024];
+    snprintf(command, sizeof command, "cd '%s' && { %s; }", folder, line);
+    cr_assert_eq(system(command), 0, "%s", line);
+}
+
+/* keystep ARGS has this exit code and says these words. */
+static void expect_said(const char *args, int code, const char *words) {
+    int got = keystep(out, sizeof out, args);
+    cr_expect_eq(got, code, "%s: exit %d: %s", args, got, out);
+    cr_expect(strstr(out, words), "%s: no '%s' in: %s", args, words, out);
+}
+
+#define RESUME GENERATE "--out b.jsonl --resume "
+#define PART "sed -n 3,5p a.jsonl > b.jsonl.part"
+
+/* What this run would not have made itself is not taken over: by name. */
+Test(generate_command, resume_refuses_what_differs) {
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0);
+    shell(PART);
+    static const struct {
+        const char *edit, *args, *words;
+    } cases[] = {
+        {"true", "--seed 4",
+         "b.jsonl.part line 1 was sampled with other settings: \"seed\" is 3 "
+         "there, 4 here; --force starts afresh"},
+        {"true", "--instruction 'Think.'",
+         "\"instruction\" is \"\" there, \"Think.\" here"},
+        {"sed -i 's/\"Ben has 3/\"Ben has 4/; s/Ben has 3/Bea has 3/' "
+         "problems.jsonl",
+         "", "line 1 answers another prompt: '"},
+        {"sed -i 's/\"answer\":\"4\"/\"answer\":\"5\"/' problems.jsonl", "",
+         "line 3 was judged by another answer: '4' there, '5' here"},
+        {"sed -i 's/,\"answer\":\"3\"//' problems.jsonl", "",
+         "line 1 was judged by another answer: '3' there, '(none)' here"},
+        {"sed -i '1s/\"p1\\/0\"/\"p1\\/ +0\"/' b.jsonl.part", "",
+         "line 1: sample ' +0' of 0 to 1"},
+        {"sed -i '1s/\"p1\\/0\"/\"p1\\/00\"/' b.jsonl.part", "",
+         "line 1: sample '00' of 0 to 1"},
+        {"sed -i '2s/\"text\":/\"txet\":/' b.jsonl.part", "",
+         "line 2: no \"text\""},
+        {"sed -i '3s/\"isa\":\"[^\"]*\"/\"isa\":\"other\"/' b.jsonl.part", "",
+         "line 3 was sampled with other settings: \"isa\" is \"other\" "},
+        {"sed -i 's/\"program_version\":\"/&9/' b.jsonl.part", "",
+         "here; --force continues all the same"},
+        {"sed -i 's/\"sampling\":{/&\"new\":1,/' b.jsonl.part", "",
+         "\"new\" is 1 there, absent here"},
+    };
+    for (size_t i = 0; i < KS_COUNT(cases); i++) {
+        char args[256];
+        write_problems();
+        shell(PART);
+        shell(cases[i].edit);
+        snprintf(args, sizeof args, RESUME "%s", cases[i].args);
+        expect_said(args, 1, cases[i].words);
+    }
+    cr_expect(strstr(out, "b.jsonl.part line 1"), "%s", out);
+}
+
+/* --force lets another machine's chains through, and starts afresh where what
+ * is asked differs. */
+Test(generate_command, resume_with_force) {
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0);
+    shell(PART);
+    shell("sed -i 's/\"isa\":\"[^\"]*\"/\"isa\":\"other\"/' b.jsonl.part");
+    expect_said(RESUME "--force", 0, "6 chains");
+    shell("test $(grep -c '\"isa\":\"other\"' b.jsonl) = 3");
+    shell("rm b.jsonl; " PART);
+    expect_said(RESUME "--force --top-k 5", 0, "starts afresh");
+    shell("test $(grep -c '\"top_k\":5' b.jsonl) = 6");
+    cr_expect_eq(keystep(out, sizeof out, GENERATE "--top-k 5 --out c.jsonl"),
+                 0);
+    shell("cmp b.jsonl c.jsonl && ! test -e b.jsonl.part");
+}
+
+static void write_text(const char *name, const char *text) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    cr_assert_eq(ks_write_file(path, text, strlen(text), true, NULL), KS_OK);
+}
+
+/* One problem that no context holds does not cost the others their chains. */
+Test(generate_command, problems_that_do_not_fit_are_left_out) {
+    write_problems();
+    shell("python3 -c \"print('{\\\"id\\\":\\\"long\\\",\\\"question\\\":"
+          "\\\"' + 'Ben has 2 coins. ' * 4000 + '\\\"}')\" >> problems.jsonl; "
+          "echo '{\"id\":\"none\",\"question\":\"\"}' >> problems.jsonl");
+    expect_said(GENERATE "--template raw --out a.jsonl", 0, "6 chains");
+    cr_expect(strstr(out, "1 problem too long for the context (") &&
+                  strstr(out, "tokens), left out: long\n"),
+              "%s", out);
+    cr_expect(strstr(out, "1 problem without a token to read, left out: none"),
+              "%s", out);
+    shell("test $(wc -l < a.jsonl) = 6");
+    cr_assert_eq(keystep(out, sizeof out,
+                         GENERATE
+                         "--template raw --out b.jsonl --json --quiet"),
+                 0);
+    json_t *sums = json_loads(out, 0, NULL);
+    const char *ids[2];
+    json_int_t n[2];
+    cr_assert_eq(json_unpack(sums, "{s:I,s:[s],s:[s],s:I}", "chains", &n[0],
+                             "too_long", &ids[0], "empty", &ids[1],
+                             "without_answer", &n[1]),
+                 0, "%s", out);
+    cr_expect_str_eq(ids[0], "long");
+    cr_expect_str_eq(ids[1], "none");
+    cr_expect(n[0] == 6 && n[1] == 0);
+    json_decref(sums);
+    shell("grep long problems.jsonl > l.jsonl");
+    expect_said("generate --model $M --problems l.jsonl --out c.jsonl", 1,
+                "no problem is left: 1 are too long");
+}
+
+Test(generate_command, problems_without_an_answer_are_counted) {
+    write_problems();
+    shell("sed -i '2s/,\"answer\":\"3\"//' problems.jsonl");
+    expect_said(GENERATE "--out a.jsonl", 0,
+                "1 problem without an answer: not judged");
+    json_t *all = read_lines("a.jsonl");
+    for (size_t i = 0; i < 6; i++) {
+        json_t *c = json_array_get(all, i);
+        bool none = i / 2 == 1;
+        cr_expect_eq(json_is_null(json_object_get(c, "correct")), none);
+        cr_expect_eq(json_object_get(c, "gold") == NULL, none);
+    }
+    json_decref(all);
+}
+
+Test(generate_command, at_most_8000_new_tokens_by_default) {
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out,
+                         "generate --model $M --problems problems.jsonl "
+                         "--out a.jsonl --threads 1"),
+                 0);
+    shell("test $(grep -c '\"max_new\":8000,' a.jsonl) = 3");
+    expect_said("generate --help", 0, "8000");
+}
+
+/* Where standard error is no terminal: a rate of tokens, how long it took. */
+Test(generate_command, progress_without_a_terminal) {
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0);
+    const char *line = strstr(out, "generate: 100%, 6 of 6 chain, ");
+    cr_assert(line, "%s", out);
+    char unit[16] = "";
+    double rate = 0;
+    int minutes = -1, seconds = -1;
+    cr_expect_eq(sscanf(line, "generate: 100%%, 6 of 6 chain, %lf %15s %d:%d",
+                        &rate, unit, &minutes, &seconds),
+                 4, "%s", line);
+    cr_expect_str_eq(unit, "tok/s,");
+    cr_expect_gt(rate, 0);
+    const char *end = strchr(line, '\n');
+    cr_expect(end && strncmp(end - 5, " took", 5) == 0,
+              "nothing of prompts is left to say: %s", line);
+}
+
+Test(generate_command, memory_is_a_number_and_a_unit) {
+    static const char *const bad[] = {"'2 '", "'2 G'", "2X", "'2  '"};
+    for (size_t i = 0; i < KS_COUNT(bad); i++) {
+        char args[256];
+        snprintf(args, sizeof args, "generate --memory %s --help", bad[i]);
+        expect_said(args, 2, "--memory takes bytes such as");
+    }
 }
 
 Test(generate_command, refusals) {
@@ -195,6 +375,68 @@ Test(generate_command, split_keeps_other_fields) {
     json_decref(all);
     cr_expect_eq(
         keystep(out, sizeof out, "split --chains c.jsonl --out d.jsonl"), 1);
+}
+
+#define TOKENIZER KS_TEST_DATA "/tokenizer/llama3/tokenizer.json"
+
+/* The spans of /steps/token_begin and token_end of capture: tokens of prompt +
+ * text as one, a token in the step that has its first byte. */
+Test(generate_command, split_with_token_spans) {
+    static const char prompt[] = "How many coins?";
+    static const char text[] = " Ben has 3 coins. Ada gives him 4 more.\n\n "
+                               "So 7 it is.";
+    char line[512];
+    ks_tokenizer *tokenizer = NULL;
+    ks_tokens tokens = {0};
+    json_t *object =
+        json_pack("{s:s,s:s,s:s,s:s,s:s}", "id", "a", "problem", "p", "prompt",
+                  prompt, "text", text, "steps", "broken");
+    char *dump = json_dumps(object, 0);
+    snprintf(line, sizeof line,
+             "%s\n{\"id\":\"b\",\"problem\":\"p\",\"prompt\":\"\",\"text\":"
+             "\" \",\"steps\":[{\"begin\":7,\"end\":3}]}\n",
+             dump);
+    free(dump);
+    json_decref(object);
+    write_text("c.jsonl", line);
+    expect_said("split --chains c.jsonl --out d.jsonl --tokenizer " TOKENIZER,
+                0, "2 chains, 3 steps; 1 chains without a step");
+    cr_assert_eq(ks_tokenizer_open(&tokenizer, TOKENIZER, NULL), KS_OK);
+    snprintf(line, sizeof line, "%s%s", prompt, text);
+    cr_assert_eq(ks_tokenize(tokenizer, line, strlen(line), &tokens, NULL),
+                 KS_OK);
+    json_t *all = read_lines("d.jsonl"), *step;
+    json_t *steps = json_object_get(json_array_get(all, 0), "steps");
+    json_int_t before = 0;
+    size_t i;
+    while (tokens.begin[before] < (int32_t)strlen(prompt)) before++;
+    cr_assert_eq(json_array_size(steps), 3);
+    json_array_foreach(steps, i, step) {
+        json_int_t b, e, tb, te;
+        cr_assert_eq(json_unpack(step, "{s:I,s:I,s:I,s:I}", "begin", &b, "end",
+                                 &e, "token_begin", &tb, "token_end", &te),
+                     0);
+        cr_expect_eq(tb, before, "steps tile, and so do their tokens");
+        cr_assert(te > tb && te <= (json_int_t)tokens.n);
+        for (json_int_t t = tb; t < te; t++)
+            cr_expect(tokens.begin[t] >= b + (int)strlen(prompt) &&
+                      tokens.begin[t] < e + (int)strlen(prompt));
+        before = te;
+    }
+    cr_expect_eq(before, tokens.n);
+    json_decref(all);
+    ks_tokens_free(&tokens);
+    ks_tokenizer_close(&tokenizer);
+    /* of a model, and readers take such a file */
+    expect_said("split --chains c.jsonl --out e.jsonl --model $M", 0,
+                "2 chains");
+    shell("grep -q '\"token_end\":' e.jsonl");
+    expect_said("capture --model $M --chains e.jsonl --out e.h5 --threads 1", 0,
+                "3 steps of 2 chains");
+    expect_said("split --chains e.jsonl", 0,
+                "\"steps\":[{\"begin\":0,\"end\":");
+    cr_expect(!strstr(out, "token_begin"), "stale spans stay: %s", out);
+    expect_said("split --chains c.jsonl --model nowhere", 1, "nowhere");
 }
 
 /* The chain rule, and an error that does not stop the lines after it. */

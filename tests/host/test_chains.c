@@ -211,6 +211,29 @@ Test(chains, labels_fit_their_chains) {
                KS_MISMATCH, "another text");
 }
 
+/* Who replaces steps takes lines whose old ones are broken. */
+Test(chains, unsplit_lines_keep_broken_steps) {
+    static const char *const steps[] = {"\"none\"", "[{\"begin\":9,\"end\":1}]",
+                                        "[3]"};
+    for (size_t i = 0; i < KS_COUNT(steps); i++) {
+        char line[256];
+        ks_chains c;
+        ks_err err = {0};
+        snprintf(line, sizeof line,
+                 "{\"id\":\"a\",\"problem\":\"p\",\"prompt\":\"\",\"text\":"
+                 "\"t\",\"steps\":%s}\n",
+                 steps[i]);
+        const char *file = file_of(line);
+        cr_expect_eq(ks_chains_read(&c, file, KS_KEEP_OBJECTS, &err),
+                     KS_FORMAT);
+        cr_assert_eq(ks_chains_read(&c, file, KS_KEEP_UNSPLIT, &err), KS_OK,
+                     "%s", err.text);
+        cr_expect(!c.at[0].steps && c.at[0].object);
+        unlink(file);
+        ks_chains_free(&c);
+    }
+}
+
 Test(chains, set_steps_reaches_the_object) {
     ks_chains c;
     ks_err err = {0};

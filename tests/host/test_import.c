@@ -311,13 +311,54 @@ Test(import, outputs) {
     expect(in.chains, 7, "id", "\"p/3\"");
     expect(in.chains, 7, "text", "\"<think>\"");
     expect(in.chains, 7, "rest", "\" So \\\\boxed{5}\"");
-    expect(in.chains, 7, "correct", "null");
+    expect(in.chains, 7, "correct", "true"); /* who wrote it knew */
     expect(in.chains, 8, "prompt", "\"Q,\\n\"");
     expect(in.chains, 8, "gold", "\"18\"");
     expect(in.chains, 8, "correct", "true");
     expect(in.chains, 9, "steps", "[]");
     cr_expect(in.all.n == 10 && in.all.unfinished == 3 && in.all.empty == 1 &&
-              in.all.judged == 2 && in.all.correct == 2);
+              in.all.judged == 3 && in.all.correct == 3);
+    drop(&in);
+}
+
+/* The same rule as for chains that were generated here. */
+Test(import, marks_of_a_question) {
+    imported in =
+        good("{\"question\":\"What does `</think>` mean? <think>a</think>\","
+             "\"text\":\"<think>It ends.</think>So.\"}\n",
+             (ks_import_options){0}, KS_TEMPLATE_QWEN);
+    expect(in.chains, 0, "text", "\"It ends.\"");
+    expect(in.chains, 0, "rest", "\"</think>So.\"");
+    drop(&in);
+    in = good(
+        "{\"prompt\":\"<|start|>user<|message|>Q<|end|><|start|>assistant"
+        "<|channel|>analysis<|message|>\",\"text\":\"It ends.<|end|><|start|>"
+        "assistant<|channel|>final<|message|>So.\"}\n",
+        (ks_import_options){0}, KS_TEMPLATE_HARMONY);
+    expect(in.chains, 0, "text", "\"It ends.\"");
+    expect(in.chains, 0, "finished", "true");
+    drop(&in);
+}
+
+/* Chains of our own come through as they are, judged or not. */
+Test(import, own_chains_keep_their_judgement) {
+    static const char *const words[] = {"true", "false", "null"};
+    for (size_t i = 0; i < 3; i++) {
+        char line[256];
+        snprintf(line, sizeof line,
+                 "{\"id\":\"p/0\",\"problem\":\"p\",\"prompt\":\"Q\",\"text\":"
+                 "\"So 5.\",\"rest\":\"\",\"answer\":\"5\",\"correct\":%s}\n",
+                 words[i]);
+        imported in = good(line, (ks_import_options){0}, KS_TEMPLATE_AUTO);
+        expect(in.chains, 0, "correct", words[i]);
+        expect(in.chains, 0, "answer", "\"5\"");
+        cr_expect_eq(in.all.judged, i < 2);
+        drop(&in);
+    }
+    imported in = good("{\"prompt\":\"Q\",\"text\":\"So 5.\",\"gold\":\"6\","
+                       "\"correct\":true}\n",
+                       (ks_import_options){0}, KS_TEMPLATE_AUTO);
+    expect(in.chains, 0, "correct", "false"); /* the right answer decides */
     drop(&in);
 }
 
@@ -359,6 +400,17 @@ Test(import, gsm8k) {
     drop(&in);
 }
 
+/* A line of nothing but annotations is as blank as one without anything. */
+Test(import, gsm8k_lines_of_annotations) {
+    imported in = good("{\"question\":\"Q\",\"answer\":\"<<1+1=2>>\\nSo 2.\\n "
+                       "<<3>> <<4>>\\nThus 3.\\n#### 3\"}\n",
+                       (ks_import_options){0}, KS_TEMPLATE_AUTO);
+    expect(in.chains, 0, "text", "\"So 2.\\nThus 3.\"");
+    expect(in.chains, 0, "steps",
+           "[{\"begin\":0,\"end\":6},{\"begin\":6,\"end\":13}]");
+    drop(&in);
+}
+
 /* ----------------------------------------------------------------------- ids
  */
 
@@ -397,6 +449,48 @@ Test(import, ids) {
     expect(in.chains, 0, "gold", "\"9\"");
     expect(in.chains, 0, "correct", "false");
     drop(&in);
+}
+
+/* A number that another chain's id has is passed over. */
+Test(import, numbers_that_are_free) {
+    imported in =
+        good(O(",\"id\":\"a/1\"") O(",\"id\":\"a/2\"") O(",\"id\":\"a\"")
+                 O(",\"id\":\"a\"") O(",\"id\":\"b/0\"") O(",\"id\":\"b\""),
+             (ks_import_options){0}, KS_TEMPLATE_AUTO);
+    static const char *const ids[] = {"\"a/1\"", "\"a/2\"", "\"a/3\"",
+                                      "\"a/4\"", "\"b/0\"", "\"b/1\""};
+    for (size_t i = 0; i < KS_COUNT(ids); i++)
+        expect(in.chains, i, "id", ids[i]);
+    drop(&in);
+}
+
+/* Prompts are made of the questions of --problems too. */
+Test(import, problems_ask) {
+    ks_problems problems;
+    write_lines("p.jsonl",
+                "{\"id\":\"p1\",\"question\":\"3 + 4?\",\"answer\":\"7\"}\n");
+    cr_assert(ks_problems_read(&problems, path_of("p.jsonl"), KS_KEEP_FIELDS,
+                               NULL) == KS_OK);
+    imported in = good(
+        "{\"id\":\"p1\",\"completion\":\"It is 7.\"}\n"
+        "{\"id\":\"p1/4\",\"completion\":\"It is 8.\"}\n"
+        "{\"id\":\"x\",\"problem\":\"p1\",\"output\":\"7\"}\n"
+        "{\"id\":\"p1\",\"question\":\"Mine?\",\"output\":\"7\"}\n"
+        "{\"problem\":\"p1\",\"answer\":\"So.\\n#### 7\"}\n",
+        (ks_import_options){.problems = &problems, .skipped = count_skipped},
+        KS_TEMPLATE_AUTO);
+    static const char *const ids[] = {"\"p1/0\"", "\"p1/4\"", "\"x\"",
+                                      "\"p1/3\""};
+    cr_assert_eq(in.all.n, 4);
+    cr_expect_eq(in.all.skipped, 1, "it asks something else");
+    for (size_t i = 0; i < KS_COUNT(ids); i++) {
+        expect(in.chains, i, "id", ids[i]);
+        expect(in.chains, i, "prompt", "\"3 + 4?\\n\"");
+        expect(in.chains, i, "question", "\"3 + 4?\"");
+        expect(in.chains, i, "correct", i == 1 ? "false" : "true");
+    }
+    drop(&in);
+    ks_problems_free(&problems);
 }
 
 Test(import, problems_fill_what_is_missing) {
@@ -479,6 +573,7 @@ static const struct {
      "NUL",
      {0}},
     {O(",\"id\":\"\""), "line 1", "\"id\" is empty", {0}},
+    {O(",\"seed\":18446744073709551615"), "line 1", "too big integer", {0}},
     {O(",\"id\":[1]"), "line 1", "\"id\" is neither", {0}},
     {O(",\"id\":\"a/1\"") O(",\"id\":\"a/1\""),
      "line 2",
@@ -509,6 +604,17 @@ Test(import, bad_lines_are_named) {
                   "%s: %s", bad[i].lines, err.text);
         ks_imported_free(&out.all);
     }
+}
+
+/* Neither does one that no template can say. */
+Test(import, a_late_system_message_is_skipped) {
+    imported in =
+        good("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":"
+             "\"system\",\"content\":\"y\"},{\"role\":\"assistant\","
+             "\"content\":\"z\"}]}\n" O(""),
+             (ks_import_options){.skipped = count_skipped}, KS_TEMPLATE_CHATML);
+    cr_expect(in.all.n == 1 && in.all.skipped == 1);
+    drop(&in);
 }
 
 /* A skipped line leaves nothing behind: the next may have its id. */

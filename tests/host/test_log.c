@@ -1,0 +1,82 @@
+/* test_log.c - the lines of progress that go where no terminal is. */
+#include <math.h>
+
+#include "shell.h"
+
+static char folder[64];
+
+static void make_folder(void) {
+    make_temporary(folder, "log");
+}
+
+static void drop_folder(void) {
+    drop_temporary(folder);
+}
+
+TestSuite(log, .init = make_folder, .fini = drop_folder);
+
+/* Standard error goes to a file from here on. */
+static const char *catch_words(void) {
+    static char path[96];
+    snprintf(path, sizeof path, "%s/words", folder);
+    cr_assert_not_null(freopen(path, "w", stderr));
+    return path;
+}
+
+static char *words_in(const char *path) {
+    char *text = NULL;
+    fflush(stderr);
+    cr_assert_eq(ks_read_file(path, &text, NULL, NULL), KS_OK);
+    return text;
+}
+
+static void wait_for_a_line(void) {
+    usleep(3050000);
+}
+
+/* Of units that end late nothing would be known until the first one has. */
+Test(log, progress_with_a_rate_of_its_own) {
+    const char *path = catch_words();
+    ks_progress *p = ks_progress_open("generate", "chain", 16);
+    ks_progress_set(p, 0); /* too early for a line */
+    wait_for_a_line();
+    ks_progress_rate(p, "tok", 250, 100, true);
+    ks_progress_note(p, "prompts %d%%", 97);
+    ks_progress_set(p, 0);
+    wait_for_a_line();
+    ks_progress_rate(p, "tok", 2.5, 3700, false);
+    ks_progress_note(p, "%s", "");
+    ks_progress_set(p, 4);
+    wait_for_a_line();
+    ks_progress_rate(p, "tok", 0, INFINITY, true);
+    ks_progress_set(p, 4);
+    ks_progress_close(&p);
+    char *text = words_in(path);
+    cr_expect_str_eq(
+        text,
+        "generate:   0%, 0 of 16 chain, 250 tok/s, at most 1:40 left, prompts "
+        "97%\n"
+        "generate:  25%, 4 of 16 chain, 2.5 tok/s, 1:01:40 left\n"
+        "generate:  25%, 4 of 16 chain, 0.0 tok/s, --:-- left\n"
+        "generate:  25%, 4 of 16 chain, 0.0 tok/s, 0:09 took\n");
+    free(text);
+}
+
+Test(log, progress_of_units) {
+    const char *path = catch_words();
+    ks_progress *p = ks_progress_open("capture", "tok", 400);
+    wait_for_a_line();
+    ks_progress_set(p, 100);
+    ks_progress_close(&p);
+    char *text = words_in(path), *second = strchr(text, '\n');
+    double rate = 0;
+    int seconds = -1;
+    cr_expect_eq(sscanf(text,
+                        "capture:  25%%, 100 of 400 tok, %lf tok/s, 0:%d left",
+                        &rate, &seconds),
+                 2, "%s", text);
+    cr_expect(rate > 20 && rate < 33 && seconds >= 9 && seconds < 15, "%s",
+              text);
+    cr_expect(second && strstr(second, "0:03 took"), "%s", text);
+    free(text);
+}
