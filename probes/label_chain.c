@@ -36,17 +36,13 @@ static bool is_curve(const ks__item *item) {
 
 /* ----------------------------------------------------------------- filters */
 
-/* The thinking ended: what `generate` says, where the line has it. */
+/* The thinking ended, as `generate` and `import` say it, where the line has it.
+ * Many models open no thinking that a mark could end. */
 static bool is_finished(const ks_chain *chain) {
     json_t *finished = json_object_get(chain->object, "finished");
     json_t *closed = json_object_get(chain->object, "closed");
-    json_t *sampling = json_object_get(chain->object, "sampling");
-    const char *template_ =
-        json_string_value(json_object_get(sampling, "template"));
-    /* raw text has no mark that could end the thinking */
-    bool open =
-        json_is_false(closed) && template_ && strcmp(template_, "raw") != 0;
-    return !json_is_false(finished) && !open;
+    bool opened = ks_text_opens(chain->prompt, chain->prompt_length);
+    return !json_is_false(finished) && !(opened && json_is_false(closed));
 }
 
 static bool is_blank(const char *text) {

@@ -154,8 +154,7 @@ static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
     size_t memory = ks_crew_memory(&job->engines, size, o->memory);
-    bool between = o->suppress || o->method == KS_LABEL_INFLUENCE ||
-                   o->method == KS_LABEL_SUPPRESSION;
+    bool between = ks__measures_between(o);
     KS_TRY(ks_alloc(&job->workers, (size_t)size, sizeof *job->workers,
                     "workers", err));
     for (int i = 0; i < size; i++)

@@ -246,6 +246,12 @@ bool ks__passes(ks__item *item, const uint8_t *mask, bool *passes);
 double ks__round4(double x);
 ks__stage_result ks__fail_item(ks__item *item, ks_status status);
 
+/* Whether steps are measured by others, in memory beside the session's. */
+static inline bool ks__measures_between(const ks_label_options *o) {
+    return o->suppress || o->method == KS_LABEL_INFLUENCE ||
+           o->method == KS_LABEL_SUPPRESSION;
+}
+
 /* -1 unlabelled, 0 removable, 1 important: of step i of the q. */
 int8_t ks__label_of(const ks__item *item, int32_t i);
 ks_status ks__write_item(ks__item *item, ks_err *err);

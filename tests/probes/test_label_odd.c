@@ -59,6 +59,28 @@ Test(label_odd, blank_answers_are_none) {
     cr_expect_eq(skipped("without an answer to the problem"), 1, "%s", text);
 }
 
+/* Models that open no thinking close none; one that was opened must be. */
+Test(label_odd, thinking_that_nothing_opened) {
+    static const struct {
+        const char *edit;
+        size_t unfinished;
+    } cases[] = {{"s/\"closed\":true/\"closed\":false/", 1},
+                 {"s/x/x/", 0},
+                 {"s/\"closed\":true/\"closed\":false/;s/<think>//", 0},
+                 {"s/\"finished\":true/\"finished\":false/;s/<think>//", 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char line[256];
+        snprintf(line, sizeof line, "head -n 1 %s | sed '%s' > c",
+                 DATA "chains.jsonl", cases[i].edit);
+        run(line, 0);
+        run(LABEL MODEL " --force --json --chains c --problems " DATA
+                        "problems.jsonl",
+            0);
+        cr_expect_eq(skipped("unfinished"), cases[i].unfinished, "%s: %s",
+                     cases[i].edit, text);
+    }
+}
+
 /* A cue for no steps at all that is longer than chains are. */
 Test(label_odd, a_long_cue) {
     run("head -n 1 " DATA "chains.jsonl > c", 0);
