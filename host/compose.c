@@ -109,24 +109,6 @@ done:
 
 /* ------------------------------------------------------------ the thinking */
 
-size_t ks__last_mark(const char *s, size_t n, const char *mark) {
-    while (n > 0 && strchr(" \t\r\n", s[n - 1])) n--;
-    size_t m = strlen(mark);
-    return n >= m && memcmp(s + n - m, mark, m) == 0 ? n - m : SIZE_MAX;
-}
-
-/* Where the output's first turn begins: at the mark that the prompt opens it
- * with, if it does. */
-static size_t opened_at(const char *prompt, size_t n) {
-    static const char *const marks[] = {"<think>", "analysis<|message|>",
-                                        "commentary<|message|>"};
-    for (size_t i = 0; i < KS_COUNT(marks); i++) {
-        size_t at = ks__last_mark(prompt, n, marks[i]);
-        if (at != SIZE_MAX) return at;
-    }
-    return n;
-}
-
 /* Harmony without a named channel: a bare turn up to the final channel. */
 static void find_final(const char *s, size_t n, ks_span *text, bool *closed) {
     static const char final[] = "<|end|><|start|>assistant<|channel|>final";
@@ -142,7 +124,7 @@ ks_status ks__find_thinking(const char *whole, size_t n, size_t output,
                             ks_template which, ks_span *text, bool *closed,
                             ks_err *err) {
     ks_status st = KS_OK;
-    size_t from = opened_at(whole, output);
+    size_t from = KS_MIN(ks_text_opening(whole, output), output);
     KS_TRY(ks_text_extract(whole + from, n - from, which, text, closed, err));
     if (which == KS_TEMPLATE_HARMONY)
         find_final(whole + from, n - from, text, closed);

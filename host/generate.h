@@ -67,9 +67,6 @@ ks_status ks_compose_chain(const ks_compose *compose, const ks_problem *problem,
 
 /* The parts of it that import.c needs as well. */
 
-/* Where the mark begins in which s[0, n) ends, blanks behind it not counted;
- * SIZE_MAX: it does not. */
-size_t ks__last_mark(const char *s, size_t n, const char *mark);
 /* The rules of text.h on the output, whole[output, n), with the mark that the
  * prompt ahead of it may open the thinking with; other marks of the prompt,
  * such as a question's, say nothing. *text is in whole, at `output` at least.

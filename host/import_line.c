@@ -38,12 +38,6 @@ done:
     return st;
 }
 
-#define NONE SIZE_MAX
-
-static bool ends_in(const ks_str *s, size_t n, const char *mark) {
-    return ks__last_mark(s->data, n, mark) != NONE;
-}
-
 static size_t blanks_ahead(const char *s, size_t n) {
     size_t i = 0;
     while (i < n && strchr(" \t\r\n", s[i]) && s[i]) i++;
@@ -67,11 +61,11 @@ static ks_status take_output(ks__draft *d, const char *output, size_t n,
                              bool rendered, ks_err *err) {
     ks_status st = KS_OK;
     size_t skip = blanks_ahead(output, n);
-    size_t mark = ks__last_mark(d->whole.data, d->whole.length, THINK);
+    size_t mark = ks_text_opening(d->whole.data, d->whole.length);
     bool opens = n - skip >= strlen(THINK) &&
                  memcmp(output + skip, THINK, strlen(THINK)) == 0;
     bool harmony = d->options->prompt->which == KS_TEMPLATE_HARMONY;
-    if (rendered && opens && mark != NONE) d->whole.length = mark;
+    if (rendered && opens && mark != SIZE_MAX) d->whole.length = mark;
     if (rendered && harmony && !memmem(output, n, "<|channel|>", 11))
         KS_TRY(ks_str_add(&d->whole, FINAL, strlen(FINAL), err));
     d->output = d->whole.length;
@@ -89,7 +83,7 @@ static ks_status take_parts(ks__draft *d, const char *thinking, size_t n,
                             ks_err *err) {
     ks_status st = KS_OK;
     bool harmony = d->options->prompt->which == KS_TEMPLATE_HARMONY;
-    bool opened = ends_in(&d->whole, d->whole.length, THINK);
+    bool opened = ks_text_opening(d->whole.data, d->whole.length) != SIZE_MAX;
     const char *opening = harmony                          ? ANALYSIS
                           : marks && !opened && !is_raw(d) ? THINK "\n"
                                                            : "";
@@ -472,7 +466,7 @@ ks_status ks__import_line(ks__draft *d, ks_err *err) {
                            &d->question, &found, err));
     if (from != KS_IMPORT_GSM8K) KS_TRY(read_gold(d, err));
     KS_TRY(read_line(d, from, err));
-    d->opened = ks_text_opens(d->whole.data, d->text.begin);
+    d->opened = ks_text_opening(d->whole.data, d->text.begin) != SIZE_MAX;
     if (d->steps.n == 0)
         KS_TRY(ks_text_split(d->whole.data + d->text.begin,
                              d->text.end - d->text.begin, &d->steps, err));
