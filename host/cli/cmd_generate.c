@@ -276,6 +276,9 @@ static ks_status run(ks_generate_work *w, ks_err *err) {
     double start = ks_seconds();
     st = ks_generate_on(&w->engines, &w->options, w->requests, w->n_requests,
                         keep, w, &w->stats, err);
+    ks_progress_rate(w->progress, "tok",
+                     (double)w->stats.sampled / (ks_seconds() - start), 0,
+                     false);
     ks_progress_close(&w->progress);
     KS_CHECK(st != KS_INTERRUPTED || !w->part.path, KS_INTERRUPTED,
              "%s keeps %zu of %zu chains; --resume goes on from there",
