@@ -209,10 +209,15 @@ static void sum_up(const struct ks_label_job *job, ks_label_summary *sum) {
         sum->chains++;
         sum->skipped[item->skip]++;
         sum->asked += item->asked;
-        if (item->skip != KS_SKIP_NONE) continue;
+        bool done = item->skip == KS_SKIP_NONE;
+        for (size_t k = 0; item->cut && k < item->original.steps.n; k++)
+            *(done ? &sum->cut : &sum->cut_of_others) += item->cut[k];
+        if (!done) continue;
+        if (job->options.method == KS_LABEL_CURVE) {
+            sum->curves++;
+            continue;
+        }
         sum->labelled++;
-        for (size_t k = 0; k < item->original.steps.n; k++)
-            sum->cut += item->cut[k];
         sum->steps += item->q;
         for (int32_t k = 0; k < item->q; k++) {
             int8_t label = ks__label_of(item, k);
