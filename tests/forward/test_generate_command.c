@@ -156,14 +156,11 @@ Test(generate_command, progress_without_a_terminal) {
     cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0);
     const char *line = strstr(out, "generate: 100%, 6 of 6 chain, ");
     cr_assert(line, "%s", out);
-    char unit[16] = "";
-    double rate = 0;
-    int minutes = -1, seconds = -1;
-    cr_expect_eq(sscanf(line, "generate: 100%%, 6 of 6 chain, %lf %15s %d:%d",
-                        &rate, unit, &minutes, &seconds),
-                 4, "%s", line);
-    cr_expect_str_eq(unit, "tok/s,");
+    char *unit;
+    double rate =
+        strtod(line + strlen("generate: 100%, 6 of 6 chain, "), &unit);
     cr_expect_gt(rate, 0);
+    cr_expect(strncmp(unit, " tok/s, 0:", 10) == 0, "%s", line);
     const char *end = strchr(line, '\n');
     cr_expect(end && strncmp(end - 5, " took", 5) == 0,
               "nothing of prompts is left to say: %s", line);

@@ -52,13 +52,15 @@ Test(log, progress_with_a_rate_of_its_own) {
     ks_progress_set(p, 4);
     ks_progress_close(&p);
     char *text = words_in(path);
-    cr_expect_str_eq(
-        text,
+    static const char lines[] =
         "generate:   0%, 0 of 16 chain, 250 tok/s, at most 1:40 left, prompts "
         "97%\n"
         "generate:  25%, 4 of 16 chain, 2.5 tok/s, 1:01:40 left\n"
         "generate:  25%, 4 of 16 chain, 0.0 tok/s, --:-- left\n"
-        "generate:  25%, 4 of 16 chain, 0.0 tok/s, 0:09 took\n");
+        "generate:  25%, 4 of 16 chain, 0.0 tok/s, 0:";
+    size_t n = strlen(text);
+    cr_expect(strncmp(text, lines, strlen(lines)) == 0, "%s", text);
+    cr_expect(n > 6 && strcmp(text + n - 6, " took\n") == 0, "%s", text);
     free(text);
 }
 
@@ -69,12 +71,13 @@ Test(log, progress_of_units) {
     ks_progress_set(p, 100);
     ks_progress_close(&p);
     char *text = words_in(path), *second = strchr(text, '\n');
-    double rate = 0;
-    int seconds = -1;
-    cr_expect_eq(sscanf(text,
-                        "capture:  25%%, 100 of 400 tok, %lf tok/s, 0:%d left",
-                        &rate, &seconds),
-                 2, "%s", text);
+    static const char front[] = "capture:  25%, 100 of 400 tok, ";
+    char *unit, *left;
+    cr_assert(strncmp(text, front, strlen(front)) == 0, "%s", text);
+    double rate = strtod(text + strlen(front), &unit);
+    cr_assert(strncmp(unit, " tok/s, 0:", 10) == 0, "%s", text);
+    long seconds = strtol(unit + 10, &left, 10);
+    cr_expect(strncmp(left, " left\n", 6) == 0, "%s", text);
     cr_expect(rate > 20 && rate <= 33 && seconds >= 9 && seconds < 15, "%s",
               text);
     cr_expect(second && strstr(second, "0:03 took"), "%s", text);
