@@ -172,20 +172,20 @@ done:
 
 static ks_status prepare_prompts(ks_generate_work *w, ks_err *err) {
     ks_status st = KS_OK;
-    size_t n = w->problems.n, counts[3] = {0};
+    size_t n = w->problems.n, good = 0;
     KS_TRY(ks_alloc(&w->prompts, n, sizeof *w->prompts, "prompts", err));
     KS_TRY(ks_alloc(&w->tokens, n, sizeof *w->tokens, "prompts", err));
     KS_TRY(ks_alloc(&w->fits, n, sizeof *w->fits, "prompts", err));
     for (size_t i = 0; i < n; i++) {
         KS_TRY(prepare_prompt(w, i, err));
-        counts[w->fits[i]]++;
+        good += w->fits[i] == KS_FIT_GOOD;
     }
-    w->n_asked = counts[KS_FIT_GOOD] * (size_t)w->samples;
+    w->n_asked = good * (size_t)w->samples;
     KS_CHECK(w->n_asked > 0, KS_LIMIT,
-             "%s: no problem is left: %zu are too long for the context (%d "
-             "tokens), %zu empty",
-             w->in->common.problems, counts[KS_FIT_LONG],
-             w->engine->model->config.n_context, counts[KS_FIT_EMPTY]);
+             "%s: problem %s has a prompt of %zu tokens, the model's context "
+             "is %d; no other problem fits either",
+             w->in->common.problems, w->problems.at[0].id, w->tokens[0].n,
+             w->engine->model->config.n_context);
 done:
     return st;
 }

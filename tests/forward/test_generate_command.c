@@ -122,7 +122,7 @@ Test(generate_command, problems_that_do_not_fit_are_left_out) {
     json_decref(sums);
     shell("grep long problems.jsonl > l.jsonl");
     expect_said("generate --model $M --problems l.jsonl --out c.jsonl", 1,
-                "no problem is left: 1 are too long");
+                "l.jsonl: problem long has a prompt of ");
 }
 
 Test(generate_command, problems_without_an_answer_are_counted) {
