@@ -106,6 +106,9 @@ typedef enum ks_label_skip {
 const char *ks_label_skip_name(ks_label_skip skip);
 
 typedef struct ks_label_summary {
+    /* OUT was there already, whole and the same: nothing ran, and of what
+     * follows chains and labelled alone are known. */
+    bool whole;
     int64_t chains, labelled, skipped[KS_N_SKIPS];
     int64_t steps, important, removable, unlabelled; /* of prefixes */
     int64_t cut;         /* steps that gave the answer away */

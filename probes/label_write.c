@@ -131,7 +131,7 @@ static ks_status write_labels(ks__item *item, ks_err *err) {
         "{s:s,s:s,s:s,s:o,s:i,s:i,s:o,s:f,s:f,s:f,s:f,s:o,s:o,s:i,s:i,s:o,s:o}",
         "chain", item->chain->id, "text_sha256", hash, "method", kind, "labels",
         labels_of(item), "prefix", item->p, "searched", item->q, "sampling",
-        json_deep_copy(item->job->settings), "necessity", item->necessity,
+        json_deep_copy(item->job->sampling), "necessity", item->necessity,
         "sufficiency_all", item->sufficiency, "ppl_all", exp(item->nll_all),
         "ppl_answer", exp(item->nll_answer), "answer_step",
         item->clean.answer < 0 ? json_null() : json_integer(item->clean.answer),
@@ -142,7 +142,9 @@ static ks_status write_labels(ks__item *item, ks_err *err) {
         "selected", count(item->start, item->q), "core",
         count(item->core, item->q), "confirmed", number(item->confirmed),
         "random_cores", random_of(item));
-    KS_CHECK(item->line, KS_NOMEM, "out of memory for labels");
+    KS_CHECK(item->line && !json_object_set_new(item->line, "inputs_sha256",
+                                                json_string(item->inputs)),
+             KS_NOMEM, "out of memory for labels");
     KS_CHECK(
         !json_object_set_new(item->line, "subsets", ks__subsets_json(item)),
         KS_NOMEM, "out of memory for subsets");

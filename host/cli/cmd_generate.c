@@ -103,6 +103,7 @@ typedef struct work {
     ks_compose compose;
     json_t *settings;
     ks_part part;
+    const char *from; /* what is taken over: OUT.part, or OUT */
     ks_progress *progress;
     ks_generate_stats stats;
 } work;
@@ -198,31 +199,75 @@ done:
 static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
     ks_status st = KS_OK;
     work *w = user;
-    const char *id = json_string_value(json_object_get(object, "id"));
+    char where[320], other[512];
+    const char *text, *id = json_string_value(json_object_get(object, "id"));
     const char *problem = json_string_value(json_object_get(object, "problem"));
     const ks_problem *p =
         problem ? ks_problems_find(&w->problems, problem) : NULL;
     size_t length = problem ? strlen(problem) : 0;
     char *end = NULL;
+    snprintf(where, sizeof where, "%.280s line %zu",
+             w->from ? w->from : w->part.path, line);
     KS_CHECK(p && id && strncmp(id, problem, length) == 0 && id[length] == '/',
-             KS_MISMATCH, "%s line %zu: not a chain of these problems",
-             w->part.path, line);
+             KS_MISMATCH, "%s: not a chain of these problems", where);
     long sample = strtol(id + length + 1, &end, 10);
     KS_CHECK(!*end && end != id + length + 1 && sample >= 0 &&
                  sample < w->samples,
-             KS_MISMATCH, "%s line %zu: sample %s of 0 to %d", w->part.path,
-             line, id + length + 1, w->samples - 1);
-    KS_CHECK(json_equal(json_object_get(object, "sampling"), w->settings),
+             KS_MISMATCH, "%s: sample %s of 0 to %d", where, id + length + 1,
+             w->samples - 1);
+    snprintf(other, sizeof other, "%s was sampled with other settings", where);
+    KS_TRY(ks_json_same(w->settings, json_object_get(object, "sampling"), other,
+                        err));
+    KS_TRY(ks_json_string(object, "text", where, &text, &length, err));
+    KS_TRY(ks_json_string(object, "prompt", where, &text, &length, err));
+    const ks_str *prompt = &w->prompts[p - w->problems.at];
+    KS_CHECK(length == prompt->length &&
+                 memcmp(text, prompt->data, length) == 0,
              KS_MISMATCH,
-             "%s line %zu was sampled with other settings; --force starts "
-             "afresh",
-             w->part.path, line);
+             "%s: chain %s was sampled from another prompt: a question, an "
+             "instruction or the template was other",
+             where, id);
     size_t at =
         (size_t)(p - w->problems.at) * (size_t)w->samples + (size_t)sample;
     if (w->chains[at]) goto done;
     w->chains[at] = json_incref(object);
     w->n_done++;
 done:
+    return st;
+}
+
+/* An OUT that is there already, all of it and the same, stays: *whole. */
+static ks_status look_at_whole(work *w, bool *whole, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_cli_common *c = &w->in->common;
+    w->from = c->out;
+    KS_TRY(ks_jsonl_read(c->out, adopt, w, err));
+    KS_CHECK(w->n_done == w->n, KS_MISMATCH,
+             "%s is whole with %zu of the %zu chains that are asked for",
+             c->out, w->n_done, w->n);
+    *whole = true;
+done:
+    if (st == KS_OK) return st;
+    if (!c->force) return ks_fail_more(err, st, "; --force overwrites it");
+    for (size_t i = 0; i < w->n; i++) {
+        json_decref(w->chains[i]);
+        w->chains[i] = NULL;
+    }
+    w->n_done = 0;
+    return ks_part_begin(&w->part, err);
+}
+
+static ks_status take_up(work *w, bool *whole, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_cli_common *c = &w->in->common;
+    ks_found found;
+    *whole = false;
+    st = ks_part_open(&w->part, c->out, c->resume, c->force, adopt, w, &found,
+                      err);
+    if (st == KS_OK && found == KS_FOUND_WHOLE)
+        st = look_at_whole(w, whole, err);
+    else if (st == KS_MISMATCH)
+        ks_fail_more(err, st, "; --force without --resume starts afresh");
     return st;
 }
 
@@ -356,10 +401,20 @@ static void say_plan(const work *w) {
            (long long)prompts, longest);
 }
 
+static ks_status check_files(const input *in, ks_err *err) {
+    const ks_cli_common *c = &in->common;
+    const ks_use uses[] = {{"--out", c->out, true},
+                           {"--problems", c->problems, false},
+                           {"--model", c->model, false},
+                           {"--tokenizer", in->tokenizer, false}};
+    return ks_refuse_overlap(uses, KS_COUNT(uses), err);
+}
+
 static ks_status run(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
-    bool begun;
+    bool whole;
+    KS_TRY(check_files(w->in, err));
     KS_TRY(ks_problems_read(&w->problems, c->problems, KS_KEEP_FIELDS, err));
     KS_TRY(open_model(w, err));
     KS_TRY(settle(w, err));
@@ -371,8 +426,12 @@ static ks_status run(work *w, ks_err *err) {
         say_plan(w);
         return KS_OK;
     }
-    KS_TRY(ks_part_open(&w->part, c->out, c->resume, c->force, adopt, w, &begun,
-                        err));
+    KS_TRY(take_up(w, &whole, err));
+    if (whole) {
+        ks_log(KS_LOG_INFO, "%s is already whole", c->out);
+        sum_up(w, 0);
+        return KS_OK;
+    }
     KS_TRY(list_requests(w, err));
     if (!c->quiet)
         w->progress = ks_progress_open("generate", "chain", (double)w->n);

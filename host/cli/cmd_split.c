@@ -44,6 +44,9 @@ static ks_status run(const ks_cli_common *c, ks_err *err) {
     ks_str all = {0};
     size_t steps = 0;
     bool standard = !c->out || strcmp(c->out, "-") == 0;
+    const ks_use uses[] = {{"--out", c->out, true},
+                           {"--chains", c->chains, false}};
+    KS_TRY(ks_refuse_overlap(uses, KS_COUNT(uses), err));
     if (!standard) KS_TRY(ks_refuse_existing(c->out, c->force, err));
     KS_TRY(ks_chains_read(&chains, c->chains, KS_KEEP_OBJECTS, err));
     KS_TRY(ks_str_add(&all, "", 0, err));
