@@ -462,13 +462,6 @@ static ks_status read_line(ks__draft *d, ks_import_from from, ks_err *err) {
     }
 }
 
-/* Harmony's header of the thinking, or <think>, right ahead of it. */
-static bool is_opened(const ks__draft *d) {
-    return ends_in(&d->whole, d->text.begin, THINK) ||
-           ends_in(&d->whole, d->text.begin, "analysis<|message|>") ||
-           ends_in(&d->whole, d->text.begin, "commentary<|message|>");
-}
-
 ks_status ks__import_line(ks__draft *d, ks_err *err) {
     ks_status st = KS_OK;
     const char *field = d->options->question_field;
@@ -479,7 +472,7 @@ ks_status ks__import_line(ks__draft *d, ks_err *err) {
                            &d->question, &found, err));
     if (from != KS_IMPORT_GSM8K) KS_TRY(read_gold(d, err));
     KS_TRY(read_line(d, from, err));
-    d->opened = is_opened(d);
+    d->opened = ks_text_opens(d->whole.data, d->text.begin);
     if (d->steps.n == 0)
         KS_TRY(ks_text_split(d->whole.data + d->text.begin,
                              d->text.end - d->text.begin, &d->steps, err));

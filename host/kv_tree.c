@@ -223,15 +223,20 @@ void ks_kv_tree_announce(ks_kv_tree *t, const int32_t *ids, int32_t n) {
 }
 
 void ks_kv_tree_ready(ks_kv_tree *t, const int32_t *ids, int32_t n,
-                      const ks_kv_scores *scores, const int32_t *pages) {
+                      const ks_kv_scores *scores, int32_t *pages) {
     int32_t at = NONE;
     for (int32_t p = 0; p < n / KS_PAGE; p++) {
         at = child_of(t, at, ids + p * KS_PAGE);
         if (at == NONE) return;
         if (scores) write_scores(&t->nodes[at], scores);
-        if (t->nodes[at].page != NONE) continue;
-        t->nodes[at].page = pages[p];
-        ks_kv_page_share(t->kv, pages[p]);
+        if (t->nodes[at].page == NONE) {
+            t->nodes[at].page = pages[p];
+            ks_kv_page_share(t->kv, pages[p]);
+        } else if (t->nodes[at].page != pages[p]) {
+            ks_kv_page_drop(t->kv, pages[p]);
+            pages[p] = t->nodes[at].page;
+            ks_kv_page_share(t->kv, pages[p]);
+        }
     }
 }
 

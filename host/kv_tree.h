@@ -44,9 +44,10 @@ int32_t ks_kv_tree_find(ks_kv_tree *tree, const int32_t *ids, int32_t n,
  * there are no nodes left the rest is not shared. */
 void ks_kv_tree_announce(ks_kv_tree *tree, const int32_t *ids, int32_t n);
 /* The front of ids [n] lies in pages; announced nodes of it become ready, and
- * keep the scores (may be NULL). */
+ * keep the scores (may be NULL). Where a node was ready its page takes the
+ * place of the caller's: they hold the same. */
 void ks_kv_tree_ready(ks_kv_tree *tree, const int32_t *ids, int32_t n,
-                      const ks_kv_scores *scores, const int32_t *pages);
+                      const ks_kv_scores *scores, int32_t *pages);
 /* Takes back what was announced of ids [n] and is not ready. */
 void ks_kv_tree_forget(ks_kv_tree *tree, const int32_t *ids, int32_t n);
 

@@ -7,6 +7,8 @@
 #include "session_state.h"
 
 enum { DEFAULT_ACTIVE = 128 };
+/* The store holds as many as long as can be, where nobody says its size. */
+enum { FEW_SEQUENCES = 4 };
 
 /* ------------------------------------------------------------------- opening
  */
@@ -34,7 +36,11 @@ static size_t store_memory(const ks_session *s) {
         size_t taken = taken_beside(s);
         return s->options->room > taken ? s->options->room - taken : 0;
     }
-    if (s->engine->ops->unified) return allowed ? allowed : KS_STORE_BYTES;
+    if (s->engine->ops->unified) {
+        size_t some = (size_t)FEW_SEQUENCES * (size_t)s->max_pages *
+                      ks_kv_page_bytes(&s->engine->model->config);
+        return allowed ? allowed : KS_MAX(KS_STORE_BYTES, some);
+    }
     size_t room = ks_dev_room(s->engine->dev) / 8 * 7;
     return allowed ? KS_MIN(allowed, room) : room;
 }
@@ -49,7 +55,7 @@ static ks_status open_store(ks_session *s, ks_err *err) {
     int32_t least = s->max_pages + s->scores;
     KS_CHECK(n >= least, KS_LIMIT,
              "%zu bytes for keys and values hold %lld tokens, the longest "
-             "sequence can come to %d",
+             "sequence can come to %d: more memory, or less to sample",
              memory, (long long)n * KS_PAGE, least * KS_PAGE);
     n = KS_MIN(n, INT32_MAX / KS_PAGE);
     KS_TRY(

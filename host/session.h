@@ -35,7 +35,8 @@ typedef struct ks_generate_options {
     uint64_t seed;
     const int32_t *stops; /* [n_stops] ids that end a sequence */
     size_t n_stops;
-    size_t memory; /* bytes of the KV store; 0: 1 GiB, or what a device has */
+    size_t memory; /* bytes of the KV store; 0: 1 GiB, or room for four of the
+                      longest sequences, or what a device has */
     size_t room;   /* where that is host memory, bytes of the store, the batch's
                       buffers and what drawing takes together, in memory's place;
                       0: unbounded */

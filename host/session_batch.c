@@ -8,22 +8,26 @@
 /* ------------------------------------------------------------------- filling
  */
 
-/* Pages for the first `tokens` of active[at], taken from the youngest if need
- * be; false: it was the youngest itself. The oldest always gets them, for the
- * store holds the longest sequence. */
-static bool ensure_pages(ks_session *s, int32_t at, int32_t tokens) {
+/* Pages for the next `tokens` of active[at], taken from the youngest if need
+ * be; for how many it has them, 0: it was the youngest itself and waits. The
+ * oldest always gets some, for the store holds the longest sequence and a page:
+ * what it computes that the tree has without scores goes as soon as it is
+ * there (ks_kv_tree_ready). */
+static int32_t ensure_pages(ks_session *s, int32_t at, int32_t tokens) {
     ks_sequence *q = s->active[at];
-    while (q->n_pages < ks__pages_for(tokens)) {
+    while (q->n_pages < ks__pages_for(q->past + tokens)) {
         int32_t page = ks__session_page(s);
+        bool self = at == s->n_active - 1;
+        int32_t has = q->n_pages * KS_PAGE - q->past;
         if (page >= 0) {
             q->pages[q->n_pages++] = page;
             continue;
         }
-        bool self = at == s->n_active - 1;
+        if (self && at == 0 && has > 0) return has;
         ks__session_leave(s, s->n_active - 1, true);
-        if (self) return false;
+        if (self) return 0;
     }
-    return true;
+    return tokens;
 }
 
 static void add_to_batch(ks_session *s, ks_sequence *q, int32_t tokens) {
@@ -161,7 +165,8 @@ ks_status ks__session_fill(ks_session *s, ks_err *err) {
             prompts -= tokens;
             if (tokens == 0) continue;
         }
-        if (!ensure_pages(s, i, q->past + tokens)) break;
+        tokens = ensure_pages(s, i, tokens);
+        if (tokens == 0) break;
         add_to_batch(s, q, tokens);
     }
     KS_TRY(list_draws(s, err));

@@ -96,6 +96,15 @@ static ks_status open_model(struct ks_label_job *job, ks_err *err) {
     KS_TRY(ks_prompt_open(&job->prompt, o->model, job->tokenizer, o->template_,
                           err));
     KS_TRY(ks_engines_open(&job->engines, o->model, &engine, err));
+    /* batches may take no more than they leave to what measures steps */
+    for (int i = 0; ks__measures_between(o) && i < job->engines.n; i++) {
+        ks_engine *e = job->engines.at[i];
+        e->limits.max_tokens = ks_engine_tokens(e, &e->limits, e->memory / 2);
+        KS_CHECK(e->limits.max_tokens > 0, KS_LIMIT,
+                 "%zu bytes of memory do not hold the buffers for one token of "
+                 "%s",
+                 e->memory / 2, o->model);
+    }
 done:
     free(home);
     return st;
@@ -136,13 +145,13 @@ static void choose_cues(struct ks_label_job *job) {
 static ks_status measure_item(struct ks_label_job *job, ks__item *item,
                               ks_err *err) {
     ks_status st = KS_OK;
-    int32_t n = 0;
-    if (!item->problem || !item->problem->answer) return KS_OK;
-    KS_TRY(ks__longest_question(item, &n, err));
-    if (n > job->engines.at[0]->model->config.n_context)
-        item->skip = KS_SKIP_TOO_LONG;
-    else
-        job->longest = KS_MAX(job->longest, n);
+    int32_t least = 0, most = 0;
+    int32_t context = job->engines.at[0]->model->config.n_context;
+    if (!item->problem->answer) return KS_OK;
+    KS_TRY(ks__longest_question(item, &least, &most, err));
+    item->too_long = least > context;
+    if (!item->too_long)
+        job->longest = KS_MAX(job->longest, KS_MIN(most, context));
 done:
     return st;
 }

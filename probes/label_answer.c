@@ -17,20 +17,21 @@ static size_t last_box(const ks_spans *boxes, size_t end, uint32_t compat) {
 /* What a sample says: the last box of its completion, in the box that the cue
  * opened; without a box in the cue, the answer that cue and completion state.
  * compat: the last box of everything. */
-static ks_status read_answer(const ks__item *item, const ks_str *completion,
-                             const char *cue, ks_str *out, ks_err *err) {
+static ks_status read_answer(const ks__ask *a, const ks_str *completion,
+                             ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_label_options *o = &item->job->options;
+    const char *cue = a->cue;
+    const ks_label_options *o = &a->item->job->options;
     ks_str text = {0};
     ks_spans boxes = {0};
     ks_span span = {0};
     bool found = false, boxed = ks__leaves_box(cue);
-    if (o->compat & KS_COMPAT_BOX)
-        KS_TRY(ks_str_printf(&text, err, "%s%s", item->chain->prompt,
-                             item->clean.data ? item->clean.data
-                                              : item->original.data));
-    KS_TRY(ks_str_printf(&text, err, "%s%s", boxed ? KS__BOX : cue,
-                         completion->data ? completion->data : ""));
+    if (o->compat & KS_COMPAT_BOX) /* the question's box too, left open */
+        KS_TRY(ks_add_ids(a->item->job->tokenizer, a->ids, a->n, &text, err));
+    else
+        KS_TRY(ks_str_printf(&text, err, "%s", boxed ? KS__BOX : cue));
+    KS_TRY(ks_str_add(&text, completion->data ? completion->data : "",
+                      completion->length, err));
     if (boxed) {
         KS_TRY(ks_text_boxes(text.data, text.length,
                              (o->compat & KS_COMPAT_EQUAL) != 0, &boxes, err));
@@ -62,7 +63,7 @@ static ks_status take_sample(ks__ask *a, const ks_answer *answer, ks_err *err) {
         KS_TRY(ks__roll_take(a, &completion, err));
         goto done;
     }
-    KS_TRY(read_answer(item, &completion, a->cue, &said, err));
+    KS_TRY(read_answer(a, &completion, &said, err));
     if (said.length > 0)
         KS_TRY(ks_text_equal(said.data, said.length, item->problem->answer,
                              strlen(item->problem->answer),
@@ -101,6 +102,7 @@ ks_status ks__answered(const ks_request *request, const ks_answer *answer,
     if (++a->answered < a->wanted) return KS_OK;
     KS_TRY(ks__remember(a->item, a->key, value_of(a, answer), a->text, a->tally,
                         err));
+    a->item->worker->out -= a->n;
     if (--a->item->pending == 0) *item = a->item;
     ks__ask_free(a);
 done:

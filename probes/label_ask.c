@@ -5,6 +5,13 @@
 
 #include "label_state.h"
 
+/* A step of fewer bytes may be less than the tokens that cutting it adds, where
+ * it undoes merges at its two ends; what many of them add up to stays small. */
+enum { BYTES = 10, MORE = 256 };
+
+/* Tokens of questions that a worker has out, a few MB. */
+enum { MOST_OUT = 1 << 20 };
+
 /* A set of a text's steps, and what is asked about it. */
 typedef struct question {
     const char *what;     /* its key begins so */
@@ -182,6 +189,7 @@ ks_status ks__ask_open(ks__item *item, const char *key, ks_ask kind,
     memcpy(a->ids, front->ids, front->n * sizeof(int32_t));
     if (more > 0) memcpy(a->ids + front->n, rest->ids, more * sizeof(int32_t));
     a->n = (int32_t)(front->n + more);
+    item->worker->out += a->n;
     *out = a;
 done:
     return st;
@@ -203,6 +211,12 @@ ks_status ks__ask_send(ks__ask *a, int32_t from, int32_t max_new,
                           .from = from,
                           .last_ids = last_ids,
                           .n_last_ids = n_last_ids};
+    if (a->n + max_new > item->job->longest) {
+        item->skip = KS_SKIP_TOO_LONG;
+        item->worker->out -= a->n;
+        ks__ask_free(a);
+        return KS_OK;
+    }
     KS_TRY(ks_str_printf(&path, err, "label %s %s", item->chain->id, a->key));
     for (int32_t k = 0; k < a->wanted; k++) {
         KS_TRY(ks_philox_stream(&request.stream, item->chain->problem,
@@ -252,7 +266,8 @@ static bool ask(ks__item *item, const question *q, send_fn send, double *out) {
     ks_str key = {0};
     ks_status st = make_key(item, q, &key, &item->err);
     bool known = st == KS_OK && recall(item, key.data, out);
-    if (st == KS_OK && send && !known && !ks__is_out(item, key.data)) {
+    if (st == KS_OK && send && !known && !ks__is_out(item, key.data) &&
+        ks__may_ask(item)) {
         st = send(item, key.data, q, &item->err);
         known = st == KS_OK && recall(item, key.data, out); /* no tokens */
     }
@@ -386,7 +401,7 @@ ks_status ks__tokens_of_prefix(ks__item *item, ks_tokens *tokens,
         ks_alloc(&begins, (size_t)item->q + 2, sizeof *begins, "steps", err));
     KS_TRY(add_prompt(item, &whole, err));
     for (int32_t i = 0; i < item->p; i++) {
-        ks_span s = t->steps.at[i];
+        ks_span s = ks__text_extent(t, (size_t)i);
         if (i == t->answer) continue;
         if (q < item->q && item->steps[q] == i) begins[q++] = whole.length;
         KS_TRY(ks_str_add(&whole, t->data + s.begin, s.end - s.begin, err));
@@ -407,25 +422,44 @@ done:
     return st;
 }
 
-ks_status ks__longest_question(ks__item *item, int32_t *tokens, ks_err *err) {
+bool ks__may_ask(const ks__item *item) {
+    return item->pending == 0 || item->worker->out < MOST_OUT;
+}
+
+static ks_status with_cue(const ks__item *item, const question *q,
+                          ks_tokens *tokens, ks_err *err) {
     ks_status st = KS_OK;
     ks_str whole = {0};
-    ks_tokens all = {0}, answer = {0};
-    question all_of_it = {.text = &item->original};
     bool any;
+    KS_TRY(add_steps(item, q, &whole, &any, err));
+    KS_TRY(ks_str_printf(&whole, err, "%s", cue_of(item, any)));
+    KS_TRY(ks__tokenize(item, &whole, tokens, err));
+done:
+    ks_str_free(&whole);
+    return st;
+}
+
+ks_status ks__longest_question(ks__item *item, int32_t *least, int32_t *most,
+                               ks_err *err) {
+    ks_status st = KS_OK;
+    ks_tokens all = {0}, none = {0}, answer = {0};
     int32_t max_new = 0;
-    KS_TRY(add_steps(item, &all_of_it, &whole, &any, err));
-    KS_TRY(ks_str_printf(&whole, err, "%s", item->job->cue));
-    KS_TRY(ks__tokenize(item, &whole, &all, err));
+    const ks__text *t = &item->original;
+    KS_TRY(with_cue(item, &(question){.text = t}, &all, err));
+    KS_TRY(with_cue(item, &(question){.text = NULL}, &none, err));
     KS_TRY(ks_tokenize(item->job->tokenizer, answer_of(item),
                        strlen(answer_of(item)), &answer, err));
     KS_TRY(most_new(item, &max_new, err));
-    /* cutting steps may undo merges of tokens, a token a cut at most */
-    size_t n = all.n + answer.n + item->original.steps.n + 8;
-    *tokens = (int32_t)KS_MIN(n + (size_t)max_new, (size_t)INT32_MAX);
+    /* 8: merges at the cue and the answer */
+    size_t n = KS_MAX(all.n, none.n) + answer.n + (size_t)max_new + 8;
+    *least = (int32_t)KS_MIN(n, (size_t)INT32_MAX);
+    size_t more = 0;
+    for (size_t i = 0; i < t->steps.n; i++)
+        more += t->steps.at[i].end - t->steps.at[i].begin < BYTES ? 2 : 0;
+    *most = (int32_t)KS_MIN(n + KS_MIN(more, MORE), (size_t)INT32_MAX);
 done:
-    ks_str_free(&whole);
     ks_tokens_free(&all);
+    ks_tokens_free(&none);
     ks_tokens_free(&answer);
     return st;
 }

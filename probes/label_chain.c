@@ -36,17 +36,18 @@ static bool is_curve(const ks__item *item) {
 
 /* ----------------------------------------------------------------- filters */
 
-/* The thinking ended: what `generate` says, where the line has it. */
+/* The thinking ended, as `generate` and `import` say it, where the line has it.
+ * Many models open no thinking that a mark could end. */
 static bool is_finished(const ks_chain *chain) {
     json_t *finished = json_object_get(chain->object, "finished");
     json_t *closed = json_object_get(chain->object, "closed");
-    json_t *sampling = json_object_get(chain->object, "sampling");
-    const char *template_ =
-        json_string_value(json_object_get(sampling, "template"));
-    /* raw text has no mark that could end the thinking */
-    bool open =
-        json_is_false(closed) && template_ && strcmp(template_, "raw") != 0;
-    return !json_is_false(finished) && !open;
+    bool opened = ks_text_opens(chain->prompt, chain->prompt_length);
+    return !json_is_false(finished) && !(opened && json_is_false(closed));
+}
+
+static bool is_blank(const char *text) {
+    ks_span inside = ks_text_trim(text, (ks_span){0, strlen(text)});
+    return inside.begin == inside.end;
 }
 
 static ks__stage_result filter(ks__item *item) {
@@ -55,7 +56,7 @@ static ks__stage_result filter(ks__item *item) {
     bool wrong = false;
     const char *gold = item->problem ? item->problem->answer : NULL;
     ks__text *t = &item->original;
-    if (!gold || !*gold) return skip(item, KS_SKIP_NO_ANSWER);
+    if (!gold || is_blank(gold)) return skip(item, KS_SKIP_NO_ANSWER);
     if (!is_finished(item->chain) && !is_curve(item))
         return skip(item, KS_SKIP_UNFINISHED);
     if (t->steps.n == 0) return skip(item, KS_SKIP_NO_STEPS);
@@ -64,6 +65,7 @@ static ks__stage_result filter(ks__item *item) {
                                &t->answer, &wrong, err));
     if (wrong && !is_curve(item)) return skip(item, KS_SKIP_WRONG);
     if (t->answer < 0 && !is_curve(item)) return skip(item, KS_SKIP_NOT_STATED);
+    if (item->too_long) return skip(item, KS_SKIP_TOO_LONG);
     KS_TRY(ks_alloc(&item->cut, t->steps.n, 1, "steps", err));
     return KS__NEXT;
 done:

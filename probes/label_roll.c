@@ -52,16 +52,21 @@ done:
     return st;
 }
 
-static ks_status send_roll(ks__item *item, const char *key, size_t end,
+/* Behind the steps of the clean text ahead of step n, but for the answer's. */
+static ks_status send_roll(ks__item *item, const char *key, size_t n,
                            ks_err *err) {
     ks_status st = KS_OK;
     const ks_label_options *o = &item->job->options;
     ks_str whole = {0};
     ks_tokens tokens = {0};
     ks__ask *a = NULL;
+    uint8_t *keep = NULL;
+    bool any;
+    KS_TRY(ks_alloc(&keep, item->clean.steps.n, 1, "steps", err));
+    memset(keep, 1, n);
     KS_TRY(ks_str_add(&whole, item->chain->prompt, item->chain->prompt_length,
                       err));
-    KS_TRY(ks_str_add(&whole, item->clean.data, end, err));
+    KS_TRY(ks__text_keep(&item->clean, keep, &whole, &any, err));
     KS_TRY(ks__tokenize(item, &whole, &tokens, err));
     KS_TRY(ks__ask_open(item, key, KS_ASK_SAMPLE, &tokens, NULL, &a, err));
     a->wanted = o->rollouts;
@@ -69,6 +74,7 @@ static ks_status send_roll(ks__item *item, const char *key, size_t end,
     KS_CHECK(a->tally, KS_NOMEM, "out of memory for answers");
     KS_TRY(ks__ask_send(a, 0, o->rollout_new, NULL, 0, err));
 done:
+    free(keep);
     ks_str_free(&whole);
     ks_tokens_free(&tokens);
     return st;
@@ -77,13 +83,12 @@ done:
 /* The answers behind the first i searched steps; NULL: not known yet. */
 static json_t *tally_behind(ks__item *item, int32_t i) {
     char key[32];
-    size_t end = i < item->q ? item->clean.steps.at[item->steps[i]].begin
-                             : item->clean.steps.at[item->steps[i - 1]].end;
-    snprintf(key, sizeof key, "roll %zu", end);
+    size_t n = (size_t)(i < item->q ? item->steps[i] : item->p);
+    snprintf(key, sizeof key, "roll %zu", n);
     json_t *known = ks__recall(item, key);
     if (known) return json_object_get(known, "tally");
-    if (ks__is_out(item, key)) return NULL;
-    ks_status st = send_roll(item, key, end, &item->err);
+    if (ks__is_out(item, key) || !ks__may_ask(item)) return NULL;
+    ks_status st = send_roll(item, key, n, &item->err);
     if (st != KS_OK) ks__fail_item(item, st);
     return NULL;
 }

@@ -95,8 +95,7 @@ static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
     size_t memory = ks_crew_memory(&job->engines, size, o->memory);
-    bool between = o->suppress || o->method == KS_LABEL_INFLUENCE ||
-                   o->method == KS_LABEL_SUPPRESSION;
+    bool between = ks__measures_between(o);
     KS_TRY(ks_alloc(&job->workers, (size_t)size, sizeof *job->workers,
                     "workers", err));
     for (int i = 0; i < size; i++)
@@ -172,9 +171,11 @@ static ks_status run_all(struct ks_label_job *job, int size, ks_err *err) {
     ks_status st = KS_OK;
     if (job->longest > 0)
         st = ks_crew_run(&job->engines, size, work, job, err);
-    else /* not one that the model is asked about */
-        for (size_t i = 0; i < job->chains.n; i++)
+    else /* all are filtered: nothing is asked */
+        for (size_t i = 0; i < job->chains.n && st == KS_OK; i++) {
             ks__item_advance(&job->items[i]);
+            st = fail_of(&job->items[i], err);
+        }
     if (st == KS_OK || !job->part.path) return st;
     if (st == KS_INTERRUPTED)
         return ks_fail(
@@ -191,7 +192,6 @@ static ks_status check_done(const struct ks_label_job *job, ks_err *err) {
     ks_status st = KS_OK;
     for (size_t i = 0; i < job->chains.n; i++) {
         const ks__item *item = &job->items[i];
-        KS_TRY(fail_of(item, err));
         KS_CHECK(ks__item_done(item), KS_INTERNAL,
                  "chain %s: stage %d waits for an answer, and no question is "
                  "open",

@@ -67,6 +67,7 @@ static ks_status suppress(ks__item *item, const ks_tokens *tokens,
     KS_TRY(ks_alloc(&matrix, size, sizeof(double), "influences", err));
     KS_TRY(ks_alloc(&item->suppressed, (size_t)item->q, sizeof(double),
                     "scores", err));
+    ks_influence_close(&w->influence); /* there is memory for one of them */
     if (!w->suppression)
         KS_TRY(ks_suppression_open(&w->suppression, w->engine, err));
     KS_TRY(ks_suppression_of(w->suppression, tokens->ids, (int32_t)tokens->n,
@@ -89,6 +90,7 @@ static ks_status gradients(ks__item *item, const ks_tokens *tokens,
     ks_label_worker *w = item->worker;
     ks_influence_how how = item->job->options.influence;
     how.compat = (item->job->options.compat & KS_COMPAT_SPANS) != 0;
+    ks_suppression_close(&w->suppression);
     if (!w->influence) KS_TRY(ks_influence_open(&w->influence, w->engine, err));
     KS_TRY(ks_influence_of(w->influence, tokens->ids, (int32_t)tokens->n,
                            bounds, item->q + 1, &how, item->matrix, err));
@@ -116,6 +118,9 @@ static ks_status influences(ks__item *item, ks_err *err) {
         KS_TRY(ks_rank_steps(&matrix, item->score, item->order, err));
     }
 done:
+    if (st == KS_LIMIT)
+        ks_fail(err, st, "chain %s: %.300s; a larger --memory is needed",
+                item->chain->id, err->text);
     free(bounds);
     ks_tokens_free(&tokens);
     return st;

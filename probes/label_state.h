@@ -73,6 +73,7 @@ struct ks__item {
     const ks_problem *problem;
     char inputs[65]; /* SHA-256 of what is asked about */
     ks_label_skip skip;
+    bool too_long; /* its text with the cue and the answer */
     int stage;
     int32_t pending; /* questions that are out */
     ks__ask *asks;   /* they */
@@ -113,6 +114,7 @@ struct ks_label_worker {
     ks_generate_options options;
     ks_generate_stats told;
     int32_t in_flight;
+    int64_t out;   /* tokens of all questions that are out */
     int32_t group; /* of the next question */
 };
 
@@ -166,6 +168,9 @@ ks_status ks__journal_open(struct ks_label_job *job, int64_t *lines,
 void ks__text_free(ks__text *text);
 /* A copy, split unless the chain has steps. */
 ks_status ks__text_open(ks__text *out, const ks_chain *chain, ks_err *err);
+/* A step with what lies behind it up to the next one, and ahead of the first:
+ * they come and go with it. Blanks behind the last step are in no set. */
+ks_span ks__text_extent(const ks__text *text, size_t step);
 /* Without the steps of cut [steps]; split anew where the original was. map: of
  * its steps to the original's. */
 ks_status ks__text_cut(const ks__text *from, const uint8_t *cut, ks__text *out,
@@ -227,8 +232,13 @@ ks_status ks__answered(const ks_request *request, const ks_answer *answer,
  * each of the q steps and the suffix begin: bounds [q + 2]. */
 ks_status ks__tokens_of_prefix(ks__item *item, ks_tokens *tokens,
                                int32_t *bounds, ks_err *err);
-/* Tokens of the longest question about the item. */
-ks_status ks__longest_question(ks__item *item, int32_t *tokens, ks_err *err);
+/* Tokens of the longest question about the item, answered: *least if no cut
+ * undoes a merge of tokens, *most with what those of short steps may add. */
+ks_status ks__longest_question(ks__item *item, int32_t *least, int32_t *most,
+                               ks_err *err);
+/* Whether another question may be sent: those that are out hold their tokens.
+ */
+bool ks__may_ask(const ks__item *item);
 
 /* ------------------------------------------------------------------ stages */
 
@@ -259,6 +269,12 @@ bool ks__attainability(ks__item *item, const uint8_t *keep, bool suffix,
 bool ks__passes(ks__item *item, const uint8_t *mask, bool *passes);
 double ks__round4(double x);
 ks__stage_result ks__fail_item(ks__item *item, ks_status status);
+
+/* Whether steps are measured by others, in memory beside the session's. */
+static inline bool ks__measures_between(const ks_label_options *o) {
+    return o->suppress || o->method == KS_LABEL_INFLUENCE ||
+           o->method == KS_LABEL_SUPPRESSION;
+}
 
 /* -1 unlabelled, 0 removable, 1 important: of step i of the q. */
 int8_t ks__label_of(const ks__item *item, int32_t i);

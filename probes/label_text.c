@@ -37,24 +37,31 @@ static ks_status is_split(const ks__text *t, bool *same, ks_err *err) {
     return st;
 }
 
+ks_span ks__text_extent(const ks__text *t, size_t i) {
+    const ks_span *s = t->steps.at + i;
+    return (ks_span){i > 0 ? s->begin : 0,
+                     i + 1 < t->steps.n ? s[1].begin : s->end};
+}
+
 /* Where the kept steps lie in the text without the others. */
 static ks_status move_steps(const ks__text *from, const uint8_t *cut,
                             ks__text *out, ks_spans *moved, ks_err *err) {
     ks_status st = KS_OK;
     ks_str text = {0};
-    size_t at = 0; /* of the original, up to where it is copied */
+    size_t at = 0;
     KS_TRY(ks_str_add(&text, "", 0, err));
     for (size_t i = 0; i < from->steps.n; i++) {
-        ks_span s = from->steps.at[i];
-        /* what lies between steps stays */
-        KS_TRY(ks_str_add(&text, from->data + at, s.begin - at, err));
-        size_t begin = text.length;
-        if (!cut[i])
-            KS_TRY(
-                ks_str_add(&text, from->data + s.begin, s.end - s.begin, err));
-        KS_TRY(ks_spans_add(moved, begin, text.length, err));
-        at = s.end;
+        ks_span s = from->steps.at[i], all = ks__text_extent(from, i);
+        size_t begin = text.length + s.begin - all.begin;
+        if (cut[i]) {
+            KS_TRY(ks_spans_add(moved, text.length, text.length, err));
+            continue;
+        }
+        KS_TRY(ks_str_add(&text, from->data + all.begin, all.end - all.begin,
+                          err));
+        KS_TRY(ks_spans_add(moved, begin, begin + s.end - s.begin, err));
     }
+    if (from->steps.n > 0) at = from->steps.at[from->steps.n - 1].end;
     KS_TRY(ks_str_add(&text, from->data + at, from->length - at, err));
     out->data = text.data;
     out->length = text.length;
@@ -118,7 +125,7 @@ ks_status ks__text_keep(const ks__text *t, const uint8_t *keep, ks_str *out,
     ks_status st = KS_OK;
     *any = false;
     for (size_t i = 0; i < t->steps.n; i++) {
-        ks_span s = t->steps.at[i];
+        ks_span s = ks__text_extent(t, i);
         if (!keep[i] || (int64_t)i == t->answer) continue;
         *any = true;
         KS_TRY(ks_str_add(out, t->data + s.begin, s.end - s.begin, err));

@@ -9,6 +9,7 @@ gemm     the product on stored weights beside the BLAS's
 influence  a chain's influence matrix beside torch's autograd
 sufficiency  K samples behind every prefix of a chain: transformers, llama.cpp
 generation   many problems at once, keystep beside llama.cpp
+memory       what label and generate take of what --memory allows
 report   README.md from the figures that lie in the folder
 Peers run under the same python. OUT/<bench>*.csv hold every run, and
 OUT/<bench>-figures.csv what follows from them beside the goals; every row
@@ -25,7 +26,7 @@ from importlib import metadata
 
 from harness import ROOT, figure, machine, peer, ratios, run, say, table, write
 from influence import bench_influence
-from sampling import bench_generation, bench_sufficiency
+from sampling import bench_generation, bench_memory, bench_sufficiency
 
 FIVE = "mean,first,middle,last,before"
 PEERS = ("torch", "transformers", "llama-cpp-python", "scikit-learn", "numpy")
@@ -292,8 +293,9 @@ def bench_gemm(options, _scratch):
 
 BENCHES = {"gemm": bench_gemm, "io": bench_io, "capture": bench_capture,
            "probe": bench_probe, "influence": bench_influence,
-           "sufficiency": bench_sufficiency, "generation": bench_generation}
-SAMPLING = ("sufficiency", "generation", "all")
+           "sufficiency": bench_sufficiency, "generation": bench_generation,
+           "memory": bench_memory}
+SAMPLING = ("sufficiency", "generation", "memory", "all")
 
 
 # ---------------------------------------------------------------------- report

@@ -1,10 +1,11 @@
 """The benches of what samples: the sufficiency curve of a chain, and many
-problems at once, beside transformers and llama.cpp. Inputs are chain40.py's."""
+problems at once, beside transformers and llama.cpp, and the memory that they
+take. Inputs are chain40.py's."""
 import json
 import os
 import statistics
 
-from harness import figure, peer, ratios, run, say, write
+from harness import ROOT, figure, peer, ratios, run, say, write
 
 PUBLISHED = "transformers published"
 ONE = "llama.cpp, one sequence at a time"
@@ -181,3 +182,58 @@ def bench_generation(options, scratch):
         *[figure(f"{name} (new tokens/s)", rates[name]) for name in said],
         *[figure(f"{name} (peak MiB)", [got["peak_mib"] for got in all_])
           for name, all_ in said.items()]]
+
+
+# ---------------------------------------------------------------------- memory
+
+MEMORY = {"small": (16, 32), "SmolLM2": (100, 200, 400)}  # MiB
+SMALL_CHANGE = 4  # MiB: code that a dry run does not reach, stacks, requests
+
+
+def memory_commands(options, scratch):
+    """Name, options of --memory in MiB, command. Without --memory's work, as a
+    dry run, a process has its libraries, the tokenizer and the model's file."""
+    folder = options.sampling
+    with open(os.path.join(folder, "curve.json"), encoding="utf-8") as file:
+        model = json.load(file)["gguf"]
+    demo = os.path.join(ROOT, "experiments", "demo", "models", "demo-a")
+    data = os.path.join(ROOT, "tests", "data", "label")
+    common = ["--out", os.path.join(scratch, "memory.jsonl"), "--force",
+              "--quiet", "--threads", str(options.threads)]
+
+    def label(model, problems, chains, *more):
+        return [options.keystep, "label", "--model", model, "--problems",
+                problems, "--chains", chains, "--clean",
+                os.path.join(scratch, "memory.clean.jsonl"), *common, *more]
+
+    curve = label(model, os.path.join(folder, "curve.problems.jsonl"),
+                  os.path.join(folder, "curve.chains.jsonl"), "--method",
+                  "curve", "--no-drop")
+    small = label(demo, os.path.join(data, "problems.jsonl"),
+                  os.path.join(data, "chains.jsonl"), "--suppression")
+    generate = [options.keystep, "generate", "--model", model, "--problems",
+                os.path.join(folder, "generation.problems.jsonl"),
+                "--max-new", "24", *common]
+    return [
+        ("label, influence and suppression, demo", MEMORY["small"], small),
+        ("label, a curve, SmolLM2-135M", MEMORY["SmolLM2"], curve),
+        ("generate, SmolLM2-135M", MEMORY["SmolLM2"], generate)]
+
+
+def bench_memory(options, scratch):
+    """What a process takes beyond a dry run of it and what it was allowed."""
+    rows, figures = [], []
+    for name, limits, command in memory_commands(options, scratch):
+        _, dry, _ = run([*command, "--dry-run"])
+        for limit in limits:
+            took = [run([*command, "--memory", f"{limit}M"])
+                    for _ in range(options.rounds)]
+            beyond = [peak - dry - limit for _, peak, _ in took]
+            rows += [{"command": name, "memory_mib": limit, "round": i + 1,
+                      "seconds": seconds, "peak_mib": peak, "dry_run_mib": dry}
+                     for i, (seconds, peak, _) in enumerate(took)]
+            figures.append(figure(
+                f"{name}: MiB beyond a dry run's and --memory {limit}M",
+                beyond, SMALL_CHANGE, at_least=False))
+    write(options, "memory", rows)
+    return figures

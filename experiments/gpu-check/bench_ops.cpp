@@ -288,26 +288,37 @@ static int bench_score(struct bench *b, const struct shape *s) {
     return bad;
 }
 
-/* A token for every continuation. */
-static int bench_sample(struct bench *b, const struct shape *s) {
+/* A token for every continuation; share: the probability of one, as for exact
+ * sufficiency. */
+static int bench_draw(struct bench *b, const struct shape *s, bool share) {
     int64_t n = s->forks, d = s->d, vocab = s->vocab;
     std::vector<ks_sample_spec> rows;
-    for (int64_t i = 0; i < n; i++)
+    std::vector<int32_t> sets{0}, ids;
+    for (int64_t i = 0; i < n; i++) {
         rows.push_back({0.8f, 0.95f, 0, {1, (uint64_t)i}, 0});
+        ids.push_back((int32_t)(i * 977 % vocab));
+        sets.push_back((int32_t)i + 1);
+    }
     words to;
     snprintf(to.text, sizeof to.text, "%dx%dx%d", (int)n, (int)vocab, (int)d);
     float *hidden = bench_floats(b, n * d);
     void *head = bench_numbers(b, KS_BF16, vocab * d);
     ks_sample_spec *specs = bench_put(b, rows);
+    int32_t *begins = bench_put(b, sets), *targets = bench_put(b, ids);
     int32_t *id = (int32_t *)bench_room(b, (size_t)n * 4);
     float *logprob = (float *)bench_room(b, (size_t)n * 4);
+    double *shares = (double *)bench_room(b, (size_t)n * 8);
     ks_dev_few_rows(b->dev, true);
     int bad = bench_measure(
-        b, s, "sample", to.text, (double)d * (4.0 * (double)n + 2.0 * vocab),
+        b, s, share ? "share" : "sample", to.text,
+        (double)d * (4.0 * (double)n + 2.0 * vocab),
         2.0 * (double)n * (double)vocab * (double)d, [=] {
-            return b->ops->sample(b->dev, id, logprob, bench_rows(hidden, n, d),
-                                  bench_rows(head, vocab, d, KS_BF16), 0, specs,
-                                  &b->err);
+            ks_view h = bench_rows(hidden, n, d);
+            ks_view w = bench_rows(head, vocab, d, KS_BF16);
+            return share ? b->ops->share(b->dev, shares, h, w, 0, specs, begins,
+                                         targets, &b->err)
+                         : b->ops->sample(b->dev, id, logprob, h, w, 0, specs,
+                                          &b->err);
         });
     ks_dev_few_rows(b->dev, false);
     bench_forget(b);
@@ -315,5 +326,5 @@ static int bench_sample(struct bench *b, const struct shape *s) {
 }
 
 int bench_heads(struct bench *b, const struct shape *s) {
-    return bench_score(b, s) + bench_sample(b, s);
+    return bench_score(b, s) + bench_draw(b, s, false) + bench_draw(b, s, true);
 }

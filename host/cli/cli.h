@@ -134,7 +134,7 @@ enum {
 #define KS_CLI_MEMORY                                                          \
     {                                                                          \
         "memory", KS_KEY_MEMORY, "BYTES", 0,                                   \
-            "most for run buffers, or of each device, e.g. 2G", 0              \
+            "most for buffers, keys and values, or of each device, e.g. 2G", 0 \
     }
 #define KS_CLI_BATCH_TOKENS                                                    \
     {                                                                          \

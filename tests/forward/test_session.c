@@ -315,6 +315,36 @@ Test(session, samples_part_behind_the_prompt) {
     ks_engine_close(&engine);
 }
 
+/* Pages that are there without scores, of which scores are asked in a store
+ * that holds the text once: they cannot go while what follows them is
+ * announced. */
+Test(session, scores_of_what_fills_the_store) {
+    static crowd c;
+    ks_engine *engine = open_small(48, 1), *alone = open_small(512, 1);
+    ks_generate_options options = settings;
+    fill(&c, 5);
+    for (int i = 0; i < 2; i++) {
+        for (int32_t t = 0; t < MOST; t++) c.at[i].ids[t] = 3 + t % 50;
+        c.at[i].request = (ks_request){.prompt = c.at[i].ids,
+                                       .n_prompt = MOST,
+                                       .tag = (size_t)i,
+                                       .group = i,
+                                       .ask = i ? KS_ASK_SCORE : KS_ASK_SHARE,
+                                       .from = i ? 1 : 5 * KS_PAGE + 2};
+    }
+    options.memory = ks_kv_page_bytes(&engine->model->config) *
+                     ((MOST + KS_PAGE - 1) / KS_PAGE + 1);
+    must(ks_session_open(&c.session, engine, &options, MOST, true, err));
+    c.n_added = ASKED;
+    for (int i = 0; i < 2; i++) {
+        must(ks_session_add(c.session, &c.at[i].request, err));
+        must(ks_session_run(c.session, keep, &c, NULL, err));
+        expect_logs(alone, &c.at[i], "fills the store");
+    }
+    ks_session_close(&c.session);
+    ks_engine_close(&engine), ks_engine_close(&alone);
+}
+
 /* A text scored once is not computed again: what begins like it pays for the
  * rest and one token more. */
 Test(session, scores_are_shared_with_the_pages) {

@@ -106,8 +106,8 @@ Test(label_text, own_steps_are_not_split_anew) {
     ks__text t = open_text(text, steps, 4);
     t.answer = 3;
     result r = cut(&t, "-x--");
-    expect(&r, "aa bb; . ee, ff gg.", "[[0],[2],[3]]", 2);
-    cr_expect(r.text.steps.at[1].begin == 9 && r.text.steps.at[1].end == 12);
+    expect(&r, "aa bb; ee, ff gg.", "[[0],[2],[3]]", 2);
+    cr_expect(r.text.steps.at[1].begin == 7 && r.text.steps.at[1].end == 10);
     finish(&r);
     ks__text_free(&t);
 }
@@ -123,6 +123,22 @@ static void expect_kept(const ks__text *t, const char *which, const char *text,
     cr_expect_str_eq(out.data ? out.data : "", text);
     cr_expect_eq(any, some);
     ks_str_free(&out);
+}
+
+/* What lies behind a step, and ahead of the first, comes and goes with it. */
+Test(label_text, gaps_go_with_the_step_ahead) {
+    static const char text[] = " aa bb; cc dd. ee. ";
+    static const ks_span steps[] = {{1, 6}, {8, 13}, {15, 18}};
+    ks__text t = open_text(text, steps, 3);
+    expect_kept(&t, "k--", " aa bb; ", true);
+    expect_kept(&t, "k-k", " aa bb; ee.", true);
+    expect_kept(&t, "-kk", "cc dd. ee.", true);
+    expect_kept(&t, "kkk", " aa bb; cc dd. ee.", true);
+    result r = cut(&t, "x--");
+    expect(&r, "cc dd. ee. ", "[[1],[2]]", -1);
+    cr_expect(r.text.steps.at[0].begin == 0 && r.text.steps.at[1].begin == 7);
+    finish(&r);
+    ks__text_free(&t);
 }
 
 /* The answer's step is in no set. */
