@@ -192,12 +192,14 @@ static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
     snprintf(where, sizeof where, "%.280s line %zu", job->part.path, line);
     if (json_object_get(object, "keystep_labels"))
         return take_head(job, object, where, err);
-    if (!job->begun)
-        return ks_fail(err, KS_FORMAT,
-                       "%s: no \"keystep_labels\", expected the settings of "
-                       "the run ahead of its answers",
-                       where);
-    return take_answer(job, object, where, err);
+    ks_status st =
+        job->begun
+            ? take_answer(job, object, where, err)
+            : ks_fail(err, KS_FORMAT,
+                      "%s: no \"keystep_labels\", expected the settings of "
+                      "the run ahead of its answers",
+                      where);
+    return st == KS_OK ? st : ks_fail_more(err, st, AFRESH);
 }
 
 /* -------------------------------------------------------------- a whole OUT */

@@ -266,7 +266,7 @@ static ks_status take_up(work *w, bool *whole, ks_err *err) {
                       err);
     if (st == KS_OK && found == KS_FOUND_WHOLE)
         st = look_at_whole(w, whole, err);
-    else if (st == KS_MISMATCH)
+    else if (st == KS_MISMATCH || st == KS_FORMAT)
         ks_fail_more(err, st, "; --force without --resume starts afresh");
     return st;
 }

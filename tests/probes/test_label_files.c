@@ -50,6 +50,8 @@ Test(label_files, none_is_written_in_anothers_place) {
     run("cp c x.part; " LABEL " --problems p --chains x.part --out x --clean k"
         " --force; test $? = 2 && cmp x.part c",
         0);
+    run(LABEL " --problems p --chains c --out x --clean - --json", 2);
+    expect("both want standard output");
     /* names that are like, and no file twice */
     run(LABEL " --problems p --chains c --out d/x --clean x", 0);
     run(LABEL " --problems p --chains - --out - --clean k2 < c | cmp - d/x", 0);

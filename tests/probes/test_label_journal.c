@@ -65,6 +65,7 @@ Test(label_journal, checks_each_answer) {
         run(LABEL INPUT OUT " --rollouts 4 --resume", 1);
         expect("a.part line 2");
         expect(bad[i].words);
+        expect("; --force without --resume starts afresh");
         cr_expect(access("a", F_OK) != 0 && access("a.part", F_OK) == 0);
     }
     run("cp head.part a.part", 0);
