@@ -100,8 +100,8 @@ typedef struct ks_use {
 } ks_use;
 /* KS_USAGE where a file that is written is named twice, by the same path,
  * another, or a link, or where what is written on the way to it (path.part,
- * path.new, path.lock) is another's file. "-" is two files: standard input and
- * standard output. */
+ * path.new, path.lock, path.journal) is another's file. "-" is two files:
+ * standard input and standard output. */
 ks_status ks_refuse_overlap(const ks_use *uses, size_t n, ks_err *err);
 
 /* PATH.lock: one process at a time writes PATH. path NULL: not held. */

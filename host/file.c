@@ -188,7 +188,7 @@ static bool is_standard(const char *path) {
 
 static ks_status refuse_pair(const ks_use *out, const ks_use *other,
                              ks_err *err) {
-    static const char *const ways[] = {".part", ".new", ".lock"};
+    static const char *const ways[] = {".part", ".new", ".lock", ".journal"};
     ks_status st = KS_OK;
     char *way = NULL;
     bool mine = is_standard(out->path), theirs = is_standard(other->path);

@@ -8,7 +8,7 @@ TestSuite(label_files, .init = make_folder, .fini = drop_folder);
 /* ------------------------------------------------------------ the same file */
 
 static void copy_inputs(void) {
-    run("cp " DATA "problems.jsonl p; cp " DATA "chains.jsonl c; "
+    run("cp " DATA "problems.jsonl p; cp few c; "
         "echo '{}' > r; cp p p0; cp c c0; ln -s c sym; ln c hard; mkdir d;"
         " ln -s . here; ln -s there nowhere",
         0);
@@ -70,12 +70,15 @@ Test(label_files, other_commands_keep_inputs_too) {
         {" import g --out x --problems-out x --force", "the same file"},
         {" import g --problems-out -", "both want standard output"},
         {" import g --problems p --out p --force", "what --problems names"},
+        {" capture --model " MODEL " --chains j.journal --out j",
+         "by way of j.journal"},
         {" capture --model " MODEL " --chains c --out c --force",
          "what --chains names"},
     };
     char line[1024];
     copy_inputs();
-    run("cp p p.part; printf '{\"question\":\"Two and two?\",\"answer\":\"Four."
+    run("cp p p.part; cp c j.journal; printf '{\"question\":\"Two and "
+        "two?\",\"answer\":\"Four."
         "\\\\n#### 4\"}\\n' > g; cp g g0",
         0);
     for (size_t i = 0; i < KS_COUNT(bad); i++) {
