@@ -14,9 +14,10 @@ static const char *const skips[] = {
     "whose answer no step states",
     "too long for the context",
     "answered without the chain",
+    "of a single step",
     "of nothing but steps that give the answer away",
     "not enough for the answer",
-    "of which nothing was removed",
+    "of which greedy removal took nothing",
     "with a prefix outside 10 to 200 steps",
 };
 _Static_assert(KS_COUNT(skips) == KS_N_SKIPS, "a name for each");
@@ -42,22 +43,36 @@ static const struct {
     {"keep", KS_COMPAT_KEEP},     {"all", (KS_COMPAT_KEEP << 1) - 1},
 };
 
+const char *ks_label_compat_name(int i) {
+    return i < (int)KS_COUNT(compats) ? compats[i].name : NULL;
+}
+
+static ks_status refuse_compat(const char *name, size_t n, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_str known = {0};
+    for (size_t i = 0; i < KS_COUNT(compats); i++)
+        KS_TRY(
+            ks_str_printf(&known, err, "%s%s", i ? ", " : "", compats[i].name));
+    KS_CHECK(n > 0, KS_USAGE, "a name is expected, of %s", known.data);
+    st = ks_fail(err, KS_USAGE, "'%.*s' is none of %s", (int)n, name,
+                 known.data);
+done:
+    ks_str_free(&known);
+    return st;
+}
+
 ks_status ks_label_compat_find(const char *list, uint32_t *out, ks_err *err) {
     *out = 0;
-    while (*list) {
+    for (;;) {
         size_t n = strcspn(list, ","), i = 0;
         while (i < KS_COUNT(compats) &&
                (strncmp(compats[i].name, list, n) != 0 || compats[i].name[n]))
             i++;
-        if (i == KS_COUNT(compats))
-            return ks_fail(err, KS_USAGE,
-                           "'%.*s' is none of spans, bos, equal, box, ppl, "
-                           "states, prefix, last, keep, all",
-                           (int)n, list);
+        if (i == KS_COUNT(compats)) return refuse_compat(list, n, err);
         *out |= compats[i].bit;
-        list += n + (list[n] == ',');
+        if (!list[n]) return KS_OK;
+        list += n + 1;
     }
-    return KS_OK;
 }
 
 json_t *ks__compat_names(uint32_t compat) {
@@ -141,6 +156,12 @@ static void choose_cues(struct ks_label_job *job) {
     job->cue_empty = o->cue_empty ? o->cue_empty : o->cue ? o->cue : empty;
 }
 
+static ks_status check_text(const char *name, const char *text, ks_err *err) {
+    size_t n = text ? strlen(text) : 0, bad = text ? ks_utf8_check(text, n) : 0;
+    if (bad == n) return KS_OK;
+    return ks_fail(err, KS_USAGE, "--%s: byte %zu is not UTF-8", name, bad);
+}
+
 /* One that is too long is found before anything is computed. */
 static ks_status measure_item(struct ks_label_job *job, ks__item *item,
                               ks_err *err) {
@@ -207,6 +228,8 @@ ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
                  (options->orders > 0 || options->method != KS_LABEL_RANDOM),
              KS_USAGE, "%d samples, %d to confirm, %d random orders",
              options->samples, options->confirm, options->orders);
+    KS_TRY(check_text("cue", options->cue, err));
+    KS_TRY(check_text("cue-empty", options->cue_empty, err));
     KS_TRY(ks_problems_read(&job->problems, options->problems, KS_KEEP_FIELDS,
                             err));
     KS_TRY(ks_chains_read(&job->chains, options->chains, KS_KEEP_OBJECTS, err));

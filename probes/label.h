@@ -29,7 +29,7 @@ typedef enum ks_label_method {
                             as it is, no filter but the problem's answer */
     KS_N_LABEL_METHODS
 } ks_label_method;
-/* \"influence\", \"suppression\", ... */
+/* "influence", "suppression", ... */
 const char *ks_label_method_name(ks_label_method method);
 
 /* What the published code does otherwise, a bit each. */
@@ -43,9 +43,12 @@ typedef enum ks_label_compat {
     KS_COMPAT_PREFIX = 64, /* the prefix by sufficiency alone */
     KS_COMPAT_LAST = 128,  /* the last step may be missing from the selection,
                               and is called important untested */
-    KS_COMPAT_KEEP = 256   /* chains of which nothing was removed, or whose
-                              prefix is not of 10 to 200 steps, are dropped */
+    KS_COMPAT_KEEP = 256   /* chains of which greedy removal took nothing, or
+                              whose prefix is not of 10 to 200 steps, are
+                              dropped */
 } ks_label_compat;
+/* Name of the i-th; behind the last "all", then NULL. */
+const char *ks_label_compat_name(int i);
 /* "spans,bos", "all"; KS_USAGE naming the known ones. */
 ks_status ks_label_compat_find(const char *list, uint32_t *out, ks_err *err);
 
@@ -97,6 +100,7 @@ typedef enum ks_label_skip {
     KS_SKIP_NOT_STATED,   /* no step gives it */
     KS_SKIP_TOO_LONG,     /* for the model's context */
     KS_SKIP_UNNEEDED,     /* answered without a chain */
+    KS_SKIP_ONE_STEP,     /* nothing to leave out */
     KS_SKIP_ALL_CUT,      /* nothing is left without steps that give it away */
     KS_SKIP_INSUFFICIENT, /* and what is left is not enough */
     KS_SKIP_NOTHING_REMOVED, /* compat: keep */
@@ -107,11 +111,13 @@ const char *ks_label_skip_name(ks_label_skip skip);
 
 typedef struct ks_label_summary {
     /* OUT was there already, whole and the same: nothing ran, and of what
-     * follows chains and labelled alone are known. */
+     * follows chains, labelled and curves alone are known. */
     bool whole;
-    int64_t chains, labelled, skipped[KS_N_SKIPS];
+    int64_t chains, skipped[KS_N_SKIPS];
+    int64_t labelled, curves; /* the rest: one of them, by the method */
     int64_t steps, important, removable, unlabelled; /* of prefixes */
-    int64_t cut;         /* steps that gave the answer away */
+    /* Steps that gave the answer away: of labelled chains, of others. */
+    int64_t cut, cut_of_others;
     int64_t asked;       /* sets of steps, of which */
     int64_t resumed;     /* the journal had */
     int64_t unconfirmed; /* cores that fail with fresh samples */
@@ -119,11 +125,17 @@ typedef struct ks_label_summary {
     double seconds;
 } ks_label_summary;
 
-/* Tokens through the model: with what is computed once computed once, and a
- * set and a sample at a time. */
+/* Tokens through the model. */
 typedef struct ks_label_cost {
-    int64_t chains, tokens; /* that may be labelled */
-    int64_t shared, alone;
+    int64_t chains, tokens; /* that are asked about */
+    int64_t walked;         /* of which the questions were counted one by one;
+                               the others by their sizes */
+    int64_t shared;      /* with what questions have in common computed once */
+    int64_t least, most; /* the same with all samples of a set alike, or parted
+                            at their first token */
+    int64_t filters;     /* of shared, up to the last filter; curve: all */
+    int64_t alone;       /* a prompt and a sample at a time */
+    int64_t between;     /* besides: influences, forward and backward */
 } ks_label_cost;
 
 typedef struct ks_label_job ks_label_job;
@@ -135,9 +147,10 @@ int64_t ks_label_chains(const ks_label_job *job);
 /* After a run: why chain i has no labels, and its id. */
 ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
                                const char **id);
-/* About what a run will cost, by numbers of steps and tokens: as if every chain
- * went through all stages. */
-ks_label_cost ks_label_estimate(const ks_label_job *job);
+/* What a run will cost, as if every chain that is not filtered by its text
+ * alone went through all stages; the head of label_cost.c says what else is
+ * supposed. Before a run. */
+ks_status ks_label_estimate(ks_label_job *job, ks_label_cost *out, ks_err *err);
 typedef void (*ks_label_progress_fn)(void *user, int64_t done, int64_t all,
                                      const ks_generate_stats *stats);
 /* KS_INTERRUPTED: OUT.part has what was answered. */

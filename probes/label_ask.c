@@ -200,6 +200,7 @@ ks_status ks__ask_send(ks__ask *a, int32_t from, int32_t max_new,
                        ks_err *err) {
     ks_status st = KS_OK;
     ks__item *item = a->item;
+    if (item->job->count) return ks__count_ask(a, max_new, err);
     ks_str path = {0};
     ks_request request = {.prompt = a->ids,
                           .n_prompt = a->n,

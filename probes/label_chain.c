@@ -129,7 +129,8 @@ static ks__stage_result clean(ks__item *item) {
     const ks__text *t = &item->original;
     KS_TRY(ks__text_cut(t, item->cut, &item->clean, &item->map, &item->err));
     if (item->clean.steps.n < 2 && !is_curve(item))
-        return skip(item, KS_SKIP_ALL_CUT);
+        return skip(item, memchr(item->cut, 1, t->steps.n) ? KS_SKIP_ALL_CUT
+                                                           : KS_SKIP_ONE_STEP);
     KS_TRY(ks_alloc(&item->steps, item->clean.steps.n, sizeof *item->steps,
                     "steps", &item->err));
     return KS__NEXT;

@@ -1,52 +1,225 @@
-/* label_cost.c - what a job will cost in tokens, before it runs. */
+/* label_cost.c - what a job will cost in tokens, before it runs. The stages
+ * themselves ask, as in a run; their questions are counted in place of being
+ * sent, and answered by what is supposed: every second step is needed, counted
+ * back from the answer, so the whole chain is the prefix, and the influences
+ * know which. Samples of a set that is enough are alike, those of others say
+ * two things, continuations all differ and are as long as the rest of the
+ * chain. How many chains fall to a filter that asks the model is not to be
+ * known ahead, nor what a full store makes it compute again.
+ */
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "label_state.h"
 
-/* Tokens of a set that is asked about: the step that changes is somewhere in
- * the middle, so half of the set lies behind it. */
-typedef struct reckoning {
-    int64_t prompt, text, cue, step, samples,
-        new; /* tokens; samples of a set */
+/* Tokens of questions that are counted one by one (some seconds of
+ * tokenisation); chains beyond that are taken to cost what others of their size
+ * do. */
+enum { MOST_WALKED = 20000000 };
+
+/* What the store would hold of a chain's questions: a tree by tokens. */
+typedef struct node {
+    int32_t id, child, sibling; /* 0: none */
+} node;
+
+struct ks__count {
+    node *nodes; /* [n]; 0 is the root */
+    size_t n, capacity;
+    bool asked_clean; /* of this chain */
+    int64_t text;     /* its tokens */
+    ks_tokens prompt; /* its own, or that of the chain ahead */
     ks_label_cost cost;
-} reckoning;
+};
 
-/* n sets of `kept` tokens of text, `anew` of which others have not computed.
- * scored: their perplexity is asked too. */
-static void add_sets(reckoning *r, int64_t n, int64_t kept, int64_t anew,
-                     bool scored) {
-    r->cost.shared += n * (anew + r->cue + r->samples * (r->new - 1));
-    r->cost.alone += n * r->samples * (r->prompt + kept + r->cue + r->new - 1);
-    if (scored) r->cost.alone += n * (r->prompt + kept);
+/* ------------------------------------------------------------------ a chain */
+
+/* The child with this id; *anew: there was none. */
+static ks_status step_down(ks__count *c, int32_t at, int32_t id, int32_t *out,
+                           bool *anew, ks_err *err) {
+    ks_status st = KS_OK;
+    int32_t child = c->nodes[at].child;
+    while (child && c->nodes[child].id != id) child = c->nodes[child].sibling;
+    *anew = child == 0;
+    *out = child;
+    if (child) return KS_OK;
+    KS_TRY(ks_grow(&c->nodes, &c->capacity, c->n + 1, sizeof *c->nodes,
+                   "tokens", err));
+    c->nodes[c->n] = (node){.id = id, .sibling = c->nodes[at].child};
+    c->nodes[at].child = *out = (int32_t)c->n++;
+done:
+    return st;
 }
 
-/* As if the sufficient prefix were the whole chain, half of it fell to the
- * selection and each of the rest were tried once and a half. */
-static void add_chain(reckoning *r, int64_t steps, const ks_label_options *o) {
-    r->cost.chains++;
-    r->cost.tokens += r->text;
-    r->cost.shared += r->prompt + r->text;
-    if (o->method == KS_LABEL_CURVE) {
-        add_sets(r, steps, r->text / 2, 0, false);
-        return;
+/* Tokens of ids [n] that are not there yet. */
+static ks_status put(ks__count *c, const int32_t *ids, int32_t n, int64_t *anew,
+                     ks_err *err) {
+    ks_status st = KS_OK;
+    *anew = 0;
+    for (int32_t i = 0, at = 0; i < n; i++) {
+        bool is_new;
+        KS_TRY(step_down(c, at, ids[i], &at, &is_new, err));
+        *anew += is_new;
     }
-    int64_t half = steps / 2, walks = o->orders;
-    add_sets(r, 1, 0, 0, false);
-    add_sets(r, steps, r->step, r->step, false);
-    add_sets(r, steps, r->text / 2, 0, true);
-    if (o->method == KS_LABEL_INFLUENCE || o->method == KS_LABEL_SUPPRESSION) {
-        add_sets(r, KS__THRESHOLDS / 2, r->text / 2, r->text / 4, true);
-        r->cost.shared += 2 * r->text * half; /* the gradients */
-        r->cost.alone += 2 * (r->prompt + r->text) * steps;
-    }
-    if (o->method != KS_LABEL_RANDOM)
-        add_sets(r, half * 3 / 2, r->text / 4, r->text / 8, true);
-    add_sets(r, walks * steps * 3 / 2, r->text / 2, r->text / 4, true);
-    if (o->drop) {
-        r->cost.shared += steps * (r->text / 2 + r->cue);
-        r->cost.alone += steps * (r->prompt + r->text + r->cue);
-    }
+done:
+    return st;
 }
+
+static bool is_needed(const ks__text *t, size_t step) {
+    size_t last = t->steps.n - 1, ahead = last - step;
+    if ((int64_t)step == t->answer) return false;
+    if (t->answer > (int64_t)step) ahead--;
+    return ahead % 2 == 0;
+}
+
+/* Of "enough c 1f03" whether the set has all needed steps. */
+static bool is_enough(const ks__ask *a) {
+    const ks__text *t = &a->item->clean;
+    const char *set = strrchr(a->key, ' '), *text = strchr(a->key, ' ');
+    if (!text || text[1] != 'c') return false; /* none, or a step alone */
+    size_t n = strlen(++set);
+    for (size_t i = 0; i < t->steps.n; i++) {
+        char digit[2] = {i / 4 < n ? set[i / 4] : '0', 0};
+        if (is_needed(t, i) && !(strtoul(digit, NULL, 16) >> i % 4 & 1))
+            return false;
+    }
+    return true;
+}
+
+/* Whether a chain that falls to a filter, the last one at the latest, was asked
+ * this too. */
+static bool is_filter(ks__count *c, const ks__ask *a) {
+    const char *text = strchr(a->key, ' ');
+    if (a->tally) return false;
+    if (!text || text[1] != 'c' || strcmp(a->key, "nll c all") == 0)
+        return true;
+    bool first = a->kind != KS_ASK_SCORE && !c->asked_clean;
+    c->asked_clean |= first;
+    return first;
+}
+
+ks_status ks__count_ask(ks__ask *a, int32_t max_new, ks_err *err) {
+    ks_status st = KS_OK;
+    ks__count *c = a->item->job->count;
+    int64_t anew = 0, one = 0, most = 0, more = 0;
+    bool scored = a->kind != KS_ASK_SAMPLE;
+    if (a->tally)
+        max_new = (int32_t)KS_MIN(
+            max_new, KS_MAX((int64_t)c->prompt.n + c->text - a->n, 1));
+    KS_TRY(put(c, a->ids, a->n, &anew, err));
+    anew = KS_MAX(anew, 1); /* what the last token says is always made */
+    if (!scored) {
+        one = max_new - 1;
+        most = one * a->wanted;
+        more = a->tally ? most : KS_MIN((is_enough(a) ? 1 : 2) * one, most);
+    }
+    c->cost.shared += anew + more;
+    c->cost.least += anew + one;
+    c->cost.most += anew + most;
+    c->cost.alone += (int64_t)a->wanted * a->n + most;
+    if (is_filter(c, a)) c->cost.filters += anew + more;
+done:
+    return st;
+}
+
+void ks__count_between(ks__item *item, const int32_t *bounds) {
+    const ks_label_options *o = &item->job->options;
+    ks__count *c = item->job->count;
+    int32_t n = item->q + 1, last = bounds[n];
+    bool gradients = o->method == KS_LABEL_INFLUENCE && !o->ranking;
+    int64_t pulled = 0, behind = 0;
+    for (int32_t k = 1; k < n; k++) {
+        pulled += bounds[k + 1] - bounds[0];
+        behind += last - bounds[k];
+    }
+    if (gradients)
+        c->cost.between +=
+            (last + pulled) * (o->influence.kind == KS_INFLUENCE_INTEGRATED
+                                   ? KS_INFLUENCE_POINTS
+                                   : 1);
+    if (o->suppress || o->method == KS_LABEL_SUPPRESSION)
+        c->cost.between += last + behind;
+    /* those of the needed steps alone, alike */
+    for (int32_t k = 0; item->matrix && k < n; k++)
+        for (int32_t j = 0; j < KS_MIN(k, item->q); j++)
+            item->matrix[(size_t)k * (size_t)n + (size_t)j] =
+                is_needed(&item->clean, (size_t)item->steps[j]);
+}
+
+/* What is out gets the answers that are supposed. */
+static ks_status answer_all(ks__item *item, ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *tally = NULL;
+    while (item->asks) {
+        ks__ask *a = item->asks;
+        bool perplexity = a->kind == KS_ASK_SCORE;
+        if (a->tally) {
+            tally = json_pack("[[s,i]]", "", (int)a->wanted);
+            KS_CHECK(tally, KS_NOMEM, "out of memory for answers");
+        }
+        KS_TRY(ks__remember(item, a->key, !perplexity && is_enough(a), NULL,
+                            tally, err));
+        json_decref(tally);
+        tally = NULL;
+        ks__ask_free(a);
+    }
+    item->pending = 0;
+done:
+    json_decref(tally);
+    return st;
+}
+
+/* A tree with the prompt of the chain ahead alone: what chains have in common
+ * is at their beginning. */
+static ks_status begin_chain(ks__count *c, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t anew;
+    KS_TRY(
+        ks_grow(&c->nodes, &c->capacity, 1, sizeof *c->nodes, "tokens", err));
+    c->nodes[0] = (node){0};
+    c->n = 1;
+    KS_TRY(put(c, c->prompt.ids, (int32_t)c->prompt.n, &anew, err));
+done:
+    return st;
+}
+
+/* The stages of a chain of its own, from the start. */
+static ks_status walk(struct ks_label_job *job, const ks__item *like,
+                      int64_t text, ks_err *err) {
+    ks_status st = KS_OK;
+    ks__count *c = job->count;
+    int64_t before = c->cost.shared;
+    ks_label_worker worker = {
+        .job = job, .in_flight = (int32_t)KS_MIN(job->chains.n, 1000)};
+    ks__item item = {.job = job,
+                     .worker = &worker,
+                     .chain = like->chain,
+                     .problem = like->problem,
+                     .known = json_object()};
+    KS_CHECK(item.known, KS_NOMEM, "out of memory for a chain");
+    KS_TRY(ks__text_open(&item.original, item.chain, err));
+    KS_TRY(begin_chain(c, err));
+    c->asked_clean = false;
+    ks_tokens_free(&c->prompt);
+    c->prompt = (ks_tokens){0};
+    KS_TRY(ks_tokenize(job->tokenizer, item.chain->prompt,
+                       item.chain->prompt_length, &c->prompt, err));
+    c->text = text;
+    while (!ks__item_done(&item)) {
+        ks__item_advance(&item);
+        if (item.status != KS_OK && err) *err = item.err;
+        KS_TRY(item.status);
+        KS_TRY(answer_all(&item, err));
+    }
+    if (c->cost.shared == before) goto done;
+    c->cost.chains++;
+    c->cost.tokens += text;
+done:
+    ks__item_free(&item);
+    return st;
+}
+
+/* --------------------------------------------------------------------- all */
 
 static int64_t count_tokens(const struct ks_label_job *job, const char *text,
                             size_t n) {
@@ -58,22 +231,79 @@ static int64_t count_tokens(const struct ks_label_job *job, const char *text,
     return count;
 }
 
-ks_label_cost ks_label_estimate(const ks_label_job *job) {
-    const ks_label_options *o = &job->options;
-    reckoning r = {.samples = o->exact ? 1 : o->samples};
-    r.cue = count_tokens(job, job->cue, strlen(job->cue));
+static bool may_be_asked(const ks__item *item) {
+    return !item->too_long && item->skip == KS_SKIP_NONE &&
+           item->problem->answer && item->original.steps.n > 0;
+}
+
+/* About the tokens of all questions on a chain; and those of its text. */
+static double size_of(const struct ks_label_job *job, const ks__item *item,
+                      int64_t *text) {
+    enum { QUESTIONS_A_STEP = 8 };
+    const ks_chain *c = item->chain;
+    if (!may_be_asked(item)) return 0;
+    *text = count_tokens(job, c->text, c->text_length);
+    return (double)(*text + count_tokens(job, c->prompt, c->prompt_length)) *
+           (double)item->original.steps.n * QUESTIONS_A_STEP;
+}
+
+static void scale(ks_label_cost *cost, double by) {
+    int64_t *const counts[] = {&cost->tokens, &cost->shared,  &cost->least,
+                               &cost->most,   &cost->filters, &cost->alone,
+                               &cost->between};
+    for (size_t i = 0; i < KS_COUNT(counts); i++)
+        *counts[i] = (int64_t)llround((double)*counts[i] * by);
+}
+
+/* Every so many chains, so that what is walked stays within bounds. */
+static ks_status walk_some(struct ks_label_job *job, const double *sizes,
+                           const int64_t *texts, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_label_cost *cost = &job->count->cost;
+    double all = 0, walked = 0;
+    size_t n = 0, every, k = 0;
     for (size_t i = 0; i < job->chains.n; i++) {
-        const ks__item *item = &job->items[i];
-        int64_t steps = (int64_t)item->original.steps.n;
-        if (item->skip != KS_SKIP_NONE || !item->problem->answer || !steps)
-            continue;
-        const char *answer = item->problem->answer;
-        r.new = (o->exact ? 1 : 2) * count_tokens(job, answer, strlen(answer));
-        r.prompt =
-            count_tokens(job, item->chain->prompt, item->chain->prompt_length);
-        r.text = count_tokens(job, item->original.data, item->original.length);
-        r.step = r.text / steps;
-        add_chain(&r, steps, o);
+        all += sizes[i];
+        n += sizes[i] > 0;
     }
-    return r.cost;
+    every = 1 + (size_t)(all / MOST_WALKED);
+    for (size_t i = 0; i < job->chains.n; i++) {
+        if (sizes[i] == 0 || k++ % every != 0) continue;
+        KS_TRY(walk(job, &job->items[i], texts[i], err));
+        walked += sizes[i];
+        cost->walked++;
+    }
+    if (cost->walked == (int64_t)n) goto done;
+    scale(cost, all / walked);
+    cost->chains =
+        llround((double)cost->chains * (double)n / (double)cost->walked);
+done:
+    return st;
+}
+
+ks_status ks_label_estimate(ks_label_job *job, ks_label_cost *out,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    ks_label_method method = job->options.method;
+    ks__count count = {0};
+    double *sizes = NULL;
+    int64_t *texts = NULL;
+    KS_TRY(ks_alloc(&sizes, job->chains.n, sizeof *sizes, "chains", err));
+    KS_TRY(ks_alloc(&texts, job->chains.n, sizeof *texts, "chains", err));
+    for (size_t i = 0; i < job->chains.n; i++)
+        sizes[i] = size_of(job, &job->items[i], &texts[i]);
+    job->count = &count;
+    /* where another judge starts is not read: it knows what influences do */
+    if (method == KS_LABEL_EXTERNAL) job->options.method = KS_LABEL_INFLUENCE;
+    KS_TRY(walk_some(job, sizes, texts, err));
+    if (method == KS_LABEL_CURVE) count.cost.filters = count.cost.shared;
+    *out = count.cost;
+done:
+    job->count = NULL;
+    job->options.method = method;
+    free(count.nodes);
+    ks_tokens_free(&count.prompt);
+    free(sizes);
+    free(texts);
+    return st;
 }

@@ -293,9 +293,8 @@ static ks_status add_made(struct ks_label_job *job, ks_err *err) {
         KS_CHECK(!json_object_set_new(job->made_by, word, json_string(list)),
                  KS_NOMEM, "out of memory for settings");
     }
-    job->sampling = json_deep_copy(job->all_settings);
-    KS_CHECK(job->sampling && !json_object_update(job->sampling, job->made_by),
-             KS_NOMEM, "out of memory for settings");
+    KS_CHECK(!json_object_update(job->sampling, job->made_by), KS_NOMEM,
+             "out of memory for settings");
 done:
     return st;
 }

@@ -150,10 +150,15 @@ static void sum_up(const struct ks_label_job *job, ks_label_summary *sum) {
         sum->chains++;
         sum->skipped[item->skip]++;
         sum->asked += item->asked;
-        if (item->skip != KS_SKIP_NONE) continue;
+        bool done = item->skip == KS_SKIP_NONE;
+        for (size_t k = 0; item->cut && k < item->original.steps.n; k++)
+            *(done ? &sum->cut : &sum->cut_of_others) += item->cut[k];
+        if (!done) continue;
+        if (job->options.method == KS_LABEL_CURVE) {
+            sum->curves++;
+            continue;
+        }
         sum->labelled++;
-        for (size_t k = 0; k < item->original.steps.n; k++)
-            sum->cut += item->cut[k];
         sum->steps += item->q;
         for (int32_t k = 0; k < item->q; k++) {
             int8_t label = ks__label_of(item, k);
@@ -215,8 +220,11 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     *summary = (ks_label_summary){0};
     KS_TRY(ks__journal_open(job, &lines, err));
     if (lines > 0) {
-        *summary = (ks_label_summary){
-            .whole = true, .chains = (int64_t)job->chains.n, .labelled = lines};
+        bool curve = o->method == KS_LABEL_CURVE;
+        *summary = (ks_label_summary){.whole = true,
+                                      .chains = (int64_t)job->chains.n,
+                                      .labelled = curve ? 0 : lines,
+                                      .curves = curve ? lines : 0};
         goto done;
     }
     KS_TRY(open_workers(job, size, err));

@@ -109,9 +109,11 @@ static ks_status influences(ks__item *item, ks_err *err) {
     if (has_matrix(item))
         KS_TRY(ks_alloc(&item->matrix, (size_t)n * (size_t)n, sizeof(double),
                         "influences", err));
-    if (o->method == KS_LABEL_INFLUENCE)
+    bool counts = item->job->count != NULL;
+    if (counts) ks__count_between(item, bounds);
+    if (o->method == KS_LABEL_INFLUENCE && !counts)
         KS_TRY(gradients(item, &tokens, bounds, err));
-    if (o->suppress || ranks)
+    if ((o->suppress || ranks) && !counts)
         KS_TRY(suppress(item, &tokens, bounds, ranks, err));
     if (has_matrix(item)) {
         ks_influence matrix = {item->matrix, n};

@@ -52,7 +52,10 @@ static ks_status add_settings(struct ks_label_job *job, ks_err *err) {
     job->made = json_pack("{s:s,s:s,s:s}", "version", KS_VERSION, "backend",
                           job->engines.at[0]->ops->name, "isa",
                           job->engines.at[0]->ops->isa);
-    KS_CHECK(job->made, KS_NOMEM, "out of memory for settings");
+    job->sampling = json_deep_copy(job->all_settings);
+    KS_CHECK(job->made && job->sampling &&
+                 !json_object_update(job->sampling, job->made),
+             KS_NOMEM, "out of memory for settings");
 done:
     json_decref(numbers);
     return st;

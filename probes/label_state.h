@@ -24,6 +24,7 @@
 typedef struct ks_label_worker ks_label_worker;
 typedef struct ks__ask ks__ask;
 typedef struct ks__item ks__item;
+typedef struct ks__count ks__count;
 
 /* A question that is out. */
 struct ks__ask {
@@ -131,7 +132,8 @@ struct ks_label_job {
     json_t *settings, *all_settings; /* of answers, with those of labels */
     json_t *made;                    /* {"version","backend","isa"} */
     json_t *made_by;  /* the same, of all runs that the journal tells of */
-    json_t *sampling; /* all_settings and made_by */
+    json_t *sampling; /* all_settings and made, or once the journal is open
+                         made_by */
     char inputs[65];  /* SHA-256 of the items' */
     bool begun;       /* the journal has a header */
     bool elsewhere;   /* and its last one is another made than this */
@@ -139,6 +141,7 @@ struct ks_label_job {
     const char *cue, *cue_empty;
     int32_t *closers, n_closers; /* ids that begin with "}" */
     int32_t longest;             /* tokens of any question */
+    ks__count *count; /* what is asked is counted, not sent; else NULL */
 
     pthread_mutex_t mutex; /* of what follows */
     size_t next, n_done;
@@ -240,6 +243,10 @@ ks_status ks__longest_question(ks__item *item, int32_t *least, int32_t *most,
  */
 bool ks__may_ask(const ks__item *item);
 
+/* In place of sending it and of computing the influences of item's matrix. */
+ks_status ks__count_ask(ks__ask *ask, int32_t max_new, ks_err *err);
+void ks__count_between(ks__item *item, const int32_t *bounds);
+
 /* ------------------------------------------------------------------ stages */
 
 typedef enum ks__stage_result {
@@ -259,6 +266,12 @@ ks__stage_result ks__stage_confirm(ks__item *item);
 ks__stage_result ks__stage_drop(ks__item *item);
 ks__stage_result ks__stage_resample(ks__item *item);
 ks__stage_result ks__stage_subsets(ks__item *item);
+/* A value for each step of the clean chain, of the searched ones that of their
+ * place `at` among them, of others null. */
+typedef json_t *(*ks__value_fn)(const ks__item *item, int32_t at,
+                                const void *user);
+json_t *ks__per_step(const ks__item *item, ks__value_fn value,
+                     const void *user);
 /* null where none was asked; NULL: out of memory */
 json_t *ks__subsets_json(const ks__item *item);
 

@@ -45,23 +45,17 @@ done:
     return all && item->status == KS_OK ? KS__NEXT : KS__WAIT;
 }
 
+static json_t *needed_at(const ks__item *item, int32_t at, const void *user) {
+    const ks__subsets *all = &item->subsets;
+    (void)user;
+    return json_integer(all->passing ? all->needed >> at & 1 : 1);
+}
+
 json_t *ks__subsets_json(const ks__item *item) {
     const ks__subsets *all = &item->subsets;
-    json_t *needed = json_array();
-    int32_t at = 0;
-    if (all->asked == 0) {
-        json_decref(needed);
-        return json_null();
-    }
-    for (size_t i = 0; needed && i < item->clean.steps.n; i++) {
-        bool mine = at < item->q && item->steps[at] == (int32_t)i;
-        json_array_append_new(
-            needed, mine
-                        ? json_integer(all->passing ? all->needed >> at & 1 : 1)
-                        : json_null());
-        at += mine;
-    }
+    if (all->asked == 0) return json_null();
     return json_pack("{s:I,s:I,s:i,s:I,s:o}", "asked", (json_int_t)all->asked,
                      "enough", (json_int_t)all->passing, "least", all->least,
-                     "n_least", (json_int_t)all->n_least, "needed", needed);
+                     "n_least", (json_int_t)all->n_least, "needed",
+                     ks__per_step(item, needed_at, NULL));
 }

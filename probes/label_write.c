@@ -24,29 +24,31 @@ static json_t *number(double value) {
     return isfinite(value) ? json_real(value) : json_null();
 }
 
-/* A value for each step of the clean chain: of the searched ones, else null. */
-static json_t *spread(const ks__item *item, const double *values) {
+json_t *ks__per_step(const ks__item *item, ks__value_fn value,
+                     const void *user) {
     json_t *list = json_array();
     int32_t at = 0;
     for (size_t i = 0; list && i < item->clean.steps.n; i++) {
         bool mine = at < item->q && item->steps[at] == (int32_t)i;
-        json_array_append_new(list, mine ? number(values[at]) : json_null());
+        json_array_append_new(list, mine ? value(item, at, user) : json_null());
         at += mine;
     }
     return list;
 }
 
-static json_t *labels_of(const ks__item *item) {
-    json_t *list = json_array();
-    int32_t at = 0;
-    for (size_t i = 0; list && i < item->clean.steps.n; i++) {
-        bool mine = at < item->q && item->steps[at] == (int32_t)i;
-        int label = mine ? ks__label_of(item, at) : -1;
-        json_array_append_new(list,
-                              label < 0 ? json_null() : json_integer(label));
-        at += mine;
-    }
-    return list;
+static json_t *number_at(const ks__item *item, int32_t at, const void *user) {
+    (void)item;
+    return number(((const double *)user)[at]);
+}
+
+static json_t *spread(const ks__item *item, const double *values) {
+    return ks__per_step(item, number_at, values);
+}
+
+static json_t *label_at(const ks__item *item, int32_t at, const void *user) {
+    int8_t label = ks__label_of(item, at);
+    (void)user;
+    return label < 0 ? json_null() : json_integer(label);
 }
 
 /* Sufficiency of the clean chain up to each step, where it was measured. */
@@ -119,37 +121,60 @@ static json_t *random_of(const ks__item *item) {
     return list;
 }
 
+/* What the filters and the search measured: of a curve nothing but the
+ * sufficiency of all steps. */
+static json_t *measures_of(ks__item *item) {
+    const ks_label_options *o = &item->job->options;
+    bool searched = o->method != KS_LABEL_CURVE;
+    double all = item->sufficiency;
+    uint8_t *keep = NULL;
+    size_t n = item->clean.steps.n;
+    if (!searched) {
+        if (ks_alloc(&keep, n, 1, "steps", NULL) != KS_OK) return NULL;
+        memset(keep, 1, n);
+        if (!ks__recall_enough(item, &item->clean, keep, &all)) all = NAN;
+        free(keep);
+    }
+    double threshold = item->threshold < 0 || !item->matrix
+                           ? NAN
+                           : ks__thresholds[item->threshold];
+    return json_pack(
+        "{s:o,s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "prefix",
+        searched ? json_integer(item->p) : json_null(), "searched", item->q,
+        "necessity", number(searched ? item->necessity : NAN),
+        "sufficiency_all", number(ks__round4(all)), "ppl_all",
+        number(searched ? exp(item->nll_all) : NAN), "ppl_answer",
+        number(searched ? exp(item->nll_answer) : NAN), "threshold",
+        number(threshold), "selected",
+        searched ? json_integer(count(item->start, item->q)) : json_null(),
+        "core",
+        searched ? json_integer(count(item->core, item->q)) : json_null(),
+        "confirmed", number(item->confirmed), "random_cores", random_of(item));
+}
+
 static ks_status write_labels(ks__item *item, ks_err *err) {
     ks_status st = KS_OK;
     char hash[65];
     const ks_label_options *o = &item->job->options;
+    json_t *measures = measures_of(item);
     const char *kind = o->method == KS_LABEL_INFLUENCE
                            ? ks_influence_name(o->influence.kind)
                            : ks_label_method_name(o->method);
     ks_sha256_of(item->clean.data, item->clean.length, hash);
     item->line = json_pack(
-        "{s:s,s:s,s:s,s:o,s:i,s:i,s:o,s:f,s:f,s:f,s:f,s:o,s:o,s:i,s:i,s:o,s:o}",
-        "chain", item->chain->id, "text_sha256", hash, "method", kind, "labels",
-        labels_of(item), "prefix", item->p, "searched", item->q, "sampling",
-        json_deep_copy(item->job->sampling), "necessity", item->necessity,
-        "sufficiency_all", item->sufficiency, "ppl_all", exp(item->nll_all),
-        "ppl_answer", exp(item->nll_answer), "answer_step",
+        "{s:s,s:s,s:s,s:o,s:o,s:s,s:o,s:o}", "chain", item->chain->id,
+        "text_sha256", hash, "method", kind, "labels",
+        ks__per_step(item, label_at, NULL), "sampling",
+        json_deep_copy(item->job->sampling), "inputs_sha256", item->inputs,
+        "answer_step",
         item->clean.answer < 0 ? json_null() : json_integer(item->clean.answer),
-        "threshold",
-        item->threshold < 0 || !item->matrix
-            ? json_null()
-            : json_real(ks__thresholds[item->threshold]),
-        "selected", count(item->start, item->q), "core",
-        count(item->core, item->q), "confirmed", number(item->confirmed),
-        "random_cores", random_of(item));
-    KS_CHECK(item->line && !json_object_set_new(item->line, "inputs_sha256",
-                                                json_string(item->inputs)),
+        "subsets", ks__subsets_json(item));
+    KS_CHECK(item->line && measures &&
+                 !json_object_update(item->line, measures),
              KS_NOMEM, "out of memory for labels");
-    KS_CHECK(
-        !json_object_set_new(item->line, "subsets", ks__subsets_json(item)),
-        KS_NOMEM, "out of memory for subsets");
     KS_TRY(add_scores(item, item->line, err));
 done:
+    json_decref(measures);
     return st;
 }
 
@@ -210,7 +235,7 @@ done:
 ks_status ks__write_item(ks__item *item, ks_err *err) {
     ks_status st = KS_OK;
     if (item->job->options.compat & KS_COMPAT_KEEP && item->q > 0 &&
-        count(item->core, item->q) == item->q) {
+        memcmp(item->core, item->start, (size_t)item->q) == 0) {
         item->skip = KS_SKIP_NOTHING_REMOVED;
         return KS_OK;
     }

@@ -37,8 +37,9 @@ ks_status ks_influence_check(const ks_influence *matrix, ks_err *err) {
             if (!(v >= 0 && v <= DBL_MAX / n)) /* sums of rows are finite */
                 return ks_fail(err, KS_FORMAT,
                                "influence of step %d on %d is %g: a number "
-                               "that is finite and not negative is expected",
-                               (int)j, (int)k, v);
+                               "from 0 to at most %g is expected, so that "
+                               "rows have sums",
+                               (int)j, (int)k, v, DBL_MAX / n);
         }
     return KS_OK;
 }

@@ -6,6 +6,7 @@ import sys
 ORDER = ["without an answer to the problem", "unfinished", "without steps",
          "with a wrong answer", "whose answer no step states",
          "too long for the context", "answered without the chain",
+         "of a single step",
          "of nothing but steps that give the answer away",
          "not enough for the answer"]
 

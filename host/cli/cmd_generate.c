@@ -40,7 +40,9 @@ static const struct argp_option option_list[] = {
     KS_CLI_JSON,
     KS_CLI_QUIET,
     {"instruction", KEY_INSTRUCTION, "TEXT", 0,
-     "what the user's turn asks ahead of the problem; empty: nothing", 0},
+     "what the user's turn asks ahead of the problem (default: to solve it and "
+     "to put the final answer in \\boxed{}; empty: nothing)",
+     0},
     {"tokenizer", KEY_TOKENIZER, "PATH", 0,
      "tokenizer.json, when it is not the model's own", 0},
     {0}};

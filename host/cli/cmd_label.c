@@ -43,22 +43,20 @@ static const struct argp_option option_list[] = {
      0},
     KS_CLI_FORCE,
     KS_CLI_RESUME,
-    {"method", KEY_METHOD, "NAME", 0,
-     "influence (default), suppression (of attention), random (orders), "
-     "external (--ranking), curve (no "
-     "labels: sufficiency of every prefix of every chain as it is)",
-     0},
-    {"influence", KEY_INFLUENCE, "KIND", 0,
-     "gradient (default), gradient-input, integrated", 0},
+    /* help_filter makes the texts of these and of --compat */
+    {"method", KEY_METHOD, "NAME", 0, "", 0},
+    {"influence", KEY_INFLUENCE, "KIND", 0, "", 0},
     {"per-token", KEY_PER_TOKEN, NULL, 0,
      "influences over the root of the source's length", 0},
     {"of-log", KEY_OF_LOG, NULL, 0,
      "influences on log-probabilities in place of probabilities", 0},
     {"ranking", KEY_RANKING, "FILE", 0,
-     "lines {\"chain\",\"start\",\"order\"} of another judge", 0},
+     "lines {\"chain\",\"order\",\"start\"?} of another judge, over the steps "
+     "that --prefixes writes; for --method external",
+     0},
     {"prefixes", KEY_PREFIXES, "FILE", 0,
-     "write what such a judge would rank: question, steps of the sufficient "
-     "prefix, answer",
+     "write what another judge would rank (--ranking): question, steps of the "
+     "sufficient prefix, answer",
      0},
     {"sufficiency", KEY_SUFFICIENCY, "sampled|exact", 0,
      "share of samples that are right (default), or the probability of the "
@@ -76,9 +74,10 @@ static const struct argp_option option_list[] = {
     KS_CLI_TOP_K,
     {"cue", KS_KEY_CUE, "TEXT", 0,
      "asks for the answer behind the kept steps (default: the template's)", 0},
-    {"cue-empty", KEY_CUE_EMPTY, "TEXT", 0, "where no step is kept", 0},
+    {"cue-empty", KEY_CUE_EMPTY, "TEXT", 0, "the same where no step is kept",
+     0},
     {"no-drop", KEY_NO_DROP, NULL, 0,
-     "without the scores of each step's absence", 0},
+     "without the score drop: what the answer loses without each step", 0},
     {"suppression", KEY_SUPPRESS, NULL, 0,
      "also scores by what later steps lose without attention to each", 0},
     {"subsets", KEY_SUBSETS, "N", 0,
@@ -88,13 +87,10 @@ static const struct argp_option option_list[] = {
      "how far their answers differ (default: 0, none)",
      0},
     {"max-new", KS_KEY_MAX_NEW, "N", 0,
-     "most tokens of a continuation (default: 1024)", 0},
+     "with --rollouts: most tokens of a continuation (default: 1024)", 0},
     {"all-prefixes", KEY_ALL, NULL, 0,
      "sufficiency of every prefix, not only up to the first that is enough", 0},
-    {"compat", KEY_COMPAT, "LIST", OPTION_ARG_OPTIONAL,
-     "as the published code: of spans, bos, equal, box, ppl, states, prefix, "
-     "last, keep (default: all)",
-     0},
+    {"compat", KEY_COMPAT, "LIST", OPTION_ARG_OPTIONAL, "", 0},
     KS_CLI_TEMPLATE,
     KS_CLI_SEED,
     KS_CLI_BACKENDS,
@@ -108,30 +104,69 @@ static const struct argp_option option_list[] = {
      "tokenizer.json, when it is not the model's own", 0},
     {0}};
 
-static void set_method(input *in, const char *arg, struct argp_state *state) {
-    for (int i = 0; i < KS_N_LABEL_METHODS; i++)
-        if (strcmp(arg, ks_label_method_name((ks_label_method)i)) == 0) {
-            in->options.method = (ks_label_method)i;
-            return;
-        }
-    argp_error(
-        state,
-        "--method %s: influence, suppression, random, external or curve is "
-        "expected",
-        arg);
+/* Behind the methods' names in --help. */
+static const char *const method_notes[] = {
+    " (default: gradients between steps)",
+    " (what steps lose without attention to others)", " (orders alone)",
+    " (--ranking)",
+    " (no labels: sufficiency of every prefix of every chain as it is)"};
+_Static_assert(KS_COUNT(method_notes) == KS_N_LABEL_METHODS, "one for each");
+
+static const char *method_name(int i) {
+    return i < KS_N_LABEL_METHODS ? ks_label_method_name((ks_label_method)i)
+                                  : NULL;
 }
 
-static void set_influence(input *in, const char *arg,
-                          struct argp_state *state) {
-    for (int i = 0; i < KS_N_INFLUENCES; i++)
-        if (strcmp(arg, ks_influence_name((ks_influence_kind)i)) == 0) {
-            in->options.influence.kind = (ks_influence_kind)i;
-            return;
-        }
-    argp_error(state,
-               "--influence %s: gradient, gradient-input or integrated is "
-               "expected",
-               arg);
+static const char *method_note(int i) {
+    return method_notes[i];
+}
+
+static const char *influence_name(int i) {
+    return i < KS_N_INFLUENCES ? ks_influence_name((ks_influence_kind)i) : NULL;
+}
+
+static const char *influence_note(int i) {
+    return i == 0 ? " (default)" : "";
+}
+
+/* "a, b, c" into out, each with its note (NULL: none); out.data NULL: out of
+ * memory. */
+static void list_names(ks_str *out, const char *front, const char *(*name)(int),
+                       const char *(*note)(int)) {
+    ks_status st = ks_str_printf(out, NULL, "%s", front);
+    for (int i = 0; st == KS_OK && name(i); i++)
+        st = ks_str_printf(out, NULL, "%s%s%s", i ? ", " : "", name(i),
+                           note ? note(i) : "");
+    if (st != KS_OK) ks_str_free(out);
+}
+
+/* The place of arg among the names; none is a usage error. */
+static int find_name(const char *option, const char *arg,
+                     const char *(*name)(int), struct argp_state *state) {
+    for (int i = 0; name(i); i++)
+        if (strcmp(arg, name(i)) == 0) return i;
+    ks_str known = {0};
+    list_names(&known, "", name, NULL);
+    argp_error(state, "--%s %s: one of %s is expected", option, arg,
+               known.data ? known.data : "those in --help");
+    return 0;
+}
+
+/* Texts that are made of the tables; what it gives back argp frees. */
+static char *help_filter(int key, const char *help, void *user) {
+    ks_str made = {0};
+    (void)user;
+    if (key == KEY_METHOD)
+        list_names(&made, "how steps are ranked, and where removal starts: ",
+                   method_name, method_note);
+    else if (key == KEY_INFLUENCE)
+        list_names(&made, "", influence_name, influence_note);
+    else if (key == KEY_COMPAT)
+        list_names(&made,
+                   "as the published code, where it departs from the paper "
+                   "(docs/method.md; without LIST: all): ",
+                   ks_label_compat_name, NULL);
+    return made.data ? made.data : (char *)help;
 }
 
 static void check(const input *in, struct argp_state *state) {
@@ -145,7 +180,7 @@ static void check(const input *in, struct argp_state *state) {
                    "--clean is missing: labels index the chains written there");
     const char *outs[] = {c->out, c->clean, in->options.prefixes};
     for (size_t i = 0; i < KS_COUNT(outs); i++)
-        if (c->json && outs[i] && strcmp(outs[i], "-") == 0)
+        if (c->json && !c->dry_run && outs[i] && strcmp(outs[i], "-") == 0)
             argp_error(state, "--json and labels or chains to - both want "
                               "standard output");
     if ((in->options.method == KS_LABEL_EXTERNAL) != !!in->options.ranking)
@@ -160,10 +195,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     ks_err err;
     switch (key) {
     case KEY_METHOD:
-        set_method(in, arg, state);
+        o->method =
+            (ks_label_method)find_name("method", arg, method_name, state);
         return 0;
     case KEY_INFLUENCE:
-        set_influence(in, arg, state);
+        o->influence.kind = (ks_influence_kind)find_name("influence", arg,
+                                                         influence_name, state);
         return 0;
     case KEY_SUFFICIENCY:
         o->exact = strcmp(arg, "exact") == 0;
@@ -231,6 +268,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const struct argp argp = {
     .options = option_list,
     .parser = parse,
+    .help_filter = help_filter,
     .args_doc = "--model PATH --problems FILE --chains FILE --out FILE "
                 "--clean FILE\n--compare A.jsonl B.jsonl\nselect|greedy",
     .doc = "Labels each step of a chain by what the model still answers "
@@ -283,34 +321,90 @@ static void show(void *user, int64_t done, int64_t all,
     ks_progress_set(progress, (double)done);
 }
 
-static void say_cost(const ks_label_job *job) {
-    ks_label_cost cost = ks_label_estimate(job);
-    printf(
-        "%lld chains of %lld tokens; through the model go about %lld tokens, "
-        "a set and a sample at a time it were %lld\n",
-        (long long)cost.chains, (long long)cost.tokens, (long long)cost.shared,
-        (long long)cost.alone);
+static ks_status print_cost(const ks_label_cost *cost, ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *all = json_pack(
+        "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
+        (json_int_t)cost->chains, "tokens", (json_int_t)cost->tokens, "walked",
+        (json_int_t)cost->walked, "computed", (json_int_t)cost->shared, "least",
+        (json_int_t)cost->least, "most", (json_int_t)cost->most, "filters",
+        (json_int_t)cost->filters, "alone", (json_int_t)cost->alone,
+        "influences", (json_int_t)cost->between);
+    KS_CHECK(all && !json_dumpf(all, stdout, JSON_INDENT(1)) &&
+                 putchar('\n') != EOF,
+             KS_IO, "standard output: cannot write");
+done:
+    json_decref(all);
+    return st;
+}
+
+static ks_status say_cost(ks_label_job *job, bool json, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_label_cost cost;
+    KS_TRY(ks_label_estimate(job, &cost, err));
+    if (json) return print_cost(&cost, err);
+    bool searched = cost.filters < cost.shared;
+    printf("%lld chains of %lld tokens are asked about.\n"
+           "About %lld tokens go through the model%s",
+           (long long)cost.chains, (long long)cost.tokens,
+           (long long)cost.shared,
+           searched ? ", as if every chain went through all stages, were its "
+                      "own sufficient prefix and every second step needed"
+                    : "");
+    if (cost.least < cost.most)
+        printf("; %lld where all samples of a set are alike, %lld where all "
+               "part at once",
+               (long long)cost.least, (long long)cost.most);
+    printf(".\n");
+    if (searched)
+        printf("A chain that falls to a filter costs less: were all to, about "
+               "%lld.\n",
+               (long long)cost.filters);
+    if (cost.between > 0)
+        printf("Influences between steps take %lld more, forward and "
+               "backward.\n",
+               (long long)cost.between);
+    printf("As published, a prompt and a sample at a time, it would be %lld.\n",
+           (long long)cost.alone);
+    if (cost.walked > 0 && cost.walked < cost.chains)
+        printf("Counted on %lld chains, the others by their sizes.\n",
+               (long long)cost.walked);
+done:
+    return st;
+}
+
+static void say_labels(const ks_label_summary *s) {
+    double n = s->steps > 0 ? (double)s->steps : 1;
+    ks_log(KS_LOG_INFO,
+           "%lld of %lld chains labelled; of %lld steps in sufficient prefixes "
+           "%.1f%% important, %.1f%% removable, %.1f%% in between; %lld cores "
+           "fail with fresh samples",
+           (long long)s->labelled, (long long)s->chains, (long long)s->steps,
+           100 * (double)s->important / n, 100 * (double)s->removable / n,
+           100 * (double)s->unlabelled / n, (long long)s->unconfirmed);
+    ks_log(KS_LOG_INFO,
+           "steps that give the answer away were cut: %lld of labelled chains, "
+           "%lld of others",
+           (long long)s->cut, (long long)s->cut_of_others);
 }
 
 static void sum_up(const input *in, const ks_label_summary *s) {
+    bool curve = in->options.method == KS_LABEL_CURVE;
     if (s->whole) {
-        ks_log(KS_LOG_INFO, "%s is already whole: %lld of %lld chains labelled",
-               in->common.out, (long long)s->labelled, (long long)s->chains);
+        ks_log(KS_LOG_INFO, "%s is already whole: %lld of %lld chains %s",
+               in->common.out, (long long)(curve ? s->curves : s->labelled),
+               (long long)s->chains, curve ? "with curves" : "labelled");
         return;
     }
     for (int i = KS_SKIP_NONE + 1; i < KS_N_SKIPS; i++)
         if (s->skipped[i] > 0)
             ks_log(KS_LOG_INFO, "%lld chains %s", (long long)s->skipped[i],
                    ks_label_skip_name((ks_label_skip)i));
-    double n = s->steps > 0 ? (double)s->steps : 1;
-    ks_log(KS_LOG_INFO,
-           "%lld of %lld chains labelled; %lld steps give the answer away and "
-           "were cut; of %lld in sufficient prefixes %.1f%% important, %.1f%% "
-           "removable, %.1f%% in between; %lld cores fail with fresh samples",
-           (long long)s->labelled, (long long)s->chains, (long long)s->cut,
-           (long long)s->steps, 100 * (double)s->important / n,
-           100 * (double)s->removable / n, 100 * (double)s->unlabelled / n,
-           (long long)s->unconfirmed);
+    if (curve)
+        ks_log(KS_LOG_INFO, "%lld of %lld chains with curves",
+               (long long)s->curves, (long long)s->chains);
+    else
+        say_labels(s);
     ks_log(KS_LOG_INFO,
            "%lld questions, %lld answers from an interrupted run; %lld tokens "
            "through the model (%.0f a second), %lld shared, %lld sampled, "
@@ -339,20 +433,23 @@ static json_t *skipped_of(const ks_label_job *job) {
 
 static json_t *sums_of(const ks_label_job *job, const ks_label_summary *s) {
     if (s->whole)
-        return json_pack("{s:b,s:I,s:I}", "whole", 1, "chains",
+        return json_pack("{s:b,s:I,s:I,s:I}", "whole", 1, "chains",
                          (json_int_t)s->chains, "labelled",
-                         (json_int_t)s->labelled);
+                         (json_int_t)s->labelled, "curves",
+                         (json_int_t)s->curves);
     return json_pack(
-        "{s:I,s:I,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f}",
+        "{s:I,s:I,s:I,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,"
+        "s:f}",
         "chains", (json_int_t)s->chains, "labelled", (json_int_t)s->labelled,
-        "skipped", skipped_of(job), "steps", (json_int_t)s->steps, "important",
-        (json_int_t)s->important, "removable", (json_int_t)s->removable,
-        "unlabelled", (json_int_t)s->unlabelled, "cut", (json_int_t)s->cut,
-        "unconfirmed", (json_int_t)s->unconfirmed, "asked",
-        (json_int_t)s->asked, "resumed", (json_int_t)s->resumed, "computed",
-        (json_int_t)s->stats.computed, "shared", (json_int_t)s->stats.shared,
-        "sampled", (json_int_t)s->stats.sampled, "scored",
-        (json_int_t)s->stats.scored, "seconds", s->seconds);
+        "curves", (json_int_t)s->curves, "skipped", skipped_of(job), "steps",
+        (json_int_t)s->steps, "important", (json_int_t)s->important,
+        "removable", (json_int_t)s->removable, "unlabelled",
+        (json_int_t)s->unlabelled, "cut", (json_int_t)s->cut, "cut_of_others",
+        (json_int_t)s->cut_of_others, "unconfirmed", (json_int_t)s->unconfirmed,
+        "asked", (json_int_t)s->asked, "resumed", (json_int_t)s->resumed,
+        "computed", (json_int_t)s->stats.computed, "shared",
+        (json_int_t)s->stats.shared, "sampled", (json_int_t)s->stats.sampled,
+        "scored", (json_int_t)s->stats.scored, "seconds", s->seconds);
 }
 
 static ks_status print_json(const ks_label_job *job, const ks_label_summary *s,
@@ -375,7 +472,7 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(take_common(in, err));
     KS_TRY(ks_label_open(&job, &in->options, err));
     if (in->common.dry_run) {
-        say_cost(job);
+        st = say_cost(job, in->common.json, err);
         goto done;
     }
     if (!in->common.quiet)

@@ -306,10 +306,11 @@ int ks_cli_label_select(int argc, char **argv) {
         "{\"matrix\":[[...],...],\"thresholds\":[...]} -> {\"keep\":[[0|1,"
         "...],...]}\n\n"
         "Row k has what each step does to step k, the last row what each does "
-        "to the answer; only places left of the diagonal count. From the last "
-        "row back, a kept row keeps its largest places until their share of "
-        "the row's sum reaches the threshold, equal ones together; the last "
-        "step, ahead of the answer, is always in.",
+        "to the answer; only places left of the diagonal count, numbers from 0 "
+        "on. From the last row back, a kept row keeps its largest places until "
+        "their share of the row's sum reaches the threshold (0 to 1), equal "
+        "ones together; the last step, ahead of the answer, is always in. "
+        "\"keep\" has a place for each row, the answer's last and always 1.",
         NULL,
         NULL,
         NULL};
@@ -339,7 +340,9 @@ int ks_cli_label_greedy(int argc, char **argv) {
         "last, which is always 1. The first step in line is left out and stays "
         "out if the set passes, else it goes to the end of the line; it ends "
         "when all that wait have failed since the last removal. Steps that "
-        "\"order\" does not name stay. A set passes if \"pass\" has it, or if "
+        "\"order\" does not name stay. Without \"start\" all steps are in. A "
+        "set "
+        "passes if \"pass\" has it, place for place, or if "
         "--ask's program says so (\"pass\" is not read then, and \"start\" is "
         "needed).",
         NULL,

@@ -242,7 +242,7 @@ Test(label, says_what_it_leaves_out) {
         "1 chains without steps",
         "1 chains with a wrong answer",
         "1 chains whose answer no step states",
-        "2 chains of nothing but steps that give the answer away",
+        "2 chains of a single step",
         "0 of 7 chains labelled"};
     for (size_t i = 0; i < KS_COUNT(words); i++)
         cr_expect(strstr(text, words[i]), "'%s' lacks '%s'", text, words[i]);

@@ -282,7 +282,7 @@ Test(label_journal, leaves_what_is_whole) {
     run(KEYSTEP_LABEL INPUT OUT " --resume", 0);
     expect("a is already whole: 2 of 4 chains labelled");
     run(LABEL INPUT OUT " --resume --json | tr -d ' \\n'", 0);
-    expect("{\"whole\":true,\"chains\":4,\"labelled\":2}");
+    expect("{\"whole\":true,\"chains\":4,\"labelled\":2,\"curves\":0}");
     refuse_others("a line 1 was made with other settings");
     expect("; --force overwrites it");
     /* of other inputs */
