@@ -259,9 +259,20 @@ done:
     return st;
 }
 
+static ks_status check_files(const ks_generate_input *in, ks_err *err) {
+    const ks_cli_common *c = &in->common;
+    const ks_use uses[] = {{"--out", c->out, true},
+                           {"--problems", c->problems, false},
+                           {"--model", c->model, false},
+                           {"--tokenizer", in->tokenizer, false}};
+    return ks_refuse_overlap(uses, KS_COUNT(uses), err);
+}
+
 static ks_status run(ks_generate_work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
+    bool whole;
+    KS_TRY(check_files(w->in, err));
     KS_TRY(ks_problems_read(&w->problems, c->problems, KS_KEEP_FIELDS, err));
     KS_TRY(open_model(w, err));
     KS_TRY(settle(w, err));
@@ -270,7 +281,12 @@ static ks_status run(ks_generate_work *w, ks_err *err) {
     KS_TRY(ks_alloc(&w->chains, w->n, sizeof *w->chains, "chains", err));
     KS_TRY(prepare_prompts(w, err));
     if (c->dry_run) return ks__generate_plan(w, err);
-    KS_TRY(ks__generate_take_over(w, err));
+    KS_TRY(ks__generate_take_over(w, &whole, err));
+    if (whole) {
+        ks_log(KS_LOG_INFO, "%s is already whole", c->out);
+        ks__generate_sum_up(w, 0);
+        return KS_OK;
+    }
     KS_TRY(list_requests(w, err));
     if (!c->quiet)
         w->progress = ks_progress_open("generate", "chain", (double)w->n_asked);

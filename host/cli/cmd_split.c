@@ -96,6 +96,9 @@ static ks_status run(const input *in, ks_err *err) {
     ks_chains chains = {0};
     splitting s = {0};
     bool standard = !c->out || strcmp(c->out, "-") == 0;
+    const ks_use uses[] = {{"--out", c->out, true},
+                           {"--chains", c->chains, false}};
+    KS_TRY(ks_refuse_overlap(uses, KS_COUNT(uses), err));
     if (!standard) KS_TRY(ks_refuse_existing(c->out, c->force, err));
     KS_TRY(ks_chains_read(&chains, c->chains, KS_KEEP_UNSPLIT, err));
     KS_TRY(open_tokenizer(in, &s.tokenizer, err));

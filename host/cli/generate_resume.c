@@ -136,7 +136,8 @@ static ks_status adopt(void *user, size_t line, json_t *chain, ks_err *err) {
     ks_generate_work *w = user;
     char where[WHERE];
     size_t at = 0;
-    snprintf(where, sizeof where, "%.280s line %zu", w->part.path, line);
+    snprintf(where, sizeof where, "%.280s line %zu",
+             w->from ? w->from : w->part.path, line);
     KS_TRY(find_place(w, where, chain, &at, err));
     size_t problem = at / (size_t)w->samples;
     KS_TRY(check_settings(w, where, json_object_get(chain, "sampling"), err));
@@ -158,20 +159,44 @@ static void forget(ks_generate_work *w) {
     w->n_done = 0;
 }
 
-ks_status ks__generate_take_over(ks_generate_work *w, ks_err *err) {
+/* An OUT that is there already, all of it and the same, stays. */
+static ks_status look_at_whole(ks_generate_work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const char *out = w->in->common.out;
+    w->from = out;
+    KS_TRY(ks_jsonl_read(out, adopt, w, err));
+    KS_CHECK(w->n_done == w->n_asked, KS_MISMATCH,
+             "%s has %zu of the %zu chains that are asked for; --force starts "
+             "afresh",
+             out, w->n_done, w->n_asked);
+done:
+    w->from = NULL;
+    return st;
+}
+
+static ks_status start_afresh(ks_generate_work *w, ks_found found,
+                              ks_err *err) {
+    forget(w);
+    if (found == KS_FOUND_WHOLE) return ks_part_begin(&w->part, err);
+    ks_part_close(&w->part, false);
+    return ks_part_open(&w->part, w->in->common.out, false, true, adopt, w,
+                        &found, err);
+}
+
+ks_status ks__generate_take_over(ks_generate_work *w, bool *whole,
+                                 ks_err *err) {
     const ks_cli_common *c = &w->in->common;
-    bool begun;
+    ks_found found = KS_FOUND_NOTHING;
     ks_err why = {0};
     ks_status st = ks_part_open(&w->part, c->out, c->resume, c->force, adopt, w,
-                                &begun, &why);
+                                &found, &why);
+    if (st == KS_OK && found == KS_FOUND_WHOLE) st = look_at_whole(w, &why);
+    *whole = st == KS_OK && found == KS_FOUND_WHOLE;
     bool other = st == KS_MISMATCH || st == KS_FORMAT;
     if (other && c->resume && c->force) {
         ks_log(KS_LOG_INFO, "%s: so this run starts afresh", why.text);
-        forget(w);
-        ks_part_close(&w->part, false);
         why = (ks_err){0};
-        st =
-            ks_part_open(&w->part, c->out, false, true, adopt, w, &begun, &why);
+        st = start_afresh(w, found, &why);
     }
     if (st != KS_OK && err) *err = why;
     return st;

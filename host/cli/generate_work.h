@@ -45,6 +45,7 @@ typedef struct ks_generate_work {
     ks_compose compose;
     json_t *settings;
     ks_part part;
+    const char *from; /* whose lines are taken over: OUT.part, or OUT */
     ks_progress *progress;
     double sampling_since; /* when tokens first came, of *seconds; 0: not yet */
     int64_t sampled_then;
@@ -59,8 +60,9 @@ int64_t ks__most_new(const ks_generate_work *work, size_t problem);
 
 /* OUT.part, and of its chains those that this run would have made as well:
  * KS_MISMATCH naming line and both values for any other, and --force starts
- * afresh. */
-ks_status ks__generate_take_over(ks_generate_work *work, ks_err *err);
+ * afresh. *whole: OUT itself is there, with all of them, and stays. */
+ks_status ks__generate_take_over(ks_generate_work *work, bool *whole,
+                                 ks_err *err);
 
 void ks__generate_progress(ks_generate_work *work,
                            const ks_generate_stats *so_far);

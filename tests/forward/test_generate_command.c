@@ -175,12 +175,76 @@ Test(generate_command, memory_is_a_number_and_a_unit) {
     }
 }
 
+static void shell(const char *line) {
+    char command[1024];
+    snprintf(command, sizeof command, "cd '%s' && %s", folder, line);
+    cr_expect_eq(system(command), 0, "%s", line);
+}
+
+/* An OUT that is there is this run's, or it is refused, and stays. */
+Test(generate_command, resume_leaves_what_is_whole) {
+    static const struct {
+        const char *options, *words;
+    } bad[] = {
+        {"--seed 4", "a.jsonl line 1 was sampled with other settings: seed is "
+                     "4 here and 3 there; --force overwrites it"},
+        {"--temperature 2", "temperature is 2.0 here and 1.0 there"},
+        {"--samples 3", "is whole with 6 of the 9 chains"},
+        {"--samples 1", "sample 1 of 0 to 0"},
+        {"--instruction Say", "was sampled from another prompt"},
+    };
+    char line[256];
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0, "%s",
+                 out);
+    shell("cp a.jsonl kept && stat -c '%i %Y' a.jsonl > was");
+    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl --resume"),
+                 0);
+    cr_expect(strstr(out, "a.jsonl is already whole"), "%s", out);
+    for (size_t i = 0; i < KS_COUNT(bad); i++) {
+        snprintf(line, sizeof line, GENERATE "--out a.jsonl --resume %s",
+                 bad[i].options);
+        cr_expect_eq(keystep(out, sizeof out, line), 1, "%s", out);
+        cr_expect(strstr(out, bad[i].words), "%s", out);
+    }
+    shell("stat -c '%i %Y' a.jsonl | cmp - was && cmp a.jsonl kept && "
+          "! test -e a.jsonl.part && ! test -e a.jsonl.lock");
+    cr_expect_eq(keystep(out, sizeof out,
+                         GENERATE "--out a.jsonl --resume --force --seed 4"),
+                 0, "%s", out);
+    shell("! cmp -s a.jsonl kept");
+    /* of an interrupted run with another prompt nothing is taken over */
+    shell("head -n 2 kept > b.jsonl.part");
+    cr_expect_eq(keystep(out, sizeof out,
+                         GENERATE
+                         "--instruction Say --out b.jsonl --resume --force"),
+                 1);
+    cr_expect(strstr(out, "another prompt") &&
+                  strstr(out, "--force without --resume starts afresh"),
+              "%s", out);
+}
+
+/* Two runs write one OUT: the second is told whose it is. */
+Test(generate_command, one_process_writes) {
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out,
+                         GENERATE
+                         "--samples 4000 --out a.jsonl & p=$!; until "
+                         "[ -s a.jsonl.part ]; do sleep 0.01; done; " KS_PROGRAM
+                         " " GENERATE "--out ./a.jsonl --force; echo code $?; "
+                         "kill -INT $p; wait $p; echo then $?"),
+                 0, "%s", out);
+    cr_expect(strstr(out, "./a.jsonl is being written by process "), "%s", out);
+    cr_expect(strstr(out, "code 1") && strstr(out, "then 130"), "%s", out);
+    shell("test -s a.jsonl.part && ! test -e a.jsonl.lock");
+}
+
 Test(generate_command, refusals) {
     write_problems();
     cr_expect_eq(keystep(out, sizeof out, "generate --model $M"), 2);
     cr_expect_eq(keystep(out, sizeof out, GENERATE "--out a --template x"), 2);
     cr_expect(strstr(out, "chatml"), "%s", out);
-    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out problems.jsonl"), 1);
+    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out problems.jsonl"), 2);
     cr_expect(strstr(out, "problems.jsonl"), "%s", out);
     cr_expect_eq(keystep(out, sizeof out,
                          "generate --model /nowhere --problems problems.jsonl "

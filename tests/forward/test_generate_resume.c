@@ -93,4 +93,21 @@ Test(generate_resume, with_force) {
     shell("cmp b.jsonl c.jsonl && ! test -e b.jsonl.part");
 }
 
+/* A whole OUT stays if it is what would be written. */
+Test(generate_resume, of_a_whole_file) {
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out b.jsonl"), 0);
+    shell("cp b.jsonl a.jsonl");
+    expect_said(RESUME, 0, "b.jsonl is already whole");
+    shell("cmp a.jsonl b.jsonl && ! test -e b.jsonl.part");
+    expect_said(
+        RESUME "--seed 4", 1,
+        "b.jsonl line 1 was sampled with other settings: \"seed\" is 3");
+    shell("cmp a.jsonl b.jsonl && ! test -e b.jsonl.part");
+    shell("sed -i 3d b.jsonl");
+    expect_said(RESUME, 1, "b.jsonl has 5 of the 6 chains");
+    expect_said(RESUME "--force", 0, "starts afresh");
+    shell("cmp a.jsonl b.jsonl && ! test -e b.jsonl.part");
+}
+
 #endif
