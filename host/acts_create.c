@@ -6,65 +6,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static ks_status io_error(ks_err *err, const char *path, const char *doing) {
     return ks_fail(err, KS_IO, "%s: cannot %s: %s", path, doing,
                    strerror(errno));
-}
-
-/* -------------------------------------------------------------------- lock */
-
-static void read_holder(int fd, char *holder, size_t n) {
-    ssize_t got = pread(fd, holder, n - 1, 0);
-    holder[got > 0 ? got : 0] = 0;
-    holder[strcspn(holder, "\n")] = 0;
-}
-
-/* The lock is flock's, which the kernel drops with the process however it
- * ends; the file's text only says whose it is. The holder removes the file,
- * so the name is looked at again once the lock is held. */
-static ks_status take_lock(ks_acts *acts, ks_err *err) {
-    ks_status st = KS_OK;
-    while (true) {
-        int fd = open(acts->lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-        if (fd < 0) return io_error(err, acts->lock_path, "create");
-        acts->lock_fd = fd;
-        if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-            char holder[256];
-            read_holder(fd, holder, sizeof holder);
-            bool held = errno == EWOULDBLOCK;
-            st = held ? ks_fail(err, KS_EXISTS, "%s is being written by %s",
-                                acts->path,
-                                holder[0] ? holder : "another process")
-                      : io_error(err, acts->lock_path, "lock");
-            close(fd);
-            acts->lock_fd = -1;
-            return st;
-        }
-        struct stat opened, named;
-        if (fstat(fd, &opened) == 0 && stat(acts->lock_path, &named) == 0 &&
-            opened.st_ino == named.st_ino && opened.st_dev == named.st_dev)
-            break;
-        close(fd);
-    }
-    char host[128] = "?", text[256];
-    gethostname(host, sizeof host - 1);
-    int n = snprintf(text, sizeof text, "process %ld on %s\n", (long)getpid(),
-                     host);
-    if (ftruncate(acts->lock_fd, 0) != 0 ||
-        pwrite(acts->lock_fd, text, (size_t)n, 0) != n)
-        st = io_error(err, acts->lock_path, "write");
-    return st;
-}
-
-static void drop_lock(ks_acts *acts) {
-    if (acts->lock_fd < 0) return;
-    unlink(acts->lock_path);
-    close(acts->lock_fd);
-    acts->lock_fd = -1;
 }
 
 /* ------------------------------------------------------------------- fresh */
@@ -203,7 +149,6 @@ static ks_status name_difference(const char *path, const ks_acts_info *have,
  * bits. */
 static ks_status compare_machine(const char *path, const ks_acts_info *have,
                                  const ks_acts_spec *want, ks_err *err) {
-    static const char hint[] = "; --force continues all the same";
     ks_status st = KS_OK;
     if (strcmp(have->backend, want->backend) != 0)
         st = differs(err, path, "backend", have->backend, want->backend);
@@ -212,28 +157,16 @@ static ks_status compare_machine(const char *path, const ks_acts_info *have,
     else if (strcmp(have->program_version, KS_VERSION) != 0)
         st = differs(err, path, "program version", have->program_version,
                      KS_VERSION);
-    if (st != KS_OK && err)
-        strncat(err->text, hint, sizeof err->text - strlen(err->text) - 1);
+    if (st != KS_OK) ks_fail_more(err, st, "; --force continues all the same");
     return st;
-}
-
-/* "avx2" and "avx512" to "avx2+avx512". */
-static void join_words(char out[KS__ACTS_WORD], const char *have,
-                       const char *want) {
-    const char *found = strstr(have, want);
-    size_t n = strlen(want);
-    bool there = found && (found == have || found[-1] == '+') &&
-                 (found[n] == 0 || found[n] == '+');
-    snprintf(out, KS__ACTS_WORD, "%s%s%s", have, there ? "" : "+",
-             there ? "" : want);
 }
 
 static ks_status amend(const ks_acts *acts, const ks_acts_info *have,
                        const ks_acts_spec *want, ks_err *err) {
     char isa[KS__ACTS_WORD], backend[KS__ACTS_WORD], version[KS__ACTS_WORD];
-    join_words(isa, have->isa, want->isa);
-    join_words(backend, have->backend, want->backend);
-    join_words(version, have->program_version, KS_VERSION);
+    ks_join_word(isa, sizeof isa, have->isa, want->isa);
+    ks_join_word(backend, sizeof backend, have->backend, want->backend);
+    ks_join_word(version, sizeof version, have->program_version, KS_VERSION);
     return ks__acts_amend(acts->part, isa, backend, version, err);
 }
 
@@ -340,8 +273,7 @@ static ks_status name_files(ks_acts *acts, const char *path, ks_err *err) {
     if (asprintf(&acts->part, "%s.part", path) < 0) acts->part = NULL;
     if (asprintf(&acts->journal_path, "%s.journal", path) < 0)
         acts->journal_path = NULL;
-    if (asprintf(&acts->lock_path, "%s.lock", path) < 0) acts->lock_path = NULL;
-    return acts->path && acts->part && acts->journal_path && acts->lock_path
+    return acts->path && acts->part && acts->journal_path
                ? KS_OK
                : ks_fail(err, KS_NOMEM, "out of memory for a path");
 }
@@ -362,7 +294,7 @@ static void release_all(ks_acts **out) {
     if (!acts) return;
     if (acts->fd >= 0) close(acts->fd);
     ks__journal_close(&acts->journal);
-    drop_lock(acts);
+    ks_lock_drop(&acts->lock);
     pthread_cond_destroy(&acts->not_full);
     pthread_cond_destroy(&acts->not_empty);
     pthread_cond_destroy(&acts->flush);
@@ -376,7 +308,6 @@ static void release_all(ks_acts **out) {
     free(acts->path);
     free(acts->part);
     free(acts->journal_path);
-    free(acts->lock_path);
     free(acts);
     *out = NULL;
 }
@@ -385,7 +316,7 @@ static ks_status blank(ks_acts **out, const char *path, ks_err *err) {
     ks_status st = ks_alloc(out, 1, sizeof **out, "the activation store", err);
     if (st != KS_OK) return st;
     ks_acts *acts = *out;
-    acts->fd = acts->lock_fd = acts->journal.fd = -1;
+    acts->fd = acts->journal.fd = -1;
     pthread_mutex_init(&acts->mutex, NULL);
     pthread_cond_init(&acts->not_full, NULL);
     pthread_cond_init(&acts->not_empty, NULL);
@@ -421,7 +352,7 @@ ks_status ks_acts_create(ks_acts **out, const char *path,
     KS_TRY(blank(&acts, path, err));
     KS_TRY(ks__acts_plan(&acts->layout, spec, err));
     KS_TRY(count_tokens(acts, spec, err));
-    KS_TRY(take_lock(acts, err));
+    KS_TRY(ks_lock_take(&acts->lock, path, err));
     if (options->resume && ks_file_exists(path)) {
         st = is_complete(path, spec, err);
         if (st == KS_OK) {

@@ -20,8 +20,9 @@ typedef struct ks__acts_item {
 enum { KS__ACTS_QUEUE = 4096 };
 
 struct ks_acts {
-    char *path, *part, *journal_path, *lock_path;
-    int fd, lock_fd;
+    char *path, *part, *journal_path;
+    ks_lock lock;
+    int fd;
     ks__journal journal;
     ks__acts_layout layout;
     ks__acts_set *set_of[KS_N_STREAMS][KS_N_POSITIONS];

@@ -31,6 +31,18 @@ ks_status ks_fail(ks_err *err, ks_status code, const char *format, ...) {
     return code;
 }
 
+ks_status ks_fail_more(ks_err *err, ks_status code, const char *format, ...) {
+    if (err) {
+        va_list args;
+        size_t n = strlen(err->text);
+        va_start(args, format);
+        vsnprintf(err->text + n, sizeof err->text - n, format, args);
+        va_end(args);
+        err->code = code;
+    }
+    return code;
+}
+
 double ks_seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -72,6 +84,16 @@ ks_status ks_grow(void *array, size_t *capacity, size_t need, size_t size,
 }
 
 /* ----------------------------------------------------------------- strings */
+
+void ks_join_word(char *out, size_t n, const char *list, const char *word) {
+    const char *found = strstr(list, word);
+    size_t length = strlen(word);
+    bool there = found && (found == list || found[-1] == '+') &&
+                 (found[length] == 0 || found[length] == '+');
+    if (out != list) snprintf(out, n, "%s", list);
+    size_t at = strlen(out);
+    if (!there) snprintf(out + at, n - at, "+%s", word);
+}
 
 ks_status ks_str_add(ks_str *s, const char *bytes, size_t n, ks_err *err) {
     if (n > SIZE_MAX - s->length - 1)

@@ -22,6 +22,10 @@
 ks_status ks_fail(ks_err *err, ks_status code, const char *format, ...)
     KS_PRINTF(3, 4);
 
+/* Adds to the sentence of a failure, and returns its code. */
+ks_status ks_fail_more(ks_err *err, ks_status code, const char *format, ...)
+    KS_PRINTF(3, 4);
+
 /* In a function with `ks_status st = KS_OK;` and one `done:` label. */
 #define KS_TRY(call)                                                           \
     do {                                                                       \
@@ -59,6 +63,10 @@ ks_status ks_str_printf(ks_str *s, ks_err *err, const char *format, ...)
     KS_PRINTF(3, 4);
 void ks_str_free(ks_str *s);
 
+/* "avx2" and "avx512" to "avx2+avx512": word in a list, once. out [n] may be
+ * list. */
+void ks_join_word(char *out, size_t n, const char *list, const char *word);
+
 /* ------------------------------------------------------------------- files */
 
 /* A whole file mapped read-only. data is NULL for an empty file. */
@@ -84,6 +92,27 @@ ks_status ks_write_out(const char *path, const char *text, size_t length,
  * anything but a file; with KS_IO when no file can be made there. */
 ks_status ks_refuse_existing(const char *path, bool force, ks_err *err);
 bool ks_file_exists(const char *path);
+
+/* A file by the option that named it ("--out"); path NULL: none. */
+typedef struct ks_use {
+    const char *option, *path;
+    bool written;
+} ks_use;
+/* KS_USAGE where a file that is written is named twice, by the same path,
+ * another, or a link, or where what is written on the way to it (path.part,
+ * path.new, path.lock, path.journal) is another's file. "-" is two files:
+ * standard input and standard output. */
+ks_status ks_refuse_overlap(const ks_use *uses, size_t n, ks_err *err);
+
+/* PATH.lock: one process at a time writes PATH. path NULL: not held. */
+typedef struct ks_lock {
+    char *path;
+    int fd;
+} ks_lock;
+/* KS_EXISTS naming the process that holds it. Not to be taken twice. */
+ks_status ks_lock_take(ks_lock *lock, const char *of, ks_err *err);
+void ks_lock_drop(ks_lock *lock);
+
 /* A new or renamed file is durable only once its folder is synced. */
 ks_status ks_sync_folder_of(const char *path, ks_err *err);
 /* dir + "/" + name, malloc'd */
@@ -118,6 +147,12 @@ void ks_log(ks_log_level level, const char *format, ...) KS_PRINTF(2, 3);
 typedef struct ks_progress ks_progress;
 ks_progress *ks_progress_open(const char *what, const char *unit, double total);
 void ks_progress_set(ks_progress *progress, double done);
+/* Where the rate that counts is not that of the units: `rate` of `unit` a
+ * second
+ * ("tok"), and the seconds left (not finite: nobody knows; at_most: it may well
+ * be fewer), in place of what `done` and `total` would say. */
+void ks_progress_rate(ks_progress *progress, const char *unit, double rate,
+                      double left, bool at_most);
 /* A few words at the end of the line, shown with the next set: "12 tok". */
 void ks_progress_note(ks_progress *progress, const char *format, ...)
     KS_PRINTF(2, 3);
@@ -143,31 +178,55 @@ typedef void (*ks_jsonl_bad_fn)(void *user, const ks_err *why);
 ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
                              ks_jsonl_bad_fn bad, void *user, ks_err *err);
 
+/* ks_jsonl_read of a file that was read already. */
+ks_status ks_jsonl_read_text(const char *name, const char *text, size_t n,
+                             ks_jsonl_fn each, void *user, ks_err *err);
+
 /* Adds object as a line. */
 ks_status ks_jsonl_add(ks_str *lines, const json_t *object, ks_err *err);
 
-/* OUT.part, what a command that will write OUT has so far, a line at a time;
- * path is NULL where OUT is standard output and nothing is kept. */
+/* OUT.part, what a command that will write OUT has so far, a line at a time,
+ * and OUT.lock; path is NULL where OUT is standard output and nothing is kept.
+ */
 typedef struct ks_part {
     char *path;
     FILE *file; /* flushed after each line */
+    ks_lock lock;
 } ks_part;
+
+typedef enum ks_found {
+    KS_FOUND_NOTHING, /* OUT.part is there, empty */
+    KS_FOUND_PART,    /* and has lines of an interrupted run */
+    KS_FOUND_WHOLE /* resume: OUT is there without OUT.part, and that stays so
+                      unless ks_part_begin is called */
+} ks_found;
 
 /* resume: reads the lines of an interrupted run through each (part->path is
  * set), without a last one that a kill left without its end, and goes on behind
- * them; force: starts afresh; neither: an OUT.part that is there is refused.
- * begun: some line was there. Close it also on error. */
+ * them; force: starts afresh; neither: an OUT.part that is there is refused. So
+ * is what another process writes. Close it also on error. */
 ks_status ks_part_open(ks_part *part, const char *out, bool resume, bool force,
-                       ks_jsonl_fn each, void *user, bool *begun, ks_err *err);
+                       ks_jsonl_fn each, void *user, ks_found *found,
+                       ks_err *err);
+/* After KS_FOUND_WHOLE: an empty OUT.part. */
+ks_status ks_part_begin(ks_part *part, ks_err *err);
 /* Appends object; nothing where part->path is NULL. */
 ks_status ks_part_add(ks_part *part, const json_t *object, ks_err *err);
-/* whole: OUT is there, OUT.part goes. */
-void ks_part_close(ks_part *part, bool whole);
+/* gone: OUT is there or was never begun, OUT.part goes. */
+void ks_part_close(ks_part *part, bool gone);
 
 /* json_loadb for other people's files, where a length that nobody set may be an
  * integer beyond 64 bits: then all integers are read as reals. */
 json_t *ks_json_loadb(const char *text, size_t n, size_t flags,
                       json_error_t *reason);
+
+/* "an object", "a string", ..; "nothing" for NULL. */
+const char *ks_json_kind(const json_t *value);
+
+/* KS_MISMATCH, "WHERE: NAME is X here and Y there", by the first member of
+ * either that differs. there NULL or no object: KS_FORMAT. */
+ks_status ks_json_same(const json_t *here, const json_t *there,
+                       const char *where, ks_err *err);
 
 /* Typed members of an object; `where` ("chains.jsonl line 3") leads the
  * sentence on error. Strings are borrowed from the object. */
@@ -175,6 +234,9 @@ ks_status ks_json_string(json_t *object, const char *key, const char *where,
                          const char **out, size_t *length, ks_err *err);
 ks_status ks_json_int(json_t *object, const char *key, const char *where,
                       int64_t low, int64_t high, int64_t *out, ks_err *err);
+/* Takes value over, also on failure; NULL is KS_NOMEM. */
+ks_status ks_json_set(json_t *object, const char *key, json_t *value,
+                      const char *where, ks_err *err);
 
 /* Byte index of the first byte that is not well-formed UTF-8, or n. */
 size_t ks_utf8_check(const char *text, size_t n);

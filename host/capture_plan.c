@@ -72,16 +72,6 @@ static ks_status tokenize(const ks_capture_job *job, const ks_chain *chain,
 
 /* ------------------------------------------------------------ context: full */
 
-/* A token belongs to the step that holds its first byte. *at moves forward:
- * steps are in order. */
-static void tokens_of(const ks_tokens *tokens, int64_t begin, int64_t end,
-                      size_t *at, int32_t *first, int32_t *last) {
-    while (*at < tokens->n && tokens->begin[*at] < begin) (*at)++;
-    *first = (int32_t)*at;
-    while (*at < tokens->n && tokens->begin[*at] < end) (*at)++;
-    *last = (int32_t)*at;
-}
-
 static ks_status chain_steps(ks_capture_job *job, int32_t c,
                              const ks_tokens *tokens, int32_t limit,
                              ks_err *err) {
@@ -93,9 +83,9 @@ static ks_status chain_steps(ks_capture_job *job, int32_t c,
     for (int32_t i = 0; i < chain->n_steps; i++) {
         ks_span span = chain->steps[i];
         int64_t offset = (int64_t)chain->prompt_length;
-        int32_t first, last;
-        tokens_of(tokens, span.begin + offset, span.end + offset, &at, &first,
-                  &last);
+        ks_span own = ks_tokens_of(tokens, (int64_t)span.begin + offset,
+                                   (int64_t)span.end + offset, &at);
+        int32_t first = (int32_t)own.begin, last = (int32_t)own.end;
         /* half a step is not the step: cut ones count as without a token */
         if (last > limit) first = last = KS_MIN(first, limit);
         bool valid = first < last && !(before && first == 0);

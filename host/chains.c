@@ -71,7 +71,7 @@ typedef struct field {
  * and the object with the line. */
 static ks_status keep(const reader *r, json_t **object, char **block,
                       const field *texts, size_t n, ks_err *err) {
-    if (r->keep == KS_KEEP_OBJECTS) {
+    if (r->keep != KS_KEEP_FIELDS) {
         json_incref(*object);
         return KS_OK;
     }
@@ -234,7 +234,7 @@ static ks_status add_chain(void *user, size_t line, json_t *object,
     char where[WHERE];
     name_place(where, r, line);
     KS_TRY(read_texts(&c, where, err));
-    KS_TRY(read_steps(&c, where, err));
+    if (r->keep != KS_KEEP_UNSPLIT) KS_TRY(read_steps(&c, where, err));
     KS_TRY(
         ks_grow(&list->at, &r->capacity, list->n + 1, sizeof c, "chains", err));
     KS_TRY(enter(r, &list->index, "id", c.id, line, where, err));
@@ -274,31 +274,87 @@ const ks_chain *ks_chains_find(const ks_chains *chains, const char *id) {
     return place < 0 ? NULL : &chains->at[place];
 }
 
-ks_status ks_chain_set_steps(ks_chain *chain, const ks_spans *steps,
-                             ks_err *err) {
+static ks_status pack_step(ks_span step, const ks_span *tokens, json_t **out,
+                           ks_err *err) {
+    *out = json_pack("{s:I,s:I}", "begin", (json_int_t)step.begin, "end",
+                     (json_int_t)step.end);
+    if (*out && tokens &&
+        (json_object_set_new(*out, "token_begin",
+                             json_integer((json_int_t)tokens->begin)) ||
+         json_object_set_new(*out, "token_end",
+                             json_integer((json_int_t)tokens->end)))) {
+        json_decref(*out);
+        *out = NULL;
+    }
+    return *out ? KS_OK : ks_fail(err, KS_NOMEM, "out of memory for steps");
+}
+
+ks_status ks_steps_json(const ks_spans *steps, const ks_span *tokens,
+                        json_t **out, ks_err *err) {
     ks_status st = KS_OK;
-    ks_span *copy = NULL;
-    json_t *array = json_array();
-    KS_CHECK(array, KS_NOMEM, "out of memory for steps");
-    KS_CHECK(steps->n <= INT32_MAX, KS_LIMIT, "%zu steps", steps->n);
-    KS_TRY(ks_alloc(&copy, steps->n, sizeof *copy, "steps", err));
+    json_t *one;
+    *out = json_array();
+    KS_CHECK(*out, KS_NOMEM, "out of memory for steps");
     for (size_t i = 0; i < steps->n; i++) {
-        copy[i] = steps->at[i];
-        json_t *step =
-            json_pack("{s:I,s:I}", "begin", (json_int_t)copy[i].begin, "end",
-                      (json_int_t)copy[i].end);
-        KS_CHECK(step && !json_array_append_new(array, step), KS_NOMEM,
+        KS_TRY(pack_step(steps->at[i], tokens ? tokens + i : NULL, &one, err));
+        KS_CHECK(!json_array_append_new(*out, one), KS_NOMEM,
                  "out of memory for steps");
     }
-    KS_CHECK(!chain->object || !json_object_set(chain->object, "steps", array),
-             KS_NOMEM, "out of memory for steps");
+done:
+    if (st != KS_OK) {
+        json_decref(*out);
+        *out = NULL;
+    }
+    return st;
+}
+
+ks_status ks_chain_set_steps(ks_chain *chain, const ks_spans *steps,
+                             const ks_span *tokens, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_span *copy = NULL;
+    json_t *array = NULL;
+    KS_CHECK(steps->n <= INT32_MAX, KS_LIMIT, "%zu steps", steps->n);
+    KS_TRY(ks_alloc(&copy, steps->n, sizeof *copy, "steps", err));
+    if (steps->n > 0) memcpy(copy, steps->at, steps->n * sizeof *copy);
+    if (chain->object) {
+        KS_TRY(ks_steps_json(steps, tokens, &array, err));
+        KS_TRY(ks_json_set(chain->object, "steps", array, chain->id, err));
+    }
     free(chain->steps);
     chain->steps = copy;
     chain->n_steps = (int32_t)steps->n;
     copy = NULL;
 done:
     free(copy);
-    json_decref(array);
+    return st;
+}
+
+ks_span ks_tokens_of(const ks_tokens *tokens, int64_t begin, int64_t end,
+                     size_t *at) {
+    ks_span span;
+    while (*at < tokens->n && tokens->begin[*at] < begin) (*at)++;
+    span.begin = *at;
+    while (*at < tokens->n && tokens->begin[*at] < end) (*at)++;
+    span.end = *at;
+    return span;
+}
+
+ks_status ks_chain_tokens(const ks_chain *chain, const ks_tokenizer *tokenizer,
+                          const ks_spans *steps, ks_span *out, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_str text = {0};
+    ks_tokens tokens = {0};
+    int64_t offset = (int64_t)chain->prompt_length;
+    size_t at = 0;
+    KS_TRY(ks_str_add(&text, chain->prompt, chain->prompt_length, err));
+    KS_TRY(ks_str_add(&text, chain->text, chain->text_length, err));
+    KS_TRY(ks_tokenize(tokenizer, text.data, text.length, &tokens, err));
+    for (size_t i = 0; i < steps->n; i++)
+        out[i] = ks_tokens_of(&tokens, offset + (int64_t)steps->at[i].begin,
+                              offset + (int64_t)steps->at[i].end, &at);
+done:
+    ks_str_free(&text);
+    ks_tokens_free(&tokens);
     return st;
 }
 

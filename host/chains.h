@@ -3,14 +3,17 @@
 #ifndef KS_CHAINS_H
 #define KS_CHAINS_H
 
+#include "keystep.h"
 #include "text/text.h"
 
 /* What a reader keeps of a line besides the fields that its struct names: a
  * chain's JSON object is several times its text. */
 typedef enum ks_keep {
-    KS_KEEP_FIELDS, /* nothing; `object` is NULL */
-    KS_KEEP_OBJECTS /* the object, for who writes lines back with all fields or
-                       reads more of them */
+    KS_KEEP_FIELDS,  /* nothing; `object` is NULL */
+    KS_KEEP_OBJECTS, /* the object, for who writes lines back with all fields or
+                        reads more of them */
+    KS_KEEP_UNSPLIT  /* the object, whose "steps" are not looked at: for who
+                        replaces them */
 } ks_keep;
 
 /* {"id","question","answer"?, ...} */
@@ -76,9 +79,23 @@ ks_status ks_chains_read(ks_chains *out, const char *path, ks_keep keep,
                          ks_err *err);
 void ks_chains_free(ks_chains *chains);
 const ks_chain *ks_chains_find(const ks_chains *chains, const char *id);
-/* Sets "steps" of the chain and, where it is kept, of its object. */
+/* Sets "steps" of the chain and, where it is kept, of its object. tokens
+ * [steps] (may be NULL): their "token_begin" and "token_end" in the object. */
 ks_status ks_chain_set_steps(ks_chain *chain, const ks_spans *steps,
-                             ks_err *err);
+                             const ks_span *tokens, ks_err *err);
+/* A chain's "steps", new; tokens as above. */
+ks_status ks_steps_json(const ks_spans *steps, const ks_span *tokens,
+                        json_t **out, ks_err *err);
+
+/* The tokens of bytes [begin, end) of the text that was tokenised: those whose
+ * first byte is there. *at moves forward from call to call: spans are in order.
+ */
+ks_span ks_tokens_of(const ks_tokens *tokens, int64_t begin, int64_t end,
+                     size_t *at);
+/* Of each step, in one tokenisation of prompt + text: spans [n_steps], counted
+ * from the prompt's first token. */
+ks_status ks_chain_tokens(const ks_chain *chain, const ks_tokenizer *tokenizer,
+                          const ks_spans *steps, ks_span *out, ks_err *err);
 
 /* One line a chain; all score lists as long as the labels. */
 ks_status ks_labels_read(ks_labels *out, const char *path, ks_keep keep,

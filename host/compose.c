@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define REPLACED "\xEF\xBF\xBD"
+
 /* JSON holds whole characters only: each byte that is none becomes U+FFFD. */
 static ks_status add_text(ks_str *out, const char *text, size_t n,
                           ks_err *err) {
@@ -12,7 +14,7 @@ static ks_status add_text(ks_str *out, const char *text, size_t n,
         size_t good = ks_utf8_check(text, n);
         st = ks_str_add(out, text, good, err);
         if (st != KS_OK || good == n) break;
-        st = ks_str_add(out, "\xEF\xBF\xBD", 3, err);
+        st = ks_str_add(out, REPLACED, strlen(REPLACED), err);
         text += good + 1;
         n -= good + 1;
     }
@@ -30,60 +32,104 @@ ks_status ks_add_ids(const ks_tokenizer *tokenizer, const int32_t *ids,
     return st;
 }
 
+/* Where a byte of what was sampled lies in the text that add_text made of it:
+ * bytes that are no UTF-8 grow to three. Moves forward. */
+typedef struct place {
+    const char *raw;
+    size_t n, at, good; /* raw[at, good) is well-formed */
+    size_t text;
+} place;
+
+static size_t place_of(place *p, size_t to) {
+    while (p->at < to) {
+        if (p->at == p->good && p->good < p->n) {
+            p->good += ks_utf8_check(p->raw + p->at, p->n - p->at);
+            if (p->good == p->at) { /* one byte, and what follows it */
+                p->text += strlen(REPLACED);
+                p->good = ++p->at;
+                continue;
+            }
+        }
+        size_t step = KS_MIN(to, p->good) - p->at;
+        p->at += step;
+        p->text += step;
+    }
+    return p->text;
+}
+
+/* How many of ids that begin at byte `begin` of the text `tokens` are of are
+ * not among them at the same bytes. *k moves forward. */
+static ks_status count_part(const ks_tokenizer *tokenizer,
+                            const ks_tokens *tokens, size_t *k, size_t *begin,
+                            const int32_t *ids, int32_t n, int64_t *changed,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    char *raw = NULL, *one = NULL;
+    size_t n_raw = 0, length = 0, done = 0, at = *begin;
+    KS_TRY(ks_detokenize(tokenizer, ids, (size_t)n, &raw, &n_raw, err));
+    place p = {.raw = raw, .n = n_raw, .text = at};
+    for (int32_t i = 0; i < n; i++) {
+        KS_TRY(ks_detokenize(tokenizer, ids + i, 1, &one, &length, err));
+        free(one);
+        one = NULL;
+        done = KS_MIN(done + length, n_raw);
+        size_t end = place_of(&p, done);
+        while (*k < tokens->n && (size_t)tokens->begin[*k] < at) (*k)++;
+        bool same = *k < tokens->n && (size_t)tokens->begin[*k] == at &&
+                    (size_t)tokens->end[*k] == end && tokens->ids[*k] == ids[i];
+        *changed += !same;
+        at = end;
+    }
+    *begin = at;
+done:
+    free(raw);
+    free(one);
+    return st;
+}
+
 /* How many sampled ids one tokenisation of the whole text does not have at
- * the same bytes. */
+ * the same bytes. The last `stopped` of them were added on their own. */
 static ks_status count_changed(const ks_tokenizer *tokenizer,
                                const ks_str *whole, size_t prompt_length,
-                               const int32_t *ids, int32_t n, int64_t *changed,
-                               ks_err *err) {
+                               const int32_t *ids, int32_t n, bool stopped,
+                               int64_t *changed, ks_err *err) {
     ks_status st = KS_OK;
     ks_tokens tokens = {0};
-    char *text = NULL;
-    size_t at = prompt_length, k = 0, length = 0;
+    size_t at = prompt_length, k = 0;
+    int32_t front = n - stopped;
     *changed = 0;
     KS_TRY(ks_tokenize(tokenizer, whole->data, whole->length, &tokens, err));
-    for (int32_t i = 0; i < n; i++, at += length) {
-        KS_TRY(ks_detokenize(tokenizer, ids + i, 1, &text, &length, err));
-        free(text);
-        text = NULL;
-        while (k < tokens.n && (size_t)tokens.begin[k] < at) k++;
-        bool same = k < tokens.n && (size_t)tokens.begin[k] == at &&
-                    (size_t)tokens.end[k] == at + length &&
-                    tokens.ids[k] == ids[i];
-        *changed += !same;
-    }
+    KS_TRY(count_part(tokenizer, &tokens, &k, &at, ids, front, changed, err));
+    KS_TRY(count_part(tokenizer, &tokens, &k, &at, ids + front, stopped,
+                      changed, err));
 done:
-    free(text);
     ks_tokens_free(&tokens);
     return st;
 }
 
-/* Where in prompt + output the thinking lies. Raw: all of the output. */
-static ks_status find_thinking(const ks_compose *c, const ks_str *whole,
-                               size_t prompt_length, ks_span *text,
-                               bool *closed, ks_err *err) {
-    *closed = false;
-    *text = (ks_span){prompt_length, whole->length};
-    if (c->which == KS_TEMPLATE_RAW) return KS_OK;
-    ks_status st = ks_text_extract(whole->data, whole->length, c->which, text,
-                                   closed, err);
-    /* Marks inside the question are not the model's. */
-    text->begin = KS_MAX(text->begin, prompt_length);
-    text->end = KS_MAX(text->end, text->begin);
-    return st;
+/* ------------------------------------------------------------ the thinking */
+
+/* Harmony without a named channel: a bare turn up to the final channel. */
+static void find_final(const char *s, size_t n, ks_span *text, bool *closed) {
+    static const char final[] = "<|end|><|start|>assistant<|channel|>final";
+    const char *at = NULL;
+    if (!*closed && text->begin == 0 && text->end == n && n > 0)
+        at = memmem(s, n, final, sizeof final - 1);
+    if (!at) return;
+    text->end = (size_t)(at - s);
+    *closed = true;
 }
 
-ks_status ks__chain_steps(const ks_spans *spans, json_t **out, ks_err *err) {
+ks_status ks__find_thinking(const char *whole, size_t n, size_t output,
+                            ks_template which, ks_span *text, bool *closed,
+                            ks_err *err) {
     ks_status st = KS_OK;
-    *out = json_array();
-    KS_CHECK(*out, KS_NOMEM, "out of memory for steps");
-    for (size_t i = 0; i < spans->n; i++) {
-        json_t *one =
-            json_pack("{s:I,s:I}", "begin", (json_int_t)spans->at[i].begin,
-                      "end", (json_int_t)spans->at[i].end);
-        KS_CHECK(one && !json_array_append_new(*out, one), KS_NOMEM,
-                 "out of memory for steps");
-    }
+    size_t from = KS_MIN(ks_text_opening(whole, output), output);
+    KS_TRY(ks_text_extract(whole + from, n - from, which, text, closed, err));
+    if (which == KS_TEMPLATE_HARMONY)
+        find_final(whole + from, n - from, text, closed);
+    text->begin = KS_MAX(text->begin + from, output);
+    text->end = KS_MAX(text->end + from, text->begin);
 done:
     return st;
 }
@@ -92,7 +138,7 @@ static ks_status pack_steps(const char *text, size_t n, json_t **out,
                             ks_err *err) {
     ks_spans spans = {0};
     ks_status st = ks_text_split(text, n, &spans, err);
-    if (st == KS_OK) st = ks__chain_steps(&spans, out, err);
+    if (st == KS_OK) st = ks_steps_json(&spans, NULL, out, err);
     ks_spans_free(&spans);
     return st;
 }
@@ -133,15 +179,6 @@ done:
     return st;
 }
 
-/* Takes value over. */
-static ks_status set(json_t *object, const char *key, json_t *value,
-                     ks_err *err) {
-    if (!value || json_object_set_new(object, key, value))
-        return ks_fail(err, KS_NOMEM, "out of memory for a chain's \"%s\"",
-                       key);
-    return KS_OK;
-}
-
 ks_status ks_compose_chain(const ks_compose *c, const ks_problem *problem,
                            int32_t sample, const char *prompt,
                            size_t prompt_length, const int32_t *ids, int32_t n,
@@ -157,24 +194,32 @@ ks_status ks_compose_chain(const ks_compose *c, const ks_problem *problem,
     /* The stop mark belongs to no step: it is cut off before the thinking is
      * looked for, and comes back at the end of rest. */
     KS_TRY(ks_add_ids(c->tokenizer, ids, n - stopped, &whole, err));
-    KS_TRY(find_thinking(c, &whole, prompt_length, &text, &closed, err));
+    KS_TRY(ks__find_thinking(whole.data, whole.length, prompt_length, c->which,
+                             &text, &closed, err));
     KS_TRY(pack_steps(whole.data + text.begin, text.end - text.begin, &steps,
                       err));
     KS_TRY(ks__chain_judge(whole.data + prompt_length,
                            whole.length - prompt_length, problem->answer,
                            &answer, &correct, err));
     if (stopped) KS_TRY(ks_add_ids(c->tokenizer, ids + n - 1, 1, &whole, err));
-    KS_TRY(count_changed(c->tokenizer, &whole, prompt_length, ids, n, &changed,
-                         err));
+    KS_TRY(count_changed(c->tokenizer, &whole, prompt_length, ids, n, stopped,
+                         &changed, err));
     KS_TRY(pack(c, problem, sample, &whole, text, out, err));
-    KS_TRY(set(*out, "steps", json_incref(steps), err));
-    KS_TRY(set(*out, "answer", json_incref(answer), err));
-    KS_TRY(set(*out, "correct", json_incref(correct), err));
-    KS_TRY(set(*out, "finished", json_boolean(stopped), err));
-    KS_TRY(set(*out, "closed", json_boolean(closed), err));
-    KS_TRY(set(*out, "tokens", json_integer(n), err));
-    KS_TRY(set(*out, "retokenized", json_integer(changed), err));
-    KS_TRY(set(*out, "sampling", json_deep_copy(c->settings), err));
+    KS_TRY(ks_json_set(*out, "steps", json_incref(steps), problem->id, err));
+    KS_TRY(ks_json_set(*out, "answer", json_incref(answer), problem->id, err));
+    KS_TRY(
+        ks_json_set(*out, "correct", json_incref(correct), problem->id, err));
+    if (problem->answer)
+        KS_TRY(ks_json_set(*out, "gold", json_string(problem->answer),
+                           problem->id, err));
+    KS_TRY(
+        ks_json_set(*out, "finished", json_boolean(stopped), problem->id, err));
+    KS_TRY(ks_json_set(*out, "closed", json_boolean(closed), problem->id, err));
+    KS_TRY(ks_json_set(*out, "tokens", json_integer(n), problem->id, err));
+    KS_TRY(ks_json_set(*out, "retokenized", json_integer(changed), problem->id,
+                       err));
+    KS_TRY(ks_json_set(*out, "sampling", json_deep_copy(c->settings),
+                       problem->id, err));
 done:
     json_decref(steps);
     json_decref(answer);

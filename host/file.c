@@ -1,12 +1,14 @@
-/* file.c - mapped and whole files, atomic writes, SHA-256. */
+/* file.c - mapped and whole files, atomic writes, locks, SHA-256. */
 #include "base.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <limits.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -151,6 +153,139 @@ ks_status ks_write_out(const char *path, const char *text, size_t length,
         return ks_fail(err, KS_IO, "standard output: cannot write: %s",
                        strerror(errno));
     return KS_OK;
+}
+
+/* ---------------------------------------------------------- the same file */
+
+/* The folder as the system knows it, and the name in it; false: no such
+ * folder. */
+static bool resolve(const char *path, char folder[PATH_MAX], char *name,
+                    size_t n) {
+    char copy[PATH_MAX];
+    if (strlen(path) >= sizeof copy) return false;
+    strcpy(copy, path);
+    bool found = realpath(dirname(copy), folder) != NULL;
+    strcpy(copy, path);
+    snprintf(name, n, "%s", basename(copy));
+    return found;
+}
+
+/* Of names that are not there yet the folders count. */
+static bool same_file(const char *a, const char *b) {
+    struct stat x, y;
+    char in_a[PATH_MAX], in_b[PATH_MAX], name_a[NAME_MAX + 1],
+        name_b[NAME_MAX + 1];
+    bool a_there = stat(a, &x) == 0, b_there = stat(b, &y) == 0;
+    if (a_there && b_there) return x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+    return !a_there && !b_there && resolve(a, in_a, name_a, sizeof name_a) &&
+           resolve(b, in_b, name_b, sizeof name_b) && strcmp(in_a, in_b) == 0 &&
+           strcmp(name_a, name_b) == 0;
+}
+
+static bool is_standard(const char *path) {
+    return strcmp(path, "-") == 0;
+}
+
+static ks_status refuse_pair(const ks_use *out, const ks_use *other,
+                             ks_err *err) {
+    static const char *const ways[] = {".part", ".new", ".lock", ".journal"};
+    ks_status st = KS_OK;
+    char *way = NULL;
+    bool mine = is_standard(out->path), theirs = is_standard(other->path);
+    KS_CHECK(!(mine && theirs && other->written), KS_USAGE,
+             "%s and %s both want standard output", out->option, other->option);
+    if (mine || theirs) return KS_OK;
+    KS_CHECK(!same_file(out->path, other->path), KS_USAGE,
+             other->written ? "%s and %s name the same file: %s"
+                            : "%s would overwrite what %s names: %s",
+             out->option, other->option, other->path);
+    for (size_t i = 0; i < KS_COUNT(ways); i++) {
+        free(way);
+        KS_CHECK(asprintf(&way, "%s%s", out->path, ways[i]) >= 0, KS_NOMEM,
+                 "out of memory for a path");
+        KS_CHECK(!same_file(way, other->path), KS_USAGE,
+                 "%s %s is written by way of %s, which %s names", out->option,
+                 out->path, way, other->option);
+    }
+done:
+    free(way);
+    return st;
+}
+
+ks_status ks_refuse_overlap(const ks_use *uses, size_t n, ks_err *err) {
+    ks_status st = KS_OK;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < n && uses[i].written; k++)
+            if (k != i && uses[i].path && uses[k].path)
+                KS_TRY(refuse_pair(&uses[i], &uses[k], err));
+done:
+    return st;
+}
+
+/* ------------------------------------------------------------------- locks */
+
+static void read_holder(int fd, char *holder, size_t n) {
+    ssize_t got = pread(fd, holder, n - 1, 0);
+    holder[got > 0 ? got : 0] = 0;
+    holder[strcspn(holder, "\n")] = 0;
+}
+
+static ks_status is_held(const ks_lock *lock, const char *of, ks_err *err) {
+    char holder[256];
+    if (errno != EWOULDBLOCK) return io_error(err, lock->path, "lock");
+    read_holder(lock->fd, holder, sizeof holder);
+    return ks_fail(err, KS_EXISTS, "%s is being written by %s", of,
+                   holder[0] ? holder : "another process");
+}
+
+/* Does the name still mean the file that was opened? */
+static bool is_named(const ks_lock *lock) {
+    struct stat opened, named;
+    return fstat(lock->fd, &opened) == 0 && stat(lock->path, &named) == 0 &&
+           opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
+}
+
+static void forget(ks_lock *lock) {
+    if (lock->fd >= 0) close(lock->fd);
+    free(lock->path);
+    *lock = (ks_lock){0};
+}
+
+/* The lock is flock's, which the kernel drops with the process however it
+ * ends; the file's text only says whose it is. The holder removes the file,
+ * so the name is looked at again once the lock is held. */
+ks_status ks_lock_take(ks_lock *lock, const char *of, ks_err *err) {
+    ks_status st = KS_OK;
+    char host[128] = "?", text[256];
+    *lock = (ks_lock){.fd = -1};
+    if (asprintf(&lock->path, "%s.lock", of) < 0) {
+        lock->path = NULL;
+        KS_CHECK(false, KS_NOMEM, "out of memory for a path");
+    }
+    do {
+        if (lock->fd >= 0) close(lock->fd);
+        lock->fd = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (lock->fd < 0) KS_TRY(io_error(err, lock->path, "create"));
+        if (flock(lock->fd, LOCK_EX | LOCK_NB) != 0)
+            KS_TRY(is_held(lock, of, err));
+    } while (!is_named(lock));
+    gethostname(host, sizeof host - 1);
+    int n = snprintf(text, sizeof text, "process %ld on %s\n", (long)getpid(),
+                     host);
+    if (ftruncate(lock->fd, 0) != 0 ||
+        pwrite(lock->fd, text, (size_t)n, 0) != n) {
+        st = io_error(err, lock->path, "write");
+        unlink(lock->path);
+    }
+done:
+    if (st != KS_OK) forget(lock);
+    return st;
+}
+
+void ks_lock_drop(ks_lock *lock) {
+    if (!lock->path) return;
+    unlink(lock->path);
+    forget(lock);
 }
 
 /* ------------------------------------------------------------------ hashes */

@@ -114,7 +114,16 @@ done:
     return st;
 }
 
-/* Requests of one prompt stay together, for they share pages. */
+static size_t count_groups(const work *w) {
+    size_t groups = w->n > 0;
+    for (size_t i = 1; i < w->n; i++)
+        groups += w->requests[i].group != w->requests[i - 1].group;
+    return groups;
+}
+
+/* Requests of one prompt stay together, for they share pages; but where there
+ * are fewer prompts than members, idle ones would cost more than prompts that
+ * several compute. */
 static ks_status deal(work *w, const ks_engines *engines, int size,
                       ks_err *err) {
     ks_status st = KS_OK;
@@ -129,9 +138,12 @@ static ks_status deal(work *w, const ks_engines *engines, int size,
         p->options.room /= (size_t)size;
         KS_TRY(ks_alloc(&p->mine, w->n, sizeof *p->mine, "requests", err));
     }
+    bool apart = count_groups(w) < (size_t)size;
     int next = 0;
     for (size_t i = 0; i < w->n; i++) {
-        if (i > 0 && w->requests[i].group != w->requests[i - 1].group)
+        if (apart)
+            next = (int)(i * (size_t)size / w->n);
+        else if (i > 0 && w->requests[i].group != w->requests[i - 1].group)
             next = (next + 1) % size;
         part *p = &w->parts[next];
         p->mine[p->n++] = i;

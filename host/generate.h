@@ -56,9 +56,10 @@ typedef struct ks_compose {
 
 /* The chain of one request as a new JSON object: id "problem/sample", prompt,
  * text (the thinking), rest (what follows, the stop mark included), steps,
- * answer, correct, finished, closed (the thinking's end mark was found), token
- * counts, and how many sampled ids one tokenisation of prompt + text + rest
- * does not give back. Bytes that are no UTF-8 become U+FFFD. */
+ * answer, correct, gold (the problem's answer, where it has one), finished,
+ * closed (the thinking's end mark was found), token counts, and how many
+ * sampled ids one tokenisation of prompt + text + rest does not give back.
+ * Bytes that are no UTF-8 become U+FFFD. */
 ks_status ks_compose_chain(const ks_compose *compose, const ks_problem *problem,
                            int32_t sample, const char *prompt,
                            size_t prompt_length, const int32_t *ids, int32_t n,
@@ -66,8 +67,13 @@ ks_status ks_compose_chain(const ks_compose *compose, const ks_problem *problem,
 
 /* The parts of it that import.c needs as well. */
 
-/* A chain's "steps", new. */
-ks_status ks__chain_steps(const ks_spans *spans, json_t **out, ks_err *err);
+/* The rules of text.h on the output, whole[output, n), with the mark that the
+ * prompt ahead of it may open the thinking with; other marks of the prompt,
+ * such as a question's, say nothing. *text is in whole, at `output` at least.
+ */
+ks_status ks__find_thinking(const char *whole, size_t n, size_t output,
+                            ks_template which, ks_span *text, bool *closed,
+                            ks_err *err);
 /* A chain's "answer", the last one that the output states, and "correct",
  * whether it equals gold (NULL: null); both new. */
 ks_status ks__chain_judge(const char *output, size_t n, const char *gold,

@@ -20,7 +20,7 @@ typedef struct importer {
     const char *name; /* of the file, for sentences */
     char *stem;       /* and for ids */
     json_t *chains;   /* id -> line */
-    json_t *samples;  /* problem -> how many so far */
+    json_t *samples;  /* problem -> number that its next one may have */
     json_t *asked;    /* SHA-256 of a question -> problem */
     json_t *problems; /* id -> {"question","answer"?,"line"} */
 } importer;
@@ -28,7 +28,8 @@ typedef struct importer {
 /* Of one line. */
 typedef struct identity {
     ks_str chain, problem;
-    char asked[65]; /* SHA-256 of the question, or of the prompt */
+    char asked[65];    /* SHA-256 of the question, or of the prompt */
+    json_int_t sample; /* the number that the problem's next one may have */
 } identity;
 
 /* ----------------------------------------------------------------- identity */
@@ -64,49 +65,73 @@ static ks_status problem_by_text(const importer *m, const identity *of,
     return ks_str_printf(out, err, "%s/%zu", m->stem, line);
 }
 
-static ks_status identify(const importer *m, const ks__draft *d, size_t line,
-                          identity *out, ks_err *err) {
+/* What the line's fields say, ahead of its text: of the chain's id, what goes
+ * into out->chain, and the problem's id; either may be left open (NULL). */
+static ks_status name_line(const importer *m, const ks__draft *d, identity *out,
+                           ks_err *err) {
     ks_status st = KS_OK;
     bool has_id, has_problem;
     const char *field = m->options->id_field ? m->options->id_field : "id";
     ks_str id = {0};
-    if (d->question.data)
-        ks_sha256_of(d->question.data, d->question.length, out->asked);
-    else
-        ks_sha256_of(d->whole.data, d->output, out->asked);
     KS_TRY(id_word(m, d, field, &id, &has_id, err));
     KS_TRY(id_word(m, d, "problem", &out->problem, &has_problem, err));
     size_t stem = has_id && !m->options->whole_ids ? stem_of_id(id.data) : 0;
-    bool is_chain = has_id && (has_problem || stem);
-    if (!has_problem && stem)
-        KS_TRY(ks_str_add(&out->problem, id.data, stem, err));
-    else if (!has_problem && has_id)
-        KS_TRY(ks_str_add(&out->problem, id.data, id.length, err));
-    else if (!has_problem)
-        KS_TRY(problem_by_text(m, out, line, &out->problem, err));
-    if (is_chain)
+    if (has_id && (has_problem || stem))
         KS_TRY(ks_str_add(&out->chain, id.data, id.length, err));
-    else
-        KS_TRY(ks_str_printf(&out->chain, err, "%s/%lld", out->problem.data,
-                             (long long)json_integer_value(json_object_get(
-                                 m->samples, out->problem.data))));
-    const json_t *before = json_object_get(m->chains, out->chain.data);
-    KS_CHECK(!before, KS_MISMATCH, "%s: chain \"%s\" was already on line %lld",
-             d->where, out->chain.data, (long long)json_integer_value(before));
+    if (has_id && !has_problem)
+        KS_TRY(
+            ks_str_add(&out->problem, id.data, stem ? stem : id.length, err));
 done:
     ks_str_free(&id);
     return st;
 }
 
+/* The next number of the problem's that no chain has. */
+static ks_status number_chain(const importer *m, identity *out, ks_err *err) {
+    ks_status st = KS_OK;
+    const char *problem = out->problem.data;
+    out->sample = json_integer_value(json_object_get(m->samples, problem));
+    do {
+        out->chain.length = 0;
+        KS_TRY(ks_str_printf(&out->chain, err, "%s/%lld", problem,
+                             (long long)out->sample));
+        out->sample++;
+    } while (json_object_get(m->chains, out->chain.data));
+done:
+    return st;
+}
+
+static ks_status identify(const importer *m, const ks__draft *d, size_t line,
+                          identity *out, ks_err *err) {
+    ks_status st = KS_OK;
+    if (d->question.data)
+        ks_sha256_of(d->question.data, d->question.length, out->asked);
+    else
+        ks_sha256_of(d->whole.data, d->output, out->asked);
+    if (!out->problem.data)
+        KS_TRY(problem_by_text(m, out, line, &out->problem, err));
+    out->sample =
+        1 + json_integer_value(json_object_get(m->samples, out->problem.data));
+    if (!out->chain.data) KS_TRY(number_chain(m, out, err));
+    const json_t *before = json_object_get(m->chains, out->chain.data);
+    KS_CHECK(!before, KS_MISMATCH, "%s: chain \"%s\" was already on line %lld",
+             d->where, out->chain.data, (long long)json_integer_value(before));
+done:
+    return st;
+}
+
 /* ----------------------------------------------------------------- problems */
+
+static const ks_problem *known_problem(const importer *m, const char *id) {
+    const ks_problems *all = m->options->problems;
+    return all && id ? ks_problems_find(all, id) : NULL;
+}
 
 /* From --problems what the line lacks. */
 static ks_status fill(const importer *m, ks__draft *d, const char *problem,
                       ks_err *err) {
     ks_status st = KS_OK;
-    const ks_problem *p = m->options->problems
-                              ? ks_problems_find(m->options->problems, problem)
-                              : NULL;
+    const ks_problem *p = known_problem(m, problem);
     if (p && p->answer && !d->gold.data)
         KS_TRY(ks_str_printf(&d->gold, err, "%s", p->answer));
     if (p && !d->question.data)
@@ -196,55 +221,51 @@ static json_t *finished_of(const ks__draft *d) {
     return d->complete || d->closed || reason ? json_true() : NULL;
 }
 
-/* A new chain's object and where its line was. */
-typedef struct packing {
-    json_t *chain;
-    const ks__draft *draft;
-} packing;
-
-/* Takes value over; NULL: out of memory. */
-static ks_status set(const packing *p, const char *key, json_t *value,
-                     ks_err *err) {
-    if (!value || json_object_set_new(p->chain, key, value))
-        return ks_fail(err, KS_NOMEM, "%s: out of memory for \"%s\"",
-                       p->draft->where, key);
-    return KS_OK;
+static json_t *part_of(const ks__draft *d, size_t begin, size_t end) {
+    return json_stringn(d->whole.data + begin, end - begin);
 }
 
-static ks_status set_part(const packing *p, const char *key, size_t begin,
-                          size_t end, ks_err *err) {
-    const char *whole = p->draft->whole.data;
-    return set(p, key, json_stringn(whole + begin, end - begin), err);
+static ks_status set_word(json_t *chain, const char *key, const ks_str *word,
+                          const char *where, ks_err *err) {
+    if (!word->data) return KS_OK;
+    return ks_json_set(chain, key, json_string(word->data), where, err);
 }
 
-static ks_status set_word(const packing *p, const char *key, const ks_str *word,
-                          ks_err *err) {
-    return word->data ? set(p, key, json_string(word->data), err) : KS_OK;
+/* Judged here where the right answer is known, else by who wrote the line. */
+static json_t *correct_of(const ks__draft *d, json_t *judged) {
+    json_t *given = json_object_get(d->line, "correct");
+    return json_incref(d->gold.data || !json_is_boolean(given) ? judged
+                                                               : given);
 }
 
 /* Our fields first, then what else the line had. */
 static ks_status pack(const ks__draft *d, const identity *of, json_t *chain,
                       ks_err *err) {
     ks_status st = KS_OK;
-    const packing p = {chain, d};
+    const char *where = d->where;
     json_t *steps = NULL, *answer = NULL, *correct = NULL;
     json_t *finished = finished_of(d);
-    KS_TRY(ks__chain_steps(&d->steps, &steps, err));
+    KS_TRY(ks_steps_json(&d->steps, NULL, &steps, err));
     KS_TRY(ks__chain_judge(d->whole.data + d->output,
                            d->whole.length - d->output, d->gold.data, &answer,
                            &correct, err));
-    KS_TRY(set_word(&p, "id", &of->chain, err));
-    KS_TRY(set_word(&p, "problem", &of->problem, err));
-    KS_TRY(set_part(&p, "prompt", 0, d->text.begin, err));
-    KS_TRY(set_part(&p, "text", d->text.begin, d->text.end, err));
-    KS_TRY(set_part(&p, "rest", d->text.end, d->whole.length, err));
-    KS_TRY(set(&p, "steps", json_incref(steps), err));
-    KS_TRY(set(&p, "answer", json_incref(answer), err));
-    KS_TRY(set(&p, "correct", json_incref(correct), err));
-    if (finished) KS_TRY(set(&p, "finished", json_incref(finished), err));
-    KS_TRY(set(&p, "closed", json_boolean(d->closed), err));
-    KS_TRY(set_word(&p, "question", &d->question, err));
-    KS_TRY(set_word(&p, "gold", &d->gold, err));
+    KS_TRY(set_word(chain, "id", &of->chain, where, err));
+    KS_TRY(set_word(chain, "problem", &of->problem, where, err));
+    KS_TRY(
+        ks_json_set(chain, "prompt", part_of(d, 0, d->text.begin), where, err));
+    KS_TRY(ks_json_set(chain, "text", part_of(d, d->text.begin, d->text.end),
+                       where, err));
+    KS_TRY(ks_json_set(chain, "rest", part_of(d, d->text.end, d->whole.length),
+                       where, err));
+    KS_TRY(ks_json_set(chain, "steps", json_incref(steps), where, err));
+    KS_TRY(ks_json_set(chain, "answer", json_incref(answer), where, err));
+    KS_TRY(ks_json_set(chain, "correct", correct_of(d, correct), where, err));
+    if (finished)
+        KS_TRY(
+            ks_json_set(chain, "finished", json_incref(finished), where, err));
+    KS_TRY(ks_json_set(chain, "closed", json_boolean(d->closed), where, err));
+    KS_TRY(set_word(chain, "question", &d->question, where, err));
+    KS_TRY(set_word(chain, "gold", &d->gold, where, err));
     KS_CHECK(!json_object_update_missing(chain, d->line), KS_NOMEM,
              "%s: out of memory", d->where);
 done:
@@ -272,15 +293,13 @@ static ks_status enter(importer *m, const ks__draft *d, const identity *of,
                        const json_t *chain, size_t line, ks_err *err) {
     ks_status st = KS_OK;
     const char *problem = of->problem.data;
-    json_int_t samples =
-        json_integer_value(json_object_get(m->samples, problem));
     const char *known = json_string_value(json_object_get(m->asked, of->asked));
     bool twin = known && strcmp(known, problem) != 0;
     KS_TRY(enter_problem(m, d, problem, line, err));
     KS_CHECK(!json_object_set_new(m->chains, of->chain.data,
                                   json_integer((json_int_t)line)) &&
                  !json_object_set_new(m->samples, problem,
-                                      json_integer(samples + 1)) &&
+                                      json_integer(of->sample)) &&
                  (known || !json_object_set_new(m->asked, of->asked,
                                                 json_string(problem))),
              KS_NOMEM, "%s: out of memory for its ids", d->where);
@@ -301,6 +320,8 @@ static ks_status add(void *user, size_t line, json_t *object, ks_err *err) {
     json_t *chain = json_object();
     d.line = json_copy(object);
     KS_CHECK(d.line && chain, KS_NOMEM, "%s: out of memory", where);
+    KS_TRY(name_line(m, &d, &of, err));
+    d.known = known_problem(m, of.problem.data);
     KS_TRY(ks__import_line(&d, err));
     KS_TRY(identify(m, &d, line, &of, err));
     KS_TRY(fill(m, &d, of.problem.data, err));

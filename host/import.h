@@ -53,17 +53,18 @@ void ks_imported_free(ks_imported *imported);
 
 typedef struct ks__draft {
     const ks_import_options *options;
-    const char *where; /* "file line 3" */
-    json_t *line;      /* a copy of the input's */
-    ks_str question;   /* data NULL: none */
-    ks_str gold;       /* data NULL: none */
-    ks_str whole;      /* prompt, thinking, rest */
-    ks_span text;      /* the thinking in it */
-    size_t output;     /* where what is judged begins */
-    ks_spans steps;    /* in text */
-    bool opened;       /* a mark stands right ahead of the thinking */
-    bool closed;       /* a mark ends the thinking */
-    bool complete;     /* nobody can have cut it off */
+    const char *where;       /* "file line 3" */
+    json_t *line;            /* a copy of the input's */
+    const ks_problem *known; /* of --problems, or NULL */
+    ks_str question;         /* data NULL: none */
+    ks_str gold;             /* data NULL: none */
+    ks_str whole;            /* prompt, thinking, rest */
+    ks_span text;            /* the thinking in it */
+    size_t output;           /* where what is judged begins */
+    ks_spans steps;          /* in text */
+    bool opened;             /* a mark stands right ahead of the thinking */
+    bool closed;             /* a mark ends the thinking */
+    bool complete;           /* nobody can have cut it off */
 } ks__draft;
 
 /* Fills the draft from its line and takes the fields that it used up out of

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "generate.h"
 #include "import.h"
 
 #define THINK "<think>"
@@ -37,19 +38,6 @@ done:
     return st;
 }
 
-#define NONE SIZE_MAX
-
-/* Where the mark begins in which s[0, n) ends, blanks behind it not counted. */
-static size_t last_mark(const char *s, size_t n, const char *mark) {
-    while (n > 0 && strchr(" \t\r\n", s[n - 1])) n--;
-    size_t m = strlen(mark);
-    return n >= m && memcmp(s + n - m, mark, m) == 0 ? n - m : NONE;
-}
-
-static bool ends_in(const ks_str *s, size_t n, const char *mark) {
-    return last_mark(s->data, n, mark) != NONE;
-}
-
 static size_t blanks_ahead(const char *s, size_t n) {
     size_t i = 0;
     while (i < n && strchr(" \t\r\n", s[i]) && s[i]) i++;
@@ -67,37 +55,23 @@ static ks_status end_prompt(ks__draft *d, ks_err *err) {
     return is_raw(d) ? ks_str_add(&d->whole, "\n", 1, err) : KS_OK;
 }
 
-/* The rules of text.h on the output, with the mark that the prompt may open it
- * with; marks of earlier turns say nothing. */
-static ks_status find_thinking(ks__draft *d, ks_err *err) {
-    ks_status st = KS_OK;
-    const char *s = d->whole.data;
-    size_t from = last_mark(s, d->output, THINK);
-    if (from == NONE) from = d->output;
-    KS_TRY(ks_text_extract(s + from, d->whole.length - from, d->options->which,
-                           &d->text, &d->closed, err));
-    d->text.begin = KS_MAX(d->text.begin + from, d->output);
-    d->text.end = KS_MAX(d->text.end + from, d->text.begin);
-done:
-    return st;
-}
-
 /* prompt + output. An output that brings its opening mark along does not get a
  * second one from the template. */
 static ks_status take_output(ks__draft *d, const char *output, size_t n,
                              bool rendered, ks_err *err) {
     ks_status st = KS_OK;
     size_t skip = blanks_ahead(output, n);
-    size_t mark = last_mark(d->whole.data, d->whole.length, THINK);
+    size_t mark = ks_text_opening(d->whole.data, d->whole.length);
     bool opens = n - skip >= strlen(THINK) &&
                  memcmp(output + skip, THINK, strlen(THINK)) == 0;
     bool harmony = d->options->prompt->which == KS_TEMPLATE_HARMONY;
-    if (rendered && opens && mark != NONE) d->whole.length = mark;
+    if (rendered && opens && mark != SIZE_MAX) d->whole.length = mark;
     if (rendered && harmony && !memmem(output, n, "<|channel|>", 11))
         KS_TRY(ks_str_add(&d->whole, FINAL, strlen(FINAL), err));
     d->output = d->whole.length;
     KS_TRY(ks_str_add(&d->whole, output, n, err));
-    KS_TRY(find_thinking(d, err));
+    KS_TRY(ks__find_thinking(d->whole.data, d->whole.length, d->output,
+                             d->options->which, &d->text, &d->closed, err));
 done:
     return st;
 }
@@ -109,7 +83,7 @@ static ks_status take_parts(ks__draft *d, const char *thinking, size_t n,
                             ks_err *err) {
     ks_status st = KS_OK;
     bool harmony = d->options->prompt->which == KS_TEMPLATE_HARMONY;
-    bool opened = ends_in(&d->whole, d->whole.length, THINK);
+    bool opened = ks_text_opening(d->whole.data, d->whole.length) != SIZE_MAX;
     const char *opening = harmony                          ? ANALYSIS
                           : marks && !opened && !is_raw(d) ? THINK "\n"
                                                            : "";
@@ -274,6 +248,13 @@ static const char *output_field(const json_t *line) {
     return NULL;
 }
 
+/* The question of --problems where the line has none. */
+static ks_status ask_known(ks__draft *d, ks_err *err) {
+    return d->known && !d->question.data
+               ? ks_str_printf(&d->question, err, "%s", d->known->question)
+               : KS_OK;
+}
+
 /* As it stands, a list of messages, or made from the question. */
 static ks_status read_prompt(ks__draft *d, bool *rendered, ks_err *err) {
     ks_status st = KS_OK;
@@ -284,6 +265,7 @@ static ks_status read_prompt(ks__draft *d, bool *rendered, ks_err *err) {
                           json_string_length(prompt), err);
     if (json_is_array(prompt))
         return render(d, prompt, json_array_size(prompt), err);
+    KS_TRY(ask_known(d, err));
     KS_CHECK(d->question.data, KS_FORMAT,
              "%s: no \"prompt\", a string or a list of messages, and no "
              "question to make one from",
@@ -346,28 +328,39 @@ static bool find_gold(const char *text, ks_span *out, size_t *begin) {
     return out->begin < out->end;
 }
 
-/* Adds a line without its <<calculator annotations>> and blanks at its ends;
- * nothing of a blank one. */
+/* A line without its <<calculator annotations>>. */
+static ks_status add_bare(ks_str *out, const char *line, size_t n,
+                          ks_err *err) {
+    ks_status st = ks_str_add(out, "", 0, err);
+    for (size_t at = 0; at < n && st == KS_OK;) {
+        const char *open = memmem(line + at, n - at, "<<", 2);
+        const char *close =
+            open ? memmem(open, (size_t)(line + n - open), ">>", 2) : NULL;
+        size_t to = close ? (size_t)(open - line) : n;
+        st = ks_str_add(out, line + at, to - at, err);
+        at = close ? (size_t)(close - line) + 2 : n;
+    }
+    return st;
+}
+
+/* Adds a line without annotations and blanks at its ends; nothing of one that
+ * is blank then. */
 static ks_status add_line(ks_str *out, const char *line, size_t n,
                           ks_spans *steps, ks_err *err) {
     ks_status st = KS_OK;
-    ks_span s = ks_text_trim(line, (ks_span){0, n});
-    if (s.begin == s.end) return KS_OK;
+    ks_str bare = {0};
+    KS_TRY(add_bare(&bare, line, n, err));
+    ks_span s = ks_text_trim(bare.data, (ks_span){0, bare.length});
+    if (s.begin == s.end) goto done;
     if (steps->n > 0) {
         KS_TRY(ks_str_add(out, "\n", 1, err));
         steps->at[steps->n - 1].end = out->length; /* steps tile */
     }
     size_t begin = out->length;
-    for (size_t at = s.begin; at < s.end;) {
-        const char *open = memmem(line + at, s.end - at, "<<", 2);
-        const char *close =
-            open ? memmem(open, (size_t)(line + s.end - open), ">>", 2) : NULL;
-        size_t to = close ? (size_t)(open - line) : s.end;
-        KS_TRY(ks_str_add(out, line + at, to - at, err));
-        at = close ? (size_t)(close - line) + 2 : s.end;
-    }
+    KS_TRY(ks_str_add(out, bare.data + s.begin, s.end - s.begin, err));
     KS_TRY(ks_spans_add(steps, begin, out->length, err));
 done:
+    ks_str_free(&bare);
     return st;
 }
 
@@ -377,6 +370,7 @@ static ks_status read_gsm8k(ks__draft *d, ks_err *err) {
     ks_str text = {0}, last = {0};
     ks_span gold;
     size_t begin = 0;
+    KS_TRY(ask_known(d, err));
     KS_CHECK(d->question.data, KS_FORMAT, "%s: no question", d->where);
     KS_TRY(ks_json_string(d->line, "answer", d->where, &answer, NULL, err));
     KS_CHECK(find_gold(answer, &gold, &begin), KS_FORMAT,
@@ -472,7 +466,7 @@ ks_status ks__import_line(ks__draft *d, ks_err *err) {
                            &d->question, &found, err));
     if (from != KS_IMPORT_GSM8K) KS_TRY(read_gold(d, err));
     KS_TRY(read_line(d, from, err));
-    d->opened = ks_text_opens(d->whole.data, d->text.begin);
+    d->opened = ks_text_opening(d->whole.data, d->text.begin) != SIZE_MAX;
     if (d->steps.n == 0)
         KS_TRY(ks_text_split(d->whole.data + d->text.begin,
                              d->text.end - d->text.begin, &d->steps, err));

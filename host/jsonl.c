@@ -71,20 +71,15 @@ static bool is_blank(const char *line, size_t n) {
 
 /* What a line says may be wrong, and others still be right. */
 static bool is_of_the_line(ks_status st) {
-    return st == KS_FORMAT || st == KS_LIMIT || st == KS_MISMATCH;
+    return st == KS_FORMAT || st == KS_LIMIT || st == KS_MISMATCH ||
+           st == KS_UNSUPPORTED;
 }
 
-ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
-                             ks_jsonl_bad_fn bad, void *user, ks_err *err) {
+static ks_status read_lines(FILE *file, const char *name, ks_jsonl_fn each,
+                            ks_jsonl_bad_fn bad, void *user, ks_err *err) {
     ks_status st = KS_OK;
-    bool standard = strcmp(path, "-") == 0;
-    const char *name = standard ? "standard input" : path;
     char *line = NULL;
     size_t capacity = 0;
-    FILE *file = standard ? stdin : fopen(path, "rbe");
-    if (!file)
-        return ks_fail(err, KS_IO, "%s: cannot open: %s", path,
-                       strerror(errno));
     ssize_t got;
     for (size_t number = 1; (got = getline(&line, &capacity, file)) >= 0;
          number++) {
@@ -105,6 +100,18 @@ ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
              strerror(errno));
 done:
     free(line);
+    return st;
+}
+
+ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
+                             ks_jsonl_bad_fn bad, void *user, ks_err *err) {
+    bool standard = strcmp(path, "-") == 0;
+    FILE *file = standard ? stdin : fopen(path, "rbe");
+    if (!file)
+        return ks_fail(err, KS_IO, "%s: cannot open: %s", path,
+                       strerror(errno));
+    ks_status st = read_lines(file, standard ? "standard input" : path, each,
+                              bad, user, err);
     if (!standard) fclose(file);
     return st;
 }
@@ -114,7 +121,18 @@ ks_status ks_jsonl_read(const char *path, ks_jsonl_fn each, void *user,
     return ks_jsonl_read_good(path, each, NULL, user, err);
 }
 
-static const char *kind_of(json_t *value) {
+ks_status ks_jsonl_read_text(const char *name, const char *text, size_t n,
+                             ks_jsonl_fn each, void *user, ks_err *err) {
+    if (n == 0) return KS_OK;
+    FILE *file = fmemopen((void *)(uintptr_t)text, n, "r");
+    if (!file) return ks_fail(err, KS_NOMEM, "%s: no memory to read it", name);
+    ks_status st = read_lines(file, name, each, NULL, user, err);
+    fclose(file);
+    return st;
+}
+
+const char *ks_json_kind(const json_t *value) {
+    if (!value) return "nothing";
     switch (json_typeof(value)) {
     case JSON_OBJECT:
         return "an object";
@@ -147,13 +165,24 @@ done:
     return st;
 }
 
+static ks_status open_part(ks_part *part, bool append, ks_err *err) {
+    part->file = fopen(part->path, append ? "ae" : "we");
+    if (part->file) return KS_OK;
+    return ks_fail(err, KS_IO, "%s: cannot open: %s", part->path,
+                   strerror(errno));
+}
+
 ks_status ks_part_open(ks_part *part, const char *out, bool resume, bool force,
-                       ks_jsonl_fn each, void *user, bool *begun, ks_err *err) {
+                       ks_jsonl_fn each, void *user, ks_found *found,
+                       ks_err *err) {
     ks_status st = KS_OK;
     size_t left = 0;
     *part = (ks_part){0};
-    *begun = false;
+    *found = KS_FOUND_NOTHING;
     if (!out || strcmp(out, "-") == 0) return KS_OK;
+    KS_TRY(ks_refuse_existing(out, force || resume, err));
+    KS_TRY(ks_lock_take(&part->lock, out, err));
+    /* another process may have ended meanwhile */
     KS_TRY(ks_refuse_existing(out, force || resume, err));
     if (asprintf(&part->path, "%s.part", out) < 0) {
         part->path = NULL;
@@ -164,16 +193,22 @@ ks_status ks_part_open(ks_part *part, const char *out, bool resume, bool force,
              "%s is left from an interrupted run: --resume continues it, "
              "--force starts afresh",
              part->path);
+    if (resume && !there && ks_file_exists(out)) {
+        *found = KS_FOUND_WHOLE;
+        return KS_OK;
+    }
     if (there && resume) {
         KS_TRY(cut(part->path, &left, err));
         KS_TRY(ks_jsonl_read(part->path, each, user, err));
     }
-    *begun = left > 0;
-    part->file = fopen(part->path, *begun ? "ae" : "we");
-    KS_CHECK(part->file, KS_IO, "%s: cannot open: %s", part->path,
-             strerror(errno));
+    if (left > 0) *found = KS_FOUND_PART;
+    KS_TRY(open_part(part, left > 0, err));
 done:
     return st;
+}
+
+ks_status ks_part_begin(ks_part *part, ks_err *err) {
+    return open_part(part, false, err);
 }
 
 ks_status ks_part_add(ks_part *part, const json_t *object, ks_err *err) {
@@ -185,10 +220,12 @@ ks_status ks_part_add(ks_part *part, const json_t *object, ks_err *err) {
     return KS_OK;
 }
 
-void ks_part_close(ks_part *part, bool whole) {
-    if (part->file) fclose(part->file);
-    if (whole && part->path) unlink(part->path);
+void ks_part_close(ks_part *part, bool gone) {
+    bool made = part->file != NULL;
+    if (made) fclose(part->file);
+    if (gone && made) unlink(part->path);
     free(part->path);
+    ks_lock_drop(&part->lock);
     *part = (ks_part){0};
 }
 
@@ -217,7 +254,7 @@ ks_status ks_json_string(json_t *object, const char *key, const char *where,
                        where, key);
     if (!json_is_string(value))
         return ks_fail(err, KS_FORMAT, "%s: \"%s\" is %s, expected a string",
-                       where, key, kind_of(value));
+                       where, key, ks_json_kind(value));
     *out = json_string_value(value);
     size_t n = json_string_length(value);
     if (length)
@@ -236,11 +273,54 @@ ks_status ks_json_int(json_t *object, const char *key, const char *where,
                        where, key);
     if (!json_is_integer(value))
         return ks_fail(err, KS_FORMAT, "%s: \"%s\" is %s, expected an integer",
-                       where, key, kind_of(value));
+                       where, key, ks_json_kind(value));
     *out = json_integer_value(value);
     if (*out < low || *out > high)
         return ks_fail(err, KS_LIMIT,
                        "%s: \"%s\" is %lld, expected %lld to %lld", where, key,
                        (long long)*out, (long long)low, (long long)high);
+    return KS_OK;
+}
+
+ks_status ks_json_set(json_t *object, const char *key, json_t *value,
+                      const char *where, ks_err *err) {
+    if (!value || json_object_set_new(object, key, value))
+        return ks_fail(err, KS_NOMEM, "%s: out of memory for \"%s\"", where,
+                       key);
+    return KS_OK;
+}
+
+static ks_status differs(const char *key, const json_t *a, const json_t *b,
+                         const char *where, ks_err *err) {
+    char *x = json_dumps(a, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *y = json_dumps(b, JSON_ENCODE_ANY | JSON_COMPACT);
+    ks_status st = ks_fail(err, KS_MISMATCH,
+                           "%s: %s is %.300s here and %.300s "
+                           "there",
+                           where, key, x ? x : "not set", y ? y : "not set");
+    free(x);
+    free(y);
+    return st;
+}
+
+ks_status ks_json_same(const json_t *here, const json_t *there,
+                       const char *where, ks_err *err) {
+    const char *key;
+    json_t *value;
+    if (!json_is_object(there))
+        return ks_fail(err, KS_FORMAT,
+                       "%s: the settings are %s, expected an "
+                       "object",
+                       where, ks_json_kind(there));
+    /* jansson's loops take what is not const, and leave it as it is */
+    json_object_foreach((json_t *)(uintptr_t)here, key, value) {
+        const json_t *other = json_object_get(there, key);
+        if (!json_equal(value, other))
+            return differs(key, value, other, where, err);
+    }
+    json_object_foreach((json_t *)(uintptr_t)there, key, value) {
+        if (!json_object_get(here, key))
+            return differs(key, NULL, value, where, err);
+    }
     return KS_OK;
 }

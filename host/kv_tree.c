@@ -13,7 +13,7 @@ typedef struct node {
     int32_t depth, children;
     int32_t next;                  /* of its bucket, or of the free ones */
     int32_t child, sibling, elder; /* NONE, or the first, next, one before */
-    uint64_t used;
+    uint64_t used;                 /* never before its children were */
     int32_t ids[KS_PAGE];
     float scores[KS_PAGE]; /* as in ks_kv_scores */
 } node;
@@ -218,6 +218,7 @@ void ks_kv_tree_announce(ks_kv_tree *t, const int32_t *ids, int32_t n) {
             *bucket = at;
             add_child(t, parent, at);
         }
+        t->nodes[at].used = t->clock; /* also where find did not get to */
         parent = at;
     }
 }
@@ -247,7 +248,9 @@ void ks_kv_tree_forget(ks_kv_tree *t, const int32_t *ids, int32_t n) {
         if (at == NONE) break;
         last = at;
     }
-    /* Nobody announces below what is announced: the end has no child. */
+    /* A node with children stays: whoever announced those is going to compute
+     * it too. Without, it may still be another's as well, who then computes a
+     * page that nobody else will find: work lost, and nothing else. */
     while (last != NONE && t->nodes[last].page == NONE &&
            t->nodes[last].children == 0) {
         int32_t parent = t->nodes[last].parent;
@@ -277,16 +280,29 @@ static int by_use(const void *a, const void *b, void *nodes) {
     return y->depth - x->depth; /* a page was used when those behind it were */
 }
 
+/* Its children go first; of a spare page they are spare and gone already, or
+ * announced. Who announced them computes pages that nobody else will find. */
+static void remove_below(ks_kv_tree *t, int32_t at) {
+    int32_t i = at;
+    while (true) {
+        while (t->nodes[i].child != NONE) i = t->nodes[i].child;
+        if (i == at) return;
+        int32_t parent = t->nodes[i].parent;
+        remove_node(t, i);
+        i = parent;
+    }
+}
+
 int32_t ks_kv_tree_evict(ks_kv_tree *t, int32_t want) {
-    int32_t count = 0, gone = 0;
+    int32_t count = 0;
     for (uint32_t b = 0; b < t->n_buckets; b++)
         for (int32_t i = t->buckets[b]; i != NONE; i = t->nodes[i].next)
             if (is_spare(t, &t->nodes[i])) t->oldest[count++] = i;
     qsort_r(t->oldest, (size_t)count, sizeof *t->oldest, by_use, t->nodes);
-    for (int32_t i = 0; i < count && gone < want; i++) {
-        if (t->nodes[t->oldest[i]].children > 0) continue; /* announced ones */
+    want = KS_MIN(want, count);
+    for (int32_t i = 0; i < want; i++) {
+        remove_below(t, t->oldest[i]);
         remove_node(t, t->oldest[i]);
-        gone++;
     }
-    return gone;
+    return KS_MAX(want, 0);
 }

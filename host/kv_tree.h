@@ -48,13 +48,16 @@ void ks_kv_tree_announce(ks_kv_tree *tree, const int32_t *ids, int32_t n);
  * place of the caller's: they hold the same. */
 void ks_kv_tree_ready(ks_kv_tree *tree, const int32_t *ids, int32_t n,
                       const ks_kv_scores *scores, int32_t *pages);
-/* Takes back what was announced of ids [n] and is not ready. */
+/* Takes back what was announced of ids [n] and is not ready. Of two that
+ * announced the same (below a ready page whose scores neither found) the first
+ * to take it back takes the other's along: the other's page is its own then.
+ */
 void ks_kv_tree_forget(ks_kv_tree *tree, const int32_t *ids, int32_t n);
 
 /* Pages that nobody but the tree owns, and gives back when asked. */
 int32_t ks_kv_tree_spare(const ks_kv_tree *tree);
 /* Gives back `want` of them or all, those not used for longest first; returns
- * how many. */
+ * how many. What was announced behind one goes along. */
 int32_t ks_kv_tree_evict(ks_kv_tree *tree, int32_t want);
 
 #endif

@@ -28,6 +28,9 @@ struct ks_progress {
     char what[64], unit[32], note[32];
     double total, done, start, shown;
     bool terminal;
+    bool rated, at_most; /* ks_progress_rate said what follows */
+    char rate_unit[32];
+    double rate, left;
 };
 
 ks_progress *ks_progress_open(const char *what, const char *unit,
@@ -50,6 +53,16 @@ void ks_progress_note(ks_progress *p, const char *format, ...) {
     va_end(args);
 }
 
+void ks_progress_rate(ks_progress *p, const char *unit, double rate,
+                      double left, bool at_most) {
+    if (!p) return;
+    p->rated = true;
+    p->at_most = at_most;
+    p->rate = rate;
+    p->left = left;
+    snprintf(p->rate_unit, sizeof p->rate_unit, "%s", unit);
+}
+
 static void format_seconds(char *to, size_t n, double s) {
     if (!isfinite(s) || s > 3600 * 1000.0)
         snprintf(to, n, "--:--");
@@ -64,9 +77,14 @@ static void show(ks_progress *p, double now, bool last) {
     double elapsed = now - p->start;
     double rate = elapsed > 0 ? p->done / elapsed : 0;
     double share = p->total > 0 ? p->done / p->total : 0;
+    double seconds = (p->total - p->done) / rate;
     char left[32];
-    format_seconds(left, sizeof left,
-                   last ? elapsed : (p->total - p->done) / rate);
+    if (p->rated) rate = p->rate;
+    if (p->rated) seconds = p->left;
+    bool at_most = !last && p->rated && p->at_most && isfinite(seconds);
+    int digits = rate < 10 ? 1 : 0;
+    const char *unit = p->rated ? p->rate_unit : p->unit;
+    format_seconds(left, sizeof left, last ? elapsed : seconds);
     const char *word = last ? "took" : "left";
     const char *comma = p->note[0] ? ", " : "";
     if (p->terminal) {
@@ -77,16 +95,17 @@ static void show(ks_progress *p, double now, bool last) {
         memset(bar, '#', (size_t)full);
         memset(bar + full, '.', (size_t)(WIDTH - full));
         bar[WIDTH] = 0;
-        fprintf(stderr, "\r\033[K%-10s [%s] %3.0f%%  %.0f %s/s  %s %s%s%s",
-                p->what, bar, 100 * share, rate, p->unit, left, word, comma,
-                p->note);
+        fprintf(stderr, "\r\033[K%-10s [%s] %3.0f%%  %.*f %s/s  %s%s %s%s%s",
+                p->what, bar, 100 * share, digits, rate, unit,
+                at_most ? "< " : "", left, word, comma, p->note);
         if (last) fputc('\n', stderr);
         fflush(stderr);
         bar_open = !last;
     } else {
-        fprintf(stderr, "%s: %3.0f%%, %.0f of %.0f %s, %.0f/s, %s %s%s%s\n",
-                p->what, 100 * share, p->done, p->total, p->unit, rate, left,
-                word, comma, p->note);
+        fprintf(stderr,
+                "%s: %3.0f%%, %.0f of %.0f %s, %.*f %s/s, %s%s %s%s%s\n",
+                p->what, 100 * share, p->done, p->total, p->unit, digits, rate,
+                unit, at_most ? "at most " : "", left, word, comma, p->note);
     }
     p->shown = now;
 }

@@ -275,8 +275,9 @@ done:
 /* ------------------------------------------------------------------- answers
  */
 
-static void count_prompt(ks_session *s, ks_sequence *q) {
-    int32_t seen = KS_MIN(q->past, q->request.n_prompt);
+/* Its tokens [0, until) are in the store. */
+static void count_prompt(ks_session *s, ks_sequence *q, int32_t until) {
+    int32_t seen = KS_MIN(until, q->request.n_prompt);
     s->stats.prompts += KS_MAX(0, seen - q->seen);
     q->seen = KS_MAX(seen, q->seen);
 }
@@ -288,7 +289,7 @@ static void advance(ks_session *s, ks_sequence *q) {
             s->tree, q->ids, KS_MIN(q->past + q->taken, ks__shareable(q)),
             q->request.ask == KS_ASK_SCORE ? &scores : NULL, q->pages);
     q->past += q->taken;
-    count_prompt(s, q);
+    count_prompt(s, q, q->past);
 }
 
 /* Pages of its own for one that has drawn otherwise than the one it followed:
@@ -316,7 +317,7 @@ static ks_status part(ks_session *s, ks_sequence *q, const ks_sequence *from,
     if (rest > 0)
         KS_TRY(ks_kv_page_copy(s->kv, page, from->pages[full], rest, err));
     s->stats.shared += q->past;
-    count_prompt(s, q);
+    count_prompt(s, q, q->past);
 done:
     return st;
 }
@@ -365,6 +366,7 @@ static ks_status regroup(ks_session *s, int32_t first, int32_t end,
     for (int32_t i = first + 1; i < end; i++) {
         ks_sequence *q = s->drawn[i];
         int32_t k = first;
+        count_prompt(s, q, leader->past);
         if (q->ended) continue;
         while (k < i && (s->drawn[k]->ended || s->sampled[k] != s->sampled[i]))
             k++;

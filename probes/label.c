@@ -1,4 +1,4 @@
-/* label.c - the job: options, inputs, settings. */
+/* label.c - the job: options, inputs. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,6 +73,14 @@ ks_status ks_label_compat_find(const char *list, uint32_t *out, ks_err *err) {
         if (!list[n]) return KS_OK;
         list += n + 1;
     }
+}
+
+json_t *ks__compat_names(uint32_t compat) {
+    json_t *list = json_array();
+    for (size_t i = 0; list && i + 1 < KS_COUNT(compats); i++) /* but all */
+        if (compat & compats[i].bit)
+            json_array_append_new(list, json_string(compats[i].name));
+    return list;
 }
 
 ks_label_options ks_label_defaults(void) {
@@ -154,60 +162,6 @@ static ks_status check_text(const char *name, const char *text, ks_err *err) {
     return ks_fail(err, KS_USAGE, "--%s: byte %zu is not UTF-8", name, bad);
 }
 
-static ks_status add_settings(struct ks_label_job *job, ks_err *err) {
-    const ks_label_options *o = &job->options;
-    ks_model_info info = ks_engine_info(job->engines.at[0]);
-    job->settings = json_pack(
-        "{s:s,s:s,s:s,s:s,s:s,s:b,s:i,s:i,s:i,s:f,s:f,s:i,s:i,s:i,s:f,s:I,s:i,"
-        "s:i,s:b,"
-        "s:b,s:b,s:b,s:b,s:s}",
-        "model", info.name, "model_sha256", info.sha256, "tokenizer",
-        ks_tokenizer_hash(job->tokenizer), "cue", job->cue, "cue_empty",
-        job->cue_empty, "exact", o->exact, "samples", o->samples, "confirm",
-        o->confirm, "orders", o->orders, "temperature", o->temperature, "top_p",
-        o->top_p, "top_k", o->top_k, "rollouts", o->rollouts, "rollout_new",
-        o->rollout_new, "enough", o->enough, "seed", (json_int_t)o->seed,
-        "influence", (int)o->influence.kind, "compat", (int)o->compat, "of_log",
-        o->influence.of_log, "per_token", o->influence.per_token, "drop",
-        o->drop, "suppress", o->suppress, "all", o->all, "isa",
-        job->engines.at[0]->ops->isa);
-    if (job->settings) return KS_OK;
-    return ks_fail(err, KS_NOMEM, "out of memory for settings");
-}
-
-/* What questions are made of, besides the settings. */
-static ks_status hash_inputs(struct ks_label_job *job, ks_err *err) {
-    ks_sha256 *hash = NULL;
-    ks_status st = ks_sha256_open(&hash, err);
-    if (st != KS_OK) return st;
-    for (size_t i = 0; i < job->chains.n; i++) {
-        const ks__item *item = &job->items[i];
-        const ks_chain *c = item->chain;
-        const char *answer = item->problem->answer;
-        ks_sha256_add(hash, c->id, strlen(c->id) + 1);
-        ks_sha256_add(hash, c->problem, strlen(c->problem) + 1);
-        ks_sha256_add(hash, c->prompt, c->prompt_length + 1);
-        ks_sha256_add(hash, c->text, c->text_length + 1);
-        if (answer) ks_sha256_add(hash, answer, strlen(answer) + 1);
-        ks_sha256_add(hash, item->original.steps.at,
-                      item->original.steps.n * sizeof(ks_span));
-    }
-    ks_sha256_close(&hash, job->inputs);
-    return KS_OK;
-}
-
-static ks_status read_ranking_line(void *user, size_t line, json_t *object,
-                                   ks_err *err) {
-    struct ks_label_job *job = user;
-    const char *chain = json_string_value(json_object_get(object, "chain"));
-    if (!chain)
-        return ks_fail(err, KS_FORMAT, "%s line %zu: no \"chain\"",
-                       job->options.ranking, line);
-    if (json_object_set(job->rankings, chain, object))
-        return ks_fail(err, KS_NOMEM, "out of memory for rankings");
-    return KS_OK;
-}
-
 /* One that is too long is found before anything is computed. */
 static ks_status measure_item(struct ks_label_job *job, ks__item *item,
                               ks_err *err) {
@@ -247,6 +201,19 @@ done:
     return st;
 }
 
+/* No output is another's place, or an input's. */
+static ks_status check_files(const ks_label_options *o, ks_err *err) {
+    const ks_use uses[] = {{"--out", o->out, true},
+                           {"--clean", o->clean, true},
+                           {"--prefixes", o->prefixes, true},
+                           {"--problems", o->problems, false},
+                           {"--chains", o->chains, false},
+                           {"--ranking", o->ranking, false},
+                           {"--model", o->model, false},
+                           {"--tokenizer", o->tokenizer, false}};
+    return ks_refuse_overlap(uses, KS_COUNT(uses), err);
+}
+
 ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
                         ks_err *err) {
     ks_status st = KS_OK;
@@ -255,6 +222,7 @@ ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
     KS_TRY(ks_alloc(&job, 1, sizeof *job, "a job", err));
     job->options = *options;
     pthread_mutex_init(&job->mutex, NULL);
+    KS_TRY(check_files(options, err));
     KS_CHECK(options->samples > 0 && options->confirm >= 0 &&
                  options->orders >= 0 && options->orders <= KS__MOST_ORDERS &&
                  (options->orders > 0 || options->method != KS_LABEL_RANDOM),
@@ -265,17 +233,12 @@ ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
     KS_TRY(ks_problems_read(&job->problems, options->problems, KS_KEEP_FIELDS,
                             err));
     KS_TRY(ks_chains_read(&job->chains, options->chains, KS_KEEP_OBJECTS, err));
-    if (options->ranking) {
-        job->rankings = json_object();
-        KS_CHECK(job->rankings, KS_NOMEM, "out of memory for rankings");
-        KS_TRY(ks_jsonl_read(options->ranking, read_ranking_line, job, err));
-    }
+    if (options->ranking) KS_TRY(ks__rankings_read(job, err));
     KS_TRY(open_model(job, err));
     choose_cues(job);
     if (options->exact) KS_TRY(find_closers(job, err));
-    KS_TRY(add_settings(job, err));
     KS_TRY(open_items(job, err));
-    KS_TRY(hash_inputs(job, err));
+    KS_TRY(ks__settings_open(job, err));
     *out = job;
     job = NULL;
 done:
@@ -292,6 +255,10 @@ void ks_label_close(ks_label_job **at) {
     free(job->items);
     free(job->closers);
     json_decref(job->settings);
+    json_decref(job->all_settings);
+    json_decref(job->made);
+    json_decref(job->made_by);
+    json_decref(job->sampling);
     json_decref(job->rankings);
     pthread_mutex_destroy(&job->mutex);
     ks_prompt_close(&job->prompt);

@@ -110,6 +110,9 @@ typedef enum ks_label_skip {
 const char *ks_label_skip_name(ks_label_skip skip);
 
 typedef struct ks_label_summary {
+    /* OUT was there already, whole and the same: nothing ran, and of what
+     * follows chains, labelled and curves alone are known. */
+    bool whole;
     int64_t chains, skipped[KS_N_SKIPS];
     int64_t labelled, curves; /* the rest: one of them, by the method */
     int64_t steps, important, removable, unlabelled; /* of prefixes */

@@ -41,7 +41,8 @@ static bool is_curve(const ks__item *item) {
 static bool is_finished(const ks_chain *chain) {
     json_t *finished = json_object_get(chain->object, "finished");
     json_t *closed = json_object_get(chain->object, "closed");
-    bool opened = ks_text_opens(chain->prompt, chain->prompt_length);
+    bool opened =
+        ks_text_opening(chain->prompt, chain->prompt_length) != SIZE_MAX;
     return !json_is_false(finished) && !(opened && json_is_false(closed));
 }
 

@@ -1,4 +1,4 @@
-/* label_run.c - who does which chain; the journal, and what is written. */
+/* label_run.c - who does which chain, and what is written. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -8,65 +8,6 @@
 /* Chains that one worker has under way: enough to fill batches, few enough
  * that what they share stays in the store. */
 enum { IN_FLIGHT = 32, MOST_ACTIVE = 512 };
-
-/* ----------------------------------------------------------------- journal */
-
-static const ks_chain *chain_of_line(const struct ks_label_job *job,
-                                     json_t *object) {
-    const char *id = json_string_value(json_object_get(object, "chain"));
-    return id ? ks_chains_find(&job->chains, id) : NULL;
-}
-
-static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
-    ks_status st = KS_OK;
-    struct ks_label_job *job = user;
-    if (line == 1) {
-        const char *inputs =
-            json_string_value(json_object_get(object, "inputs"));
-        KS_CHECK(json_equal(json_object_get(object, "keystep_labels"),
-                            job->settings) &&
-                     inputs && strcmp(inputs, job->inputs) == 0,
-                 KS_MISMATCH,
-                 "%s was begun with other settings or inputs; --force without "
-                 "--resume starts afresh",
-                 job->part.path);
-        return KS_OK;
-    }
-    const ks_chain *chain = chain_of_line(job, object);
-    const char *key = json_string_value(json_object_get(object, "key"));
-    json_t *answer = json_object_get(object, "answer");
-    KS_CHECK(chain && key && json_is_number(json_object_get(answer, "v")),
-             KS_MISMATCH, "%s line %zu: not an answer about these chains",
-             job->part.path, line);
-    ks__item *item = &job->items[chain - job->chains.at];
-    KS_CHECK(!json_object_set(item->known, key, answer), KS_NOMEM,
-             "out of memory for answers");
-    job->resumed++;
-done:
-    return st;
-}
-
-static ks_status open_journal(struct ks_label_job *job, ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_label_options *o = &job->options;
-    json_t *head = NULL;
-    bool begun;
-    const char *others[] = {o->clean, o->prefixes};
-    if (!o->out || strcmp(o->out, "-") == 0) return KS_OK;
-    for (size_t i = 0; i < KS_COUNT(others); i++)
-        if (others[i])
-            KS_TRY(ks_refuse_existing(others[i], o->force || o->resume, err));
-    KS_TRY(ks_part_open(&job->part, o->out, o->resume, o->force, adopt, job,
-                        &begun, err));
-    if (begun) return KS_OK;
-    head = json_pack("{s:O,s:s}", "keystep_labels", job->settings, "inputs",
-                     job->inputs);
-    KS_CHECK(head, KS_NOMEM, "out of memory for a line");
-    KS_TRY(ks_part_add(&job->part, head, err));
-done:
-    json_decref(head);
-    return st;
-}
 
 /* ----------------------------------------------------------------- workers */
 
@@ -231,18 +172,8 @@ static void sum_up(const struct ks_label_job *job, ks_label_summary *sum) {
     sum->stats = job->stats;
 }
 
-ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
-                       void *user, ks_label_summary *summary, ks_err *err) {
+static ks_status run_all(struct ks_label_job *job, int size, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_label_options *o = &job->options;
-    double start = ks_seconds();
-    bool host = job->engines.at[0]->ops->unified;
-    size_t store = host ? o->memory / 2 : o->memory;
-    int size = ks_crew_size(&job->engines, store, job->chains.n);
-    job->progress = progress;
-    job->user = user;
-    KS_TRY(open_journal(job, err));
-    KS_TRY(open_workers(job, size, err));
     if (job->longest > 0)
         st = ks_crew_run(&job->engines, size, work, job, err);
     else /* all are filtered: nothing is asked */
@@ -250,11 +181,55 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
             ks__item_advance(&job->items[i]);
             st = fail_of(&job->items[i], err);
         }
-    KS_CHECK(st != KS_INTERRUPTED || !job->part.path, st,
-             "%s keeps what was answered; --resume goes on from there",
-             job->part.path);
-    KS_TRY(st);
+    if (st == KS_OK || !job->part.path) return st;
+    if (st == KS_INTERRUPTED)
+        return ks_fail(
+            err, st, "%s keeps what was answered; --resume goes on from there",
+            job->part.path);
+    return ks_fail_more(err, st,
+                        "; %s keeps what was answered, --resume goes on from "
+                        "there",
+                        job->part.path);
+}
+
+/* None waits for an answer to a question that nobody asked. */
+static ks_status check_done(const struct ks_label_job *job, ks_err *err) {
+    ks_status st = KS_OK;
+    for (size_t i = 0; i < job->chains.n; i++) {
+        const ks__item *item = &job->items[i];
+        KS_CHECK(ks__item_done(item), KS_INTERNAL,
+                 "chain %s: stage %d waits for an answer, and no question is "
+                 "open",
+                 item->chain->id, item->stage);
+    }
+done:
+    return st;
+}
+
+ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
+                       void *user, ks_label_summary *summary, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_label_options *o = &job->options;
+    double start = ks_seconds();
+    int64_t lines = 0;
+    bool host = job->engines.at[0]->ops->unified;
+    size_t store = host ? o->memory / 2 : o->memory;
+    int size = ks_crew_size(&job->engines, store, job->chains.n);
+    job->progress = progress;
+    job->user = user;
     *summary = (ks_label_summary){0};
+    KS_TRY(ks__journal_open(job, &lines, err));
+    if (lines > 0) {
+        bool curve = o->method == KS_LABEL_CURVE;
+        *summary = (ks_label_summary){.whole = true,
+                                      .chains = (int64_t)job->chains.n,
+                                      .labelled = curve ? 0 : lines,
+                                      .curves = curve ? lines : 0};
+        goto done;
+    }
+    KS_TRY(open_workers(job, size, err));
+    KS_TRY(run_all(job, size, err));
+    KS_TRY(check_done(job, err));
     sum_up(job, summary);
     summary->seconds = ks_seconds() - start;
     if (o->clean) KS_TRY(write_lines(job, o->clean, clean_line, err));

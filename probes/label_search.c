@@ -121,9 +121,7 @@ static ks_status influences(ks__item *item, ks_err *err) {
     }
 done:
     if (st == KS_LIMIT)
-        ks_fail(err, st,
-                "chain %s: %.300s; a larger --memory is needed, --resume keeps "
-                "what was answered",
+        ks_fail(err, st, "chain %s: %.300s; a larger --memory is needed",
                 item->chain->id, err->text);
     free(bounds);
     ks_tokens_free(&tokens);
@@ -185,45 +183,12 @@ done:
     return unknown > 0 ? KS__WAIT : KS__NEXT;
 }
 
-/* {"start":[..]?,"order":[..]} of the prefix's searched steps. */
-static ks_status read_ranking(ks__item *item, ks_err *err) {
-    ks_status st = KS_OK;
-    const char *path = item->job->options.ranking, *id = item->chain->id;
-    json_t *line = json_object_get(item->job->rankings, id);
-    json_t *start = json_object_get(line, "start");
-    json_t *order = json_object_get(line, "order");
-    size_t q = (size_t)item->q;
-    KS_CHECK(line, KS_MISMATCH, "%s has no line for chain %s", path, id);
-    KS_CHECK(!start || json_array_size(start) == q, KS_MISMATCH,
-             "%s: chain %s: \"start\" has %zu places, the prefix has %zu steps",
-             path, id, json_array_size(start), q);
-    KS_CHECK(json_array_size(order) == q, KS_MISMATCH,
-             "%s: chain %s: \"order\" has %zu steps, the prefix has %zu", path,
-             id, json_array_size(order), q);
-    for (size_t i = 0; i < q; i++) {
-        json_t *step = json_array_get(order, i);
-        KS_CHECK(json_is_integer(step) && json_integer_value(step) >= 0 &&
-                     json_integer_value(step) < item->q,
-                 KS_FORMAT,
-                 "%s: chain %s: \"order\" has something else than a step 0 to "
-                 "%d at place %zu",
-                 path, id, item->q - 1, i);
-        item->order[i] = (int32_t)json_integer_value(step);
-        item->score[item->order[i]] = (double)i;
-        if (start)
-            item->start[i] =
-                json_integer_value(json_array_get(start, i)) != 0 || i == q - 1;
-    }
-done:
-    return st;
-}
-
 ks__stage_result ks__stage_sweep(ks__item *item) {
     bool passes;
     if (item->q == 0 || item->job->options.method == KS_LABEL_RANDOM)
         return KS__NEXT;
     if (has_matrix(item)) return sweep_matrix(item);
-    ks_status st = read_ranking(item, &item->err);
+    ks_status st = ks__rank_as_told(item, &item->err);
     if (st != KS_OK) return ks__fail_item(item, st);
     if (!ks__passes(item, item->start, &passes)) return KS__WAIT;
     if (passes)

@@ -1,6 +1,9 @@
 /* label_state.h - what the files of the labelling share. Internal.
- *   label.c        the job: options, inputs, settings
- *   label_run.c    who does which chain; the journal, and what is written
+ *   label.c        the job: options, inputs
+ *   label_settings.c what decides bits: settings, hashes of inputs
+ *   label_ranking.c another judge's ranking
+ *   label_run.c    who does which chain, and what is written
+ *   label_journal.c what was answered, and what --resume makes of it
  *   label_cost.c   what it will cost, before it runs
  *   label_chain.c  the stages of a chain
  *   label_search.c the stages of the search
@@ -69,6 +72,7 @@ struct ks__item {
     ks_label_worker *worker; /* who is at it */
     const ks_chain *chain;
     const ks_problem *problem;
+    char inputs[65]; /* SHA-256 of what is asked about */
     ks_label_skip skip;
     bool too_long; /* its text with the cue and the answer */
     int stage;
@@ -122,10 +126,17 @@ struct ks_label_job {
     ks_prompt prompt;
     ks_problems problems;
     ks_chains chains;
-    json_t *rankings; /* chain -> {"start","order"}, or NULL */
-    ks__item *items;  /* [chains.n] */
-    json_t *settings;
-    char inputs[65];          /* SHA-256 of what is asked about */
+    json_t *rankings;                /* chain -> {"start","order"}, or NULL */
+    char ranking[65];                /* SHA-256 of its file */
+    ks__item *items;                 /* [chains.n] */
+    json_t *settings, *all_settings; /* of answers, with those of labels */
+    json_t *made;                    /* {"version","backend","isa"} */
+    json_t *made_by;  /* the same, of all runs that the journal tells of */
+    json_t *sampling; /* all_settings and made, or once the journal is open
+                         made_by */
+    char inputs[65];  /* SHA-256 of the items' */
+    bool begun;       /* the journal has a header */
+    bool elsewhere;   /* and its last one is another made than this */
     ks_label_worker *workers; /* while it runs */
     const char *cue, *cue_empty;
     int32_t *closers, n_closers; /* ids that begin with "}" */
@@ -140,6 +151,20 @@ struct ks_label_job {
     ks_label_progress_fn progress;
     void *user;
 };
+
+/* ------------------------------------------------------- settings, journal */
+
+/* Of the items, which are open. */
+ks_status ks__settings_open(struct ks_label_job *job, ks_err *err);
+json_t *ks__compat_names(uint32_t compat);
+/* Of options.ranking, all that can be told of it before the model runs. */
+ks_status ks__rankings_read(struct ks_label_job *job, ks_err *err);
+/* The item's line: score, order, start. */
+ks_status ks__rank_as_told(ks__item *item, ks_err *err);
+/* Takes over what an interrupted run has answered. *lines: of OUT, where that
+ * is whole and the same already, and nothing was opened; else 0. */
+ks_status ks__journal_open(struct ks_label_job *job, int64_t *lines,
+                           ks_err *err);
 
 /* ------------------------------------------------------------------- texts */
 

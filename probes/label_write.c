@@ -162,10 +162,11 @@ static ks_status write_labels(ks__item *item, ks_err *err) {
                            : ks_label_method_name(o->method);
     ks_sha256_of(item->clean.data, item->clean.length, hash);
     item->line = json_pack(
-        "{s:s,s:s,s:s,s:o,s:o,s:o,s:o}", "chain", item->chain->id,
+        "{s:s,s:s,s:s,s:o,s:o,s:s,s:o,s:o}", "chain", item->chain->id,
         "text_sha256", hash, "method", kind, "labels",
         ks__per_step(item, label_at, NULL), "sampling",
-        json_deep_copy(item->job->settings), "answer_step",
+        json_deep_copy(item->job->sampling), "inputs_sha256", item->inputs,
+        "answer_step",
         item->clean.answer < 0 ? json_null() : json_integer(item->clean.answer),
         "subsets", ks__subsets_json(item));
     KS_CHECK(item->line && measures &&

@@ -169,7 +169,7 @@ enum {
 #define KS_CLI_MAX_NEW                                                         \
     {                                                                          \
         "max-new", KS_KEY_MAX_NEW, "N", 0,                                     \
-            "most new tokens (default: to the end of the context)", 0          \
+            "most new tokens (default: 8000; the context may leave fewer)", 0  \
     }
 #define KS_CLI_LAYERS                                                          \
     {                                                                          \

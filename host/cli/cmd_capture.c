@@ -292,9 +292,13 @@ int ks_cmd_capture(int argc, char **argv) {
                                              .threads = c->threads,
                                              .memory = c->memory,
                                              .batch_tokens = c->batch_tokens}};
-    ks_status st = KS_OK;
+    const ks_use uses[] = {
+        {"--out", c->out, true},        {"--chains", c->chains, false},
+        {"--labels", c->labels, false}, {"--clean", c->clean, false},
+        {"--model", c->model, false},   {"--tokenizer", in.tokenizer, false}};
+    ks_status st = ks_refuse_overlap(uses, KS_COUNT(uses), &err);
     /* before minutes of reading: the answer will not change */
-    if (!c->resume && !c->dry_run)
+    if (st == KS_OK && !c->resume && !c->dry_run)
         st = ks_refuse_existing(c->out, c->force, &err);
     if (st == KS_OK) st = ks_capture_open(&job, &options, &err);
     if (st == KS_OK) {

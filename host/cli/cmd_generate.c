@@ -9,15 +9,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../generate.h"
-#include "cli.h"
+#include "generate_work.h"
 
 enum { KEY_INSTRUCTION = KS_KEY_OWN, KEY_TOKENIZER };
-
-typedef struct input {
-    ks_cli_common common;
-    const char *instruction, *tokenizer;
-} input;
+/* The method's budget of new tokens. */
+enum { MOST_NEW = 8000 };
 
 static const struct argp_option option_list[] = {
     KS_CLI_MODEL,
@@ -48,7 +44,7 @@ static const struct argp_option option_list[] = {
     {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
-    input *in = state->input;
+    ks_generate_input *in = state->input;
     switch (key) {
     case KEY_INSTRUCTION:
         in->instruction = arg;
@@ -79,40 +75,17 @@ static const struct argp argp = {
     .args_doc = "--model PATH --problems FILE --out FILE",
     .doc = "Lets a model solve problems and writes its reasoning as chains, "
            "JSON Lines. Greedy unless --temperature is given. A draw depends "
-           "on seed, problem, sample and place only.",
+           "on seed, problem, sample and place only.\v"
+           "Problems whose prompt leaves no room in the model's context are "
+           "left out and named. --resume takes over what an interrupted run "
+           "has, if this one would make the same; where the backend, the "
+           "instruction set or the program differs, with --force.",
 };
-
-/* Everything of one call; chain i is sample i % samples of problem
- * i / samples. */
-typedef struct work {
-    const input *in;
-    ks_engines engines;
-    ks_engine *engine; /* the first of them */
-    ks_tokenizer *tokenizer;
-    ks_prompt prompt;
-    ks_problems problems;
-    int32_t samples;
-    size_t n, n_done;     /* chains */
-    json_t **chains;      /* [n], NULL: not there yet */
-    ks_str *prompts;      /* [problems] */
-    ks_tokens *tokens;    /* [problems] */
-    ks_request *requests; /* [n_requests] */
-    size_t *places;       /* [n_requests] chain of a request */
-    size_t n_requests;
-    int64_t n_prompt_tokens; /* of all requests */
-    ks_str *names;           /* [problems] */
-    ks_generate_options options;
-    ks_compose compose;
-    json_t *settings;
-    ks_part part;
-    ks_progress *progress;
-    ks_generate_stats stats;
-} work;
 
 /* ------------------------------------------------------------------- opening
  */
 
-static ks_status open_model(work *w, ks_err *err) {
+static ks_status open_model(ks_generate_work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
     char *home = NULL;
@@ -137,98 +110,90 @@ done:
     return st;
 }
 
-static ks_status settle(work *w, ks_err *err) {
+static ks_status settle(ks_generate_work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
     ks_model_info info = ks_engine_info(w->engine);
     double temperature = c->temperature < 0 ? 0 : c->temperature;
     double top_p = c->top_p < 0 ? 1 : c->top_p;
+    int max_new = c->max_new ? c->max_new : MOST_NEW;
+    bool raw = w->prompt.which == KS_TEMPLATE_RAW; /* asks nothing more */
     w->options = (ks_generate_options){.temperature = (float)temperature,
                                        .top_p = (float)top_p,
                                        .top_k = c->top_k,
-                                       .max_new = c->max_new,
+                                       .max_new = max_new,
                                        .seed = c->seed,
                                        .stops = w->prompt.stops,
                                        .n_stops = w->prompt.n_stops,
                                        .memory = c->memory,
                                        .room = c->memory};
     w->settings =
-        json_pack("{s:f,s:f,s:i,s:i,s:I,s:s,s:s,s:s}", "temperature",
-                  temperature, "top_p", top_p, "top_k", c->top_k, "max_new",
-                  c->max_new, "seed", (json_int_t)c->seed, "template",
-                  ks_template_name(w->prompt.which), "model_sha256",
-                  info.sha256, "tokenizer", ks_tokenizer_hash(w->tokenizer));
-    KS_CHECK(w->settings, KS_NOMEM, "out of memory for settings");
+        json_pack("{s:f,s:f,s:i,s:i,s:I,s:s,s:s,s:s,s:s,s:s,s:s,s:s}",
+                  "temperature", temperature, "top_p", top_p, "top_k", c->top_k,
+                  "max_new", max_new, "seed", (json_int_t)c->seed, "template",
+                  ks_template_name(w->prompt.which), "instruction",
+                  raw ? "" : w->prompt.instruction, "model_sha256", info.sha256,
+                  "tokenizer", ks_tokenizer_hash(w->tokenizer), "backend",
+                  w->engine->ops->name, "isa", w->engine->ops->isa,
+                  "program_version", KS_VERSION);
+    KS_CHECK(w->settings, KS_USAGE, "--instruction is not valid UTF-8");
     w->compose =
         (ks_compose){w->tokenizer, w->prompt.which, info.name, w->settings};
 done:
     return st;
 }
 
-static ks_status prepare_prompts(work *w, ks_err *err) {
+int64_t ks__most_new(const ks_generate_work *w, size_t problem) {
+    int64_t room =
+        w->engine->model->config.n_context - (int64_t)w->tokens[problem].n;
+    return KS_MIN(room, w->options.max_new);
+}
+
+static ks_status prepare_prompt(ks_generate_work *w, size_t i, ks_err *err) {
     ks_status st = KS_OK;
-    size_t n = w->problems.n;
     int32_t context = w->engine->model->config.n_context;
     int32_t vocabulary = w->engine->model->config.n_vocab;
+    const ks_problem *p = &w->problems.at[i];
+    ks_str *text = &w->prompts[i];
+    ks_tokens *tokens = &w->tokens[i];
+    KS_TRY(ks_prompt_render(&w->prompt, p->question, text, err));
+    KS_TRY(ks_tokenize(w->tokenizer, text->data, text->length, tokens, err));
+    for (size_t t = 0; t < tokens->n; t++)
+        KS_CHECK(tokens->ids[t] < vocabulary, KS_MISMATCH,
+                 "%s: problem %s has token id %d; the model's vocabulary "
+                 "is 0 to %d: the tokenizer does not fit the model",
+                 w->in->common.problems, p->id, tokens->ids[t], vocabulary - 1);
+    w->fits[i] = tokens->n == 0                 ? KS_FIT_EMPTY
+                 : tokens->n >= (size_t)context ? KS_FIT_LONG
+                                                : KS_FIT_GOOD;
+done:
+    return st;
+}
+
+static ks_status prepare_prompts(ks_generate_work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = w->problems.n, good = 0;
     KS_TRY(ks_alloc(&w->prompts, n, sizeof *w->prompts, "prompts", err));
     KS_TRY(ks_alloc(&w->tokens, n, sizeof *w->tokens, "prompts", err));
+    KS_TRY(ks_alloc(&w->fits, n, sizeof *w->fits, "prompts", err));
     for (size_t i = 0; i < n; i++) {
-        const ks_problem *p = &w->problems.at[i];
-        ks_str *text = &w->prompts[i];
-        KS_TRY(ks_prompt_render(&w->prompt, p->question, text, err));
-        KS_TRY(ks_tokenize(w->tokenizer, text->data, text->length,
-                           &w->tokens[i], err));
-        KS_CHECK(w->tokens[i].n > 0 && w->tokens[i].n < (size_t)context,
-                 KS_LIMIT,
-                 "%s: problem %s: its prompt has %zu tokens, the model's "
-                 "context is %d",
-                 w->in->common.problems, p->id, w->tokens[i].n, context);
-        for (size_t t = 0; t < w->tokens[i].n; t++)
-            KS_CHECK(w->tokens[i].ids[t] < vocabulary, KS_MISMATCH,
-                     "%s: problem %s has token id %d; the model's vocabulary "
-                     "is 0 to %d: the tokenizer does not fit the model",
-                     w->in->common.problems, p->id, w->tokens[i].ids[t],
-                     vocabulary - 1);
+        KS_TRY(prepare_prompt(w, i, err));
+        good += w->fits[i] == KS_FIT_GOOD;
     }
+    w->n_asked = good * (size_t)w->samples;
+    KS_CHECK(w->n_asked > 0, KS_LIMIT,
+             "%s: problem %s has a prompt of %zu tokens, the model's context "
+             "is %d; no other problem fits either",
+             w->in->common.problems, w->problems.at[0].id, w->tokens[0].n,
+             w->engine->model->config.n_context);
 done:
     return st;
 }
 
-/* ------------------------------------------------------------------ resuming
+/* ------------------------------------------------------------------ requests
  */
 
-static ks_status adopt(void *user, size_t line, json_t *object, ks_err *err) {
-    ks_status st = KS_OK;
-    work *w = user;
-    const char *id = json_string_value(json_object_get(object, "id"));
-    const char *problem = json_string_value(json_object_get(object, "problem"));
-    const ks_problem *p =
-        problem ? ks_problems_find(&w->problems, problem) : NULL;
-    size_t length = problem ? strlen(problem) : 0;
-    char *end = NULL;
-    KS_CHECK(p && id && strncmp(id, problem, length) == 0 && id[length] == '/',
-             KS_MISMATCH, "%s line %zu: not a chain of these problems",
-             w->part.path, line);
-    long sample = strtol(id + length + 1, &end, 10);
-    KS_CHECK(!*end && end != id + length + 1 && sample >= 0 &&
-                 sample < w->samples,
-             KS_MISMATCH, "%s line %zu: sample %s of 0 to %d", w->part.path,
-             line, id + length + 1, w->samples - 1);
-    KS_CHECK(json_equal(json_object_get(object, "sampling"), w->settings),
-             KS_MISMATCH,
-             "%s line %zu was sampled with other settings; --force starts "
-             "afresh",
-             w->part.path, line);
-    size_t at =
-        (size_t)(p - w->problems.at) * (size_t)w->samples + (size_t)sample;
-    if (w->chains[at]) goto done;
-    w->chains[at] = json_incref(object);
-    w->n_done++;
-done:
-    return st;
-}
-
-static ks_status list_requests(work *w, ks_err *err) {
+static ks_status list_requests(ks_generate_work *w, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(ks_alloc(&w->requests, w->n, sizeof *w->requests, "requests", err));
     KS_TRY(ks_alloc(&w->places, w->n, sizeof *w->places, "requests", err));
@@ -237,8 +202,8 @@ static ks_status list_requests(work *w, ks_err *err) {
         KS_TRY(ks_str_printf(&w->names[p], err, "problem %s",
                              w->problems.at[p].id));
     for (size_t i = 0; i < w->n; i++) {
-        if (w->chains[i]) continue;
         size_t p = i / (size_t)w->samples;
+        if (w->chains[i] || w->fits[p] != KS_FIT_GOOD) continue;
         int32_t sample = (int32_t)(i % (size_t)w->samples);
         ks_request *request = &w->requests[w->n_requests];
         *request = (ks_request){.prompt = w->tokens[p].ids,
@@ -249,6 +214,7 @@ static ks_status list_requests(work *w, ks_err *err) {
                                 sample, err));
         w->places[w->n_requests++] = i;
         w->n_prompt_tokens += (int64_t)w->tokens[p].n;
+        w->most_left += ks__most_new(w, p);
     }
 done:
     return st;
@@ -260,7 +226,7 @@ done:
 static ks_status keep(void *user, size_t request, const int32_t *ids, int32_t n,
                       ks_finish finish, ks_err *err) {
     ks_status st = KS_OK;
-    work *w = user;
+    ks_generate_work *w = user;
     size_t at = w->places[request], p = at / (size_t)w->samples;
     KS_TRY(ks_compose_chain(&w->compose, &w->problems.at[p],
                             (int32_t)(at % (size_t)w->samples),
@@ -268,29 +234,24 @@ static ks_status keep(void *user, size_t request, const int32_t *ids, int32_t n,
                             finish, &w->chains[at], err));
     KS_TRY(ks_part_add(&w->part, w->chains[at], err));
     w->n_done++;
+    w->n_ended++;
+    w->ended_tokens += n;
+    w->most_left -= ks__most_new(w, p);
     ks_progress_set(w->progress, (double)w->n_done);
 done:
     return st;
 }
 
-/* Chains end late: what moves meanwhile are prompts, then tokens. */
 static void show(void *user, const ks_generate_stats *so_far) {
-    work *w = user;
-    int64_t all = w->n_prompt_tokens;
-    if (so_far->prompts < all)
-        ks_progress_note(w->progress, "prompts %lld%%",
-                         (long long)(100 * so_far->prompts / all));
-    else
-        ks_progress_note(w->progress, "%lld tok", (long long)so_far->sampled);
-    ks_progress_set(w->progress, (double)w->n_done);
+    ks__generate_progress(user, so_far);
 }
 
-static ks_status write_all(work *w, ks_err *err) {
+static ks_status write_all(ks_generate_work *w, ks_err *err) {
     ks_status st = KS_OK;
     ks_str all = {0};
     KS_TRY(ks_str_add(&all, "", 0, err));
     for (size_t i = 0; i < w->n; i++)
-        KS_TRY(ks_jsonl_add(&all, w->chains[i], err));
+        if (w->chains[i]) KS_TRY(ks_jsonl_add(&all, w->chains[i], err));
     KS_TRY(ks_write_out(w->in->common.out, all.data, all.length, true, err));
     ks_part_close(&w->part, true);
 done:
@@ -298,70 +259,20 @@ done:
     return st;
 }
 
-/* Takes the reference. */
-static void print_json(json_t *object) {
-    json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
-    putchar('\n');
-    json_decref(object);
+static ks_status check_files(const ks_generate_input *in, ks_err *err) {
+    const ks_cli_common *c = &in->common;
+    const ks_use uses[] = {{"--out", c->out, true},
+                           {"--problems", c->problems, false},
+                           {"--model", c->model, false},
+                           {"--tokenizer", in->tokenizer, false}};
+    return ks_refuse_overlap(uses, KS_COUNT(uses), err);
 }
 
-static void print_sums(const work *w, size_t unfinished, double took) {
-    const ks_generate_stats *s = &w->stats;
-    print_json(json_pack(
-        "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f}", "chains", (json_int_t)w->n,
-        "unfinished", (json_int_t)unfinished, "sampled", (json_int_t)s->sampled,
-        "computed", (json_int_t)s->computed, "prompt_tokens",
-        (json_int_t)w->n_prompt_tokens, "shared_tokens", (json_int_t)s->shared,
-        "batches", (json_int_t)s->batches, "preempted",
-        (json_int_t)s->preempted, "seconds", took));
-}
-
-static void sum_up(const work *w, double took) {
-    size_t finished = 0, correct = 0, judged = 0;
-    long long retokenized = 0;
-    for (size_t i = 0; i < w->n; i++) {
-        const json_t *c = w->chains[i];
-        const json_t *right = json_object_get(c, "correct");
-        finished += json_is_true(json_object_get(c, "finished"));
-        judged += json_is_boolean(right);
-        correct += json_is_true(right);
-        retokenized += json_integer_value(json_object_get(c, "retokenized"));
-    }
-    ks_log(KS_LOG_INFO,
-           "%zu chains, %zu unfinished, %zu of %zu right; %lld tokens sampled "
-           "(%.0f a second), %lld prompt tokens shared, %lld ids differ when "
-           "the text is tokenised again",
-           w->n, w->n - finished, correct, judged, (long long)w->stats.sampled,
-           took > 0 ? (double)w->stats.sampled / took : 0,
-           (long long)w->stats.shared, retokenized);
-    if (w->in->common.json) print_sums(w, w->n - finished, took);
-}
-
-static void say_plan(const work *w) {
-    int64_t prompts = 0;
-    size_t longest = 0;
-    for (size_t i = 0; i < w->problems.n; i++) {
-        prompts += (int64_t)w->tokens[i].n;
-        longest = KS_MAX(longest, w->tokens[i].n);
-    }
-    if (w->in->common.json) {
-        print_json(json_pack("{s:I,s:i,s:s,s:I,s:I}", "problems",
-                             (json_int_t)w->problems.n, "samples", w->samples,
-                             "template", ks_template_name(w->prompt.which),
-                             "prompt_tokens", (json_int_t)prompts,
-                             "longest_prompt", (json_int_t)longest));
-        return;
-    }
-    printf("%zu problems x %d samples, template %s, %lld prompt tokens, the "
-           "longest prompt has %zu\n",
-           w->problems.n, w->samples, ks_template_name(w->prompt.which),
-           (long long)prompts, longest);
-}
-
-static ks_status run(work *w, ks_err *err) {
+static ks_status run(ks_generate_work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &w->in->common;
-    bool begun;
+    bool whole;
+    KS_TRY(check_files(w->in, err));
     KS_TRY(ks_problems_read(&w->problems, c->problems, KS_KEEP_FIELDS, err));
     KS_TRY(open_model(w, err));
     KS_TRY(settle(w, err));
@@ -369,31 +280,35 @@ static ks_status run(work *w, ks_err *err) {
     w->n = w->problems.n * (size_t)w->samples;
     KS_TRY(ks_alloc(&w->chains, w->n, sizeof *w->chains, "chains", err));
     KS_TRY(prepare_prompts(w, err));
-    if (c->dry_run) {
-        say_plan(w);
+    if (c->dry_run) return ks__generate_plan(w, err);
+    KS_TRY(ks__generate_take_over(w, &whole, err));
+    if (whole) {
+        ks_log(KS_LOG_INFO, "%s is already whole", c->out);
+        ks__generate_sum_up(w, 0);
         return KS_OK;
     }
-    KS_TRY(ks_part_open(&w->part, c->out, c->resume, c->force, adopt, w, &begun,
-                        err));
     KS_TRY(list_requests(w, err));
     if (!c->quiet)
-        w->progress = ks_progress_open("generate", "chain", (double)w->n);
+        w->progress = ks_progress_open("generate", "chain", (double)w->n_asked);
     w->options.progress = show;
     double start = ks_seconds();
     st = ks_generate_on(&w->engines, &w->options, w->requests, w->n_requests,
                         keep, w, &w->stats, err);
+    ks_progress_rate(w->progress, "tok",
+                     (double)w->stats.sampled / (ks_seconds() - start), 0,
+                     false);
     ks_progress_close(&w->progress);
     KS_CHECK(st != KS_INTERRUPTED || !w->part.path, KS_INTERRUPTED,
              "%s keeps %zu of %zu chains; --resume goes on from there",
-             w->part.path, w->n_done, w->n);
+             w->part.path, w->n_done, w->n_asked);
     KS_TRY(st);
     KS_TRY(write_all(w, err));
-    sum_up(w, ks_seconds() - start);
+    ks__generate_sum_up(w, ks_seconds() - start);
 done:
     return st;
 }
 
-static void finish(work *w) {
+static void finish(ks_generate_work *w) {
     for (size_t i = 0; w->chains && i < w->n; i++) json_decref(w->chains[i]);
     for (size_t i = 0; w->prompts && i < w->problems.n; i++)
         ks_str_free(&w->prompts[i]);
@@ -404,6 +319,7 @@ static void finish(work *w) {
     ks_part_close(&w->part, false);
     free(w->chains);
     free(w->prompts);
+    free(w->fits);
     free(w->tokens);
     free(w->requests);
     free(w->places);
@@ -416,11 +332,11 @@ static void finish(work *w) {
 }
 
 int ks_cmd_generate(int argc, char **argv) {
-    input in = {0};
+    ks_generate_input in = {0};
     ks_cli_common_init(&in.common);
     int code = ks_cli_parse(&argp, "generate", argc, argv, &in);
     if (code != KS_EXIT_DONE) return code;
-    work w = {.in = &in};
+    ks_generate_work w = {.in = &in};
     ks_err err = {0};
     if (run(&w, &err) != KS_OK) code = ks_cli_failed("generate", &err);
     finish(&w);

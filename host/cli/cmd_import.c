@@ -107,10 +107,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (!in->file) argp_error(state, "the file to import is missing");
         if (in->tokenizer && !in->common.model)
             argp_error(state, "--tokenizer goes with --model");
-        if (in->problems_out &&
-            strcmp(in->problems_out, in->common.out ? in->common.out : "-") ==
-                0)
-            argp_error(state, "--out and --problems-out name the same file");
         return 0;
     default:
         if (parse_field(in, key, arg) == 0) return 0;
@@ -186,6 +182,13 @@ static ks_status run(const input *in, ks_err *err) {
     ks_problems problems = {0};
     ks_imported all = {0};
     const char *outs[] = {c->out, in->problems_out};
+    const ks_use uses[] = {{"--out", c->out ? c->out : "-", true},
+                           {"--problems-out", in->problems_out, true},
+                           {"FILE", in->file, false},
+                           {"--problems", c->problems, false},
+                           {"--model", c->model, false},
+                           {"--tokenizer", in->tokenizer, false}};
+    KS_TRY(ks_refuse_overlap(uses, KS_COUNT(uses), err));
     for (size_t i = 0; i < KS_COUNT(outs); i++)
         if (outs[i] && strcmp(outs[i], "-") != 0)
             KS_TRY(ks_refuse_existing(outs[i], c->force, err));

@@ -178,6 +178,11 @@ static void check(const input *in, struct argp_state *state) {
     if (!c->clean && !c->dry_run)
         argp_error(state,
                    "--clean is missing: labels index the chains written there");
+    const char *outs[] = {c->out, c->clean, in->options.prefixes};
+    for (size_t i = 0; i < KS_COUNT(outs); i++)
+        if (c->json && !c->dry_run && outs[i] && strcmp(outs[i], "-") == 0)
+            argp_error(state, "--json and labels or chains to - both want "
+                              "standard output");
     if ((in->options.method == KS_LABEL_EXTERNAL) != !!in->options.ranking)
         argp_error(state, "--method external and --ranking go together");
     if (in->options.method == KS_LABEL_RANDOM && in->options.orders == 0)
@@ -383,12 +388,19 @@ static void say_labels(const ks_label_summary *s) {
            (long long)s->cut, (long long)s->cut_of_others);
 }
 
-static void sum_up(const ks_label_summary *s, ks_label_method method) {
+static void sum_up(const input *in, const ks_label_summary *s) {
+    bool curve = in->options.method == KS_LABEL_CURVE;
+    if (s->whole) {
+        ks_log(KS_LOG_INFO, "%s is already whole: %lld of %lld chains %s",
+               in->common.out, (long long)(curve ? s->curves : s->labelled),
+               (long long)s->chains, curve ? "with curves" : "labelled");
+        return;
+    }
     for (int i = KS_SKIP_NONE + 1; i < KS_N_SKIPS; i++)
         if (s->skipped[i] > 0)
             ks_log(KS_LOG_INFO, "%lld chains %s", (long long)s->skipped[i],
                    ks_label_skip_name((ks_label_skip)i));
-    if (method == KS_LABEL_CURVE)
+    if (curve)
         ks_log(KS_LOG_INFO, "%lld of %lld chains with curves",
                (long long)s->curves, (long long)s->chains);
     else
@@ -419,10 +431,13 @@ static json_t *skipped_of(const ks_label_job *job) {
     return by;
 }
 
-static ks_status print_json(const ks_label_job *job, const ks_label_summary *s,
-                            ks_err *err) {
-    ks_status st = KS_OK;
-    json_t *all = json_pack(
+static json_t *sums_of(const ks_label_job *job, const ks_label_summary *s) {
+    if (s->whole)
+        return json_pack("{s:b,s:I,s:I,s:I}", "whole", 1, "chains",
+                         (json_int_t)s->chains, "labelled",
+                         (json_int_t)s->labelled, "curves",
+                         (json_int_t)s->curves);
+    return json_pack(
         "{s:I,s:I,s:I,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,"
         "s:f}",
         "chains", (json_int_t)s->chains, "labelled", (json_int_t)s->labelled,
@@ -435,6 +450,12 @@ static ks_status print_json(const ks_label_job *job, const ks_label_summary *s,
         "computed", (json_int_t)s->stats.computed, "shared",
         (json_int_t)s->stats.shared, "sampled", (json_int_t)s->stats.sampled,
         "scored", (json_int_t)s->stats.scored, "seconds", s->seconds);
+}
+
+static ks_status print_json(const ks_label_job *job, const ks_label_summary *s,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *all = sums_of(job, s);
     KS_CHECK(all && !json_dumpf(all, stdout, JSON_INDENT(1)) &&
                  putchar('\n') != EOF,
              KS_IO, "standard output: cannot write");
@@ -460,7 +481,7 @@ static ks_status run(input *in, ks_err *err) {
     st = ks_label_run(job, progress ? show : NULL, progress, &summary, err);
     ks_progress_close(&progress);
     KS_TRY(st);
-    if (!in->common.quiet) sum_up(&summary, in->options.method);
+    if (!in->common.quiet) sum_up(in, &summary);
     if (in->common.json) KS_TRY(print_json(job, &summary, err));
 done:
     ks_label_close(&job);

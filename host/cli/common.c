@@ -1,6 +1,7 @@
 /* common.c - options and habits that every subcommand shares. */
 #include "cli.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <signal.h>
@@ -46,7 +47,8 @@ static size_t bytes(const char *text, struct argp_state *state) {
     char *end;
     double value = strtod(text, &end);
     static const char units[] = "KMGT";
-    const char *unit = *end ? strchr(units, *end & ~0x20) : NULL;
+    const char *unit =
+        isalpha((unsigned char)*end) ? strchr(units, *end & ~0x20) : NULL;
     if (unit) {
         value = ldexp(value, 10 * (int)(unit - units + 1));
         end++;

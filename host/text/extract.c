@@ -203,13 +203,13 @@ ks_status ks_text_extract(const char *text, size_t n, ks_template which,
     return KS_OK;
 }
 
-bool ks_text_opens(const char *text, size_t n) {
+size_t ks_text_opening(const char *text, size_t n) {
     static const char *const marks[] = {THINK, "analysis<|message|>",
                                         "commentary<|message|>"};
     n = ks_text_trim(text, (ks_span){0, n}).end;
     for (size_t i = 0; i < KS_COUNT(marks); i++) {
         size_t m = strlen(marks[i]);
-        if (n >= m && memcmp(text + n - m, marks[i], m) == 0) return true;
+        if (n >= m && memcmp(text + n - m, marks[i], m) == 0) return n - m;
     }
-    return false;
+    return SIZE_MAX;
 }

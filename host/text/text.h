@@ -72,8 +72,9 @@ ks_status ks_template_find(const char *name, ks_template *out, ks_err *err);
  * *closed (may be NULL): a mark that ends the thinking was found. */
 ks_status ks_text_extract(const char *text, size_t n, ks_template which,
                           ks_span *out, bool *closed, ks_err *err);
-/* Text ends in a mark that opens the thinking, blanks behind it not counted. */
-bool ks_text_opens(const char *text, size_t n);
+/* Where the mark begins that opens the thinking and in which the text ends,
+ * blanks behind it not counted; SIZE_MAX: it ends in none. */
+size_t ks_text_opening(const char *text, size_t n);
 
 /* ------------------------------------------------------------------- split */
 

@@ -263,6 +263,71 @@ Test(generate, crew_equals_one_scheduler) {
     ks_engine_close(&engine);
 }
 
+typedef struct by_thread {
+    pthread_t seen[CROWD];
+    int n;
+    result results[CROWD];
+} by_thread;
+
+static ks_status note_thread(void *user, size_t i, const int32_t *ids,
+                             int32_t n, ks_finish finish, ks_err *err) {
+    by_thread *t = user;
+    int k = 0;
+    while (k < t->n && !pthread_equal(t->seen[k], pthread_self())) k++;
+    t->seen[k] = pthread_self();
+    t->n += k == t->n;
+    return keep(t->results, i, ids, n, finish, err);
+}
+
+/* Samples of one problem keep every thread busy, and are what they were. */
+Test(generate, one_problem_goes_to_all_of_a_crew) {
+    static result one[CROWD];
+    static by_thread many;
+    ks_request requests[CROWD];
+    ks_generate_stats stats;
+    ks_generate_options options = {
+        .temperature = 1, .top_p = 1, .max_new = 30, .seed = 5};
+    ks_engine *engine = open_small(512, 1);
+    golden g = golden_open("qwen3", engine);
+    fill_requests(&g, requests);
+    for (int32_t i = 0; i < CROWD; i++) {
+        requests[i].prompt = requests[0].prompt;
+        requests[i].n_prompt = requests[0].n_prompt;
+        requests[i].group = 0;
+    }
+    run_crowd(engine, &options, requests, one, &stats);
+    cr_expect_eq(stats.prompts, CROWD * requests[0].n_prompt);
+    ks_engine_close(&engine);
+    engine = open_small(512, 3);
+    must(ks_generate(engine, &options, requests, CROWD, note_thread, &many,
+                     &stats, err));
+    cr_expect_eq(many.n, 3, "%d threads", many.n);
+    for (int32_t i = 0; i < CROWD; i++)
+        expect_equal_results("one problem", one + i, many.results + i);
+    golden_close(&g);
+    ks_engine_close(&engine);
+}
+
+/* Samples that never part have their prompt too. */
+Test(generate, prompts_of_followers_count) {
+    static result all[CROWD];
+    ks_request requests[CROWD];
+    ks_generate_stats stats;
+    ks_generate_options options = {.top_p = 1, .max_new = 6};
+    ks_engine *engine = open_small(512, 1);
+    golden g = golden_open("qwen3", engine);
+    fill_requests(&g, requests);
+    for (int32_t i = 0; i < CROWD; i++) {
+        requests[i].prompt = requests[0].prompt;
+        requests[i].n_prompt = requests[0].n_prompt;
+        requests[i].group = 0;
+    }
+    run_crowd(engine, &options, requests, all, &stats);
+    cr_expect_eq(stats.prompts, CROWD * requests[0].n_prompt);
+    golden_close(&g);
+    ks_engine_close(&engine);
+}
+
 /* ------------------------------------------------------------ long prompts */
 
 enum { LONG = 200, MANY = 10 };

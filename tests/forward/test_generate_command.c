@@ -1,66 +1,12 @@
-/* keystep generate, split and score as a user runs them, on the embedded demo
+/* keystep generate and score as a user runs them, on the embedded demo
  * model. */
-#include <jansson.h>
 #include <math.h>
 
-#include "base.h"
-#include "shell.h"
+#include "generate_shell.h"
 
 #ifdef KS_PROGRAM
 
-#define MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
-
-static char folder[64];
-
-static void make_folder(void) {
-    make_temporary(folder, "generate");
-}
-
-static void drop_folder(void) {
-    drop_temporary(folder);
-}
-
 TestSuite(generate_command, .init = make_folder, .fini = drop_folder);
-
-/* Runs `keystep ARGS` in the folder; $P is the model. Exit code; out gets
- * stdout and stderr. */
-static int keystep(char *out, size_t size, const char *args) {
-    char command[2048];
-    snprintf(command, sizeof command, "cd '%s' && M='%s' && { %s %s; } 2>&1",
-             folder, MODEL, KS_PROGRAM, args);
-    return shell_run(command, out, size);
-}
-
-static void write_problems(void) {
-    char path[128];
-    snprintf(path, sizeof path, "%s/problems.jsonl", folder);
-    FILE *file = fopen(path, "w");
-    cr_assert(file);
-    for (int i = 0; i < 3; i++)
-        fprintf(file,
-                "{\"id\":\"p%d\",\"question\":\"How many coins has Ben? "
-                "Ben has %d coins.\",\"answer\":\"%d\"}\n",
-                i, i + 2, i + 2);
-    fclose(file);
-}
-
-static json_t *read_lines(const char *name) {
-    char path[128], line[65536];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *file = fopen(path, "r");
-    cr_assert(file, "%s", path);
-    json_t *all = json_array();
-    while (fgets(line, sizeof line, file))
-        json_array_append_new(all, json_loads(line, 0, NULL));
-    fclose(file);
-    return all;
-}
-
-#define GENERATE                                                               \
-    "generate --model $M --problems problems.jsonl --samples 2 "               \
-    "--temperature 1 --seed 3 --max-new 24 --instruction '' --threads 1 "
-
-static char out[65536];
 
 Test(generate_command, chains_in_the_order_of_problems) {
     write_problems();
@@ -115,12 +61,23 @@ Test(generate_command, sums_as_json) {
     json_decref(sums);
     cr_assert_eq(keystep(out, sizeof out, GENERATE "--json --dry-run"), 0);
     sums = json_loads(out, 0, NULL);
-    cr_assert_eq(json_unpack(sums, "{s:I,s:I}", "problems", &seen[0],
-                             "prompt_tokens", &seen[1]),
+    cr_assert_eq(json_unpack(sums, "{s:I,s:I,s:I,s:I,s:I}", "problems",
+                             &seen[0], "prompt_tokens", &seen[1], "chains",
+                             &seen[2], "shared_tokens", &seen[4],
+                             "most_new_tokens", &sampled),
                  0, "%s", out);
     cr_expect_eq(seen[0], 3);
-    cr_expect_eq(2 * seen[1], seen[3]);
+    cr_expect_eq(seen[1], seen[3]);
+    cr_expect_eq(seen[2], 6);
+    cr_expect_eq(sampled, 6 * 24);
+    /* half is the second samples'; and three questions begin alike */
+    cr_expect(seen[4] > seen[3] / 2 && seen[4] < seen[3], "%lld of %lld",
+              (long long)seen[4], (long long)seen[3]);
     json_decref(sums);
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--dry-run"), 0);
+    cr_expect(strstr(out, "3 problems x 2 samples: 6 chains") &&
+                  strstr(out, "at most 144 new tokens, 24 a chain"),
+              "%s", out);
     json_decref(all);
 }
 
@@ -130,34 +87,141 @@ Test(generate_command, same_bytes_whatever_the_batch) {
     cr_assert_eq(keystep(out, sizeof out,
                          GENERATE "--out b.jsonl --batch-tokens 7 --memory 2M"),
                  0, "%s", out);
-    cr_expect_eq(system("exit 0"), 0);
     char command[256];
     snprintf(command, sizeof command, "cd '%s' && cmp a.jsonl b.jsonl", folder);
     cr_expect_eq(system(command), 0, "the files differ");
 }
 
-Test(generate_command, resume_takes_over_what_is_there) {
+/* One problem that no context holds does not cost the others their chains. */
+Test(generate_command, problems_that_do_not_fit_are_left_out) {
     write_problems();
-    char command[512];
+    shell("python3 -c \"print('{\\\"id\\\":\\\"long\\\",\\\"question\\\":"
+          "\\\"' + 'Ben has 2 coins. ' * 4000 + '\\\"}')\" >> problems.jsonl; "
+          "echo '{\"id\":\"none\",\"question\":\"\"}' >> problems.jsonl");
+    expect_said(GENERATE "--template raw --out a.jsonl", 0, "6 chains");
+    cr_expect(strstr(out, "1 problem too long for the context (") &&
+                  strstr(out, "tokens), left out: long\n"),
+              "%s", out);
+    cr_expect(strstr(out, "1 problem without a token to read, left out: none"),
+              "%s", out);
+    shell("test $(wc -l < a.jsonl) = 6");
+    cr_assert_eq(keystep(out, sizeof out,
+                         GENERATE
+                         "--template raw --out b.jsonl --json --quiet"),
+                 0);
+    json_t *sums = json_loads(out, 0, NULL);
+    const char *ids[2];
+    json_int_t n[2];
+    cr_assert_eq(json_unpack(sums, "{s:I,s:[s],s:[s],s:I}", "chains", &n[0],
+                             "too_long", &ids[0], "empty", &ids[1],
+                             "without_answer", &n[1]),
+                 0, "%s", out);
+    cr_expect_str_eq(ids[0], "long");
+    cr_expect_str_eq(ids[1], "none");
+    cr_expect(n[0] == 6 && n[1] == 0);
+    json_decref(sums);
+    shell("grep long problems.jsonl > l.jsonl");
+    expect_said("generate --model $M --problems l.jsonl --out c.jsonl", 1,
+                "l.jsonl: problem long has a prompt of ");
+}
+
+Test(generate_command, problems_without_an_answer_are_counted) {
+    write_problems();
+    shell("sed -i '2s/,\"answer\":\"3\"//' problems.jsonl");
+    expect_said(GENERATE "--out a.jsonl", 0,
+                "1 problem without an answer: not judged");
+    json_t *all = read_lines("a.jsonl");
+    for (size_t i = 0; i < 6; i++) {
+        json_t *c = json_array_get(all, i);
+        bool none = i / 2 == 1;
+        cr_expect_eq(json_is_null(json_object_get(c, "correct")), none);
+        cr_expect_eq(json_object_get(c, "gold") == NULL, none);
+    }
+    json_decref(all);
+}
+
+Test(generate_command, at_most_8000_new_tokens_by_default) {
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out,
+                         "generate --model $M --problems problems.jsonl "
+                         "--out a.jsonl --threads 1"),
+                 0);
+    shell("test $(grep -c '\"max_new\":8000,' a.jsonl) = 3");
+    expect_said("generate --help", 0, "8000");
+}
+
+/* Where standard error is no terminal: a rate of tokens, how long it took. */
+Test(generate_command, progress_without_a_terminal) {
+    write_problems();
     cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0);
-    /* Three chains, out of order, and a line that a kill cut. */
-    snprintf(command, sizeof command,
-             "cd '%s' && { sed -n 5p a.jsonl; sed -n 1,2p a.jsonl; "
-             "sed -n 4p a.jsonl | head -c 40; } > b.jsonl.part",
-             folder);
-    cr_assert_eq(system(command), 0);
-    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out b.jsonl"), 1);
-    cr_expect(strstr(out, "--resume"), "%s", out);
-    cr_expect_eq(
-        keystep(out, sizeof out, GENERATE "--top-k 5 --out b.jsonl --resume"),
-        1);
-    cr_expect(strstr(out, "other settings"), "%s", out);
-    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out b.jsonl --resume"), 0,
-                 "%s", out);
-    snprintf(command, sizeof command,
-             "cd '%s' && cmp a.jsonl b.jsonl && ! test -e b.jsonl.part",
-             folder);
-    cr_expect_eq(system(command), 0, "the files differ");
+    const char *line = strstr(out, "generate: 100%, 6 of 6 chain, ");
+    cr_assert(line, "%s", out);
+    char *unit;
+    double rate =
+        strtod(line + strlen("generate: 100%, 6 of 6 chain, "), &unit);
+    cr_expect_gt(rate, 0);
+    cr_expect(strncmp(unit, " tok/s, 0:", 10) == 0, "%s", line);
+    const char *end = strchr(line, '\n');
+    cr_expect(end && strncmp(end - 5, " took", 5) == 0,
+              "nothing of prompts is left to say: %s", line);
+}
+
+Test(generate_command, memory_is_a_number_and_a_unit) {
+    static const char *const bad[] = {"'2 '", "'2 G'", "2X", "'2  '"};
+    for (size_t i = 0; i < KS_COUNT(bad); i++) {
+        char args[256];
+        snprintf(args, sizeof args, "generate --memory %s --help", bad[i]);
+        expect_said(args, 2, "--memory takes bytes such as");
+    }
+}
+
+/* An OUT that is there is this run's, or it is refused, and stays. */
+Test(generate_command, resume_leaves_what_is_whole) {
+    static const struct {
+        const char *options, *words;
+    } bad[] = {
+        {"--seed 4", "a.jsonl line 1 was sampled with other settings: \"seed\" "
+                     "is 3 there, 4 here; --force starts afresh"},
+        {"--temperature 2", "\"temperature\" is 1.0 there, 2.0 here"},
+        {"--samples 3", "has 6 of the 9 chains"},
+        {"--samples 1", "sample '1' of 0 to 0"},
+        {"--instruction Say", "\"instruction\" is"},
+    };
+    char line[256];
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl"), 0, "%s",
+                 out);
+    shell("cp a.jsonl kept && stat -c '%i %Y' a.jsonl > was");
+    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out a.jsonl --resume"),
+                 0);
+    cr_expect(strstr(out, "a.jsonl is already whole"), "%s", out);
+    for (size_t i = 0; i < KS_COUNT(bad); i++) {
+        snprintf(line, sizeof line, GENERATE "--out a.jsonl --resume %s",
+                 bad[i].options);
+        cr_expect_eq(keystep(out, sizeof out, line), 1, "%s", out);
+        cr_expect(strstr(out, bad[i].words), "%s", out);
+    }
+    shell("stat -c '%i %Y' a.jsonl | cmp - was && cmp a.jsonl kept && "
+          "! test -e a.jsonl.part && ! test -e a.jsonl.lock");
+    cr_expect_eq(keystep(out, sizeof out,
+                         GENERATE "--out a.jsonl --resume --force --seed 4"),
+                 0, "%s", out);
+    shell("! cmp -s a.jsonl kept");
+}
+
+/* Two runs write one OUT: the second is told whose it is. */
+Test(generate_command, one_process_writes) {
+    write_problems();
+    cr_assert_eq(keystep(out, sizeof out,
+                         GENERATE
+                         "--samples 4000 --out a.jsonl & p=$!; until "
+                         "[ -s a.jsonl.part ]; do sleep 0.01; done; " KS_PROGRAM
+                         " " GENERATE "--out ./a.jsonl --force; echo code $?; "
+                         "kill -INT $p; wait $p; echo then $?"),
+                 0, "%s", out);
+    cr_expect(strstr(out, "./a.jsonl is being written by process "), "%s", out);
+    cr_expect(strstr(out, "code 1") && strstr(out, "then 130"), "%s", out);
+    shell("test -s a.jsonl.part && ! test -e a.jsonl.lock");
 }
 
 Test(generate_command, refusals) {
@@ -165,36 +229,13 @@ Test(generate_command, refusals) {
     cr_expect_eq(keystep(out, sizeof out, "generate --model $M"), 2);
     cr_expect_eq(keystep(out, sizeof out, GENERATE "--out a --template x"), 2);
     cr_expect(strstr(out, "chatml"), "%s", out);
-    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out problems.jsonl"), 1);
+    cr_expect_eq(keystep(out, sizeof out, GENERATE "--out problems.jsonl"), 2);
     cr_expect(strstr(out, "problems.jsonl"), "%s", out);
     cr_expect_eq(keystep(out, sizeof out,
                          "generate --model /nowhere --problems problems.jsonl "
                          "--out x"),
                  1);
     cr_expect(strstr(out, "/nowhere"), "%s", out);
-}
-
-Test(generate_command, split_keeps_other_fields) {
-    char path[128];
-    snprintf(path, sizeof path, "%s/c.jsonl", folder);
-    FILE *file = fopen(path, "w");
-    fputs("{\"id\":\"a\",\"problem\":\"p\",\"prompt\":\"\",\"text\":\"One is "
-          "one thing. Two is another.\",\"mine\":{\"x\":1}}\n",
-          file);
-    fclose(file);
-    cr_assert_eq(
-        keystep(out, sizeof out, "split --chains c.jsonl --out d.jsonl"), 0,
-        "%s", out);
-    json_t *all = read_lines("d.jsonl"), *c = json_array_get(all, 0);
-    json_t *steps = json_object_get(c, "steps");
-    cr_assert_eq(json_array_size(steps), 2);
-    json_t *second = json_array_get(steps, 1);
-    cr_expect_eq(json_integer_value(json_object_get(second, "begin")), 17);
-    cr_expect_eq(json_integer_value(json_object_get(second, "end")), 33);
-    cr_expect_not_null(json_object_get(c, "mine"));
-    json_decref(all);
-    cr_expect_eq(
-        keystep(out, sizeof out, "split --chains c.jsonl --out d.jsonl"), 1);
 }
 
 /* The chain rule, and an error that does not stop the lines after it. */

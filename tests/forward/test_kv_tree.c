@@ -198,6 +198,71 @@ Test(kv_tree, evicts_in_order) {
     cr_expect_eq(ks_kv_free_pages(kv), PAGES);
 }
 
+/* All that is spare can be had: also below a page that a search stopped at for
+ * want of scores, and ahead of what somebody has announced. */
+Test(kv_tree, evicts_what_is_spare) {
+    int32_t ids[3 * KS_PAGE], pages[MOST], found[MOST];
+    float at[3 * KS_PAGE];
+    ks_kv_rest rest;
+    bool coming;
+    cr_assert(compute("ab", pages));
+    drop(pages, 2);
+    cr_assert(compute("xy", pages));
+    drop(pages, 2);
+    write_ids("abc", ids);
+    for (int t = 0; t < 3 * KS_PAGE; t++) at[t] = NAN;
+    ks_kv_scores none = {at, 1};
+    cr_assert_eq(ks_kv_tree_find(tree, ids, 3 * KS_PAGE, &none, found, &rest),
+                 0);
+    if (rest.page >= 0) ks_kv_page_drop(kv, rest.page);
+    ks_kv_tree_announce(tree, ids, 3 * KS_PAGE);
+    for (int i = 0; i < 3; i++) pages[i] = ks_kv_page_take(kv);
+    ks_kv_tree_ready(tree, ids, 3 * KS_PAGE, NULL, pages);
+    drop(pages, 3);
+    cr_expect_eq(ks_kv_tree_spare(tree), 5);
+    cr_expect_eq(ks_kv_tree_evict(tree, 2), 2);
+    cr_expect_eq(find("xy", found, &coming), 0, "not used for longest");
+    cr_expect_eq(ks_kv_tree_evict(tree, 9), 3);
+    cr_expect_eq(ks_kv_tree_spare(tree), 0);
+    cr_expect_eq(ks_kv_free_pages(kv), PAGES);
+
+    cr_assert(compute("ab", pages));
+    drop(pages, 2);
+    ks_kv_tree_announce(tree, ids, 3 * KS_PAGE);
+    cr_expect_eq(ks_kv_tree_spare(tree), 2);
+    cr_expect_eq(ks_kv_tree_evict(tree, 2), 2, "c is announced, and alone");
+    cr_expect_eq(find("abc", found, &coming), 0);
+    cr_expect(!coming, "nobody waits for what nobody will find");
+    for (int i = 0; i < 3; i++) pages[i] = ks_kv_page_take(kv);
+    ks_kv_tree_ready(tree, ids, 3 * KS_PAGE, NULL, pages);
+    ks_kv_tree_forget(tree, ids, 3 * KS_PAGE);
+    drop(pages, 3);
+    cr_expect_eq(ks_kv_free_pages(kv), PAGES);
+}
+
+/* Two announce the same below a page without scores: one takes it back, the
+ * other computes on, and a third does not wait for it. */
+Test(kv_tree, one_of_two_takes_back) {
+    int32_t ids[4 * KS_PAGE], pages[MOST], found[MOST];
+    bool coming;
+    cr_assert(compute("a", pages));
+    write_ids("abcd", ids);
+    ks_kv_tree_announce(tree, ids, 3 * KS_PAGE); /* abc */
+    ks_kv_tree_announce(tree, ids, 4 * KS_PAGE); /* abcd */
+    ks_kv_tree_forget(tree, ids, 3 * KS_PAGE);
+    drop(found, find("abcd", found, &coming));
+    cr_expect(coming, "the longer one still comes");
+    ks_kv_tree_announce(tree, ids, 3 * KS_PAGE);
+    ks_kv_tree_forget(tree, ids, 4 * KS_PAGE);
+    drop(found, find("abcd", found, &coming));
+    cr_expect(!coming, "and is taken back whole");
+    for (int i = 1; i < 3; i++) pages[i] = ks_kv_page_take(kv);
+    ks_kv_tree_ready(tree, ids, 3 * KS_PAGE, NULL, pages);
+    cr_expect_eq(find("abcd", found, &coming), 1, "its page stays its own");
+    drop(found, 1);
+    drop(pages, 3);
+}
+
 /* Words at random against what a page was computed for. */
 Test(kv_tree, pages_hold_what_they_are_asked_for) {
     char holds[PAGES][MOST + 1];

@@ -89,12 +89,12 @@ Test(base, write_file_is_whole_or_absent) {
 Test(base, write_file_leaves_the_part_alone) {
     ks_err err = {0};
     ks_part part;
-    bool begun;
+    ks_found found;
     char *text;
     size_t n;
     char path[256];
     snprintf(path, sizeof path, "%s", in_folder("kept.txt"));
-    cr_assert(ks_part_open(&part, path, false, false, NULL, NULL, &begun,
+    cr_assert(ks_part_open(&part, path, false, false, NULL, NULL, &found,
                            &err) == KS_OK);
     json_t *object = json_pack("{s:i}", "a", 1);
     cr_assert(ks_part_add(&part, object, &err) == KS_OK);
@@ -118,24 +118,99 @@ static ks_status count(void *user, size_t line, json_t *object, ks_err *err) {
 Test(base, a_part_without_a_whole_line_is_begun_afresh) {
     ks_err err = {0};
     ks_part part;
-    bool begun;
+    ks_found found;
     int lines = 0;
     char path[256];
     snprintf(path, sizeof path, "%s", in_folder("torn"));
     cr_assert(ks_write_file(in_folder("torn.part"), "{\"a", 3, true, &err) ==
               KS_OK);
-    cr_assert(ks_part_open(&part, path, true, false, count, &lines, &begun,
+    cr_assert(ks_part_open(&part, path, true, false, count, &lines, &found,
                            &err) == KS_OK);
     ks_part_close(&part, false);
-    cr_assert(not(begun));
+    cr_assert(eq(int, found, KS_FOUND_NOTHING));
     cr_assert(lines == 0);
     cr_assert(ks_write_file(in_folder("torn.part"), "{}\n{\"a", 6, true,
                             &err) == KS_OK);
-    cr_assert(ks_part_open(&part, path, true, false, count, &lines, &begun,
+    cr_assert(ks_part_open(&part, path, true, false, count, &lines, &found,
                            &err) == KS_OK);
     ks_part_close(&part, true);
-    cr_assert(begun && lines == 1);
+    cr_assert(found == KS_FOUND_PART && lines == 1);
     cr_assert(not(ks_file_exists(in_folder("torn.part"))));
+}
+
+/* One at a time, the holder by name; free again when it is dropped, and when
+ * a process that held it has left the file behind. */
+Test(base, locks_name_their_holder) {
+    ks_err err = {0};
+    ks_lock a, b;
+    char path[256], name[300], words[64];
+    snprintf(path, sizeof path, "%s", in_folder("held"));
+    snprintf(name, sizeof name, "%s.lock", path);
+    snprintf(words, sizeof words, "being written by process %ld on ",
+             (long)getpid());
+    cr_assert(ks_write_file(name, "process 1 on mars\n", 18, false, &err) ==
+              KS_OK);
+    cr_assert(ks_lock_take(&a, path, &err) == KS_OK, "%s", err.text);
+    cr_assert(eq(int, ks_lock_take(&b, path, &err), KS_EXISTS));
+    cr_assert(strstr(err.text, words) != NULL, "%s", err.text);
+    ks_lock_drop(&b);
+    cr_assert(ks_file_exists(name));
+    ks_lock_drop(&a);
+    cr_assert(not(ks_file_exists(name)));
+    cr_assert(ks_lock_take(&b, path, &err) == KS_OK);
+    ks_lock_drop(&b);
+    ks_lock_drop(&b);
+    cr_assert(eq(int, ks_lock_take(&a, "/nowhere/x", &err), KS_IO));
+    cr_assert(strstr(err.text, "/nowhere/x.lock") != NULL);
+    ks_lock_drop(&a);
+}
+
+Test(base, the_same_file_by_any_name) {
+    ks_err err = {0};
+    char there[256], fresh[256], other[300];
+    snprintf(there, sizeof there, "%s", in_folder("there"));
+    snprintf(fresh, sizeof fresh, "%s", in_folder("fresh"));
+    snprintf(other, sizeof other, "%s/./fresh", folder);
+    cr_assert(ks_write_file(there, "", 0, false, &err) == KS_OK);
+    ks_use uses[] = {{"--out", fresh, true}, {"--in", there, false}};
+    cr_assert(ks_refuse_overlap(uses, 2, &err) == KS_OK);
+    uses[0].path = there;
+    cr_assert(eq(int, ks_refuse_overlap(uses, 2, &err), KS_USAGE));
+    cr_assert(strstr(err.text, "would overwrite what --in names") != NULL);
+    uses[0].written = false; /* read twice */
+    cr_assert(ks_refuse_overlap(uses, 2, &err) == KS_OK);
+    uses[0] = (ks_use){"--out", fresh, true};
+    uses[1] = (ks_use){"--too", other, true};
+    cr_assert(eq(int, ks_refuse_overlap(uses, 2, &err), KS_USAGE));
+    cr_assert(strstr(err.text, "--too name the same file") != NULL);
+    uses[1].path = "-";
+    cr_assert(ks_refuse_overlap(uses, 2, &err) == KS_OK);
+    uses[0].path = "-";
+    cr_assert(eq(int, ks_refuse_overlap(uses, 2, &err), KS_USAGE));
+    uses[1].written = false; /* standard input */
+    cr_assert(ks_refuse_overlap(uses, 2, &err) == KS_OK);
+    uses[1].path = NULL;
+    cr_assert(ks_refuse_overlap(uses, 2, &err) == KS_OK);
+}
+
+Test(base, settings_that_differ_are_named) {
+    ks_err err = {0};
+    json_t *a = json_pack("{s:i,s:s}", "seed", 7, "cue", "x");
+    json_t *b = json_deep_copy(a);
+    cr_assert(ks_json_same(a, b, "f", &err) == KS_OK);
+    json_object_set_new(b, "seed", json_integer(42));
+    cr_assert(eq(int, ks_json_same(a, b, "f", &err), KS_MISMATCH));
+    cr_assert(eq(str, err.text, "f: seed is 7 here and 42 there"));
+    json_object_del(b, "seed");
+    ks_json_same(a, b, "f", &err);
+    cr_assert(eq(str, err.text, "f: seed is 7 here and not set there"));
+    ks_json_same(b, a, "f", &err);
+    cr_assert(eq(str, err.text, "f: seed is not set here and 7 there"));
+    cr_assert(eq(int, ks_json_same(a, NULL, "f", &err), KS_FORMAT));
+    cr_assert(eq(int, ks_json_same(a, json_object_get(a, "cue"), "f", &err),
+                 KS_FORMAT));
+    json_decref(a);
+    json_decref(b);
 }
 
 Test(base, write_file_names_a_folder_that_is_not_there) {

@@ -211,6 +211,29 @@ Test(chains, labels_fit_their_chains) {
                KS_MISMATCH, "another text");
 }
 
+/* Who replaces steps takes lines whose old ones are broken. */
+Test(chains, unsplit_lines_keep_broken_steps) {
+    static const char *const steps[] = {"\"none\"", "[{\"begin\":9,\"end\":1}]",
+                                        "[3]"};
+    for (size_t i = 0; i < KS_COUNT(steps); i++) {
+        char line[256];
+        ks_chains c;
+        ks_err err = {0};
+        snprintf(line, sizeof line,
+                 "{\"id\":\"a\",\"problem\":\"p\",\"prompt\":\"\",\"text\":"
+                 "\"t\",\"steps\":%s}\n",
+                 steps[i]);
+        const char *file = file_of(line);
+        cr_expect_eq(ks_chains_read(&c, file, KS_KEEP_OBJECTS, &err),
+                     KS_FORMAT);
+        cr_assert_eq(ks_chains_read(&c, file, KS_KEEP_UNSPLIT, &err), KS_OK,
+                     "%s", err.text);
+        cr_expect(!c.at[0].steps && c.at[0].object);
+        unlink(file);
+        ks_chains_free(&c);
+    }
+}
+
 Test(chains, set_steps_reaches_the_object) {
     ks_chains c;
     ks_err err = {0};
@@ -219,7 +242,7 @@ Test(chains, set_steps_reaches_the_object) {
     cr_expect_null(c.at[0].steps);
     ks_spans spans = {0};
     cr_assert_eq(ks_spans_add(&spans, 0, 1, &err), KS_OK);
-    cr_assert_eq(ks_chain_set_steps(&c.at[0], &spans, &err), KS_OK);
+    cr_assert_eq(ks_chain_set_steps(&c.at[0], &spans, NULL, &err), KS_OK);
     cr_expect_eq(c.at[0].n_steps, 1);
     json_t *steps = json_object_get(c.at[0].object, "steps");
     cr_expect_eq(json_array_size(steps), 1);

@@ -1,115 +1,8 @@
 /* test_import.c - lines of other tools as chains: each kind with each
  * template, ids and problems, what is refused, what is counted. */
-#include "import.h"
-#include "shell.h"
-
-static char folder[64];
-
-static void make_folder(void) {
-    make_temporary(folder, "import");
-}
-
-static void drop_folder(void) {
-    drop_temporary(folder);
-}
+#include "import_lines.h"
 
 TestSuite(import, .init = make_folder, .fini = drop_folder);
-
-static const char *path_of(const char *name) {
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
-
-static void write_lines(const char *name, const char *text) {
-    ks_err err = {0};
-    cr_assert(ks_write_file(path_of(name), text, strlen(text), true, &err) ==
-                  KS_OK,
-              "%s", err.text);
-}
-
-static void count_skipped(const ks_err *why) {
-    cr_expect(strstr(why->text, "in.jsonl line ") != NULL, "%s", why->text);
-}
-
-typedef struct imported {
-    ks_imported all;
-    json_t *chains; /* array */
-    json_t *problems;
-} imported;
-
-static json_t *parse_lines(const ks_str *lines) {
-    json_t *out = json_array();
-    for (const char *at = lines->data; *at; at = strchr(at, '\n') + 1)
-        cr_assert(!json_array_append_new(
-            out, json_loadb(at, strcspn(at, "\n"), JSON_ALLOW_NUL, NULL)));
-    return out;
-}
-
-/* The output is a file of chains as chains.h reads it. */
-static void check_chains(const ks_imported *all) {
-    ks_chains chains;
-    ks_err err = {0};
-    write_lines("out.jsonl", all->chains.data);
-    ks_status st =
-        ks_chains_read(&chains, path_of("out.jsonl"), KS_KEEP_FIELDS, &err);
-    cr_assert(st == KS_OK, "%s", err.text);
-    cr_assert(chains.n == all->n);
-    for (size_t i = 0; i < chains.n; i++) {
-        const ks_chain *c = &chains.at[i];
-        cr_expect(c->steps != NULL);
-        for (int32_t k = 0; k < c->n_steps; k++)
-            cr_expect(c->steps[k].begin == (k > 0 ? c->steps[k - 1].end : 0),
-                      "steps tile");
-    }
-    ks_chains_free(&chains);
-}
-
-static ks_status import(const char *lines, ks_import_options options,
-                        ks_template which, imported *out, ks_err *err) {
-    ks_prompt prompt;
-    cr_assert(ks_prompt_of(&prompt, which, err) == KS_OK);
-    prompt.instruction = "";
-    options.prompt = &prompt;
-    options.which = which;
-    write_lines("in.jsonl", lines);
-    ks_status st = ks_import(&out->all, path_of("in.jsonl"), &options, err);
-    if (st == KS_OK) {
-        out->chains = parse_lines(&out->all.chains);
-        out->problems = parse_lines(&out->all.problems);
-        check_chains(&out->all);
-    }
-    ks_prompt_close(&prompt);
-    return st;
-}
-
-static imported good(const char *lines, ks_import_options options,
-                     ks_template which) {
-    imported out = {0};
-    ks_err err = {0};
-    cr_assert(import(lines, options, which, &out, &err) == KS_OK, "%s",
-              err.text);
-    return out;
-}
-
-static void drop(imported *out) {
-    json_decref(out->chains);
-    json_decref(out->problems);
-    ks_imported_free(&out->all);
-}
-
-static void expect(const json_t *list, size_t i, const char *key,
-                   const char *expected) {
-    json_t *value = json_object_get(json_array_get(list, i), key);
-    json_t *want = json_loads(expected, JSON_DECODE_ANY, NULL);
-    char *got = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT)
-                      : strdup("(absent)");
-    cr_assert(want || strcmp(expected, "(absent)") == 0, "%s", expected);
-    cr_expect(want ? value && json_equal(value, want) : !value,
-              "line %zu: %s is %s, expected %s", i, key, got, expected);
-    json_decref(want);
-    free(got);
-}
 
 /* -------------------------------------------------------------- conversations
  */
@@ -311,13 +204,32 @@ Test(import, outputs) {
     expect(in.chains, 7, "id", "\"p/3\"");
     expect(in.chains, 7, "text", "\"<think>\"");
     expect(in.chains, 7, "rest", "\" So \\\\boxed{5}\"");
-    expect(in.chains, 7, "correct", "null");
+    expect(in.chains, 7, "correct", "true"); /* who wrote it knew */
     expect(in.chains, 8, "prompt", "\"Q,\\n\"");
     expect(in.chains, 8, "gold", "\"18\"");
     expect(in.chains, 8, "correct", "true");
     expect(in.chains, 9, "steps", "[]");
     cr_expect(in.all.n == 10 && in.all.unfinished == 3 && in.all.empty == 1 &&
-              in.all.judged == 2 && in.all.correct == 2);
+              in.all.judged == 3 && in.all.correct == 3);
+    drop(&in);
+}
+
+/* The same rule as for chains that were generated here. */
+Test(import, marks_of_a_question) {
+    imported in =
+        good("{\"question\":\"What does `</think>` mean? <think>a</think>\","
+             "\"text\":\"<think>It ends.</think>So.\"}\n",
+             (ks_import_options){0}, KS_TEMPLATE_QWEN);
+    expect(in.chains, 0, "text", "\"It ends.\"");
+    expect(in.chains, 0, "rest", "\"</think>So.\"");
+    drop(&in);
+    in = good(
+        "{\"prompt\":\"<|start|>user<|message|>Q<|end|><|start|>assistant"
+        "<|channel|>analysis<|message|>\",\"text\":\"It ends.<|end|><|start|>"
+        "assistant<|channel|>final<|message|>So.\"}\n",
+        (ks_import_options){0}, KS_TEMPLATE_HARMONY);
+    expect(in.chains, 0, "text", "\"It ends.\"");
+    expect(in.chains, 0, "finished", "true");
     drop(&in);
 }
 
@@ -359,67 +271,15 @@ Test(import, gsm8k) {
     drop(&in);
 }
 
-/* ----------------------------------------------------------------------- ids
- */
-
-#define O(fields) "{\"prompt\":\"P\",\"text\":\"t\"" fields "}\n"
-
-Test(import, ids) {
-    imported in =
-        good(O(",\"id\":\"a\"") O(",\"id\":\"a\"") O(",\"id\":\"b/7\"")
-                 O(",\"id\":\"c\",\"problem\":\"a\"") O(",\"problem\":\"a\"")
-                     O(",\"id\":12") "{\"prompt\":\"P\",\"text\":\"u\"}\n"
-                                     "{\"prompt\":\"other\",\"text\":\"t\"}\n"
-                                     "{\"prompt\":\"other\",\"text\":\"t\"}\n",
-             (ks_import_options){0}, KS_TEMPLATE_AUTO);
-    static const char *const expected[][2] = {
-        {"\"a/0\"", "\"a\""},       {"\"a/1\"", "\"a\""},
-        {"\"b/7\"", "\"b\""},       {"\"c\"", "\"a\""},
-        {"\"a/3\"", "\"a\""},       {"\"12/0\"", "\"12\""},
-        {"\"a/4\"", "\"a\""}, /* the same prompt as the first */
-        {"\"in/8/0\"", "\"in/8\""}, {"\"in/8/1\"", "\"in/8\""}};
-    for (size_t i = 0; i < KS_COUNT(expected); i++) {
-        expect(in.chains, i, "id", expected[i][0]);
-        expect(in.chains, i, "problem", expected[i][1]);
-    }
-    cr_expect(in.all.twins == 2, "%zu", in.all.twins); /* of b and 12 */
+/* A line of nothing but annotations is as blank as one without anything. */
+Test(import, gsm8k_lines_of_annotations) {
+    imported in = good("{\"question\":\"Q\",\"answer\":\"<<1+1=2>>\\nSo 2.\\n "
+                       "<<3>> <<4>>\\nThus 3.\\n#### 3\"}\n",
+                       (ks_import_options){0}, KS_TEMPLATE_AUTO);
+    expect(in.chains, 0, "text", "\"So 2.\\nThus 3.\"");
+    expect(in.chains, 0, "steps",
+           "[{\"begin\":0,\"end\":6},{\"begin\":6,\"end\":13}]");
     drop(&in);
-    in = good("{\"n\":\"b/7\",\"problem\":\"What?\",\"text\":\"t\","
-              "\"solution\":\"9\"}\n",
-              (ks_import_options){.id_field = "n",
-                                  .question_field = "problem",
-                                  .answer_field = "solution",
-                                  .whole_ids = true},
-              KS_TEMPLATE_AUTO);
-    expect(in.chains, 0, "id", "\"b/7/0\"");
-    expect(in.chains, 0, "problem", "\"b/7\"");
-    expect(in.chains, 0, "question", "\"What?\"");
-    expect(in.chains, 0, "gold", "\"9\"");
-    expect(in.chains, 0, "correct", "false");
-    drop(&in);
-}
-
-Test(import, problems_fill_what_is_missing) {
-    ks_problems problems;
-    write_lines("p.jsonl", "{\"id\":\"a\",\"question\":\"Q\",\"answer\":\"7\"}"
-                           "\n{\"id\":\"b\",\"question\":\"R\"}\n");
-    cr_assert(ks_problems_read(&problems, path_of("p.jsonl"), KS_KEEP_FIELDS,
-                               NULL) == KS_OK);
-    imported in =
-        good("{\"id\":\"a\",\"prompt\":\"P\",\"text\":\"is 7\"}\n"
-             "{\"id\":\"a\",\"prompt\":\"P\",\"text\":\"is 8\"}\n"
-             "{\"id\":\"b\",\"prompt\":\"P\",\"text\":\"7\"}\n"
-             "{\"id\":\"c\",\"prompt\":\"P\",\"text\":\"7\"}\n",
-             (ks_import_options){.problems = &problems}, KS_TEMPLATE_AUTO);
-    expect(in.chains, 0, "correct", "true");
-    expect(in.chains, 1, "correct", "false");
-    expect(in.chains, 2, "correct", "null");
-    expect(in.chains, 2, "question", "\"R\"");
-    expect(in.chains, 3, "question", "(absent)");
-    cr_expect(json_array_size(in.problems) == 2 && in.all.n_problems == 2);
-    expect(in.problems, 0, "answer", "\"7\"");
-    drop(&in);
-    ks_problems_free(&problems);
 }
 
 /* ------------------------------------------------------------------- refusals
@@ -479,6 +339,7 @@ static const struct {
      "NUL",
      {0}},
     {O(",\"id\":\"\""), "line 1", "\"id\" is empty", {0}},
+    {O(",\"seed\":18446744073709551615"), "line 1", "too big integer", {0}},
     {O(",\"id\":[1]"), "line 1", "\"id\" is neither", {0}},
     {O(",\"id\":\"a/1\"") O(",\"id\":\"a/1\""),
      "line 2",
@@ -509,6 +370,17 @@ Test(import, bad_lines_are_named) {
                   "%s: %s", bad[i].lines, err.text);
         ks_imported_free(&out.all);
     }
+}
+
+/* Neither does one that no template can say. */
+Test(import, a_late_system_message_is_skipped) {
+    imported in =
+        good("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":"
+             "\"system\",\"content\":\"y\"},{\"role\":\"assistant\","
+             "\"content\":\"z\"}]}\n" O(""),
+             (ks_import_options){.skipped = count_skipped}, KS_TEMPLATE_CHATML);
+    cr_expect(in.all.n == 1 && in.all.skipped == 1);
+    drop(&in);
 }
 
 /* A skipped line leaves nothing behind: the next may have its id. */

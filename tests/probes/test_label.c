@@ -185,7 +185,7 @@ Test(label, refuses_what_is_left_of_other_settings) {
     run(LABEL " --problems " DATA "problems.jsonl --chains other --rollouts 90"
               " --out a --clean ka --resume",
         1);
-    cr_expect(strstr(text, "settings or inputs"), "%s", text);
+    cr_expect(strstr(text, "begun with other inputs"), "%s", text);
     run(LABEL INPUT " --out a --clean ka --force --seed 9", 0);
     run(LABEL INPUT " --out a --clean ka", 1);
     cr_expect(strstr(text, "exists"), "%s", text);

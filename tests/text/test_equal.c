@@ -58,6 +58,44 @@ Test(equal, table) {
     cr_assert(pairs > 400, "only %zu pairs", pairs);
 }
 
+/* The next "`a` = `b`" or "`a` != `b`" of a text, cut out in place. */
+static char *next_example(char *at, char **a, char **b, bool *same) {
+    while ((at = strchr(at, '`')) != NULL) {
+        char *end = strchr(at + 1, '`');
+        if (!end) return NULL;
+        *same = strncmp(end, "` = `", 5) == 0;
+        if (!*same && strncmp(end, "` != `", 6) != 0) {
+            at = end + 1;
+            continue;
+        }
+        *a = at + 1;
+        *b = end + (*same ? 5 : 6);
+        *end = 0;
+        end = strchr(*b, '`');
+        cr_assert_not_null(end);
+        *end = 0;
+        return end + 1;
+    }
+    return NULL;
+}
+
+/* What the documentation promises. */
+Test(equal, examples_of_the_docs) {
+    char *text = NULL, *at, *a, *b;
+    size_t examples = 0;
+    bool same;
+    cr_assert(ks_read_file(KS_TEST_DATA "/../../docs/answers.md", &text, NULL,
+                           NULL) == KS_OK);
+    at = text;
+    while ((at = next_example(at, &a, &b, &same)) != NULL) {
+        cr_expect(equal(a, b, false) == same && equal(b, a, false) == same,
+                  "%s and %s", a, b);
+        examples++;
+    }
+    cr_expect_geq(examples, 50, "%zu", examples);
+    free(text);
+}
+
 /* Every side of every pair is itself. */
 Test(equal, reflexive) {
     char *text = NULL;
