@@ -170,9 +170,9 @@ static ks_status measure_item(struct ks_label_job *job, ks__item *item,
     int32_t context = job->engines.at[0]->model->config.n_context;
     if (!item->problem->answer) return KS_OK;
     KS_TRY(ks__longest_question(item, &least, &most, err));
+    item->longest = KS_MIN(most, context);
     item->too_long = least > context;
-    if (!item->too_long)
-        job->longest = KS_MAX(job->longest, KS_MIN(most, context));
+    if (!item->too_long) job->longest = KS_MAX(job->longest, item->longest);
 done:
     return st;
 }

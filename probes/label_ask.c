@@ -212,7 +212,7 @@ ks_status ks__ask_send(ks__ask *a, int32_t from, int32_t max_new,
                           .from = from,
                           .last_ids = last_ids,
                           .n_last_ids = n_last_ids};
-    if (a->n + max_new > item->job->longest) {
+    if ((a->tally ? a->n : a->n + max_new) > item->longest) {
         item->skip = KS_SKIP_TOO_LONG;
         item->worker->out -= a->n;
         ks__ask_free(a);

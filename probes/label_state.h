@@ -74,7 +74,8 @@ struct ks__item {
     const ks_problem *problem;
     char inputs[65]; /* SHA-256 of what is asked about */
     ks_label_skip skip;
-    bool too_long; /* its text with the cue and the answer */
+    bool too_long;   /* its text with the cue and the answer */
+    int32_t longest; /* tokens of its questions, answered */
     int stage;
     int32_t pending; /* questions that are out */
     ks__ask *asks;   /* they */
