@@ -12,9 +12,9 @@
 
 /* Of several engines one each; of one engine as many as its threads when the
  * model is small and each member's store, a share of `memory` bytes (0:
- * KS_STORE_BYTES), holds some sequences as long as the context, and its share of
- * the engine's memory a fair batch; at most n. 1: threads serve better inside
- * each op. */
+ * KS_STORE_BYTES), holds some sequences as long as the context, and its share
+ * of the engine's memory a fair batch; at most n. 1: threads serve better
+ * inside each op. */
 int ks_crew_size(const ks_engines *engines, size_t memory, size_t n);
 /* A member's share of memory bytes; 0 stays what it means where a member has
  * its own device. */

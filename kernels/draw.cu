@@ -20,7 +20,7 @@ enum {
     BINS_OCTAVE = 16,
     BINS = KS_DRAW_OCTAVES * BINS_OCTAVE,
     NARROW = 256,
-    LISTED = 1024, /* keys of one bin that shared memory holds */
+    LISTED = 1024,      /* keys of one bin that shared memory holds */
     HELD = KS_DRAW_ROWS /* rows whose logits exist at once */
 };
 static const unsigned ALL = 0xffffffffu;

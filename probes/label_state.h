@@ -172,9 +172,9 @@ ks_status ks__journal_open(struct ks_label_job *job, int64_t *lines,
 void ks__text_free(ks__text *text);
 /* A copy, split unless the chain has steps. */
 ks_status ks__text_open(ks__text *out, const ks_chain *chain, ks_err *err);
-/* A step with what lies behind it up to the next one, and ahead of the first:
+/* Step i with what lies behind it up to the next one, and ahead of the first:
  * they come and go with it. Blanks behind the last step are in no set. */
-ks_span ks__text_extent(const ks__text *text, size_t step);
+ks_span ks__text_extent(const ks__text *t, size_t i);
 /* Without the steps of cut [steps]; split anew where the original was. map: of
  * its steps to the original's. */
 ks_status ks__text_cut(const ks__text *from, const uint8_t *cut, ks__text *out,

@@ -75,7 +75,7 @@ Test(split_command, with_token_spans) {
                       tokens.begin[t] < e + (int)strlen(prompt));
         before = te;
     }
-    cr_expect_eq(before, tokens.n);
+    cr_expect_eq(before, (json_int_t)tokens.n);
     json_decref(all);
     ks_tokens_free(&tokens);
     ks_tokenizer_close(&tokenizer);

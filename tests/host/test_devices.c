@@ -49,8 +49,8 @@ Test(devices, backend_that_is_not_here) {
     const char *sentence =
         ks_backend_name(1) ? "backend 'cuda': " : "is not in this build";
     static const char *const lines[] = {
-        "$K capture --backend cuda --model none --chains none --out none 2>&1",
-        "$K capture --backend cuda:1 --model none --chains none --out none "
+        "$K capture --backend cuda --model none --chains none --out new 2>&1",
+        "$K capture --backend cuda:1 --model none --chains none --out new "
         "2>&1"};
     for (int i = 0; i < 2; i++) {
         cr_expect_eq(shell(lines[i]), 1, "%s", said);
