@@ -147,10 +147,9 @@ void ks_log(ks_log_level level, const char *format, ...) KS_PRINTF(2, 3);
 typedef struct ks_progress ks_progress;
 ks_progress *ks_progress_open(const char *what, const char *unit, double total);
 void ks_progress_set(ks_progress *progress, double done);
-/* Where the rate that counts is not that of the units: `rate` of `unit` a
- * second
- * ("tok"), and the seconds left (not finite: nobody knows; at_most: it may well
- * be fewer), in place of what `done` and `total` would say. */
+/* Where the rate that counts is not that of the units: `rate` of `unit` ("tok")
+ * a second, and the seconds left (not finite: nobody knows; at_most: it may
+ * well be fewer), in place of what `done` and `total` would say. */
 void ks_progress_rate(ks_progress *progress, const char *unit, double rate,
                       double left, bool at_most);
 /* A few words at the end of the line, shown with the next set: "12 tok". */
@@ -223,6 +222,10 @@ json_t *ks_json_loadb(const char *text, size_t n, size_t flags,
 /* "an object", "a string", ..; "nothing" for NULL. */
 const char *ks_json_kind(const json_t *value);
 
+/* The first member of a, of those whose names `of` takes (NULL: all), that b
+ * has otherwise or not at all; NULL: none. */
+const char *ks_json_difference(const json_t *a, const json_t *b,
+                               bool (*of)(const char *name));
 /* KS_MISMATCH, "WHERE: NAME is X here and Y there", by the first member of
  * either that differs. there NULL or no object: KS_FORMAT. */
 ks_status ks_json_same(const json_t *here, const json_t *there,

@@ -151,7 +151,10 @@ const char *ks_json_kind(const json_t *value) {
     }
 }
 
-static ks_status cut(const char *path, size_t *left, ks_err *err) {
+/* Reads the whole lines of path and cuts off what follows them; *left: bytes.
+ */
+static ks_status read_part(const char *path, ks_jsonl_fn each, void *user,
+                           size_t *left, ks_err *err) {
     ks_status st = KS_OK;
     char *text = NULL;
     size_t n = 0;
@@ -159,6 +162,7 @@ static ks_status cut(const char *path, size_t *left, ks_err *err) {
     while (n > 0 && text[n - 1] != '\n') n--;
     KS_CHECK(truncate(path, (off_t)n) == 0, KS_IO, "%s: cannot truncate: %s",
              path, strerror(errno));
+    KS_TRY(ks_jsonl_read_text(path, text, n, each, user, err));
     *left = n;
 done:
     free(text);
@@ -197,10 +201,7 @@ ks_status ks_part_open(ks_part *part, const char *out, bool resume, bool force,
         *found = KS_FOUND_WHOLE;
         return KS_OK;
     }
-    if (there && resume) {
-        KS_TRY(cut(part->path, &left, err));
-        KS_TRY(ks_jsonl_read(part->path, each, user, err));
-    }
+    if (there && resume) KS_TRY(read_part(part->path, each, user, &left, err));
     if (left > 0) *found = KS_FOUND_PART;
     KS_TRY(open_part(part, left > 0, err));
 done:
@@ -290,37 +291,34 @@ ks_status ks_json_set(json_t *object, const char *key, json_t *value,
     return KS_OK;
 }
 
-static ks_status differs(const char *key, const json_t *a, const json_t *b,
-                         const char *where, ks_err *err) {
-    char *x = json_dumps(a, JSON_ENCODE_ANY | JSON_COMPACT);
-    char *y = json_dumps(b, JSON_ENCODE_ANY | JSON_COMPACT);
-    ks_status st = ks_fail(err, KS_MISMATCH,
-                           "%s: %s is %.300s here and %.300s "
-                           "there",
-                           where, key, x ? x : "not set", y ? y : "not set");
-    free(x);
-    free(y);
-    return st;
+const char *ks_json_difference(const json_t *a, const json_t *b,
+                               bool (*of)(const char *name)) {
+    const char *name;
+    json_t *value;
+    /* jansson's loop takes what is not const, and leaves it as it is */
+    json_object_foreach((json_t *)(uintptr_t)a, name, value) {
+        if ((!of || of(name)) && !json_equal(value, json_object_get(b, name)))
+            return name;
+    }
+    return NULL;
 }
 
 ks_status ks_json_same(const json_t *here, const json_t *there,
                        const char *where, ks_err *err) {
-    const char *key;
-    json_t *value;
     if (!json_is_object(there))
         return ks_fail(err, KS_FORMAT,
-                       "%s: the settings are %s, expected an "
-                       "object",
-                       where, ks_json_kind(there));
-    /* jansson's loops take what is not const, and leave it as it is */
-    json_object_foreach((json_t *)(uintptr_t)here, key, value) {
-        const json_t *other = json_object_get(there, key);
-        if (!json_equal(value, other))
-            return differs(key, value, other, where, err);
-    }
-    json_object_foreach((json_t *)(uintptr_t)there, key, value) {
-        if (!json_object_get(here, key))
-            return differs(key, NULL, value, where, err);
-    }
-    return KS_OK;
+                       "%s: the settings are %s, expected an object", where,
+                       ks_json_kind(there));
+    const char *name = ks_json_difference(here, there, NULL);
+    if (!name) name = ks_json_difference(there, here, NULL);
+    if (!name) return KS_OK;
+    char *x =
+        json_dumps(json_object_get(here, name), JSON_ENCODE_ANY | JSON_COMPACT);
+    char *y = json_dumps(json_object_get(there, name),
+                         JSON_ENCODE_ANY | JSON_COMPACT);
+    ks_fail(err, KS_MISMATCH, "%s: %s is %.300s here and %.300s there", where,
+            name, x ? x : "not set", y ? y : "not set");
+    free(x);
+    free(y);
+    return KS_MISMATCH;
 }

@@ -1,7 +1,5 @@
 /* label_run.c - who does which chain, and what is written. */
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "label_state.h"
 

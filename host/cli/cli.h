@@ -209,6 +209,10 @@ long long ks_cli_whole(const char *text, long long low, long long high,
 double ks_cli_real(const char *text, double low, double high,
                    const char *option, struct argp_state *state);
 
+/* What a command did, for --json. Takes the reference; main looks whether all
+ * was written. */
+void ks_cli_print_json(json_t *object);
+
 /* Is --backend a device, and not the CPU (NULL: the CPU)? */
 bool ks_cli_on_device(const char *backend);
 

@@ -184,9 +184,7 @@ static void print_json(const ks_capture_cost *cost, const memory *m,
         (json_int_t)cost->model_bytes);
     json_object_update(object, more);
     json_decref(more);
-    json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
-    putchar('\n');
-    json_decref(object);
+    ks_cli_print_json(object);
 }
 
 static void warn(const ks_capture_job *job) {

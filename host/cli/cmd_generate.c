@@ -3,11 +3,8 @@
  * Chains go to OUT.part as they end, in any order; when all are there OUT is
  * written whole, in the order of the problems. --resume takes over what
  * OUT.part has. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "generate_work.h"
 

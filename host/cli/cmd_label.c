@@ -321,21 +321,25 @@ static void show(void *user, int64_t done, int64_t all,
     ks_progress_set(progress, (double)done);
 }
 
-static ks_status print_cost(const ks_label_cost *cost, ks_err *err) {
-    ks_status st = KS_OK;
-    json_t *all = json_pack(
-        "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
-        (json_int_t)cost->chains, "tokens", (json_int_t)cost->tokens, "walked",
-        (json_int_t)cost->walked, "computed", (json_int_t)cost->shared, "least",
-        (json_int_t)cost->least, "most", (json_int_t)cost->most, "filters",
-        (json_int_t)cost->filters, "alone", (json_int_t)cost->alone,
-        "influences", (json_int_t)cost->between);
-    KS_CHECK(all && !json_dumpf(all, stdout, JSON_INDENT(1)) &&
-                 putchar('\n') != EOF,
-             KS_IO, "standard output: cannot write");
-done:
+/* Takes the reference. */
+static ks_status print_json(json_t *all, ks_err *err) {
+    bool written =
+        all && !json_dumpf(all, stdout, JSON_INDENT(1)) && putchar('\n') != EOF;
     json_decref(all);
-    return st;
+    return written ? KS_OK
+                   : ks_fail(err, KS_IO, "standard output: cannot write");
+}
+
+static ks_status print_cost(const ks_label_cost *cost, ks_err *err) {
+    return print_json(
+        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
+                  (json_int_t)cost->chains, "tokens", (json_int_t)cost->tokens,
+                  "walked", (json_int_t)cost->walked, "computed",
+                  (json_int_t)cost->shared, "least", (json_int_t)cost->least,
+                  "most", (json_int_t)cost->most, "filters",
+                  (json_int_t)cost->filters, "alone", (json_int_t)cost->alone,
+                  "influences", (json_int_t)cost->between),
+        err);
 }
 
 static ks_status say_cost(ks_label_job *job, bool json, ks_err *err) {
@@ -452,18 +456,6 @@ static json_t *sums_of(const ks_label_job *job, const ks_label_summary *s) {
         "scored", (json_int_t)s->stats.scored, "seconds", s->seconds);
 }
 
-static ks_status print_json(const ks_label_job *job, const ks_label_summary *s,
-                            ks_err *err) {
-    ks_status st = KS_OK;
-    json_t *all = sums_of(job, s);
-    KS_CHECK(all && !json_dumpf(all, stdout, JSON_INDENT(1)) &&
-                 putchar('\n') != EOF,
-             KS_IO, "standard output: cannot write");
-done:
-    json_decref(all);
-    return st;
-}
-
 static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     ks_label_job *job = NULL;
@@ -482,7 +474,7 @@ static ks_status run(input *in, ks_err *err) {
     ks_progress_close(&progress);
     KS_TRY(st);
     if (!in->common.quiet) sum_up(in, &summary);
-    if (in->common.json) KS_TRY(print_json(job, &summary, err));
+    if (in->common.json) KS_TRY(print_json(sums_of(job, &summary), err));
 done:
     ks_label_close(&job);
     return st;

@@ -1,5 +1,4 @@
 /* cmd_split.c - keystep split: cuts the text of chains into steps. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -310,6 +310,12 @@ bool ks_cli_on_device(const char *backend) {
     return backend && strcmp(backend, "cpu") != 0;
 }
 
+void ks_cli_print_json(json_t *object) {
+    json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    putchar('\n');
+    json_decref(object);
+}
+
 /* ---------------------------------------------------------------- plumbing */
 
 static void print_line(json_t *object) {

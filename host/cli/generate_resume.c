@@ -9,9 +9,16 @@
 enum { WHERE = 320, WORDS = 72 };
 
 /* What decides bits and not what is asked: --force lets another through. */
-static bool is_of_the_machine(const char *key) {
-    return strcmp(key, "backend") == 0 || strcmp(key, "isa") == 0 ||
-           strcmp(key, "program_version") == 0;
+static const char *const machine[] = {"backend", "isa", "program_version"};
+
+static bool is_of_the_machine(const char *name) {
+    for (size_t i = 0; i < KS_COUNT(machine); i++)
+        if (strcmp(name, machine[i]) == 0) return true;
+    return false;
+}
+
+static bool is_asked(const char *name) {
+    return !is_of_the_machine(name);
 }
 
 static ks_status differs(const char *where, const char *key,
@@ -29,25 +36,24 @@ static ks_status differs(const char *where, const char *key,
     return KS_MISMATCH;
 }
 
+static const char *machine_difference(const ks_generate_work *w,
+                                      const json_t *there) {
+    if (!w->in->common.force)
+        return ks_json_difference(w->settings, there, is_of_the_machine);
+    for (size_t i = 0; i < KS_COUNT(machine); i++)
+        if (!json_is_string(json_object_get(there, machine[i])))
+            return machine[i];
+    return NULL;
+}
+
 static ks_status check_settings(const ks_generate_work *w, const char *where,
                                 const json_t *there, ks_err *err) {
-    const char *key;
-    json_t *value;
-    for (int machine = 0; machine < 2; machine++) /* what is asked, first */
-        json_object_foreach(w->settings, key, value) {
-            const json_t *other = json_object_get(there, key);
-            if (is_of_the_machine(key) != (machine == 1)) continue;
-            if (machine && w->in->common.force && json_is_string(other))
-                continue;
-            if (!json_equal(value, other))
-                return differs(where, key, other, value, err);
-        }
-    json_object_foreach(
-        (json_t *)(uintptr_t)there, key,
-        value) if (!json_object_get(w->settings,
-                                    key)) return differs(where, key, value,
-                                                         NULL, err);
-    return KS_OK;
+    const char *name = ks_json_difference(w->settings, there, is_asked);
+    if (!name) name = machine_difference(w, there);
+    if (!name) name = ks_json_difference(there, w->settings, is_asked);
+    if (!name) return KS_OK;
+    return differs(where, name, json_object_get(there, name),
+                   json_object_get(w->settings, name), err);
 }
 
 /* Some words of a text from ahead of byte `at` on, on one line. */

@@ -2,18 +2,10 @@
  * sums. */
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "generate_work.h"
 
 enum { NAMED = 5 }; /* ids in a sentence */
-
-/* Takes the reference. */
-static void print_json(json_t *object) {
-    json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
-    putchar('\n');
-    json_decref(object);
-}
 
 /* ------------------------------------------------------------- left out
  */
@@ -182,7 +174,7 @@ ks_status ks__generate_plan(const ks_generate_work *w, ks_err *err) {
             (json_int_t)(p.prompts - p.distinct), "longest_prompt",
             (json_int_t)p.longest, "most_new_tokens", (json_int_t)p.most_new);
         add_left_out(w, object);
-        print_json(object);
+        ks_cli_print_json(object);
         return KS_OK;
     }
     printf("%zu problems x %d samples: %zu chains, template %s\n", p.problems,
@@ -210,7 +202,7 @@ static void print_sums(const ks_generate_work *w, size_t unfinished,
         (json_int_t)s->shared, "batches", (json_int_t)s->batches, "preempted",
         (json_int_t)s->preempted, "seconds", took);
     add_left_out(w, object);
-    print_json(object);
+    ks_cli_print_json(object);
 }
 
 void ks__generate_sum_up(const ks_generate_work *w, double took) {

@@ -279,6 +279,16 @@ static ks_status note_thread(void *user, size_t i, const int32_t *ids,
     return keep(t->results, i, ids, n, finish, err);
 }
 
+/* Of one problem. */
+static void fill_samples(const golden *g, ks_request *requests) {
+    fill_requests(g, requests);
+    for (int32_t i = 0; i < CROWD; i++) {
+        requests[i].prompt = requests[0].prompt;
+        requests[i].n_prompt = requests[0].n_prompt;
+        requests[i].group = 0;
+    }
+}
+
 /* Samples of one problem keep every thread busy, and are what they were. */
 Test(generate, one_problem_goes_to_all_of_a_crew) {
     static result one[CROWD];
@@ -289,12 +299,7 @@ Test(generate, one_problem_goes_to_all_of_a_crew) {
         .temperature = 1, .top_p = 1, .max_new = 30, .seed = 5};
     ks_engine *engine = open_small(512, 1);
     golden g = golden_open("qwen3", engine);
-    fill_requests(&g, requests);
-    for (int32_t i = 0; i < CROWD; i++) {
-        requests[i].prompt = requests[0].prompt;
-        requests[i].n_prompt = requests[0].n_prompt;
-        requests[i].group = 0;
-    }
+    fill_samples(&g, requests);
     run_crowd(engine, &options, requests, one, &stats);
     cr_expect_eq(stats.prompts, CROWD * requests[0].n_prompt);
     ks_engine_close(&engine);
@@ -316,12 +321,7 @@ Test(generate, prompts_of_followers_count) {
     ks_generate_options options = {.top_p = 1, .max_new = 6};
     ks_engine *engine = open_small(512, 1);
     golden g = golden_open("qwen3", engine);
-    fill_requests(&g, requests);
-    for (int32_t i = 0; i < CROWD; i++) {
-        requests[i].prompt = requests[0].prompt;
-        requests[i].n_prompt = requests[0].n_prompt;
-        requests[i].group = 0;
-    }
+    fill_samples(&g, requests);
     run_crowd(engine, &options, requests, all, &stats);
     cr_expect_eq(stats.prompts, CROWD * requests[0].n_prompt);
     golden_close(&g);

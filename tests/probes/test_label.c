@@ -5,34 +5,12 @@
 #include <math.h>
 #include <signal.h>
 
-#include "shell.h"
-
 #ifdef KS_PROGRAM
+#include "label_shell.h"
 
-#define MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
-#define DATA KS_TEST_DATA "/label/"
-#define INPUT " --problems " DATA "problems.jsonl --chains " DATA "chains.jsonl"
-#define LABEL KS_PROGRAM " label --quiet --model " MODEL
-
-static char folder[64], text[1 << 16];
-
-static void make_folder(void) {
-    make_temporary(folder, "label");
-    cr_assert(chdir(folder) == 0);
-}
-
-static void drop_folder(void) {
-    drop_temporary(folder);
-}
+#define LABEL KEYSTEP_LABEL " --quiet"
 
 TestSuite(label, .init = make_folder, .fini = drop_folder);
-
-static void run(const char *options, int code) {
-    char line[2048];
-    snprintf(line, sizeof line, "%s 2>&1", options);
-    int got = shell_run(line, text, sizeof text);
-    cr_assert_eq(got, code, "%s: exit code %d: %s", options, got, text);
-}
 
 static json_t *read_lines(const char *path) {
     json_t *all = json_object();

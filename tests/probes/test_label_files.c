@@ -1,9 +1,9 @@
 /* Files that keystep label is told of: none is written in the place of
  * another, and another judge's ranking is checked before the model runs. */
 #ifdef KS_PROGRAM
-#include "label_shell.h"
+#include "label_few.h"
 
-TestSuite(label_files, .init = make_folder, .fini = drop_folder);
+TestSuite(label_files, .init = make_few, .fini = drop_folder);
 
 /* ------------------------------------------------------------ the same file */
 
@@ -44,14 +44,14 @@ Test(label_files, none_is_written_in_anothers_place) {
         snprintf(line, sizeof line, LABEL " --problems p --chains c --force %s",
                  bad[i].options);
         run(line, 2);
-        expect(bad[i].words);
+        expect_said(bad[i].words);
     }
     cr_expect(same_files("p", "p0") && same_files("c", "c0"));
     run("cp c x.part; " LABEL " --problems p --chains x.part --out x --clean k"
         " --force; test $? = 2 && cmp x.part c",
         0);
     run(LABEL " --problems p --chains c --out x --clean - --json", 2);
-    expect("both want standard output");
+    expect_said("both want standard output");
     /* names that are like, and no file twice */
     run(LABEL " --problems p --chains c --out d/x --clean x", 0);
     run(LABEL " --problems p --chains - --out - --clean k2 < c | cmp - d/x", 0);
@@ -84,7 +84,7 @@ Test(label_files, other_commands_keep_inputs_too) {
     for (size_t i = 0; i < KS_COUNT(bad); i++) {
         snprintf(line, sizeof line, KS_PROGRAM "%s", bad[i].command);
         run(line, 2);
-        expect(bad[i].words);
+        expect_said(bad[i].words);
     }
     cr_expect(same_files("p", "p0") && same_files("c", "c0") &&
               same_files("g", "g0") && same_files("p.part", "p0"));
@@ -94,11 +94,11 @@ Test(label_files, other_commands_keep_inputs_too) {
 
 /* ----------------------------------------------------------------- rankings */
 
-#define EXTERNAL LABEL INPUT " --method external --ranking r --out a --clean ka"
+#define EXTERNAL LABEL FEW " --method external --ranking r --out a --clean ka"
 
 /* One that ranks every labelled chain's steps from the last. */
 static json_t *make_ranking(void) {
-    run(LABEL INPUT " --out l --clean k --prefixes x --orders 0", 0);
+    run(LABEL FEW " --out l --clean k --prefixes x --orders 0", 0);
     json_t *prefixes = by_chain("x"), *lines = json_object(), *line;
     const char *id;
     json_object_foreach(prefixes, id, line) {
@@ -157,8 +157,8 @@ Test(label_files, rankings_are_checked_at_open) {
     for (size_t i = 0; i < KS_COUNT(bad); i++) {
         write_text("r", bad[i].lines);
         run(EXTERNAL, 1);
-        expect("r line ");
-        expect(bad[i].words);
+        expect_said("r line ");
+        expect_said(bad[i].words);
         cr_expect(access("a.part", F_OK) != 0);
     }
 }
@@ -172,20 +172,20 @@ Test(label_files, a_ranking_that_lacks_a_chain_is_mended) {
     json_t *line;
     json_object_foreach(lines, id, line) snprintf(last, sizeof last, "%s", id);
     write_ranking(lines, "");
-    run(LABEL INPUT " --method external --ranking r --out b --clean kb", 0);
+    run(LABEL FEW " --method external --ranking r --out b --clean kb", 0);
     write_ranking(lines, last);
     run(EXTERNAL, 1);
     snprintf(hash, sizeof hash, "r has no line for chain %.40s", last);
-    expect(hash);
-    expect("a.part keeps what was answered, --resume goes on from there");
+    expect_said(hash);
+    expect_said("a.part keeps what was answered, --resume goes on from there");
     json_t *order = json_object_get(json_object_get(lines, last), "order");
     json_array_append_new(order,
                           json_integer((json_int_t)json_array_size(order)));
     write_ranking(lines, "");
     run(EXTERNAL " --resume", 1);
     snprintf(hash, sizeof hash, "chain %.40s: \"order\" has ", last);
-    expect(hash);
-    expect(" steps, expected the ");
+    expect_said(hash);
+    expect_said(" steps, expected the ");
     json_array_remove(order, json_array_size(order) - 1);
     write_ranking(lines, "");
     run(EXTERNAL " --resume", 0);
@@ -193,13 +193,13 @@ Test(label_files, a_ranking_that_lacks_a_chain_is_mended) {
     run("sha256sum < r | cut -c1-64 | tr -d '\\n'", 0);
     memcpy(hash, text, 65);
     run("head -n 1 a", 0);
-    expect(hash);
+    expect_said(hash);
     /* whole, and of this ranking */
     run(EXTERNAL " --resume", 0);
     run("sed -i 's/\\[/[ /' r", 0);
     run(EXTERNAL " --resume", 1);
-    expect("ranking_sha256 is");
-    run("cat r | " LABEL INPUT
+    expect_said("ranking_sha256 is");
+    run("cat r | " LABEL FEW
         " --method external --ranking /dev/stdin --out c --clean kc",
         0);
     cr_expect(same_files("kc", "ka"));

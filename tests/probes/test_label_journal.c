@@ -1,9 +1,9 @@
 /* What keystep label takes over: an interrupted run's answers, each checked,
  * under the same settings, inputs and machine; or an OUT that is whole. */
 #ifdef KS_PROGRAM
-#include "label_shell.h"
+#include "label_few.h"
 
-TestSuite(label_journal, .init = make_folder, .fini = drop_folder);
+TestSuite(label_journal, .init = make_few, .fini = drop_folder);
 
 #define OUT " --out a --clean ka"
 
@@ -62,19 +62,19 @@ Test(label_journal, checks_each_answer) {
     for (size_t i = 0; i < KS_COUNT(bad); i++) {
         run("cp head.part a.part", 0);
         append("a.part", bad[i].line);
-        run(LABEL INPUT OUT " --rollouts 4 --resume", 1);
-        expect("a.part line 2");
-        expect(bad[i].words);
-        expect("; --force without --resume starts afresh");
+        run(LABEL FEW OUT " --rollouts 4 --resume", 1);
+        expect_said("a.part line 2");
+        expect_said(bad[i].words);
+        expect_said("; --force without --resume starts afresh");
         cr_expect(access("a", F_OK) != 0 && access("a.part", F_OK) == 0);
     }
     run("cp head.part a.part", 0);
     append("a.part", ANSWER("nll0", "{\"v\":1}"));
     append("a.part", ANSWER("nll0", "{\"v\":1}"));
     append("a.part", ANSWER("nll0", "{\"v\":2}"));
-    run(LABEL INPUT OUT " --rollouts 4 --resume", 1);
-    expect("a.part line 4");
-    expect("a second time");
+    run(LABEL FEW OUT " --rollouts 4 --resume", 1);
+    expect_said("a.part line 4");
+    expect_said("a second time");
 }
 
 /* A journal of every kind of question is taken over whole: nothing is asked
@@ -89,17 +89,16 @@ Test(label_journal, takes_over_every_kind) {
     char line[1024];
     for (size_t i = 0; i < KS_COUNT(runs); i++) {
         snprintf(line, sizeof line,
-                 "rm -f a ka b kb; " LABEL INPUT OUT
+                 "rm -f a ka b kb; " LABEL FEW OUT
                  "%s & until ln a.part kept; do sleep 0.01; done; wait $!"
                  " && cat kept >> all && mv kept b.part",
                  runs[i]);
         run(line, 0);
         snprintf(line, sizeof line,
-                 LABEL INPUT
-                 " --out b --clean kb --resume --json%s | tr -d ' '",
+                 LABEL FEW " --out b --clean kb --resume --json%s | tr -d ' '",
                  runs[i]);
         run(line, 0);
-        expect("\"asked\":0,");
+        expect_said("\"asked\":0,");
         cr_expect(same_files("a", "b") && same_files("ka", "kb"));
     }
     for (size_t i = 0; i < KS_COUNT(kinds); i++) {
@@ -146,18 +145,18 @@ Test(label_journal, begins_with_its_settings) {
     begin(ks_label_defaults(), "a");
     run("{ echo; cat a.part; } > b.part", 0);
     append("b.part", ANSWER("nll0", "{\"v\":1}"));
-    run(KEYSTEP_LABEL INPUT " --out b --clean kb --resume", 0);
-    expect(" 1 answers from an interrupted run");
+    run(KEYSTEP_LABEL FEW " --out b --clean kb --resume", 0);
+    expect_said(" 1 answers from an interrupted run");
     run("{ echo; cat a.part; } > c.part", 0);
-    run(LABEL INPUT " --out c --clean kc --resume --seed 9", 1);
-    expect("c.part line 2");
-    expect("seed is 9 here and 42 there");
+    run(LABEL FEW " --out c --clean kc --resume --seed 9", 1);
+    expect_said("c.part line 2");
+    expect_said("seed is 9 here and 42 there");
     run("echo > d.part", 0);
     append("d.part", ANSWER("nll0", "{\"v\":1}"));
-    run(LABEL INPUT " --out d --clean kd --resume", 1);
-    expect("d.part line 2: no \"keystep_labels\"");
+    run(LABEL FEW " --out d --clean kd --resume", 1);
+    expect_said("d.part line 2: no \"keystep_labels\"");
     /* blank lines are nothing yet */
-    run("echo > e.part; " LABEL INPUT " --out e --clean ke --resume", 0);
+    run("echo > e.part; " LABEL FEW " --out e --clean ke --resume", 0);
     cr_expect(same_files("ke", "kb"));
 }
 
@@ -193,11 +192,11 @@ static const struct {
 static void refuse_others(const char *more) {
     char line[1024];
     for (size_t i = 0; i < KS_COUNT(others); i++) {
-        snprintf(line, sizeof line, LABEL INPUT OUT " --resume %s",
+        snprintf(line, sizeof line, LABEL FEW OUT " --resume %s",
                  others[i].options);
         run(line, 1);
-        expect(others[i].words);
-        expect(more);
+        expect_said(others[i].words);
+        expect_said(more);
     }
 }
 
@@ -209,15 +208,15 @@ Test(label_journal, names_the_setting_that_differs) {
     run(LABEL " --problems " DATA "problems.jsonl --chains other" OUT
               " --resume --force",
         1);
-    expect("other inputs");
+    expect_said("other inputs");
     cr_expect(same_files("a.part", "kept"));
     /* what another version wrote may lack a setting, or have one more */
     run("sed -i 's/,\"subsets\":0//' a.part", 0);
-    run(LABEL INPUT OUT " --resume", 1);
-    expect("subsets is 0 here and not set there");
+    run(LABEL FEW OUT " --resume", 1);
+    expect_said("subsets is 0 here and not set there");
     run("sed 's/,\"subsets\":0/&,\"more\":1/' kept > a.part", 0);
-    run(LABEL INPUT OUT " --resume", 1);
-    expect("more is not set here and 1 there");
+    run(LABEL FEW OUT " --resume", 1);
+    expect_said("more is not set here and 1 there");
 }
 
 static const char *made(json_t *lines, const char *word) {
@@ -239,12 +238,12 @@ Test(label_journal, tells_of_another_machine) {
                  words[i], words[i]);
         run(line, 0);
         append("a.part", ANSWER("nll0", "{\"v\":1}"));
-        run(LABEL INPUT OUT " --resume", 1);
+        run(LABEL FEW OUT " --resume", 1);
         snprintf(line, sizeof line, "%s is \"", words[i]);
-        expect(line);
-        expect("here and \"x\" there; --force continues all the same");
-        run(KEYSTEP_LABEL INPUT OUT " --resume --force", 0);
-        expect(" 1 answers from an interrupted run");
+        expect_said(line);
+        expect_said("here and \"x\" there; --force continues all the same");
+        run(KEYSTEP_LABEL FEW OUT " --resume --force", 0);
+        expect_said(" 1 answers from an interrupted run");
         json_t *lines = by_chain("a");
         const char *list = made(lines, words[i]);
         cr_assert(list);
@@ -256,91 +255,91 @@ Test(label_journal, tells_of_another_machine) {
     run("sed 's/\"isa\":\"[^\"]*\"/\"isa\":\"x\"/' head.part > a.part; "
         "cat head.part >> a.part; rm -f a ka",
         0);
-    run(LABEL INPUT OUT " --resume", 1);
-    run(LABEL INPUT OUT " --resume --force", 0);
+    run(LABEL FEW OUT " --resume", 1);
+    run(LABEL FEW OUT " --resume --force", 0);
     json_t *lines = by_chain("a");
     cr_expect_str_eq(made(lines, "isa"), both);
     json_decref(lines);
     run("sed 's/\"isa\"/\"Isa\"/' head.part > b.part", 0);
-    run(LABEL INPUT " --out b --clean kb --resume --force", 1);
-    expect("\"isa\" is nothing, expected a string");
+    run(LABEL FEW " --out b --clean kb --resume --force", 1);
+    expect_said("\"isa\" is nothing, expected a string");
     /* a header is behind the other's answers */
     run("sed 's/\"version\":\"[^\"]*\"/\"version\":\"x\"/' head.part > c.part",
         0);
-    run(LABEL INPUT " --out c --clean kc --resume --force --rollouts 0 & "
-                    "until ln c.part kept; do sleep 0.01; done; wait $!;"
-                    " grep -c keystep_labels kept",
+    run(LABEL FEW " --out c --clean kc --resume --force --rollouts 0 & "
+                  "until ln c.part kept; do sleep 0.01; done; wait $!;"
+                  " grep -c keystep_labels kept",
         0);
-    expect("2\n");
+    expect_said("2\n");
 }
 
 /* -------------------------------------------------------------------- whole */
 
 Test(label_journal, leaves_what_is_whole) {
-    run(LABEL INPUT OUT, 0);
+    run(LABEL FEW OUT, 0);
     run("cp a kept; cp ka kept.k; stat -c '%i %Y' a ka > was", 0);
-    run(KEYSTEP_LABEL INPUT OUT " --resume", 0);
-    expect("a is already whole: 2 of 4 chains labelled");
-    run(LABEL INPUT OUT " --resume --json | tr -d ' \\n'", 0);
-    expect("{\"whole\":true,\"chains\":4,\"labelled\":2,\"curves\":0}");
+    run(KEYSTEP_LABEL FEW OUT " --resume", 0);
+    expect_said("a is already whole: 2 of 4 chains labelled");
+    run(LABEL FEW OUT " --resume --json | tr -d ' \\n'", 0);
+    expect_said("{\"whole\":true,\"chains\":4,\"labelled\":2,\"curves\":0}");
     refuse_others("a line 1 was made with other settings");
-    expect("; --force overwrites it");
+    expect_said("; --force overwrites it");
     /* of other inputs */
     run("sed '1s/Now/Then/' few > other", 0);
     run(LABEL " --problems " DATA "problems.jsonl --chains other" OUT
               " --resume",
         1);
-    expect("was labelled from other inputs");
+    expect_said("was labelled from other inputs");
     run("tail -n 3 " DATA "chains.jsonl > rest; " LABEL " --problems " DATA
         "problems.jsonl --chains rest" OUT " --resume",
         1);
-    expect("is not in rest");
-    run(LABEL INPUT " --out a --clean elsewhere --resume", 1);
-    expect("elsewhere is not there");
+    expect_said("is not in rest");
+    run(LABEL FEW " --out a --clean elsewhere --resume", 1);
+    expect_said("elsewhere is not there");
     run("stat -c '%i %Y' a ka | cmp - was", 0);
     cr_expect(same_files("a", "kept") && same_files("ka", "kept.k"));
     cr_expect(access("a.part", F_OK) != 0 && access("a.lock", F_OK) != 0);
     /* by another version, as its own settings tell */
     run("sed -i '2s/\"version\":\"[^\"]*\"/\"version\":\"x\"/' a", 0);
-    run(LABEL INPUT OUT " --resume", 1);
-    expect("a line 2 was made with other settings: version is \"");
+    run(LABEL FEW OUT " --resume", 1);
+    expect_said("a line 2 was made with other settings: version is \"");
     /* force makes it anew */
-    run(LABEL INPUT OUT " --resume --force", 0);
+    run(LABEL FEW OUT " --resume --force", 0);
     cr_expect(same_files("a", "kept"));
-    run(LABEL INPUT OUT " --resume --force --seed 9", 0);
+    run(LABEL FEW OUT " --resume --force --seed 9", 0);
     cr_expect(!same_files("a", "kept"));
     /* a file of another kind is nobody's to overwrite */
-    run("cp " DATA "chains.jsonl b; " LABEL INPUT
+    run("cp " DATA "chains.jsonl b; " LABEL FEW
         " --out b --clean kb --resume; test $? = 1 && cmp b " DATA
         "chains.jsonl",
         0);
     /* where nothing tells of settings there is nothing to lose */
-    run(": > c; " LABEL INPUT " --out c --clean kc --resume", 0);
+    run(": > c; " LABEL FEW " --out c --clean kc --resume", 0);
     cr_expect(same_files("c", "kept"));
 }
 
 /* The journal is of OUT; its companions are not overwritten without a word. */
 Test(label_journal, companions_are_not_overwritten) {
     write_text("ka", "mine\n");
-    run(LABEL INPUT OUT " --resume", 1);
-    expect("ka exists");
+    run(LABEL FEW OUT " --resume", 1);
+    expect_said("ka exists");
     cr_expect(access("a.part", F_OK) != 0);
-    run(LABEL INPUT " --out - --clean ka > o", 1);
+    run(LABEL FEW " --out - --clean ka > o", 1);
     run("grep -q mine ka", 0);
     begin(ks_label_defaults(), "a");
-    run(LABEL INPUT OUT " --resume", 0);
-    run(LABEL INPUT OUT " --out b", 1);
-    run(LABEL INPUT " --clean - --out b | cmp - ka", 0);
+    run(LABEL FEW OUT " --resume", 0);
+    run(LABEL FEW OUT " --out b", 1);
+    run(LABEL FEW " --clean - --out b | cmp - ka", 0);
 }
 
 /* ----------------------------------------------------------------- the rest */
 
 /* Settings stand by name in every label line, all that decide a bit. */
 Test(label_journal, labels_tell_of_all_settings) {
-    run(LABEL INPUT OUT " --influence integrated --compat=spans,ppl --subsets 3"
-                        " --orders 0 --confirm 0 --samples 1",
+    run(LABEL FEW OUT " --influence integrated --compat=spans,ppl --subsets 3"
+                      " --orders 0 --confirm 0 --samples 1",
         0);
-    run(LABEL INPUT " --out b --clean kb --orders 0 --confirm 0", 0);
+    run(LABEL FEW " --out b --clean kb --orders 0 --confirm 0", 0);
     json_t *lines = by_chain("b");
     json_t *line = json_object_iter_value(json_object_iter(lines));
     json_t *s = json_object_get(line, "sampling");
@@ -357,9 +356,9 @@ Test(label_journal, labels_tell_of_all_settings) {
     cr_expect(json_object_get(s, "version") && json_object_get(s, "isa"));
     json_decref(lines);
     run("head -n 1 a", 0);
-    expect("\"influence\":\"integrated\"");
-    expect("\"compat\":[\"spans\",\"ppl\"]");
-    expect("\"subsets\":3");
+    expect_said("\"influence\":\"integrated\"");
+    expect_said("\"compat\":[\"spans\",\"ppl\"]");
+    expect_said("\"subsets\":3");
 }
 
 /* None of the chains is one to ask about. */
@@ -368,28 +367,28 @@ Test(label_journal, nothing_to_ask_is_no_label) {
     write_text("c", "{\"id\":\"n/0\",\"problem\":\"n\",\"prompt\":\"Q?\","
                     "\"text\":\"One step of a chain. Another step of it.\"}\n");
     run(KEYSTEP_LABEL " --problems p --chains c" OUT, 0);
-    expect("1 chains without an answer to the problem");
-    expect("0 of 1 chains labelled");
+    expect_said("1 chains without an answer to the problem");
+    expect_said("0 of 1 chains labelled");
 }
 
 /* Two runs write one OUT: the second is told whose it is. */
 Test(label_journal, one_process_writes) {
-    run(LABEL INPUT OUT " --threads 1 --rollouts 90 & p=$!;"
-                        " until [ -s a.part ]; do sleep 0.01; done;" LABEL INPUT
-                        " --out ./a --clean kb --force --rollouts 90;"
-                        " echo code $?; kill -INT $p; wait $p;"
-                        " echo then $?; echo process $p; head -c 18 a.part",
+    run(LABEL FEW OUT " --threads 1 --rollouts 90 & p=$!;"
+                      " until [ -s a.part ]; do sleep 0.01; done;" LABEL FEW
+                      " --out ./a --clean kb --force --rollouts 90;"
+                      " echo code $?; kill -INT $p; wait $p;"
+                      " echo then $?; echo process $p; head -c 18 a.part",
         0);
-    expect("./a is being written by process ");
-    expect("code 1");
-    expect("then 130");
-    expect("{\"keystep_labels\":");
+    expect_said("./a is being written by process ");
+    expect_said("code 1");
+    expect_said("then 130");
+    expect_said("{\"keystep_labels\":");
     const char *held = strstr(text, "process "),
                *p = strstr(text, "\nprocess ");
     cr_assert(held && p && held < p);
     cr_expect_eq(strtol(held + 8, NULL, 10), strtol(p + 9, NULL, 10));
     cr_expect(access("a.lock", F_OK) != 0);
-    run(LABEL INPUT OUT " --force", 0);
+    run(LABEL FEW OUT " --force", 0);
 }
 
 #endif

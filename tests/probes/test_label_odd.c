@@ -1,35 +1,13 @@
 /* keystep label on what nobody would call a chain: no answers, blank ones, long
  * cues, hundreds of tiny steps in little memory. */
-#include <jansson.h>
 #include <stdlib.h>
 
-#include "shell.h"
-
 #ifdef KS_PROGRAM
+#include "label_shell.h"
 
-#define MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
-#define DATA KS_TEST_DATA "/label/"
 #define LABEL KS_PROGRAM " label --quiet --out l --clean k --model "
 
-static char folder[64], text[1 << 16];
-
-static void make_folder(void) {
-    make_temporary(folder, "odd");
-    cr_assert(chdir(folder) == 0);
-}
-
-static void drop_folder(void) {
-    drop_temporary(folder);
-}
-
 TestSuite(label_odd, .init = make_folder, .fini = drop_folder);
-
-static void run(const char *line, int code) {
-    char whole[2048];
-    snprintf(whole, sizeof whole, "%s 2>&1", line);
-    int got = shell_run(whole, text, sizeof text);
-    cr_assert_eq(got, code, "%s: exit code %d: %s", line, got, text);
-}
 
 /* How many of the chains that the reason in the summary names. */
 static size_t skipped(const char *reason) {

@@ -1,41 +1,13 @@
 /* keystep label says nothing that it did not measure: curves, chains of which
  * greedy removal took nothing, steps that were cut, and what is wrong with an
  * option. */
-#include <jansson.h>
-
-#include "shell.h"
-
 #ifdef KS_PROGRAM
+#include "label_shell.h"
 
-#define MODEL KS_TEST_DATA "/../../experiments/demo/models/demo-a"
-#define DATA KS_TEST_DATA "/label/"
-#define INPUT " --problems " DATA "problems.jsonl --chains " DATA "chains.jsonl"
-#define LABEL KS_PROGRAM " label --force --out l --clean k --model " MODEL " "
+#define LABEL KEYSTEP_LABEL " --force --out l --clean k "
 #define PROMPT "<|im_start|>user\\nQ?<|im_end|>\\n"
 
-static char folder[64], text[1 << 16];
-
-static void make_folder(void) {
-    make_temporary(folder, "label-said");
-    cr_assert(chdir(folder) == 0);
-}
-
-static void drop_folder(void) {
-    drop_temporary(folder);
-}
-
 TestSuite(label_said, .init = make_folder, .fini = drop_folder);
-
-static void run(const char *line, int code) {
-    char whole[2048];
-    snprintf(whole, sizeof whole, "%s 2>&1", line);
-    int got = shell_run(whole, text, sizeof text);
-    cr_assert_eq(got, code, "%s: exit code %d: %s", line, got, text);
-}
-
-static void expect_said(const char *words) {
-    cr_expect(strstr(text, words), "'%s' lacks '%s'", text, words);
-}
 
 static json_t *read_lines(const char *path) {
     json_t *all = json_array();

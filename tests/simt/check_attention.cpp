@@ -31,10 +31,12 @@ static const part DECODE[] = {{256, 1, 0}, {530, 1, 0}, {530, 2, 2}, {0, 1, 0},
                               {300, 0, 0}, {255, 1, 0}, {511, 3, 0}};
 
 template <int N>
-static void check_values(const value_case &c, const part (&parts)[N]) {
+static void check_values(const value_case &c, const part (&parts)[N],
+                         const int32_t *hidden = NULL) {
     ks_attn_spec spec = {c.heads,   c.kv_heads, c.dim, 3 / sqrtf((float)c.dim),
                          c.softcap, c.window,   NULL};
     attn_batch b(spec, c.sinks, parts, N, c.pad);
+    if (hidden) b.hidden.assign(hidden, hidden + 2 * N);
     b.run(c.precise);
     double tolerance = c.precise ? 1e-4 : 2e-2;
     cr_expect(b.compare_reference(tolerance), "%d heads on %d of %d",
@@ -70,35 +72,19 @@ static const int32_t HIDE_DECODE[] = {0,  256, 256, 512, 255, 530, 0,
 static const int32_t HIDE_OTHERS[] = {200, 257, 64,  191, 17,  512, 1,
                                       9,   3,   299, 0,   255, 1,   256};
 
-template <int N>
-static void check_hidden(const value_case &c, const part (&parts)[N],
-                         const int32_t *hidden) {
-    ks_attn_spec spec = {c.heads,   c.kv_heads, c.dim, 3 / sqrtf((float)c.dim),
-                         c.softcap, c.window,   NULL};
-    attn_batch b(spec, c.sinks, parts, N, c.pad);
-    b.hidden.assign(hidden, hidden + 2 * N);
-    b.run(c.precise);
-    double tolerance = c.precise ? 1e-4 : 2e-2;
-    cr_expect(b.compare_reference(tolerance), "%d heads on %d of %d",
-              (int)c.heads, (int)c.kv_heads, (int)c.dim);
-    cr_expect(b.compare_cpu(tolerance), "%d heads on %d of %d", (int)c.heads,
-              (int)c.kv_heads, (int)c.dim);
-    cr_expect(b.guards_whole());
-}
-
 Test(attention, hidden_in_prompts) {
-    for (const value_case &c : VALUES) check_hidden(c, PROMPTS, HIDE_PROMPTS);
+    for (const value_case &c : VALUES) check_values(c, PROMPTS, HIDE_PROMPTS);
 }
 
 Test(attention, hidden_stored_and_new) {
     for (const value_case &c : VALUES)
-        if (c.heads < 10) check_hidden(c, MIXED, HIDE_MIXED);
+        if (c.heads < 10) check_values(c, MIXED, HIDE_MIXED);
 }
 
 Test(attention, hidden_in_decode) {
-    for (const value_case &c : VALUES) check_hidden(c, DECODE, HIDE_DECODE);
+    for (const value_case &c : VALUES) check_values(c, DECODE, HIDE_DECODE);
     for (const value_case &c : VALUES)
-        if (c.heads < 10) check_hidden(c, DECODE, HIDE_OTHERS);
+        if (c.heads < 10) check_values(c, DECODE, HIDE_OTHERS);
 }
 
 /* --------------------------------------------------------------------- bits */
