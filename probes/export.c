@@ -8,7 +8,7 @@
 /* ---------------------------------------------------------------------- CSV */
 
 typedef struct csv {
-    const ks_report *report;
+    const ks_evaluation *evaluation;
     const ks_acts_info *info; /* of the rows being written */
     const char *dataset;
     ks_str *out;
@@ -71,8 +71,8 @@ done:
 static ks_status fit_lines(csv *c, const place *p, const float *by_seed,
                            const double *strength, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_dataset *d = c->report->dataset;
-    const ks_folds *folds = &c->report->folds;
+    const ks_dataset *d = c->evaluation->dataset;
+    const ks_folds *folds = &c->evaluation->folds;
     const ks_interval none = {NAN, NAN, NAN};
     for (int32_t s = 0; s < folds->n_seeds; s++)
         for (int32_t f = 0; f < folds->n_folds; f++) {
@@ -93,7 +93,7 @@ static ks_status fit_lines(csv *c, const place *p, const float *by_seed,
             }
             KS_TRY(ks_stats_metrics(&rows, metrics, err));
             snprintf(seed, sizeof seed, "%llu",
-                     (unsigned long long)c->report->options->grid.seed +
+                     (unsigned long long)c->evaluation->options->grid.seed +
                          (unsigned)s);
             snprintf(fold, sizeof fold, "%d", f);
             KS_TRY(line(c, p, strength[s * folds->n_folds + f], seed, fold,
@@ -108,7 +108,7 @@ static ks_status pooled_line(csv *c, const place *p,
                              ks_err *err) {
     double values[KS_N_METRICS];
     for (int m = 0; m < KS_N_METRICS; m++) values[m] = metrics[m].value;
-    return line(c, p, NAN, "all", "all", c->report->dataset->n, values,
+    return line(c, p, NAN, "all", "all", c->evaluation->dataset->n, values,
                 metrics[KS_BALANCED_ACCURACY], err);
 }
 
@@ -132,8 +132,8 @@ done:
 static ks_status baseline_lines(csv *c, ks_err *err) {
     ks_status st = KS_OK;
     c->info = NULL;
-    for (int32_t b = 0; b < c->report->baselines.n; b++) {
-        const ks_baseline *base = &c->report->baselines.at[b];
+    for (int32_t b = 0; b < c->evaluation->baselines.n; b++) {
+        const ks_baseline *base = &c->evaluation->baselines.at[b];
         place p = {"", "", base->name, ""};
         if (base->strength)
             KS_TRY(fit_lines(c, &p, base->by_seed, base->strength, err));
@@ -145,7 +145,7 @@ done:
 
 static ks_status permuted_lines(csv *c, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_report *r = c->report;
+    const ks_evaluation *r = c->evaluation;
     c->info = r->dataset->info;
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         const ks_series *s = &r->grid.series[k];
@@ -164,11 +164,11 @@ static const char *file_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-ks_status ks_export_csv(const ks_report *r, ks_str *out, ks_err *err) {
+ks_status ks_export_csv(const ks_evaluation *r, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_report_options *o = r->options;
+    const ks_evaluation_options *o = r->options;
     size_t n = (size_t)r->dataset->n;
-    csv c = {.report = r,
+    csv c = {.evaluation = r,
              .info = r->dataset->info,
              .out = out,
              .dataset =
@@ -193,164 +193,5 @@ done:
     free(c.y);
     free(c.group);
     free(c.chain);
-    return st;
-}
-
-/* --------------------------------------------------------------------- JSON */
-
-static json_t *json_number(double v) {
-    return isnan(v) ? json_null() : json_real(v);
-}
-
-static json_t *json_interval(ks_interval v) {
-    json_t *object = json_object();
-    json_object_set_new(object, "value", json_number(v.value));
-    json_object_set_new(object, "low", json_number(v.low));
-    json_object_set_new(object, "high", json_number(v.high));
-    return object;
-}
-
-static json_t *json_metrics(const ks_interval metrics[KS_N_METRICS]) {
-    json_t *object = json_object();
-    for (int m = 0; m < KS_N_METRICS; m++)
-        json_object_set_new(object, ks_metric_name((ks_metric)m),
-                            json_interval(metrics[m]));
-    return object;
-}
-
-static json_t *json_series(const ks_series *s, int32_t n_fits) {
-    json_t *object = json_object(), *layers = json_array(),
-           *chosen = json_array();
-    json_object_set_new(object, "stream",
-                        json_string(ks_stream_name(s->stream)));
-    json_object_set_new(object, "position",
-                        json_string(ks_position_name(s->position)));
-    for (int32_t i = 0; i < s->n_cells; i++) {
-        json_t *layer = json_metrics(s->cells[i].metrics);
-        json_object_set_new(layer, "layer", json_integer(s->cells[i].layer));
-        json_array_append_new(layers, layer);
-    }
-    for (int32_t i = 0; i < n_fits; i++)
-        json_array_append_new(chosen,
-                              json_integer(s->cells[s->chosen[i]].layer));
-    json_object_set_new(object, "layers", layers);
-    json_object_set_new(object, "best", json_metrics(s->metrics));
-    json_object_set_new(object, "best_layer_by_fold", chosen);
-    return object;
-}
-
-static json_t *json_grid(const ks_grid *g, int32_t n_fits) {
-    json_t *list = json_array();
-    for (int32_t k = 0; k < g->n_series; k++)
-        json_array_append_new(list, json_series(&g->series[k], n_fits));
-    return list;
-}
-
-static json_t *json_gain(const ks_report *r, const ks_interval *gain) {
-    json_t *list = json_array();
-    for (int32_t k = 0; k < r->grid.n_series; k++) {
-        json_t *one = json_interval(gain[k]);
-        json_object_set_new(
-            one, "stream",
-            json_string(ks_stream_name(r->grid.series[k].stream)));
-        json_object_set_new(
-            one, "position",
-            json_string(ks_position_name(r->grid.series[k].position)));
-        json_array_append_new(list, one);
-    }
-    return list;
-}
-
-static json_t *json_rows(const ks_report *r) {
-    const ks_dataset *d = r->dataset;
-    return json_pack("{s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:i,s:I}", "steps",
-                     (json_int_t)d->n, "important", (json_int_t)d->n_important,
-                     "removable", (json_int_t)d->n_removable, "chains",
-                     (int)d->n_chains, "problems", (int)d->n_groups,
-                     "unlabelled", (json_int_t)d->n_unlabelled, "invalid",
-                     (json_int_t)d->n_invalid, "chains_without_labels",
-                     (int)d->n_chains_unlabelled, "texts_in_two_folds",
-                     (json_int_t)r->shared_texts);
-}
-
-static json_t *json_settings(const ks_report *r) {
-    const ks_nest_options *nest = &r->options->grid.nest;
-    json_t *strengths = json_array();
-    for (int32_t i = 0; i < nest->n_strengths; i++)
-        json_array_append_new(strengths, json_real(nest->strengths[i]));
-    return json_pack("{s:i,s:i,s:i,s:I,s:i,s:o}", "folds",
-                     (int)r->folds.n_folds, "inner_parts",
-                     (int)r->folds.n_inner, "seeds", (int)r->folds.n_seeds,
-                     "seed", (json_int_t)r->options->grid.seed, "bootstrap",
-                     (int)r->options->grid.bootstrap, "strengths", strengths);
-}
-
-static json_t *json_strata(const ks_report *r) {
-    json_t *list = json_array();
-    for (int32_t s = 0; r->strata && s < r->dataset->n_strata; s++) {
-        ks_interval row[KS_N_STREAMS * KS_N_POSITIONS];
-        for (int32_t k = 0; k < r->grid.n_series; k++)
-            row[k] =
-                r->strata[s].metrics[k * KS_N_METRICS + KS_BALANCED_ACCURACY];
-        json_array_append_new(
-            list, json_pack("{s:s,s:I,s:I,s:o}", "value", r->dataset->strata[s],
-                            "important", (json_int_t)r->strata[s].n_important,
-                            "removable", (json_int_t)r->strata[s].n_removable,
-                            "balanced_accuracy", json_gain(r, row)));
-    }
-    return list;
-}
-
-static json_t *json_baselines(const ks_report *r) {
-    json_t *list = json_array();
-    for (int32_t b = 0; b < r->baselines.n; b++) {
-        const ks_baseline *base = &r->baselines.at[b];
-        json_array_append_new(
-            list, json_pack("{s:s,s:s,s:o,s:o}", "name", base->name, "note",
-                            base->note, "metrics", json_metrics(base->metrics),
-                            "best_layer_minus_this",
-                            json_gain(r, r->gain + b * r->grid.n_series)));
-    }
-    return list;
-}
-
-static json_t *json_rivals(const ks_report *r, int32_t n_fits) {
-    json_t *list = json_array();
-    for (int32_t i = 0; i < r->n_rivals; i++)
-        json_array_append_new(
-            list, json_pack("{s:s,s:o,s:o}", "name", r->rivals[i].name,
-                            "probes", json_grid(&r->rivals[i].grid, n_fits),
-                            "best_layer_minus_this",
-                            json_gain(r, r->rivals[i].gain)));
-    return list;
-}
-
-ks_status ks_export_json(const ks_report *r, json_t **out, ks_err *err) {
-    ks_status st = KS_OK;
-    int32_t n_fits = r->folds.n_seeds * r->folds.n_folds;
-    json_t *permuted = json_array();
-    for (int32_t k = 0; k < r->grid.n_series; k++) {
-        json_t *one = json_metrics(r->permuted + k * KS_N_METRICS);
-        json_object_set_new(
-            one, "position",
-            json_string(ks_position_name(r->grid.series[k].position)));
-        json_object_set_new(
-            one, "stream",
-            json_string(ks_stream_name(r->grid.series[k].stream)));
-        json_array_append_new(permuted, one);
-    }
-    *out = json_pack(
-        "{s:s,s:s,s:s,s:o,s:o,s:i,s:i,s:i,s:i,s:i,s:o,s:o,s:o,s:o,s:o}",
-        "program", "keystep " KS_VERSION, "model", r->dataset->info->model_name,
-        "model_sha256", r->dataset->info->model_sha256, "rows", json_rows(r),
-        "settings", json_settings(r), "fits", (int)r->grid.columns,
-        "most_passes", (int)r->grid.passes, "unconverged",
-        (int)r->grid.unconverged, "other_fits", (int)r->other_fits,
-        "other_unconverged", (int)r->other_unconverged, "probes",
-        json_grid(&r->grid, n_fits), "permuted_labels", permuted, "baselines",
-        json_baselines(r), "rivals", json_rivals(r, n_fits), "strata",
-        json_strata(r));
-    KS_CHECK(*out, KS_NOMEM, "out of memory for the summary");
-done:
     return st;
 }

@@ -53,7 +53,7 @@ static ks_status put_text(hid_t at, const char *path, const char *name,
 /* --------------------------------------------------------------- one series */
 
 typedef struct target {
-    const ks_report *report;
+    const ks_evaluation *evaluation;
     const char *path;
     hid_t at;
     hsize_t layers, seeds, folds, d, steps;
@@ -119,7 +119,7 @@ done:
 /* Scores over all steps of the file, NaN where one was not probed. */
 static ks_status put_scores(const target *t, const ks_series *s, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_dataset *d = t->report->dataset;
+    const ks_dataset *d = t->evaluation->dataset;
     hsize_t shape[2] = {t->layers, t->steps};
     size_t steps = (size_t)t->steps, layers = (size_t)t->layers;
     float *all = NULL;
@@ -138,13 +138,13 @@ done:
     return st;
 }
 
-static ks_status put_series(const ks_report *r, const ks_series *s,
+static ks_status put_series(const ks_evaluation *r, const ks_series *s,
                             hid_t parent, const char *path, ks_err *err) {
     ks_status st = KS_OK;
     char name[64];
     snprintf(name, sizeof name, "%s-%s", ks_stream_name(s->stream),
              ks_position_name(s->position));
-    target t = {.report = r,
+    target t = {.evaluation = r,
                 .path = path,
                 .at = group_in(parent, name),
                 .layers = (hsize_t)s->n_cells,
@@ -166,7 +166,7 @@ done:
 /* ---------------------------------------------------------------- whole file
  */
 
-static ks_status put_folds(const ks_report *r, hid_t file, const char *path,
+static ks_status put_folds(const ks_evaluation *r, hid_t file, const char *path,
                            ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = r->dataset;
@@ -186,7 +186,7 @@ done:
     return st;
 }
 
-static ks_status fill(const ks_report *r, hid_t file, const char *path,
+static ks_status fill(const ks_evaluation *r, hid_t file, const char *path,
                       ks_err *err) {
     ks_status st = KS_OK;
     const ks_acts_info *info = r->dataset->info;
@@ -205,7 +205,8 @@ done:
     return st;
 }
 
-static ks_status write_file(const ks_report *r, const char *part, ks_err *err) {
+static ks_status write_file(const ks_evaluation *r, const char *part,
+                            ks_err *err) {
     ks__h5 was;
     ks__h5_enter(&was);
     hid_t how = H5Pcreate(H5P_FILE_CREATE), access = H5Pcreate(H5P_FILE_ACCESS);
@@ -222,11 +223,12 @@ static ks_status write_file(const ks_report *r, const char *part, ks_err *err) {
     return st;
 }
 
-ks_status ks_export_h5(const ks_report *report, const char *path, ks_err *err) {
+ks_status ks_export_h5(const ks_evaluation *evaluation, const char *path,
+                       ks_err *err) {
     ks_status st = KS_OK;
     ks_str part = {0};
     KS_TRY(ks_str_printf(&part, err, "%s.part", path));
-    KS_TRY(write_file(report, part.data, err));
+    KS_TRY(write_file(evaluation, part.data, err));
     KS_CHECK(rename(part.data, path) == 0, KS_IO, "%s: cannot rename to %s",
              part.data, path);
     KS_TRY(ks_sync_folder_of(path, err));

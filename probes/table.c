@@ -178,8 +178,8 @@ static void chosen_cell(text_cell out, const ks_series *s, int32_t n_fits) {
         snprintf(out, CELL, "layers %d-%d, most %d", low, high, usual);
 }
 
-static ks_status layer_rows(const ks_report *r, ks_stream stream, grid_text *t,
-                            ks_err *err) {
+static ks_status layer_rows(const ks_evaluation *r, ks_stream stream,
+                            grid_text *t, ks_err *err) {
     int32_t n, first = first_of(&r->grid, stream, &n);
     const ks_series *s = &r->grid.series[first];
     int32_t n_fits = r->folds.n_seeds * r->folds.n_folds;
@@ -222,8 +222,8 @@ static ks_status layer_rows(const ks_report *r, ks_stream stream, grid_text *t,
     return KS_OK;
 }
 
-static ks_status write_layers(const ks_report *r, bool markdown, ks_str *out,
-                              ks_err *err) {
+static ks_status write_layers(const ks_evaluation *r, bool markdown,
+                              ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     grid_text t = {0};
     KS_TRY(title(out, markdown, err,
@@ -250,8 +250,8 @@ done:
 
 /* ---------------------------------------------------------------- baselines */
 
-static ks_status write_baselines(const ks_report *r, bool markdown, ks_str *out,
-                                 ks_err *err) {
+static ks_status write_baselines(const ks_evaluation *r, bool markdown,
+                                 ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     grid_text t = {.n_columns = 6};
     text_cell *row = add_row(&t, err);
@@ -286,8 +286,8 @@ done:
     return st;
 }
 
-static ks_status write_rivals(const ks_report *r, bool markdown, ks_str *out,
-                              ks_err *err) {
+static ks_status write_rivals(const ks_evaluation *r, bool markdown,
+                              ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     grid_text t = {.n_columns = r->grid.n_series + 1};
     if (!r->n_rivals) return KS_OK;
@@ -318,7 +318,7 @@ done:
     return st;
 }
 
-static ks_status write_gains(const ks_report *r, bool markdown, ks_str *out,
+static ks_status write_gains(const ks_evaluation *r, bool markdown, ks_str *out,
                              ks_err *err) {
     ks_status st = KS_OK;
     int32_t n = r->grid.n_series;
@@ -347,8 +347,8 @@ done:
     return st;
 }
 
-static ks_status write_strata(const ks_report *r, bool markdown, ks_str *out,
-                              ks_err *err) {
+static ks_status write_strata(const ks_evaluation *r, bool markdown,
+                              ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     int32_t n = r->grid.n_series;
     grid_text t = {.n_columns = n + 2};
@@ -391,7 +391,7 @@ done:
 
 /* ---------------------------------------------------------------------- all */
 
-static ks_status write_top(const ks_report *r, bool markdown, ks_str *out,
+static ks_status write_top(const ks_evaluation *r, bool markdown, ks_str *out,
                            ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = r->dataset;
@@ -429,15 +429,15 @@ done:
     return st;
 }
 
-ks_status ks_table_write(const ks_report *report, bool markdown, ks_str *out,
-                         ks_err *err) {
+ks_status ks_table_write(const ks_evaluation *evaluation, bool markdown,
+                         ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(write_top(report, markdown, out, err));
-    KS_TRY(write_layers(report, markdown, out, err));
-    KS_TRY(write_baselines(report, markdown, out, err));
-    KS_TRY(write_rivals(report, markdown, out, err));
-    KS_TRY(write_gains(report, markdown, out, err));
-    KS_TRY(write_strata(report, markdown, out, err));
+    KS_TRY(write_top(evaluation, markdown, out, err));
+    KS_TRY(write_layers(evaluation, markdown, out, err));
+    KS_TRY(write_baselines(evaluation, markdown, out, err));
+    KS_TRY(write_rivals(evaluation, markdown, out, err));
+    KS_TRY(write_gains(evaluation, markdown, out, err));
+    KS_TRY(write_strata(evaluation, markdown, out, err));
 done:
     return st;
 }

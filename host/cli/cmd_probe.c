@@ -204,19 +204,19 @@ done:
     return st;
 }
 
-static ks_status write_all(const input *in, const ks_report *report,
+static ks_status write_all(const input *in, const ks_evaluation *evaluation,
                            char *paths[N_FILES], ks_err *err) {
     ks_status st = KS_OK;
     ks_str markdown = {0}, csv = {0}, shown = {0};
     json_t *summary = NULL;
     char *text = NULL;
-    KS_TRY(ks_table_write(report, true, &markdown, err));
-    KS_TRY(ks_table_write(report, false, &shown, err));
-    KS_TRY(ks_export_csv(report, &csv, err));
-    KS_TRY(ks_export_json(report, &summary, err));
+    KS_TRY(ks_table_write(evaluation, true, &markdown, err));
+    KS_TRY(ks_table_write(evaluation, false, &shown, err));
+    KS_TRY(ks_export_csv(evaluation, &csv, err));
+    KS_TRY(ks_export_json(evaluation, &summary, err));
     text = json_dumps(summary, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     KS_CHECK(text, KS_NOMEM, "out of memory for the summary");
-    KS_TRY(ks_export_h5(report, paths[H5], err));
+    KS_TRY(ks_export_h5(evaluation, paths[H5], err));
     KS_TRY(
         ks_write_file(paths[TABLE], markdown.data, markdown.length, true, err));
     KS_TRY(ks_write_file(paths[CSV], csv.data, csv.length, true, err));
@@ -251,7 +251,7 @@ static void end(void *user) {
     if (in->progress) ks_progress_close(&in->progress);
 }
 
-static void say(const ks_report *r) {
+static void say(const ks_evaluation *r) {
     if (r->dataset->n_chains_unlabelled)
         ks_log(KS_LOG_INFO, "probe: %d chains of %s have no label line",
                r->dataset->n_chains_unlabelled, r->options->paths.acts);
@@ -273,8 +273,8 @@ static ks_status run(input *in, ks_err *err) {
     bool made = false;
     ks_dev *dev = NULL;
     const struct ks_ops *ops = NULL;
-    ks_report report = {0};
-    ks_report_options options = {
+    ks_evaluation evaluation = {0};
+    ks_evaluation_options options = {
         .paths = {c->acts, c->labels, c->chains, in->strata, c->clean},
         .grid = {.nest = {.n_strengths = in->n_strengths,
                           .strengths = in->strengths,
@@ -303,16 +303,16 @@ static ks_status run(input *in, ks_err *err) {
         KS_TRY(ks_dev_limit(dev, c->memory, "--backend cpu needs none", err));
         options.grid.nest.ops = ops, options.grid.nest.dev = dev;
     }
-    st = ks_report_run(&report, &options, err);
+    st = ks_evaluate(&evaluation, &options, err);
     KS_CHECK(st != KS_INTERRUPTED, KS_INTERRUPTED,
              "interrupted; nothing is written to %s, and the same command "
              "starts again",
              c->out);
     KS_TRY(st);
-    say(&report);
-    KS_TRY(write_all(in, &report, paths, err));
+    say(&evaluation);
+    KS_TRY(write_all(in, &evaluation, paths, err));
 done:
-    ks_report_free(&report);
+    ks_evaluation_free(&evaluation);
     ks_dev_close(&dev, ops);
     if (st != KS_OK && made) rmdir(c->out); /* stays unless it is empty */
     for (int i = 0; i < N_FILES; i++) free(paths[i]);

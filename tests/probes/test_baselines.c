@@ -6,7 +6,7 @@
 
 #include "fixture.h"
 #include "table.h"
-#include "report.h"
+#include "evaluation.h"
 #include "words.h"
 
 /* -------------------------------------------------------------------- words */
@@ -117,41 +117,42 @@ Test(words, test_rows_decide_nothing) {
     cr_expect(gt(int, changed, N / 2));
 }
 
-/* ------------------------------------------------------------------ a report
+/* ------------------------------------------------------------------ a
+ * evaluation
  */
 
 static fixture f;
 static const double strengths[] = {1e-3, 1e-2, 1e-1, 1};
-static ks_report_options options;
-static ks_report report;
+static ks_evaluation_options options;
+static ks_evaluation evaluation;
 
 static void setup(void) {
     fixture_make(&f);
-    options = (ks_report_options){.paths = {.acts = f.acts,
-                                            .labels = f.labels,
-                                            .chains = f.chains,
-                                            .strata = "hops"},
-                                  .grid = {.nest = {.n_strengths = 4,
-                                                    .strengths = strengths,
-                                                    .threads = 2},
-                                           .bootstrap = 200,
-                                           .seed = 1},
-                                  .n_folds = 5,
-                                  .n_inner = 4,
-                                  .n_seeds = 1};
+    options = (ks_evaluation_options){.paths = {.acts = f.acts,
+                                                .labels = f.labels,
+                                                .chains = f.chains,
+                                                .strata = "hops"},
+                                      .grid = {.nest = {.n_strengths = 4,
+                                                        .strengths = strengths,
+                                                        .threads = 2},
+                                               .bootstrap = 200,
+                                               .seed = 1},
+                                      .n_folds = 5,
+                                      .n_inner = 4,
+                                      .n_seeds = 1};
 }
 
 static void teardown(void) {
-    ks_report_free(&report);
+    ks_evaluation_free(&evaluation);
     fixture_free(&f);
 }
 
-TestSuite(report, .init = setup, .fini = teardown);
+TestSuite(evaluation, .init = setup, .fini = teardown);
 
 static const ks_baseline *find(const char *name) {
-    for (int32_t i = 0; i < report.baselines.n; i++)
-        if (strcmp(report.baselines.at[i].name, name) == 0)
-            return &report.baselines.at[i];
+    for (int32_t i = 0; i < evaluation.baselines.n; i++)
+        if (strcmp(evaluation.baselines.at[i].name, name) == 0)
+            return &evaluation.baselines.at[i];
     cr_fatal("no baseline %s", name);
     return NULL;
 }
@@ -160,8 +161,8 @@ static double balanced(const char *name) {
     return find(name)->metrics[KS_BALANCED_ACCURACY].value;
 }
 
-Test(report, baselines_know_what_they_should) {
-    cr_assert(eq(int, ks_report_run(&report, &options, &err), KS_OK), "%s",
+Test(evaluation, baselines_know_what_they_should) {
+    cr_assert(eq(int, ks_evaluate(&evaluation, &options, &err), KS_OK), "%s",
               err.text);
     cr_expect(eq(dbl, balanced("majority"), 0.5));
     cr_expect(gt(dbl, balanced("bag of words"), 0.99)); /* Alpha and beta */
@@ -174,10 +175,10 @@ Test(report, baselines_know_what_they_should) {
     }
 }
 
-Test(report, chain_majority_by_counting) {
-    cr_assert(eq(int, ks_report_run(&report, &options, &err), KS_OK), "%s",
+Test(evaluation, chain_majority_by_counting) {
+    cr_assert(eq(int, ks_evaluate(&evaluation, &options, &err), KS_OK), "%s",
               err.text);
-    const ks_dataset *d = report.dataset;
+    const ks_dataset *d = evaluation.dataset;
     const float *score = find("chain majority")->score;
     for (int64_t i = 0; i < d->n; i++) {
         int others = 0, important = 0;
@@ -192,76 +193,76 @@ Test(report, chain_majority_by_counting) {
 }
 
 /* A fit that was stopped early is counted wherever it stands. */
-Test(report, unconverged_fits_are_said) {
+Test(evaluation, unconverged_fits_are_said) {
     ks_str text = {0};
     options.grid.nest.max_passes = 1;
     options.n_rivals = 1;
     options.rival_names = (const char *const[]){"same"};
     options.rival_paths = (const char *const[]){f.acts};
-    cr_assert(eq(int, ks_report_run(&report, &options, &err), KS_OK), "%s",
+    cr_assert(eq(int, ks_evaluate(&evaluation, &options, &err), KS_OK), "%s",
               err.text);
-    cr_assert(report.grid.unconverged > 0);
-    cr_assert(report.baselines.unconverged > 0);
+    cr_assert(evaluation.grid.unconverged > 0);
+    cr_assert(evaluation.baselines.unconverged > 0);
     /* the rival is the same grid; the rest are baselines and control */
-    cr_expect(report.other_unconverged >
-              report.grid.unconverged + report.baselines.unconverged);
-    cr_expect(report.other_unconverged <= report.other_fits);
-    cr_assert(eq(int, ks_table_write(&report, true, &text, &err), KS_OK));
+    cr_expect(evaluation.other_unconverged >
+              evaluation.grid.unconverged + evaluation.baselines.unconverged);
+    cr_expect(evaluation.other_unconverged <= evaluation.other_fits);
+    cr_assert(eq(int, ks_table_write(&evaluation, true, &text, &err), KS_OK));
     cr_expect(strstr(text.data, " fits did not reach the tolerance") != NULL);
     cr_expect(strstr(text.data, "permuted labels and other activations did") !=
               NULL);
     ks_str_free(&text);
 }
 
-Test(report, permuted_labels_find_nothing) {
-    cr_assert(eq(int, ks_report_run(&report, &options, &err), KS_OK), "%s",
+Test(evaluation, permuted_labels_find_nothing) {
+    cr_assert(eq(int, ks_evaluate(&evaluation, &options, &err), KS_OK), "%s",
               err.text);
-    for (int32_t k = 0; k < report.grid.n_series; k++) {
+    for (int32_t k = 0; k < evaluation.grid.n_series; k++) {
         ks_interval b =
-            report.permuted[k * KS_N_METRICS + KS_BALANCED_ACCURACY];
+            evaluation.permuted[k * KS_N_METRICS + KS_BALANCED_ACCURACY];
         cr_expect(b.value > 0.42 && b.value < 0.58, "%g", b.value);
         cr_expect(b.low < 0.5 && b.high > 0.5, "%g to %g", b.low, b.high);
     }
 }
 
 /* Mean of recall in the stratum and recall of all removable steps. */
-Test(report, strata_by_counting) {
-    cr_assert(eq(int, ks_report_run(&report, &options, &err), KS_OK), "%s",
+Test(evaluation, strata_by_counting) {
+    cr_assert(eq(int, ks_evaluate(&evaluation, &options, &err), KS_OK), "%s",
               err.text);
-    const ks_dataset *d = report.dataset;
-    for (int32_t k = 0; k < report.grid.n_series; k++)
+    const ks_dataset *d = evaluation.dataset;
+    for (int32_t k = 0; k < evaluation.grid.n_series; k++)
         for (int s = 0; s < 2; s++) {
             int64_t n[2] = {0, 0}, right[2] = {0, 0};
             for (int64_t i = 0; i < d->n; i++) {
                 if (d->y[i] && f.hops[d->row[i]] != s + 1) continue;
                 n[d->y[i]]++;
                 right[d->y[i]] +=
-                    (report.grid.series[k].score[i] > 0) == d->y[i];
+                    (evaluation.grid.series[k].score[i] > 0) == d->y[i];
             }
             double want = ((double)right[0] / (double)n[0] +
                            (double)right[1] / (double)n[1]) /
                           2;
             cr_expect(
                 epsilon_eq(dbl,
-                           report.strata[s]
+                           evaluation.strata[s]
                                .metrics[k * KS_N_METRICS + KS_BALANCED_ACCURACY]
                                .value,
                            want, 1e-12));
-            cr_expect(eq(i64, report.strata[s].n_important, n[1]));
-            cr_expect(eq(i64, report.strata[s].n_removable, n[0]));
+            cr_expect(eq(i64, evaluation.strata[s].n_important, n[1]));
+            cr_expect(eq(i64, evaluation.strata[s].n_removable, n[0]));
         }
 }
 
 /* The gain over itself is 0; a file without a position has no gain there. */
-Test(report, rivals_are_paired) {
+Test(evaluation, rivals_are_paired) {
     const char *names[] = {"self"}, *paths[] = {f.other};
     cr_assert(eq(int, write_acts(&f, f.other, 1u << KS_MEAN, &err), KS_OK));
     options.n_rivals = 1;
     options.rival_names = names;
     options.rival_paths = paths;
-    cr_assert(eq(int, ks_report_run(&report, &options, &err), KS_OK), "%s",
+    cr_assert(eq(int, ks_evaluate(&evaluation, &options, &err), KS_OK), "%s",
               err.text);
-    cr_expect(eq(dbl, report.rivals[0].gain[0].value, 0));
-    cr_expect(eq(dbl, report.rivals[0].gain[0].low, 0));
-    cr_expect(isnan(report.rivals[0].gain[1].value));
+    cr_expect(eq(dbl, evaluation.rivals[0].gain[0].value, 0));
+    cr_expect(eq(dbl, evaluation.rivals[0].gain[0].low, 0));
+    cr_expect(isnan(evaluation.rivals[0].gain[1].value));
 }

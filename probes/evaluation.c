@@ -1,5 +1,5 @@
-/* report.c - see report.h. */
-#include "report.h"
+/* evaluation.c - see evaluation.h. */
+#include "evaluation.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -11,9 +11,9 @@ static const char CELLS[] = "layer x position";
 
 /* -------------------------------------------------------------------- folds */
 
-static ks_status make_folds(ks_report *r, ks_err *err) {
+static ks_status make_folds(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_report_options *o = r->options;
+    const ks_evaluation_options *o = r->options;
     const ks_dataset *d = r->dataset;
     KS_CHECK(d->n_groups >= o->n_folds, KS_MISMATCH,
              "%s: its labelled steps are of %d problem%s; %d folds by problem "
@@ -39,7 +39,7 @@ done:
 }
 
 /* Texts that stand on both sides of a split. */
-static ks_status count_shared(ks_report *r, ks_err *err) {
+static ks_status count_shared(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = r->dataset;
     char **texts = NULL;
@@ -64,7 +64,7 @@ done:
 
 /* ------------------------------------------------------------------- rivals */
 
-static ks_status compare(const ks_report *r, const ks_series *best,
+static ks_status compare(const ks_evaluation *r, const ks_series *best,
                          const float *other, ks_interval *gain, ks_err *err) {
     ks_interval all[KS_N_METRICS];
     ks_scored rows = ks_grid_scored(r->dataset, best->score);
@@ -74,7 +74,7 @@ static ks_status compare(const ks_report *r, const ks_series *best,
     return st;
 }
 
-static ks_status open_rival(const ks_report *r, ks_rival *rival,
+static ks_status open_rival(const ks_evaluation *r, ks_rival *rival,
                             const ks_grid_options *options, ks_err *err) {
     ks_status st = KS_OK;
     size_t n = (size_t)r->dataset->n;
@@ -94,10 +94,10 @@ done:
 }
 
 /* Ahead of the long work. */
-static ks_status open_rivals(ks_report *r, const ks_grid_options *options,
+static ks_status open_rivals(ks_evaluation *r, const ks_grid_options *options,
                              ks_err *err) {
     ks_status st = KS_OK;
-    const ks_report_options *o = r->options;
+    const ks_evaluation_options *o = r->options;
     KS_TRY(ks_alloc(&r->rivals, (size_t)KS_MAX(o->n_rivals, 1),
                     sizeof *r->rivals, "comparison", err));
     while (r->n_rivals < o->n_rivals) {
@@ -110,7 +110,7 @@ done:
     return st;
 }
 
-static ks_status run_rival(ks_report *r, ks_rival *rival,
+static ks_status run_rival(ks_evaluation *r, ks_rival *rival,
                            const ks_grid_options *options, ks_err *err) {
     ks_status st = KS_OK;
     ks_grid_options mine = *options;
@@ -137,7 +137,7 @@ done:
     return st;
 }
 
-static ks_status run_rivals(ks_report *r, const ks_grid_options *options,
+static ks_status run_rivals(ks_evaluation *r, const ks_grid_options *options,
                             ks_err *err) {
     ks_status st = KS_OK;
     for (int32_t i = 0; i < r->n_rivals; i++)
@@ -148,9 +148,9 @@ done:
 
 /* ---------------------------------------------------------------- baselines */
 
-static ks_status run_baselines(ks_report *r, ks_err *err) {
+static ks_status run_baselines(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_report_options *o = r->options;
+    const ks_evaluation_options *o = r->options;
     ks_baseline_options options = {.nest = o->grid.nest,
                                    .bootstrap = o->grid.bootstrap,
                                    .seed = o->grid.seed,
@@ -178,7 +178,7 @@ done:
 }
 
 /* The permuted control on every position's usual layer. */
-static ks_status run_permuted(ks_report *r, ks_err *err) {
+static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = r->dataset;
     const ks_grid_options *o = &r->options->grid;
@@ -263,7 +263,7 @@ done:
     return st;
 }
 
-static ks_status run_stratum(ks_report *r, int32_t stratum, ks_err *err) {
+static ks_status run_stratum(ks_evaluation *r, int32_t stratum, ks_err *err) {
     ks_status st = KS_OK;
     const ks_grid_options *o = &r->options->grid;
     ks_stratum_row *row = &r->strata[stratum];
@@ -284,7 +284,7 @@ done:
     return st;
 }
 
-static ks_status run_strata(ks_report *r, ks_err *err) {
+static ks_status run_strata(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
     if (!r->dataset->n_strata) return KS_OK;
     KS_TRY(ks_alloc(&r->strata, (size_t)r->dataset->n_strata, sizeof *r->strata,
@@ -297,9 +297,10 @@ done:
 
 /* ---------------------------------------------------------------------- all */
 
-static ks_status read_layers(ks_report *r, ks_grid_options *grid, ks_err *err) {
+static ks_status read_layers(ks_evaluation *r, ks_grid_options *grid,
+                             ks_err *err) {
     ks_status st = KS_OK;
-    const ks_report_options *o = r->options;
+    const ks_evaluation_options *o = r->options;
     if (!o->layers || !o->layers_of) return KS_OK;
     int32_t n = r->dataset->info->n_layers + 1;
     KS_TRY(ks_alloc(&r->layers, (size_t)n, sizeof *r->layers, "layers", err));
@@ -311,7 +312,7 @@ done:
 
 /* Whatever was asked for by name is there; by default all that is there is
  * taken. */
-static ks_status check_asked(const ks_report *r, ks_err *err) {
+static ks_status check_asked(const ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_grid_options *o = &r->options->grid;
     const ks_acts_info *info = r->dataset->info;
@@ -327,12 +328,12 @@ done:
     return st;
 }
 
-ks_status ks_report_run(ks_report *out, const ks_report_options *options,
-                        ks_err *err) {
+ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
+                      ks_err *err) {
     ks_status st = KS_OK;
-    ks_report *r = out;
+    ks_evaluation *r = out;
     ks_grid_options grid = options->grid;
-    *r = (ks_report){.options = options};
+    *r = (ks_evaluation){.options = options};
     KS_TRY(ks_dataset_open(&r->dataset, &options->paths, err));
     KS_TRY(read_layers(r, &grid, err));
     KS_TRY(check_asked(r, err));
@@ -352,11 +353,11 @@ ks_status ks_report_run(ks_report *out, const ks_report_options *options,
     KS_TRY(run_baselines(r, err));
     KS_TRY(run_rivals(r, &grid, err));
 done:
-    if (st != KS_OK) ks_report_free(r);
+    if (st != KS_OK) ks_evaluation_free(r);
     return st;
 }
 
-void ks_report_free(ks_report *r) {
+void ks_evaluation_free(ks_evaluation *r) {
     for (int32_t i = 0; i < r->n_rivals; i++) {
         ks_grid_free(&r->rivals[i].grid);
         ks_acts_close(&r->rivals[i].file);
@@ -374,5 +375,5 @@ void ks_report_free(ks_report *r) {
     free(r->layers);
     free(r->fold);
     ks_dataset_close(&r->dataset);
-    *r = (ks_report){0};
+    *r = (ks_evaluation){0};
 }

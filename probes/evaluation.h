@@ -1,8 +1,8 @@
-/* report.h - one whole evaluation: the grid of probes, the baselines on the
+/* evaluation.h - one whole evaluation: the grid of probes, the baselines on the
  * same rows and folds, what the best layer has beyond each of them, and the
  * strata. table.h prints it, export.h writes it. */
-#ifndef KS_REPORT_H
-#define KS_REPORT_H
+#ifndef KS_EVALUATION_H
+#define KS_EVALUATION_H
 
 #include "baselines.h"
 #include "grid.h"
@@ -23,7 +23,7 @@ typedef struct ks_stratum_row {
     ks_interval *metrics; /* [n_series, KS_N_METRICS] of the chosen layers */
 } ks_stratum_row;
 
-typedef struct ks_report_options {
+typedef struct ks_evaluation_options {
     ks_dataset_paths paths;
     ks_grid_options grid; /* its layers are taken from layers_of */
     int32_t n_folds, n_inner, n_seeds;
@@ -39,10 +39,10 @@ typedef struct ks_report_options {
     void (*begin)(void *user, const char *what, const char *unit,
                   int64_t total);
     void (*end)(void *user);
-} ks_report_options;
+} ks_evaluation_options;
 
-typedef struct ks_report {
-    const ks_report_options *options;
+typedef struct ks_evaluation {
+    const ks_evaluation_options *options;
     ks_dataset *dataset;
     uint8_t *fold; /* [n_seeds, n] */
     ks_folds folds;
@@ -56,12 +56,12 @@ typedef struct ks_report {
     int32_t n_rivals;
     ks_stratum_row *strata;                /* [dataset->n_strata] */
     int32_t other_fits, other_unconverged; /* of baselines, control, rivals */
-} ks_report;
+} ks_evaluation;
 
 /* out starts as {0}; options are borrowed until free. A failed run leaves
  * {0}. */
-ks_status ks_report_run(ks_report *out, const ks_report_options *options,
-                        ks_err *err);
-void ks_report_free(ks_report *report);
+ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
+                      ks_err *err);
+void ks_evaluation_free(ks_evaluation *report);
 
 #endif
