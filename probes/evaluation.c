@@ -357,6 +357,12 @@ done:
     return st;
 }
 
+const char *ks_evaluation_name(const ks_evaluation_options *o) {
+    const char *path = o->paths.labels ? o->paths.labels : o->paths.acts;
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
 void ks_evaluation_free(ks_evaluation *r) {
     for (int32_t i = 0; i < r->n_rivals; i++) {
         ks_grid_free(&r->rivals[i].grid);
@@ -369,6 +375,7 @@ void ks_evaluation_free(ks_evaluation *r) {
         free(r->strata[s].metrics);
     free(r->strata);
     ks_baselines_free(&r->baselines);
+    ks_others_free(&r->others);
     free(r->gain);
     free(r->permuted);
     ks_grid_free(&r->grid);

@@ -6,6 +6,7 @@
 
 #include "baselines.h"
 #include "grid.h"
+#include "others.h"
 
 /* Another activation file probed on the same rows and folds. */
 typedef struct ks_rival {
@@ -52,6 +53,7 @@ typedef struct ks_evaluation {
     ks_baselines baselines;
     ks_interval *gain; /* [n_baselines, n_series] best layer minus baseline */
     ks_interval *permuted; /* [n_series, KS_N_METRICS] */
+    ks_others others;      /* probes of other kinds */
     ks_rival *rivals;
     int32_t n_rivals;
     ks_stratum_row *strata;                /* [dataset->n_strata] */
@@ -62,6 +64,9 @@ typedef struct ks_evaluation {
  * {0}. */
 ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
                       ks_err *err);
+/* Name of the label file, of the activation file where labels came from it;
+ * borrowed. */
+const char *ks_evaluation_name(const ks_evaluation_options *options);
 void ks_evaluation_free(ks_evaluation *report);
 
 #endif

@@ -143,6 +143,20 @@ done:
     return st;
 }
 
+static ks_status other_lines(csv *c, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_others *all = &c->evaluation->others;
+    for (int32_t i = 0; i < all->n; i++) {
+        const ks_other *o = &all->at[i];
+        place p = {ks_stream_name(o->stream), ks_position_name(o->position),
+                   o->probe, "several"};
+        if (o->layer >= 0) snprintf(p.layer, sizeof p.layer, "%d", o->layer);
+        KS_TRY(pooled_line(c, &p, o->metrics, err));
+    }
+done:
+    return st;
+}
+
 static ks_status permuted_lines(csv *c, ks_err *err) {
     ks_status st = KS_OK;
     const ks_evaluation *r = c->evaluation;
@@ -159,11 +173,6 @@ done:
     return st;
 }
 
-static const char *file_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 ks_status ks_export_csv(const ks_evaluation *r, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     const ks_evaluation_options *o = r->options;
@@ -171,8 +180,7 @@ ks_status ks_export_csv(const ks_evaluation *r, ks_str *out, ks_err *err) {
     csv c = {.evaluation = r,
              .info = r->dataset->info,
              .out = out,
-             .dataset =
-                 file_name(o->paths.labels ? o->paths.labels : o->paths.acts)};
+             .dataset = ks_evaluation_name(o)};
     KS_TRY(ks_alloc(&c.score, n, sizeof *c.score, "rows of a fold", err));
     KS_TRY(ks_alloc(&c.y, n, sizeof *c.y, "rows of a fold", err));
     KS_TRY(ks_alloc(&c.group, n, sizeof *c.group, "rows of a fold", err));
@@ -180,6 +188,7 @@ ks_status ks_export_csv(const ks_evaluation *r, ks_str *out, ks_err *err) {
     KS_TRY(ks_str_printf(out, err, KS_METRICS_HEAD));
     for (int32_t k = 0; k < r->grid.n_series; k++)
         KS_TRY(series_lines(&c, &r->grid.series[k], "l2", err));
+    KS_TRY(other_lines(&c, err));
     KS_TRY(permuted_lines(&c, err));
     for (int32_t i = 0; i < r->n_rivals; i++) {
         c.info = ks_acts_get_info(r->rivals[i].file);

@@ -119,6 +119,22 @@ static json_t *json_baselines(const ks_evaluation *r) {
     return list;
 }
 
+static json_t *json_others(const ks_others *others) {
+    json_t *list = json_array();
+    for (int32_t i = 0; i < others->n; i++) {
+        const ks_other *o = &others->at[i];
+        json_array_append_new(
+            list,
+            json_pack("{s:s,s:s,s:s,s:o,s:s,s:o,s:o}", "probe", o->probe,
+                      "stream", ks_stream_name(o->stream), "position",
+                      ks_position_name(o->position), "layer",
+                      o->layer < 0 ? json_null() : json_integer(o->layer),
+                      "note", o->note, "metrics", json_metrics(o->metrics),
+                      "minus_best_l2", json_interval(o->minus_best)));
+    }
+    return list;
+}
+
 static json_t *json_rivals(const ks_evaluation *r, int32_t n_fits) {
     json_t *list = json_array();
     for (int32_t i = 0; i < r->n_rivals; i++)
@@ -144,18 +160,25 @@ ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
             json_string(ks_stream_name(r->grid.series[k].stream)));
         json_array_append_new(permuted, one);
     }
+    const ks_evaluation_options *o = r->options;
     *out = json_pack(
-        "{s:s,s:s,s:s,s:o,s:o,s:i,s:i,s:i,s:i,s:i,s:o,s:o,s:o,s:o,s:o}",
-        "program", "keystep " KS_VERSION, "model", r->dataset->info->model_name,
-        "model_sha256", r->dataset->info->model_sha256, "rows", json_rows(r),
-        "settings", json_settings(r), "fits", (int)r->grid.columns,
-        "most_passes", (int)r->grid.passes, "unconverged",
+        "{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:s,s:o,s:o,s:i,s:i,s:i,s:i,s:i}",
+        "format", "keystep summary", "format_version", 1, "program",
+        "keystep " KS_VERSION, "dataset", ks_evaluation_name(o), "model",
+        r->dataset->info->model_name, "model_sha256",
+        r->dataset->info->model_sha256, "context",
+        r->dataset->info->context_none ? "none" : "full", "protocol", "honest",
+        "rows", json_rows(r), "settings", json_settings(r), "fits",
+        (int)r->grid.columns, "most_passes", (int)r->grid.passes, "unconverged",
         (int)r->grid.unconverged, "other_fits", (int)r->other_fits,
-        "other_unconverged", (int)r->other_unconverged, "probes",
-        json_grid(&r->grid, n_fits), "permuted_labels", permuted, "baselines",
-        json_baselines(r), "rivals", json_rivals(r, n_fits), "strata",
-        json_strata(r));
+        "other_unconverged", (int)r->other_unconverged);
     KS_CHECK(*out, KS_NOMEM, "out of memory for the summary");
+    json_object_set_new(*out, "probes", json_grid(&r->grid, n_fits));
+    json_object_set_new(*out, "permuted_labels", permuted);
+    json_object_set_new(*out, "baselines", json_baselines(r));
+    json_object_set_new(*out, "rivals", json_rivals(r, n_fits));
+    json_object_set_new(*out, "other_probes", json_others(&r->others));
+    json_object_set_new(*out, "strata", json_strata(r));
 done:
     return st;
 }

@@ -5,128 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ------------------------------------------------------------------- cells */
-
-enum { LINE = 79, CELL = 40, MAX_COLUMNS = KS_N_STREAMS * KS_N_POSITIONS + 8 };
-
-typedef char text_cell[CELL];
-
-/* Rows of cells; the first is the heading. */
-typedef struct grid_text {
-    int32_t n_columns, n_rows;
-    text_cell *at; /* [n_rows, n_columns] */
-    size_t capacity;
-} grid_text;
-
-static text_cell *add_row(grid_text *t, ks_err *err) {
-    size_t need = (size_t)(t->n_rows + 1) * (size_t)t->n_columns;
-    if (ks_grow(&t->at, &t->capacity, need, sizeof *t->at, "table", err) !=
-        KS_OK)
-        return NULL;
-    text_cell *row = t->at + (size_t)t->n_rows++ * (size_t)t->n_columns;
-    for (int32_t c = 0; c < t->n_columns; c++) row[c][0] = 0;
-    return row;
-}
-
-/* A line of the cells of column 0 and [from, to). */
-static ks_status write_row(text_cell *row, const int *width, int32_t from,
-                           int32_t to, bool markdown, ks_str *out,
-                           ks_err *err) {
-    ks_status st = KS_OK;
-    for (int32_t c = 0; c < to; c++) {
-        if (c > 0 && c < from) continue;
-        bool last = c + 1 == to && !markdown;
-        KS_TRY(ks_str_printf(out, err, "%s%-*s%s", markdown ? "| " : "",
-                             last ? 0 : width[c], row[c],
-                             last       ? ""
-                             : markdown ? " "
-                                        : "  "));
-    }
-    KS_TRY(ks_str_printf(out, err, markdown ? "|\n" : "\n"));
-done:
-    return st;
-}
-
-/* The first column that no longer fits a line beside column 0 and from. */
-static int32_t fitting(const grid_text *t, const int *width, int32_t from) {
-    int used = width[0];
-    int32_t to = from;
-    for (; to < t->n_columns; to++) {
-        if (to > from && used + 2 + width[to] > LINE) break;
-        used += 2 + width[to];
-    }
-    return to;
-}
-
-/* On a terminal, columns that do not fit a line follow below, with the first
- * one repeated. */
-static ks_status write_grid(const grid_text *t, bool markdown, ks_str *out,
-                            ks_err *err) {
-    ks_status st = KS_OK;
-    int width[MAX_COLUMNS] = {0};
-    for (int32_t r = 0; r < t->n_rows; r++)
-        for (int32_t c = 0; c < t->n_columns; c++)
-            width[c] = (int)KS_MAX((size_t)width[c],
-                                   strlen(t->at[r * t->n_columns + c]));
-    for (int32_t from = 1, to; from < t->n_columns; from = to) {
-        to = markdown ? t->n_columns : fitting(t, width, from);
-        for (int32_t r = 0; r < t->n_rows; r++) {
-            KS_TRY(write_row(t->at + r * t->n_columns, width, from, to,
-                             markdown, out, err));
-            if (!markdown || r > 0) continue;
-            for (int32_t c = 0; c < t->n_columns; c++) {
-                KS_TRY(ks_str_printf(out, err, "|"));
-                for (int k = 0; k < width[c] + 2; k++)
-                    KS_TRY(ks_str_printf(out, err, "-"));
-            }
-            KS_TRY(ks_str_printf(out, err, "|\n"));
-        }
-        KS_TRY(ks_str_printf(out, err, "\n"));
-    }
-done:
-    return st;
-}
-
-/* Words of text in lines, those after the first indented. */
-static ks_status write_wrapped(const char *text, int indent, ks_str *out,
-                               ks_err *err) {
-    ks_status st = KS_OK;
-    int used = 0;
-    while (*text) {
-        int n = (int)strcspn(text, " ");
-        if (used > 0 && used + 1 + n > LINE) {
-            KS_TRY(ks_str_printf(out, err, "\n%*s", indent, ""));
-            used = indent;
-        } else if (used > 0) {
-            KS_TRY(ks_str_printf(out, err, " "));
-            used++;
-        }
-        KS_TRY(ks_str_printf(out, err, "%.*s", n, text));
-        used += n;
-        text += n;
-        text += strspn(text, " ");
-    }
-    KS_TRY(ks_str_printf(out, err, "\n"));
-done:
-    return st;
-}
-
-static void interval_cell(text_cell out, ks_interval v, bool sign) {
-    if (isnan(v.value))
-        snprintf(out, CELL, "n/a");
-    else if (isnan(v.low))
-        snprintf(out, CELL, sign ? "%+.1f" : "%.1f", 100 * v.value);
-    else
-        snprintf(out, CELL, sign ? "%+.1f [%+.1f, %+.1f]" : "%.1f [%.1f, %.1f]",
-                 100 * v.value, 100 * v.low, 100 * v.high);
-}
-
-static void value_cell(text_cell out, double v) {
-    if (isnan(v))
-        snprintf(out, CELL, "n/a");
-    else
-        snprintf(out, CELL, "%.3f", v);
-}
+#include "text_table.h"
 
 /* ------------------------------------------------------------------ heading */
 
@@ -141,18 +20,13 @@ static int32_t first_of(const ks_grid *g, ks_stream stream, int32_t *n) {
     return first;
 }
 
-static void heading(text_cell *row, const char *first, const ks_grid *g,
+static void heading(ks_text_cell *row, const char *first, const ks_grid *g,
                     bool streams) {
-    snprintf(row[0], CELL, "%s", first);
+    snprintf(row[0], KS_TEXT_CELL, "%s", first);
     for (int32_t k = 0; k < g->n_series; k++)
-        snprintf(row[k + 1], CELL, "%s%s%s",
+        snprintf(row[k + 1], KS_TEXT_CELL, "%s%s%s",
                  streams ? ks_stream_name(g->series[k].stream) : "",
                  streams ? "/" : "", ks_position_name(g->series[k].position));
-}
-
-static ks_status title(ks_str *out, bool markdown, ks_err *err,
-                       const char *text) {
-    return ks_str_printf(out, err, "%s%s\n\n", markdown ? "## " : "", text);
 }
 
 static bool many_streams(const ks_grid *g) {
@@ -164,7 +38,7 @@ static bool many_streams(const ks_grid *g) {
 /* ------------------------------------------------------------------- layers */
 
 /* The chosen layers of a series, with how many of the fits chose each. */
-static void chosen_cell(text_cell out, const ks_series *s, int32_t n_fits) {
+static void chosen_cell(ks_text_cell out, const ks_series *s, int32_t n_fits) {
     int32_t low = INT32_MAX, high = -1;
     for (int32_t i = 0; i < n_fits; i++) {
         int32_t layer = s->cells[s->chosen[i]].layer;
@@ -173,49 +47,51 @@ static void chosen_cell(text_cell out, const ks_series *s, int32_t n_fits) {
     }
     int32_t usual = s->cells[ks_series_usual(s, n_fits)].layer;
     if (low == high)
-        snprintf(out, CELL, "layer %d", low);
+        snprintf(out, KS_TEXT_CELL, "layer %d", low);
     else
-        snprintf(out, CELL, "layers %d-%d, most %d", low, high, usual);
+        snprintf(out, KS_TEXT_CELL, "layers %d-%d, most %d", low, high, usual);
 }
 
 static ks_status layer_rows(const ks_evaluation *r, ks_stream stream,
-                            grid_text *t, ks_err *err) {
+                            ks_text_grid *t, ks_err *err) {
     int32_t n, first = first_of(&r->grid, stream, &n);
     const ks_series *s = &r->grid.series[first];
     int32_t n_fits = r->folds.n_seeds * r->folds.n_folds;
-    text_cell *row;
+    ks_text_cell *row;
     t->n_columns = n + 1;
-    if (!(row = add_row(t, err))) return KS_NOMEM;
-    snprintf(row[0], CELL, "%s layer", ks_stream_name(stream));
+    if (!(row = ks__grid_row(t, err))) return KS_NOMEM;
+    snprintf(row[0], KS_TEXT_CELL, "%s layer", ks_stream_name(stream));
     for (int32_t k = 0; k < n; k++)
-        snprintf(row[k + 1], CELL, "%s", ks_position_name(s[k].position));
+        snprintf(row[k + 1], KS_TEXT_CELL, "%s",
+                 ks_position_name(s[k].position));
     for (int32_t i = 0; i < s->n_cells; i++) {
-        if (!(row = add_row(t, err))) return KS_NOMEM;
-        snprintf(row[0], CELL, "%d", s->cells[i].layer);
+        if (!(row = ks__grid_row(t, err))) return KS_NOMEM;
+        snprintf(row[0], KS_TEXT_CELL, "%d", s->cells[i].layer);
         for (int32_t k = 0; k < n; k++)
-            interval_cell(row[k + 1],
-                          s[k].cells[i].metrics[KS_BALANCED_ACCURACY], false);
+            ks__cell_interval(
+                row[k + 1], s[k].cells[i].metrics[KS_BALANCED_ACCURACY], false);
     }
-    if (!(row = add_row(t, err))) return KS_NOMEM;
-    snprintf(row[0], CELL, "best *");
+    if (!(row = ks__grid_row(t, err))) return KS_NOMEM;
+    snprintf(row[0], KS_TEXT_CELL, "best *");
     for (int32_t k = 0; k < n; k++)
-        interval_cell(row[k + 1], s[k].metrics[KS_BALANCED_ACCURACY], false);
-    if (!(row = add_row(t, err))) return KS_NOMEM;
-    snprintf(row[0], CELL, "chosen");
+        ks__cell_interval(row[k + 1], s[k].metrics[KS_BALANCED_ACCURACY],
+                          false);
+    if (!(row = ks__grid_row(t, err))) return KS_NOMEM;
+    snprintf(row[0], KS_TEXT_CELL, "chosen");
     for (int32_t k = 0; k < n; k++) chosen_cell(row[k + 1], &s[k], n_fits);
     static const ks_metric more[] = {KS_AUC, KS_WITHIN_AUC, KS_BRIER};
     static const char *const names[] = {"best: AUC", "best: within-chain AUC",
                                         "best: Brier"};
     for (size_t m = 0; m < KS_COUNT(more); m++) {
-        if (!(row = add_row(t, err))) return KS_NOMEM;
-        snprintf(row[0], CELL, "%s", names[m]);
+        if (!(row = ks__grid_row(t, err))) return KS_NOMEM;
+        snprintf(row[0], KS_TEXT_CELL, "%s", names[m]);
         for (int32_t k = 0; k < n; k++)
-            value_cell(row[k + 1], s[k].metrics[more[m]].value);
+            ks__cell_value(row[k + 1], s[k].metrics[more[m]].value);
     }
-    if (!(row = add_row(t, err))) return KS_NOMEM;
-    snprintf(row[0], CELL, "permuted labels");
+    if (!(row = ks__grid_row(t, err))) return KS_NOMEM;
+    snprintf(row[0], KS_TEXT_CELL, "permuted labels");
     for (int32_t k = 0; k < n; k++)
-        interval_cell(
+        ks__cell_interval(
             row[k + 1],
             r->permuted[(first + k) * KS_N_METRICS + KS_BALANCED_ACCURACY],
             false);
@@ -225,16 +101,16 @@ static ks_status layer_rows(const ks_evaluation *r, ks_stream stream,
 static ks_status write_layers(const ks_evaluation *r, bool markdown,
                               ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
-    grid_text t = {0};
-    KS_TRY(title(out, markdown, err,
-                 "Balanced accuracy, % [95% interval over "
-                 "problems]"));
+    ks_text_grid t = {0};
+    KS_TRY(ks__text_title(out, markdown, err,
+                          "Balanced accuracy, % [95% interval over "
+                          "problems]"));
     for (int s = 0; s < KS_N_STREAMS; s++) {
         int32_t n;
         if (first_of(&r->grid, (ks_stream)s, &n) < 0) continue;
         t.n_rows = 0;
         KS_TRY(layer_rows(r, (ks_stream)s, &t, err));
-        KS_TRY(write_grid(&t, markdown, out, err));
+        KS_TRY(ks__grid_write(&t, markdown, out, err));
     }
     KS_TRY(ks_str_printf(
         out, err,
@@ -253,32 +129,34 @@ done:
 static ks_status write_baselines(const ks_evaluation *r, bool markdown,
                                  ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
-    grid_text t = {.n_columns = 6};
-    text_cell *row = add_row(&t, err);
+    ks_text_grid t = {.n_columns = 6};
+    ks_text_cell *row = ks__grid_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
-    KS_TRY(title(out, markdown, err,
-                 "Baselines on the same rows and folds (within-chain: AUC)"));
+    KS_TRY(ks__text_title(
+        out, markdown, err,
+        "Baselines on the same rows and folds (within-chain: AUC)"));
     static const char *const names[] = {"baseline",     "balanced, %",
                                         "accuracy, %",  "AUC",
                                         "within-chain", "Brier"};
-    for (int c = 0; c < 6; c++) snprintf(row[c], CELL, "%s", names[c]);
+    for (int c = 0; c < 6; c++) snprintf(row[c], KS_TEXT_CELL, "%s", names[c]);
     for (int32_t b = 0; b < r->baselines.n; b++) {
         const ks_baseline *base = &r->baselines.at[b];
-        KS_CHECK((row = add_row(&t, err)), KS_NOMEM,
+        KS_CHECK((row = ks__grid_row(&t, err)), KS_NOMEM,
                  "out of memory for a table");
-        snprintf(row[0], CELL, "%s", base->name);
-        interval_cell(row[1], base->metrics[KS_BALANCED_ACCURACY], false);
-        snprintf(row[2], CELL, "%.1f", 100 * base->metrics[KS_ACCURACY].value);
-        value_cell(row[3], base->metrics[KS_AUC].value);
-        value_cell(row[4], base->metrics[KS_WITHIN_AUC].value);
-        value_cell(row[5], base->metrics[KS_BRIER].value);
+        snprintf(row[0], KS_TEXT_CELL, "%s", base->name);
+        ks__cell_interval(row[1], base->metrics[KS_BALANCED_ACCURACY], false);
+        snprintf(row[2], KS_TEXT_CELL, "%.1f",
+                 100 * base->metrics[KS_ACCURACY].value);
+        ks__cell_value(row[3], base->metrics[KS_AUC].value);
+        ks__cell_value(row[4], base->metrics[KS_WITHIN_AUC].value);
+        ks__cell_value(row[5], base->metrics[KS_BRIER].value);
     }
-    KS_TRY(write_grid(&t, markdown, out, err));
+    KS_TRY(ks__grid_write(&t, markdown, out, err));
     for (int32_t b = 0; b < r->baselines.n; b++) {
         char note[512];
         snprintf(note, sizeof note, "- %s: %s.", r->baselines.at[b].name,
                  r->baselines.at[b].note);
-        KS_TRY(write_wrapped(note, 2, out, err));
+        KS_TRY(ks__text_wrapped(note, 2, out, err));
     }
     KS_TRY(ks_str_printf(out, err, "\n"));
 done:
@@ -289,30 +167,30 @@ done:
 static ks_status write_rivals(const ks_evaluation *r, bool markdown,
                               ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
-    grid_text t = {.n_columns = r->grid.n_series + 1};
+    ks_text_grid t = {.n_columns = r->grid.n_series + 1};
     if (!r->n_rivals) return KS_OK;
-    text_cell *row = add_row(&t, err);
+    ks_text_cell *row = ks__grid_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
-    KS_TRY(title(out, markdown, err,
-                 "Other activations, their own best layer, "
-                 "balanced accuracy, %"));
+    KS_TRY(ks__text_title(out, markdown, err,
+                          "Other activations, their own best layer, "
+                          "balanced accuracy, %"));
     heading(row, "activations", &r->grid, many_streams(&r->grid));
     for (int32_t i = 0; i < r->n_rivals; i++) {
-        KS_CHECK((row = add_row(&t, err)), KS_NOMEM,
+        KS_CHECK((row = ks__grid_row(&t, err)), KS_NOMEM,
                  "out of memory for a table");
-        snprintf(row[0], CELL, "%s", r->rivals[i].name);
+        snprintf(row[0], KS_TEXT_CELL, "%s", r->rivals[i].name);
         for (int32_t k = 0; k < r->grid.n_series; k++) {
             const ks_series *s =
                 ks_grid_find(&r->rivals[i].grid, r->grid.series[k].stream,
                              r->grid.series[k].position);
             if (s)
-                interval_cell(row[k + 1], s->metrics[KS_BALANCED_ACCURACY],
-                              false);
+                ks__cell_interval(row[k + 1], s->metrics[KS_BALANCED_ACCURACY],
+                                  false);
             else
-                snprintf(row[k + 1], CELL, "not there");
+                snprintf(row[k + 1], KS_TEXT_CELL, "not there");
         }
     }
-    KS_TRY(write_grid(&t, markdown, out, err));
+    KS_TRY(ks__grid_write(&t, markdown, out, err));
 done:
     free(t.at);
     return st;
@@ -322,26 +200,26 @@ static ks_status write_gains(const ks_evaluation *r, bool markdown, ks_str *out,
                              ks_err *err) {
     ks_status st = KS_OK;
     int32_t n = r->grid.n_series;
-    grid_text t = {.n_columns = n + 1};
-    text_cell *row = add_row(&t, err);
+    ks_text_grid t = {.n_columns = n + 1};
+    ks_text_cell *row = ks__grid_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
-    KS_TRY(title(out, markdown, err,
-                 "Best layer minus baseline, points of "
-                 "balanced accuracy, paired"));
+    KS_TRY(ks__text_title(out, markdown, err,
+                          "Best layer minus baseline, points of "
+                          "balanced accuracy, paired"));
     heading(row, "minus", &r->grid, many_streams(&r->grid));
     for (int32_t b = 0; b < r->baselines.n + r->n_rivals; b++) {
         bool rival = b >= r->baselines.n;
         const ks_interval *gain =
             rival ? r->rivals[b - r->baselines.n].gain : r->gain + b * n;
-        KS_CHECK((row = add_row(&t, err)), KS_NOMEM,
+        KS_CHECK((row = ks__grid_row(&t, err)), KS_NOMEM,
                  "out of memory for a table");
-        snprintf(row[0], CELL, "%s",
+        snprintf(row[0], KS_TEXT_CELL, "%s",
                  rival ? r->rivals[b - r->baselines.n].name
                        : r->baselines.at[b].name);
         for (int32_t k = 0; k < n; k++)
-            interval_cell(row[k + 1], gain[k], true);
+            ks__cell_interval(row[k + 1], gain[k], true);
     }
-    KS_TRY(write_grid(&t, markdown, out, err));
+    KS_TRY(ks__grid_write(&t, markdown, out, err));
 done:
     free(t.at);
     return st;
@@ -351,39 +229,85 @@ static ks_status write_strata(const ks_evaluation *r, bool markdown,
                               ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     int32_t n = r->grid.n_series;
-    grid_text t = {.n_columns = n + 2};
+    ks_text_grid t = {.n_columns = n + 2};
     const char *field = r->options->paths.strata;
     char text[128];
     if (!r->dataset->n_strata) return KS_OK;
-    text_cell *row = add_row(&t, err);
+    ks_text_cell *row = ks__grid_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
     snprintf(text, sizeof text, "By %.60s, best layer, balanced accuracy, %%",
              field);
-    KS_TRY(title(out, markdown, err, text));
-    snprintf(row[0], CELL, "%s", field);
-    snprintf(row[1], CELL, "important");
+    KS_TRY(ks__text_title(out, markdown, err, text));
+    snprintf(row[0], KS_TEXT_CELL, "%s", field);
+    snprintf(row[1], KS_TEXT_CELL, "important");
     for (int32_t k = 0; k < n; k++)
-        snprintf(row[k + 2], CELL, "%s%s%s",
+        snprintf(row[k + 2], KS_TEXT_CELL, "%s%s%s",
                  many_streams(&r->grid)
                      ? ks_stream_name(r->grid.series[k].stream)
                      : "",
                  many_streams(&r->grid) ? "/" : "",
                  ks_position_name(r->grid.series[k].position));
     for (int32_t s = 0; s < r->dataset->n_strata; s++) {
-        KS_CHECK((row = add_row(&t, err)), KS_NOMEM,
+        KS_CHECK((row = ks__grid_row(&t, err)), KS_NOMEM,
                  "out of memory for a table");
-        snprintf(row[0], CELL, "%s", r->dataset->strata[s]);
-        snprintf(row[1], CELL, "%lld", (long long)r->strata[s].n_important);
+        snprintf(row[0], KS_TEXT_CELL, "%s", r->dataset->strata[s]);
+        snprintf(row[1], KS_TEXT_CELL, "%lld",
+                 (long long)r->strata[s].n_important);
         for (int32_t k = 0; k < n; k++)
-            interval_cell(
+            ks__cell_interval(
                 row[k + 2],
                 r->strata[s].metrics[k * KS_N_METRICS + KS_BALANCED_ACCURACY],
                 false);
     }
-    KS_TRY(write_grid(&t, markdown, out, err));
+    KS_TRY(ks__grid_write(&t, markdown, out, err));
     KS_TRY(ks_str_printf(out, err,
                          "Important steps of the stratum against all "
                          "removable ones.\n\n"));
+done:
+    free(t.at);
+    return st;
+}
+
+/* ------------------------------------------------------------- other probes */
+
+static ks_status write_others(const ks_evaluation *r, bool markdown,
+                              ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_text_grid t = {.n_columns = 7};
+    if (!r->others.n) return KS_OK;
+    ks_text_cell *row = ks__grid_row(&t, err);
+    KS_CHECK(row, KS_NOMEM, "out of memory for a table");
+    KS_TRY(ks__text_title(out, markdown, err,
+                          "Other probes on the same rows and folds"));
+    static const char *const names[] = {"probe",       "of",           "layer",
+                                        "balanced, %", "within-chain", "Brier",
+                                        "minus best *"};
+    for (int c = 0; c < 7; c++) snprintf(row[c], KS_TEXT_CELL, "%s", names[c]);
+    for (int32_t i = 0; i < r->others.n; i++) {
+        const ks_other *o = &r->others.at[i];
+        KS_CHECK((row = ks__grid_row(&t, err)), KS_NOMEM,
+                 "out of memory for a table");
+        snprintf(row[0], KS_TEXT_CELL, "%.39s", o->probe);
+        snprintf(row[1], KS_TEXT_CELL, "%s/%s", ks_stream_name(o->stream),
+                 ks_position_name(o->position));
+        if (o->layer >= 0)
+            snprintf(row[2], KS_TEXT_CELL, "%d", o->layer);
+        else
+            snprintf(row[2], KS_TEXT_CELL, "several");
+        ks__cell_interval(row[3], o->metrics[KS_BALANCED_ACCURACY], false);
+        ks__cell_value(row[4], o->metrics[KS_WITHIN_AUC].value);
+        ks__cell_value(row[5], o->metrics[KS_BRIER].value);
+        ks__cell_interval(row[6], o->minus_best, true);
+    }
+    KS_TRY(ks__grid_write(&t, markdown, out, err));
+    for (int32_t i = 0; i < r->others.n; i++) {
+        const ks_other *o = &r->others.at[i];
+        char note[512];
+        if (i > 0 && strcmp(o->note, r->others.at[i - 1].note) == 0) continue;
+        snprintf(note, sizeof note, "- %s: %s.", o->probe, o->note);
+        KS_TRY(ks__text_wrapped(note, 2, out, err));
+    }
+    KS_TRY(ks_str_printf(out, err, "\n"));
 done:
     free(t.at);
     return st;
@@ -437,6 +361,7 @@ ks_status ks_table_write(const ks_evaluation *evaluation, bool markdown,
     KS_TRY(write_baselines(evaluation, markdown, out, err));
     KS_TRY(write_rivals(evaluation, markdown, out, err));
     KS_TRY(write_gains(evaluation, markdown, out, err));
+    KS_TRY(write_others(evaluation, markdown, out, err));
     KS_TRY(write_strata(evaluation, markdown, out, err));
 done:
     return st;
