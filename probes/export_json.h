@@ -11,6 +11,6 @@ json_t *ks__json_interval(ks_interval v);
 /* {"stream","position"}, to which more is added. */
 json_t *ks__json_where(const ks_series *series);
 /* The "analyses" of the summary (export_analyses.c). */
-json_t *ks__json_analyses(const ks_evaluation *evaluation);
+json_t *ks__json_analyses(const ks_evaluation *run);
 
 #endif

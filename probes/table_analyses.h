@@ -4,7 +4,7 @@
 
 #include "evaluation.h"
 
-ks_status ks_table_analyses(const ks_evaluation *evaluation, bool markdown,
+ks_status ks_table_analyses(const ks_evaluation *run, bool markdown,
                             ks_str *out, ks_err *err);
 
 #endif
