@@ -62,6 +62,10 @@ static inline double ks__l2_dot(const double *a, const double *b, int64_t n) {
            ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
+/* The arrays of f->n columns; pairs: those of L-BFGS too. */
+ks_status ks__l2_fitting_open(ks_l2_fitting *f, bool pairs, ks_err *err);
+void ks__l2_fitting_close(ks_l2_fitting *f);
+
 /* Fills f->splits and every column's place in them; KS_MISMATCH where training
  * rows are of one class. */
 ks_status ks__l2_find_splits(ks_l2_fitting *f, ks_err *err);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "holds.h"
 #include "l2.h"
 
 static const double TOLERANCE = 1e-6;
@@ -45,19 +46,6 @@ double ks_nest_loss(const float *margin, const int8_t *y, const uint8_t *fold,
 
 /* -------------------------------------------------------------- inner fits */
 
-/* The distinct sets held out; two outer folds share one where they can. */
-typedef struct holds {
-    uint32_t set[KS_L2_MAX_FOLDS * KS_L2_MAX_FOLDS];
-    int32_t n;
-} holds;
-
-static int32_t find_hold(holds *all, uint32_t set) {
-    for (int32_t i = 0; i < all->n; i++)
-        if (all->set[i] == set) return i;
-    all->set[all->n] = set;
-    return all->n++;
-}
-
 typedef struct work {
     ks_l2 *l2;
     const ks_folds *folds;
@@ -86,7 +74,7 @@ static ks_status solve(work *w, int32_t n, ks_err *err) {
 
 /* Margins at the chosen strength, each row's by the fit that held its part
  * out; the test rows' are filled in by refit. */
-static void keep_inner(work *w, holds *all, int32_t fit, int32_t strength) {
+static void keep_inner(work *w, ks_holds *all, int32_t fit, int32_t strength) {
     const ks_folds *f = w->folds;
     int32_t seed = fit / f->n_folds, k = fit % f->n_folds;
     const uint8_t *fold = f->fold + seed * f->n;
@@ -94,7 +82,7 @@ static void keep_inner(work *w, holds *all, int32_t fit, int32_t strength) {
     for (int32_t part = 0; part < f->n_inner; part++) {
         uint32_t set = ks_nest_hold(f->n_folds, f->n_inner, k, part);
         int64_t column =
-            find_hold(all, set) * w->options->n_strengths + strength;
+            ks__hold(all, set) * w->options->n_strengths + strength;
         for (int64_t i = 0; i < f->n; i++)
             if ((set & ~(1u << k)) >> fold[i] & 1)
                 out[i] = w->margin[column * f->n + i];
@@ -106,10 +94,8 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = w->folds;
     int32_t n_strengths = w->options->n_strengths;
-    holds all = {.n = 0};
-    for (int32_t k = 0; k < f->n_folds; k++)
-        for (int32_t part = 0; part < f->n_inner; part++)
-            find_hold(&all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
+    ks_holds all;
+    ks__holds_fill(&all, f, false);
     int32_t n = all.n * n_strengths;
     for (int32_t i = 0; i < n; i++)
         w->columns[i] =
@@ -118,20 +104,13 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
                            .strength = w->options->strengths[i % n_strengths],
                            .margin = w->margin + (int64_t)i * f->n};
     KS_TRY(solve(w, n, err));
-    const uint8_t *fold = f->fold + seed * f->n;
     for (int32_t k = 0; k < f->n_folds; k++) {
         int32_t fit = seed * f->n_folds + k;
         int32_t best = 0;
         w->out->loss[fit] = INFINITY;
         for (int32_t c = 0; c < n_strengths; c++) {
-            double loss = 0;
-            for (int32_t part = 0; part < f->n_inner; part++) {
-                uint32_t set = ks_nest_hold(f->n_folds, f->n_inner, k, part);
-                int64_t column = find_hold(&all, set) * n_strengths + c;
-                loss += ks_nest_loss(w->margin + column * f->n, w->y[seed],
-                                     fold, f->n, set & ~(1u << k));
-            }
-            loss /= f->n_inner;
+            double loss = ks__holds_loss(&all, f, seed, k, w->margin,
+                                         n_strengths, c, w->y[seed]);
             if (loss < w->out->loss[fit]) {
                 w->out->loss[fit] = loss;
                 w->out->strength[fit] = w->options->strengths[c];
