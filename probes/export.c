@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "csv.h"
+
 /* ---------------------------------------------------------------------- CSV */
 
 typedef struct csv {
@@ -24,35 +26,18 @@ typedef struct place {
     char layer[16];
 } place;
 
-/* RFC 4180: quoted where needed. */
-static ks_status field(ks_str *out, const char *text, ks_err *err) {
-    ks_status st = KS_OK;
-    if (!strpbrk(text, ",\"\n\r")) return ks_str_printf(out, err, "%s,", text);
-    KS_TRY(ks_str_add(out, "\"", 1, err));
-    for (const char *p = text; *p; p++)
-        KS_TRY(ks_str_printf(out, err, *p == '"' ? "\"\"" : "%c", *p));
-    KS_TRY(ks_str_add(out, "\",", 2, err));
-done:
-    return st;
-}
-
-static ks_status number(ks_str *out, double v, bool last, ks_err *err) {
-    if (isnan(v)) return ks_str_add(out, last ? "\n" : ",", 1, err);
-    return ks_str_printf(out, err, "%.6f%s", v, last ? "\n" : ",");
-}
-
 static ks_status line(csv *c, const place *p, double strength, const char *seed,
                       const char *fold, int64_t n, const double *metrics,
                       ks_interval interval, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(field(c->out, c->dataset, err));
-    KS_TRY(field(c->out, c->info ? c->info->model_name : "", err));
+    KS_TRY(ks__csv_field(c->out, c->dataset, err));
+    KS_TRY(ks__csv_field(c->out, c->info ? c->info->model_name : "", err));
     KS_TRY(ks_str_printf(c->out, err, "%s,%s,%s,%s,", p->stream, p->position,
                          p->layer,
                          !c->info                ? ""
                          : c->info->context_none ? "none"
                                                  : "full"));
-    KS_TRY(field(c->out, p->probe, err));
+    KS_TRY(ks__csv_field(c->out, p->probe, err));
     if (isnan(strength))
         KS_TRY(ks_str_add(c->out, ",", 1, err));
     else
@@ -60,9 +45,9 @@ static ks_status line(csv *c, const place *p, double strength, const char *seed,
     KS_TRY(ks_str_printf(c->out, err, "%s,%s,test,%lld,", seed, fold,
                          (long long)n));
     for (int m = 0; m < KS_N_METRICS; m++)
-        KS_TRY(number(c->out, metrics[m], false, err));
-    KS_TRY(number(c->out, interval.low, false, err));
-    KS_TRY(number(c->out, interval.high, true, err));
+        KS_TRY(ks__csv_number(c->out, metrics[m], false, err));
+    KS_TRY(ks__csv_number(c->out, interval.low, false, err));
+    KS_TRY(ks__csv_number(c->out, interval.high, true, err));
 done:
     return st;
 }
