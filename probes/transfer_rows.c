@@ -260,7 +260,7 @@ ks_status ks__transfer_rows(ks_transfer_rows *r, const ks_transfer *t,
     KS_CHECK(w.master >= 0, KS_USAGE,
              "set %s and those on the same chains have no labels: NAME=ACTS:"
              "LABELS gives them",
-             w.set[0]->source->name);
+             t->sets[r->set[0]].source->name);
     const ks_transfer_set *m = w.set[w.master];
     r->view.acts = m->file;
     r->view.info = m->info;
