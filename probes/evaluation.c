@@ -399,6 +399,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(run_baselines(r, err));
     KS_TRY(run_rivals(r, &grid, err));
     KS_TRY(adjust(r, err));
+    ks_claims_of(&r->claims, r);
 done:
     if (st != KS_OK) ks_evaluation_free(r);
     return st;

@@ -6,6 +6,7 @@
 
 #include "analyses.h"
 #include "baselines.h"
+#include "claims.h"
 #include "grid.h"
 #include "others.h"
 
@@ -63,6 +64,7 @@ typedef struct ks_evaluation {
     ks_gain *gain;         /* [n_baselines, n_series] */
     ks_interval *permuted; /* [n_series, KS_N_METRICS] */
     ks_analyses analyses;
+    ks_claims claims;
     ks_others others; /* probes of other kinds */
     ks_rival *rivals;
     int32_t n_rivals;

@@ -293,7 +293,7 @@ static ks_status write_others(const ks_evaluation *r, bool markdown,
         const ks_other *o = &r->others.at[i];
         KS_CHECK((row = ks__grid_row(&t, err)), KS_NOMEM,
                  "out of memory for a table");
-        snprintf(row[0], KS_TEXT_CELL, "%.39s", o->probe);
+        snprintf(row[0], KS_TEXT_CELL, "%s", o->probe);
         snprintf(row[1], KS_TEXT_CELL, "%s/%s", ks_stream_name(o->stream),
                  ks_position_name(o->position));
         if (o->layer >= 0)
@@ -370,6 +370,7 @@ ks_status ks_table_write(const ks_evaluation *evaluation, bool markdown,
     KS_TRY(write_others(evaluation, markdown, out, err));
     KS_TRY(write_strata(evaluation, markdown, out, err));
     KS_TRY(ks_table_analyses(evaluation, markdown, out, err));
+    KS_TRY(ks_table_claims(evaluation, markdown, out, err));
 done:
     return st;
 }
