@@ -26,10 +26,9 @@ typedef struct ks_refinement {
     ks_interval *agreement;   /* [n_cells] share of rows that the layer's probe
                                  and the last layer's predict alike */
     ks_interval *correlation; /* [n_cells] Pearson's, of their scores */
-    ks_interval trend;        /* Spearman's, of layer and balanced accuracy over
-                                 layers 1 and up; NaN for fewer than 3 */
-    ks_interval near_best;    /* share of layers 1 and up at most 3 points below
-                                 the best of them */
+    /* over layers 1 and up, NaN for fewer than 3 */
+    ks_interval trend;     /* Spearman's, of layer and balanced accuracy */
+    ks_interval near_best; /* share of them at most 3 points below the best */
 } ks_refinement;
 
 /* Probes of one layer on another's activations. */

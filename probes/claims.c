@@ -59,13 +59,13 @@ static void readable(ks_claims *all, const ks_evaluation *r, int32_t main) {
     ks_claim *c = claim(
         all, "readable", KS_PERCENT,
         "Can importance be read off the activations?",
-        "yes: the best layer's interval lies above 50% and its exact test "
+        "yes: the best layer's interval lies above 55% and its exact test "
         "within chains is below 5% after Holm; no: the interval lies below "
         "55%");
     name(c, s, "best layer, balanced accuracy");
     c->figure = s->metrics[KS_BALANCED_ACCURACY];
     c->p = s->p_holm;
-    c->verdict = ks_verdict_of(c->figure, c->p, 0.5, 0.55);
+    c->verdict = ks_verdict_of(c->figure, c->p, 0.55, 0.55);
 }
 
 /* A position's best layer against what is known of the place alone. */
@@ -80,8 +80,8 @@ static void position(ks_claims *all, const ks_evaluation *r, ks_position p,
         ks_claim *c =
             claim(all, id, KS_POINTS, question,
                   "yes: the best layer beats the step's place (index and "
-                  "square), interval above 0 and p below 5% after Holm; no: "
-                  "the interval lies below 2 points");
+                  "square), interval above 0 and p below 5% after Holm; else "
+                  "no: the interval lies below 2 points");
         name(c, s, "best layer less position");
         c->figure = gain->points;
         c->p = gain->p_holm;
@@ -111,7 +111,7 @@ static void layers(ks_claims *all, const ks_evaluation *r, int32_t main) {
         c->figure = a->refinement[main].trend;
         c->verdict = ks_verdict_of(c->figure, NAN, 0, 0);
     }
-    if (a->layers_needed) {
+    if (a->layers_needed && a->layers_needed[main].n_sizes > 1) {
         ks_claim *c = claim(all, "one-layer", KS_POINTS, "Is one layer enough?",
                             "yes: the best single layer less all layers "
                             "together lies above -2 points with its interval; "
@@ -180,6 +180,13 @@ static void rivals(ks_claims *all, const ks_evaluation *r, int32_t main) {
 /* ----------------------------------------------------------------------- all
  */
 
+static void drop_missing(ks_claims *all) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < all->n; i++)
+        if (!isnan(all->at[i].figure.value)) all->at[n++] = all->at[i];
+    all->n = n;
+}
+
 void ks_claims_of(ks_claims *out, const ks_evaluation *evaluation) {
     const ks_evaluation *r = evaluation;
     out->n = 0;
@@ -196,4 +203,5 @@ void ks_claims_of(ks_claims *out, const ks_evaluation *evaluation) {
                 "Is it more than the step's surface?");
     text(out, r, main);
     rivals(out, r, main);
+    drop_missing(out);
 }
