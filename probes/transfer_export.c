@@ -4,18 +4,10 @@
 #include <string.h>
 
 #include "csv.h"
+#include "export_json.h"
 #include "transfer.h"
 
 /* --------------------------------------------------------------------- JSON */
-
-static json_t *number(double v) {
-    return isnan(v) ? json_null() : json_real(v);
-}
-
-static json_t *interval(ks_interval v) {
-    return json_pack("{s:o,s:o,s:o}", "value", number(v.value), "low",
-                     number(v.low), "high", number(v.high));
-}
 
 /* Which of a cell's figures a matrix has. */
 typedef ks_interval (*figure_fn)(const void *cell);
@@ -27,8 +19,9 @@ static json_t *matrix(const void *cells, size_t size, int32_t n, figure_fn of) {
         json_t *row = json_array();
         for (int32_t j = 0; j < n; j++) {
             const char *cell = (const char *)cells + (size_t)(i * n + j) * size;
-            json_array_append_new(row, *(const bool *)cell ? interval(of(cell))
-                                                           : json_null());
+            json_array_append_new(row, *(const bool *)cell
+                                           ? ks__json_interval(of(cell))
+                                           : json_null());
         }
         json_array_append_new(rows, row);
     }
@@ -105,12 +98,13 @@ static json_t *map_json(const ks_transfer *t, const ks_transfer_rows *r,
         t->sets[r->set[self]].source->name, "activations_of",
         t->sets[r->set[cross]].source->name, "map",
         ks_map_name((ks_map_kind)kind), "balanced_accuracy",
-        interval(m->metrics[KS_BALANCED_ACCURACY]), "accuracy",
-        interval(m->metrics[KS_ACCURACY]), "auc", interval(m->metrics[KS_AUC]),
-        "minus_own", interval(m->minus_own), "on_labels_of_activations",
-        interval(m->against_cross), "agreement", interval(m->agreement), "r2",
-        interval(m->r2), "from_layer_by_fold", integers(c->from_layer, fits),
-        "strength_by_fold",
+        ks__json_interval(m->metrics[KS_BALANCED_ACCURACY]), "accuracy",
+        ks__json_interval(m->metrics[KS_ACCURACY]), "auc",
+        ks__json_interval(m->metrics[KS_AUC]), "minus_own",
+        ks__json_interval(m->minus_own), "on_labels_of_activations",
+        ks__json_interval(m->against_cross), "agreement",
+        ks__json_interval(m->agreement), "r2", ks__json_interval(m->r2),
+        "from_layer_by_fold", integers(c->from_layer, fits), "strength_by_fold",
         kind == KS_MAP_RIDGE ? reals(c->strength, fits) : json_null());
     return one;
 }
@@ -124,9 +118,10 @@ static json_t *carried(const ks_transfer_models *m, int kind) {
         for (int32_t j = 0; j < n; j++) {
             const ks_transfer_cell *c = &m->cells[i * n + j];
             json_array_append_new(
-                row, i == j && c->there ? interval(balanced(c))
+                row, i == j && c->there ? ks__json_interval(balanced(c))
                      : c->maps[kind].there
-                         ? interval(c->maps[kind].metrics[KS_BALANCED_ACCURACY])
+                         ? ks__json_interval(
+                               c->maps[kind].metrics[KS_BALANCED_ACCURACY])
                          : json_null());
         }
         json_array_append_new(rows, row);

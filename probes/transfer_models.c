@@ -152,23 +152,18 @@ static ks_status compare_labels(const work *w, int32_t a, int32_t b,
 static ks_status against(const work *w, const float *score, int32_t labels,
                          ks_interval *out, ks_err *err) {
     const ks_grid_options *o = &w->transfer->options->grid;
-    ks_interval all[KS_N_METRICS];
     ks_dataset view = view_of(w, labels);
     ks_scored rows = ks_grid_scored(&view, score);
-    ks_status st = ks_stats_bootstrap(&rows, o->bootstrap, o->seed, all, err);
-    if (st == KS_OK) *out = all[KS_BALANCED_ACCURACY];
-    return st;
+    return ks_stats_balanced(&rows, NULL, o->bootstrap, o->seed, out, NULL,
+                             err);
 }
 
 static ks_status paired(const work *w, int32_t self, const float *a,
                         const float *b, ks_interval *out, ks_err *err) {
     const ks_grid_options *o = &w->transfer->options->grid;
-    ks_interval all[KS_N_METRICS];
     ks_dataset view = view_of(w, self);
     ks_scored rows = ks_grid_scored(&view, a);
-    ks_status st = ks_stats_paired(&rows, b, o->bootstrap, o->seed, all, err);
-    if (st == KS_OK) *out = all[KS_BALANCED_ACCURACY];
-    return st;
+    return ks_stats_balanced(&rows, b, o->bootstrap, o->seed, NULL, out, err);
 }
 
 static ks_status fill_cell(const work *w, int32_t self, int32_t cross,

@@ -338,7 +338,6 @@ static ks_status run_pair(work *w, int32_t from, int32_t to, ks_err *err) {
     const ks_transfer_set *a = set_of(w, from);
     const ks_dataset *d = set_of(w, to)->dataset;
     ks_transfer_task *task = &w->tasks->cells[from * w->tasks->n_sets + to];
-    ks_interval all[KS_N_METRICS];
     training t = {0};
     best b = {0};
     float *score = NULL;
@@ -354,9 +353,9 @@ static ks_status run_pair(work *w, int32_t from, int32_t to, ks_err *err) {
     ks_scored rows = ks_grid_scored(d, score);
     KS_TRY(ks_stats_bootstrap(&rows, o->grid.bootstrap, o->grid.seed,
                               task->metrics, err));
-    KS_TRY(ks_stats_paired(&rows, w->within[to].series->score,
-                           o->grid.bootstrap, o->grid.seed, all, err));
-    task->minus_within = all[KS_BALANCED_ACCURACY];
+    KS_TRY(ks_stats_balanced(&rows, w->within[to].series->score,
+                             o->grid.bootstrap, o->grid.seed, NULL,
+                             &task->minus_within, err));
     task->layer = b.layer;
     task->strength = b.strength;
     task->n_train = t.n;
