@@ -154,7 +154,9 @@ static ks_status run_baselines(ks_evaluation *r, ks_err *err) {
     ks_baseline_options options = {.nest = o->grid.nest,
                                    .bootstrap = o->grid.bootstrap,
                                    .seed = o->grid.seed,
-                                   .words = !o->no_text};
+                                   .words = !o->no_text,
+                                   .n_scores = o->n_scores,
+                                   .scores = o->scores};
     int32_t n_series = r->grid.n_series;
     options.nest.keep_weights = false;
     options.progress = o->grid.progress;
@@ -210,6 +212,25 @@ done:
     if (r->options->end) r->options->end(o->user);
     free(buffer);
     free(x);
+    return st;
+}
+
+/* ------------------------------------------------------------- independence */
+
+static ks_status run_independence(ks_evaluation *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_grid_options *o = &r->options->grid;
+    if (!r->dataset->has_text) return KS_OK;
+    if (r->options->begin)
+        r->options->begin(o->user, "surface taken out", "layer",
+                          ks_independence_layers(&r->grid, false));
+    st = ks_independence_run(&r->independence, r->dataset, &r->grid, &r->folds,
+                             o, false, err);
+    if (r->options->end) r->options->end(o->user);
+    KS_TRY(st);
+    r->other_fits += r->independence.fits;
+    r->other_unconverged += r->independence.unconverged;
+done:
     return st;
 }
 
@@ -351,6 +372,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(run_strata(r, err));
     KS_TRY(run_permuted(r, err));
     KS_TRY(run_baselines(r, err));
+    KS_TRY(run_independence(r, err));
     KS_TRY(run_rivals(r, &grid, err));
 done:
     if (st != KS_OK) ks_evaluation_free(r);
@@ -376,6 +398,7 @@ void ks_evaluation_free(ks_evaluation *r) {
     free(r->strata);
     ks_baselines_free(&r->baselines);
     ks_others_free(&r->others);
+    ks_independence_free(&r->independence);
     free(r->gain);
     free(r->permuted);
     ks_grid_free(&r->grid);

@@ -6,6 +6,7 @@
 
 #include "baselines.h"
 #include "grid.h"
+#include "independence.h"
 #include "others.h"
 
 /* Another activation file probed on the same rows and folds. */
@@ -31,6 +32,8 @@ typedef struct ks_evaluation_options {
     int32_t n_rivals;
     const char *const *rival_names;
     const char *const *rival_paths;
+    int32_t n_scores; /* scores that others gave, as baselines */
+    const ks_given_scores *scores;
     bool no_text; /* leave the word baselines out */
     /* "0,3-7" to a bool per layer; NULL: all layers */
     ks_status (*layers_of)(const char *text, int32_t n, bool *on, ks_err *err);
@@ -54,6 +57,7 @@ typedef struct ks_evaluation {
     ks_interval *gain; /* [n_baselines, n_series] best layer minus baseline */
     ks_interval *permuted; /* [n_series, KS_N_METRICS] */
     ks_others others;      /* probes of other kinds */
+    ks_independence independence;
     ks_rival *rivals;
     int32_t n_rivals;
     ks_stratum_row *strata;                /* [dataset->n_strata] */

@@ -20,6 +20,8 @@ ks_status ks_export_csv(const ks_evaluation *evaluation, ks_str *out,
 /* A new reference. */
 ks_status ks_export_json(const ks_evaluation *evaluation, json_t **out,
                          ks_err *err);
+/* {"value","low","high"}, null where not defined; new. */
+json_t *ks__json_interval(ks_interval v);
 /* /probes/<stream>-<position>/: layer [layers], strength [layers, seeds,
  * folds], weight, mean, scale [layers, seeds, folds, d], bias [layers, seeds,
  * folds], scores [layers, steps], chosen_layer [seeds, folds], best_scores

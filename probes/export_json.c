@@ -7,7 +7,7 @@ static json_t *json_number(double v) {
     return isnan(v) ? json_null() : json_real(v);
 }
 
-static json_t *json_interval(ks_interval v) {
+json_t *ks__json_interval(ks_interval v) {
     json_t *object = json_object();
     json_object_set_new(object, "value", json_number(v.value));
     json_object_set_new(object, "low", json_number(v.low));
@@ -19,7 +19,7 @@ static json_t *json_metrics(const ks_interval metrics[KS_N_METRICS]) {
     json_t *object = json_object();
     for (int m = 0; m < KS_N_METRICS; m++)
         json_object_set_new(object, ks_metric_name((ks_metric)m),
-                            json_interval(metrics[m]));
+                            ks__json_interval(metrics[m]));
     return object;
 }
 
@@ -54,7 +54,7 @@ static json_t *json_grid(const ks_grid *g, int32_t n_fits) {
 static json_t *json_gain(const ks_evaluation *r, const ks_interval *gain) {
     json_t *list = json_array();
     for (int32_t k = 0; k < r->grid.n_series; k++) {
-        json_t *one = json_interval(gain[k]);
+        json_t *one = ks__json_interval(gain[k]);
         json_object_set_new(
             one, "stream",
             json_string(ks_stream_name(r->grid.series[k].stream)));
@@ -130,7 +130,7 @@ static json_t *json_others(const ks_others *others) {
                       ks_position_name(o->position), "layer",
                       o->layer < 0 ? json_null() : json_integer(o->layer),
                       "note", o->note, "metrics", json_metrics(o->metrics),
-                      "minus_best_l2", json_interval(o->minus_best)));
+                      "minus_best_l2", ks__json_interval(o->minus_best)));
     }
     return list;
 }
@@ -144,6 +144,14 @@ static json_t *json_rivals(const ks_evaluation *r, int32_t n_fits) {
                             "best_layer_minus_this",
                             json_gain(r, r->rivals[i].gain)));
     return list;
+}
+
+static json_t *json_analyses(const ks_evaluation *r) {
+    json_t *object = json_object();
+    if (r->independence.n_features)
+        json_object_set_new(object, "surface",
+                            ks_independence_json(&r->independence, &r->grid));
+    return object;
 }
 
 ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
@@ -178,6 +186,7 @@ ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
     json_object_set_new(*out, "baselines", json_baselines(r));
     json_object_set_new(*out, "rivals", json_rivals(r, n_fits));
     json_object_set_new(*out, "other_probes", json_others(&r->others));
+    json_object_set_new(*out, "analyses", json_analyses(r));
     json_object_set_new(*out, "strata", json_strata(r));
 done:
     return st;

@@ -83,6 +83,10 @@ static ks_status solve(work *w, int32_t n, ks_err *err) {
     return st;
 }
 
+static bool is_asked(const work *w, int32_t fold) {
+    return !w->options->outer || w->options->outer >> fold & 1;
+}
+
 /* Chooses strength and loss of every outer fold of one seed. */
 static ks_status choose(work *w, int32_t seed, ks_err *err) {
     ks_status st = KS_OK;
@@ -90,7 +94,7 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
     int32_t n_strengths = w->options->n_strengths;
     holds all = {.n = 0};
     for (int32_t k = 0; k < f->n_folds; k++)
-        for (int32_t part = 0; part < f->n_inner; part++)
+        for (int32_t part = 0; is_asked(w, k) && part < f->n_inner; part++)
             find_hold(&all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
     int32_t n = all.n * n_strengths;
     for (int32_t i = 0; i < n; i++)
@@ -104,6 +108,7 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
     for (int32_t k = 0; k < f->n_folds; k++) {
         int32_t fit = seed * f->n_folds + k;
         w->out->loss[fit] = INFINITY;
+        if (!is_asked(w, k)) continue;
         for (int32_t c = 0; c < n_strengths; c++) {
             double loss = 0;
             for (int32_t part = 0; part < f->n_inner; part++) {
@@ -131,21 +136,25 @@ static ks_status refit(work *w, ks_err *err) {
     ks_status st = KS_OK;
     ks_nest *out = w->out;
     int64_t d = out->d, n = out->n;
+    int32_t n_columns = 0;
     for (int32_t i = 0; i < out->n_fits; i++)
-        w->columns[i] =
-            (ks_l2_column){.design = i / w->folds->n_folds,
-                           .hold = 1u << (i % w->folds->n_folds),
-                           .strength = out->strength[i],
-                           .weight = w->raw ? w->raw + i * (d + 1) : NULL,
-                           .mean = w->raw ? w->mean + i * d : NULL,
-                           .scale = w->raw ? w->scale + i * d : NULL,
-                           .margin = out->score + i / w->folds->n_folds * n};
-    KS_TRY(solve(w, out->n_fits, err));
-    for (int32_t i = 0; i < out->n_fits; i++) {
-        out->gradient[i] = w->columns[i].gradient;
-        out->reads[i] = w->columns[i].passes;
+        if (is_asked(w, i % w->folds->n_folds))
+            w->columns[n_columns++] = (ks_l2_column){
+                .design = i / w->folds->n_folds,
+                .hold = 1u << (i % w->folds->n_folds),
+                .strength = out->strength[i],
+                .weight = w->raw ? w->raw + i * (d + 1) : NULL,
+                .mean = w->raw ? w->mean + i * d : NULL,
+                .scale = w->raw ? w->scale + i * d : NULL,
+                .margin = out->score + i / w->folds->n_folds * n};
+    KS_TRY(solve(w, n_columns, err));
+    for (int32_t i = 0, k = 0; i < out->n_fits; i++) {
+        if (!is_asked(w, i % w->folds->n_folds)) continue;
+        out->gradient[i] = w->columns[k].gradient;
+        out->reads[i] = w->columns[k++].passes;
     }
     for (int32_t i = 0; w->raw && i < out->n_fits; i++) {
+        if (!is_asked(w, i % w->folds->n_folds)) continue;
         const double *raw = w->raw + i * (d + 1);
         double bias = raw[d];
         for (int64_t j = 0; j < d; j++) {
