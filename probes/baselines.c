@@ -159,6 +159,7 @@ static ks_status overlap(work *w, ks_err *err) {
         "shares of the step's words and of its numbers that stand in "
         "the question",
         &b, err));
+    b->reads_text = true;
     KS_TRY(ks_alloc(&x, (size_t)d->n * 3, sizeof *x, "question overlap", err));
     for (int64_t i = 0; i < d->n; i++) {
         size_t n, n_question;
@@ -182,6 +183,7 @@ static ks_status surface(work *w, const char *name, const char *note,
     float *x = NULL;
     ks_baseline *b;
     KS_TRY(ks__baseline_add(w, name, note, &b, err));
+    b->reads_text = true;
     KS_TRY(ks_alloc(&x, (size_t)(d->n * n_features), sizeof *x, name, err));
     KS_TRY(ks_surface_features(d, set, w->options->nest.threads, x, err));
     KS_TRY(ks__baseline_fit(w, b, x, n_features, err));

@@ -158,6 +158,7 @@ static ks_status fit_folds(ks_baselines_work *w, const given *g, ks_baseline *b,
     int64_t n = w->d->n;
     ks_nest nest = {0};
     ks_nest_options options = w->options->nest;
+    options.keep_weights = options.keep_inner = false;
     options.threads = 1;
     KS_TRY(ks_alloc(&b->by_seed, (size_t)(all->n_seeds * n), sizeof(float),
                     "scores", err));

@@ -13,6 +13,7 @@ static ks_status fit(ks_baselines_work *w, const char *name, const char *note,
     const ks_folds *f = w->folds;
     ks_baseline *b;
     KS_TRY(ks__baseline_add(w, name, note, &b, err));
+    b->reads_text = true;
     KS_TRY(ks_alloc(&b->by_seed, (size_t)(f->n_seeds * d->n), sizeof(float),
                     name, err));
     KS_TRY(ks_alloc(&b->strength, (size_t)(f->n_seeds * f->n_folds),

@@ -7,7 +7,7 @@
 /* What is added up over rows: their number; of each column its values and
  * their squares, x ahead of t; the products of each x with each t. */
 typedef struct work {
-    int32_t n_x, n_t, n_columns, width, n_groups;
+    int32_t n_x, n_t, n_columns, width;
     double *sums; /* [n_groups, width] */
 } work;
 
@@ -67,29 +67,17 @@ static double spread(const double *all, int32_t k) {
     return about > 1e-12 * squares ? about : NAN;
 }
 
-/* all: [width] sums of a draw; r [n_x, n_t] at `stride`. */
-static void correlations(const work *w, const double *all, double *r,
-                         size_t stride) {
+/* As ks_stats_fn: all [width] sums, r [n_x, n_t]. */
+static void correlations(const double *all, const void *user, double *r) {
+    const work *w = user;
     const double *product = all + 1 + 2 * w->n_columns;
     for (int32_t j = 0; j < w->n_x; j++)
         for (int32_t k = 0; k < w->n_t; k++) {
             int32_t of = w->n_x + k;
             double about =
                 *product++ - all[1 + 2 * j] * all[1 + 2 * of] / all[0];
-            *r = about / sqrt(spread(all, j) * spread(all, of));
-            r += stride;
+            *r++ = about / sqrt(spread(all, j) * spread(all, of));
         }
-}
-
-/* weight: how often each problem was drawn; NULL: once. */
-static void total(const work *w, const double *weight, double *all) {
-    for (int32_t k = 0; k < w->width; k++) all[k] = 0;
-    for (int32_t g = 0; g < w->n_groups; g++) {
-        double times = weight ? weight[g] : 1;
-        const double *s = w->sums + (int64_t)g * w->width;
-        for (int32_t k = 0; times > 0 && k < w->width; k++)
-            all[k] += times * s[k];
-    }
 }
 
 ks_status ks_correlate(const double *x, int32_t n_x, const double *t,
@@ -97,49 +85,16 @@ ks_status ks_correlate(const double *x, int32_t n_x, const double *t,
                        int32_t n_groups, int32_t replicates, uint64_t seed,
                        ks_interval *out, ks_err *err) {
     ks_status st = KS_OK;
-    size_t pairs = (size_t)n_x * (size_t)n_t, many = (size_t)replicates;
-    double *draws = NULL, *all = NULL, *once = NULL;
-    bool failed = false;
     work w = {.n_x = n_x,
               .n_t = n_t,
               .n_columns = n_x + n_t,
-              .width = 1 + 2 * (n_x + n_t) + n_x * n_t,
-              .n_groups = n_groups};
+              .width = 1 + 2 * (n_x + n_t) + n_x * n_t};
     KS_TRY(ks_alloc(&w.sums, (size_t)n_groups * (size_t)w.width, sizeof *w.sums,
                     "correlations", err));
-    KS_TRY(ks_alloc(&all, (size_t)w.width, sizeof *all, "correlations", err));
-    KS_TRY(ks_alloc(&once, pairs, sizeof *once, "correlations", err));
-    KS_TRY(
-        ks_alloc(&draws, pairs * many, sizeof *draws, "bootstrap draws", err));
     KS_TRY(add_up(&w, x, t, n, group, err));
-    total(&w, NULL, all);
-    correlations(&w, all, once, 1);
-#pragma omp parallel
-    {
-        double *weight = malloc(sizeof *weight * (size_t)n_groups);
-        double *mine = malloc(sizeof *mine * (size_t)w.width);
-        if (!weight || !mine) {
-#pragma omp atomic write
-            failed = true;
-        }
-#pragma omp for schedule(static)
-        for (int32_t r = 0; r < replicates; r++) {
-            if (!weight || !mine || ks_interrupted) continue;
-            ks__stats_draw(seed, (uint64_t)r, n_groups, weight);
-            total(&w, weight, mine);
-            correlations(&w, mine, draws + r, many);
-        }
-        free(weight);
-        free(mine);
-    }
-    KS_CHECK(!failed, KS_NOMEM, "out of memory for bootstrap weights");
-    KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-    for (size_t p = 0; p < pairs; p++)
-        out[p] = ks__stats_interval(once[p], draws + p * many, replicates);
+    KS_TRY(ks_stats_of_sums(w.sums, n_groups, w.width, correlations, &w,
+                            n_x * n_t, replicates, seed, out, err));
 done:
     free(w.sums);
-    free(all);
-    free(once);
-    free(draws);
     return st;
 }

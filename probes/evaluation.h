@@ -4,10 +4,20 @@
 #ifndef KS_EVALUATION_H
 #define KS_EVALUATION_H
 
+#include "analyses.h"
 #include "baselines.h"
+#include "claims.h"
 #include "grid.h"
 #include "independence.h"
 #include "others.h"
+
+/* What the best layer of a series has beyond another scoring, in balanced
+ * accuracy, paired. p by sign flips over problems (significance.h), p_holm
+ * over all that the series is compared with; NaN where the other lacks it. */
+typedef struct ks_gain {
+    ks_interval points;
+    double p, p_holm;
+} ks_gain;
 
 /* Another activation file probed on the same rows and folds. */
 typedef struct ks_rival {
@@ -15,9 +25,8 @@ typedef struct ks_rival {
     ks_acts_file *file;
     int64_t *place; /* [n] its row for each row of the data set */
     ks_grid grid;
-    ks_interval *gain; /* [n_series] of the main grid: its best layer minus
-                          this one's, balanced accuracy, paired; NaN where
-                          this file lacks the position */
+    ks_gain *gain; /* [n_series] of the main grid; its best layer against this
+                      one's */
 } ks_rival;
 
 typedef struct ks_stratum_row {
@@ -34,7 +43,8 @@ typedef struct ks_evaluation_options {
     const char *const *rival_paths;
     int32_t n_scores; /* scores that others gave, as baselines */
     const ks_given_scores *scores;
-    bool no_text; /* leave the word baselines out */
+    uint32_t analyses; /* bit set of ks_analysis */
+    bool no_text;      /* leave the word baselines out */
     /* "0,3-7" to a bool per layer; NULL: all layers */
     ks_status (*layers_of)(const char *text, int32_t n, bool *on, ks_err *err);
     const char *layers;
@@ -54,14 +64,17 @@ typedef struct ks_evaluation {
     bool *layers;
     ks_grid grid;
     ks_baselines baselines;
-    ks_interval *gain; /* [n_baselines, n_series] best layer minus baseline */
+    ks_gain *gain;         /* [n_baselines, n_series] */
     ks_interval *permuted; /* [n_series, KS_N_METRICS] */
-    ks_others others;      /* probes of other kinds */
     ks_independence independence;
+    ks_analyses analyses;
+    ks_claims claims;
+    ks_others others; /* probes of other kinds */
     ks_rival *rivals;
     int32_t n_rivals;
     ks_stratum_row *strata;                /* [dataset->n_strata] */
-    int32_t other_fits, other_unconverged; /* of baselines, control, rivals */
+    int32_t other_fits, other_unconverged; /* of baselines, control,
+                                              analyses, rivals */
 } ks_evaluation;
 
 /* out starts as {0}; options are borrowed until free. A failed run leaves
@@ -71,6 +84,8 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
 /* Name of the label file, of the activation file where labels came from it;
  * borrowed. */
 const char *ks_evaluation_name(const ks_evaluation_options *options);
+/* The comparison of series k with baseline i, or behind them with a rival. */
+ks_gain *ks__evaluation_gain(const ks_evaluation *r, int32_t i, int32_t k);
 void ks_evaluation_free(ks_evaluation *report);
 
 #endif

@@ -60,7 +60,6 @@ static ks_status remove_from(work *w, const ks_series *series, int32_t cell,
     ks_status st = KS_OK;
     const ks_dataset *d = w->d;
     const ks_grid_options *o = w->options;
-    ks_interval minus[KS_N_METRICS];
     out->layer = series->cells[cell].layer;
     KS_TRY(
         ks_alloc(&out->score, (size_t)d->n, sizeof *out->score, "scores", err));
@@ -71,9 +70,8 @@ static ks_status remove_from(work *w, const ks_series *series, int32_t cell,
                           &w->out->unconverged, err));
     ks_scored rows = ks_grid_scored(d, out->score);
     KS_TRY(ks_stats_bootstrap(&rows, o->bootstrap, o->seed, out->metrics, err));
-    KS_TRY(ks_stats_paired(&rows, series->cells[cell].score, o->bootstrap,
-                           o->seed, minus, err));
-    out->minus = minus[KS_BALANCED_ACCURACY];
+    KS_TRY(ks_stats_balanced(&rows, series->cells[cell].score, o->bootstrap,
+                             o->seed, NULL, &out->minus, err));
     if (o->progress) o->progress(o->user, ++w->done);
 done:
     return st;

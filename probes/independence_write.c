@@ -2,7 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "export.h"
+#include "export_json.h"
 #include "text_table.h"
 
 static void cell_r(ks_text_cell out, ks_interval r) {
@@ -87,14 +87,9 @@ done:
     return st;
 }
 
-static json_t *json_where(const ks_series *series) {
-    return json_pack("{s:s,s:s}", "stream", ks_stream_name(series->stream),
-                     "position", ks_position_name(series->position));
-}
-
 static json_t *json_removed(const ks_removed_series *removed,
                             const ks_series *series) {
-    json_t *one = json_where(series), *layers = json_array();
+    json_t *one = ks__json_where(series), *layers = json_array();
     for (int32_t i = 0; i < removed->n_layers; i++) {
         const ks_removed_layer *l = &removed->at[i];
         json_array_append_new(
@@ -109,7 +104,7 @@ static json_t *json_removed(const ks_removed_series *removed,
 }
 
 json_t *ks_independence_json(const ks_independence *in, const ks_grid *grid) {
-    json_t *object = json_where(&grid->series[in->of]),
+    json_t *object = ks__json_where(&grid->series[in->of]),
            *features = json_array(), *removed = json_array();
     for (int32_t j = 0; j < in->n_features; j++) {
         const ks_surface_r *f = &in->features[j];

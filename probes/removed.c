@@ -149,7 +149,7 @@ ks_status ks_removed_fit(const float *x, int64_t d, const float *z, int32_t k,
     double *sum = NULL;
     ks_nest nest = {0};
     ks_nest_options one = *options;
-    one.keep_weights = false;
+    one.keep_weights = one.keep_inner = false;
     KS_TRY(ks_alloc(&left, (size_t)(folds->n * d), sizeof *left,
                     "activations of a layer", err));
     KS_TRY(ks_alloc(&sum, (size_t)folds->n, sizeof *sum, "scores", err));

@@ -31,6 +31,7 @@ static void setup(void) {
         .n_folds = 5,
         .n_inner = 4,
         .n_seeds = 1,
+        .analyses = 1u << KS_SURFACE,
         .no_text = true};
 }
 
@@ -143,8 +144,8 @@ Test(independence, correlations_and_what_is_left) {
     cr_assert(eq(i32, in->n_series, 2));
     cr_assert(eq(i32, in->removed[0].n_layers, 1));
     cr_expect(eq(i32, in->removed[0].at[0].layer, TELLING_LAYER));
-    cr_expect(gt(dbl, in->removed[0].at[0].metrics[KS_BALANCED_ACCURACY].value,
-                 0.9));
+    cr_expect(
+        gt(dbl, in->removed[0].at[0].metrics[KS_BALANCED_ACCURACY].value, 0.9));
     double minus = in->removed[0].at[0].metrics[KS_BALANCED_ACCURACY].value -
                    evaluation.grid.series[0]
                        .cells[TELLING_LAYER]
