@@ -12,6 +12,7 @@
 
 enum {
     KEY_RIVAL = KS_KEY_OWN,
+    KEY_SCORES,
     KEY_STRATA,
     KEY_FOLDS,
     KEY_INNER,
@@ -22,14 +23,15 @@ enum {
     KEY_ANALYSES
 };
 
-enum { MAX_RIVALS = 16 };
+enum { MAX_RIVALS = 16, MAX_SCORES = 16 };
 
 typedef struct input {
     ks_cli_common common;
     const char *strata;
     char *rival_names[MAX_RIVALS]; /* owned */
     const char *rival_paths[MAX_RIVALS];
-    int n_rivals, folds, inner, seeds, bootstrap, n_strengths;
+    ks_given_scores scores[MAX_SCORES]; /* strings owned */
+    int n_scores, n_rivals, folds, inner, seeds, bootstrap, n_strengths;
     double strengths[KS_MAX_STRENGTHS];
     uint32_t analyses;
     bool no_text;
@@ -56,6 +58,13 @@ static const struct argp_option option_list[] = {
      "other activations of the same steps, compared on the same rows and "
      "folds, e.g. 'random weights=random.h5'; may be repeated",
      0},
+    {"baseline-scores", KEY_SCORES, "NAME=FILE[:FIELD+..]", 0,
+     "scores of the same steps as a baseline: label lines whose \"scores\" "
+     "hold "
+     "FIELD (default: all that they hold), such as keystep score writes; may "
+     "be "
+     "repeated",
+     0},
     {"strata", KEY_STRATA, "FIELD", 0,
      "a field of the label lines, a list with one value a step: important "
      "steps "
@@ -74,7 +83,7 @@ static const struct argp_option option_list[] = {
      "draws of problems for intervals (default 2000)", 0},
     {"analyses", KEY_ANALYSES, "LIST", 0,
      "of refinement, layer-transfer, layers-needed, selectivity, "
-     "learning-curve; all (default) or none",
+     "learning-curve, surface; all (default) or none",
      0},
     {"no-text", KEY_NO_TEXT, NULL, 0,
      "leave out the word baselines, the slowest part on long texts", 0},
@@ -135,7 +144,7 @@ static void read_analyses(input *in, const char *text,
             argp_error(state,
                        "--analyses takes all, none or some of refinement, "
                        "layer-transfer, layers-needed, selectivity, "
-                       "learning-curve, got '%.*s'",
+                       "learning-curve, surface, got '%.*s'",
                        (int)(end - at), at);
             return;
         }
@@ -158,6 +167,30 @@ static void read_rival(input *in, const char *text, struct argp_state *state) {
     in->rival_paths[in->n_rivals++] = equals + 1;
 }
 
+/* NAME=FILE[:FIELD+..]; a colon ahead of the last slash is the file's. */
+static void read_scores(input *in, const char *text, struct argp_state *state) {
+    const char *equals = strchr(text, '=');
+    if (!equals || equals == text || !equals[1]) {
+        argp_error(state,
+                   "--baseline-scores takes NAME=FILE or NAME=FILE:FIELD, got "
+                   "'%s'",
+                   text);
+        return;
+    }
+    if (in->n_scores == MAX_SCORES) {
+        argp_error(state, "more than %d --baseline-scores", MAX_SCORES);
+        return;
+    }
+    ks_given_scores *s = &in->scores[in->n_scores++];
+    const char *path = equals + 1, *colon = strrchr(path, ':');
+    if (colon && strchr(colon, '/')) colon = NULL;
+    s->name = strndup(text, (size_t)(equals - text));
+    s->path = colon ? strndup(path, (size_t)(colon - path)) : strdup(path);
+    s->fields = colon ? strdup(colon + 1) : NULL;
+    if (!s->name || !s->path || (colon && !s->fields))
+        argp_failure(state, KS_EXIT_FAILED, 0, "out of memory");
+}
+
 static void check(input *in, struct argp_state *state) {
     const ks_cli_common *c = &in->common;
     const char *missing = !c->acts ? "--acts" : !c->out ? "--out" : NULL;
@@ -177,6 +210,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     switch (key) {
     case KEY_RIVAL:
         read_rival(in, arg, state);
+        return 0;
+    case KEY_SCORES:
+        read_scores(in, arg, state);
         return 0;
     case KEY_STRATA:
         in->strata = arg;
@@ -330,6 +366,8 @@ static ks_status run(input *in, ks_err *err) {
         .n_rivals = in->n_rivals,
         .rival_names = (const char *const *)in->rival_names,
         .rival_paths = in->rival_paths,
+        .n_scores = in->n_scores,
+        .scores = in->scores,
         .analyses = in->analyses,
         .no_text = in->no_text,
         .layers_of = ks_cli_layers,
@@ -384,5 +422,10 @@ int ks_cmd_probe(int argc, char **argv) {
     if (code == KS_EXIT_DONE && run(&in, &err) != KS_OK)
         code = ks_cli_failed("probe", &err);
     for (int i = 0; i < in.n_rivals; i++) free(in.rival_names[i]);
+    for (int i = 0; i < in.n_scores; i++) {
+        free((char *)(uintptr_t)in.scores[i].name);
+        free((char *)(uintptr_t)in.scores[i].path);
+        free((char *)(uintptr_t)in.scores[i].fields);
+    }
     return code;
 }
