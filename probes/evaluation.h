@@ -6,6 +6,7 @@
 
 #include "baselines.h"
 #include "grid.h"
+#include "kinds.h"
 #include "others.h"
 
 /* What the best layer of a series has beyond another scoring, in balanced
@@ -39,6 +40,7 @@ typedef struct ks_evaluation_options {
     const char *const *rival_names;
     const char *const *rival_paths;
     bool no_text; /* leave the word baselines out */
+    ks_kinds_options kinds;
     /* "0,3-7" to a bool per layer; NULL: all layers */
     ks_status (*layers_of)(const char *text, int32_t n, bool *on, ks_err *err);
     const char *layers;
@@ -60,6 +62,7 @@ typedef struct ks_evaluation {
     ks_baselines baselines;
     ks_gain *gain;         /* [n_baselines, n_series] */
     ks_interval *permuted; /* [n_series, KS_N_METRICS] */
+    ks_kinds kinds;        /* trained by AdamW */
     ks_others others;      /* probes of other kinds */
     ks_rival *rivals;
     int32_t n_rivals;

@@ -1,19 +1,9 @@
 /* export_json.c - see export.h: summary.json. */
 #include "export.h"
+#include "json_parts.h"
+#include "published_write.h"
 
 #include <math.h>
-
-static json_t *json_number(double v) {
-    return isnan(v) ? json_null() : json_real(v);
-}
-
-static json_t *json_interval(ks_interval v) {
-    json_t *object = json_object();
-    json_object_set_new(object, "value", json_number(v.value));
-    json_object_set_new(object, "low", json_number(v.low));
-    json_object_set_new(object, "high", json_number(v.high));
-    return object;
-}
 
 static json_t *json_metrics(const ks_interval metrics[KS_N_METRICS]) {
     json_t *object = json_object();
@@ -203,6 +193,7 @@ ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
     json_object_set_new(*out, "permuted_labels", permuted);
     json_object_set_new(*out, "baselines", json_baselines(r));
     json_object_set_new(*out, "rivals", json_rivals(r, n_fits));
+    json_object_set_new(*out, "protocols", ks__protocols_json(&r->kinds));
     json_object_set_new(*out, "other_probes", json_others(&r->others));
     json_object_set_new(*out, "strata", json_strata(r));
 done:

@@ -80,8 +80,8 @@ static json_t *json_rung(const ks_rung *r, int number) {
     json_t *one = json_pack(
         "{s:s,s:s,s:I,s:o,s:o,s:o}", "name", ks_rung_name(number), "note",
         ks_rung_note(number), "n", (json_int_t)r->n_eval, "accuracy",
-        ks__json_interval(r->accuracy), "balanced_accuracy",
-        ks__json_interval(r->balanced), "sd", ks__json_number(r->sd));
+        json_interval(r->accuracy), "balanced_accuracy",
+        json_interval(r->balanced), "sd", json_number(r->sd));
     if (number == KS_RUNG_HONEST) return one;
     json_t *seeds = json_array();
     for (int s = 0; s < KS_PUBLISHED_SEEDS; s++)
@@ -104,7 +104,7 @@ json_t *ks__protocols_json(const ks_kinds *kinds) {
             list, json_pack("{s:s,s:s,s:s,s:o,s:o}", "probe", p->probe,
                             "stream", ks_stream_name(p->stream), "position",
                             ks_position_name(p->position), "steps", steps,
-                            "difference", ks__json_interval(p->difference)));
+                            "difference", json_interval(p->difference)));
     }
     return list;
 }

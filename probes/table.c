@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "published_write.h"
 #include "text_table.h"
 
 /* ------------------------------------------------------------------ heading */
@@ -367,6 +368,7 @@ ks_status ks_table_write(const ks_evaluation *evaluation, bool markdown,
     KS_TRY(write_rivals(evaluation, markdown, out, err));
     KS_TRY(write_gains(evaluation, markdown, out, err));
     KS_TRY(write_others(evaluation, markdown, out, err));
+    KS_TRY(ks__protocols_table(&evaluation->kinds, markdown, out, err));
     KS_TRY(write_strata(evaluation, markdown, out, err));
 done:
     return st;
