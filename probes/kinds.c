@@ -23,9 +23,8 @@ int64_t ks_kinds_fits(const ks_grid *grid, const ks_folds *folds,
     int64_t n = 0;
     for (int32_t k = 0; k < grid->n_series; k++)
         for (int32_t r = 0; r < o->n_recipes; r++)
-            n += o->recipes[r].input == KS_INPUT_EACH
-                     ? grid->series[k].n_cells
-                     : 1;
+            n += o->recipes[r].input == KS_INPUT_EACH ? grid->series[k].n_cells
+                                                      : 1;
     return n * folds->n_seeds * folds->n_folds;
 }
 

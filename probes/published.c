@@ -120,8 +120,8 @@ static void weigh(const work *w, training *t, bool balance) {
     for (int32_t i = 0; i < t->n_train; i++)
         positive += w->removable[t->rows[i]];
     t->weight[0] = 1;
-    t->weight[1] = positive ? (float)(t->n_train - positive) / (float)positive
-                            : 1;
+    t->weight[1] =
+        positive ? (float)(t->n_train - positive) / (float)positive : 1;
 }
 
 /* Rows of `of` [n] (NULL: all) whose fold is not `test` and, with `dev`, not
@@ -156,8 +156,7 @@ static ks_status plan_seed(work *w, int32_t s, ks_err *err) {
     KS_TRY(ks_alloc(&y, all, 1, "labels", err));
     KS_TRY(alloc_rows(&t[STEPS], in->n, err));
     KS_TRY(ks__published_split(w->removable, in->n, seeds[s], t[STEPS].rows,
-                               &t[STEPS].n_train, eval, &t[STEPS].n_eval,
-                               err));
+                               &t[STEPS].n_train, eval, &t[STEPS].n_eval, err));
     memcpy(t[STEPS].rows + t[STEPS].n_train, eval,
            (size_t)t[STEPS].n_eval * sizeof *eval);
     weigh(w, &t[STEPS], false);
@@ -205,21 +204,22 @@ static ks_status train_all(work *w, ks_err *err) {
         float **margin = &t->margin[k % w->o->n_rates];
         KS_TRY(ks_alloc(margin, (size_t)KS_TRAINED_EPOCHS * (size_t)t->n_eval,
                         sizeof **margin, "margins", err));
-        probes[n++] = (ks_adamw_probe){
-            .layer = w->trainer->first,
-            .rows = t->rows,
-            .n_rows = t->n_train,
-            .y = w->removable,
-            .key = {seeds[s], 0},
-            .lr = w->o->rates[k % w->o->n_rates],
-            .decay = KS_TRAINED_DECAY,
-            .class_weight = {t->weight[0], t->weight[1]},
-            .eval = t->rows + t->n_train,
-            .n_eval = t->n_eval,
-            .margin = *margin};
+        probes[n++] =
+            (ks_adamw_probe){.layer = w->trainer->first,
+                             .rows = t->rows,
+                             .n_rows = t->n_train,
+                             .y = w->removable,
+                             .key = {seeds[s], 0},
+                             .lr = w->o->rates[k % w->o->n_rates],
+                             .decay = KS_TRAINED_DECAY,
+                             .class_weight = {t->weight[0], t->weight[1]},
+                             .eval = t->rows + t->n_train,
+                             .n_eval = t->n_eval,
+                             .margin = *margin};
     }
     options.each_epoch = true;
-    int32_t at_once = ks_trainer_at_once(w->trainer, 5.0 * (double)w->o->rows->n);
+    int32_t at_once =
+        ks_trainer_at_once(w->trainer, 5.0 * (double)w->o->rows->n);
     for (int32_t from = 0; from < n; from += at_once)
         KS_TRY(ks_adamw_train(w->trainer->data, &options, probes + from,
                               KS_MIN(at_once, n - from), err));
@@ -256,8 +256,8 @@ static double best_epoch(const work *w, const training *t, int32_t rate,
     double best = -1;
     *epoch = 0;
     for (int32_t e = 0; e < KS_TRAINED_EPOCHS; e++) {
-        double v = right_of(
-            w, t, t->margin[rate] + (int64_t)e * t->n_eval, balanced);
+        double v =
+            right_of(w, t, t->margin[rate] + (int64_t)e * t->n_eval, balanced);
         if (!(v > best)) continue;
         best = v;
         *epoch = e;

@@ -45,9 +45,8 @@ ks_status ks__protocols_table(const ks_kinds *kinds, bool markdown, ks_str *out,
     if (!kinds->n_protocols) return KS_OK;
     ks_text_cell *row = ks__grid_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
-    static const char *const names[] = {"probe",       "of",
-                                        "protocol",    "balanced, %",
-                                        "accuracy, %", "SD"};
+    static const char *const names[] = {
+        "probe", "of", "protocol", "balanced, %", "accuracy, %", "SD"};
     for (int c = 0; c < 6; c++) snprintf(row[c], KS_TEXT_CELL, "%s", names[c]);
     KS_TRY(ks__text_title(out, markdown, err, "As published, and honestly"));
     for (int32_t k = 0; k < kinds->n_protocols; k++)
@@ -77,18 +76,18 @@ done:
  */
 
 static json_t *json_rung(const ks_rung *r, int number) {
-    json_t *one = json_pack(
-        "{s:s,s:s,s:I,s:o,s:o,s:o}", "name", ks_rung_name(number), "note",
-        ks_rung_note(number), "n", (json_int_t)r->n_eval, "accuracy",
-        json_interval(r->accuracy), "balanced_accuracy",
-        json_interval(r->balanced), "sd", json_number(r->sd));
+    json_t *one =
+        json_pack("{s:s,s:s,s:I,s:o,s:o,s:o}", "name", ks_rung_name(number),
+                  "note", ks_rung_note(number), "n", (json_int_t)r->n_eval,
+                  "accuracy", json_interval(r->accuracy), "balanced_accuracy",
+                  json_interval(r->balanced), "sd", json_number(r->sd));
     if (number == KS_RUNG_HONEST) return one;
     json_t *seeds = json_array();
     for (int s = 0; s < KS_PUBLISHED_SEEDS; s++)
-        json_array_append_new(
-            seeds, json_pack("{s:f,s:i,s:f}", "rate", r->rate[s], "epoch",
-                             (int)r->epoch[s], "accuracy",
-                             r->seed_accuracy[s]));
+        json_array_append_new(seeds,
+                              json_pack("{s:f,s:i,s:f}", "rate", r->rate[s],
+                                        "epoch", (int)r->epoch[s], "accuracy",
+                                        r->seed_accuracy[s]));
     json_object_set_new(one, "by_seed", seeds);
     return one;
 }

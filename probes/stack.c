@@ -36,23 +36,21 @@ ks_status ks_stack_read(ks_stack *out, const ks_dataset *dataset,
     ks_status st = KS_OK;
     ks_stack *s = out;
     float *buffer = NULL, *one = NULL;
-    *s = (ks_stack){.n = dataset->n,
-                    .d = dataset->info->d,
-                    .n_layers = series->n_cells};
+    *s = (ks_stack){
+        .n = dataset->n, .d = dataset->info->d, .n_layers = series->n_cells};
     size_t values = (size_t)s->n * (size_t)s->d;
     s->first = series->stream == KS_RESID && series->cells[0].layer == 0;
     if (all) KS_TRY(check_memory(s, dataset, series, memory, err));
     KS_TRY(ks_alloc(&s->layer, (size_t)s->n_layers, sizeof *s->layer, "layers",
                     err));
-    KS_TRY(ks_alloc(&buffer,
-                    (size_t)dataset->info->n_steps * (size_t)s->d,
+    KS_TRY(ks_alloc(&buffer, (size_t)dataset->info->n_steps * (size_t)s->d,
                     sizeof *buffer, "activations of a layer", err));
     if (all)
         KS_TRY(ks_alloc(&s->x, (size_t)s->n_layers * values, sizeof *s->x,
                         "activations of all layers", err));
     else
-        KS_TRY(ks_alloc(&one, values, sizeof *one, "activations of a layer",
-                        err));
+        KS_TRY(
+            ks_alloc(&one, values, sizeof *one, "activations of a layer", err));
     if (mean)
         KS_TRY(ks_alloc(&s->mean, values, sizeof *s->mean,
                         "activations of a layer", err));

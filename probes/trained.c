@@ -12,7 +12,7 @@ const double ks_trained_rates[KS_TRAINED_RATES] = {3e-5, 3e-4, 3e-3};
 typedef struct fit_rows {
     int32_t *rows; /* [n] */
     int32_t n_inner, n_dev, n_test;
-    int8_t *dev_y; /* [n_dev] */
+    int8_t *dev_y;                    /* [n_dev] */
     float inner_weight[2], weight[2]; /* by class, without and with the
                                          development part */
 } fit_rows;
@@ -41,7 +41,8 @@ static ks_status find_rows(const ks_trained_options *o, int32_t fit,
     for (int64_t i = 0; i < f->n; i++)
         if (fold[i] == dev) out->rows[n++] = (int32_t)i;
     out->n_dev = n - out->n_inner;
-    KS_TRY(ks_alloc(&out->dev_y, (size_t)KS_MAX(out->n_dev, 1), 1, "rows", err));
+    KS_TRY(
+        ks_alloc(&out->dev_y, (size_t)KS_MAX(out->n_dev, 1), 1, "rows", err));
     for (int32_t i = 0; i < out->n_dev; i++)
         out->dev_y[i] = o->y[out->rows[out->n_inner + i]];
     for (int64_t i = 0; i < f->n; i++)
@@ -169,8 +170,8 @@ static ks_status refit(const work *w, int32_t from, int32_t n, ks_err *err) {
             p->scale = t->scale + u.fit * t->n_inputs;
         }
     }
-    KS_TRY(ks_adamw_train(w->trainer->data, &w->trainer->options, probes, n,
-                          err));
+    KS_TRY(
+        ks_adamw_train(w->trainer->data, &w->trainer->options, probes, n, err));
     for (int32_t k = 0; k < n; k++) {
         unit u = unit_of(w, from + k);
         float *to = w->out[u.probe].by_seed + u.fit / f->n_folds * f->n;
@@ -243,8 +244,8 @@ ks_status ks_trained_run(ks_trained *out, const ks_trainer *trainer,
         KS_TRY(alloc_out(&w, &out[k], err));
     double margins = KS_TRAINED_RATES * KS_TRAINED_EPOCHS * sizeof(float) *
                      (double)f->n / f->n_folds * 2;
-    int32_t at_once = KS_MAX(
-        1, ks_trainer_at_once(trainer, margins) / KS_TRAINED_RATES);
+    int32_t at_once =
+        KS_MAX(1, ks_trainer_at_once(trainer, margins) / KS_TRAINED_RATES);
     for (int32_t from = 0; from < units; from += at_once) {
         int32_t n = KS_MIN(at_once, units - from);
         KS_TRY(search(&w, from, n, err));

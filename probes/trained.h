@@ -66,14 +66,14 @@ int32_t ks_trainer_at_once(const ks_trainer *trainer, double bytes);
 
 /* Fits of one kind of probe, of one layer where it has one for each. */
 typedef struct ks_trained {
-    int32_t layer;        /* of the model; -1: several */
-    int32_t n_fits;       /* seeds x folds */
-    float *by_seed;       /* [n_seeds, n] out-of-fold margins */
-    float *score;         /* [n] mean over seeds */
-    double *rate;         /* [n_fits] chosen in the training folds */
-    int32_t *epochs;      /* [n_fits] that it was trained for, likewise */
-    float *param;         /* [n_fits, n_params] as adamw.h has them, or NULL */
-    float *mean, *scale;  /* [n_fits, n_inputs] */
+    int32_t layer;       /* of the model; -1: several */
+    int32_t n_fits;      /* seeds x folds */
+    float *by_seed;      /* [n_seeds, n] out-of-fold margins */
+    float *score;        /* [n] mean over seeds */
+    double *rate;        /* [n_fits] chosen in the training folds */
+    int32_t *epochs;     /* [n_fits] that it was trained for, likewise */
+    float *param;        /* [n_fits, n_params] as adamw.h has them, or NULL */
+    float *mean, *scale; /* [n_fits, n_inputs] */
     int64_t n_params, n_inputs;
 } ks_trained;
 
