@@ -278,6 +278,21 @@ done:
     return st;
 }
 
+/* -------------------------------------------------------------- other kinds */
+
+static ks_status run_kinds(ks_evaluation *r, const ks_grid_options *grid,
+                           ks_err *err) {
+    const ks_evaluation_options *o = r->options;
+    if (!o->kinds.n_recipes) return KS_OK;
+    if (o->begin)
+        o->begin(o->grid.user, "trained probes", "fit",
+                 ks_kinds_fits(&r->grid, &r->folds, &o->kinds));
+    ks_status st = ks_kinds_run(&r->kinds, &r->others, r->dataset, &r->grid,
+                                &r->folds, &o->kinds, grid, err);
+    if (o->end) o->end(o->grid.user);
+    return st;
+}
+
 /* ------------------------------------------------------------------- strata */
 
 /* Important rows of one stratum with all removable rows, numbered anew. */
@@ -421,6 +436,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(run_baselines(r, err));
     KS_TRY(run_independence(r, err));
     KS_TRY(run_rivals(r, &grid, err));
+    KS_TRY(run_kinds(r, &grid, err));
     KS_TRY(adjust(r, err));
     ks_claims_of(&r->claims, r);
 done:
@@ -447,6 +463,7 @@ void ks_evaluation_free(ks_evaluation *r) {
     free(r->strata);
     ks_baselines_free(&r->baselines);
     ks_analyses_free(&r->analyses);
+    ks_kinds_free(&r->kinds);
     ks_others_free(&r->others);
     ks_independence_free(&r->independence);
     free(r->gain);
