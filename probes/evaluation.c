@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "significance.h"
 #include "split.h"
 
 static const char CELLS[] = "layer x position";
@@ -65,12 +66,15 @@ done:
 /* ------------------------------------------------------------------- rivals */
 
 static ks_status compare(const ks_evaluation *r, const ks_series *best,
-                         const float *other, ks_interval *gain, ks_err *err) {
+                         const float *other, ks_gain *gain, ks_err *err) {
     ks_interval all[KS_N_METRICS];
     ks_scored rows = ks_grid_scored(r->dataset, best->score);
-    ks_status st = ks_stats_paired(&rows, other, r->options->grid.bootstrap,
-                                   r->options->grid.seed, all, err);
-    if (st == KS_OK) *gain = all[KS_BALANCED_ACCURACY];
+    ks_status st = KS_OK;
+    KS_TRY(ks_stats_paired(&rows, other, r->options->grid.bootstrap,
+                           r->options->grid.seed, all, err));
+    gain->points = all[KS_BALANCED_ACCURACY];
+    KS_TRY(ks_p_paired(&rows, other, r->options->grid.seed, &gain->p, err));
+done:
     return st;
 }
 
@@ -130,7 +134,7 @@ static ks_status run_rival(ks_evaluation *r, ks_rival *rival,
         const ks_series *best = &r->grid.series[k];
         const ks_series *other =
             ks_grid_find(&rival->grid, best->stream, best->position);
-        rival->gain[k] = (ks_interval){NAN, NAN, NAN};
+        rival->gain[k] = (ks_gain){{NAN, NAN, NAN}, NAN, NAN};
         if (other) KS_TRY(compare(r, best, other->score, &rival->gain[k], err));
     }
 done:
@@ -175,6 +179,28 @@ static ks_status run_baselines(ks_evaluation *r, ks_err *err) {
                            &r->gain[b * n_series + k], err));
 done:
     return st;
+}
+
+/* Holm over all that a series was compared with. */
+static ks_status adjust(ks_evaluation *r, ks_err *err) {
+    ks_status st = KS_OK;
+    int32_t n = r->baselines.n + r->n_rivals, n_series = r->grid.n_series;
+    double *p = NULL;
+    KS_TRY(ks_alloc(&p, (size_t)n, sizeof *p, "p values", err));
+    for (int32_t k = 0; k < n_series; k++) {
+        for (int32_t i = 0; i < n; i++) p[i] = ks__evaluation_gain(r, i, k)->p;
+        KS_TRY(ks_p_holm(p, n, p, err));
+        for (int32_t i = 0; i < n; i++)
+            ks__evaluation_gain(r, i, k)->p_holm = p[i];
+    }
+done:
+    free(p);
+    return st;
+}
+
+ks_gain *ks__evaluation_gain(const ks_evaluation *r, int32_t i, int32_t k) {
+    return i < r->baselines.n ? &r->gain[i * r->grid.n_series + k]
+                              : &r->rivals[i - r->baselines.n].gain[k];
 }
 
 /* The permuted control on every position's usual layer. */
@@ -352,6 +378,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(run_permuted(r, err));
     KS_TRY(run_baselines(r, err));
     KS_TRY(run_rivals(r, &grid, err));
+    KS_TRY(adjust(r, err));
 done:
     if (st != KS_OK) ks_evaluation_free(r);
     return st;

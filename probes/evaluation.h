@@ -8,15 +8,22 @@
 #include "grid.h"
 #include "others.h"
 
+/* What the best layer of a series has beyond another scoring, in balanced
+ * accuracy, paired. p by sign flips over problems (significance.h), p_holm
+ * over all that the series is compared with; NaN where the other lacks it. */
+typedef struct ks_gain {
+    ks_interval points;
+    double p, p_holm;
+} ks_gain;
+
 /* Another activation file probed on the same rows and folds. */
 typedef struct ks_rival {
     const char *name, *path;
     ks_acts_file *file;
     int64_t *place; /* [n] its row for each row of the data set */
     ks_grid grid;
-    ks_interval *gain; /* [n_series] of the main grid: its best layer minus
-                          this one's, balanced accuracy, paired; NaN where
-                          this file lacks the position */
+    ks_gain *gain; /* [n_series] of the main grid; its best layer against this
+                      one's */
 } ks_rival;
 
 typedef struct ks_stratum_row {
@@ -51,7 +58,7 @@ typedef struct ks_evaluation {
     bool *layers;
     ks_grid grid;
     ks_baselines baselines;
-    ks_interval *gain; /* [n_baselines, n_series] best layer minus baseline */
+    ks_gain *gain;         /* [n_baselines, n_series] */
     ks_interval *permuted; /* [n_series, KS_N_METRICS] */
     ks_others others;      /* probes of other kinds */
     ks_rival *rivals;
@@ -67,6 +74,8 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
 /* Name of the label file, of the activation file where labels came from it;
  * borrowed. */
 const char *ks_evaluation_name(const ks_evaluation_options *options);
+/* The comparison of series k with baseline i, or behind them with a rival. */
+ks_gain *ks__evaluation_gain(const ks_evaluation *r, int32_t i, int32_t k);
 void ks_evaluation_free(ks_evaluation *report);
 
 #endif

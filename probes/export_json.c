@@ -23,23 +23,46 @@ static json_t *json_metrics(const ks_interval metrics[KS_N_METRICS]) {
     return object;
 }
 
-static json_t *json_series(const ks_series *s, int32_t n_fits) {
-    json_t *object = json_object(), *layers = json_array(),
-           *chosen = json_array();
+static void json_where(json_t *object, const ks_series *s) {
     json_object_set_new(object, "stream",
                         json_string(ks_stream_name(s->stream)));
     json_object_set_new(object, "position",
                         json_string(ks_position_name(s->position)));
+}
+
+static void json_p(json_t *object, double p, double p_holm) {
+    json_object_set_new(object, "p", json_number(p));
+    json_object_set_new(object, "p_holm", json_number(p_holm));
+}
+
+static json_t *json_calibration(const ks_calibration *c) {
+    json_t *bins = json_array();
+    for (int32_t k = 0; k < c->n_bins; k++)
+        json_array_append_new(
+            bins, json_pack("{s:I,s:f,s:o}", "n", (json_int_t)c->bin[k].n,
+                            "predicted", c->bin[k].predicted, "observed",
+                            json_interval(c->bin[k].observed)));
+    return json_pack("{s:o,s:o}", "bins", bins, "ece", json_interval(c->error));
+}
+
+static json_t *json_series(const ks_series *s, int32_t n_fits) {
+    json_t *object = json_object(), *layers = json_array(),
+           *chosen = json_array();
+    json_where(object, s);
     for (int32_t i = 0; i < s->n_cells; i++) {
         json_t *layer = json_metrics(s->cells[i].metrics);
         json_object_set_new(layer, "layer", json_integer(s->cells[i].layer));
+        json_p(layer, s->cells[i].p, s->cells[i].p_holm);
         json_array_append_new(layers, layer);
     }
     for (int32_t i = 0; i < n_fits; i++)
         json_array_append_new(chosen,
                               json_integer(s->cells[s->chosen[i]].layer));
     json_object_set_new(object, "layers", layers);
-    json_object_set_new(object, "best", json_metrics(s->metrics));
+    json_t *best = json_metrics(s->metrics);
+    json_p(best, s->p, s->p_holm);
+    json_object_set_new(best, "calibration", json_calibration(&s->calibration));
+    json_object_set_new(object, "best", best);
     json_object_set_new(object, "best_layer_by_fold", chosen);
     return object;
 }
@@ -51,16 +74,25 @@ static json_t *json_grid(const ks_grid *g, int32_t n_fits) {
     return list;
 }
 
-static json_t *json_gain(const ks_evaluation *r, const ks_interval *gain) {
+/* One figure a series. */
+static json_t *json_by_series(const ks_evaluation *r, const ks_interval *of) {
     json_t *list = json_array();
     for (int32_t k = 0; k < r->grid.n_series; k++) {
-        json_t *one = json_interval(gain[k]);
-        json_object_set_new(
-            one, "stream",
-            json_string(ks_stream_name(r->grid.series[k].stream)));
-        json_object_set_new(
-            one, "position",
-            json_string(ks_position_name(r->grid.series[k].position)));
+        json_t *one = json_interval(of[k]);
+        json_where(one, &r->grid.series[k]);
+        json_array_append_new(list, one);
+    }
+    return list;
+}
+
+/* Of baseline i, or behind them of a rival. */
+static json_t *json_gain(const ks_evaluation *r, int32_t i) {
+    json_t *list = json_array();
+    for (int32_t k = 0; k < r->grid.n_series; k++) {
+        const ks_gain *gain = ks__evaluation_gain(r, i, k);
+        json_t *one = json_interval(gain->points);
+        json_p(one, gain->p, gain->p_holm);
+        json_where(one, &r->grid.series[k]);
         json_array_append_new(list, one);
     }
     return list;
@@ -101,7 +133,7 @@ static json_t *json_strata(const ks_evaluation *r) {
             list, json_pack("{s:s,s:I,s:I,s:o}", "value", r->dataset->strata[s],
                             "important", (json_int_t)r->strata[s].n_important,
                             "removable", (json_int_t)r->strata[s].n_removable,
-                            "balanced_accuracy", json_gain(r, row)));
+                            "balanced_accuracy", json_by_series(r, row)));
     }
     return list;
 }
@@ -113,8 +145,7 @@ static json_t *json_baselines(const ks_evaluation *r) {
         json_array_append_new(
             list, json_pack("{s:s,s:s,s:o,s:o}", "name", base->name, "note",
                             base->note, "metrics", json_metrics(base->metrics),
-                            "best_layer_minus_this",
-                            json_gain(r, r->gain + b * r->grid.n_series)));
+                            "best_layer_minus_this", json_gain(r, b)));
     }
     return list;
 }
@@ -142,7 +173,7 @@ static json_t *json_rivals(const ks_evaluation *r, int32_t n_fits) {
             list, json_pack("{s:s,s:o,s:o}", "name", r->rivals[i].name,
                             "probes", json_grid(&r->rivals[i].grid, n_fits),
                             "best_layer_minus_this",
-                            json_gain(r, r->rivals[i].gain)));
+                            json_gain(r, r->baselines.n + i)));
     return list;
 }
 
@@ -152,12 +183,7 @@ ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
     json_t *permuted = json_array();
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         json_t *one = json_metrics(r->permuted + k * KS_N_METRICS);
-        json_object_set_new(
-            one, "position",
-            json_string(ks_position_name(r->grid.series[k].position)));
-        json_object_set_new(
-            one, "stream",
-            json_string(ks_stream_name(r->grid.series[k].stream)));
+        json_where(one, &r->grid.series[k]);
         json_array_append_new(permuted, one);
     }
     const ks_evaluation_options *o = r->options;

@@ -4,6 +4,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
+#include "significance.h"
+
 static const int64_t LANE_BYTES = (int64_t)512 << 20;
 
 ks_scored ks_grid_scored(const ks_dataset *d, const float *score) {
@@ -62,6 +64,12 @@ static ks_status add_intervals(ks_series *series, const ks_dataset *d,
         ks_status got = ks_stats_bootstrap(
             &rows, o->bootstrap, o->seed,
             best ? series->metrics : series->cells[i].metrics, &mine);
+        if (got == KS_OK)
+            got = ks_p_within(&rows, best ? &series->p : &series->cells[i].p,
+                              &mine);
+        if (got == KS_OK && best)
+            got = ks_calibrate(&rows, o->bootstrap, o->seed,
+                               &series->calibration, &mine);
         if (got != KS_OK)
 #pragma omp critical(ks_grid_intervals)
         {
@@ -69,6 +77,28 @@ static ks_status add_intervals(ks_series *series, const ks_dataset *d,
             if (err) *err = mine;
         }
     }
+    return st;
+}
+
+/* Holm: layers within each series, the best ones over all series. */
+static ks_status adjust(ks_grid *grid, ks_err *err) {
+    ks_status st = KS_OK;
+    double *p = NULL;
+    int32_t most = grid->n_series;
+    for (int32_t k = 0; k < grid->n_series; k++)
+        most = KS_MAX(most, grid->series[k].n_cells);
+    KS_TRY(ks_alloc(&p, (size_t)most, sizeof *p, "p values", err));
+    for (int32_t k = 0; k < grid->n_series; k++) {
+        ks_series *s = &grid->series[k];
+        for (int32_t i = 0; i < s->n_cells; i++) p[i] = s->cells[i].p;
+        KS_TRY(ks_p_holm(p, s->n_cells, p, err));
+        for (int32_t i = 0; i < s->n_cells; i++) s->cells[i].p_holm = p[i];
+    }
+    for (int32_t k = 0; k < grid->n_series; k++) p[k] = grid->series[k].p;
+    KS_TRY(ks_p_holm(p, grid->n_series, p, err));
+    for (int32_t k = 0; k < grid->n_series; k++) grid->series[k].p_holm = p[k];
+done:
+    free(p);
     return st;
 }
 
@@ -259,6 +289,7 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
             series->position = (ks_position)p;
             KS_TRY(run_series(&w, series, err));
         }
+    KS_TRY(adjust(out, err));
 done:
     free(w.buffer);
     free(w.x);

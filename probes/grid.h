@@ -6,6 +6,7 @@
 #ifndef KS_GRID_H
 #define KS_GRID_H
 
+#include "calibration.h"
 #include "dataset.h"
 #include "nest.h"
 #include "stats.h"
@@ -25,6 +26,8 @@ typedef struct ks_cell {
     ks_nest nest;
     float *score; /* [n] mean over seeds of the out-of-fold margins */
     ks_interval metrics[KS_N_METRICS];
+    double p, p_holm; /* tells steps of a chain apart (ks_p_within); over the
+                         layers of the series */
 } ks_cell;
 
 /* The layers of one stream and position. */
@@ -36,6 +39,8 @@ typedef struct ks_series {
     int32_t *chosen; /* [fits] place in cells, inside the training folds */
     float *score;    /* [n] of the chosen layers */
     ks_interval metrics[KS_N_METRICS];
+    double p, p_holm; /* likewise; over the series of the grid */
+    ks_calibration calibration;
 } ks_series;
 
 typedef struct ks_grid {

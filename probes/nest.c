@@ -64,6 +64,7 @@ typedef struct work {
     const ks_nest_options *options;
     const int8_t *const *y;
     ks_l2_column *columns;
+    uint32_t extra; /* bit set of folds that never train */
     float *margin;
     double *raw; /* [n_fits, d + 1] */
     double *mean, *scale;
@@ -83,6 +84,23 @@ static ks_status solve(work *w, int32_t n, ks_err *err) {
     return st;
 }
 
+/* Margins at the chosen strength, each row's by the fit that held its part
+ * out; the test rows' are filled in by refit. */
+static void keep_inner(work *w, holds *all, int32_t fit, int32_t strength) {
+    const ks_folds *f = w->folds;
+    int32_t seed = fit / f->n_folds, k = fit % f->n_folds;
+    const uint8_t *fold = f->fold + seed * f->n;
+    float *out = w->out->inner + fit * f->n;
+    for (int32_t part = 0; part < f->n_inner; part++) {
+        uint32_t set = ks_nest_hold(f->n_folds, f->n_inner, k, part);
+        int64_t column =
+            find_hold(all, set) * w->options->n_strengths + strength;
+        for (int64_t i = 0; i < f->n; i++)
+            if ((set & ~(1u << k)) >> fold[i] & 1)
+                out[i] = w->margin[column * f->n + i];
+    }
+}
+
 /* Chooses strength and loss of every outer fold of one seed. */
 static ks_status choose(work *w, int32_t seed, ks_err *err) {
     ks_status st = KS_OK;
@@ -96,13 +114,14 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
     for (int32_t i = 0; i < n; i++)
         w->columns[i] =
             (ks_l2_column){.design = seed,
-                           .hold = all.set[i / n_strengths],
+                           .hold = all.set[i / n_strengths] | w->extra,
                            .strength = w->options->strengths[i % n_strengths],
                            .margin = w->margin + (int64_t)i * f->n};
     KS_TRY(solve(w, n, err));
     const uint8_t *fold = f->fold + seed * f->n;
     for (int32_t k = 0; k < f->n_folds; k++) {
         int32_t fit = seed * f->n_folds + k;
+        int32_t best = 0;
         w->out->loss[fit] = INFINITY;
         for (int32_t c = 0; c < n_strengths; c++) {
             double loss = 0;
@@ -116,8 +135,10 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
             if (loss < w->out->loss[fit]) {
                 w->out->loss[fit] = loss;
                 w->out->strength[fit] = w->options->strengths[c];
+                best = c;
             }
         }
+        if (w->out->inner) keep_inner(w, &all, fit, best);
         KS_CHECK(isfinite(w->out->loss[fit]), KS_NUMERIC,
                  "seed %d fold %d: no strength has a finite loss", seed, k);
     }
@@ -131,16 +152,27 @@ static ks_status refit(work *w, ks_err *err) {
     ks_status st = KS_OK;
     ks_nest *out = w->out;
     int64_t d = out->d, n = out->n;
+    /* rows that never train are held out of every fit, so each has margins of
+     * its own */
     for (int32_t i = 0; i < out->n_fits; i++)
         w->columns[i] =
             (ks_l2_column){.design = i / w->folds->n_folds,
-                           .hold = 1u << (i % w->folds->n_folds),
+                           .hold = 1u << (i % w->folds->n_folds) | w->extra,
                            .strength = out->strength[i],
                            .weight = w->raw ? w->raw + i * (d + 1) : NULL,
                            .mean = w->raw ? w->mean + i * d : NULL,
                            .scale = w->raw ? w->scale + i * d : NULL,
-                           .margin = out->score + i / w->folds->n_folds * n};
+                           .margin = w->margin + i * n};
     KS_TRY(solve(w, out->n_fits, err));
+    for (int32_t i = 0; i < out->n_fits; i++) {
+        int32_t n_folds = w->folds->n_folds, seed = i / n_folds;
+        const uint8_t *fold = w->folds->fold + seed * n;
+        for (int64_t row = 0; row < n; row++) {
+            if (fold[row] % n_folds != i % n_folds) continue;
+            out->score[seed * n + row] = w->margin[i * n + row];
+            if (out->inner) out->inner[i * n + row] = w->margin[i * n + row];
+        }
+    }
     for (int32_t i = 0; i < out->n_fits; i++) {
         out->gradient[i] = w->columns[i].gradient;
         out->reads[i] = w->columns[i].passes;
@@ -161,8 +193,8 @@ done:
     return st;
 }
 
-static ks_status alloc_out(ks_nest *out, bool weights, int32_t n_seeds,
-                           ks_err *err) {
+static ks_status alloc_out(ks_nest *out, const ks_nest_options *options,
+                           int32_t n_seeds, ks_err *err) {
     ks_status st = KS_OK;
     size_t fits = (size_t)out->n_fits, d = (size_t)out->d;
     KS_TRY(ks_alloc(&out->score, (size_t)n_seeds * (size_t)out->n,
@@ -171,7 +203,10 @@ static ks_status alloc_out(ks_nest *out, bool weights, int32_t n_seeds,
     KS_TRY(ks_alloc(&out->loss, fits, sizeof(double), "fits", err));
     KS_TRY(ks_alloc(&out->gradient, fits, sizeof(double), "fits", err));
     KS_TRY(ks_alloc(&out->reads, fits, sizeof(int32_t), "fits", err));
-    if (!weights) return KS_OK;
+    if (options->keep_inner)
+        KS_TRY(ks_alloc(&out->inner, fits * (size_t)out->n, sizeof(float),
+                        "inner scores", err));
+    if (!options->keep_weights) return KS_OK;
     KS_TRY(ks_alloc(&out->bias, fits, sizeof(float), "weights", err));
     KS_TRY(ks_alloc(&out->weight, fits * d, sizeof(float), "weights", err));
     KS_TRY(ks_alloc(&out->mean, fits * d, sizeof(float), "weights", err));
@@ -188,8 +223,8 @@ static ks_status alloc_work(work *w, int64_t n, int64_t d, ks_err *err) {
                    (size_t)w->options->n_strengths;
     KS_TRY(ks_alloc(&w->columns, KS_MAX(inner, fits), sizeof *w->columns,
                     "columns", err));
-    KS_TRY(
-        ks_alloc(&w->margin, inner * (size_t)n, sizeof(float), "margins", err));
+    KS_TRY(ks_alloc(&w->margin, KS_MAX(inner, fits) * (size_t)n, sizeof(float),
+                    "margins", err));
     if (!w->options->keep_weights) return KS_OK;
     KS_TRY(ks_alloc(&w->raw, fits * ((size_t)d + 1), sizeof(double), "weights",
                     err));
@@ -199,6 +234,25 @@ static ks_status alloc_work(work *w, int64_t n, int64_t d, ks_err *err) {
         ks_alloc(&w->scale, fits * (size_t)d, sizeof(double), "weights", err));
 done:
     return st;
+}
+
+static ks_status find_extra(work *w, ks_err *err) {
+    const ks_folds *f = w->folds;
+    int64_t total = f->n_seeds * f->n;
+    for (int64_t i = 0; i < total; i++)
+        if (f->fold[i] >= 2 * f->n_folds)
+            return ks_fail(err, KS_USAGE, "a row of fold %d; there are %d",
+                           f->fold[i], f->n_folds);
+    for (int64_t i = 0; i < total; i++)
+        if (f->fold[i] >= f->n_folds) {
+            if (2 * f->n_folds > KS_L2_MAX_FOLDS)
+                return ks_fail(err, KS_USAGE,
+                               "rows that never train go with at most %d "
+                               "folds, not %d",
+                               KS_L2_MAX_FOLDS / 2, f->n_folds);
+            w->extra |= 1u << f->fold[i];
+        }
+    return KS_OK;
 }
 
 ks_status ks_nest_fit(ks_nest *out, const float *x, int64_t d,
@@ -217,9 +271,10 @@ ks_status ks_nest_fit(ks_nest *out, const float *x, int64_t d,
              "3 to %d, and 2 to one less than the folds",
              folds->n_seeds, folds->n_folds, folds->n_inner, KS_MAX_SEEDS,
              KS_L2_MAX_FOLDS);
+    KS_TRY(find_extra(&w, err));
     for (int32_t s = 0; s < folds->n_seeds; s++)
         designs[s] = (ks_l2_design){train_y[s], folds->fold + s * folds->n};
-    KS_TRY(alloc_out(out, options->keep_weights, folds->n_seeds, err));
+    KS_TRY(alloc_out(out, options, folds->n_seeds, err));
     KS_TRY(alloc_work(&w, folds->n, d, err));
     KS_TRY(ks_l2_open_on(
         &w.l2, options->ops, options->dev, x, folds->n, d, designs,
@@ -244,6 +299,7 @@ void ks_nest_free(ks_nest *nest) {
     free(nest->loss);
     free(nest->gradient);
     free(nest->reads);
+    free(nest->inner);
     free(nest->weight);
     free(nest->bias);
     free(nest->mean);
@@ -268,7 +324,7 @@ void ks_nest_mix(const ks_nest *const *nests, const int32_t *chosen,
         double sum = 0;
         for (int32_t s = 0; s < folds->n_seeds; s++) {
             int64_t at = s * folds->n + i;
-            int32_t fit = s * folds->n_folds + folds->fold[at];
+            int32_t fit = s * folds->n_folds + folds->fold[at] % folds->n_folds;
             sum += (double)nests[chosen ? chosen[fit] : 0]->score[at];
         }
         score[i] = (float)(sum / folds->n_seeds);

@@ -24,7 +24,9 @@ void ks_nest_default_strengths(double strengths[KS_DEFAULT_STRENGTHS]);
 typedef struct ks_folds {
     int64_t n;
     int32_t n_folds, n_inner, n_seeds;
-    const uint8_t *fold; /* [n_seeds, n] */
+    const uint8_t *fold; /* [n_seeds, n]; fold + n_folds: a row of that fold
+                            which is scored with it and never trains, for up
+                            to 16 folds */
 } ks_folds;
 
 typedef struct ks_nest_options {
@@ -35,7 +37,7 @@ typedef struct ks_nest_options {
     int threads;              /* 0: all */
     const struct ks_ops *ops; /* where fits run; NULL: the CPU */
     ks_dev *dev;
-    bool keep_weights;
+    bool keep_weights, keep_inner;
 } ks_nest_options;
 
 typedef struct ks_nest {
@@ -46,6 +48,9 @@ typedef struct ks_nest {
     double *loss;        /* [n_fits] its balanced log-loss on the inner parts */
     double *gradient;    /* [n_fits] max-norm at the solution, in double */
     int32_t *reads;      /* [n_fits] of x while it was being solved */
+    float *inner;        /* [n_fits, n] margins of the fit's training rows by
+                            its inner fits, of its test rows by itself; NULL:
+                            not kept */
     float *weight;       /* [n_fits, d] on standardised x; NULL: not kept */
     float *bias;         /* [n_fits] */
     float *mean, *scale; /* [n_fits, d] of the training rows */

@@ -258,6 +258,63 @@ done:
     return st;
 }
 
+/* ------------------------------------------------------- figures of sums */
+
+static void total_of(const double *of_group, int32_t n_groups, int32_t n_sums,
+                     const double *weight, double *total) {
+    memset(total, 0, sizeof *total * (size_t)n_sums);
+    for (int32_t g = 0; g < n_groups; g++) {
+        double w = weight ? weight[g] : 1;
+        if (w == 0) continue;
+        const double *s = of_group + (size_t)g * (size_t)n_sums;
+        for (int32_t k = 0; k < n_sums; k++) total[k] += w * s[k];
+    }
+}
+
+ks_status ks_stats_of_sums(const double *of_group, int32_t n_groups,
+                           int32_t n_sums, ks_stats_fn of, const void *user,
+                           int32_t n_out, int32_t replicates, uint64_t seed,
+                           ks_interval *out, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t scratch = (size_t)n_groups + (size_t)n_sums + (size_t)n_out;
+    double *draws = NULL, *own = NULL;
+    bool failed = false;
+    KS_TRY(ks_alloc(&draws, (size_t)replicates * (size_t)n_out, sizeof *draws,
+                    "bootstrap draws", err));
+    KS_TRY(ks_alloc(&own, scratch, sizeof *own, "bootstrap sums", err));
+#pragma omp parallel
+    {
+        double *mine = malloc(sizeof *mine * scratch);
+        if (!mine) {
+#pragma omp atomic write
+            failed = true;
+        }
+#pragma omp for schedule(static)
+        for (int32_t r = 0; r < replicates; r++) {
+            if (!mine || ks_interrupted) continue;
+            double *total = mine + n_groups, *one = total + n_sums;
+            ks__stats_draw(seed, (uint64_t)r, n_groups, mine);
+            total_of(of_group, n_groups, n_sums, mine, total);
+            of(total, user, one);
+            for (int32_t m = 0; m < n_out; m++)
+                draws[(size_t)m * (size_t)replicates + (size_t)r] = one[m];
+        }
+        free(mine);
+    }
+    KS_CHECK(!failed, KS_NOMEM, "out of memory for bootstrap sums");
+    KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+    total_of(of_group, n_groups, n_sums, NULL, own);
+    of(own, user, own + n_sums);
+    for (int32_t m = 0; m < n_out; m++)
+        out[m] = ks__stats_interval(own[n_sums + m],
+                                    draws + (size_t)m * (size_t)replicates,
+                                    replicates);
+done:
+    free(draws);
+    free(own);
+    return st;
+}
+
 /* -------------------------------------------------------------------- rates */
 
 /* Wilson, E. B. (1927), JASA 22: the score test inverted. */

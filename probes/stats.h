@@ -49,6 +49,16 @@ ks_status ks_stats_paired(const ks_scored *a, const float *b_score,
                           int32_t replicates, uint64_t seed,
                           ks_interval out[KS_N_METRICS], ks_err *err);
 
+/* Figures that are functions of sums over rows: sums [n_groups, n_sums] of each
+ * problem; of: n_out figures of the sums over all problems (user is passed on),
+ * NaN where one is not defined. Their values and intervals by the same draws
+ * of problems. */
+typedef void (*ks_stats_fn)(const double *total, const void *user, double *out);
+ks_status ks_stats_of_sums(const double *sums, int32_t n_groups, int32_t n_sums,
+                           ks_stats_fn of, const void *user, int32_t n_out,
+                           int32_t replicates, uint64_t seed, ks_interval *out,
+                           ks_err *err);
+
 /* The parts of it, for other figures: how often each problem is in a draw, and
  * the interval of `value` by the draws' quantiles (sorted in place). */
 void ks__stats_draw(uint64_t seed, uint64_t replicate, int32_t n_groups,

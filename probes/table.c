@@ -68,8 +68,9 @@ static ks_status layer_rows(const ks_evaluation *r, ks_stream stream,
         if (!(row = ks__grid_row(t, err))) return KS_NOMEM;
         snprintf(row[0], KS_TEXT_CELL, "%d", s->cells[i].layer);
         for (int32_t k = 0; k < n; k++)
-            ks__cell_interval(
-                row[k + 1], s[k].cells[i].metrics[KS_BALANCED_ACCURACY], false);
+            ks__cell_judged(row[k + 1],
+                            s[k].cells[i].metrics[KS_BALANCED_ACCURACY], false,
+                            s[k].cells[i].p_holm);
     }
     if (!(row = ks__grid_row(t, err))) return KS_NOMEM;
     snprintf(row[0], KS_TEXT_CELL, "best *");
@@ -116,8 +117,10 @@ static ks_status write_layers(const ks_evaluation *r, bool markdown,
         out, err,
         "* the layer with the least loss on inner parts of the training "
         "folds, chosen\nanew for every fold; test rows were read once. "
-        "Permuted labels: training\nlabels permuted within folds, %d times, "
-        "on the layer chosen most: mean [95%% of\nthe permutations].\n\n",
+        "ns: not significant at 5%% by an\nexact test of whether steps of a "
+        "chain are told apart, after Holm over the\nlayers. Permuted labels: "
+        "training labels permuted within folds, %d times, on\nthe layer "
+        "chosen most: mean [95%% of the permutations].\n\n",
         KS_PERMUTATIONS));
 done:
     free(t.at);
@@ -209,17 +212,19 @@ static ks_status write_gains(const ks_evaluation *r, bool markdown, ks_str *out,
     heading(row, "minus", &r->grid, many_streams(&r->grid));
     for (int32_t b = 0; b < r->baselines.n + r->n_rivals; b++) {
         bool rival = b >= r->baselines.n;
-        const ks_interval *gain =
-            rival ? r->rivals[b - r->baselines.n].gain : r->gain + b * n;
         KS_CHECK((row = ks__grid_row(&t, err)), KS_NOMEM,
                  "out of memory for a table");
         snprintf(row[0], KS_TEXT_CELL, "%s",
                  rival ? r->rivals[b - r->baselines.n].name
                        : r->baselines.at[b].name);
         for (int32_t k = 0; k < n; k++)
-            ks__cell_interval(row[k + 1], gain[k], true);
+            ks__cell_judged(row[k + 1], ks__evaluation_gain(r, b, k)->points,
+                            true, ks__evaluation_gain(r, b, k)->p_holm);
     }
     KS_TRY(ks__grid_write(&t, markdown, out, err));
+    KS_TRY(ks_str_printf(out, err,
+                         "ns: not significant at 5%% by sign flips over "
+                         "problems, after Holm over the\ncolumn's rows.\n\n"));
 done:
     free(t.at);
     return st;

@@ -115,6 +115,12 @@ void ks__cell_interval(ks_text_cell out, ks_interval v, bool sign) {
                  100 * v.value, 100 * v.low, 100 * v.high);
 }
 
+void ks__cell_judged(ks_text_cell out, ks_interval v, bool sign, double p) {
+    ks__cell_interval(out, v, sign);
+    size_t used = strlen(out);
+    if (p >= 0.05) snprintf(out + used, KS_TEXT_CELL - used, " ns");
+}
+
 void ks__cell_value(ks_text_cell out, double v) {
     if (isnan(v))
         snprintf(out, KS_TEXT_CELL, "n/a");

@@ -32,6 +32,8 @@ ks_status ks__text_title(ks_str *out, bool markdown, ks_err *err,
 
 /* "91.2 [90.1, 92.3]" of fractions; sign: "+1.2 [..]"; "n/a". */
 void ks__cell_interval(ks_text_cell out, ks_interval v, bool sign);
+/* With " ns" behind it where p is not below 5%. */
+void ks__cell_judged(ks_text_cell out, ks_interval v, bool sign, double p);
 void ks__cell_value(ks_text_cell out, double v);
 /* "<0.001", "0.012", "n/a" */
 void ks__cell_p(ks_text_cell out, double p);

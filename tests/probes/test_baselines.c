@@ -262,7 +262,7 @@ Test(evaluation, rivals_are_paired) {
     options.rival_paths = paths;
     cr_assert(eq(int, ks_evaluate(&evaluation, &options, &err), KS_OK), "%s",
               err.text);
-    cr_expect(eq(dbl, evaluation.rivals[0].gain[0].value, 0));
-    cr_expect(eq(dbl, evaluation.rivals[0].gain[0].low, 0));
-    cr_expect(isnan(evaluation.rivals[0].gain[1].value));
+    cr_expect(eq(dbl, evaluation.rivals[0].gain[0].points.value, 0));
+    cr_expect(eq(dbl, evaluation.rivals[0].gain[0].points.low, 0));
+    cr_expect(isnan(evaluation.rivals[0].gain[1].points.value));
 }

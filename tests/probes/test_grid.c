@@ -165,6 +165,98 @@ Test(nest, chooses_the_least_loss_fold_by_fold) {
     cr_expect(eq(flt, mixed[2], 3));
 }
 
+/* Rows of fold + FOLDS decide nothing and are scored by their fold's fit: what
+ * the fits without them are, they are with them. */
+Test(nest, rows_that_never_train) {
+    static problem p, q;
+    ks_nest a = {0}, b = {0};
+    ks_err err = {0};
+    ks_nest_options o = options(1);
+    int m = 0;
+    make(&p);
+    make(&q);
+    for (int i = 0; i < N; i++) {
+        if (i % 3 == 0) {
+            p.fold[i] = (uint8_t)(p.fold[i] + FOLDS);
+            continue;
+        }
+        q.y[m] = p.y[i];
+        q.fold[m] = p.fold[i];
+        memcpy(q.x + m * D, p.x + i * D, D * sizeof(float));
+        m++;
+    }
+    q.sets[0] = q.y;
+    p.folds.n_seeds = q.folds.n_seeds = 1;
+    q.folds.n = m;
+    q.folds.fold = q.fold;
+    cr_assert(
+        eq(int, ks_nest_fit(&a, p.x, D, p.sets, &p.folds, &o, &err), KS_OK),
+        "%s", err.text);
+    cr_assert(
+        eq(int, ks_nest_fit(&b, q.x, D, q.sets, &q.folds, &o, &err), KS_OK),
+        "%s", err.text);
+    for (int f = 0; f < FOLDS; f++)
+        cr_expect(eq(dbl, a.strength[f], b.strength[f]));
+    for (int i = 0, k = 0; i < N; i++) {
+        int fit = p.fold[i] % FOLDS;
+        float z = b.bias[fit];
+        for (int j = 0; j < D; j++)
+            z += b.weight[fit * D + j] *
+                 (p.x[i * D + j] - b.mean[fit * D + j]) / b.scale[fit * D + j];
+        cr_assert(epsilon_eq(flt, a.score[i], z, 1e-3f), "row %d", i);
+        if (p.fold[i] < FOLDS)
+            cr_assert(epsilon_eq(flt, a.score[i], b.score[k++], 1e-3f));
+    }
+    ks_nest_free(&a);
+    ks_nest_free(&b);
+}
+
+/* A row's inner margin comes from a fit that saw neither its part nor the
+ * outer fold: changing the row moves it, changing others of its part does
+ * not. */
+Test(nest, inner_margins_are_out_of_part) {
+    static problem p, q;
+    ks_nest a = {0}, b = {0};
+    ks_err err = {0};
+    ks_nest_options o = options(1);
+    static const double one[] = {0.1}; /* or another would be chosen */
+    o.strengths = one;
+    o.n_strengths = 1;
+    o.keep_inner = true;
+    make(&p);
+    q = p;
+    q.sets[0] = q.y;
+    q.folds.fold = q.fold;
+    p.folds.n_seeds = q.folds.n_seeds = 1;
+    for (int i = 0; i < N; i++)
+        if (p.fold[i] == 2 && i != 2) {
+            q.y[i] = !q.y[i];
+            for (int j = 0; j < D; j++) q.x[i * D + j] *= -4;
+        }
+    cr_assert(
+        eq(int, ks_nest_fit(&a, p.x, D, p.sets, &p.folds, &o, &err), KS_OK),
+        "%s", err.text);
+    cr_assert(
+        eq(int, ks_nest_fit(&b, q.x, D, q.sets, &q.folds, &o, &err), KS_OK),
+        "%s", err.text);
+    for (int f = 0; f < FOLDS; f++) {
+        int row = 2; /* of fold 2 */
+        cr_expect(
+            epsilon_eq(flt, a.inner[f * N + row], b.inner[f * N + row], 1e-3f));
+        double apart = 0;
+        for (int i = 0; i < N; i++) {
+            if (p.fold[i] == 2) continue;
+            apart +=
+                fabs((double)a.inner[f * N + i] - (double)b.inner[f * N + i]);
+            if (p.fold[i] == f)
+                cr_assert(eq(flt, a.inner[f * N + i], a.score[i]));
+        }
+        if (f != 2) cr_expect(gt(dbl, apart, 1));
+    }
+    ks_nest_free(&a);
+    ks_nest_free(&b);
+}
+
 Test(nest, refuses_folds_that_cannot_be_nested) {
     static problem p;
     ks_nest a = {0};
