@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "layer.h"
 #include "significance.h"
 #include "split.h"
 
@@ -208,12 +209,6 @@ static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = r->dataset;
     const ks_grid_options *o = &r->options->grid;
-    size_t width = (size_t)d->info->d;
-    float *buffer = NULL, *x = NULL;
-    KS_TRY(ks_alloc(&buffer, (size_t)d->info->n_steps * width, sizeof *buffer,
-                    "activations of a layer", err));
-    KS_TRY(ks_alloc(&x, (size_t)d->n * width, sizeof *x,
-                    "activations of a layer", err));
     KS_TRY(ks_alloc(&r->permuted, (size_t)r->grid.n_series * KS_N_METRICS,
                     sizeof *r->permuted, "control", err));
     if (r->options->begin)
@@ -223,10 +218,15 @@ static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
         const ks_series *series = &r->grid.series[k];
         const ks_cell *usual = &series->cells[ks_series_usual(
             series, r->folds.n_seeds * r->folds.n_folds)];
-        KS_TRY(ks_dataset_read(d, d->acts, d->row, series->stream,
-                               series->position, usual->layer, buffer, x, err));
-        KS_TRY(ks_permuted_run(x, d->info->d, d, &r->folds,
-                               usual->nest.strength, &o->nest, o->seed,
+        ks_layer layer = {.dataset = d,
+                          .file = d->acts,
+                          .place = d->row,
+                          .stream = series->stream,
+                          .position = series->position,
+                          .layer = usual->layer};
+        ks_l2_source source = ks_layer_source(&layer);
+        KS_TRY(ks_permuted_run(&source, d, &r->folds, usual->nest.strength,
+                               &o->nest, &o->room, o->seed,
                                r->permuted + k * KS_N_METRICS,
                                &r->other_unconverged, err));
         r->other_fits += KS_PERMUTATIONS * r->folds.n_folds;
@@ -234,8 +234,6 @@ static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
     }
 done:
     if (r->options->end) r->options->end(o->user);
-    free(buffer);
-    free(x);
     return st;
 }
 

@@ -1,5 +1,5 @@
-/* grid.h - every layer x position of an activation file probed, one matrix in
- * memory at a time, and for every position the best layer, chosen inside the
+/* grid.h - every layer x position of an activation file probed, as many
+ * matrices in memory at a time as threads and memory allow, and for every position the best layer, chosen inside the
  * training folds: for each outer fold the layer with the least inner loss
  * (nest.h) gives the scores of that fold's rows, so that no test row is looked
  * at when layer or strength are chosen. */
@@ -9,6 +9,7 @@
 #include "calibration.h"
 #include "dataset.h"
 #include "nest.h"
+#include "room.h"
 #include "stats.h"
 
 typedef struct ks_grid_options {
@@ -17,6 +18,7 @@ typedef struct ks_grid_options {
     const bool *layers;          /* [info.n_layers + 1]; NULL: all */
     int32_t bootstrap;           /* replicates */
     uint64_t seed;
+    ks_room room; /* of the host */
     void (*progress)(void *user, int64_t cells); /* may be NULL */
     void *user;
 } ks_grid_options;

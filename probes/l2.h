@@ -79,6 +79,17 @@ typedef struct ks_l2_place {
 /* Bytes of the source that a thread asks for at once: whole rows. */
 size_t ks_l2_piece_bytes(const ks_l2_source *source);
 
+/* What decides a solver's memory: rows, of them folds in use, and the most
+ * columns of a fit. */
+typedef struct ks_l2_shape {
+    int64_t n, d;
+    ks_type type; /* of the source */
+    int32_t n_designs, n_folds, n_columns;
+} ks_l2_shape;
+/* Bytes that a solver on the CPU takes at most, open to close, by so many
+ * threads; the caller's arrays of a column are not counted. */
+size_t ks_l2_bytes(const ks_l2_shape *shape, int threads, bool scratch);
+
 /* Takes in rows shifted and ordered by folds. Fails on a value that is not
  * finite (KS_NUMERIC), naming row and feature. */
 ks_status ks_l2_open_from(ks_l2 **out, const ks_l2_source *source,
