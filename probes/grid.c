@@ -119,11 +119,19 @@ typedef struct work {
     ks_grid *out;
 } work;
 
+size_t ks_grid_kept(const ks_acts_file *file, const ks_folds *folds,
+                    const ks_grid_options *o) {
+    size_t cell = ks_nest_kept(ks_acts_get_info(file)->d, folds, &o->nest) +
+                  sizeof(float) * (size_t)folds->n + sizeof(ks_cell);
+    return cell * (size_t)ks_grid_cells(file, o);
+}
+
 /* One layer with its scores. */
 static size_t cell_bytes(void *user, int threads, bool scratch) {
     const work *w = user;
-    return ks_nest_bytes(w->out->d, ks_acts_get_info(w->file)->dtype, w->folds,
-                         &w->options->nest, threads, scratch);
+    size_t own = ks_nest_bytes(w->out->d, ks_acts_get_info(w->file)->dtype,
+                               w->folds, &w->options->nest, threads, scratch);
+    return scratch ? KS_MAX(own, w->options->later) : own;
 }
 
 /* Small matrices go side by side, each on its own thread, which scales better
@@ -134,9 +142,6 @@ static ks_status plan_lanes(work *w, ks_err *err) {
     int threads = o->nest.threads ? o->nest.threads : omp_get_max_threads();
     int64_t bytes = 4 * w->dataset->n * w->out->d, n = w->dataset->n;
     int lanes = (int)KS_MIN(threads, KS_MAX(1, LANE_BYTES / bytes));
-    size_t cells = (size_t)ks_grid_cells(w->file, o);
-    size_t kept = cells * (ks_nest_kept(w->out->d, w->folds, &o->nest) +
-                           4 * (size_t)n + sizeof(ks_cell));
     ks_room room = o->room;
     char what[96];
     snprintf(what, sizeof what, "probes of %lld steps x %d features",
@@ -145,7 +150,7 @@ static ks_status plan_lanes(work *w, ks_err *err) {
         lanes = 1;
         room.limit = 0;
     }
-    return ks_room_choose(&room, kept, cell_bytes, w, lanes, threads, what,
+    return ks_room_choose(&room, ks_grid_kept(w->file, w->folds, o), cell_bytes, w, lanes, threads, what,
                           &w->plan, err);
 }
 

@@ -19,6 +19,7 @@ typedef struct ks_grid_options {
     int32_t bootstrap;           /* replicates */
     uint64_t seed;
     ks_room room; /* of the host */
+    size_t later; /* bytes of it that one layer takes at least after the grid */
     void (*progress)(void *user, int64_t cells); /* may be NULL */
     void *user;
 } ks_grid_options;
@@ -61,6 +62,9 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
                       const int64_t *place, const ks_folds *folds,
                       const ks_grid_options *options, ks_err *err);
 void ks_grid_free(ks_grid *grid);
+/* Bytes of what ks_grid_run would leave in out. */
+size_t ks_grid_kept(const ks_acts_file *file, const ks_folds *folds,
+                    const ks_grid_options *options);
 /* Cells that ks_grid_run would fit. */
 int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *options);
 /* NULL: the grid has no such series. */

@@ -79,12 +79,12 @@ typedef struct ks_l2_place {
 /* Bytes of the source that a thread asks for at once: whole rows. */
 size_t ks_l2_piece_bytes(const ks_l2_source *source);
 
-/* What decides a solver's memory: rows, of them folds in use, and the most
- * columns of a fit. */
+/* What decides a solver's memory: rows, the folds of a design, and the most
+ * columns of a fit, with the sets of training rows that they have. */
 typedef struct ks_l2_shape {
     int64_t n, d;
     ks_type type; /* of the source */
-    int32_t n_designs, n_folds, n_columns;
+    int32_t n_designs, n_folds, n_columns, n_splits;
 } ks_l2_shape;
 /* Bytes that a solver on the CPU takes at most, open to close, by so many
  * threads; the caller's arrays of a column are not counted. */

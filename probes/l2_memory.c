@@ -4,7 +4,7 @@
 /* Of one thread's products: the panels that OpenBLAS packs, at most the 32 MiB
  * that it reserves. */
 static size_t blas_bytes(size_t d) {
-    return KS_MIN((size_t)32 << 20, 8 * 384 * (d + 1024));
+    return KS_MIN((size_t)32 << 20, 8 * 384 * (d + 256));
 }
 
 /* A thread's block of rows out of the file. */
@@ -33,8 +33,9 @@ static size_t fit_bytes(const ks_l2_shape *s, size_t threads, bool scratch) {
     size_t m = (size_t)s->d + 1, n = (size_t)s->n_columns;
     size_t wide = (n + KS_L2_PAD - 1) / KS_L2_PAD * KS_L2_PAD;
     size_t rank = m - 1 <= KS_L2_EXACT ? m - 1 : KS_L2_RANK;
-    size_t columns = n * m * (7 * 8 + 2 * KS_L2_PAIRS * 4 + 4 * 8) +
-                     n * (sizeof(ks_l2_progress) + 256);
+    size_t columns = n * m * (7 * 8 + 2 * KS_L2_PAIRS * 4) +
+                     n * (sizeof(ks_l2_progress) + 256) +
+                     (size_t)s->n_splits * m * 4 * 8;
     size_t chunks = (n + KS_L2_CHUNK - 1) / KS_L2_CHUNK * (m + rank) * 2 *
                     KS_L2_CHUNK * 4;
     size_t pass = n * m * 8 + wide * m * 16 +
@@ -44,7 +45,7 @@ static size_t fit_bytes(const ks_l2_shape *s, size_t threads, bool scratch) {
         (size_t)KS_MIN(ks__l2_hessians(s->n, s->d), s->n_columns);
     size_t hessian = group * m * m * 8;
     if (group)
-        hessian += n * m * 8 + KS_MIN(threads, group) * KS_L2_BLOCK * m * 8 +
+        hessian += group * m * 8 + KS_MIN(threads, group) * KS_L2_BLOCK * m * 8 +
                    read_bytes(s, scratch);
     return columns + KS_MAX(chunks, hessian) +
            KS_MIN(threads, KS_L2_MAX_LANES) * pass;

@@ -15,7 +15,7 @@
  * decide how columns are grouped, and with it bits. */
 static const int64_t LEAST_BYTES = (int64_t)32 << 20;
 static const int64_t MOST_BYTES = (int64_t)256 << 20;
-enum { SHARE = 8 };
+enum { SHARE = 16, MOST_AT_A_TIME = 8 };
 enum { MOST_FEATURES = 8192 }; /* a factor has 512 MiB */
 
 int32_t ks__l2_hessians(int64_t n, int64_t d) {
@@ -23,7 +23,7 @@ int32_t ks__l2_hessians(int64_t n, int64_t d) {
     int64_t most = n * d * (int64_t)sizeof(float) / SHARE;
     most = KS_MIN(KS_MAX(most, LEAST_BYTES), MOST_BYTES);
     if (d > MOST_FEATURES) return 0;
-    return (int32_t)KS_MIN(KS_MAX(1, most / bytes), INT32_MAX);
+    return (int32_t)KS_MIN(KS_MAX(1, most / bytes), MOST_AT_A_TIME);
 }
 
 /* What the op needs of column k, but where to; w: [d] */

@@ -65,11 +65,15 @@ static void find_holds(const ks_folds *f, holds *all) {
             find_hold(all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
 }
 
-/* The most columns that are solved together. */
-static size_t most_columns(const ks_folds *f, const ks_nest_options *options) {
+static int32_t count_holds(const ks_folds *f) {
     holds all;
     find_holds(f, &all);
-    return (size_t)KS_MAX(all.n * options->n_strengths,
+    return all.n;
+}
+
+/* The most columns that are solved together. */
+static size_t most_columns(const ks_folds *f, const ks_nest_options *options) {
+    return (size_t)KS_MAX(count_holds(f) * options->n_strengths,
                           f->n_seeds * f->n_folds);
 }
 
@@ -324,7 +328,8 @@ size_t ks_nest_bytes(int64_t d, ks_type type, const ks_folds *folds,
                          .type = type,
                          .n_designs = folds->n_seeds,
                          .n_folds = KS_MIN(2 * folds->n_folds, KS_L2_MAX_FOLDS),
-                         .n_columns = (int32_t)columns};
+                         .n_columns = (int32_t)columns,
+                         .n_splits = KS_MAX(count_holds(folds), (int32_t)fits)};
     return ks_l2_bytes(&shape, threads, scratch) +
            columns * (4 * n + sizeof(ks_l2_column)) +
            (options->keep_weights ? 24 * fits * ((size_t)d + 1) : 0);

@@ -71,6 +71,21 @@ done:
     return st;
 }
 
+size_t ks_permuted_bytes(int64_t d, ks_type type, const ks_folds *folds,
+                         int threads, bool scratch) {
+    size_t n = (size_t)folds->n;
+    int32_t columns = KS_PERMUTATIONS * folds->n_folds;
+    ks_l2_shape shape = {.n = folds->n,
+                         .d = d,
+                         .type = type,
+                         .n_designs = KS_PERMUTATIONS,
+                         .n_folds = folds->n_folds,
+                         .n_columns = columns,
+                         .n_splits = columns};
+    return ks_l2_bytes(&shape, threads, scratch) +
+           n * (KS_PERMUTATIONS * (1 + sizeof(float)) + sizeof(int64_t));
+}
+
 typedef struct needs {
     const ks_l2_source *source;
     const ks_folds *folds;
@@ -78,13 +93,8 @@ typedef struct needs {
 
 static size_t bytes(void *user, int threads, bool scratch) {
     const needs *u = user;
-    ks_l2_shape shape = {.n = u->source->n,
-                         .d = u->source->d,
-                         .type = u->source->type,
-                         .n_designs = KS_PERMUTATIONS,
-                         .n_folds = u->folds->n_folds,
-                         .n_columns = KS_PERMUTATIONS * u->folds->n_folds};
-    return ks_l2_bytes(&shape, threads, scratch);
+    return ks_permuted_bytes(u->source->d, u->source->type, u->folds, threads,
+                             scratch);
 }
 
 /* Of the host: a device has memory of its own. */
@@ -118,6 +128,7 @@ ks_status ks_permuted_run(const ks_l2_source *source, const ks_dataset *dataset,
     ks_l2_design designs[KS_PERMUTATIONS];
     ks_l2_place place;
     work w = {.n = folds->n, .folds = folds};
+    KS_TRY(find_place(source, folds, options, room, &place, err));
     KS_TRY(alloc_work(&w, err));
     for (int32_t p = 0; p < KS_PERMUTATIONS; p++) {
         int8_t *y = w.y + p * w.n;
@@ -133,7 +144,6 @@ ks_status ks_permuted_run(const ks_l2_source *source, const ks_dataset *dataset,
                                .strength = strength[f],
                                .margin = w.margin + p * w.n};
     }
-    KS_TRY(find_place(source, folds, options, room, &place, err));
     KS_TRY(ks_l2_open_from(&l2, source, &place, designs, KS_PERMUTATIONS, err));
     KS_TRY(ks_l2_fit(
         l2, w.columns, KS_PERMUTATIONS * n_folds,

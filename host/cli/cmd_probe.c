@@ -273,7 +273,8 @@ static void say(const ks_evaluation *r) {
 /* The host's share of --memory. What is freed goes back at once, or the
  * allocator would keep some of it beside what is taken next. */
 static ks_room bound_memory(const ks_cli_common *c) {
-    ks_room room = {c->memory, ks_process_bytes(), c->out};
+    ks_room room = {
+        .limit = c->memory, .start = ks_process_bytes(), .scratch = c->out};
     if (ks_cli_on_device(c->backend)) room.limit = 0;
     if (room.limit) mallopt(M_MMAP_THRESHOLD, 256 << 10);
     if (room.limit) mallopt(M_TRIM_THRESHOLD, 256 << 10);

@@ -496,32 +496,37 @@ static void make_massive(fits *f, double noise) {
     f->n_designs = 1;
 }
 
+enum { TEN = 10 };
+
 /* Ten fits, each without one of five folds; strength: of the first five and of
  * the others. */
+static void make_ten(fits *f, const double strength[2]) {
+    f->n_columns = TEN;
+    f->columns = calloc(TEN, sizeof *f->columns);
+    f->weight = calloc(TEN * (size_t)(f->d + 1), sizeof *f->weight);
+    f->mean = calloc(TEN * (size_t)f->d, sizeof *f->mean);
+    f->scale = calloc(TEN * (size_t)f->d, sizeof *f->scale);
+    for (int64_t k = 0; k < TEN; k++)
+        f->columns[k] = (ks_l2_column){.hold = 1u << (k % 5),
+                                       .strength = strength[k / 5],
+                                       .weight = f->weight + k * (f->d + 1),
+                                       .mean = f->mean + k * f->d,
+                                       .scale = f->scale + k * f->d};
+}
+
 static void expect_massive(double noise, const double strength[2],
                            int32_t most_passes) {
-    enum { COLUMNS = 10 };
     fits f = {0};
     make_massive(&f, noise);
-    f.n_columns = COLUMNS;
-    f.columns = calloc(COLUMNS, sizeof *f.columns);
-    f.weight = calloc(COLUMNS * (size_t)(f.d + 1), sizeof *f.weight);
-    f.mean = calloc(COLUMNS * (size_t)f.d, sizeof *f.mean);
-    f.scale = calloc(COLUMNS * (size_t)f.d, sizeof *f.scale);
-    for (int64_t k = 0; k < COLUMNS; k++)
-        f.columns[k] = (ks_l2_column){.hold = 1u << (k % 5),
-                                      .strength = strength[k / 5],
-                                      .weight = f.weight + k * (f.d + 1),
-                                      .mean = f.mean + k * f.d,
-                                      .scale = f.scale + k * f.d};
-    size_t bytes = COLUMNS * (size_t)(f.d + 1) * sizeof *f.weight;
+    make_ten(&f, strength);
+    size_t bytes = TEN * (size_t)(f.d + 1) * sizeof *f.weight;
     double *alone = malloc(bytes);
     solve(&f, 1);
     memcpy(alone, f.weight, bytes);
     solve(&f, 2);
     cr_expect_eq(memcmp(alone, f.weight, bytes), 0, "2 threads differ from 1");
     free(alone);
-    for (int32_t k = 0; k < COLUMNS; k++) {
+    for (int32_t k = 0; k < TEN; k++) {
         const ks_l2_column *c = &f.columns[k];
         double g = plain_gradient(&f, c);
         fprintf(stderr, "massive: fold %d, C %g: %d passes, gradient %.1e\n",
@@ -543,6 +548,92 @@ Test(l2, a_spectrum_far_from_a_fold_does_not_stall_it) {
  * says nothing about the point that is kept. */
 Test(l2, a_hessian_is_of_a_point_that_is_kept) {
     expect_massive(0.1, (const double[]){100, 10000}, 300);
+}
+
+/* The columns' own Hessians are formed from the file too. */
+Test(l2, hessians_of_rows_in_a_file) {
+    fits f = {0}, g = {0};
+    make_massive(&f, 2);
+    make_massive(&g, 2);
+    make_ten(&f, (const double[]){1, 10});
+    make_ten(&g, (const double[]){1, 10});
+    ks_l2_source source = {.n = f.n, .d = f.d, .type = KS_F32, .x = f.x};
+    solve_from(&f, &source, 2, NULL);
+    for (int threads = 1; threads <= 3; threads++) {
+        solve_from(&g, &source, threads, "/tmp");
+        cr_expect(same_fits(&f, &g), "%d threads", threads);
+    }
+    close_fits(&f);
+    close_fits(&g);
+}
+
+/* ------------------------------------------------------------ where it is thin
+ */
+
+/* n rows of noise with a label in it, n_one of them 1, d features: feature 1
+ * constant, feature 2 again feature 0, and every eighth behind it another's
+ * copy. */
+static void make_thin(fits *f, int64_t n, int64_t d, int64_t n_one) {
+    f->n = n, f->d = d;
+    f->x = malloc((size_t)(n * d) * sizeof *f->x);
+    int8_t *y = malloc((size_t)n);
+    uint8_t *fold = malloc((size_t)n);
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = i * n_one / n != (i + 1) * n_one / n;
+        fold[i] = (uint8_t)(i / 7 % 5);
+        float *x = f->x + i * d;
+        for (int64_t j = 0; j < d; j++)
+            x[j] = j && j % 8 == 2 ? x[j - 2]
+                   : j == 1        ? 0.1f
+                                   : (float)(uniform(7, i * d + j) +
+                                      (j % 5 == 0) * 0.3 * y[i]);
+    }
+    f->designs = calloc(1, sizeof *f->designs);
+    f->designs[0] = (ks_l2_design){y, fold};
+    f->n_designs = 1;
+    make_ten(f, (const double[]){1e-3, 10});
+}
+
+static void expect_thin(int64_t n, int64_t d, int64_t n_one) {
+    fits f = {0}, g = {0};
+    make_thin(&f, n, d, n_one);
+    make_thin(&g, n, d, n_one);
+    ks_l2_source source = {.n = n, .d = d, .type = KS_F32, .x = f.x};
+    solve_from(&f, &source, 2, NULL);
+    solve_from(&g, &source, 3, "/tmp");
+    cr_expect(same_fits(&f, &g), "%d x %d: from a file otherwise", (int)n,
+              (int)d);
+    for (int32_t k = 0; k < f.n_columns; k++) {
+        const ks_l2_column *c = &f.columns[k];
+        double gradient = plain_gradient(&f, c);
+        cr_expect(c->converged && gradient <= 1.01 * TOLERANCE,
+                  "%d x %d, C %g: gradient %g", (int)n, (int)d, c->strength,
+                  gradient);
+        /* in raw units, as the plain gradient has it: copies weigh alike, a
+         * constant nothing */
+        double most = 0;
+        for (int64_t j = 0; j < d; j++) keep_worst(&most, fabs(c->weight[j]));
+        cr_expect_eq(c->weight[1], 0);
+        cr_expect(fabs(c->weight[2] - c->weight[0]) <= 1e-3 * most,
+                  "%d x %d, C %g: copies weigh %g and %g", (int)n, (int)d,
+                  c->strength, c->weight[0], c->weight[2]);
+    }
+    close_fits(&f);
+    close_fits(&g);
+}
+
+Test(l2, many_features_of_few_rows) {
+    expect_thin(100, 4099, 37);
+}
+
+Test(l2, two_rows_of_a_class) {
+    /* of two folds: a fit trains on one of them or both */
+    expect_thin(40, 31, 2);
+    expect_thin(2051, 67, 2);
+}
+
+Test(l2, copies_and_a_constant) {
+    expect_thin(1500, 200, 600);
 }
 
 Test(l2, too_few_passes_are_told) {
