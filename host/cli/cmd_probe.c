@@ -469,6 +469,8 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(st);
     say(&evaluation);
     KS_TRY(write_all(in, &evaluation, paths, err));
+    ks_log(KS_LOG_INFO, "probe: %s has all tables, %s every figure",
+           paths[TABLE], paths[JSON]);
 done:
     ks_evaluation_free(&evaluation);
     ks_dev_close(&dev, ops);
