@@ -154,8 +154,9 @@ ks_status ks_learning_curve_run(ks_learning_curve *out,
     ks_status st = KS_OK;
     const ks_folds *f = in->folds;
     size_t n = (size_t)in->dataset->n, groups = (size_t)in->dataset->n_groups;
-    work w = {
-        .in = in, .series = series, .fits = fits, .unconverged = unconverged};
+    work w = {.in = in, .series = series};
+    w.fits = fits;
+    w.unconverged = unconverged;
     w.cell = &series->cells[ks_series_usual(series, f->n_seeds * f->n_folds)];
     *out = (ks_learning_curve){.layer = w.cell->layer};
     if (2 * f->n_folds > 32) return KS_OK; /* the solver's limit of folds */
