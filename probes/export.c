@@ -13,6 +13,7 @@ typedef struct csv {
     const ks_evaluation *evaluation;
     const ks_acts_info *info; /* of the rows being written */
     const char *dataset;
+    const char *split; /* NULL: "test" */
     ks_str *out;
     /* rows of one fold, numbered as in the data set */
     float *score;
@@ -42,8 +43,9 @@ static ks_status line(csv *c, const place *p, double strength, const char *seed,
         KS_TRY(ks_str_add(c->out, ",", 1, err));
     else
         KS_TRY(ks_str_printf(c->out, err, "%g,", strength));
-    KS_TRY(ks_str_printf(c->out, err, "%s,%s,test,%lld,", seed, fold,
-                         (long long)n));
+    KS_TRY(ks_str_printf(c->out, err, "%s,%s,", seed, fold));
+    KS_TRY(ks__csv_field(c->out, c->split ? c->split : "test", err));
+    KS_TRY(ks_str_printf(c->out, err, "%lld,", (long long)n));
     for (int m = 0; m < KS_N_METRICS; m++)
         KS_TRY(ks__csv_number(c->out, metrics[m], false, err));
     KS_TRY(ks__csv_number(c->out, interval.low, false, err));
@@ -142,6 +144,29 @@ done:
     return st;
 }
 
+/* A row a rung of the published protocol's ladder but the last, which is among
+ * the other probes. */
+static ks_status protocol_lines(csv *c, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_kinds *all = &c->evaluation->kinds;
+    for (int32_t i = 0; i < all->n_protocols * KS_RUNG_HONEST; i++) {
+        const ks_protocol *p = &all->protocols[i / KS_RUNG_HONEST];
+        const ks_rung *r = &p->rungs[i % KS_RUNG_HONEST];
+        double values[KS_N_METRICS] = {r->accuracy.value, r->balanced.value,
+                                       NAN, NAN, NAN};
+        char name[64];
+        snprintf(name, sizeof name, "published %s", p->probe);
+        place at = {ks_stream_name(p->stream), ks_position_name(p->position),
+                    name, "several"};
+        c->split = ks_rung_name(i % KS_RUNG_HONEST);
+        KS_TRY(line(c, &at, NAN, "all", "all", r->n_eval, values, r->balanced,
+                    err));
+    }
+done:
+    c->split = NULL;
+    return st;
+}
+
 static ks_status permuted_lines(csv *c, ks_err *err) {
     ks_status st = KS_OK;
     const ks_evaluation *r = c->evaluation;
@@ -174,6 +199,7 @@ ks_status ks_export_csv(const ks_evaluation *r, ks_str *out, ks_err *err) {
     for (int32_t k = 0; k < r->grid.n_series; k++)
         KS_TRY(series_lines(&c, &r->grid.series[k], "l2", err));
     KS_TRY(other_lines(&c, err));
+    KS_TRY(protocol_lines(&c, err));
     KS_TRY(permuted_lines(&c, err));
     for (int32_t i = 0; i < r->n_rivals; i++) {
         c.info = ks_acts_get_info(r->rivals[i].file);
