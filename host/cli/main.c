@@ -27,6 +27,8 @@ static const struct command commands[] = {
     {"probe", ks_cmd_probe, true, "activations + labels -> probes and tables"},
     {"transfer", ks_cmd_transfer, true,
      "probes across models and across tasks"},
+    {"export", ks_cmd_export, false,
+     "probes -> npz, safetensors, ONNX for other programs"},
     {"inspect", ks_cmd_inspect, false,
      "what is in a model or in a file of ours"},
     {"verify", ks_cmd_verify, false, "check that activation files are whole"},
