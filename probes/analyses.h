@@ -15,6 +15,7 @@ typedef enum ks_analysis {
     KS_LAYERS_NEEDED,
     KS_SELECTIVITY,
     KS_LEARNING_CURVE,
+    KS_SURFACE, /* of independence.h */
     KS_N_ANALYSES
 } ks_analysis;
 
@@ -26,10 +27,9 @@ typedef struct ks_refinement {
     ks_interval *agreement;   /* [n_cells] share of rows that the layer's probe
                                  and the last layer's predict alike */
     ks_interval *correlation; /* [n_cells] Pearson's, of their scores */
-    ks_interval trend;        /* Spearman's, of layer and balanced accuracy over
-                                 layers 1 and up; NaN for fewer than 3 */
-    ks_interval near_best;    /* share of layers 1 and up at most 3 points below
-                                 the best of them */
+    /* over layers 1 and up, NaN for fewer than 3 */
+    ks_interval trend;     /* Spearman's, of layer and balanced accuracy */
+    ks_interval near_best; /* share of them at most 3 points below the best */
 } ks_refinement;
 
 /* Probes of one layer on another's activations. */
@@ -113,9 +113,11 @@ ks_status ks_learning_curve_run(ks_learning_curve *out,
                                 const ks_series *series, int32_t *fits,
                                 int32_t *unconverged, ks_err *err);
 
-/* One layer's rows [n, d] of the grid's file; *x is allocated. */
-ks_status ks__analysis_rows(const ks_analysis_input *in,
-                            const ks_series *series, int32_t layer, float **x,
-                            ks_err *err);
+/* ks_nest_fit on a layer of the grid's file, in memory or in a scratch file as
+ * the grid's room has it; weights and inner margins are not kept. */
+ks_status ks__analysis_fit(ks_nest *out, const ks_analysis_input *in,
+                           const ks_series *series, int32_t layer,
+                           const int8_t *const *y, const ks_folds *folds,
+                           ks_err *err);
 
 #endif

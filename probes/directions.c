@@ -206,7 +206,7 @@ ks_status ks_directions_fit(ks_nest out[KS_N_DIRECTIONS], const float *x,
                             bool keep_weights, int threads, ks_err *err) {
     ks_status st = KS_OK;
     work w = {.folds = folds, .y = y, .out = out};
-    ks__holds_fill(&w.holds, folds, true);
+    ks__holds_fill(&w.holds, folds, 0, true);
     size_t sets = (size_t)w.holds.n, columns = sets * SOLVED;
     for (int k = 0; k < KS_N_DIRECTIONS; k++)
         KS_TRY(alloc_nest(&out[k], folds, d, keep_weights, err));

@@ -1,9 +1,10 @@
 /* export_json.c - see export.h: summary.json. */
 #include "export.h"
 
-#include "export_json.h"
-
 #include <math.h>
+
+#include "export_json.h"
+#include "published_write.h"
 
 json_t *ks__json_number(double v) {
     return isnan(v) ? json_null() : json_real(v);
@@ -186,6 +187,22 @@ static json_t *json_rivals(const ks_evaluation *r, int32_t n_fits) {
     return list;
 }
 
+static json_t *json_claims(const ks_claims *claims) {
+    static const char *const units[] = {"percent", "points", "number"};
+    json_t *list = json_array();
+    for (int32_t i = 0; i < claims->n; i++) {
+        const ks_claim *c = &claims->at[i];
+        json_array_append_new(
+            list,
+            json_pack("{s:s,s:s,s:s,s:s,s:s,s:o,s:o,s:s}", "id", c->id,
+                      "question", c->question, "rule", c->rule, "note", c->what,
+                      "unit", units[c->unit], "figure",
+                      ks__json_interval(c->figure), "p", ks__json_number(c->p),
+                      "verdict", ks_verdict_name(c->verdict)));
+    }
+    return list;
+}
+
 ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
     ks_status st = KS_OK;
     int32_t n_fits = r->folds.n_seeds * r->folds.n_folds;
@@ -212,9 +229,11 @@ ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
     json_object_set_new(*out, "permuted_labels", permuted);
     json_object_set_new(*out, "baselines", json_baselines(r));
     json_object_set_new(*out, "rivals", json_rivals(r, n_fits));
+    json_object_set_new(*out, "protocols", ks__protocols_json(&r->kinds));
     json_object_set_new(*out, "other_probes", json_others(&r->others));
     json_object_set_new(*out, "strata", json_strata(r));
     json_object_set_new(*out, "analyses", ks__json_analyses(r));
+    json_object_set_new(*out, "claims", json_claims(&r->claims));
 done:
     return st;
 }

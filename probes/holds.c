@@ -13,12 +13,14 @@ int32_t ks__hold_inner(ks_holds *all, const ks_folds *f, int32_t k,
     return ks__hold(all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
 }
 
-void ks__holds_fill(ks_holds *all, const ks_folds *f, bool outer) {
+void ks__holds_fill(ks_holds *all, const ks_folds *f, uint32_t asked,
+                    bool tested) {
     all->n = 0;
     for (int32_t k = 0; k < f->n_folds; k++)
-        for (int32_t part = 0; part < f->n_inner; part++)
+        for (int32_t part = 0; ks__holds_asked(asked, k) && part < f->n_inner;
+             part++)
             ks__hold_inner(all, f, k, part);
-    for (int32_t k = 0; outer && k < f->n_folds; k++) ks__hold(all, 1u << k);
+    for (int32_t k = 0; tested && k < f->n_folds; k++) ks__hold(all, 1u << k);
 }
 
 double ks__holds_loss(ks_holds *all, const ks_folds *f, int32_t seed, int32_t k,

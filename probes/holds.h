@@ -16,8 +16,14 @@ int32_t ks__hold(ks_holds *all, uint32_t set);
 /* Place of what is held out for inner part `part` of fold k. */
 int32_t ks__hold_inner(ks_holds *all, const ks_folds *folds, int32_t k,
                        int32_t part);
-/* The sets of all inner parts; outer: and behind them those of the folds. */
-void ks__holds_fill(ks_holds *all, const ks_folds *folds, bool outer);
+/* Is a fold in the bit set of those asked for? 0: all are. */
+static inline bool ks__holds_asked(uint32_t asked, int32_t fold) {
+    return !asked || asked >> fold & 1;
+}
+/* The sets of the inner parts of all folds asked for; tested: and behind them
+ * those of the folds themselves. */
+void ks__holds_fill(ks_holds *all, const ks_folds *folds, uint32_t asked,
+                    bool tested);
 
 /* Of fold k of a seed: the mean over its inner parts of the balanced log-loss
  * of candidate c of n_candidates. margin [holds, n_candidates, n]. */

@@ -91,7 +91,7 @@ static ks_status over(ks_refinement *out, const ks_analysis_input *in,
     double *sums = NULL;
     ks_interval got[2];
     out->trend = out->near_best = (ks_interval){NAN, NAN, NAN};
-    if (n < 1 || n > MOST_LAYERS) return KS_OK;
+    if (n < 3 || n > MOST_LAYERS) return KS_OK;
     size_t width = 2 * (size_t)n + 2;
     KS_TRY(ks_alloc(&sums, (size_t)d->n_groups * width, sizeof *sums,
                     "accuracies", err));

@@ -177,7 +177,7 @@ ks_status ks_ridge_fit(ks_ridge *out, const float *x, int64_t d,
                        const ks_folds *folds, int threads, ks_err *err) {
     ks_status st = KS_OK;
     work w = {.folds = folds, .y = y, .n_targets = n_targets, .out = out};
-    ks__holds_fill(&w.holds, folds, true);
+    ks__holds_fill(&w.holds, folds, 0, true);
     *out = (ks_ridge){.n_fits = folds->n_seeds * folds->n_folds};
     size_t columns = (size_t)column_of(&w, w.holds.n, 0, 0);
     size_t fits = (size_t)(n_targets * out->n_fits), n = (size_t)folds->n;

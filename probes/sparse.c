@@ -112,7 +112,7 @@ ks_status ks_sparse_fit(ks_sparse_path *out, const float *x, int64_t d,
               .tolerance = o->tolerance > 0 ? o->tolerance : TOLERANCE,
               .out = out};
     *out = (ks_sparse_path){0};
-    ks__holds_fill(&w.holds, folds, true);
+    ks__holds_fill(&w.holds, folds, 0, true);
     for (int32_t s = 0; s < folds->n_seeds; s++)
         designs[s] = (ks_l2_design){y, folds->fold + s * folds->n};
     KS_TRY(alloc_all(&w, err));

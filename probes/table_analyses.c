@@ -147,6 +147,7 @@ static ks_status learning(const ks_evaluation *r, bool markdown, ks_str *out,
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
     for (int32_t k = 1; k < r->grid.n_series; k++)
         if (curves[k].n_points > most->n_points) most = &curves[k];
+    if (!most->n_points) goto done;
     t.n_columns = most->n_points + 1;
     KS_TRY(ks__text_title(out, markdown, err,
                           "Training problems, balanced accuracy, % (the layer "
@@ -161,7 +162,7 @@ static ks_status learning(const ks_evaluation *r, bool markdown, ks_str *out,
         for (int32_t i = 0; i < c->n_points; i++)
             ks__cell_interval(row[i + skip + 1], c->accuracy[i], false);
     }
-    if (most->n_points) KS_TRY(ks__grid_write(&t, markdown, out, err));
+    KS_TRY(ks__grid_write(&t, markdown, out, err));
 done:
     free(t.at);
     return st;
@@ -176,7 +177,8 @@ ks_status ks_table_analyses(const ks_evaluation *r, bool markdown, ks_str *out,
     const ks_analyses *a = &r->analyses;
     if (!r->grid.n_series) return KS_OK;
     if (a->refinement) KS_TRY(refinement(r, markdown, out, err));
-    if (a->layers_needed) KS_TRY(needed(r, markdown, out, err));
+    if (a->layers_needed && a->layers_needed[0].n_sizes > 1)
+        KS_TRY(needed(r, markdown, out, err));
     if (a->selectivity) KS_TRY(selectivity(r, markdown, out, err));
     if (a->learning_curve) KS_TRY(learning(r, markdown, out, err));
 done:

@@ -6,5 +6,7 @@
 
 ks_status ks_table_analyses(const ks_evaluation *run, bool markdown,
                             ks_str *out, ks_err *err);
+ks_status ks_table_claims(const ks_evaluation *run, bool markdown, ks_str *out,
+                          ks_err *err);
 
 #endif

@@ -250,3 +250,41 @@ Test(analyses, more_problems_are_better_and_all_are_the_grid_s) {
     for (int k = 0; k <= last; k++)
         cr_expect(gt(dbl, got->accuracy[k].value, 0.8));
 }
+
+/* ---------------------------------------------------------------------- claims
+ */
+
+static const ks_claim *claim(const char *id) {
+    for (int32_t i = 0; i < evaluation.claims.n; i++)
+        if (strcmp(evaluation.claims.at[i].id, id) == 0)
+            return &evaluation.claims.at[i];
+    return NULL;
+}
+
+Test(claims, verdicts_follow_the_rule) {
+    ks_interval up = {0.2, 0.1, 0.3}, down = {-0.2, -0.3, -0.1},
+                wide = {0.1, -0.1, 0.3}, none = {NAN, NAN, NAN};
+    cr_expect(eq(int, ks_verdict_of(up, NAN, 0, 0), KS_YES));
+    cr_expect(eq(int, ks_verdict_of(up, 0.04, 0, 0), KS_YES));
+    cr_expect(eq(int, ks_verdict_of(up, 0.06, 0, 0), KS_UNDECIDED));
+    cr_expect(eq(int, ks_verdict_of(down, 0.06, 0, 0), KS_NO));
+    cr_expect(eq(int, ks_verdict_of(wide, NAN, 0, 0), KS_UNDECIDED));
+    cr_expect(eq(int, ks_verdict_of(wide, NAN, 0, 0.35), KS_NO));
+    cr_expect(eq(int, ks_verdict_of(none, NAN, 0, 0), KS_UNDECIDED));
+}
+
+Test(analyses, claims_are_what_was_planted) {
+    options.no_text = false;
+    run();
+    cr_expect(eq(int, claim("readable")->verdict, KS_YES));
+    cr_expect(ne(int, claim("before")->verdict, KS_YES));
+    cr_expect(claim("first") == NULL); /* not captured */
+    cr_expect(eq(int, claim("one-layer")->verdict, KS_YES));
+    cr_expect(eq(int, claim("spread")->verdict, KS_NO));
+    cr_expect(ne(int, claim("refined")->verdict, KS_YES));
+    cr_expect(eq(int, claim("selective")->verdict, KS_YES));
+    /* the words tell as much as the activations */
+    cr_expect(ne(int, claim("text")->verdict, KS_YES));
+    cr_expect(eq(int, claim("surface")->verdict, KS_YES));
+    cr_expect(claim("weights") == NULL);
+}
