@@ -9,6 +9,7 @@
 #include "blas.h"
 #include "fold_gram.h"
 #include "holds.h"
+#include "rows.h"
 
 const double ks_shrinkages[KS_SHRINKAGES] = {1e-3, 1e-2, 1e-1, 0.3, 0.9};
 
@@ -81,9 +82,8 @@ static ks_status solve_hold(work *w, int32_t hold, double *scratch,
         double keep = 1 - ks_shrinkages[k];
         double ridge = ks_shrinkages[k] * trace / (double)d;
         memcpy(v, gap, (size_t)d * sizeof *v);
-        KS_CHECK(trace > 0, KS_NUMERIC,
-                 "the classes do not vary: their covariance is 0");
-        KS_TRY(ks__solve_ridge(s, d, ridge / keep, v, 1, factor, err));
+        if (trace > 0) /* else no feature varies: gap is 0 */
+            KS_TRY(ks__solve_ridge(s, d, ridge / keep, v, 1, factor, err));
         put(w, hold, k + 1, v, 1 / keep, middle);
     }
 done:
@@ -259,6 +259,20 @@ static ks_status balanced(ks_interval *out, const ks_analysis_input *in,
                              in->options->seed, out, NULL, err);
 }
 
+/* Of ks_directions_fit. */
+static size_t bytes_of(const ks_analysis_input *in) {
+    const ks_folds *f = in->folds;
+    size_t d = (size_t)in->grid->d, columns;
+    int threads = in->options->nest.threads;
+    ks_holds holds;
+    ks__holds_fill(&holds, f, 0, true);
+    columns = (size_t)holds.n * SOLVED;
+    return (2 * (size_t)f->n_folds +
+            2 * (size_t)(threads ? threads : omp_get_max_threads())) *
+               d * d * sizeof(double) +
+           columns * (d * sizeof(double) + (size_t)f->n * sizeof(float));
+}
+
 static ks_status fit_layer(ks_directions *out, const ks_analysis_input *in,
                            const ks_series *series, int32_t cell,
                            ks_nest nests[KS_N_DIRECTIONS], float *score,
@@ -269,7 +283,8 @@ static ks_status fit_layer(ks_directions *out, const ks_analysis_input *in,
     const ks_cell *of = &series->cells[cell];
     bool usual = of->layer == out->layer;
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-    KS_TRY(ks__analysis_rows(in, series, of->layer, &x, err));
+    KS_TRY(ks__rows_read(in, series, of->layer, bytes_of(in),
+                         "mean difference and LDA", &x, err));
     st = ks_directions_fit(nests, x, in->grid->d, in->dataset->y, in->folds,
                            usual, in->options->nest.threads, &own);
     KS_CHECK(st == KS_OK, st, "%s/%s layer %d, mean difference and LDA: %s",

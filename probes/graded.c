@@ -8,6 +8,7 @@
 
 #include "rank.h"
 #include "ridge.h"
+#include "rows.h"
 #include "split.h"
 #include "words.h"
 
@@ -338,10 +339,13 @@ static ks_status fit_layer(work *w, const ks_series *series, int32_t cell,
     ks_err own = {0};
     float *x = NULL;
     int32_t layer = series->cells[cell].layer;
+    int threads = w->in->options->nest.threads;
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-    KS_TRY(ks__analysis_rows(&w->mine, series, layer, &x, err));
-    st = ks_ridge_fit(fit, x, w->in->grid->d, w->y, 2, &w->folds,
-                      w->in->options->nest.threads, &own);
+    KS_TRY(ks__rows_read(&w->mine, series, layer,
+                         ks_ridge_bytes(w->in->grid->d, 2, &w->folds, threads),
+                         "regressions on a score", &x, err));
+    st =
+        ks_ridge_fit(fit, x, w->in->grid->d, w->y, 2, &w->folds, threads, &own);
     KS_CHECK(st == KS_OK, st, "%s/%s layer %d, score \"%s\": %s",
              ks_stream_name(series->stream), ks_position_name(series->position),
              layer, w->out->name, own.text);

@@ -1,6 +1,7 @@
 /* l1.c - see l1.h. */
 #include "l1.h"
 
+#include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,36 +10,60 @@
 
 enum {
     F32_PASSES = 150, /* before all is double */
-    SWEEPS = 60       /* of coordinate descent a step */
+    SWEEPS = 12,      /* of coordinate descent before it is made exact */
+    ROUNDS = 25,      /* of both, a step */
+    MOST_EXACT = 2048,
+    FIRST_HESSIAN = 8 /* passes before it; the next ones after twice as many */
 };
 static const double LEAST_STEP = 1e-4, MOST_STEP = 1e6; /* of t */
+static const size_t MOST_METRICS = (size_t)512 << 20;   /* bytes */
 
 typedef struct state {
     double t, lambda;
     double optimality;
-    bool fresh; /* v was not stepped to: its gradient starts a path */
+    int32_t metric; /* place in metrics */
+    bool fresh;     /* v was not stepped to: its gradient starts a path */
     bool done;
 } state;
+
+/* A Hessian that the columns of one ratio share. */
+typedef struct metric {
+    int32_t of; /* the column whose it is: the one with most training folds */
+    float *b;   /* [d + 1, d + 1]; NULL: not formed, the first one serves */
+} metric;
 
 typedef struct work {
     ks_l2_fitting f; /* columns, and one more that holds nothing out */
     ks_l1_column *columns;
     state *states; /* [n] */
-    float *b;      /* [d, d] the metric */
+    float *b;      /* [d + 1, d + 1] the first metric, b last */
+    metric *metrics;
+    int32_t n_metrics;
     double tolerance;
     int32_t n;
 } work;
 
 /* ------------------------------------------------------------------ metric */
 
-static ks_status find_metric(work *w, ks_err *err) {
+/* The upper triangle from the lower one. Two features alike would leave it
+ * singular, and a feature may be constant but for the rows of a fold. */
+static void finish_metric(float *b, int64_t m) {
+    for (int64_t i = 0; i < m; i++) {
+        b[i * m + i] = KS_MAX(1.0001f * b[i * m + i], 1e-4f);
+        for (int64_t j = 0; j < i; j++) b[j * m + i] = b[i * m + j];
+    }
+}
+
+/* A quarter of the class-balanced covariance: the Hessian at w = 0. */
+static ks_status find_first(work *w, ks_err *err) {
     ks_status st = KS_OK;
     ks_l2 *l2 = w->f.l2;
-    int64_t d = l2->d;
-    float *centre = NULL, *inverse = NULL;
+    int64_t d = l2->d, m = d + 1;
+    float *centre = NULL, *inverse = NULL, *gram = NULL;
     const ks_l2_split *all = &w->f.splits[w->f.states[w->n].split];
     ks_l2_scaling s;
-    KS_TRY(ks_alloc(&w->b, (size_t)(d * d), sizeof *w->b, "a covariance", err));
+    KS_TRY(ks_alloc(&w->b, (size_t)(m * m), sizeof *w->b, "a covariance", err));
+    KS_TRY(ks_alloc(&gram, (size_t)(d * d), sizeof *gram, "a covariance", err));
     KS_TRY(ks_alloc(&centre, (size_t)d, sizeof *centre, "means", err));
     KS_TRY(ks_alloc(&inverse, (size_t)d, sizeof *inverse, "means", err));
     for (int64_t j = 0; j < d; j++) {
@@ -47,17 +72,87 @@ static ks_status find_metric(work *w, ks_err *err) {
     }
     s = (ks_l2_scaling){.centre = centre, .inverse = inverse};
     for (int c = 0; c < 2; c++) s.share[c] = (float)sqrt(0.5 / all->count[c]);
-    KS_TRY(l2->ops->l2_gram(l2->dev, &l2->rows, &s, w->b, err));
+    KS_TRY(l2->ops->l2_gram(l2->dev, &l2->rows, &s, gram, err));
     l2->cost.reads += 1;
-    for (int64_t i = 0; i < d; i++) {
-        /* two features alike would leave it singular, and a feature may be
-         * constant but for the rows of a fold */
-        w->b[i * d + i] = KS_MAX(1.0001f * w->b[i * d + i], 1e-3f);
-        for (int64_t j = 0; j < i; j++) w->b[j * d + i] = w->b[i * d + j];
-    }
+    for (int64_t i = 0; i < d; i++)
+        for (int64_t j = 0; j <= i; j++)
+            w->b[i * m + j] = 0.25f * gram[i * d + j];
+    w->b[m * m - 1] = 0.25f;
+    finish_metric(w->b, m);
 done:
+    free(gram);
     free(centre);
     free(inverse);
+    return st;
+}
+
+static int training_folds(const work *w, int32_t k) {
+    return -__builtin_popcount(w->columns[k].hold);
+}
+
+/* Columns of one design and ratio share a metric. */
+static ks_status group_columns(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(ks_alloc(&w->metrics, (size_t)w->n, sizeof *w->metrics, "metrics",
+                    err));
+    for (int32_t k = 0; k < w->n; k++) {
+        const ks_l1_column *c = &w->columns[k];
+        int32_t at = 0;
+        while (at < w->n_metrics &&
+               (w->columns[w->metrics[at].of].ratio != c->ratio ||
+                w->columns[w->metrics[at].of].design != c->design))
+            at++;
+        if (at == w->n_metrics) w->metrics[w->n_metrics++].of = k;
+        if (training_folds(w, k) > training_folds(w, w->metrics[at].of))
+            w->metrics[at].of = k;
+        w->states[k].metric = at;
+    }
+done:
+    return st;
+}
+
+static const float *metric_of(const work *w, int32_t k) {
+    const float *b = w->metrics[w->states[k].metric].b;
+    return b ? b : w->b;
+}
+
+/* The Hessians of those that some active column uses; their steps start anew.
+ */
+static ks_status refresh(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_l2 *l2 = w->f.l2;
+    int64_t d = l2->d, m = d + 1;
+    size_t bytes = (size_t)(m * m) * sizeof(float);
+    double *h = NULL, *at = NULL;
+    bool *due = NULL;
+    if ((size_t)w->n_metrics * bytes > MOST_METRICS) return KS_OK;
+    KS_TRY(ks_alloc(&h, (size_t)(m * m), sizeof *h, "Hessians", err));
+    KS_TRY(ks_alloc(&at, (size_t)d, sizeof *at, "Hessians", err));
+    KS_TRY(ks_alloc(&due, (size_t)w->n_metrics, sizeof *due, "Hessians", err));
+    for (int32_t a = 0; a < w->f.n_active; a++) {
+        state *c = &w->states[w->f.active[a]];
+        due[c->metric] = true;
+        c->t = 1;
+    }
+    for (int32_t k = 0; k < w->n_metrics; k++) {
+        metric *one = &w->metrics[k];
+        if (!due[k]) continue;
+        if (!one->b)
+            KS_TRY(ks_alloc(&one->b, (size_t)(m * m), sizeof *one->b,
+                            "Hessians", err));
+        ks_l2_hessian what = ks__l2_describe_hessian(&w->f, one->of, at);
+        what.out = h;
+        KS_TRY(l2->ops->l2_hessian(l2->dev, &l2->rows, &what, 1, err));
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j <= i; j++)
+                one->b[i * m + j] = (float)h[i * m + j];
+        finish_metric(one->b, m);
+    }
+    l2->cost.reads += 1;
+done:
+    free(h);
+    free(at);
+    free(due);
     return st;
 }
 
@@ -88,69 +183,127 @@ static double missed(const work *w, int32_t k) {
 
 /* -------------------------------------------------------------------- steps */
 
-/* Minimises g.s + t s'Bs / 2 + lambda |x + s|_1 over s, which starts at 0; q is
- * B s. */
+/* Minimises g.s + t s'Bs / 2 + lambda |w + s_w|_1 over s, which starts at 0;
+ * q is B s. The last coordinate is b's. */
 typedef struct lasso {
-    const work *w;
+    const float *b; /* [m, m] */
     const double *g, *x;
     double *s, *q;
-    int32_t *list; /* [d] coordinates that are walked */
+    int32_t *list; /* [m] coordinates that are walked */
+    int64_t m;
     double t, lambda;
 } lasso;
 
 /* One coordinate; returns how far its condition was off. */
 static double descend(const lasso *p, int64_t j) {
-    int64_t d = p->w->f.l2->d;
-    const float *row = p->w->b + j * d;
+    const float *row = p->b + j * p->m;
     double curve = p->t * (double)row[j];
     double old = p->x[j] + p->s[j];
     double to = old - (p->g[j] + p->t * p->q[j]) / curve;
-    double shrink = p->lambda / curve;
+    double shrink = j + 1 < p->m ? p->lambda / curve : 0;
     double now = fabs(to) > shrink ? to - copysign(shrink, to) : 0;
     double step = now - old;
     if (step == 0) return 0;
     p->s[j] = now == 0 ? -p->x[j] : p->s[j] + step;
-    for (int64_t i = 0; i < d; i++) p->q[i] += step * (double)row[i];
+    for (int64_t i = 0; i < p->m; i++) p->q[i] += step * (double)row[i];
     return fabs(step) * curve;
 }
 
-/* To `enough` over all coordinates, or SWEEPS at most. */
-static void solve_lasso(const lasso *p, double enough) {
-    int64_t d = p->w->f.l2->d;
-    int32_t sweeps = 0;
-    while (sweeps < SWEEPS) {
-        int32_t n = 0;
-        double off = 0;
-        for (int64_t j = 0; j < d; j++) {
-            bool off_zero = p->x[j] + p->s[j] != 0 ||
-                            fabs(p->g[j] + p->t * p->q[j]) > p->lambda;
-            if (!off_zero) continue;
-            p->list[n++] = (int32_t)j;
-            off = KS_MAX(off, descend(p, j));
+/* Sweeps over all coordinates and, in between, over those that moved; returns
+ * how far a condition was off in the last one over all. */
+static double sweep(const lasso *p, double enough, int32_t *n) {
+    double off = 0, all = 0;
+    *n = 0;
+    for (int64_t j = 0; j < p->m; j++) {
+        bool walks = j + 1 == p->m || p->x[j] + p->s[j] != 0 ||
+                     fabs(p->g[j] + p->t * p->q[j]) > p->lambda;
+        if (!walks) continue;
+        p->list[(*n)++] = (int32_t)j;
+        double by = descend(p, j);
+        all = KS_MAX(all, by);
+    }
+    off = all;
+    for (int32_t k = 0; k < SWEEPS && off > enough; k++) {
+        off = 0;
+        for (int32_t i = 0; i < *n; i++) {
+            double by = descend(p, p->list[i]);
+            off = KS_MAX(off, by);
         }
-        sweeps++;
-        if (off <= enough) return;
-        while (sweeps < SWEEPS && off > enough) {
-            off = 0;
-            for (int32_t i = 0; i < n; i++)
-                off = KS_MAX(off, descend(p, p->list[i]));
-            sweeps++;
-        }
+    }
+    return all;
+}
+
+/* Coordinate descent is slow where features are alike: the exact solution for
+ * the signs that it has found, or, where one would turn, as far as that.
+ * a [n, n], delta [n]: scratch. */
+static void polish(const lasso *p, int32_t n, double *a, double *delta) {
+    int32_t k = 0, turns = -1;
+    for (int32_t i = 0; i < n; i++) {
+        int32_t j = p->list[i];
+        if (j + 1 == p->m || p->x[j] + p->s[j] != 0) p->list[k++] = j;
+    }
+    for (int32_t i = 0; i < k; i++) {
+        int32_t j = p->list[i];
+        double w = p->x[j] + p->s[j];
+        double pull = j + 1 < p->m ? copysign(p->lambda, w) : 0;
+        delta[i] = -(p->g[j] + p->t * p->q[j] + pull) / p->t;
+        for (int32_t l = 0; l <= i; l++)
+            a[i * k + l] = (double)p->b[j * p->m + p->list[l]];
+    }
+    if (LAPACKE_dposv_work(LAPACK_COL_MAJOR, 'U', k, 1, a, k, delta, k) != 0)
+        return;
+    double share = 1;
+    for (int32_t i = 0; i < k; i++) {
+        int32_t j = p->list[i];
+        double w = p->x[j] + p->s[j];
+        if (j + 1 == p->m || w * (w + share * delta[i]) >= 0) continue;
+        share = -w / delta[i];
+        turns = i;
+    }
+    for (int32_t i = 0; i < k; i++) {
+        int32_t j = p->list[i];
+        const float *row = p->b + j * p->m;
+        double step = i == turns ? -(p->x[j] + p->s[j]) : share * delta[i];
+        p->s[j] = i == turns ? -p->x[j] : p->s[j] + step;
+        for (int64_t l = 0; l < p->m; l++) p->q[l] += step * (double)row[l];
     }
 }
 
-/* From base to the next v. scratch [2 d], list [d]. */
+/* To `enough` over all coordinates, or as near as ROUNDS come. */
+static void solve_lasso(const lasso *p, double enough) {
+    double *scratch = NULL;
+    int32_t room = 0, n;
+    for (int32_t round = 0; round < ROUNDS; round++) {
+        if (sweep(p, enough, &n) <= enough) break;
+        if (n > MOST_EXACT) continue;
+        if (n > room) { /* without it there is coordinate descent */
+            free(scratch);
+            scratch = malloc((size_t)n * ((size_t)n + 1) * sizeof *scratch);
+            room = scratch ? n : 0;
+        }
+        if (scratch) polish(p, n, scratch, scratch + (int64_t)n * n);
+    }
+    free(scratch);
+}
+
+/* From base to the next v. scratch [2 m], list [m]. */
 static void step(work *w, int32_t k, double *scratch, int32_t *list) {
     ks_l2_fitting *f = &w->f;
     state *c = &w->states[k];
-    int64_t d = f->l2->d, at = k * (d + 1);
-    const double *x = f->base + at, *g = f->g_base + at;
-    double *v = f->v + at;
-    const lasso p = {w, g, x, scratch, scratch + d, list, c->t, c->lambda};
-    memset(scratch, 0, (size_t)(2 * d) * sizeof *scratch);
+    int64_t m = f->l2->d + 1, at = k * m;
+    const lasso p = {metric_of(w, k),
+                     f->g_base + at,
+                     f->base + at,
+                     scratch,
+                     scratch + m,
+                     list,
+                     m,
+                     c->t,
+                     c->lambda};
+    memset(scratch, 0, (size_t)(2 * m) * sizeof *scratch);
     solve_lasso(&p, KS_MAX(0.1 * w->tolerance, 0.03 * c->optimality));
-    for (int64_t j = 0; j < d; j++) v[j] = x[j] + p.s[j];
-    v[d] = x[d] - g[d] / c->t;
+    for (int64_t j = 0; j < m; j++)
+        f->v[at + j] = p.s[j] == -p.x[j] ? 0 : p.x[j] + p.s[j];
 }
 
 /* After an evaluation at v: is it kept, and what curvature was on the way? */
@@ -173,19 +326,20 @@ static bool accept(const work *w, int32_t k, bool exact, double *curvature) {
     return slope <= size * (exact ? 1e-12 : 2e-7);
 }
 
-/* s'Bs + s_b^2 of the last step. */
+/* s'Bs of the last step. */
 static double measure(const work *w, int32_t k, double *s) {
     const ks_l2_fitting *f = &w->f;
-    int64_t d = f->l2->d, at = k * (d + 1);
+    const float *b = metric_of(w, k);
+    int64_t m = f->l2->d + 1, at = k * m;
     double sum = 0;
-    for (int64_t j = 0; j <= d; j++) s[j] = f->v[at + j] - f->base[at + j];
-    for (int64_t i = 0; i < d; i++) {
+    for (int64_t j = 0; j < m; j++) s[j] = f->v[at + j] - f->base[at + j];
+    for (int64_t i = 0; i < m; i++) {
         if (s[i] == 0) continue;
         double q = 0;
-        for (int64_t j = 0; j < d; j++) q += (double)w->b[i * d + j] * s[j];
+        for (int64_t j = 0; j < m; j++) q += (double)b[i * m + j] * s[j];
         sum += s[i] * q;
     }
-    return sum + s[d] * s[d];
+    return sum;
 }
 
 /* The next point of column k, or its end. */
@@ -203,8 +357,8 @@ static void move(work *w, int32_t k, bool exact, double *scratch,
     if (!c->fresh) {
         double size = measure(w, k, scratch);
         double fitted = size > 0 ? curvature / size : c->t;
-        c->t = KS_MIN(KS_MAX(fitted, KS_MAX(0.2 * c->t, LEAST_STEP)),
-                      MOST_STEP);
+        c->t =
+            KS_MIN(KS_MAX(fitted, KS_MAX(0.2 * c->t, LEAST_STEP)), MOST_STEP);
     }
     c->fresh = false;
     memcpy(f->base + at, f->v + at, (size_t)m * sizeof *f->v);
@@ -226,17 +380,16 @@ static void drop_done(work *w) {
 
 static ks_status move_all(work *w, bool exact, ks_err *err) {
     ks_status st = KS_OK;
-    size_t d = (size_t)w->f.l2->d, threads = (size_t)w->f.l2->threads;
+    size_t m = (size_t)w->f.l2->d + 1, threads = (size_t)w->f.l2->threads;
     double *scratch = NULL;
     int32_t *lists = NULL;
-    KS_TRY(ks_alloc(&scratch, threads * (2 * d + 1), sizeof *scratch, "steps",
-                    err));
-    KS_TRY(ks_alloc(&lists, threads * d, sizeof *lists, "steps", err));
+    KS_TRY(ks_alloc(&scratch, threads * 2 * m, sizeof *scratch, "steps", err));
+    KS_TRY(ks_alloc(&lists, threads * m, sizeof *lists, "steps", err));
 #pragma omp parallel for num_threads(w->f.l2->threads) schedule(dynamic, 1)
     for (int32_t a = 0; a < w->f.n_active; a++) {
         size_t thread = (size_t)omp_get_thread_num();
-        move(w, w->f.active[a], exact, scratch + thread * (2 * d + 1),
-             lists + thread * d);
+        move(w, w->f.active[a], exact, scratch + thread * 2 * m,
+             lists + thread * m);
     }
     drop_done(w);
 done:
@@ -273,9 +426,14 @@ done:
 static ks_status run_passes(work *w, bool exact, int32_t limit, ks_err *err) {
     ks_status st = KS_OK;
     int64_t m = w->f.l2->d + 1;
+    int32_t due = FIRST_HESSIAN;
     KS_TRY(activate_all(w, err));
     for (int32_t pass = 0; w->f.n_active && pass < limit; pass++) {
         KS_TRY(ks__l2_evaluate(&w->f, exact, err));
+        if (pass == due) {
+            KS_TRY(refresh(w, err));
+            due *= 2;
+        }
         for (int32_t a = 0; a < w->f.n_active; a++)
             w->columns[w->f.active[a]].passes++;
         KS_TRY(move_all(w, exact, err));
@@ -308,11 +466,12 @@ static ks_status prepare(work *w, ks_err *err) {
         double most = 0;
         for (int64_t j = 0; j < d; j++) most = KS_MAX(most, fabs(s->gap[j]));
         w->columns[k].passes = 0;
-        w->states[k].t = 0.25; /* the curvature at w = 0 */
+        w->states[k].t = 1;
         w->states[k].lambda = w->columns[k].lambda =
             w->columns[k].ratio * most / 4;
     }
-    KS_TRY(find_metric(w, err));
+    KS_TRY(find_first(w, err));
+    KS_TRY(group_columns(w, err));
 done:
     return st;
 }
@@ -354,6 +513,8 @@ ks_status ks_l1_fit(ks_l2 *l2, ks_l1_column *columns, int32_t n_columns,
 done:
     free(w.f.columns);
     free(w.states);
+    for (int32_t k = 0; k < w.n_metrics; k++) free(w.metrics[k].b);
+    free(w.metrics);
     free(w.b);
     ks__l2_fitting_close(&w.f);
     ks__blas_restore(restore);

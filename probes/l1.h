@@ -9,11 +9,14 @@
  * lambda = ratio lambda_max, and lambda_max = max |m1 - m0| / 4 is the least
  * at which w is 0 (m1, m0: the class means of standardised features).
  *
- * Method: proximal quasi-Newton steps (Lee, Sun, Saunders, SIAM J. Optim. 24,
- * 2014). The smooth part's Hessian is replaced by t B, B the class-balanced
- * covariance of all rows, one product for all columns, t a number a column,
- * fitted to the curvature of its last step; each step's lasso is solved by
- * coordinate descent. The loss being convex, a step lowers the objective where
+ * Method: proximal Newton steps (Lee, Sun, Saunders, SIAM J. Optim. 24, 2014).
+ * The smooth part's Hessian is replaced by t B. B is a quarter of the
+ * class-balanced covariance of all rows first, the Hessian at w = 0, and later
+ * the Hessian of one column of each ratio, formed anew after 8, 16, 32, ..
+ * passes: fits of one ratio that hold out other folds share it. t is a number a
+ * column, fitted to the curvature of its last step. Each step's lasso is solved
+ * by coordinate descent and, for the signs that it finds, exactly. The loss
+ * being convex, a step lowers the objective where
  *     g(x + s).s + lambda (|x + s|_1 - |x|_1) <= 0,
  * so gradients alone tell; t grows until that holds, which it must once t B is
  * above the Hessian. B and t decide the path, not where it ends: a column is

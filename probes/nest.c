@@ -302,14 +302,15 @@ size_t ks_nest_bytes(int64_t d, ks_type type, const ks_folds *folds,
                      bool scratch) {
     size_t columns = most_columns(folds, options), n = (size_t)folds->n;
     size_t fits = (size_t)folds->n_seeds * (size_t)folds->n_folds;
-    ks_l2_shape shape = {
-        .n = folds->n,
-        .d = d,
-        .type = type,
-        .n_designs = folds->n_seeds,
-        .n_folds = KS_MIN(2 * folds->n_folds, KS_L2_MAX_FOLDS),
-        .n_columns = (int32_t)columns,
-        .n_splits = KS_MAX(count_holds(folds, options->outer), (int32_t)fits)};
+    ks_holds all;
+    ks__holds_fill(&all, folds, options->outer, false);
+    ks_l2_shape shape = {.n = folds->n,
+                         .d = d,
+                         .type = type,
+                         .n_designs = folds->n_seeds,
+                         .n_folds = KS_MIN(2 * folds->n_folds, KS_L2_MAX_FOLDS),
+                         .n_columns = (int32_t)columns,
+                         .n_splits = KS_MAX(all.n, (int32_t)fits)};
     return ks_l2_bytes(&shape, threads, scratch) +
            columns * (4 * n + sizeof(ks_l2_column)) +
            (options->keep_weights ? 24 * fits * ((size_t)d + 1) : 0);

@@ -2,6 +2,7 @@
 #include "ridge.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -196,6 +197,17 @@ done:
     free(w.margin);
     if (st != KS_OK) ks_ridge_free(out);
     return st;
+}
+
+size_t ks_ridge_bytes(int64_t d, int32_t n_targets, const ks_folds *folds,
+                      int threads) {
+    ks_holds holds;
+    ks__holds_fill(&holds, folds, 0, true);
+    size_t columns = (size_t)(holds.n * KS_RIDGE_STRENGTHS * n_targets);
+    size_t lanes = (size_t)(threads ? threads : omp_get_max_threads());
+    size_t wide = (size_t)d;
+    return ((size_t)folds->n_folds + 2 * lanes) * wide * wide * sizeof(double) +
+           columns * (wide * sizeof(double) + (size_t)folds->n * sizeof(float));
 }
 
 void ks_ridge_free(ks_ridge *ridge) {

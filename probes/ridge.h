@@ -26,6 +26,9 @@ typedef struct ks_ridge {
 ks_status ks_ridge_fit(ks_ridge *out, const float *x, int64_t d,
                        const double *y, int32_t n_targets,
                        const ks_folds *folds, int threads, ks_err *err);
+/* Bytes that a fit takes at most besides x and y. threads 0: all. */
+size_t ks_ridge_bytes(int64_t d, int32_t n_targets, const ks_folds *folds,
+                      int threads);
 void ks_ridge_free(ks_ridge *ridge);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "holds.h"
 #include "l1.h"
+#include "layer.h"
 
 static const double LAST = 1e-2, TOLERANCE = 1e-6;
 
@@ -101,7 +102,7 @@ done:
     return st;
 }
 
-ks_status ks_sparse_fit(ks_sparse_path *out, const float *x, int64_t d,
+ks_status ks_sparse_fit(ks_sparse_path *out, const ks_l2_source *source,
                         const int8_t *y, const ks_folds *folds,
                         const ks_nest_options *o, ks_err *err) {
     ks_status st = KS_OK;
@@ -111,14 +112,17 @@ ks_status ks_sparse_fit(ks_sparse_path *out, const float *x, int64_t d,
               .max_passes = o->max_passes ? o->max_passes : KS_DEFAULT_PASSES,
               .tolerance = o->tolerance > 0 ? o->tolerance : TOLERANCE,
               .out = out};
+    const ks_l2_place place = {.ops = o->ops,
+                               .dev = o->dev,
+                               .threads = o->threads,
+                               .scratch = o->scratch};
     *out = (ks_sparse_path){0};
     ks__holds_fill(&w.holds, folds, 0, true);
     for (int32_t s = 0; s < folds->n_seeds; s++)
         designs[s] = (ks_l2_design){y, folds->fold + s * folds->n};
     KS_TRY(alloc_all(&w, err));
-    KS_TRY(ks_l2_open_on(&w.l2, o->ops, o->dev, x, folds->n, d, designs,
-                         folds->n_seeds,
-                         o->threads ? o->threads : omp_get_max_threads(), err));
+    KS_TRY(
+        ks_l2_open_from(&w.l2, source, &place, designs, folds->n_seeds, err));
     for (int32_t s = 0; s < folds->n_seeds; s++) KS_TRY(run_seed(&w, s, err));
 done:
     ks_l2_close(&w.l2);
@@ -126,6 +130,22 @@ done:
     free(w.margin);
     if (st != KS_OK) ks_sparse_path_free(out);
     return st;
+}
+
+size_t ks_sparse_bytes(const ks_l2_source *source, const ks_folds *folds,
+                       int threads, bool scratch) {
+    ks_holds holds;
+    ks__holds_fill(&holds, folds, 0, true);
+    size_t columns = (size_t)holds.n * KS_SPARSE_POINTS, d = (size_t)source->d;
+    const ks_l2_shape shape = {.n = folds->n,
+                               .d = source->d,
+                               .type = source->type,
+                               .n_designs = folds->n_seeds,
+                               .n_folds = folds->n_folds,
+                               .n_columns = (int32_t)columns + 1,
+                               .n_splits = holds.n + 1};
+    return ks_l2_bytes(&shape, threads, scratch) + d * d * sizeof(float) +
+           columns * (size_t)folds->n * sizeof(float);
 }
 
 void ks_sparse_path_free(ks_sparse_path *path) {
@@ -165,12 +185,22 @@ done:
     return st;
 }
 
+typedef struct needs {
+    const ks_l2_source *source;
+    const ks_folds *folds;
+} needs;
+
+static size_t bytes(void *user, int threads, bool scratch) {
+    const needs *u = user;
+    return ks_sparse_bytes(u->source, u->folds, threads, scratch);
+}
+
 ks_status ks_sparse_run(ks_sparse *out, ks_others *others,
                         const ks_analysis_input *in, const ks_series *series,
                         int32_t *fits, int32_t *unconverged, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = in->folds;
-    float *x = NULL;
+    ks_nest_options options = in->options->nest;
     ks_sparse_path path = {0};
     ks_err own = {0};
     ks_other other = {.probe = "L1",
@@ -179,11 +209,23 @@ ks_status ks_sparse_run(ks_sparse *out, ks_others *others,
                               "training folds",
                       .stream = series->stream,
                       .position = series->position};
-    out->layer = other.layer =
+    ks_layer layer = {.dataset = in->dataset,
+                      .file = in->dataset->acts,
+                      .place = in->dataset->row,
+                      .stream = series->stream,
+                      .position = series->position};
+    const ks_l2_source source = ks_layer_source(&layer);
+    needs user = {&source, f};
+    ks_room none = {0};
+    ks_room_plan plan;
+    int threads = options.threads ? options.threads : omp_get_max_threads();
+    out->layer = other.layer = layer.layer =
         series->cells[ks_series_usual(series, f->n_seeds * f->n_folds)].layer;
-    KS_TRY(ks__analysis_rows(in, series, out->layer, &x, err));
-    st = ks_sparse_fit(&path, x, in->grid->d, in->dataset->y, f,
-                       &in->options->nest, &own);
+    KS_TRY(ks_room_choose(options.dev ? &none : &in->options->room, 0, bytes,
+                          &user, 1, threads, "sparse probes", &plan, err));
+    options.threads = plan.threads;
+    options.scratch = plan.scratch;
+    st = ks_sparse_fit(&path, &source, in->dataset->y, f, &options, &own);
     KS_CHECK(st == KS_OK, st, "%s/%s layer %d, L1: %s",
              ks_stream_name(series->stream), ks_position_name(series->position),
              out->layer, own.text);
@@ -195,7 +237,6 @@ ks_status ks_sparse_run(ks_sparse *out, ks_others *others,
     KS_TRY(
         ks_others_add(others, &other, in->dataset, in->grid, in->options, err));
 done:
-    free(x);
     ks_sparse_path_free(&path);
     return st;
 }

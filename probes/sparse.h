@@ -5,6 +5,7 @@
 #define KS_SPARSE_H
 
 #include "analyses.h"
+#include "l2.h"
 #include "others.h"
 
 enum { KS_SPARSE_POINTS = 20 };
@@ -23,11 +24,14 @@ typedef struct ks_sparse_path {
     int32_t fits, unconverged;
 } ks_sparse_path;
 
-/* x [n, d]. tolerance of l1.h; scores are means over seeds. out starts as {0};
- * a failed call leaves {0}. */
-ks_status ks_sparse_fit(ks_sparse_path *out, const float *x, int64_t d,
+/* Of folds->n rows; options: threads, scratch, backend, tolerance and passes.
+ * Scores are means over seeds. out starts as {0}; a failed call leaves {0}. */
+ks_status ks_sparse_fit(ks_sparse_path *out, const ks_l2_source *source,
                         const int8_t *y, const ks_folds *folds,
                         const ks_nest_options *options, ks_err *err);
+/* Bytes that it takes at most. */
+size_t ks_sparse_bytes(const ks_l2_source *source, const ks_folds *folds,
+                       int threads, bool scratch);
 void ks_sparse_path_free(ks_sparse_path *path);
 
 typedef struct ks_sparse_point {

@@ -112,11 +112,25 @@ Test(directions, bits_do_not_depend_on_threads) {
     }
 }
 
-Test(directions, rows_that_do_not_vary_are_told) {
+/* The embedding of a full stop, say: no direction, no opinion. */
+Test(directions, rows_that_do_not_vary_say_nothing) {
     static float flat[N * D];
     ks_nest got[KS_N_DIRECTIONS] = {{0}};
-    ks_status st = ks_directions_fit(got, flat, D, y, &folds, false, 1, &err);
+    cr_assert(
+        eq(int, ks_directions_fit(got, flat, D, y, &folds, true, 1, &err), 0));
+    for (int k = 0; k < KS_N_DIRECTIONS; k++) {
+        for (int i = 0; i < SEEDS * N; i++)
+            cr_expect(eq(flt, got[k].score[i], 0));
+        cr_expect(about(got[k].loss[0], log(2), 1e-9));
+        ks_nest_free(&got[k]);
+    }
+}
+
+Test(directions, odd_values_are_named) {
+    ks_nest got[KS_N_DIRECTIONS] = {{0}};
+    x[12 * D + 4] = NAN;
+    ks_status st = ks_directions_fit(got, x, D, y, &folds, false, 1, &err);
     cr_assert(eq(int, st, KS_NUMERIC));
-    cr_expect(strstr(err.text, "do not vary") != NULL, "%s", err.text);
+    cr_expect(strstr(err.text, "row 12, feature 4") != NULL, "%s", err.text);
     cr_expect(got[0].score == NULL && got[1].score == NULL);
 }
