@@ -162,6 +162,7 @@ static ks_status overlap(work *w, ks_err *err) {
                "shares of the step's words and of its numbers that stand in "
                "the question",
                &b, err));
+    b->reads_text = true;
     KS_TRY(ks_alloc(&x, (size_t)d->n * 3, sizeof *x, "question overlap", err));
     for (int64_t i = 0; i < d->n; i++) {
         size_t n, n_question;
@@ -184,6 +185,7 @@ static ks_status words(work *w, const char *name, const char *note,
     const ks_folds *f = w->folds;
     ks_baseline *b;
     KS_TRY(add(w, name, note, &b, err));
+    b->reads_text = true;
     KS_TRY(ks_alloc(&b->by_seed, (size_t)(f->n_seeds * d->n), sizeof(float),
                     name, err));
     KS_TRY(ks_alloc(&b->strength, (size_t)(f->n_seeds * f->n_folds),

@@ -11,6 +11,7 @@
 typedef struct ks_baseline {
     const char *name; /* "position" */
     const char *note; /* one sentence: what it is and knows */
+    bool reads_text;  /* the step's words */
     float *score;     /* [n] mean over seeds */
     double *strength; /* [fits] chosen in the training folds; NULL: no fit */
     float *by_seed;   /* [n_seeds, n] with strength */

@@ -67,12 +67,10 @@ done:
 
 static ks_status compare(const ks_evaluation *r, const ks_series *best,
                          const float *other, ks_gain *gain, ks_err *err) {
-    ks_interval all[KS_N_METRICS];
     ks_scored rows = ks_grid_scored(r->dataset, best->score);
     ks_status st = KS_OK;
-    KS_TRY(ks_stats_paired(&rows, other, r->options->grid.bootstrap,
-                           r->options->grid.seed, all, err));
-    gain->points = all[KS_BALANCED_ACCURACY];
+    KS_TRY(ks_stats_balanced(&rows, other, r->options->grid.bootstrap,
+                             r->options->grid.seed, NULL, &gain->points, err));
     KS_TRY(ks_p_paired(&rows, other, r->options->grid.seed, &gain->p, err));
 done:
     return st;
@@ -118,7 +116,7 @@ static ks_status run_rival(ks_evaluation *r, ks_rival *rival,
                            const ks_grid_options *options, ks_err *err) {
     ks_status st = KS_OK;
     ks_grid_options mine = *options;
-    mine.nest.keep_weights = false;
+    mine.nest.keep_weights = mine.nest.keep_inner = false;
     if (r->options->begin)
         r->options->begin(mine.user, rival->name, CELLS,
                           ks_grid_cells(rival->file, &mine));
@@ -203,17 +201,18 @@ ks_gain *ks__evaluation_gain(const ks_evaluation *r, int32_t i, int32_t k) {
                               : &r->rivals[i - r->baselines.n].gain[k];
 }
 
+static ks_analysis_input analysis_input(const ks_evaluation *r) {
+    return (ks_analysis_input){r->dataset, &r->grid, &r->folds,
+                               &r->options->grid};
+}
+
 /* The permuted control on every position's usual layer. */
 static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = r->dataset;
     const ks_grid_options *o = &r->options->grid;
-    size_t width = (size_t)d->info->d;
-    float *buffer = NULL, *x = NULL;
-    KS_TRY(ks_alloc(&buffer, (size_t)d->info->n_steps * width, sizeof *buffer,
-                    "activations of a layer", err));
-    KS_TRY(ks_alloc(&x, (size_t)d->n * width, sizeof *x,
-                    "activations of a layer", err));
+    const ks_analysis_input in = analysis_input(r);
+    float *x = NULL;
     KS_TRY(ks_alloc(&r->permuted, (size_t)r->grid.n_series * KS_N_METRICS,
                     sizeof *r->permuted, "control", err));
     if (r->options->begin)
@@ -223,19 +222,37 @@ static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
         const ks_series *series = &r->grid.series[k];
         const ks_cell *usual = &series->cells[ks_series_usual(
             series, r->folds.n_seeds * r->folds.n_folds)];
-        KS_TRY(ks_dataset_read(d, d->acts, d->row, series->stream,
-                               series->position, usual->layer, buffer, x, err));
+        KS_TRY(ks__analysis_rows(&in, series, usual->layer, &x, err));
         KS_TRY(ks_permuted_run(x, d->info->d, d, &r->folds,
                                usual->nest.strength, &o->nest, o->seed,
                                r->permuted + k * KS_N_METRICS,
                                &r->other_unconverged, err));
         r->other_fits += KS_PERMUTATIONS * r->folds.n_folds;
+        free(x);
+        x = NULL;
         if (o->progress) o->progress(o->user, k + 1);
     }
 done:
     if (r->options->end) r->options->end(o->user);
-    free(buffer);
     free(x);
+    return st;
+}
+
+/* ----------------------------------------------------------------- analyses */
+
+static ks_status run_analyses(ks_evaluation *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_evaluation_options *o = r->options;
+    const ks_analysis_input in = analysis_input(r);
+    if (!o->analyses) return KS_OK;
+    if (o->begin)
+        o->begin(o->grid.user, "analyses", "position", r->grid.n_series);
+    st = ks_analyses_run(&r->analyses, &in, o->analyses, err);
+    if (o->end) o->end(o->grid.user);
+    KS_TRY(st);
+    r->other_fits += r->analyses.fits;
+    r->other_unconverged += r->analyses.unconverged;
+done:
     return st;
 }
 
@@ -360,6 +377,8 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     ks_evaluation *r = out;
     ks_grid_options grid = options->grid;
     *r = (ks_evaluation){.options = options};
+    grid.nest.keep_weights |= options->analyses >> KS_LAYER_TRANSFER & 1;
+    grid.nest.keep_inner |= options->analyses >> KS_LAYERS_NEEDED & 1;
     KS_TRY(ks_dataset_open(&r->dataset, &options->paths, err));
     KS_TRY(read_layers(r, &grid, err));
     KS_TRY(check_asked(r, err));
@@ -376,9 +395,11 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(st);
     KS_TRY(run_strata(r, err));
     KS_TRY(run_permuted(r, err));
+    KS_TRY(run_analyses(r, err));
     KS_TRY(run_baselines(r, err));
     KS_TRY(run_rivals(r, &grid, err));
     KS_TRY(adjust(r, err));
+    ks_claims_of(&r->claims, r);
 done:
     if (st != KS_OK) ks_evaluation_free(r);
     return st;
@@ -402,6 +423,7 @@ void ks_evaluation_free(ks_evaluation *r) {
         free(r->strata[s].metrics);
     free(r->strata);
     ks_baselines_free(&r->baselines);
+    ks_analyses_free(&r->analyses);
     ks_others_free(&r->others);
     free(r->gain);
     free(r->permuted);

@@ -4,7 +4,9 @@
 #ifndef KS_EVALUATION_H
 #define KS_EVALUATION_H
 
+#include "analyses.h"
 #include "baselines.h"
+#include "claims.h"
 #include "grid.h"
 #include "others.h"
 
@@ -38,7 +40,8 @@ typedef struct ks_evaluation_options {
     int32_t n_rivals;
     const char *const *rival_names;
     const char *const *rival_paths;
-    bool no_text; /* leave the word baselines out */
+    uint32_t analyses; /* bit set of ks_analysis */
+    bool no_text;      /* leave the word baselines out */
     /* "0,3-7" to a bool per layer; NULL: all layers */
     ks_status (*layers_of)(const char *text, int32_t n, bool *on, ks_err *err);
     const char *layers;
@@ -60,11 +63,14 @@ typedef struct ks_evaluation {
     ks_baselines baselines;
     ks_gain *gain;         /* [n_baselines, n_series] */
     ks_interval *permuted; /* [n_series, KS_N_METRICS] */
-    ks_others others;      /* probes of other kinds */
+    ks_analyses analyses;
+    ks_claims claims;
+    ks_others others; /* probes of other kinds */
     ks_rival *rivals;
     int32_t n_rivals;
     ks_stratum_row *strata;                /* [dataset->n_strata] */
-    int32_t other_fits, other_unconverged; /* of baselines, control, rivals */
+    int32_t other_fits, other_unconverged; /* of baselines, control,
+                                              analyses, rivals */
 } ks_evaluation;
 
 /* out starts as {0}; options are borrowed until free. A failed run leaves

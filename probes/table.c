@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "table_analyses.h"
 #include "text_table.h"
 
 /* ------------------------------------------------------------------ heading */
@@ -292,7 +293,7 @@ static ks_status write_others(const ks_evaluation *r, bool markdown,
         const ks_other *o = &r->others.at[i];
         KS_CHECK((row = ks__grid_row(&t, err)), KS_NOMEM,
                  "out of memory for a table");
-        snprintf(row[0], KS_TEXT_CELL, "%.39s", o->probe);
+        snprintf(row[0], KS_TEXT_CELL, "%s", o->probe);
         snprintf(row[1], KS_TEXT_CELL, "%s/%s", ks_stream_name(o->stream),
                  ks_position_name(o->position));
         if (o->layer >= 0)
@@ -368,6 +369,8 @@ ks_status ks_table_write(const ks_evaluation *evaluation, bool markdown,
     KS_TRY(write_gains(evaluation, markdown, out, err));
     KS_TRY(write_others(evaluation, markdown, out, err));
     KS_TRY(write_strata(evaluation, markdown, out, err));
+    KS_TRY(ks_table_analyses(evaluation, markdown, out, err));
+    KS_TRY(ks_table_claims(evaluation, markdown, out, err));
 done:
     return st;
 }

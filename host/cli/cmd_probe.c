@@ -18,7 +18,8 @@ enum {
     KEY_SEEDS,
     KEY_STRENGTHS,
     KEY_BOOTSTRAP,
-    KEY_NO_TEXT
+    KEY_NO_TEXT,
+    KEY_ANALYSES
 };
 
 enum { MAX_RIVALS = 16 };
@@ -30,6 +31,7 @@ typedef struct input {
     const char *rival_paths[MAX_RIVALS];
     int n_rivals, folds, inner, seeds, bootstrap, n_strengths;
     double strengths[KS_MAX_STRENGTHS];
+    uint32_t analyses;
     bool no_text;
     ks_progress *progress;
 } input;
@@ -70,6 +72,10 @@ static const struct argp_option option_list[] = {
      "C of scikit-learn (default: 8 values from 1e-4 to 10)", 0},
     {"bootstrap", KEY_BOOTSTRAP, "N", 0,
      "draws of problems for intervals (default 2000)", 0},
+    {"analyses", KEY_ANALYSES, "LIST", 0,
+     "of refinement, layer-transfer, layers-needed, selectivity, "
+     "learning-curve; all (default) or none",
+     0},
     {"no-text", KEY_NO_TEXT, NULL, 0,
      "leave out the word baselines, the slowest part on long texts", 0},
     {"seed", KS_KEY_SEED, "N", 0,
@@ -107,6 +113,35 @@ static void read_strengths(input *in, const char *text,
     }
     qsort(in->strengths, (size_t)in->n_strengths, sizeof *in->strengths,
           by_size);
+}
+
+static void read_analyses(input *in, const char *text,
+                          struct argp_state *state) {
+    const uint32_t all = (1u << KS_N_ANALYSES) - 1;
+    in->analyses = 0;
+    if (strcmp(text, "none") == 0) return;
+    if (strcmp(text, "all") == 0) {
+        in->analyses = all;
+        return;
+    }
+    for (const char *at = text; at;) {
+        const char *end = strchrnul(at, ',');
+        ks_analysis a = 0;
+        while (a < KS_N_ANALYSES &&
+               (strlen(ks_analysis_name(a)) != (size_t)(end - at) ||
+                strncmp(ks_analysis_name(a), at, (size_t)(end - at)) != 0))
+            a++;
+        if (a == KS_N_ANALYSES) {
+            argp_error(state,
+                       "--analyses takes all, none or some of refinement, "
+                       "layer-transfer, layers-needed, selectivity, "
+                       "learning-curve, got '%.*s'",
+                       (int)(end - at), at);
+            return;
+        }
+        in->analyses |= 1u << a;
+        at = *end ? end + 1 : NULL;
+    }
 }
 
 static void read_rival(input *in, const char *text, struct argp_state *state) {
@@ -161,6 +196,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_BOOTSTRAP:
         in->bootstrap =
             (int)ks_cli_whole(arg, 100, 1000000, "bootstrap", state);
+        return 0;
+    case KEY_ANALYSES:
+        read_analyses(in, arg, state);
         return 0;
     case KEY_NO_TEXT:
         in->no_text = true;
@@ -292,6 +330,7 @@ static ks_status run(input *in, ks_err *err) {
         .n_rivals = in->n_rivals,
         .rival_names = (const char *const *)in->rival_names,
         .rival_paths = in->rival_paths,
+        .analyses = in->analyses,
         .no_text = in->no_text,
         .layers_of = ks_cli_layers,
         .layers = c->layers,
@@ -335,6 +374,7 @@ int ks_cmd_probe(int argc, char **argv) {
     input in = {.folds = 5,
                 .seeds = 1,
                 .bootstrap = 2000,
+                .analyses = (1u << KS_N_ANALYSES) - 1,
                 .n_strengths = KS_DEFAULT_STRENGTHS};
     ks_err err = {0};
     ks_cli_common_init(&in.common);
