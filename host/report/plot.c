@@ -66,14 +66,18 @@ static ks_status frame(const ks_report_figure *f, ks_picture picture,
     else
         KS_TRY(ks_str_printf(out, err,
                              "reset\nset terminal pngcairo noenhanced size "
-                             "%.0f,%.0f font 'DejaVu Sans,11' fontscale 1.7 "
-                             "linewidth 1.7 pointscale 1.7\n",
+                             "%.0f,%.0f font 'DejaVu Sans,18' linewidth 1.7 "
+                             "pointscale 1.7\n",
                              1.6 * width, 1.6 * height));
     KS_TRY(ks_str_printf(out, err, "set encoding utf8\nset output '%s.%s.new'\n",
                          f->name, picture == KS_PICTURE_SVG ? "svg" : "png"));
     KS_TRY(add_named(out, "set title ", f->title,
-                     " font ',15' textcolor rgb '#222222'\n", err));
-    KS_TRY(add_named(out, "set xlabel ", f->x_label,
+                     " textcolor rgb '#222222'\n", err));
+    KS_TRY(add_named(out, "set xlabel ",
+                     f->kind == KS_FIGURE_STRIP
+                         ? "step; beneath it its label: \u25CF important, "
+                           "\u25CB removable, \u00B7 none"
+                         : f->x_label,
                      " textcolor rgb '#444444'\n", err));
     KS_TRY(add_named(out, "set ylabel ", f->y_label,
                      " textcolor rgb '#444444'\n", err));
@@ -82,14 +86,65 @@ static ks_status frame(const ks_report_figure *f, ks_picture picture,
         "set border 3 lc rgb '#888888'\n"
         "set xtics out nomirror textcolor rgb '#444444'\n"
         "set ytics out nomirror textcolor rgb '#444444'\n"
-        "set key below center horizontal Left reverse samplen 2.5 "
-        "textcolor rgb '#222222'\n"
+        "set key at screen 0.5,0.015 center bottom horizontal Left reverse "
+        "samplen 2.5 width 2 textcolor rgb '#222222'\n"
         "set style fill transparent solid 0.14 noborder\n"));
 done:
     return st;
 }
 
 /* ------------------------------------------------------------------- lines */
+
+/* Where the name of a line stands behind its end. */
+typedef struct end {
+    const ks_report_line *line;
+    double y; /* of the axis, moved apart where names would lie on another */
+} end;
+
+enum { MOST_NAMES = 12 };
+
+static size_t ends_of(const ks_report_figure *f, end *ends) {
+    size_t n = 0;
+    double times = f->percent ? 100 : 1;
+    /* a line of text, of the axis's 370 pixels */
+    double low = times * f->low, high = times * f->high,
+           gap = (high - low) * 19 / 370;
+    if (f->diagonal || f->n_lines > MOST_NAMES) return 0;
+    for (size_t i = 0; i < f->n_lines; i++) {
+        const ks_report_line *line = &f->lines[i];
+        size_t last = line->first + line->n;
+        while (last > line->first && isnan(f->points[last - 1].y)) last--;
+        if (last == line->first) continue;
+        end one = {line, times * f->points[last - 1].y};
+        size_t k = n++;
+        for (; k > 0 && ends[k - 1].y > one.y; k--) ends[k] = ends[k - 1];
+        ends[k] = one;
+    }
+    for (size_t i = 1; i < n; i++)
+        ends[i].y = fmax(ends[i].y, ends[i - 1].y + gap);
+    if (n && ends[n - 1].y > high) ends[n - 1].y = high;
+    for (size_t i = n; i-- > 1;)
+        ends[i - 1].y = fmin(ends[i - 1].y, ends[i].y - gap);
+    return n;
+}
+
+static ks_status line_names(const ks_report_figure *f, ks_str *out,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    end ends[MOST_NAMES];
+    size_t n = ends_of(f, ends), widest = 0;
+    for (size_t i = 0; i < n; i++) {
+        widest = KS_MAX(widest, strlen(ends[i].line->name));
+        KS_TRY(add_named(out, "set label ", ends[i].line->name, "", err));
+        KS_TRY(ks_str_printf(out, err,
+                             " at graph 1, first %.6g offset 0.8,0 left "
+                             "textcolor rgb '%s'\n",
+                             ends[i].y, colour_of(ends[i].line->tone)));
+    }
+    if (n) KS_TRY(ks_str_printf(out, err, "set rmargin %zu\n", widest + 3));
+done:
+    return st;
+}
 
 static ks_status line_data(const ks_report_figure *f, size_t which, ks_str *out,
                            ks_err *err) {
@@ -156,8 +211,18 @@ static ks_status lines(const ks_report_figure *f, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     double times = f->percent ? 100 : 1;
     const char *comma = "plot ";
+    char name[256];
+    end ends[MOST_NAMES];
+    bool named = ends_of(f, ends) > 0; /* else the key has the names */
     for (size_t i = 0; i < f->n_lines; i++) KS_TRY(line_data(f, i, out, err));
     KS_TRY(line_axes(f, out, err));
+    KS_TRY(line_names(f, out, err));
+    if (f->diagonal)
+        KS_TRY(ks_str_printf(out, err,
+                             "set key at graph 0.97,0.04 right bottom vertical "
+                             "Right noreverse\n"));
+    else if (f->n_references || !named)
+        KS_TRY(ks_str_printf(out, err, "set bmargin 5.2\n"));
     for (size_t i = 0; i < f->n_lines; i++, comma = ", \\\n  ")
         KS_TRY(ks_str_printf(
             out, err,
@@ -169,15 +234,18 @@ static ks_status lines(const ks_report_figure *f, ks_str *out, ks_err *err) {
                              "title ",
                              comma, times * f->references[i].at,
                              i == 0 ? 2 : 3));
-        KS_TRY(add_quoted(out, f->references[i].name, err));
+        snprintf(name, sizeof name, i ? "%s, %.1f" : "%s",
+                 f->references[i].name, times * f->references[i].at);
+        KS_TRY(add_quoted(out, name, err));
     }
     for (size_t i = 0; i < f->n_lines; i++, comma = ", \\\n  ") {
         KS_TRY(ks_str_printf(out, err,
                              "%s$line%zu using 1:2 with linespoints lc rgb "
-                             "'%s' pt %d ps 0.7 lw 2.2 title ",
+                             "'%s' pt %d ps 0.7 lw 2.2 %s",
                              comma, i, colour_of(f->lines[i].tone),
-                             mark_of(f->lines[i].tone)));
-        KS_TRY(add_quoted(out, f->lines[i].name, err));
+                             mark_of(f->lines[i].tone),
+                             named ? "notitle" : "title "));
+        if (!named) KS_TRY(add_quoted(out, f->lines[i].name, err));
     }
     KS_TRY(ks_str_printf(out, err, "\n"));
 done:
@@ -267,13 +335,15 @@ static ks_status bars(const ks_report_figure *f, ks_str *out, ks_err *err) {
     for (size_t i = 0; i < f->n_bars; i++) {
         const ks_report_bar *b = &f->bars[i];
         double y = total - bar_place(f, i, &unused), v = times * b->value;
+        double cut = times * f->low;
         if (!isfinite(v)) v = from;
         bool range = isfinite(b->low) && isfinite(b->high);
         KS_TRY(ks_str_printf(
             out, err, "$bar%zu << EOD\n%.6g %.6g %.6g %.6g %.6g %.6g %.6g "
                       "%.6g\nEOD\n",
-            i, v, y, fmin(v, from), fmax(v, from), y - 0.36, y + 0.36,
-            range ? times * b->low : v, range ? times * b->high : v));
+            i, fmax(v, cut), y, fmax(cut, fmin(v, from)), fmax(v, from),
+            y - 0.36, y + 0.36, fmax(cut, range ? times * b->low : v),
+            fmax(cut, range ? times * b->high : v)));
     }
     for (size_t i = 0; i < f->n_bars; i++)
         KS_TRY(ks_str_printf(out, err,
@@ -315,11 +385,13 @@ static ks_status heat_numbers(const ks_report_figure *f, bool light,
     KS_TRY(ks_str_printf(out, err, "$%s << EOD\n", light ? "light" : "dark"));
     for (size_t i = 0; i < f->n_values; i++) {
         double part = (f->values[i] - f->low) / (f->high - f->low);
-        bool deep = f->diverging ? fabs(part - 0.5) > 0.32 : part > 0.55;
+        bool deep = f->diverging ? fabs(part - 0.5) > 0.4 : part > 0.58;
         if (!isfinite(f->values[i]) || deep != light) continue;
+        double v = times * f->values[i];
+        int digits = f->percent ? 0 : 1;
+        if (fabs(v) < 0.5 * pow(10, -digits)) v = 0; /* no "-0.0" */
         KS_TRY(ks_str_printf(out, err, "%zu %zu %.*f\n", i % f->n_columns,
-                             i / f->n_columns, f->percent ? 0 : 1,
-                             times * f->values[i]));
+                             i / f->n_columns, digits, v));
     }
     /* a block must not be empty */
     KS_TRY(ks_str_printf(out, err, "-99 -99 0\nEOD\n"));
@@ -333,7 +405,7 @@ static ks_status strip_marks(const ks_report_figure *f, ks_str *out,
     for (size_t i = 0; i < f->n_marks; i++)
         KS_TRY(ks_str_printf(
             out, err,
-            "set label '%s' at first %zu, first -1.1 center font ',14' "
+            "set label '%s' at first %zu, first -1.1 center "
             "textcolor rgb '%s'\n",
             f->marks[i] == 1   ? "\u25CF"
             : f->marks[i] == 0 ? "\u25CB"
@@ -364,8 +436,9 @@ static ks_status heat(const ks_report_figure *f, ks_str *out, ks_err *err) {
     KS_TRY(strip_marks(f, out, err));
     KS_TRY(ks_str_printf(
         out, err,
-        "unset key\nunset border\nset colorbox user origin graph 1.02,0.1 size "
-        "graph 0.02,0.8 border lc rgb '#888888'\nset rmargin 9\n"
+        "unset key\nunset border\nset style fill solid 1 noborder\n"
+        "set colorbox user origin graph 1.02,0.1 size "
+        "graph 0.02,0.8 noborder\nset rmargin 9\n"
         "set cbtics scale 0.4 textcolor rgb '#444444'\n"
         "set cbrange [%.6g:%.6g]\nset xrange [-0.5:%.1f]\n"
         "set yrange [%.1f:%.1f]\nset palette defined (%s)\n",
@@ -379,8 +452,8 @@ static ks_status heat(const ks_report_figure *f, ks_str *out, ks_err *err) {
     if (numbers)
         KS_TRY(ks_str_printf(
             out, err,
-            ", $dark with labels font ',11' textcolor rgb '#222222', $light "
-            "with labels font ',11' textcolor rgb '#ffffff'"));
+            ", $dark with labels textcolor rgb '#222222', $light with "
+            "labels textcolor rgb '#ffffff'"));
     KS_TRY(ks_str_printf(out, err, "\n"));
 done:
     return st;

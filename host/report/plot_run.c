@@ -118,6 +118,23 @@ static ks_status take_both(void *user, const ks_report_figure *figure,
     return st == KS_OK ? take(user, figure->name, "png", err) : st;
 }
 
+/* After a failure nothing of what gnuplot began stays. */
+static ks_status drop_both(void *user, const ks_report_figure *figure,
+                           ks_err *err) {
+    static const char *const ends[] = {"svg", "png"};
+    ks_status st = KS_OK;
+    ks_str path = {0};
+    for (size_t i = 0; i < KS_COUNT(ends); i++) {
+        path.length = 0;
+        KS_TRY(ks_str_printf(&path, err, "%s/%s.%s.new", (const char *)user,
+                             figure->name, ends[i]));
+        unlink(path.data);
+    }
+done:
+    ks_str_free(&path);
+    return st;
+}
+
 ks_status ks__plot_all(const ks_report *report, const char *folder, bool *drawn,
                        ks_err *err) {
     ks_status st = KS_OK, other;
@@ -139,5 +156,7 @@ done:
         close_files(&run[i]);
         ks_str_free(&scripts[i]);
     }
+    if (st != KS_OK)
+        each_figure(report, drop_both, (void *)(uintptr_t)folder, NULL);
     return st;
 }

@@ -77,9 +77,9 @@ static const ks_field metrics[] = {METRICS, END};
 
 static const ks_field bin_fields[] = {WHOLE("n", 0, COUNT_MOST),
                                       NUMBER("predicted", 0, 1),
-                                      NUMBER("observed", 0, 1), END};
+                                      INTERVAL("observed", 0, 1), END};
 static const ks_field calibration_fields[] = {
-    LIST_OF("bins", bin_fields, LIST), NUMBER("ece", 0, 1), END};
+    LIST_OF("bins", bin_fields, LIST), INTERVAL("ece", 0, 1), END};
 static const ks_field layer_fields[] = {
     {.name = "layer",
      .kind = KS_FIELD_WHOLE,
@@ -174,7 +174,8 @@ static const ks_field needed_fields[] = {WHERE,
 static const ks_field selectivity_fields[] = {
     WHERE, LAYER, INTERVAL("real", 0, 1), INTERVAL("control", 0, 1),
     INTERVAL("selectivity", -1, 1), END};
-static const ks_field curve_point[] = {WHOLE("problems", 0, COUNT_MOST),
+/* a mean over folds */
+static const ks_field curve_point[] = {NUMBER("problems", 0, COUNT_MOST),
                                        INTERVAL("balanced_accuracy", 0, 1),
                                        END};
 static const ks_field curve_fields[] = {

@@ -172,14 +172,14 @@ static void calibration(ks_report *r, const ks_runs *runs, size_t run) {
         const char *where = ks__where(r, &runs->at[run], series);
         ks__line(f, where, ks__tone(series));
         json_array_foreach(bins, k, bin) {
-            double x = ks__number(bin, "predicted"),
-                   y = ks__number(bin, "observed");
+            double x = ks__number(bin, "predicted");
+            json_t *observed = json_object_get(bin, "observed");
             if (ks__number(bin, "n") == 0 || isnan(x)) continue;
-            ks__point(f, x, y, NAN, NAN);
+            ks__point_interval(f, x, observed);
             ks__cell_text(t, where);
             ks__cell_number(t, ks__number(bin, "n"));
             ks__cell_range(t, x, NAN, NAN);
-            ks__cell_range(t, y, NAN, NAN);
+            ks__cell_interval_of(t, observed);
         }
     }
     f->finding = "Percent of important steps among those to which the probe "
@@ -328,11 +328,11 @@ void ks__section_curves(ks_report *r, const ks_runs *runs) {
                       ks__of_run(r, runs, run, "Learning curve"));
         f->x_label = "problems to train on";
         f->y_label = "balanced accuracy, %";
-        f->percent = f->whole_x = true;
+        f->percent = true;
         ks__reference(f, "chance", 0.5);
         ks__column(t, KS_COLUMN_TEXT, "position");
         ks__column(t, KS_COLUMN_WHOLE, "layer");
-        ks__column(t, KS_COLUMN_WHOLE, "problems");
+        ks__column(t, KS_COLUMN_WHOLE, "problems, mean over folds");
         ks__column(t, KS_COLUMN_PERCENT, "balanced accuracy, %");
         json_array_foreach(all, i, one) {
             const char *where = ks__where(r, &runs->at[run], one);

@@ -60,6 +60,8 @@ static void baseline_bars(ks_report *r, const ks_runs *runs, size_t run) {
         ks__bar_interval(f, "baselines", list[i].name, list[i].tone,
                          list[i].interval);
     ks__fit_range(f, 0.4, 1);
+    /* the majority of a balanced chain is always wrong: its bar is cut */
+    f->low = fmax(f->low, 0.3);
     if (n && best)
         f->finding = ks__report_text(
             r, "Best layer at %s: %.1f%%; best baseline, %s: %.1f%%.",

@@ -293,7 +293,7 @@ static void best_table(ks_report *r, const ks_runs *runs) {
     ks__column(t, KS_COLUMN_TEXT, "layers chosen");
     for (size_t m = 0; m < KS_COUNT(names); m++)
         ks__column(t, m < 2 ? KS_COLUMN_PERCENT : KS_COLUMN_RANGE, shown[m]);
-    ks__column(t, KS_COLUMN_NUMBER, "ECE");
+    ks__column(t, KS_COLUMN_RANGE, "ECE");
     ks__column(t, KS_COLUMN_P, "p");
     ks__column(t, KS_COLUMN_P, "p (Holm)");
     for (size_t run = 0; run < runs->n; run++) {
@@ -307,8 +307,7 @@ static void best_table(ks_report *r, const ks_runs *runs) {
             ks__cell_text(t, chosen_words(r, series));
             for (size_t m = 0; m < KS_COUNT(names); m++)
                 ks__cell_interval_of(t, json_object_get(best, names[m]));
-            ks__cell_number(t, ks__number(json_object_get(best, "calibration"),
-                                          "ece"));
+            ks__cell_interval_of(t, ks__member(best, "calibration", "ece"));
             ks__cell_number(t, ks__number(best, "p"));
             ks__cell_number(t, ks__number(best, "p_holm"));
         }
