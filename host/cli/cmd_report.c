@@ -71,8 +71,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         o->title = arg;
         return 0;
     case KEY_SHOWN:
-        o->shown =
-            (size_t)ks_cli_whole(arg, 1, 1000000, "chains-shown", state);
+        o->shown = (size_t)ks_cli_whole(arg, 1, 1000000, "chains-shown", state);
         return 0;
     case KEY_STRIP:
         o->strip = arg;
@@ -118,9 +117,10 @@ static void say(const input *in, const ks_report_done *done) {
                done->chains);
     }
     if (!done->drawn && !in->options.no_pictures)
-        ks_log(KS_LOG_INFO, "report: no gnuplot (Debian: gnuplot-nox), so no "
-                            "pictures in %s/figures/; tables and page are "
-                            "there",
+        ks_log(KS_LOG_INFO,
+               "report: no gnuplot (Debian: gnuplot-nox), so no "
+               "pictures in %s/figures/; tables and page are "
+               "there",
                out);
     if (!done->d3 && !in->options.no_d3)
         ks_log(KS_LOG_INFO,

@@ -267,8 +267,7 @@ void ks__cell_show(const ks_report_cell *c, ks_column_kind kind, char *out,
 void ks__line(ks_report_figure *f, const char *name, int tone) {
     if (room(f->of, (void *)&f->lines, &f->line_room, f->n_lines,
              sizeof *f->lines))
-        f->lines[f->n_lines++] =
-            (ks_report_line){name, tone, f->n_points, 0};
+        f->lines[f->n_lines++] = (ks_report_line){name, tone, f->n_points, 0};
 }
 
 void ks__point(ks_report_figure *f, double x, double y, double low,

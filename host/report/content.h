@@ -36,11 +36,11 @@ typedef struct ks_report_cell {
 
 typedef struct ks_report_table {
     struct ks_report *of;
-    const char *name;        /* of its files: letters, digits, '-' */
+    const char *name; /* of its files: letters, digits, '-' */
     const char *title;
-    const char *note;        /* one or more sentences, or NULL */
+    const char *note; /* one or more sentences, or NULL */
     ks_report_column *columns;
-    ks_report_cell *cells;   /* [n_rows, n_columns] */
+    ks_report_cell *cells; /* [n_rows, n_columns] */
     size_t n_columns, n_cells, column_room, cell_room;
 } ks_report_table;
 
@@ -58,7 +58,7 @@ typedef struct ks_report_point {
 } ks_report_point;
 
 /* What is drawn in one colour. tone: a position's number, which keeps its
- * colour and mark in every figure; -1: grey. */
+ * colour and mark in every figure; 5 to 9: a run's; -1: grey. */
 typedef struct ks_report_line {
     const char *name;
     int tone;
@@ -80,15 +80,15 @@ typedef struct ks_report_reference {
 typedef struct ks_report_figure {
     struct ks_report *of;
     ks_figure_kind kind;
-    const char *name;    /* of its files */
+    const char *name; /* of its files */
     const char *title;
     const char *finding; /* what one sees, for who cannot; a sentence */
     const char *x_label, *y_label;
-    double low, high;    /* of y, of bars, of the colours */
-    bool percent;        /* values are fractions, shown times 100 */
-    bool diverging;      /* colours leave the middle of low and high */
-    bool diagonal;       /* LINES: y = x is what is wanted */
-    bool whole_x;        /* LINES: x are whole numbers */
+    double low, high; /* of y, of bars, of the colours */
+    bool percent;     /* values are fractions, shown times 100 */
+    bool diverging;   /* colours leave the middle of low and high */
+    bool diagonal;    /* LINES: y = x is what is wanted */
+    bool whole_x;     /* LINES: x are whole numbers */
 
     ks_report_line *lines;
     ks_report_point *points;
@@ -108,7 +108,11 @@ typedef struct ks_report_figure {
 
 /* ---------------------------------------------------------------- sections */
 
-typedef enum ks_part_kind { KS_PART_TEXT, KS_PART_TABLE, KS_PART_FIGURE } ks_part_kind;
+typedef enum ks_part_kind {
+    KS_PART_TEXT,
+    KS_PART_TABLE,
+    KS_PART_FIGURE
+} ks_part_kind;
 
 typedef struct ks_report_part {
     ks_part_kind kind;

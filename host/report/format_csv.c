@@ -28,6 +28,19 @@ static ks_status add_number(ks_str *out, double v, ks_err *err) {
     return isnan(v) ? KS_OK : ks_str_printf(out, err, "%.9g", v);
 }
 
+/* Of a column's name without its unit, for here all are fractions. */
+static size_t length_of(const ks_report_column *column) {
+    static const char *const units[] = {", %", ", points"};
+    size_t n = strlen(column->name);
+    for (size_t i = 0; i < KS_COUNT(units); i++) {
+        size_t m = strlen(units[i]);
+        if (has_interval(column->kind) && n > m &&
+            strcmp(column->name + n - m, units[i]) == 0)
+            return n - m;
+    }
+    return n;
+}
+
 static ks_status head(const ks_report_table *t, ks_str *out, ks_err *err) {
     static const char *const ends[] = {"", " low", " high"};
     ks_status st = KS_OK;
@@ -35,7 +48,9 @@ static ks_status head(const ks_report_table *t, ks_str *out, ks_err *err) {
     for (size_t c = 0; c < t->n_columns; c++)
         for (int i = 0; i < (has_interval(t->columns[c].kind) ? 3 : 1); i++) {
             if (c + (size_t)i > 0) KS_TRY(ks_str_add(out, ",", 1, err));
-            snprintf(name, sizeof name, "%s%s", t->columns[c].name, ends[i]);
+            snprintf(name, sizeof name, "%.*s%s",
+                     (int)length_of(&t->columns[c]), t->columns[c].name,
+                     ends[i]);
             KS_TRY(add_text(out, name, err));
         }
     KS_TRY(ks_str_add(out, "\n", 1, err));

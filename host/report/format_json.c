@@ -22,9 +22,8 @@ static ks_status finish(json_t *object, json_t **out, ks_err *err) {
 /* ------------------------------------------------------------------ tables */
 
 static const char *kind_name(ks_column_kind kind) {
-    static const char *const names[] = {"text",    "whole",  "number",
-                                        "percent", "points", "range",
-                                        "p"};
+    static const char *const names[] = {"text",   "whole", "number", "percent",
+                                        "points", "range", "p"};
     return names[kind];
 }
 
@@ -47,9 +46,9 @@ static json_t *cell_json(const ks_report_cell *c, ks_column_kind kind) {
 ks_status ks__table_json(const ks_report_table *t, json_t **out, ks_err *err) {
     json_t *columns = json_array(), *rows = json_array(), *row = NULL;
     for (size_t c = 0; c < t->n_columns; c++)
-        json_array_append_new(
-            columns, json_pack("{s:s,s:s}", "name", t->columns[c].name, "kind",
-                               kind_name(t->columns[c].kind)));
+        json_array_append_new(columns,
+                              json_pack("{s:s,s:s}", "name", t->columns[c].name,
+                                        "kind", kind_name(t->columns[c].kind)));
     for (size_t i = 0; i < t->n_cells; i++) {
         if (i % t->n_columns == 0)
             json_array_append_new(rows, row = json_array());
@@ -70,11 +69,11 @@ static json_t *lines_json(const ks_report_figure *f) {
         const ks_report_line *line = &f->lines[i];
         json_t *points = json_array();
         for (size_t k = line->first; k < line->first + line->n; k++)
-            json_array_append_new(
-                points,
-                json_pack("[o,o,o,o]", number(f->points[k].x),
-                          number(f->points[k].y), number(f->points[k].low),
-                          number(f->points[k].high)));
+            json_array_append_new(points,
+                                  json_pack("[o,o,o,o]", number(f->points[k].x),
+                                            number(f->points[k].y),
+                                            number(f->points[k].low),
+                                            number(f->points[k].high)));
         json_array_append_new(lines,
                               json_pack("{s:s,s:i,s:o}", "name", line->name,
                                         "tone", line->tone, "points", points));
@@ -86,12 +85,11 @@ static json_t *bars_json(const ks_report_figure *f) {
     json_t *bars = json_array();
     for (size_t i = 0; i < f->n_bars; i++)
         json_array_append_new(
-            bars, json_pack("{s:s,s:o,s:i,s:o,s:o,s:o}", "name",
-                            f->bars[i].name, "group", text(f->bars[i].group),
-                            "tone", f->bars[i].tone, "value",
-                            number(f->bars[i].value), "low",
-                            number(f->bars[i].low), "high",
-                            number(f->bars[i].high)));
+            bars,
+            json_pack("{s:s,s:o,s:i,s:o,s:o,s:o}", "name", f->bars[i].name,
+                      "group", text(f->bars[i].group), "tone", f->bars[i].tone,
+                      "value", number(f->bars[i].value), "low",
+                      number(f->bars[i].low), "high", number(f->bars[i].high)));
     return bars;
 }
 
@@ -116,8 +114,8 @@ static void heat_json(const ks_report_figure *f, json_t *object) {
     if (f->kind != KS_FIGURE_STRIP) return;
     json_t *marks = json_array();
     for (size_t i = 0; i < f->n_marks; i++)
-        json_array_append_new(marks, f->marks[i] < 0 ? json_null()
-                                                     : json_integer(f->marks[i]));
+        json_array_append_new(
+            marks, f->marks[i] < 0 ? json_null() : json_integer(f->marks[i]));
     json_object_set_new(object, "labels", marks);
 }
 

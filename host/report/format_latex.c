@@ -75,12 +75,13 @@ static ks_status top(const ks_report_table *t, ks_str *out, ks_err *err) {
                          "\\begin{table}\n  \\centering\n  \\small\n"
                          "  \\caption{"));
     KS_TRY(add_text(out, t->title, err));
-    KS_TRY(ks_str_printf(out, err, "}\n  \\label{tab:%s}\n"
-                                   "  \\begin{tabular}{",
+    KS_TRY(ks_str_printf(out, err,
+                         "}\n  \\label{tab:%s}\n"
+                         "  \\begin{tabular}{",
                          t->name));
     for (size_t c = 0; c < t->n_columns; c++)
-        KS_TRY(ks_str_printf(
-            out, err, t->columns[c].kind == KS_COLUMN_TEXT ? "l" : "r"));
+        KS_TRY(ks_str_printf(out, err,
+                             t->columns[c].kind == KS_COLUMN_TEXT ? "l" : "r"));
     KS_TRY(ks_str_printf(out, err, "}\n    \\toprule\n    "));
     for (size_t c = 0; c < t->n_columns; c++) {
         if (c) KS_TRY(ks_str_printf(out, err, " & "));
@@ -99,8 +100,8 @@ ks_status ks__table_latex(const ks_report_table *t, ks_str *out, ks_err *err) {
         ks_column_kind kind = t->columns[i % t->n_columns].kind;
         KS_TRY(ks_str_printf(out, err, i % t->n_columns ? " & " : "    "));
         if (kind == KS_COLUMN_TEXT) {
-            KS_TRY(add_text(out, t->cells[i].text ? t->cells[i].text : "",
-                            err));
+            KS_TRY(
+                add_text(out, t->cells[i].text ? t->cells[i].text : "", err));
         } else {
             ks__cell_show(&t->cells[i], kind, shown, sizeof shown);
             KS_TRY(add_shown(out, shown, err));

@@ -46,15 +46,14 @@ ks_status ks__table_markdown(const ks_report_table *t, ks_str *out,
         ks_column_kind kind = t->columns[i % t->n_columns].kind;
         KS_TRY(ks_str_printf(out, err, "| "));
         if (kind == KS_COLUMN_TEXT) {
-            KS_TRY(add_text(out, t->cells[i].text ? t->cells[i].text : "",
-                            err));
+            KS_TRY(
+                add_text(out, t->cells[i].text ? t->cells[i].text : "", err));
         } else {
             ks__cell_show(&t->cells[i], kind, shown, sizeof shown);
             KS_TRY(ks_str_printf(out, err, "%s", shown));
         }
         KS_TRY(ks_str_printf(out, err, " "));
-        if ((i + 1) % t->n_columns == 0)
-            KS_TRY(ks_str_printf(out, err, "|\n"));
+        if ((i + 1) % t->n_columns == 0) KS_TRY(ks_str_printf(out, err, "|\n"));
     }
 done:
     return st;
@@ -81,7 +80,8 @@ static ks_status write_part(const ks_report_part *part, ks_str *out,
         KS_TRY(paragraph(out, "### ", part->table->title, err));
         KS_TRY(ks__table_markdown(part->table, out, err));
         KS_TRY(ks_str_printf(out, err, "\n"));
-        if (part->table->note) KS_TRY(paragraph(out, "", part->table->note, err));
+        if (part->table->note)
+            KS_TRY(paragraph(out, "", part->table->note, err));
         break;
     case KS_PART_FIGURE:
         KS_TRY(ks_str_printf(out, err, "!["));

@@ -66,15 +66,15 @@ static ks_status add_source(ks_str *out, ks_embedded part, ks_err *err) {
     return ks_str_printf(out, err, " 'sha256-%s'", (const char *)text);
 }
 
-static const ks_page_part scripts[] = {KS_PAGE_D3, KS_PAGE_CHARTS,
-                                       KS_PAGE_FINDINGS, KS_PAGE_READER,
-                                       KS_PAGE_MAIN};
+static const ks_page_part scripts[] = {
+    KS_PAGE_D3, KS_PAGE_CHARTS, KS_PAGE_FINDINGS, KS_PAGE_READER, KS_PAGE_MAIN};
 
 static ks_status add_policy(ks_str *out, bool d3, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(ks_str_printf(out, err, "default-src 'none'; base-uri 'none'; "
-                                   "form-action 'none'; img-src data:; "
-                                   "style-src"));
+    KS_TRY(ks_str_printf(out, err,
+                         "default-src 'none'; base-uri 'none'; "
+                         "form-action 'none'; img-src data:; "
+                         "style-src"));
     KS_TRY(add_source(out, ks__embedded(KS_PAGE_CSS), err));
     KS_TRY(ks_str_printf(out, err, "; script-src"));
     for (size_t i = d3 ? 0 : 1; i < KS_COUNT(scripts); i++)

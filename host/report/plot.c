@@ -6,15 +6,16 @@
 
 /* Okabe and Ito's colours, which people tell apart however they see colours,
  * in the order of the positions; marks of different shape beside them. */
-static const char *const tone_colour[] = {"#0072B2", "#D55E00", "#009E73",
-                                          "#AA4499", "#555555"};
-static const int tone_mark[] = {7, 9, 5, 13, 11};
+static const char *const tone_colour[] = {
+    "#0072B2", "#D55E00", "#009E73", "#AA4499", "#555555",
+    /* runs: Tol's muted colours */
+    "#332288", "#117733", "#882255", "#8a7a1c", "#2b8cb3"};
+static const int tone_mark[] = {7, 9, 5, 13, 11, 6, 8, 4, 12, 10};
 static const char grey[] = "#9a9a9a";
 
 static const char *colour_of(int tone) {
-    return tone >= 0 && (size_t)tone < KS_COUNT(tone_colour)
-               ? tone_colour[tone]
-               : grey;
+    return tone >= 0 && (size_t)tone < KS_COUNT(tone_colour) ? tone_colour[tone]
+                                                             : grey;
 }
 
 static int mark_of(int tone) {
@@ -59,20 +60,22 @@ static ks_status frame(const ks_report_figure *f, ks_picture picture,
                        double width, double height, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     if (picture == KS_PICTURE_SVG)
-        KS_TRY(ks_str_printf(out, err,
-                             "reset\nset terminal svg noenhanced size %.0f,%.0f "
-                             "dynamic font 'Helvetica,14' background '#ffffff'\n",
-                             width, height));
+        KS_TRY(
+            ks_str_printf(out, err,
+                          "reset\nset terminal svg noenhanced size %.0f,%.0f "
+                          "dynamic font 'Helvetica,14' background '#ffffff'\n",
+                          width, height));
     else
         KS_TRY(ks_str_printf(out, err,
                              "reset\nset terminal pngcairo noenhanced size "
                              "%.0f,%.0f font 'DejaVu Sans,18' linewidth 1.7 "
                              "pointscale 1.7\n",
                              1.6 * width, 1.6 * height));
-    KS_TRY(ks_str_printf(out, err, "set encoding utf8\nset output '%s.%s.new'\n",
-                         f->name, picture == KS_PICTURE_SVG ? "svg" : "png"));
-    KS_TRY(add_named(out, "set title ", f->title,
-                     " textcolor rgb '#222222'\n", err));
+    KS_TRY(ks_str_printf(out, err,
+                         "set encoding utf8\nset output '%s.%s.new'\n", f->name,
+                         picture == KS_PICTURE_SVG ? "svg" : "png"));
+    KS_TRY(add_named(out, "set title ", f->title, " textcolor rgb '#222222'\n",
+                     err));
     KS_TRY(add_named(out, "set xlabel ",
                      f->kind == KS_FIGURE_STRIP
                          ? "step; beneath it its label: \u25CF important, "
@@ -87,7 +90,7 @@ static ks_status frame(const ks_report_figure *f, ks_picture picture,
         "set xtics out nomirror textcolor rgb '#444444'\n"
         "set ytics out nomirror textcolor rgb '#444444'\n"
         "set key at screen 0.5,0.015 center bottom horizontal Left reverse "
-        "samplen 2.5 width 2 textcolor rgb '#222222'\n"
+        "maxrows 1 samplen 2.5 width 2 textcolor rgb '#222222'\n"
         "set style fill transparent solid 0.14 noborder\n"));
 done:
     return st;
@@ -96,14 +99,14 @@ done:
 /* ------------------------------------------------------------------- lines */
 
 /* Where the name of a line stands behind its end. */
-typedef struct end {
+struct end {
     const ks_report_line *line;
     double y; /* of the axis, moved apart where names would lie on another */
-} end;
+};
 
 enum { MOST_NAMES = 12 };
 
-static size_t ends_of(const ks_report_figure *f, end *ends) {
+static size_t ends_of(const ks_report_figure *f, struct end *ends) {
     size_t n = 0;
     double times = f->percent ? 100 : 1;
     /* a line of text, of the axis's 370 pixels */
@@ -115,7 +118,7 @@ static size_t ends_of(const ks_report_figure *f, end *ends) {
         size_t last = line->first + line->n;
         while (last > line->first && isnan(f->points[last - 1].y)) last--;
         if (last == line->first) continue;
-        end one = {line, times * f->points[last - 1].y};
+        struct end one = {line, times * f->points[last - 1].y};
         size_t k = n++;
         for (; k > 0 && ends[k - 1].y > one.y; k--) ends[k] = ends[k - 1];
         ends[k] = one;
@@ -131,7 +134,7 @@ static size_t ends_of(const ks_report_figure *f, end *ends) {
 static ks_status line_names(const ks_report_figure *f, ks_str *out,
                             ks_err *err) {
     ks_status st = KS_OK;
-    end ends[MOST_NAMES];
+    struct end ends[MOST_NAMES];
     size_t n = ends_of(f, ends), widest = 0;
     for (size_t i = 0; i < n; i++) {
         widest = KS_MAX(widest, strlen(ends[i].line->name));
@@ -201,8 +204,35 @@ static ks_status line_axes(const ks_report_figure *f, ks_str *out,
     KS_TRY(ks_str_printf(out, err, "set xrange [%.6g:%.6g]\n", low - pad,
                          high + pad));
     if (f->whole_x)
-        KS_TRY(ks_str_printf(out, err, "set xtics %.6g\n",
-                             tic_step(high - low)));
+        KS_TRY(
+            ks_str_printf(out, err, "set xtics %.6g\n", tic_step(high - low)));
+done:
+    return st;
+}
+
+/* What the broken lines are, beneath the axis. */
+static ks_status reference_names(const ks_report_figure *f, ks_str *out,
+                                 ks_err *err) {
+    ks_status st = KS_OK;
+    char name[256];
+    double at = 0.09;
+    for (size_t i = 0; i < f->n_references; i++) {
+        snprintf(name, sizeof name, i ? "%s, %.1f" : "%s",
+                 f->references[i].name,
+                 (f->percent ? 100 : 1) * f->references[i].at);
+        KS_TRY(
+            ks_str_printf(out, err,
+                          "set arrow from screen %.4f,0.035 to screen "
+                          "%.4f,0.035 nohead lc rgb '#333333' dt %d lw 1.5\n",
+                          at, at + 0.03, i == 0 ? 2 : 3));
+        KS_TRY(add_named(out, "set label ", name, "", err));
+        KS_TRY(ks_str_printf(out, err,
+                             " at screen %.4f,0.035 left textcolor rgb "
+                             "'#444444'\n",
+                             at + 0.038));
+        at += 0.07 + 0.0098 * (double)strlen(name);
+    }
+    if (f->n_references) KS_TRY(ks_str_printf(out, err, "set bmargin 5.4\n"));
 done:
     return st;
 }
@@ -211,18 +241,18 @@ static ks_status lines(const ks_report_figure *f, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     double times = f->percent ? 100 : 1;
     const char *comma = "plot ";
-    char name[256];
-    end ends[MOST_NAMES];
+    struct end ends[MOST_NAMES];
     bool named = ends_of(f, ends) > 0; /* else the key has the names */
     for (size_t i = 0; i < f->n_lines; i++) KS_TRY(line_data(f, i, out, err));
     KS_TRY(line_axes(f, out, err));
     KS_TRY(line_names(f, out, err));
+    KS_TRY(reference_names(f, out, err));
     if (f->diagonal)
         KS_TRY(ks_str_printf(out, err,
                              "set key at graph 0.97,0.04 right bottom vertical "
-                             "Right noreverse\n"));
-    else if (f->n_references || !named)
-        KS_TRY(ks_str_printf(out, err, "set bmargin 5.2\n"));
+                             "maxrows auto Right noreverse\n"));
+    else if (!named)
+        KS_TRY(ks_str_printf(out, err, "set bmargin 6.4\n"));
     for (size_t i = 0; i < f->n_lines; i++, comma = ", \\\n  ")
         KS_TRY(ks_str_printf(
             out, err,
@@ -231,12 +261,9 @@ static ks_status lines(const ks_report_figure *f, ks_str *out, ks_err *err) {
     for (size_t i = 0; i < f->n_references; i++, comma = ", \\\n  ") {
         KS_TRY(ks_str_printf(out, err,
                              "%s%.6g with lines lc rgb '#333333' dt %d lw 1.5 "
-                             "title ",
+                             "notitle",
                              comma, times * f->references[i].at,
                              i == 0 ? 2 : 3));
-        snprintf(name, sizeof name, i ? "%s, %.1f" : "%s",
-                 f->references[i].name, times * f->references[i].at);
-        KS_TRY(add_quoted(out, name, err));
     }
     for (size_t i = 0; i < f->n_lines; i++, comma = ", \\\n  ") {
         KS_TRY(ks_str_printf(out, err,
@@ -254,15 +281,18 @@ done:
 
 /* -------------------------------------------------------------------- bars */
 
+static bool begins_group(const ks_report_figure *f, size_t i) {
+    const char *group = f->bars[i].group;
+    return i == 0 || (group && (!f->bars[i - 1].group ||
+                                strcmp(group, f->bars[i - 1].group) != 0));
+}
+
 /* The bar's place from below; groups have a gap with their name in it. */
 static double bar_place(const ks_report_figure *f, size_t which,
                         double *total) {
     double place = 0, at = 0;
     for (size_t i = 0; i < f->n_bars; i++) {
-        bool begins = f->bars[i].group &&
-                      (i == 0 || !f->bars[i - 1].group ||
-                       strcmp(f->bars[i].group, f->bars[i - 1].group) != 0);
-        place += begins ? 1.1 : 0;
+        place += f->bars[i].group && begins_group(f, i) ? 1.1 : 0;
         if (i == which) at = place;
         place += 1;
     }
@@ -277,15 +307,12 @@ static ks_status bar_names(const ks_report_figure *f, double total, ks_str *out,
     KS_TRY(ks_str_printf(out, err, "set ytics scale 0 ("));
     for (size_t i = 0; i < f->n_bars; i++) {
         KS_TRY(add_named(out, i ? ", " : "", f->bars[i].name, "", err));
-        KS_TRY(ks_str_printf(out, err, " %.6g",
-                             total - bar_place(f, i, &unused)));
+        KS_TRY(
+            ks_str_printf(out, err, " %.6g", total - bar_place(f, i, &unused)));
     }
     KS_TRY(ks_str_printf(out, err, ")\n"));
     for (size_t i = 0; i < f->n_bars; i++) {
-        if (!f->bars[i].group ||
-            (i && f->bars[i - 1].group &&
-             strcmp(f->bars[i].group, f->bars[i - 1].group) == 0))
-            continue;
+        if (!f->bars[i].group || !begins_group(f, i)) continue;
         KS_TRY(add_named(out, "set label ", f->bars[i].group, "", err));
         KS_TRY(ks_str_printf(out, err,
                              " at graph 0, first %.6g offset 0.3,0 left "
@@ -313,10 +340,29 @@ done:
     return st;
 }
 
+/* The line that bars begin at, group by group: names stand between. */
+static ks_status bar_axis(const ks_report_figure *f, double from, double total,
+                          ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    double unused;
+    for (size_t i = 0, end; i < f->n_bars; i = end) {
+        for (end = i + 1; end < f->n_bars && !begins_group(f, end);) end++;
+        KS_TRY(ks_str_printf(
+            out, err,
+            "set arrow from %.6g,%.6g to %.6g,%.6g nohead lc rgb '#333333' lw "
+            "1.5 front\n",
+            from, total - bar_place(f, i, &unused) + 0.5, from,
+            total - bar_place(f, end - 1, &unused) - 0.5));
+    }
+done:
+    return st;
+}
+
 static ks_status bars(const ks_report_figure *f, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     double total, unused, times = f->percent ? 100 : 1;
-    double from = f->n_references ? times * f->references[0].at : times * f->low;
+    double from =
+        f->n_references ? times * f->references[0].at : times * f->low;
     bar_place(f, 0, &total);
     KS_TRY(bar_names(f, total, out, err));
     KS_TRY(bar_values(f, total, out, err));
@@ -327,10 +373,7 @@ static ks_status bars(const ks_report_figure *f, ks_str *out, ks_err *err) {
         "set xrange [%.6g:%.6g]\nset yrange [0.3:%.6g]\n"
         "set style fill solid 0.85 noborder\nset bars 0.6\n",
         times * f->low, times * f->high, total + 0.7));
-    KS_TRY(ks_str_printf(out, err,
-                         "set arrow from first %.6g, graph 0 to first %.6g, "
-                         "graph 1 nohead lc rgb '#333333' lw 1.5 front\n",
-                         from, from));
+    KS_TRY(bar_axis(f, from, total, out, err));
     /* one plot a bar: each has its colour */
     for (size_t i = 0; i < f->n_bars; i++) {
         const ks_report_bar *b = &f->bars[i];
@@ -339,8 +382,9 @@ static ks_status bars(const ks_report_figure *f, ks_str *out, ks_err *err) {
         if (!isfinite(v)) v = from;
         bool range = isfinite(b->low) && isfinite(b->high);
         KS_TRY(ks_str_printf(
-            out, err, "$bar%zu << EOD\n%.6g %.6g %.6g %.6g %.6g %.6g %.6g "
-                      "%.6g\nEOD\n",
+            out, err,
+            "$bar%zu << EOD\n%.6g %.6g %.6g %.6g %.6g %.6g %.6g "
+            "%.6g\nEOD\n",
             i, fmax(v, cut), y, fmax(cut, fmin(v, from)), fmax(v, from),
             y - 0.36, y + 0.36, fmax(cut, range ? times * b->low : v),
             fmax(cut, range ? times * b->high : v)));
@@ -366,8 +410,7 @@ static ks_status heat_names(const ks_report_figure *f, bool across, ks_str *out,
     const char **names = across ? f->columns : f->rows;
     /* not more names than there is room for */
     size_t step = (n + (across ? 29 : 19)) / (across ? 30 : 20);
-    KS_TRY(ks_str_printf(out, err, "set %stics scale 0 (",
-                         across ? "x" : "y"));
+    KS_TRY(ks_str_printf(out, err, "set %stics scale 0 (", across ? "x" : "y"));
     for (size_t i = 0; i < n; i += step) {
         KS_TRY(add_named(out, i ? ", " : "", names[i], "", err));
         KS_TRY(ks_str_printf(out, err, " %zu", i));
@@ -403,14 +446,13 @@ static ks_status strip_marks(const ks_report_figure *f, ks_str *out,
                              ks_err *err) {
     ks_status st = KS_OK;
     for (size_t i = 0; i < f->n_marks; i++)
-        KS_TRY(ks_str_printf(
-            out, err,
-            "set label '%s' at first %zu, first -1.1 center "
-            "textcolor rgb '%s'\n",
-            f->marks[i] == 1   ? "\u25CF"
-            : f->marks[i] == 0 ? "\u25CB"
-                               : "\u00B7",
-            i, f->marks[i] == 1 ? "#b35806" : "#2166ac"));
+        KS_TRY(ks_str_printf(out, err,
+                             "set label '%s' at first %zu, first -1.1 center "
+                             "textcolor rgb '%s'\n",
+                             f->marks[i] == 1   ? "\u25CF"
+                             : f->marks[i] == 0 ? "\u25CB"
+                                                : "\u00B7",
+                             i, f->marks[i] == 1 ? "#b35806" : "#2166ac"));
 done:
     return st;
 }
@@ -480,7 +522,7 @@ ks_status ks__plot_script(const ks_report_figure *f, ks_picture picture,
     ks_status st = KS_OK;
     double width = f->diagonal ? 640 : 900;
     if (f->kind == KS_FIGURE_HEAT)
-        width = KS_MIN(260.0 + 64.0 * (double)f->n_columns, 900.0);
+        width = KS_MAX(620, KS_MIN(260.0 + 64.0 * (double)f->n_columns, 900.0));
     KS_TRY(frame(f, picture, width, height_of(f), out, err));
     if (f->kind == KS_FIGURE_LINES)
         KS_TRY(lines(f, out, err));

@@ -24,8 +24,8 @@ static ks_status start(process *p, const ks_str *script, const char *folder,
     posix_spawn_file_actions_init(&actions);
     p->script = tmpfile();
     p->words = tmpfile();
-    KS_CHECK(p->script && p->words, KS_IO,
-             "cannot make a file for gnuplot: %s", strerror(errno));
+    KS_CHECK(p->script && p->words, KS_IO, "cannot make a file for gnuplot: %s",
+             strerror(errno));
     KS_CHECK(fwrite(script->data, 1, script->length, p->script) ==
                      script->length &&
                  fflush(p->script) == 0,
@@ -35,7 +35,8 @@ static ks_status start(process *p, const ks_str *script, const char *folder,
     posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", 1, 0);
     posix_spawn_file_actions_adddup2(&actions, fileno(p->words), 2);
     posix_spawn_file_actions_addchdir_np(&actions, folder);
-    int failed = posix_spawnp(&p->pid, "gnuplot", &actions, NULL, argv, environ);
+    int failed =
+        posix_spawnp(&p->pid, "gnuplot", &actions, NULL, argv, environ);
     if (failed) p->pid = 0;
     *found = failed != ENOENT;
     KS_CHECK(!failed || !*found, KS_IO, "cannot run gnuplot: %s",
@@ -59,7 +60,8 @@ static ks_status finish(process *p, ks_err *err) {
     int status = -1;
     char words[400];
     if (!p->pid) return KS_OK;
-    while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR) {}
+    while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR) {
+    }
     p->pid = 0;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return KS_OK;
     read_words(p->words, words, sizeof words);
@@ -107,9 +109,9 @@ static ks_status add_scripts(void *user, const ks_report_figure *figure,
                              ks_err *err) {
     ks_str *scripts = user;
     ks_status st = ks__plot_script(figure, KS_PICTURE_SVG, &scripts[0], err);
-    return st == KS_OK ? ks__plot_script(figure, KS_PICTURE_PNG, &scripts[1],
-                                         err)
-                       : st;
+    return st == KS_OK
+               ? ks__plot_script(figure, KS_PICTURE_PNG, &scripts[1], err)
+               : st;
 }
 
 static ks_status take_both(void *user, const ks_report_figure *figure,

@@ -45,9 +45,9 @@ static ks_status pack_scores(const ks_shown *s, int series, json_t **out,
     for (size_t l = 0; l < layers; l++)
         for (size_t i = 0; i < s->n; i++)
             for (int64_t k = 0; s->at[i].shown && k < s->at[i].n; k++)
-                bytes[at++] = quantised(
-                    s->scores[series][(int64_t)l * s->info.n_steps +
-                                      s->at[i].first + k]);
+                bytes[at++] =
+                    quantised(s->scores[series][(int64_t)l * s->info.n_steps +
+                                                s->at[i].first + k]);
     EVP_EncodeBlock((unsigned char *)text, bytes, (int)at);
     *out = json_string(text);
     KS_CHECK(*out, KS_NOMEM, "out of memory for scores");
@@ -80,12 +80,11 @@ static ks_status positions_json(ks_report *r, const ks_shown *s, json_t *into,
             goto done;
         }
         json_array_append_new(
-            into, json_pack("{s:s,s:s,s:i,s:o,s:i,s:o}", "name",
-                            series_name(r, s, i), "stream",
-                            ks_stream_name(p->stream), "tone", (int)p->position,
-                            "layers", layers, "best",
-                            (int)ks_probes_usual(&s->info, i), "scores",
-                            scores));
+            into,
+            json_pack("{s:s,s:s,s:i,s:o,s:i,s:o}", "name", series_name(r, s, i),
+                      "stream", ks_stream_name(p->stream), "tone",
+                      (int)p->position, "layers", layers, "best",
+                      (int)ks_probes_usual(&s->info, i), "scores", scores));
     }
 done:
     return st;
@@ -208,17 +207,17 @@ static ks_status run_json(const builder *b, const ks_shown *s, size_t room,
             : "");
     if (s->n_shown == (size_t)s->steps.n_chains)
         words = ks__report_text(
-            r, "All %zu chains. Every score is from a fit that never saw the "
-               "chain's problem.",
+            r,
+            "All %zu chains. Every score is from a fit that never saw the "
+            "chain's problem.",
             s->n_shown);
     KS_TRY(positions_json(r, s, positions, err));
     for (size_t i = 0; i < s->n; i++)
         if (s->at[i].shown) KS_TRY(chain_json(b, s, &s->at[i], chains, err));
-    json_t *one = json_pack("{s:s,s:s,s:s,s:O,s:O}", "name",
-                            ks__report_brief(r, s->run->name, 60), "words",
-                            words, "position",
-                            series_name(r, s, s->best_series), "positions",
-                            positions, "chains", chains);
+    json_t *one = json_pack(
+        "{s:s,s:s,s:s,s:O,s:O}", "name", ks__report_brief(r, s->run->name, 60),
+        "words", words, "position", series_name(r, s, s->best_series),
+        "positions", positions, "chains", chains);
     KS_CHECK(one, KS_NOMEM, "out of memory for the report's chains");
     json_array_append_new(into, one);
 done:
@@ -281,14 +280,16 @@ static void strip(const builder *b, size_t run, const ks_shown *s,
     for (int32_t l = 0; l < p->n_layers; l++) {
         ks__heat_row(f, ks__report_text(r, "%d", p->layer[l]));
         for (int64_t k = 0; k < c->n; k++)
-            ks__heat_value(f, s->scores[s->best_series]
-                                       [l * s->info.n_steps + c->first + k]);
+            ks__heat_value(
+                f,
+                s->scores[s->best_series][l * s->info.n_steps + c->first + k]);
     }
     f->finding = ks__report_text(
-        r, "The probe's score of each step at each layer: orange important, "
-           "blue removable, white undecided. Beneath, the label: a full dot "
-           "important, an empty one removable. The chosen layers judge %.0f%% "
-           "of its steps as labelled.",
+        r,
+        "The probe's score of each step at each layer: orange important, "
+        "blue removable, white undecided. Beneath, the label: a full dot "
+        "important, an empty one removable. The chosen layers judge %.0f%% "
+        "of its steps as labelled.",
         100 * c->right);
     ks__figure_end(f);
 }
@@ -301,11 +302,11 @@ static ks_status read_files(builder *b, ks_err *err) {
     KS_TRY(ks_alloc(&b->chains, o->n_chains, sizeof *b->chains, "chains", err));
     KS_TRY(ks_alloc(&b->labels, o->n_labels, sizeof *b->labels, "labels", err));
     for (size_t i = 0; i < o->n_chains; i++)
-        KS_TRY(ks_chains_read(&b->chains[i], o->chains[i], KS_KEEP_FIELDS,
-                              err));
+        KS_TRY(
+            ks_chains_read(&b->chains[i], o->chains[i], KS_KEEP_FIELDS, err));
     for (size_t i = 0; i < o->n_labels; i++)
-        KS_TRY(ks_labels_read(&b->labels[i], o->labels[i], KS_KEEP_OBJECTS,
-                              err));
+        KS_TRY(
+            ks_labels_read(&b->labels[i], o->labels[i], KS_KEEP_OBJECTS, err));
 done:
     return st;
 }

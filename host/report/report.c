@@ -74,8 +74,8 @@ static ks_status write_table(writer *w, const ks_report_table *t, ks_err *err) {
     json_t *object = NULL;
     for (size_t i = 0; i < KS_COUNT(formats); i++) {
         name.length = text.length = 0;
-        KS_TRY(ks_str_printf(&name, err, "tables/%s.%s", t->name,
-                             formats[i].end));
+        KS_TRY(
+            ks_str_printf(&name, err, "tables/%s.%s", t->name, formats[i].end));
         KS_TRY(formats[i].write(t, &text, err));
         KS_TRY(write_one(w, name.data, &text, err));
     }
@@ -128,7 +128,7 @@ done:
 /* tables/NAME.END or figures/NAME.END, and nothing that leads elsewhere. */
 static bool is_ours(const char *name) {
     static const char *const folders[] = {"tables/", "figures/"};
-    static const char *const ends[] = {".csv", ".md",  ".tex",
+    static const char *const ends[] = {".csv",  ".md",  ".tex",
                                        ".json", ".svg", ".png"};
     for (size_t i = 0; i < KS_COUNT(folders); i++) {
         size_t n = strlen(folders[i]);

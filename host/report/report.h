@@ -22,9 +22,9 @@ typedef struct ks_report_options {
 typedef struct ks_report_done {
     size_t tables, figures, chains; /* chains: in the reader */
     size_t page_bytes;
-    bool drawn;                     /* pictures were made */
-    bool d3;                        /* the page draws its own */
-    size_t absent;                  /* lines that say what is not there */
+    bool drawn;    /* pictures were made */
+    bool d3;       /* the page draws its own */
+    size_t absent; /* lines that say what is not there */
 } ks_report_done;
 
 /* Writes out/: index.html, report.md, report.json, tables/NAME.csv, .md, .tex,

@@ -12,11 +12,12 @@
 /* -------------------------------------------------------------- the tables */
 
 enum {
-    NAME = 400,       /* bytes of a name */
-    NOTE = 4000,      /* of sentences */
-    LAYERS = 4096,    /* entries: more than any model has */
+    NAME = 400,    /* bytes of a name */
+    NOTE = 4000,   /* of sentences */
+    LAYERS = 4096, /* entries: more than any model has */
     LIST = 1024,
-    MOST = 64 << 20   /* bytes of a file */
+    SETS = 64,
+    MOST = 64 << 20 /* bytes of a file */
 };
 
 #define COUNT_MOST 1e15
@@ -25,15 +26,9 @@ enum {
 #define NEEDED_TEXT(n, long)                                                   \
     { .name = (n), .kind = KS_FIELD_TEXT, .needed = true, .most = (long) }
 #define WHOLE(n, low_at, high_at)                                              \
-    {                                                                          \
-        .name = (n), .kind = KS_FIELD_WHOLE, .low = (low_at),                  \
-        .high = (high_at)                                                      \
-    }
+    { .name = (n), .kind = KS_FIELD_WHOLE, .low = (low_at), .high = (high_at) }
 #define NUMBER(n, low_at, high_at)                                             \
-    {                                                                          \
-        .name = (n), .kind = KS_FIELD_NUMBER, .low = (low_at),                 \
-        .high = (high_at)                                                      \
-    }
+    { .name = (n), .kind = KS_FIELD_NUMBER, .low = (low_at), .high = (high_at) }
 #define INTERVAL(n, low_at, high_at)                                           \
     {                                                                          \
         .name = (n), .kind = KS_FIELD_INTERVAL, .low = (low_at),               \
@@ -78,46 +73,46 @@ static const ks_field metrics[] = {METRICS, END};
 static const ks_field bin_fields[] = {WHOLE("n", 0, COUNT_MOST),
                                       NUMBER("predicted", 0, 1),
                                       INTERVAL("observed", 0, 1), END};
-static const ks_field calibration_fields[] = {
-    LIST_OF("bins", bin_fields, LIST), INTERVAL("ece", 0, 1), END};
-static const ks_field layer_fields[] = {
-    {.name = "layer",
-     .kind = KS_FIELD_WHOLE,
-     .needed = true,
-     .low = 0,
-     .high = LAYERS},
-    METRICS,
-    P,
-    END};
+static const ks_field calibration_fields[] = {LIST_OF("bins", bin_fields, LIST),
+                                              INTERVAL("ece", 0, 1), END};
+static const ks_field layer_fields[] = {{.name = "layer",
+                                         .kind = KS_FIELD_WHOLE,
+                                         .needed = true,
+                                         .low = 0,
+                                         .high = LAYERS},
+                                        METRICS,
+                                        P,
+                                        END};
 static const ks_field best_fields[] = {
     METRICS, P, OBJECT("calibration", calibration_fields), END};
-static const ks_field series_fields[] = {
-    WHERE,
-    {.name = "layers",
-     .kind = KS_FIELD_LIST,
-     .needed = true,
-     .most = LAYERS,
-     .fields = layer_fields},
-    {.name = "best",
-     .kind = KS_FIELD_OBJECT,
-     .needed = true,
-     .fields = best_fields},
-    {.name = "best_layer_by_fold",
-     .kind = KS_FIELD_NUMBERS,
-     .most = LIST,
-     .low = 0,
-     .high = LAYERS},
-    END};
+static const ks_field series_fields[] = {WHERE,
+                                         {.name = "layers",
+                                          .kind = KS_FIELD_LIST,
+                                          .needed = true,
+                                          .most = LAYERS,
+                                          .fields = layer_fields},
+                                         {.name = "best",
+                                          .kind = KS_FIELD_OBJECT,
+                                          .needed = true,
+                                          .fields = best_fields},
+                                         {.name = "best_layer_by_fold",
+                                          .kind = KS_FIELD_NUMBERS,
+                                          .most = LIST,
+                                          .low = 0,
+                                          .high = LAYERS},
+                                         END};
 static const ks_field permuted_fields[] = {WHERE, METRICS, END};
 
 static const ks_field gain_fields[] = {WHERE, RANGE(-1, 1), P, END};
 static const ks_field baseline_fields[] = {
-    NEEDED_TEXT("name", NAME), TEXT("note", NOTE),
+    NEEDED_TEXT("name", NAME),
+    TEXT("note", NOTE),
     {.name = "metrics",
      .kind = KS_FIELD_OBJECT,
      .needed = true,
      .fields = metrics},
-    LIST_OF("best_layer_minus_this", gain_fields, LIST), END};
+    LIST_OF("best_layer_minus_this", gain_fields, LIST),
+    END};
 static const ks_field rival_fields[] = {
     NEEDED_TEXT("name", NAME), LIST_OF("probes", series_fields, LIST),
     LIST_OF("best_layer_minus_this", gain_fields, LIST), END};
@@ -137,55 +132,55 @@ static const ks_field other_fields[] = {NEEDED_TEXT("probe", NAME),
                                         INTERVAL("minus_best_l2", -1, 1),
                                         END};
 
-static const ks_field rung_fields[] = {NEEDED_TEXT("name", NAME),
-                                       TEXT("note", NOTE),
-                                       INTERVAL("accuracy", 0, 1),
-                                       INTERVAL("balanced_accuracy", 0, 1),
-                                       NUMBER("sd", 0, 1), END};
+static const ks_field rung_fields[] = {
+    NEEDED_TEXT("name", NAME),  TEXT("note", NOTE),
+    INTERVAL("accuracy", 0, 1), INTERVAL("balanced_accuracy", 0, 1),
+    NUMBER("sd", 0, 1),         END};
 static const ks_field protocol_fields[] = {
-    NEEDED_TEXT("probe", NAME), TEXT("stream", NAME), TEXT("position", NAME),
-    LIST_OF("steps", rung_fields, LIST), INTERVAL("difference", -1, 1), END};
+    NEEDED_TEXT("probe", NAME),    TEXT("stream", NAME),
+    TEXT("position", NAME),        LIST_OF("steps", rung_fields, LIST),
+    INTERVAL("difference", -1, 1), END};
 
-static const ks_field agreement_layer[] = {
-    LAYER, INTERVAL("agreement", 0, 1), INTERVAL("correlation", -1, 1), END};
+static const ks_field agreement_layer[] = {LAYER, INTERVAL("agreement", 0, 1),
+                                           INTERVAL("correlation", -1, 1), END};
 static const ks_field agreement_fields[] = {
     WHERE, LIST_OF("layers", agreement_layer, LAYERS), END};
-static const ks_field layer_transfer_fields[] = {
-    WHERE,
-    {.name = "layers",
-     .kind = KS_FIELD_NUMBERS,
-     .needed = true,
-     .most = LAYERS,
-     .low = 0,
-     .high = LAYERS},
-    {.name = "balanced_accuracy",
-     .kind = KS_FIELD_MATRIX,
-     .needed = true,
-     .most = LAYERS,
-     .low = 0,
-     .high = 1},
-    END};
+static const ks_field layer_transfer_fields[] = {WHERE,
+                                                 {.name = "layers",
+                                                  .kind = KS_FIELD_NUMBERS,
+                                                  .needed = true,
+                                                  .most = LAYERS,
+                                                  .low = 0,
+                                                  .high = LAYERS},
+                                                 {.name = "balanced_accuracy",
+                                                  .kind = KS_FIELD_MATRIX,
+                                                  .needed = true,
+                                                  .most = LAYERS,
+                                                  .low = 0,
+                                                  .high = 1},
+                                                 END};
 static const ks_field size_fields[] = {WHOLE("n", 0, LAYERS),
                                        INTERVAL("balanced_accuracy", 0, 1),
                                        INTERVAL("minus_all", -1, 1), END};
-static const ks_field needed_fields[] = {WHERE,
-                                         LIST_OF("sizes", size_fields, LAYERS),
-                                         END};
-static const ks_field selectivity_fields[] = {
-    WHERE, LAYER, INTERVAL("real", 0, 1), INTERVAL("control", 0, 1),
-    INTERVAL("selectivity", -1, 1), END};
+static const ks_field needed_fields[] = {
+    WHERE, LIST_OF("sizes", size_fields, LAYERS), END};
+static const ks_field selectivity_fields[] = {WHERE,
+                                              LAYER,
+                                              INTERVAL("real", 0, 1),
+                                              INTERVAL("control", 0, 1),
+                                              INTERVAL("selectivity", -1, 1),
+                                              END};
 /* a mean over folds */
 static const ks_field curve_point[] = {NUMBER("problems", 0, COUNT_MOST),
                                        INTERVAL("balanced_accuracy", 0, 1),
                                        END};
 static const ks_field curve_fields[] = {
     WHERE, LAYER, LIST_OF("points", curve_point, LIST), END};
-static const ks_field feature_fields[] = {NEEDED_TEXT("name", NAME),
-                                          INTERVAL("with_labels", -1, 1),
-                                          INTERVAL("with_scores", -1, 1), END};
-static const ks_field removed_layer[] = {LAYER,
-                                         INTERVAL("balanced_accuracy", 0, 1),
-                                         INTERVAL("minus", -1, 1), END};
+static const ks_field feature_fields[] = {
+    NEEDED_TEXT("name", NAME), INTERVAL("with_labels", -1, 1),
+    INTERVAL("with_scores", -1, 1), INTERVAL("with_predictions", -1, 1), END};
+static const ks_field removed_layer[] = {
+    LAYER, INTERVAL("balanced_accuracy", 0, 1), INTERVAL("minus", -1, 1), END};
 static const ks_field removed_fields[] = {
     WHERE, LIST_OF("layers", removed_layer, LAYERS), END};
 static const ks_field surface_fields[] = {
@@ -200,18 +195,21 @@ static const ks_field analyses_fields[] = {
     OBJECT("surface", surface_fields),
     END};
 
-static const ks_field claim_fields[] = {
-    TEXT("id", NAME),    NEEDED_TEXT("question", NOTE),
-    TEXT("rule", NOTE),  INTERVAL("figure", -1e9, 1e9),
-    TEXT("unit", NAME),  NUMBER("p", 0, 1),
-    TEXT("verdict", NAME), TEXT("note", NOTE),
-    END};
+static const ks_field claim_fields[] = {TEXT("id", NAME),
+                                        NEEDED_TEXT("question", NOTE),
+                                        TEXT("rule", NOTE),
+                                        INTERVAL("figure", -1e9, 1e9),
+                                        TEXT("unit", NAME),
+                                        NUMBER("p", 0, 1),
+                                        TEXT("verdict", NAME),
+                                        TEXT("note", NOTE),
+                                        END};
 
 static const ks_field row_fields[] = {
-    WHOLE("steps", 0, COUNT_MOST),      WHOLE("important", 0, COUNT_MOST),
-    WHOLE("removable", 0, COUNT_MOST),  WHOLE("chains", 0, COUNT_MOST),
-    WHOLE("problems", 0, COUNT_MOST),   WHOLE("unlabelled", 0, COUNT_MOST),
-    WHOLE("invalid", 0, COUNT_MOST),    END};
+    WHOLE("steps", 0, COUNT_MOST),     WHOLE("important", 0, COUNT_MOST),
+    WHOLE("removable", 0, COUNT_MOST), WHOLE("chains", 0, COUNT_MOST),
+    WHOLE("problems", 0, COUNT_MOST),  WHOLE("unlabelled", 0, COUNT_MOST),
+    WHOLE("invalid", 0, COUNT_MOST),   END};
 static const ks_field setting_fields[] = {
     WHOLE("folds", 0, LIST), WHOLE("inner_parts", 0, LIST),
     WHOLE("seeds", 0, LIST), WHOLE("bootstrap", 0, COUNT_MOST), END};
@@ -241,13 +239,65 @@ static const ks_field summary_fields[] = {
     LIST_OF("claims", claim_fields, LIST),
     END};
 
-static const ks_field transfer_fields[] = {TEXT("format", NAME), END};
+#define SQUARE(n, low_at)                                                      \
+    {                                                                          \
+        .name = (n), .kind = KS_FIELD_INTERVALS, .low = (low_at), .high = 1,   \
+        .most = SETS                                                           \
+    }
+#define SETS_NAMED                                                             \
+    { .name = "names", .kind = KS_FIELD_TEXTS, .needed = true, .most = SETS }
+static const ks_field model_fields[] = {WHERE,
+                                        SETS_NAMED,
+                                        SQUARE("balanced_accuracy", 0),
+                                        SQUARE("accuracy", 0),
+                                        SQUARE("minus_self", -1),
+                                        SQUARE("agreement", 0),
+                                        SQUARE("label_agreement", 0),
+                                        SQUARE("carried_by_ridge", 0),
+                                        SQUARE("carried_by_procrustes", 0),
+                                        END};
+static const ks_field task_fields[] = {WHERE,
+                                       SETS_NAMED,
+                                       TEXT("model", NAME),
+                                       SQUARE("balanced_accuracy", 0),
+                                       SQUARE("accuracy", 0),
+                                       SQUARE("minus_within", -1),
+                                       END};
+static const ks_field transfer_fields[] = {
+    TEXT("format", NAME), WHOLE("format_version", 1, 1),
+    LIST_OF("across_models", model_fields, LIST),
+    LIST_OF("across_tasks", task_fields, LIST), END};
+
+/* A square of sets has a row for each name. */
+static ks_status check_sets(const json_t *transfer, const char *path,
+                            ks_err *err) {
+    static const char *const lists[] = {"across_models", "across_tasks"};
+    json_t *entry, *value;
+    size_t i;
+    const char *key;
+    for (size_t l = 0; l < KS_COUNT(lists); l++)
+        json_array_foreach(json_object_get(transfer, lists[l]), i, entry) {
+            size_t n = json_array_size(json_object_get(entry, "names"));
+            for (const ks_field *f = l ? task_fields : model_fields; f->name;
+                 f++) {
+                key = f->name;
+                value = json_object_get(entry, key);
+                if (f->kind == KS_FIELD_INTERVALS && json_is_array(value) &&
+                    json_array_size(value) != n)
+                    return ks_fail(err, KS_FORMAT,
+                                   "%s: %s[%zu].%s has %zu rows, expected %zu, "
+                                   "one for each of names",
+                                   path, lists[l], i, key,
+                                   json_array_size(value), n);
+            }
+        }
+    return KS_OK;
+}
 
 /* A transfer matrix is square: as many rows and columns as layers. */
 static ks_status check_square(const json_t *summary, const char *path,
                               ks_err *err) {
-    json_t *one,
-        *all = ks__member(summary, "analyses", "layer_transfer");
+    json_t *one, *all = ks__member(summary, "analyses", "layer_transfer");
     size_t i;
     json_array_foreach(all, i, one) {
         size_t n = json_array_size(json_object_get(one, "layers"));
@@ -329,13 +379,15 @@ static ks_status read_one(ks_run *run, ks_err *err) {
              "transfer.json (of keystep transfer)",
              run->folder);
     if (has_summary) {
-        KS_TRY(ks__schema_read(summary, summary_fields, MOST, &run->summary,
-                               err));
+        KS_TRY(
+            ks__schema_read(summary, summary_fields, MOST, &run->summary, err));
         KS_TRY(check_square(run->summary, summary, err));
     }
-    if (has_transfer)
+    if (has_transfer) {
         KS_TRY(ks__schema_read(transfer, transfer_fields, MOST, &run->transfer,
                                err));
+        KS_TRY(check_sets(run->transfer, transfer, err));
+    }
     if (!ks_file_exists(run->probes)) {
         free(run->probes);
         run->probes = NULL;

@@ -9,9 +9,9 @@
 enum { KS_MAX_RUNS = 64 };
 
 typedef struct ks_run {
-    char *name;     /* as shown; unique */
+    char *name; /* as shown; unique */
     char *folder;
-    char *probes;   /* path of probes.h5, NULL: not there */
+    char *probes;     /* path of probes.h5, NULL: not there */
     json_t *summary;  /* NULL: no summary.json */
     json_t *transfer; /* NULL: no transfer.json */
 } ks_run;

@@ -33,10 +33,10 @@ static void spell(const place *at, char *out, size_t size) {
     size_t used = 0;
     out[0] = 0;
     for (int i = 0; i < at->n && i < DEPTH && used < size; i++) {
-        int n = at->name[i] ? snprintf(out + used, size - used, "%s%s",
-                                       used ? "." : "", at->name[i])
-                            : snprintf(out + used, size - used, "[%zu]",
-                                       at->index[i]);
+        int n = at->name[i]
+                    ? snprintf(out + used, size - used, "%s%s", used ? "." : "",
+                               at->name[i])
+                    : snprintf(out + used, size - used, "[%zu]", at->index[i]);
         used += n > 0 ? (size_t)n : 0;
     }
 }
@@ -91,8 +91,9 @@ static ks_status check_list(place *at, json_t *value, size_t most,
     if (!json_is_array(value)) return wrong(at, value, "a list", err);
     if (json_array_size(value) <= most) return KS_OK;
     spell(at, path, sizeof path);
-    return ks_fail(err, KS_FORMAT, "%s: %s has %zu entries, expected at most "
-                                   "%zu",
+    return ks_fail(err, KS_FORMAT,
+                   "%s: %s has %zu entries, expected at most "
+                   "%zu",
                    at->where, path, json_array_size(value), most);
 }
 
@@ -136,13 +137,52 @@ static ks_status check_range(place *at, json_t *value, const ks_field *f,
     ks_status st = KS_OK;
     if (!json_is_object(value))
         return wrong(at, value, "an object with value, low and high", err);
-    ks_field number = {
-        .kind = KS_FIELD_NUMBER, .low = f->low, .high = f->high};
+    ks_field number = {.kind = KS_FIELD_NUMBER, .low = f->low, .high = f->high};
     for (size_t i = 0; i < KS_COUNT(parts); i++) {
         json_t *part = json_object_get(value, parts[i]);
         enter(at, parts[i], 0);
         if (!part) KS_TRY(wrong(at, part, "a number or null", err));
         KS_TRY(check_number(at, part, &number, err));
+        leave(at);
+    }
+done:
+    return st;
+}
+
+static ks_status check_texts(place *at, json_t *value, const ks_field *f,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    ks_field one = {.kind = KS_FIELD_TEXT, .most = 400};
+    KS_TRY(check_list(at, value, f->most, err));
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        enter(at, NULL, i);
+        KS_TRY(check_text(at, json_array_get(value, i), &one, err));
+        leave(at);
+    }
+done:
+    return st;
+}
+
+static ks_status check_intervals(place *at, json_t *value, const ks_field *f,
+                                 ks_err *err) {
+    ks_status st = KS_OK;
+    char path[256];
+    KS_TRY(check_list(at, value, f->most, err));
+    size_t n = json_array_size(value);
+    for (size_t i = 0; i < n; i++) {
+        json_t *row = json_array_get(value, i);
+        enter(at, NULL, i);
+        KS_TRY(check_list(at, row, f->most, err));
+        spell(at, path, sizeof path);
+        KS_CHECK(json_array_size(row) == n, KS_FORMAT,
+                 "%s: %s has %zu entries, expected %zu, one for each row",
+                 at->where, path, json_array_size(row), n);
+        for (size_t k = 0; k < n; k++) {
+            json_t *cell = json_array_get(row, k);
+            enter(at, NULL, k);
+            if (!json_is_null(cell)) KS_TRY(check_range(at, cell, f, err));
+            leave(at);
+        }
         leave(at);
     }
 done:
@@ -185,6 +225,10 @@ static ks_status check_one(place *at, json_t *value, const ks_field *f,
         return check_numbers(at, value, f, err);
     case KS_FIELD_MATRIX:
         return check_matrix(at, value, f, err);
+    case KS_FIELD_TEXTS:
+        return check_texts(at, value, f, err);
+    case KS_FIELD_INTERVALS:
+        return check_intervals(at, value, f, err);
     }
     return KS_OK;
 }

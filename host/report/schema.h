@@ -16,7 +16,9 @@ typedef enum ks_field_kind {
     KS_FIELD_OBJECT,   /* with `fields` */
     KS_FIELD_LIST,     /* of objects with `fields`, at most `most` */
     KS_FIELD_NUMBERS,  /* of numbers or null of [low, high], at most `most` */
-    KS_FIELD_MATRIX    /* lists of NUMBERS, all as long as the first */
+    KS_FIELD_MATRIX,   /* lists of NUMBERS, all as long as the first */
+    KS_FIELD_TEXTS,    /* of strings, at most `most` of at most 400 bytes */
+    KS_FIELD_INTERVALS /* a square of INTERVAL or null, at most `most` a side */
 } ks_field_kind;
 
 typedef struct ks_field {

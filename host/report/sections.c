@@ -96,9 +96,8 @@ json_t *ks__best_series(const ks_run *run) {
     double most = -1;
     size_t i;
     json_array_foreach(all, i, series) {
-        double value =
-            ks__number(ks__member(series, "best", "balanced_accuracy"),
-                       "value");
+        double value = ks__number(
+            ks__member(series, "best", "balanced_accuracy"), "value");
         if (value > most) most = value, best = series;
     }
     return best;
@@ -126,8 +125,7 @@ void ks__fit_range(ks_report_figure *f, double low, double high) {
         widen(&low, &high, f->bars[i].low);
         widen(&low, &high, f->bars[i].high);
     }
-    for (size_t i = 0; i < f->n_values; i++)
-        widen(&low, &high, f->values[i]);
+    for (size_t i = 0; i < f->n_values; i++) widen(&low, &high, f->values[i]);
     f->low = floor(low * 10 + 1e-9) / 10;
     f->high = ceil(high * 10 - 1e-9) / 10;
 }

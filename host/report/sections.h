@@ -24,7 +24,8 @@ void ks__section_surface(ks_report *r, const ks_runs *runs);
 void ks__section_curves(ks_report *r, const ks_runs *runs);
 void ks__section_transfer(ks_report *r, const ks_runs *runs);
 
-/* ------------------------------------------------------------ in all of them */
+/* ------------------------------------------------------------ in all of them
+ */
 
 /* "WHAT" of one run, "WHAT: NAME" of several. */
 const char *ks__of_run(ks_report *r, const ks_runs *runs, size_t run,

@@ -28,8 +28,9 @@ static void agreement(ks_report *r, const ks_runs *runs, size_t run) {
     }
     ks__fit_range(f, 0.5, 1);
     f->finding = ks__lines_finding(
-        r, f, "Percent of steps that a layer's probe and the last one's judge "
-              "alike");
+        r, f,
+        "Percent of steps that a layer's probe and the last one's judge "
+        "alike");
     ks__figure_end(f);
     ks_report_table *t = ks__table(
         r, ks__file_of(r, runs, run, "agreement", NULL),
@@ -40,11 +41,11 @@ static void agreement(ks_report *r, const ks_runs *runs, size_t run) {
     ks__column(t, KS_COLUMN_RANGE, "correlation of scores");
     json_array_foreach(all, i, one)
         json_array_foreach(json_object_get(one, "layers"), k, layer) {
-            ks__cell_text(t, ks__where(r, &runs->at[run], one));
-            ks__cell_number(t, ks__number(layer, "layer"));
-            ks__cell_interval_of(t, json_object_get(layer, "agreement"));
-            ks__cell_interval_of(t, json_object_get(layer, "correlation"));
-        }
+        ks__cell_text(t, ks__where(r, &runs->at[run], one));
+        ks__cell_number(t, ks__number(layer, "layer"));
+        ks__cell_interval_of(t, json_object_get(layer, "agreement"));
+        ks__cell_interval_of(t, json_object_get(layer, "correlation"));
+    }
     ks__table_end(t);
 }
 
@@ -77,9 +78,9 @@ static void one_layer_transfer(ks_report *r, const ks_runs *runs, size_t run,
         ks__column(t, KS_COLUMN_PERCENT, label);
     }
     json_array_foreach(matrix, i, row) {
-        ks__cell_text(t, ks__report_text(r, "%.0f", json_number_value(
-                                                     json_array_get(layers,
-                                                                    i))));
+        ks__cell_text(
+            t, ks__report_text(r, "%.0f",
+                               json_number_value(json_array_get(layers, i))));
         json_array_foreach(row, k, value) {
             double v = json_is_number(value) ? json_number_value(value) : NAN;
             ks__heat_value(f, v);
@@ -120,11 +121,11 @@ static void layers_needed(ks_report *r, const ks_runs *runs, size_t run) {
     ks__column(t, KS_COLUMN_POINTS, "minus all layers, points");
     json_array_foreach(all, i, one)
         json_array_foreach(json_object_get(one, "sizes"), k, size) {
-            ks__cell_text(t, ks__where(r, &runs->at[run], one));
-            ks__cell_number(t, ks__number(size, "n"));
-            ks__cell_interval_of(t, json_object_get(size, "balanced_accuracy"));
-            ks__cell_interval_of(t, json_object_get(size, "minus_all"));
-        }
+        ks__cell_text(t, ks__where(r, &runs->at[run], one));
+        ks__cell_number(t, ks__number(size, "n"));
+        ks__cell_interval_of(t, json_object_get(size, "balanced_accuracy"));
+        ks__cell_interval_of(t, json_object_get(size, "minus_all"));
+    }
     ks__table_end(t);
 }
 
@@ -166,8 +167,8 @@ static void calibration(ks_report *r, const ks_runs *runs, size_t run) {
     ks__column(t, KS_COLUMN_PERCENT, "predicted, %");
     ks__column(t, KS_COLUMN_PERCENT, "important, %");
     json_array_foreach(all, i, series) {
-        json_t *bins = ks__member(json_object_get(series, "best"),
-                                  "calibration", "bins");
+        json_t *bins =
+            ks__member(json_object_get(series, "best"), "calibration", "bins");
         if (!json_array_size(bins)) continue;
         const char *where = ks__where(r, &runs->at[run], series);
         ks__line(f, where, ks__tone(series));
@@ -229,8 +230,8 @@ void ks__section_controls(ks_report *r, const ks_runs *runs) {
 /* ----------------------------------------------------------------- surface */
 
 static void features(ks_report *r, const ks_runs *runs, size_t run) {
-    json_t *one, *all = json_object_get(analysis(runs, run, "surface"),
-                                        "features");
+    json_t *one,
+        *all = json_object_get(analysis(runs, run, "surface"), "features");
     size_t i;
     ks_report_figure *f = ks__figure(
         r, KS_FIGURE_BARS, ks__file_of(r, runs, run, "surface", NULL),
@@ -243,6 +244,7 @@ static void features(ks_report *r, const ks_runs *runs, size_t run) {
     ks__column(t, KS_COLUMN_TEXT, "feature");
     ks__column(t, KS_COLUMN_RANGE, "with labels");
     ks__column(t, KS_COLUMN_RANGE, "with scores");
+    ks__column(t, KS_COLUMN_RANGE, "with predictions");
     json_array_foreach(all, i, one) {
         const char *name = ks__named(r, one, "name");
         ks__bar_interval(f, NULL, name, -1,
@@ -250,6 +252,7 @@ static void features(ks_report *r, const ks_runs *runs, size_t run) {
         ks__cell_text(t, name);
         ks__cell_interval_of(t, json_object_get(one, "with_labels"));
         ks__cell_interval_of(t, json_object_get(one, "with_scores"));
+        ks__cell_interval_of(t, json_object_get(one, "with_predictions"));
     }
     ks__fit_range(f, -0.3, 0.3);
     f->finding = "Correlation of each surface feature with the probe's score; "
@@ -259,8 +262,8 @@ static void features(ks_report *r, const ks_runs *runs, size_t run) {
 }
 
 static void removed(ks_report *r, const ks_runs *runs, size_t run) {
-    json_t *one, *layer, *all = json_object_get(analysis(runs, run, "surface"),
-                                                "removed");
+    json_t *one, *layer,
+        *all = json_object_get(analysis(runs, run, "surface"), "removed");
     size_t i, k;
     ks_report_figure *f = ks__figure(
         r, KS_FIGURE_LINES, ks__file_of(r, runs, run, "removed", NULL),
@@ -293,8 +296,9 @@ static void removed(ks_report *r, const ks_runs *runs, size_t run) {
     }
     ks__fit_range(f, 0.4, 1);
     f->finding = ks__lines_finding(
-        r, f, "Balanced accuracy in percent without what the surface "
-              "explains");
+        r, f,
+        "Balanced accuracy in percent without what the surface "
+        "explains");
     ks__table_end(t);
     ks__figure_end(f);
 }

@@ -49,9 +49,8 @@ static void baseline_bars(ks_report *r, const ks_runs *runs, size_t run) {
         add_entry(list, &n, ks__named(r, one, "name"), -1,
                   ks__member(one, "metrics", "balanced_accuracy"));
     json_array_foreach(json_object_get(at->summary, "rivals"), i, one) {
-        json_t *same = best ? ks__same_where(json_object_get(one, "probes"),
-                                             best)
-                            : NULL;
+        json_t *same =
+            best ? ks__same_where(json_object_get(one, "probes"), best) : NULL;
         add_entry(list, &n, ks__named(r, one, "name"), -1,
                   ks__member(same, "best", "balanced_accuracy"));
     }
@@ -90,15 +89,15 @@ static void metric_cells(ks_report_table *t, const json_t *metrics) {
 static void baseline_table(ks_report *r, const ks_runs *runs) {
     json_t *one;
     size_t i;
-    ks_report_table *t = ks__table(
-        r, "baselines", "Baselines on the same steps and folds");
+    ks_report_table *t =
+        ks__table(r, "baselines", "Baselines on the same steps and folds");
     ks__run_column(t, runs);
     ks__column(t, KS_COLUMN_TEXT, "baseline");
     metric_columns(t);
     ks__column(t, KS_COLUMN_TEXT, "what it is");
     for (size_t run = 0; run < runs->n; run++)
-        json_array_foreach(
-            json_object_get(runs->at[run].summary, "baselines"), i, one) {
+        json_array_foreach(json_object_get(runs->at[run].summary, "baselines"),
+                           i, one) {
             const char *note = ks__text(one, "note");
             ks__run_cell(t, runs, run);
             ks__cell_text(t, ks__named(r, one, "name"));
@@ -123,9 +122,9 @@ static void rival_table(ks_report *r, const ks_runs *runs, size_t run) {
     json_array_foreach(json_object_get(at->summary, "rivals"), i, one) {
         ks__cell_text(t, ks__named(r, one, "name"));
         json_array_foreach(all, k, series) ks__cell_interval_of(
-            t, ks__member(ks__same_where(json_object_get(one, "probes"),
-                                         series),
-                          "best", "balanced_accuracy"));
+            t,
+            ks__member(ks__same_where(json_object_get(one, "probes"), series),
+                       "best", "balanced_accuracy"));
     }
     ks__table_end(t);
 }
@@ -137,13 +136,13 @@ static void gain_rows(ks_report_table *t, const ks_runs *runs, size_t run,
     json_array_foreach(json_object_get(runs->at[run].summary, kind), i, one)
         json_array_foreach(json_object_get(one, "best_layer_minus_this"), k,
                            gain) {
-            ks__run_cell(t, runs, run);
-            ks__cell_text(t, ks__named(t->of, one, "name"));
-            ks__cell_text(t, ks__where(t->of, &runs->at[run], gain));
-            ks__cell_interval_of(t, gain);
-            ks__cell_number(t, ks__number(gain, "p"));
-            ks__cell_number(t, ks__number(gain, "p_holm"));
-        }
+        ks__run_cell(t, runs, run);
+        ks__cell_text(t, ks__named(t->of, one, "name"));
+        ks__cell_text(t, ks__where(t->of, &runs->at[run], gain));
+        ks__cell_interval_of(t, gain);
+        ks__cell_number(t, ks__number(gain, "p"));
+        ks__cell_number(t, ks__number(gain, "p_holm"));
+    }
 }
 
 static void gain_table(ks_report *r, const ks_runs *runs) {
@@ -168,9 +167,9 @@ static void strata_table(ks_report *r, const ks_runs *runs, size_t run) {
     const ks_run *at = &runs->at[run];
     json_t *one, *series, *all = json_object_get(at->summary, "probes");
     size_t i, k;
-    ks_report_table *t = ks__table(
-        r, ks__file_of(r, runs, run, "strata", NULL),
-        ks__of_run(r, runs, run, "By stratum, balanced accuracy, %"));
+    ks_report_table *t =
+        ks__table(r, ks__file_of(r, runs, run, "strata", NULL),
+                  ks__of_run(r, runs, run, "By stratum, balanced accuracy, %"));
     t->note = "Important steps of the stratum against all removable ones, "
               "best layer.";
     ks__column(t, KS_COLUMN_TEXT, "stratum");
@@ -181,8 +180,8 @@ static void strata_table(ks_report *r, const ks_runs *runs, size_t run) {
         ks__cell_text(t, ks__named(r, one, "value"));
         ks__cell_number(t, ks__number(one, "important"));
         json_array_foreach(all, k, series) ks__cell_interval_of(
-            t, ks__same_where(json_object_get(one, "balanced_accuracy"),
-                              series));
+            t,
+            ks__same_where(json_object_get(one, "balanced_accuracy"), series));
     }
     ks__table_end(t);
 }
@@ -191,8 +190,7 @@ void ks__section_baselines(ks_report *r, const ks_runs *runs) {
     ks__section(r, "baselines", "Beside the baselines",
                 "What words, place and length of a step give away, on the "
                 "same steps and the same folds.");
-    for (size_t run = 0; run < runs->n; run++)
-        baseline_bars(r, runs, run);
+    for (size_t run = 0; run < runs->n; run++) baseline_bars(r, runs, run);
     baseline_table(r, runs);
     gain_table(r, runs);
     for (size_t run = 0; run < runs->n; run++) {
@@ -232,17 +230,16 @@ static void other_bars(ks_report *r, const ks_runs *runs, size_t run) {
                  *all = json_object_get(at->summary, "other_probes");
     size_t i;
     if (!json_array_size(all) || json_array_size(all) > MOST_BARS) return;
-    ks_report_figure *f = ks__figure(
-        r, KS_FIGURE_BARS, ks__file_of(r, runs, run, "probes", NULL),
-        ks__of_run(r, runs, run, "Kinds of probes"));
+    ks_report_figure *f =
+        ks__figure(r, KS_FIGURE_BARS, ks__file_of(r, runs, run, "probes", NULL),
+                   ks__of_run(r, runs, run, "Kinds of probes"));
     f->x_label = "balanced accuracy, %";
     f->percent = true;
     ks__reference(f, "chance", 0.5);
-    ks__bar_interval(f, "L2 logistic regression",
-                     ks__report_text(r, "best layer, %s",
-                                     ks__where(r, at, best)),
-                     ks__tone(best),
-                     ks__member(best, "best", "balanced_accuracy"));
+    ks__bar_interval(
+        f, "L2 logistic regression",
+        ks__report_text(r, "best layer, %s", ks__where(r, at, best)),
+        ks__tone(best), ks__member(best, "best", "balanced_accuracy"));
     json_array_foreach(all, i, one) {
         const char *where = ks__where(r, at, one);
         ks__bar_interval(
@@ -279,8 +276,8 @@ void ks__section_probes(ks_report *r, const ks_runs *runs) {
 
 static void protocol_rows(ks_report_table *t, const ks_runs *runs, size_t run) {
     ks_report *r = t->of;
-    json_t *one, *rung, *all = json_object_get(runs->at[run].summary,
-                                               "protocols");
+    json_t *one, *rung,
+        *all = json_object_get(runs->at[run].summary, "protocols");
     size_t i, k;
     json_array_foreach(all, i, one) {
         json_t *rungs = json_object_get(one, "steps");
@@ -293,10 +290,9 @@ static void protocol_rows(ks_report_table *t, const ks_runs *runs, size_t run) {
             ks__cell_interval_of(t, json_object_get(rung, "accuracy"));
             ks__cell_interval_of(t, json_object_get(rung, "balanced_accuracy"));
             ks__cell_range(t, ks__number(rung, "sd"), NAN, NAN);
-            ks__cell_interval_of(
-                t, k + 1 == json_array_size(rungs)
-                       ? json_object_get(one, "difference")
-                       : NULL);
+            ks__cell_interval_of(t, k + 1 == json_array_size(rungs)
+                                        ? json_object_get(one, "difference")
+                                        : NULL);
             ks__cell_text(t, note ? ks__report_brief(r, note, 1000) : "");
         }
     }
@@ -310,17 +306,17 @@ static void protocol_bars(ks_report *r, const ks_runs *runs, size_t run) {
     size_t i, k;
     ks_report_figure *f = ks__figure(
         r, KS_FIGURE_BARS, ks__file_of(r, runs, run, "protocols", NULL),
-        ks__of_run(r, runs, run, "From the published protocol to the honest "
-                                 "one"));
+        ks__of_run(r, runs, run,
+                   "From the published protocol to the honest "
+                   "one"));
     f->x_label = "accuracy, %";
     f->percent = true;
     ks__reference(f, "chance", 0.5);
     f->finding = "";
     json_array_foreach(json_object_get(at->summary, "protocols"), i, one) {
         const char *where = ks__where(r, at, one);
-        const char *group =
-            ks__report_text(r, "%s%s%s", ks__named(r, one, "probe"),
-                            *where ? ", " : "", where);
+        const char *group = ks__report_text(
+            r, "%s%s%s", ks__named(r, one, "probe"), *where ? ", " : "", where);
         json_array_foreach(json_object_get(one, "steps"), k, rung)
             ks__bar_interval(f, group, ks__named(r, rung, "name"),
                              ks__tone(one), json_object_get(rung, "accuracy"));

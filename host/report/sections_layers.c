@@ -9,7 +9,7 @@
 
 static ks_column_kind kind_of_unit(const char *unit) {
     if (unit && strcmp(unit, "points") == 0) return KS_COLUMN_POINTS;
-    if (unit && strcmp(unit, "accuracy") == 0) return KS_COLUMN_PERCENT;
+    if (unit && strcmp(unit, "percent") == 0) return KS_COLUMN_PERCENT;
     return KS_COLUMN_RANGE;
 }
 
@@ -22,7 +22,8 @@ static const char *figure_words(ks_report *r, const json_t *claim) {
                            ks__number(figure, "low"),
                            ks__number(figure, "high")};
     ks__cell_show(&cell, kind_of_unit(unit), shown, sizeof shown);
-    if (unit && strcmp(unit, "accuracy") == 0) unit = "%";
+    if (unit && strcmp(unit, "percent") == 0) unit = "%";
+    if (unit && strcmp(unit, "number") == 0) unit = NULL;
     return ks__report_text(r, "%s%s%s", shown, unit ? " " : "",
                            unit ? ks__report_brief(r, unit, 40) : "");
 }
@@ -35,8 +36,8 @@ static void add_claims(ks_report_table *t, const ks_runs *runs, size_t run) {
         const char *note = ks__text(claim, "note");
         const char *rule = ks__text(claim, "rule");
         ks__run_cell(t, runs, run);
-        ks__cell_text(
-            t, ks__report_brief(r, ks__text(claim, "question"), 1000));
+        ks__cell_text(t,
+                      ks__report_brief(r, ks__text(claim, "question"), 1000));
         ks__cell_text(t, figure_words(r, claim));
         ks__cell_number(t, ks__number(claim, "p"));
         ks__cell_text(t, rule ? ks__report_brief(r, rule, 1000) : "");
@@ -90,8 +91,8 @@ void ks__section_runs(ks_report *r, const ks_runs *runs) {
         ks__cell_text(t, ks__named(r, s, "dataset"));
         ks__cell_text(t, ks__named(r, s, "context"));
         for (size_t c = 0; c < KS_COUNT(counts); c++)
-            ks__cell_number(
-                t, ks__number(json_object_get(s, "rows"), counts[c]));
+            ks__cell_number(t,
+                            ks__number(json_object_get(s, "rows"), counts[c]));
         for (size_t c = 0; c < KS_COUNT(settings); c++)
             ks__cell_number(
                 t, ks__number(json_object_get(s, "settings"), settings[c]));
@@ -126,21 +127,19 @@ static void layer_lines(ks_report *r, const ks_runs *runs, size_t run,
         *all = json_object_get(runs->at[run].summary, "probes");
     size_t i, k;
     ks_report_figure *f = ks__figure(
-        r, KS_FIGURE_LINES,
-        ks__file_of(r, runs, run, "layers", stream),
+        r, KS_FIGURE_LINES, ks__file_of(r, runs, run, "layers", stream),
         ks__of_run(r, runs, run,
-                   stream ? ks__report_text(
-                                r, "Balanced accuracy by layer, stream %s",
-                                stream)
-                          : "Balanced accuracy by layer"));
+                   stream
+                       ? ks__report_text(
+                             r, "Balanced accuracy by layer, stream %s", stream)
+                       : "Balanced accuracy by layer"));
     f->x_label = "layer (0: embedding)";
     f->y_label = "balanced accuracy, %";
     f->percent = f->whole_x = true;
     ks__reference(f, "chance", 0.5);
     best_baseline(f, &runs->at[run]);
     json_array_foreach(all, i, series) {
-        if (stream && strcmp(ks__text(series, "stream"), stream) != 0)
-            continue;
+        if (stream && strcmp(ks__text(series, "stream"), stream) != 0) continue;
         ks__line(f, ks__named(r, series, "position"), ks__tone(series));
         json_array_foreach(json_object_get(series, "layers"), k, layer)
             ks__point_interval(f, ks__number(layer, "layer"),
@@ -171,26 +170,25 @@ static void layer_heat(ks_report *r, const ks_runs *runs, size_t run,
     double top = -1;
     ks_report_figure *f = ks__figure(
         r, KS_FIGURE_HEAT, ks__file_of(r, runs, run, "map", stream),
-        ks__of_run(r, runs, run,
-                   stream ? ks__report_text(r, "Layer by position, stream %s",
-                                            stream)
-                          : "Layer by position"));
+        ks__of_run(
+            r, runs, run,
+            stream ? ks__report_text(r, "Layer by position, stream %s", stream)
+                   : "Layer by position"));
     f->x_label = "position";
     f->y_label = "layer";
     f->percent = true;
     json_array_foreach(all, i, series) {
         json_t *one;
         size_t k;
-        if (stream && strcmp(ks__text(series, "stream"), stream) != 0)
-            continue;
+        if (stream && strcmp(ks__text(series, "stream"), stream) != 0) continue;
         ks__heat_column(f, ks__named(r, series, "position"));
-        json_array_foreach(json_object_get(series, "layers"), k, one)
-            top = fmax(top, ks__number(one, "layer"));
+        json_array_foreach(json_object_get(series, "layers"), k, one) top =
+            fmax(top, ks__number(one, "layer"));
     }
     for (double layer = 0; layer <= top; layer++) {
         bool any = false;
-        json_array_foreach(all, i, series)
-            any |= !isnan(at_layer(series, layer));
+        json_array_foreach(all, i, series) any |=
+            !isnan(at_layer(series, layer));
         if (!any) continue;
         ks__heat_row(f, ks__report_text(r, "%.0f", layer));
         json_array_foreach(all, i, series) {
@@ -233,8 +231,7 @@ static void layer_table(ks_report *r, const ks_runs *runs, size_t run) {
     double top = -1;
     ks_report_table *t = ks__table(
         r, ks__file_of(r, runs, run, "layers", NULL),
-        ks__of_run(r, runs, run,
-                   "Balanced accuracy by layer and position, %"));
+        ks__of_run(r, runs, run, "Balanced accuracy by layer and position, %"));
     t->note = "In brackets 95% intervals over problems. best: the layer with "
               "the least loss on inner parts of the training folds, chosen "
               "anew for every fold. permuted labels: training labels permuted "
@@ -243,23 +240,22 @@ static void layer_table(ks_report *r, const ks_runs *runs, size_t run) {
     json_array_foreach(all, i, series) {
         json_t *one;
         size_t k;
-        ks__column(t, KS_COLUMN_PERCENT,
-                   ks__where(r, &runs->at[run], series));
-        json_array_foreach(json_object_get(series, "layers"), k, one)
-            top = fmax(top, ks__number(one, "layer"));
+        ks__column(t, KS_COLUMN_PERCENT, ks__where(r, &runs->at[run], series));
+        json_array_foreach(json_object_get(series, "layers"), k, one) top =
+            fmax(top, ks__number(one, "layer"));
     }
     for (double layer = 0; layer <= top; layer++) {
         bool any = false;
-        json_array_foreach(all, i, series)
-            any |= !isnan(at_layer(series, layer));
+        json_array_foreach(all, i, series) any |=
+            !isnan(at_layer(series, layer));
         if (!any) continue;
         ks__cell_text(t, ks__report_text(r, "%.0f", layer));
         json_array_foreach(all, i, series) {
             json_t *one, *found = NULL;
             size_t k;
-            json_array_foreach(json_object_get(series, "layers"), k, one) if (
-                ks__number(one, "layer") == layer) found =
-                json_object_get(one, "balanced_accuracy");
+            json_array_foreach(json_object_get(series, "layers"), k,
+                               one) if (ks__number(one, "layer") == layer)
+                found = json_object_get(one, "balanced_accuracy");
             ks__cell_interval_of(t, found);
         }
     }
@@ -297,8 +293,7 @@ static void best_table(ks_report *r, const ks_runs *runs) {
     ks__column(t, KS_COLUMN_P, "p");
     ks__column(t, KS_COLUMN_P, "p (Holm)");
     for (size_t run = 0; run < runs->n; run++) {
-        json_t *series,
-            *all = json_object_get(runs->at[run].summary, "probes");
+        json_t *series, *all = json_object_get(runs->at[run].summary, "probes");
         size_t i;
         json_array_foreach(all, i, series) {
             json_t *best = json_object_get(series, "best");
@@ -340,15 +335,15 @@ static void runs_lines(ks_report *r, const ks_runs *runs) {
                  ks__report_text(r, "%s, %s",
                                  ks__report_brief(r, runs->at[i].name, 40),
                                  ks__where(r, &runs->at[i], series)),
-                 (int)(i % 5));
-        json_array_foreach(layers, k, layer)
-            ks__point_interval(f, last > 0 ? ks__number(layer, "layer") / last
-                                           : 0,
-                               json_object_get(layer, "balanced_accuracy"));
+                 5 + (int)(i % 5)); /* positions have the tones below */
+        json_array_foreach(layers, k, layer) ks__point_interval(
+            f, last > 0 ? ks__number(layer, "layer") / last : 0,
+            json_object_get(layer, "balanced_accuracy"));
     }
     ks__fit_range(f, 0.4, 1);
-    f->finding = ks__lines_finding(r, f, "Balanced accuracy in percent over "
-                                         "the share of layers passed");
+    f->finding = ks__lines_finding(r, f,
+                                   "Balanced accuracy in percent over "
+                                   "the share of layers passed");
     ks__figure_end(f);
 }
 

@@ -13,8 +13,7 @@ static int series_that_does_best(const ks_shown *s) {
     double most = -1;
     size_t k;
     int best = 0;
-    for (int i = 0; i < s->info.n_series; i++)
-        json_array_foreach(all, k, one) {
+    for (int i = 0; i < s->info.n_series; i++) json_array_foreach(all, k, one) {
             const ks_probes_series *p = &s->info.series[i];
             double value = ks__number(
                 ks__member(one, "best", "balanced_accuracy"), "value");
@@ -109,10 +108,10 @@ static ks_status find_chains(ks_shown *s, const ks_chains *files,
         for (end = i; end < s->steps.n_steps && s->steps.chain[end] == row;)
             end++;
         ks_shown_chain *c = &s->at[s->n];
-        *c = (ks_shown_chain){
-            .chain = find(files, n_files, s->steps.id[row], &path),
-            .first = i,
-            .n = end - i};
+        *c = (ks_shown_chain){.chain =
+                                  find(files, n_files, s->steps.id[row], &path),
+                              .first = i,
+                              .n = end - i};
         if (!c->chain) continue;
         KS_TRY(check_chain(s, c, path, s->steps.text_sha256[row], err));
         judge(s, c);

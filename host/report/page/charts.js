@@ -26,7 +26,7 @@ keystep.draw = function (name, attributes, text) {
 };
 
 keystep.tone = (tone) =>
-  tone >= 0 && tone < 5 ? `var(--t${tone})` : 'var(--tn)';
+  tone >= 0 && tone < 10 ? `var(--t${tone})` : 'var(--tn)';
 
 // 0.9675 as "96.8" where values are fractions, else three digits.
 keystep.number = function (value, percent) {
@@ -40,7 +40,7 @@ keystep.marks = [
   'M0,-3.6A3.6,3.6 0 1,1 0,3.6A3.6,3.6 0 1,1 0,-3.6Z',
   'M0,-4.4L4,3L-4,3Z', 'M-3.2,-3.2H3.2V3.2H-3.2Z',
   'M0,-4.6L4,0L0,4.6L-4,0Z', 'M0,4.4L4,-3L-4,-3Z'];
-keystep.mark = (tone) => keystep.marks[tone >= 0 && tone < 5 ? tone : 0];
+keystep.mark = (tone) => keystep.marks[tone >= 0 ? tone % 5 : 0];
 
 // Orange for important, blue for removable, white between; part of [-1, 1].
 keystep.leaning = function (part, most) {
@@ -104,7 +104,7 @@ keystep.lines = function (svg, figure, width) {
   const times = figure.percent ? 100 : 1;
   const names = figure.lines.map((line) => line.name);
   const long = Math.max(0, ...names.map((name) => name.length));
-  const side = Math.min(width * 0.32, 20 + 6.6 * long);
+  const side = Math.min(width * 0.36, 28 + 7 * long);
   const below = figure.references.length ? 66 : 44;
   const height = figure.diagonal ? Math.min(width, 430) : 330;
   const box = { left: 44, right: width - side, top: 10, bottom: height - below };
@@ -207,7 +207,8 @@ keystep.bars = function (svg, figure, width) {
     height += 22;
     return height - 11;
   });
-  const x = d3.scaleLinear([figure.low * times, figure.high * times], [left, right]);
+  // a bar that leaves the axis is cut: its figure stands beside it
+  const x = d3.scaleLinear([figure.low * times, figure.high * times], [left, right]).clamp(true);
   svg.attr('viewBox', `0 0 ${width} ${height + 44}`);
   svg.append('g').selectAll('line').data(x.ticks(6)).enter().append('line')
     .attr('class', 'grid').attr('x1', x).attr('x2', x).attr('y1', 4).attr('y2', height);
@@ -220,11 +221,12 @@ keystep.bars = function (svg, figure, width) {
   figure.bars.forEach((bar, i) => {
     if (bar.group && bar.group !== group)
       svg.append('text').attr('x', left).attr('y', places[i] - 17).text(bar.group);
+    // the line that bars begin at stands beside bars, not through names
+    svg.append('line').attr('x1', x(from)).attr('x2', x(from)).attr('y1', places[i] - 11)
+      .attr('y2', places[i] + 11).attr('stroke', 'var(--ref)').attr('stroke-width', 1.3);
     group = bar.group;
     keystep.oneBar(svg, figure, bar, { x, y: places[i], from, left, letters, times, width });
   });
-  svg.append('line').attr('x1', x(from)).attr('x2', x(from)).attr('y1', 4).attr('y2', height)
-    .attr('stroke', 'var(--ref)').attr('stroke-width', 1.3);
 };
 
 keystep.oneBar = function (svg, figure, bar, at) {

@@ -54,14 +54,15 @@ keystep.claims = function (table) {
     const of = (name) => at(name) < 0 || row[at(name)] === null ? '' : row[at(name)];
     const p = of('p') === '' ? '' : `, p ${of('p') < 0.001 ? '<0.001' : of('p').toFixed(3)}`;
     const known = Object.keys(keystep.verdicts).includes(of('verdict'));
+    const words = (text) => text.replace(/-(?=\d)/g, '−');
     list.append(keystep.make('li', null,
       keystep.make('span', { class: known ? `verdict ${of('verdict')}` : 'verdict' },
         known ? keystep.verdicts[of('verdict')] : of('verdict')),
       keystep.make('p', { class: 'ask' }, of('question')),
-      keystep.make('p', { class: 'amount' }, `${of('figure')}${p}`),
-      keystep.make('p', { class: 'rule small' },
-        [of('run') ? `${of('run')}. ` : '', of('rule') ? `Rule: ${of('rule')}` : '',
-          of('note') ? ` ${of('note')}` : ''].join('').trim())));
+      keystep.make('p', { class: 'amount' }, words(`${of('figure')}${p}`),
+        keystep.make('span', { class: 'small' },
+          [of('run'), of('note')].filter((text) => text).join(': '))),
+      keystep.make('p', { class: 'rule small' }, of('rule') ? `Rule: ${words(of('rule'))}` : '')));
   }
   return list;
 };
@@ -75,7 +76,9 @@ keystep.section = function (section, pictures) {
   for (const part of section.parts) {
     if (part.figure) {
       if (!figures) node.append(figures = keystep.make('div', { class: 'figures' }));
-      figures.append(keystep.figure(part.figure, pictures && pictures[part.figure.name]));
+      const figure = keystep.figure(part.figure, pictures && pictures[part.figure.name]);
+      if (part.figure.name === 'layers-of-all') figure.className = 'wide';
+      figures.append(figure);
       continue;
     }
     figures = null;

@@ -9,6 +9,7 @@ keystep.show = function () {
     if (on) keystep.by(id).setAttribute('aria-current', 'page');
     else keystep.by(id).removeAttribute('aria-current');
   }
+  document.body.classList.toggle('reading', reader);
   if (changed) scrollTo(0, 0);
   if (reader) keystep.keepPlace();
 };

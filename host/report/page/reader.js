@@ -167,7 +167,7 @@ keystep.buildSteps = function (chain) {
     const said = keystep.make('span', { class: 'said', dir: 'auto' });
     const before = i === 0 ? chain.pieces[0] : '';
     if (before.trim()) said.append(keystep.plain(keystep.make('span', { class: 'gap' }), before));
-    keystep.plain(said, chain.pieces[2 * i + 1].replace(/\s+$/, ''));
+    keystep.plain(said, chain.pieces[2 * i + 1].replace(/^\s+|\s+$/g, ''));
     const after = chain.pieces[2 * i + 2];
     if (after.trim()) said.append(keystep.plain(keystep.make('span', { class: 'gap' }), after));
     const item = keystep.make('li', {
@@ -415,7 +415,13 @@ keystep.openReader = function (runs) {
   runs.forEach(keystep.prepare);
   keystep.by('run').replaceChildren(...runs.map((run, i) =>
     keystep.make('option', { value: i }, run.name)));
-  if (matchMedia('(max-width: 46rem)').matches) keystep.by('picker-fold').open = false;
+  // on narrow screens what is not the text is folded
+  for (const [id, width] of [['picker-fold', '46rem'], ['step-fold', '70rem']]) {
+    const narrow = matchMedia(`(max-width: ${width})`);
+    const fold = () => { keystep.by(id).open = !narrow.matches; };
+    narrow.addEventListener('change', fold);
+    fold();
+  }
   keystep.by('run').addEventListener('change', (e) => keystep.openRun(Number(e.target.value)));
   keystep.by('search').addEventListener('input', keystep.listChains);
   keystep.by('sort').addEventListener('change', keystep.listChains);
