@@ -58,18 +58,36 @@ const char *ks__report_name(ks_report *r, const char *first,
     return ks__report_text(r, "%s", n ? name : "x");
 }
 
+/* Bytes of a character that nobody sees and that turns or joins the others
+ * around it: marks and isolates of direction, U+FEFF; 0: none. */
+static size_t unseen(const char *at) {
+    static const char *const marks[] = {
+        "\u061C", "\u200E", "\u200F", "\u202A", "\u202B", "\u202C", "\u202D",
+        "\u202E", "\u2066", "\u2067", "\u2068", "\u2069", "\uFEFF"};
+    for (size_t i = 0; i < KS_COUNT(marks); i++)
+        if (strncmp(at, marks[i], strlen(marks[i])) == 0)
+            return strlen(marks[i]);
+    return 0;
+}
+
 const char *ks__report_brief(ks_report *r, const char *text, size_t most) {
-    size_t n = strlen(text), keep = n;
-    if (n > most) {
-        keep = most > 3 ? most - 3 : 0; /* the ellipsis has three bytes */
-        while (keep > 0 && (text[keep] & 0xC0) == 0x80) keep--;
-    }
-    char *copy = ks__report_memory(r, keep + 4);
+    char *copy = ks__report_memory(r, strlen(text) + 4);
+    size_t n = 0;
     if (!copy) return "";
-    memcpy(copy, text, keep);
-    for (size_t i = 0; i < keep; i++)
-        if ((unsigned char)copy[i] < 0x20 || copy[i] == 0x7F) copy[i] = ' ';
-    if (keep < n) memcpy(copy + keep, "\u2026", 3);
+    while (*text) {
+        size_t skip = unseen(text);
+        if (skip) {
+            text += skip;
+            continue;
+        }
+        unsigned char c = (unsigned char)*text++;
+        copy[n++] = (char)(c < 0x20 || c == 0x7F ? ' ' : c);
+    }
+    copy[n] = 0;
+    if (n <= most) return copy;
+    n = most > 3 ? most - 3 : 0; /* the ellipsis has three bytes */
+    while (n > 0 && (copy[n] & 0xC0) == 0x80) n--;
+    memcpy(copy + n, "\u2026", 4);
     return copy;
 }
 

@@ -151,8 +151,9 @@ void *ks__report_memory(ks_report *r, size_t size);
 /* A name for files: lower-case letters and digits of both, joined by '-'. */
 const char *ks__report_name(ks_report *r, const char *first,
                             const char *second);
-/* Looks longer than `most` bytes are cut between characters, with an ellipsis;
- * line breaks and control characters become blanks. */
+/* On one line: line breaks and control characters become blanks, characters
+ * that turn the direction go, and what is longer than `most` bytes is cut
+ * between characters, with an ellipsis. */
 const char *ks__report_brief(ks_report *r, const char *text, size_t most);
 
 ks_report_section *ks__section(ks_report *r, const char *name,

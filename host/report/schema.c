@@ -88,7 +88,7 @@ static ks_status check_text(place *at, json_t *value, const ks_field *f,
 static ks_status check_list(place *at, json_t *value, size_t most,
                             ks_err *err) {
     char path[256];
-    if (!json_is_array(value)) return wrong(at, value, "a list", err);
+    if (!json_is_array(value)) return wrong(at, value, "an array", err);
     if (json_array_size(value) <= most) return KS_OK;
     spell(at, path, sizeof path);
     return ks_fail(err, KS_FORMAT,
