@@ -4,9 +4,9 @@
 #include <stdlib.h>
 
 const char *ks_analysis_name(ks_analysis analysis) {
-    static const char *const names[] = {"refinement", "layer-transfer",
-                                        "layers-needed", "selectivity",
-                                        "learning-curve"};
+    static const char *const names[] = {"refinement",     "layer-transfer",
+                                        "layers-needed",  "selectivity",
+                                        "learning-curve", "surface"};
     return (size_t)analysis < KS_COUNT(names) ? names[analysis] : "?";
 }
 

@@ -15,6 +15,7 @@ typedef enum ks_analysis {
     KS_LAYERS_NEEDED,
     KS_SELECTIVITY,
     KS_LEARNING_CURVE,
+    KS_SURFACE, /* of independence.h */
     KS_N_ANALYSES
 } ks_analysis;
 

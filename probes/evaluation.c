@@ -156,7 +156,9 @@ static ks_status run_baselines(ks_evaluation *r, ks_err *err) {
     ks_baseline_options options = {.nest = o->grid.nest,
                                    .bootstrap = o->grid.bootstrap,
                                    .seed = o->grid.seed,
-                                   .words = !o->no_text};
+                                   .words = !o->no_text,
+                                   .n_scores = o->n_scores,
+                                   .scores = o->scores};
     int32_t n_series = r->grid.n_series;
     options.nest.keep_weights = false;
     options.progress = o->grid.progress;
@@ -238,6 +240,26 @@ done:
     return st;
 }
 
+/* ------------------------------------------------------------- independence */
+
+static ks_status run_independence(ks_evaluation *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_grid_options *o = &r->options->grid;
+    if (!r->dataset->has_text || !(r->options->analyses >> KS_SURFACE & 1))
+        return KS_OK;
+    if (r->options->begin)
+        r->options->begin(o->user, "surface taken out", "layer",
+                          ks_independence_layers(&r->grid, false));
+    st = ks_independence_run(&r->independence, r->dataset, &r->grid, &r->folds,
+                             o, false, err);
+    if (r->options->end) r->options->end(o->user);
+    KS_TRY(st);
+    r->other_fits += r->independence.fits;
+    r->other_unconverged += r->independence.unconverged;
+done:
+    return st;
+}
+
 /* ----------------------------------------------------------------- analyses */
 
 static ks_status run_analyses(ks_evaluation *r, ks_err *err) {
@@ -253,6 +275,21 @@ static ks_status run_analyses(ks_evaluation *r, ks_err *err) {
     r->other_fits += r->analyses.fits;
     r->other_unconverged += r->analyses.unconverged;
 done:
+    return st;
+}
+
+/* -------------------------------------------------------------- other kinds */
+
+static ks_status run_kinds(ks_evaluation *r, const ks_grid_options *grid,
+                           ks_err *err) {
+    const ks_evaluation_options *o = r->options;
+    if (!o->kinds.n_recipes) return KS_OK;
+    if (o->begin)
+        o->begin(o->grid.user, "trained probes", "fit",
+                 ks_kinds_fits(&r->grid, &r->folds, &o->kinds));
+    ks_status st = ks_kinds_run(&r->kinds, &r->others, r->dataset, &r->grid,
+                                &r->folds, &o->kinds, grid, err);
+    if (o->end) o->end(o->grid.user);
     return st;
 }
 
@@ -397,7 +434,9 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(run_permuted(r, err));
     KS_TRY(run_analyses(r, err));
     KS_TRY(run_baselines(r, err));
+    KS_TRY(run_independence(r, err));
     KS_TRY(run_rivals(r, &grid, err));
+    KS_TRY(run_kinds(r, &grid, err));
     KS_TRY(adjust(r, err));
     ks_claims_of(&r->claims, r);
 done:
@@ -424,7 +463,9 @@ void ks_evaluation_free(ks_evaluation *r) {
     free(r->strata);
     ks_baselines_free(&r->baselines);
     ks_analyses_free(&r->analyses);
+    ks_kinds_free(&r->kinds);
     ks_others_free(&r->others);
+    ks_independence_free(&r->independence);
     free(r->gain);
     free(r->permuted);
     ks_grid_free(&r->grid);

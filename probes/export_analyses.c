@@ -125,5 +125,8 @@ json_t *ks__json_analyses(const ks_evaluation *r) {
     if (a->selectivity) json_object_set_new(all, "selectivity", selectivity(r));
     if (a->learning_curve)
         json_object_set_new(all, "learning_curve", learning_curve(r));
+    if (r->independence.n_features)
+        json_object_set_new(all, "surface",
+                            ks_independence_json(&r->independence, &r->grid));
     return all;
 }

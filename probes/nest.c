@@ -84,6 +84,10 @@ static ks_status solve(work *w, int32_t n, ks_err *err) {
     return st;
 }
 
+static bool is_asked(const work *w, int32_t fold) {
+    return !w->options->outer || w->options->outer >> fold & 1;
+}
+
 /* Margins at the chosen strength, each row's by the fit that held its part
  * out; the test rows' are filled in by refit. */
 static void keep_inner(work *w, holds *all, int32_t fit, int32_t strength) {
@@ -108,7 +112,7 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
     int32_t n_strengths = w->options->n_strengths;
     holds all = {.n = 0};
     for (int32_t k = 0; k < f->n_folds; k++)
-        for (int32_t part = 0; part < f->n_inner; part++)
+        for (int32_t part = 0; is_asked(w, k) && part < f->n_inner; part++)
             find_hold(&all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
     int32_t n = all.n * n_strengths;
     for (int32_t i = 0; i < n; i++)
@@ -123,6 +127,7 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
         int32_t fit = seed * f->n_folds + k;
         int32_t best = 0;
         w->out->loss[fit] = INFINITY;
+        if (!is_asked(w, k)) continue;
         for (int32_t c = 0; c < n_strengths; c++) {
             double loss = 0;
             for (int32_t part = 0; part < f->n_inner; part++) {
@@ -154,17 +159,20 @@ static ks_status refit(work *w, ks_err *err) {
     int64_t d = out->d, n = out->n;
     /* rows that never train are held out of every fit, so each has margins of
      * its own */
+    int32_t n_columns = 0;
     for (int32_t i = 0; i < out->n_fits; i++)
-        w->columns[i] =
-            (ks_l2_column){.design = i / w->folds->n_folds,
-                           .hold = 1u << (i % w->folds->n_folds) | w->extra,
-                           .strength = out->strength[i],
-                           .weight = w->raw ? w->raw + i * (d + 1) : NULL,
-                           .mean = w->raw ? w->mean + i * d : NULL,
-                           .scale = w->raw ? w->scale + i * d : NULL,
-                           .margin = w->margin + i * n};
-    KS_TRY(solve(w, out->n_fits, err));
+        if (is_asked(w, i % w->folds->n_folds))
+            w->columns[n_columns++] =
+                (ks_l2_column){.design = i / w->folds->n_folds,
+                               .hold = 1u << (i % w->folds->n_folds) | w->extra,
+                               .strength = out->strength[i],
+                               .weight = w->raw ? w->raw + i * (d + 1) : NULL,
+                               .mean = w->raw ? w->mean + i * d : NULL,
+                               .scale = w->raw ? w->scale + i * d : NULL,
+                               .margin = w->margin + i * n};
+    KS_TRY(solve(w, n_columns, err));
     for (int32_t i = 0; i < out->n_fits; i++) {
+        if (!is_asked(w, i % w->folds->n_folds)) continue;
         int32_t n_folds = w->folds->n_folds, seed = i / n_folds;
         const uint8_t *fold = w->folds->fold + seed * n;
         for (int64_t row = 0; row < n; row++) {
@@ -173,11 +181,13 @@ static ks_status refit(work *w, ks_err *err) {
             if (out->inner) out->inner[i * n + row] = w->margin[i * n + row];
         }
     }
-    for (int32_t i = 0; i < out->n_fits; i++) {
-        out->gradient[i] = w->columns[i].gradient;
-        out->reads[i] = w->columns[i].passes;
+    for (int32_t i = 0, k = 0; i < out->n_fits; i++) {
+        if (!is_asked(w, i % w->folds->n_folds)) continue;
+        out->gradient[i] = w->columns[k].gradient;
+        out->reads[i] = w->columns[k++].passes;
     }
     for (int32_t i = 0; w->raw && i < out->n_fits; i++) {
+        if (!is_asked(w, i % w->folds->n_folds)) continue;
         const double *raw = w->raw + i * (d + 1);
         double bias = raw[d];
         for (int64_t j = 0; j < d; j++) {

@@ -38,6 +38,9 @@ typedef struct ks_nest_options {
     const struct ks_ops *ops; /* where fits run; NULL: the CPU */
     ks_dev *dev;
     bool keep_weights, keep_inner;
+    uint32_t outer; /* bit set of the outer folds to fit and score, for a
+                       matrix made for one of them; 0: all. Loss of the others
+                       is INFINITY, their rows' scores stay 0 */
 } ks_nest_options;
 
 typedef struct ks_nest {

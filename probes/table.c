@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "table_analyses.h"
+#include "published_write.h"
 #include "text_table.h"
 
 /* ------------------------------------------------------------------ heading */
@@ -368,6 +369,9 @@ ks_status ks_table_write(const ks_evaluation *evaluation, bool markdown,
     KS_TRY(write_rivals(evaluation, markdown, out, err));
     KS_TRY(write_gains(evaluation, markdown, out, err));
     KS_TRY(write_others(evaluation, markdown, out, err));
+    KS_TRY(ks_independence_table(&evaluation->independence, &evaluation->grid,
+                                 markdown, out, err));
+    KS_TRY(ks__protocols_table(&evaluation->kinds, markdown, out, err));
     KS_TRY(write_strata(evaluation, markdown, out, err));
     KS_TRY(ks_table_analyses(evaluation, markdown, out, err));
     KS_TRY(ks_table_claims(evaluation, markdown, out, err));

@@ -25,6 +25,8 @@ static const struct command commands[] = {
     {"capture", ks_cmd_capture, false,
      "chains -> activations of every layer, HDF5"},
     {"probe", ks_cmd_probe, true, "activations + labels -> probes and tables"},
+    {"transfer", ks_cmd_transfer, true,
+     "probes across models and across tasks"},
     {"report", ks_cmd_report, false,
      "what they found -> tables, pictures, a page"},
     {"inspect", ks_cmd_inspect, false,

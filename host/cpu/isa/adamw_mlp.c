@@ -314,7 +314,7 @@ static void evaluate(const mlp *s, int32_t from, int32_t n, float *memory,
         at += padded(n) * (int64_t)job->hidden[l];
     }
     for (int32_t r = 0; r < n_ranges(job); r++)
-        forward_range(s, r, job->eval + from, n, strip, part + r * size);
+        forward_range(s, r, s->run->eval + from, n, strip, part + r * size);
     head_forward(s, act, part, n, to + from);
 }
 
@@ -364,10 +364,11 @@ static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch) {
     for (int32_t k = 0; k < n; k++) {
         mlp *s = &runs[k];
         s->epoch = epoch, s->next = 0;
+        if (epoch >= s->run->epochs) s->next = s->run->n_batches + 1;
         s->order = ks_shuffle_open(s->run->key, (uint32_t)epoch,
                                    (uint32_t)s->run->n_rows);
         find_rows(s);
-        most = KS_MAX(most, s->run->n_batches);
+        if (epoch < s->run->epochs) most = KS_MAX(most, s->run->n_batches);
     }
 #pragma omp parallel num_threads(dev->threads)
     for (int32_t b = 0; b <= most; b++) {
@@ -387,14 +388,17 @@ static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch) {
 static void group_margins(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch,
                           float *memory) {
     const ks_adamw_job *job = runs->job;
-    int32_t batches = (job->n_eval + job->batch - 1) / job->batch;
+    int32_t batches = 0; /* the most of a run */
+    for (int32_t k = 0; k < n; k++)
+        batches = KS_MAX(batches,
+                         (runs[k].run->n_eval + job->batch - 1) / job->batch);
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
     for (int32_t k = 0; k < n * batches; k++) {
         const mlp *s = &runs[k / batches];
         float *to = ks__adamw_margins(job, s->run, epoch);
         int32_t from = k % batches * job->batch;
-        if (to)
-            evaluate(s, from, KS_MIN(job->batch, job->n_eval - from),
+        if (to && from < s->run->n_eval)
+            evaluate(s, from, KS_MIN(job->batch, s->run->n_eval - from),
                      memory + omp_get_thread_num() * batch_floats(job), to);
     }
 }
