@@ -199,7 +199,7 @@ static ks_status put_steps(const ks_evaluation *r, hid_t file, const char *path,
     hsize_t shape[1] = {n};
     int32_t *all = NULL;
     int8_t *label = NULL;
-    hid_t at = group_in(file, "steps");
+    hid_t at = ks__put_group(file, "steps");
     if (at < 0) return ks__h5_fail(err, path, "make a group");
     KS_TRY(ks_alloc(&all, 3 * n, sizeof *all, "steps", err));
     KS_TRY(ks_alloc(&label, n, 1, "labels", err));
@@ -212,10 +212,10 @@ static ks_status put_steps(const ks_evaluation *r, hid_t file, const char *path,
     for (int64_t i = 0; i < d->n; i++) label[d->row[i]] = d->y[i];
     static const char *const names[] = {"chain", "byte_begin", "byte_end"};
     for (size_t k = 0; k < KS_COUNT(names); k++)
-        KS_TRY(put(at, path, names[k], H5T_STD_I32LE, H5T_NATIVE_INT32, 1,
-                   shape, all + k * n, err));
-    KS_TRY(put(at, path, "label", H5T_STD_I8LE, H5T_NATIVE_INT8, 1, shape,
-               label, err));
+        KS_TRY(ks__put_set(at, path, names[k], H5T_STD_I32LE, H5T_NATIVE_INT32,
+                           1, shape, all + k * n, err));
+    KS_TRY(ks__put_set(at, path, "label", H5T_STD_I8LE, H5T_NATIVE_INT8, 1,
+                       shape, label, err));
 done:
     ks__h5_drop(&at);
     free(all);
@@ -255,7 +255,7 @@ static ks_status put_strings(hid_t at, const char *path, const char *name,
     H5Tset_size(type, wide);
     H5Tset_strpad(type, H5T_STR_NULLPAD);
     H5Tset_cset(type, H5T_CSET_UTF8);
-    KS_TRY(put(at, path, name, type, type, 1, shape, all, err));
+    KS_TRY(ks__put_set(at, path, name, type, type, 1, shape, all, err));
 done:
     ks__h5_drop(&type);
     free(all);
@@ -266,7 +266,7 @@ static ks_status put_chains(const ks_evaluation *r, hid_t file,
                             const char *path, ks_err *err) {
     ks_status st = KS_OK;
     const ks_acts_info *info = r->dataset->info;
-    hid_t at = group_in(file, "chains");
+    hid_t at = ks__put_group(file, "chains");
     if (at < 0) return ks__h5_fail(err, path, "make a group");
     KS_TRY(put_strings(at, path, "id", info, id_of, err));
     KS_TRY(put_strings(at, path, "problem", info, problem_of, err));
