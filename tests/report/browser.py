@@ -37,7 +37,7 @@ class Browser:
         os.close(to_write)
         self.buffer = b""
         self.last = 0
-        self.requests, self.words = [], []
+        self.requests, self.words, self.answered = [], [], []
         target = self.call("Target.createTarget", url="about:blank")
         self.session = self.call("Target.attachToTarget", flatten=True,
                                  targetId=target["targetId"])["sessionId"]
@@ -68,6 +68,8 @@ class Browser:
         method, about = message.get("method"), message.get("params", {})
         if method == "Network.requestWillBeSent":
             self.requests.append(about["request"]["url"])
+        elif method == "Network.responseReceived":
+            self.answered.append(about["response"]["url"])
         elif method == "Runtime.exceptionThrown":
             details = about["exceptionDetails"]
             self.words.append("thrown: " + details.get("exception", {}).get(
