@@ -28,11 +28,21 @@ typedef struct ks_l2_block {
     int64_t begin, end; /* rows */
 } ks_l2_block;
 
+/* Rows that do not fit in memory: in a file, [n, d] of a plain type in the
+ * order of the blocks, not yet shifted; read block by block in every pass. */
+typedef struct ks_l2_file {
+    int fd;
+    ks_type type;
+    const float *shift; /* [d] to be subtracted */
+    bool cold; /* what was read leaves the page cache: a bench asks the disk */
+} ks_l2_file;
+
 /* One layer's rows, ordered by fold and shifted (l2_open.c). */
 typedef struct ks_l2_rows {
     int64_t n, d;
     int32_t n_designs, n_blocks, n_lanes;
-    const float *x;              /* [n, d] */
+    const float *x;              /* [n, d]; NULL: in the file */
+    const ks_l2_file *file;      /* NULL: in memory; the CPU's ops alone */
     const uint8_t *code;         /* [n_designs, n] 2 fold + y */
     const uint8_t *host_code;    /* the same, host */
     const int64_t *order;        /* [n] row of the caller's x; host */

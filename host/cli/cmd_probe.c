@@ -1,6 +1,7 @@
 /* cmd_probe.c - keystep probe: activations and labels in, probes of every
  * layer and position, baselines and the per-layer table out. */
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -110,8 +111,9 @@ static const struct argp_option option_list[] = {
      "of the first split; the next ones count up (default 1)", 0},
     KS_CLI_BACKEND,
     {"memory", KS_KEY_MEMORY, "BYTES", 0,
-     "most of a device's memory, and most for the layers that --probes hold at "
-     "once, e.g. 2G (default: all)",
+     "most that it may take beyond what it starts with, e.g. 2G: layers that "
+     "do not fit are read from a scratch file in --out; with a device, most of "
+     "its memory (default: all)",
      0},
     KS_CLI_THREADS,
     KS_CLI_JSON,
@@ -363,6 +365,7 @@ static ks_status write_all(const input *in, const ks_evaluation *evaluation,
     KS_TRY(ks_write_file(paths[JSON], text, strlen(text), true, err));
     fputs(in->common.json ? text : shown.data, stdout);
     if (in->common.json) putchar('\n');
+    fflush(stdout); /* ahead of what is said on stderr */
 done:
     json_decref(summary);
     free(text);
@@ -406,6 +409,17 @@ static void say(const ks_evaluation *r) {
                r->other_unconverged, r->other_fits);
 }
 
+/* The host's share of --memory. What is freed goes back at once, or the
+ * allocator would keep some of it beside what is taken next. */
+static ks_room bound_memory(const ks_cli_common *c) {
+    ks_room room = {
+        .limit = c->memory, .start = ks_process_bytes(), .scratch = c->out};
+    if (ks_cli_on_device(c->backend)) room.limit = 0;
+    if (room.limit) mallopt(M_MMAP_THRESHOLD, 256 << 10);
+    if (room.limit) mallopt(M_TRIM_THRESHOLD, 256 << 10);
+    return room;
+}
+
 static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &in->common;
@@ -441,6 +455,7 @@ static ks_status run(input *in, ks_err *err) {
         .layers = c->layers,
         .begin = begin,
         .end = end};
+    options.grid.room = bound_memory(c);
     KS_TRY(prepare(in, paths, &made, err));
     if (ks_cli_on_device(c->backend)) {
         KS_TRY(ks_dev_open(&dev, &ops, c->backend, c->threads, NULL, err));
@@ -455,6 +470,8 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(st);
     say(&evaluation);
     KS_TRY(write_all(in, &evaluation, paths, err));
+    ks_log(KS_LOG_INFO, "probe: %s has all tables, %s every figure",
+           paths[TABLE], paths[JSON]);
 done:
     ks_evaluation_free(&evaluation);
     ks_dev_close(&dev, ops);

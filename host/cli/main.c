@@ -29,6 +29,8 @@ static const struct command commands[] = {
      "probes across models and across tasks"},
     {"report", ks_cmd_report, false,
      "what they found -> tables, pictures, a page"},
+    {"export", ks_cmd_export, false,
+     "probes -> npz, safetensors, ONNX for other programs"},
     {"inspect", ks_cmd_inspect, false,
      "what is in a model or in a file of ours"},
     {"verify", ks_cmd_verify, false, "check that activation files are whole"},

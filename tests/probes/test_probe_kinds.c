@@ -259,11 +259,33 @@ Test(probe_kinds, bad_options_are_refused) {
         bool there = ks_file_exists(f.out);
         cr_expect(not(there), "%s", bad[k].arguments);
     }
-    /* 480 steps of the file, 399 probed, in 4 layers, 6 wide, 4 bytes */
-    cr_expect(eq(int, run("--probes lw-linear --memory 40K"), 1));
-    cr_expect(strstr(read_back("stderr"), "59400 bytes") != NULL, "%s", text);
-    cr_expect(eq(int, run("--probes linear --memory 40K"), 0), "%s",
-              read_back("stderr"));
 }
 
 #endif
+
+/* 480 steps of the file, 399 probed, in 4 layers, 6 wide, 4 bytes */
+Test(stack, layers_beyond_the_memory_are_refused) {
+    static fixture g;
+    ks_dataset *d = NULL;
+    ks_stack stack = {0};
+    ks_cell cells[LAYERS + 1] = {{0}};
+    ks_series series = {.stream = KS_RESID,
+                        .position = KS_MEAN,
+                        .n_cells = LAYERS + 1,
+                        .cells = cells};
+    ks_err err = {0};
+    for (int l = 0; l <= LAYERS; l++) cells[l].layer = l;
+    fixture_make(&g);
+    ks_dataset_paths paths = {.acts = g.acts, .labels = g.labels};
+    cr_assert(eq(int, ks_dataset_open(&d, &paths, &err), KS_OK));
+    cr_expect(eq(int,
+                 ks_stack_read(&stack, d, &series, true, false, 40960, &err),
+                 KS_NOMEM));
+    cr_expect(strstr(err.text, "59400 bytes") != NULL, "%s", err.text);
+    cr_expect(eq(int,
+                 ks_stack_read(&stack, d, &series, false, true, 40960, &err),
+                 KS_OK));
+    ks_stack_free(&stack);
+    ks_dataset_close(&d);
+    fixture_free(&g);
+}

@@ -102,26 +102,36 @@ static void step_bias(float *w, float *m, float *v, int64_t units,
     }
 }
 
-/* Inputs [first, first + count) of the rows, [n, STRIP] with zeros behind. */
+/* count features of a row from x on, as the probe sees them; at: their place
+ * in wide. */
+static void gather_row(const ks_adamw_run *r, const float *x, int64_t at,
+                       int64_t count, float *to) {
+    if (!r->centre) {
+        memcpy(to, x, (size_t)count * sizeof *to);
+        return;
+    }
+    for (int64_t j = 0; j < count; j += VL)
+        vstore(to + j, (vload(x + j) - vload(r->centre + at + j)) *
+                           vload(r->inverse + at + j));
+}
+
+/* Inputs [first, first + count) of the rows, [n, STRIP] with zeros behind: from
+ * one layer's rows, then from the next one's. */
 static void gather(const mlp *s, const int32_t *row, int32_t n_rows, int32_t n,
                    int64_t first, int64_t count, float *to) {
     const ks_adamw_job *job = s->job;
-    const ks_adamw_run *r = s->run;
-    for (int32_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < count; j += KS_ADAMW_PAD) {
-            float *at = to + i * STRIP + j;
-            int64_t f = first + j, layer = r->layer + f / job->stride;
-            if (i >= n_rows) {
-                memset(at, 0, KS_ADAMW_PAD * sizeof *at);
-                continue;
-            }
-            const float *x = job->x + (layer * job->n + row[i]) * job->stride +
-                             f % job->stride;
-            for (int k = 0; k < KS_ADAMW_PAD; k++)
-                at[k] = r->centre
-                            ? (x[k] - r->centre[f + k]) * r->inverse[f + k]
-                            : x[k];
-        }
+    int64_t end = first + count, part;
+    for (int64_t f = first; f < end; f += part, to += part) {
+        int64_t layer = s->run->layer + f / job->stride;
+        const float *x = job->x + layer * job->n * job->stride;
+        x += f % job->stride;
+        part = KS_MIN(end - f, job->stride - f % job->stride);
+        for (int32_t i = 0; i < n_rows; i++)
+            gather_row(s->run, x + row[i] * job->stride, f, part,
+                       to + i * STRIP);
+        for (int32_t i = n_rows; i < n; i++)
+            memset(to + i * STRIP, 0, (size_t)part * sizeof *to);
+    }
 }
 
 /* --------------------------------------------------------------- first layer
@@ -407,6 +417,8 @@ ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *dev, const ks_adamw_job *job,
                                  ks_err *err) {
     ks_status st = KS_OK;
     int32_t group = KS_MIN(job->n_runs, dev->threads), open = 0;
+    /* alone, a big run's state has the caches to itself */
+    if (n_ranges(job) >= 2 * dev->threads) group = 1;
     mlp *runs = NULL;
     float *memory = NULL;
     KS_TRY(ks_alloc(&runs, (size_t)group, sizeof *runs, "probes", err));
