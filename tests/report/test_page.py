@@ -90,6 +90,7 @@ def write_run(folder, rng, chains):
         for p, position in enumerate(POSITIONS):
             s = rng.normal(0, 1.5 + p, (LAYERS, n)).astype("f4")
             s += (np.arange(LAYERS) / 3)[:, None] * np.where(rows[:, 3] == 1, 1, -1)
+            s[5, ::9] *= 40  # beyond what a byte tells
             s[:, ~probed] = np.nan
             at = f"probes/resid-{position}/"
             f[at + "layer"] = np.arange(LAYERS, dtype="i4")
@@ -161,8 +162,9 @@ class Page:
 
     def shown(self, score):
         sign = "+" if score > 0 else "−" if score < 0 else ""
+        beyond = "" if abs(score) < 127 / 16 else ">" if score > 0 else "<"
         # JavaScript's toFixed rounds sixteenths away from zero
-        return sign + f"{math.floor(abs(score) * 10 + 0.5) / 10:.1f}"
+        return beyond + sign + f"{math.floor(abs(score) * 10 + 0.5) / 10:.1f}"
 
     def judged(self, chain, layer, position):
         right, apart, n = 0, 0.0, 0

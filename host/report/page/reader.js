@@ -59,7 +59,9 @@ keystep.judge = function (chain) {
 keystep.shownScore = function (score) {
   if (score === null) return 'no score';
   const sign = score > 0 ? '+' : score < 0 ? '−' : '';
-  return sign + Math.abs(score).toFixed(1);
+  // the outermost bytes stand for all beyond
+  const beyond = Math.abs(score) < 127 / 16 ? '' : score > 0 ? '>' : '<';
+  return beyond + sign + Math.abs(score).toFixed(1);
 };
 
 // Characters that are not seen, or that turn the order of others.
