@@ -43,7 +43,7 @@ static const struct argp_option option_list[] = {
      "most tokens of a packed batch", 2},
     {NULL, 0, NULL, 0, "io:", 3},
     {"size", KEY_SIZE, "MIB", 0, "of the file; default: 1024", 3},
-    {NULL, 0, NULL, 0, "probe:", 4},
+    {NULL, 0, NULL, 0, "probe, stream:", 4},
     {"acts", KS_KEY_ACTS, "FILE", 0,
      "activations with labels; default: synthetic ones are made", 4},
     {"labels", KS_KEY_LABELS, "FILE", 0, "labels, if not the file's own", 4},
@@ -83,6 +83,7 @@ static const struct bench_entry {
     {"capture", ks_bench_capture},
     {"io", ks_bench_io},
     {"probe", ks_bench_probe},
+    {"stream", ks_bench_stream},
     {"influence", ks_bench_influence},
 };
 
@@ -304,7 +305,7 @@ int ks_cmd_bench(int argc, char **argv) {
     static const struct argp argp = {
         .options = option_list,
         .parser = parse,
-        .args_doc = "gemm|capture|io|probe|influence",
+        .args_doc = "gemm|capture|io|probe|stream|influence",
         .doc =
             "Measures this machine; what is compared runs in turn.\n\n"
             "gemm: the forward's matrix product on stored weights beside the "
@@ -319,6 +320,9 @@ int ks_cmd_bench(int argc, char **argv) {
             "probe: the grid of layers x strengths x folds beside what its "
             "Gram matrices, factorisations and passes cost as bare BLAS and "
             "LAPACK calls.\n\n"
+            "stream: passes over one layer that is read from a scratch file in "
+            "--dir, beside the same ones with the rows in memory and beside "
+            "the disk alone.\n\n"
             "influence: the influence matrix of one chain by gradients beside "
             "the bare matrix products of one forward and of every target's "
             "way back through the tokens that it reaches."};
