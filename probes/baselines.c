@@ -4,20 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "baselines_state.h"
+#include "surface.h"
 #include "words.h"
 
-typedef struct work {
-    const ks_dataset *d;
-    const ks_folds *folds;
-    const ks_baseline_options *options;
-    ks_baselines *out;
-} work;
+typedef ks_baselines_work work;
 
-enum { MOST = 12 };
-
-/* A new baseline with room for its scores. */
-static ks_status add(work *w, const char *name, const char *note,
-                     ks_baseline **out, ks_err *err) {
+ks_status ks__baseline_add(work *w, const char *name, const char *note,
+                           ks_baseline **out, ks_err *err) {
     ks_baseline *b = &w->out->at[w->out->n++];
     b->name = name;
     b->note = note;
@@ -25,7 +19,7 @@ static ks_status add(work *w, const char *name, const char *note,
     return ks_alloc(&b->score, (size_t)w->d->n, sizeof *b->score, name, err);
 }
 
-static ks_status finish(work *w, ks_baseline *b, ks_err *err) {
+ks_status ks__baseline_finish(work *w, ks_baseline *b, ks_err *err) {
     const ks_dataset *d = w->d;
     ks_scored rows = {.n = d->n,
                       .score = b->score,
@@ -49,7 +43,8 @@ static ks_status majority(work *w, ks_err *err) {
     const ks_dataset *d = w->d;
     const uint8_t *fold = w->folds->fold; /* of the first seed */
     ks_baseline *b;
-    KS_TRY(add(w, "majority", "the class with more training rows", &b, err));
+    KS_TRY(ks__baseline_add(w, "majority", "the class with more training rows",
+                            &b, err));
     for (int32_t f = 0; f < w->folds->n_folds; f++) {
         int64_t count[2] = {0, 0};
         for (int64_t i = 0; i < d->n; i++)
@@ -57,7 +52,7 @@ static ks_status majority(work *w, ks_err *err) {
         for (int64_t i = 0; i < d->n; i++)
             if (fold[i] == f) b->score[i] = count[1] > count[0] ? 1 : -1;
     }
-    KS_TRY(finish(w, b, err));
+    KS_TRY(ks__baseline_finish(w, b, err));
 done:
     return st;
 }
@@ -66,11 +61,12 @@ static ks_status chain_majority(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = w->d;
     ks_baseline *b;
-    KS_TRY(add(w, "chain majority",
-               "what most of the chain's other labelled steps are; it reads "
-               "labels of the tested chain, and with as many of each kind in "
-               "every chain it is wrong by construction",
-               &b, err));
+    KS_TRY(ks__baseline_add(
+        w, "chain majority",
+        "what most of the chain's other labelled steps are; it reads "
+        "labels of the tested chain, and with as many of each kind in "
+        "every chain it is wrong by construction",
+        &b, err));
     for (int64_t begin = 0, end; begin < d->n; begin = end) {
         int64_t important = 0;
         for (end = begin; end < d->n && d->chain[end] == d->chain[begin]; end++)
@@ -81,7 +77,7 @@ static ks_status chain_majority(work *w, ks_err *err) {
                 others ? (float)(important - d->y[i]) / (float)others - 0.5f
                        : 0;
     }
-    KS_TRY(finish(w, b, err));
+    KS_TRY(ks__baseline_finish(w, b, err));
 done:
     return st;
 }
@@ -114,8 +110,8 @@ static void length_features(const work *w, int64_t i, float *row) {
     }
 }
 
-static ks_status fit(work *w, ks_baseline *b, const float *x,
-                     int32_t n_features, ks_err *err) {
+ks_status ks__baseline_fit(work *w, ks_baseline *b, const float *x,
+                           int32_t n_features, ks_err *err) {
     ks_status st = KS_OK;
     const int8_t *y[KS_MAX_SEEDS];
     ks_nest nest = {0};
@@ -131,7 +127,7 @@ static ks_status fit(work *w, ks_baseline *b, const float *x,
     b->strength = nest.strength;
     nest.score = NULL;
     nest.strength = NULL;
-    KS_TRY(finish(w, b, err));
+    KS_TRY(ks__baseline_finish(w, b, err));
 done:
     ks_nest_free(&nest);
     return st;
@@ -142,10 +138,10 @@ static ks_status dense(work *w, const char *name, const char *note,
     ks_status st = KS_OK;
     float *x = NULL;
     ks_baseline *b;
-    KS_TRY(add(w, name, note, &b, err));
+    KS_TRY(ks__baseline_add(w, name, note, &b, err));
     KS_TRY(ks_alloc(&x, (size_t)(w->d->n * n_features), sizeof *x, name, err));
     for (int64_t i = 0; i < w->d->n; i++) features(w, i, x + i * n_features);
-    KS_TRY(fit(w, b, x, n_features, err));
+    KS_TRY(ks__baseline_fit(w, b, x, n_features, err));
 done:
     free(x);
     return st;
@@ -158,10 +154,12 @@ static ks_status overlap(work *w, ks_err *err) {
     const ks_dataset *d = w->d;
     float *x = NULL;
     ks_baseline *b;
-    KS_TRY(add(w, "question overlap",
-               "shares of the step's words and of its numbers that stand in "
-               "the question",
-               &b, err));
+    KS_TRY(ks__baseline_add(
+        w, "question overlap",
+        "shares of the step's words and of its numbers that stand in "
+        "the question",
+        &b, err));
+    b->reads_text = true;
     KS_TRY(ks_alloc(&x, (size_t)d->n * 3, sizeof *x, "question overlap", err));
     for (int64_t i = 0; i < d->n; i++) {
         size_t n, n_question;
@@ -169,56 +167,42 @@ static ks_status overlap(work *w, ks_err *err) {
         const char *question = ks_dataset_question(d, i, &n_question);
         KS_TRY(ks_words_overlap(text, n, question, n_question, x + 3 * i, err));
     }
-    KS_TRY(fit(w, b, x, 3, err));
+    KS_TRY(ks__baseline_fit(w, b, x, 3, err));
 done:
     free(x);
     return st;
 }
 
-/* -------------------------------------------------------------------- words */
+/* ------------------------------------------------------------------ surface */
 
-static ks_status words(work *w, const char *name, const char *note,
-                       ks_words_kind kind, const ks_words *all, ks_err *err) {
+static ks_status surface(work *w, const char *name, const char *note,
+                         ks_surface_set set, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = w->d;
-    const ks_folds *f = w->folds;
+    int32_t n_features = ks_surface_n_features(set);
+    float *x = NULL;
     ks_baseline *b;
-    KS_TRY(add(w, name, note, &b, err));
-    KS_TRY(ks_alloc(&b->by_seed, (size_t)(f->n_seeds * d->n), sizeof(float),
-                    name, err));
-    KS_TRY(ks_alloc(&b->strength, (size_t)(f->n_seeds * f->n_folds),
-                    sizeof(double), name, err));
-    KS_TRY(ks_words_fit(all, kind, d->y, f, w->options->nest.threads,
-                        b->by_seed, b->strength, err));
-    for (int64_t i = 0; i < d->n; i++) {
-        double sum = 0;
-        for (int32_t s = 0; s < f->n_seeds; s++)
-            sum += (double)b->by_seed[s * d->n + i];
-        b->score[i] = (float)(sum / f->n_seeds);
-    }
-    KS_TRY(finish(w, b, err));
+    KS_TRY(ks__baseline_add(w, name, note, &b, err));
+    b->reads_text = true;
+    KS_TRY(ks_alloc(&x, (size_t)(d->n * n_features), sizeof *x, name, err));
+    KS_TRY(ks_surface_features(d, set, w->options->nest.threads, x, err));
+    KS_TRY(ks__baseline_fit(w, b, x, n_features, err));
 done:
+    free(x);
     return st;
 }
 
-static ks_status all_words(work *w, ks_err *err) {
+static ks_status surfaces(work *w, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_dataset *d = w->d;
-    ks_words *all = NULL;
-    KS_TRY(ks_words_open(&all, err));
-    for (int64_t i = 0; i < d->n; i++) {
-        size_t n;
-        const char *text = ks_dataset_text(d, i, &n);
-        KS_TRY(ks_words_add(all, text, n, err));
-    }
-    KS_TRY(words(w, "bag of words",
-                 "counts of the step's words, numbers and signs", KS_WORDS_BAG,
-                 all, err));
-    KS_TRY(words(w, "TF-IDF 1-5 grams",
-                 "1-5 grams of the step's words, numbers and signs",
-                 KS_WORDS_TFIDF, all, err));
+    KS_TRY(surface(w, "surface",
+                   "place, length, numbers, operators, phrases and likeness to "
+                   "what stands before, all known when the step is written",
+                   KS_SURFACE_KNOWN, err));
+    KS_TRY(surface(w, "surface as published",
+                   "the published features, relative position among them, "
+                   "which nobody knows when the step is written",
+                   KS_SURFACE_PUBLISHED, err));
 done:
-    ks_words_close(&all);
     return st;
 }
 
@@ -226,8 +210,8 @@ done:
 
 int32_t ks_baselines_count(const ks_dataset *dataset,
                            const ks_baseline_options *options) {
-    int32_t n = 5;
-    if (dataset->has_text) n += options->words ? 3 : 1;
+    int32_t n = 5 + options->n_scores;
+    if (dataset->has_text) n += options->words ? 7 : 3;
     return n;
 }
 
@@ -237,7 +221,8 @@ ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
     ks_status st = KS_OK;
     work w = {.d = dataset, .folds = folds, .options = options, .out = out};
     *out = (ks_baselines){0};
-    KS_TRY(ks_alloc(&out->at, MOST, sizeof *out->at, "baselines", err));
+    KS_TRY(ks_alloc(&out->at, (size_t)ks_baselines_count(dataset, options),
+                    sizeof *out->at, "baselines", err));
     KS_TRY(majority(&w, err));
     KS_TRY(chain_majority(&w, err));
     KS_TRY(dense(&w, "position", "the step's index and its square",
@@ -250,8 +235,11 @@ ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
                  dataset->has_text ? "index and square, bytes, tokens and words"
                                    : "index and square, bytes and tokens",
                  length_features, dataset->has_text ? 5 : 4, err));
+    if (dataset->has_text) KS_TRY(surfaces(&w, err));
     if (dataset->has_text) KS_TRY(overlap(&w, err));
-    if (dataset->has_text && options->words) KS_TRY(all_words(&w, err));
+    if (dataset->has_text && options->words)
+        KS_TRY(ks__baselines_words(&w, err));
+    KS_TRY(ks__baselines_scores(&w, err));
 done:
     if (st != KS_OK) ks_baselines_free(out);
     return st;
@@ -259,6 +247,7 @@ done:
 
 void ks_baselines_free(ks_baselines *baselines) {
     for (int32_t i = 0; i < baselines->n; i++) {
+        free(baselines->at[i].said);
         free(baselines->at[i].score);
         free(baselines->at[i].by_seed);
         free(baselines->at[i].strength);

@@ -12,6 +12,8 @@
 typedef struct ks_baseline {
     const char *name; /* "position" */
     const char *note; /* one sentence: what it is and knows */
+    char *said;       /* a note of its own, owned; or NULL */
+    bool reads_text;  /* the step's words */
     float *score;     /* [n] mean over seeds */
     double *strength; /* [fits] chosen in the training folds; NULL: no fit */
     float *by_seed;   /* [n_seeds, n] with strength */
@@ -24,11 +26,19 @@ typedef struct ks_baselines {
     int32_t fits, unconverged; /* of the dense ones */
 } ks_baselines;
 
+/* Scores that others gave the steps: a label-format file's "scores", read as
+ * fields joined by "+", or all that its lines have. */
+typedef struct ks_given_scores {
+    const char *name, *path, *fields; /* fields NULL: all */
+} ks_given_scores;
+
 typedef struct ks_baseline_options {
     ks_nest_options nest;
     int32_t bootstrap;
     uint64_t seed;
     bool words; /* bag of words and TF-IDF, where the data set has text */
+    int32_t n_scores;
+    const ks_given_scores *scores;                   /* [n_scores] */
     void (*progress)(void *user, int64_t baselines); /* may be NULL */
     void *user;
 } ks_baseline_options;
@@ -43,10 +53,17 @@ typedef struct ks_baseline_options {
  * relative position: and index over the chain's final length, which is not
  *   known when the step is written: it may tell what comes later.
  * position+length: position, and bytes, tokens and, with text, words.
+ * surface (with text): the features of surface.h that are known when the step
+ *   is written; "as published" with relative position.
  * question overlap (with text): shares of the step's words and of its numbers
  *   that the question holds (the prompt where a chain has no "question"), and
  *   whether it has a number at all.
- * bag of words, TF-IDF 1-5 grams (with text): words.h.
+ * bag of words, TF-IDF 1-5 grams, TF-IDF characters (with text): words.h.
+ * TF-IDF prefix (with text): question and chain so far, and beside them, as
+ *   features of their own, the step.
+ * given scores: one feature a field. A step that lacks one has the mean of the
+ *   fold's training rows there and 1 in a further feature; how many do is said
+ *   in the note.
  * out starts as {0}; a failed call leaves {0}. */
 ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
                            const ks_folds *folds,

@@ -68,12 +68,10 @@ done:
 
 static ks_status compare(const ks_evaluation *r, const ks_series *best,
                          const float *other, ks_gain *gain, ks_err *err) {
-    ks_interval all[KS_N_METRICS];
     ks_scored rows = ks_grid_scored(r->dataset, best->score);
     ks_status st = KS_OK;
-    KS_TRY(ks_stats_paired(&rows, other, r->options->grid.bootstrap,
-                           r->options->grid.seed, all, err));
-    gain->points = all[KS_BALANCED_ACCURACY];
+    KS_TRY(ks_stats_balanced(&rows, other, r->options->grid.bootstrap,
+                             r->options->grid.seed, NULL, &gain->points, err));
     KS_TRY(ks_p_paired(&rows, other, r->options->grid.seed, &gain->p, err));
 done:
     return st;
@@ -119,7 +117,7 @@ static ks_status run_rival(ks_evaluation *r, ks_rival *rival,
                            const ks_grid_options *options, ks_err *err) {
     ks_status st = KS_OK;
     ks_grid_options mine = *options;
-    mine.nest.keep_weights = false;
+    mine.nest.keep_weights = mine.nest.keep_inner = false;
     mine.room.tested = true;
     if (r->options->begin)
         r->options->begin(mine.user, rival->name, CELLS,
@@ -160,7 +158,9 @@ static ks_status run_baselines(ks_evaluation *r, ks_err *err) {
     ks_baseline_options options = {.nest = o->grid.nest,
                                    .bootstrap = o->grid.bootstrap,
                                    .seed = o->grid.seed,
-                                   .words = !o->no_text};
+                                   .words = !o->no_text,
+                                   .n_scores = o->n_scores,
+                                   .scores = o->scores};
     int32_t n_series = r->grid.n_series;
     options.nest.keep_weights = false;
     options.progress = o->grid.progress;
@@ -205,6 +205,11 @@ ks_gain *ks__evaluation_gain(const ks_evaluation *r, int32_t i, int32_t k) {
                               : &r->rivals[i - r->baselines.n].gain[k];
 }
 
+static ks_analysis_input analysis_input(const ks_evaluation *r) {
+    return (ks_analysis_input){r->dataset, &r->grid, &r->folds,
+                               &r->options->grid};
+}
+
 /* The permuted control on every position's usual layer. */
 static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
@@ -237,6 +242,59 @@ static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
     }
 done:
     if (r->options->end) r->options->end(o->user);
+    return st;
+}
+
+/* ------------------------------------------------------------- independence */
+
+static ks_status run_independence(ks_evaluation *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_grid_options *o = &r->options->grid;
+    if (!r->dataset->has_text || !(r->options->analyses >> KS_SURFACE & 1))
+        return KS_OK;
+    if (r->options->begin)
+        r->options->begin(o->user, "surface taken out", "layer",
+                          ks_independence_layers(&r->grid, false));
+    st = ks_independence_run(&r->independence, r->dataset, &r->grid, &r->folds,
+                             o, false, err);
+    if (r->options->end) r->options->end(o->user);
+    KS_TRY(st);
+    r->other_fits += r->independence.fits;
+    r->other_unconverged += r->independence.unconverged;
+done:
+    return st;
+}
+
+/* ----------------------------------------------------------------- analyses */
+
+static ks_status run_analyses(ks_evaluation *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_evaluation_options *o = r->options;
+    const ks_analysis_input in = analysis_input(r);
+    if (!o->analyses) return KS_OK;
+    if (o->begin)
+        o->begin(o->grid.user, "analyses", "position", r->grid.n_series);
+    st = ks_analyses_run(&r->analyses, &in, o->analyses, err);
+    if (o->end) o->end(o->grid.user);
+    KS_TRY(st);
+    r->other_fits += r->analyses.fits;
+    r->other_unconverged += r->analyses.unconverged;
+done:
+    return st;
+}
+
+/* -------------------------------------------------------------- other kinds */
+
+static ks_status run_kinds(ks_evaluation *r, const ks_grid_options *grid,
+                           ks_err *err) {
+    const ks_evaluation_options *o = r->options;
+    if (!o->kinds.n_recipes) return KS_OK;
+    if (o->begin)
+        o->begin(o->grid.user, "trained probes", "fit",
+                 ks_kinds_fits(&r->grid, &r->folds, &o->kinds));
+    ks_status st = ks_kinds_run(&r->kinds, &r->others, r->dataset, &r->grid,
+                                &r->folds, &o->kinds, grid, err);
+    if (o->end) o->end(o->grid.user);
     return st;
 }
 
@@ -371,6 +429,8 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     ks_evaluation *r = out;
     ks_grid_options grid = options->grid;
     *r = (ks_evaluation){.options = options};
+    grid.nest.keep_weights |= options->analyses >> KS_LAYER_TRANSFER & 1;
+    grid.nest.keep_inner |= options->analyses >> KS_LAYERS_NEEDED & 1;
     KS_TRY(ks_dataset_open(&r->dataset, &options->paths, err));
     KS_TRY(read_layers(r, &grid, err));
     KS_TRY(check_asked(r, err));
@@ -388,9 +448,13 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(st);
     KS_TRY(run_strata(r, err));
     KS_TRY(run_permuted(r, err));
+    KS_TRY(run_analyses(r, err));
     KS_TRY(run_baselines(r, err));
+    KS_TRY(run_independence(r, err));
     KS_TRY(run_rivals(r, &grid, err));
+    KS_TRY(run_kinds(r, &grid, err));
     KS_TRY(adjust(r, err));
+    ks_claims_of(&r->claims, r);
 done:
     if (st != KS_OK) ks_evaluation_free(r);
     return st;
@@ -414,7 +478,10 @@ void ks_evaluation_free(ks_evaluation *r) {
         free(r->strata[s].metrics);
     free(r->strata);
     ks_baselines_free(&r->baselines);
+    ks_analyses_free(&r->analyses);
+    ks_kinds_free(&r->kinds);
     ks_others_free(&r->others);
+    ks_independence_free(&r->independence);
     free(r->gain);
     free(r->permuted);
     ks_grid_free(&r->grid);

@@ -4,8 +4,12 @@
 #ifndef KS_EVALUATION_H
 #define KS_EVALUATION_H
 
+#include "analyses.h"
 #include "baselines.h"
+#include "claims.h"
 #include "grid.h"
+#include "independence.h"
+#include "kinds.h"
 #include "others.h"
 
 /* What the best layer of a series has beyond another scoring, in balanced
@@ -38,7 +42,11 @@ typedef struct ks_evaluation_options {
     int32_t n_rivals;
     const char *const *rival_names;
     const char *const *rival_paths;
-    bool no_text; /* leave the word baselines out */
+    int32_t n_scores; /* scores that others gave, as baselines */
+    const ks_given_scores *scores;
+    uint32_t analyses; /* bit set of ks_analysis */
+    bool no_text;      /* leave the word baselines out */
+    ks_kinds_options kinds;
     /* "0,3-7" to a bool per layer; NULL: all layers */
     ks_status (*layers_of)(const char *text, int32_t n, bool *on, ks_err *err);
     const char *layers;
@@ -60,11 +68,16 @@ typedef struct ks_evaluation {
     ks_baselines baselines;
     ks_gain *gain;         /* [n_baselines, n_series] */
     ks_interval *permuted; /* [n_series, KS_N_METRICS] */
-    ks_others others;      /* probes of other kinds */
+    ks_independence independence;
+    ks_analyses analyses;
+    ks_claims claims;
+    ks_kinds kinds;   /* trained by AdamW */
+    ks_others others; /* probes of other kinds */
     ks_rival *rivals;
     int32_t n_rivals;
     ks_stratum_row *strata;                /* [dataset->n_strata] */
-    int32_t other_fits, other_unconverged; /* of baselines, control, rivals */
+    int32_t other_fits, other_unconverged; /* of baselines, control,
+                                              analyses, rivals */
 } ks_evaluation;
 
 /* out starts as {0}; options are borrowed until free. A failed run leaves

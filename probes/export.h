@@ -11,15 +11,13 @@
  * inside the training folds, strength empty. Baselines have no stream,
  * position and layer; ci_low and ci_high of permuted labels are the spread of
  * the permutations. */
-ks_status ks_export_csv(const ks_evaluation *evaluation, ks_str *out,
-                        ks_err *err);
+ks_status ks_export_csv(const ks_evaluation *run, ks_str *out, ks_err *err);
 #define KS_METRICS_HEAD                                                        \
     "dataset,model,stream,position,layer,context,probe,strength,seed,fold,"    \
     "split,n,accuracy,balanced_accuracy,auc,within_chain_auc,brier,ci_low,"    \
     "ci_high\n"
 /* A new reference. */
-ks_status ks_export_json(const ks_evaluation *evaluation, json_t **out,
-                         ks_err *err);
+ks_status ks_export_json(const ks_evaluation *run, json_t **out, ks_err *err);
 /* /probes/<stream>-<position>/: layer [layers], strength [layers, seeds,
  * folds], weight, mean, scale [layers, seeds, folds, d], bias [layers, seeds,
  * folds], scores [layers, steps], chosen_layer [seeds, folds], best_scores

@@ -3,15 +3,18 @@
 
 #include <math.h>
 
-static json_t *json_number(double v) {
+#include "export_json.h"
+#include "published_write.h"
+
+json_t *ks__json_number(double v) {
     return isnan(v) ? json_null() : json_real(v);
 }
 
-static json_t *json_interval(ks_interval v) {
+json_t *ks__json_interval(ks_interval v) {
     json_t *object = json_object();
-    json_object_set_new(object, "value", json_number(v.value));
-    json_object_set_new(object, "low", json_number(v.low));
-    json_object_set_new(object, "high", json_number(v.high));
+    json_object_set_new(object, "value", ks__json_number(v.value));
+    json_object_set_new(object, "low", ks__json_number(v.low));
+    json_object_set_new(object, "high", ks__json_number(v.high));
     return object;
 }
 
@@ -19,20 +22,26 @@ static json_t *json_metrics(const ks_interval metrics[KS_N_METRICS]) {
     json_t *object = json_object();
     for (int m = 0; m < KS_N_METRICS; m++)
         json_object_set_new(object, ks_metric_name((ks_metric)m),
-                            json_interval(metrics[m]));
+                            ks__json_interval(metrics[m]));
     return object;
 }
 
-static void json_where(json_t *object, const ks_series *s) {
+static void add_where(json_t *object, const ks_series *s) {
     json_object_set_new(object, "stream",
                         json_string(ks_stream_name(s->stream)));
     json_object_set_new(object, "position",
                         json_string(ks_position_name(s->position)));
 }
 
+json_t *ks__json_where(const ks_series *series) {
+    json_t *object = json_object();
+    add_where(object, series);
+    return object;
+}
+
 static void json_p(json_t *object, double p, double p_holm) {
-    json_object_set_new(object, "p", json_number(p));
-    json_object_set_new(object, "p_holm", json_number(p_holm));
+    json_object_set_new(object, "p", ks__json_number(p));
+    json_object_set_new(object, "p_holm", ks__json_number(p_holm));
 }
 
 static json_t *json_calibration(const ks_calibration *c) {
@@ -41,14 +50,15 @@ static json_t *json_calibration(const ks_calibration *c) {
         json_array_append_new(
             bins, json_pack("{s:I,s:f,s:o}", "n", (json_int_t)c->bin[k].n,
                             "predicted", c->bin[k].predicted, "observed",
-                            json_interval(c->bin[k].observed)));
-    return json_pack("{s:o,s:o}", "bins", bins, "ece", json_interval(c->error));
+                            ks__json_interval(c->bin[k].observed)));
+    return json_pack("{s:o,s:o}", "bins", bins, "ece",
+                     ks__json_interval(c->error));
 }
 
 static json_t *json_series(const ks_series *s, int32_t n_fits) {
     json_t *object = json_object(), *layers = json_array(),
            *chosen = json_array();
-    json_where(object, s);
+    add_where(object, s);
     for (int32_t i = 0; i < s->n_cells; i++) {
         json_t *layer = json_metrics(s->cells[i].metrics);
         json_object_set_new(layer, "layer", json_integer(s->cells[i].layer));
@@ -78,8 +88,8 @@ static json_t *json_grid(const ks_grid *g, int32_t n_fits) {
 static json_t *json_by_series(const ks_evaluation *r, const ks_interval *of) {
     json_t *list = json_array();
     for (int32_t k = 0; k < r->grid.n_series; k++) {
-        json_t *one = json_interval(of[k]);
-        json_where(one, &r->grid.series[k]);
+        json_t *one = ks__json_interval(of[k]);
+        add_where(one, &r->grid.series[k]);
         json_array_append_new(list, one);
     }
     return list;
@@ -90,9 +100,9 @@ static json_t *json_gain(const ks_evaluation *r, int32_t i) {
     json_t *list = json_array();
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         const ks_gain *gain = ks__evaluation_gain(r, i, k);
-        json_t *one = json_interval(gain->points);
+        json_t *one = ks__json_interval(gain->points);
         json_p(one, gain->p, gain->p_holm);
-        json_where(one, &r->grid.series[k]);
+        add_where(one, &r->grid.series[k]);
         json_array_append_new(list, one);
     }
     return list;
@@ -161,7 +171,7 @@ static json_t *json_others(const ks_others *others) {
                       ks_position_name(o->position), "layer",
                       o->layer < 0 ? json_null() : json_integer(o->layer),
                       "note", o->note, "metrics", json_metrics(o->metrics),
-                      "minus_best_l2", json_interval(o->minus_best)));
+                      "minus_best_l2", ks__json_interval(o->minus_best)));
     }
     return list;
 }
@@ -177,13 +187,29 @@ static json_t *json_rivals(const ks_evaluation *r, int32_t n_fits) {
     return list;
 }
 
+static json_t *json_claims(const ks_claims *claims) {
+    static const char *const units[] = {"percent", "points", "number"};
+    json_t *list = json_array();
+    for (int32_t i = 0; i < claims->n; i++) {
+        const ks_claim *c = &claims->at[i];
+        json_array_append_new(
+            list,
+            json_pack("{s:s,s:s,s:s,s:s,s:s,s:o,s:o,s:s}", "id", c->id,
+                      "question", c->question, "rule", c->rule, "note", c->what,
+                      "unit", units[c->unit], "figure",
+                      ks__json_interval(c->figure), "p", ks__json_number(c->p),
+                      "verdict", ks_verdict_name(c->verdict)));
+    }
+    return list;
+}
+
 ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
     ks_status st = KS_OK;
     int32_t n_fits = r->folds.n_seeds * r->folds.n_folds;
     json_t *permuted = json_array();
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         json_t *one = json_metrics(r->permuted + k * KS_N_METRICS);
-        json_where(one, &r->grid.series[k]);
+        add_where(one, &r->grid.series[k]);
         json_array_append_new(permuted, one);
     }
     const ks_evaluation_options *o = r->options;
@@ -203,8 +229,11 @@ ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
     json_object_set_new(*out, "permuted_labels", permuted);
     json_object_set_new(*out, "baselines", json_baselines(r));
     json_object_set_new(*out, "rivals", json_rivals(r, n_fits));
+    json_object_set_new(*out, "protocols", ks__protocols_json(&r->kinds));
     json_object_set_new(*out, "other_probes", json_others(&r->others));
     json_object_set_new(*out, "strata", json_strata(r));
+    json_object_set_new(*out, "analyses", ks__json_analyses(r));
+    json_object_set_new(*out, "claims", json_claims(&r->claims));
 done:
     return st;
 }

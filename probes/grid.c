@@ -150,8 +150,8 @@ static ks_status plan_lanes(work *w, ks_err *err) {
         lanes = 1;
         room.limit = 0;
     }
-    return ks_room_choose(&room, ks_grid_kept(w->file, w->folds, o), cell_bytes, w, lanes, threads, what,
-                          &w->plan, err);
+    return ks_room_choose(&room, ks_grid_kept(w->file, w->folds, o), cell_bytes,
+                          w, lanes, threads, what, &w->plan, err);
 }
 
 static ks_status fit_cell(work *w, const ks_series *series, ks_cell *cell,

@@ -1,8 +1,9 @@
 /* grid.h - every layer x position of an activation file probed, as many
- * matrices in memory at a time as threads and memory allow, and for every position the best layer, chosen inside the
- * training folds: for each outer fold the layer with the least inner loss
- * (nest.h) gives the scores of that fold's rows, so that no test row is looked
- * at when layer or strength are chosen. */
+ * matrices in memory at a time as threads and memory allow, and for every
+ * position the best layer, chosen inside the training folds: for each outer
+ * fold the layer with the least inner loss (nest.h) gives the scores of that
+ * fold's rows, so that no test row is looked at when layer or strength are
+ * chosen. */
 #ifndef KS_GRID_H
 #define KS_GRID_H
 

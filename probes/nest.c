@@ -58,22 +58,26 @@ static int32_t find_hold(holds *all, uint32_t set) {
     return all->n++;
 }
 
-static void find_holds(const ks_folds *f, holds *all) {
+static bool is_asked(uint32_t outer, int32_t fold) {
+    return !outer || outer >> fold & 1;
+}
+
+static void find_holds(const ks_folds *f, uint32_t outer, holds *all) {
     *all = (holds){.n = 0};
     for (int32_t k = 0; k < f->n_folds; k++)
-        for (int32_t part = 0; part < f->n_inner; part++)
+        for (int32_t part = 0; is_asked(outer, k) && part < f->n_inner; part++)
             find_hold(all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
 }
 
-static int32_t count_holds(const ks_folds *f) {
+static int32_t count_holds(const ks_folds *f, uint32_t outer) {
     holds all;
-    find_holds(f, &all);
+    find_holds(f, outer, &all);
     return all.n;
 }
 
 /* The most columns that are solved together. */
 static size_t most_columns(const ks_folds *f, const ks_nest_options *options) {
-    return (size_t)KS_MAX(count_holds(f) * options->n_strengths,
+    return (size_t)KS_MAX(count_holds(f, options->outer) * options->n_strengths,
                           f->n_seeds * f->n_folds);
 }
 
@@ -126,7 +130,7 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
     const ks_folds *f = w->folds;
     int32_t n_strengths = w->options->n_strengths;
     holds all;
-    find_holds(f, &all);
+    find_holds(f, w->options->outer, &all);
     int32_t n = all.n * n_strengths;
     for (int32_t i = 0; i < n; i++)
         w->columns[i] =
@@ -140,6 +144,7 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
         int32_t fit = seed * f->n_folds + k;
         int32_t best = 0;
         w->out->loss[fit] = INFINITY;
+        if (!is_asked(w->options->outer, k)) continue;
         for (int32_t c = 0; c < n_strengths; c++) {
             double loss = 0;
             for (int32_t part = 0; part < f->n_inner; part++) {
@@ -171,17 +176,20 @@ static ks_status refit(work *w, ks_err *err) {
     int64_t d = out->d, n = out->n;
     /* rows that never train are held out of every fit, so each has margins of
      * its own */
+    int32_t n_columns = 0;
     for (int32_t i = 0; i < out->n_fits; i++)
-        w->columns[i] =
-            (ks_l2_column){.design = i / w->folds->n_folds,
-                           .hold = 1u << (i % w->folds->n_folds) | w->extra,
-                           .strength = out->strength[i],
-                           .weight = w->raw ? w->raw + i * (d + 1) : NULL,
-                           .mean = w->raw ? w->mean + i * d : NULL,
-                           .scale = w->raw ? w->scale + i * d : NULL,
-                           .margin = w->margin + i * n};
-    KS_TRY(solve(w, out->n_fits, err));
+        if (is_asked(w->options->outer, i % w->folds->n_folds))
+            w->columns[n_columns++] =
+                (ks_l2_column){.design = i / w->folds->n_folds,
+                               .hold = 1u << (i % w->folds->n_folds) | w->extra,
+                               .strength = out->strength[i],
+                               .weight = w->raw ? w->raw + i * (d + 1) : NULL,
+                               .mean = w->raw ? w->mean + i * d : NULL,
+                               .scale = w->raw ? w->scale + i * d : NULL,
+                               .margin = w->margin + i * n};
+    KS_TRY(solve(w, n_columns, err));
     for (int32_t i = 0; i < out->n_fits; i++) {
+        if (!is_asked(w->options->outer, i % w->folds->n_folds)) continue;
         int32_t n_folds = w->folds->n_folds, seed = i / n_folds;
         const uint8_t *fold = w->folds->fold + seed * n;
         for (int64_t row = 0; row < n; row++) {
@@ -190,11 +198,13 @@ static ks_status refit(work *w, ks_err *err) {
             if (out->inner) out->inner[i * n + row] = w->margin[i * n + row];
         }
     }
-    for (int32_t i = 0; i < out->n_fits; i++) {
-        out->gradient[i] = w->columns[i].gradient;
-        out->reads[i] = w->columns[i].passes;
+    for (int32_t i = 0, k = 0; i < out->n_fits; i++) {
+        if (!is_asked(w->options->outer, i % w->folds->n_folds)) continue;
+        out->gradient[i] = w->columns[k].gradient;
+        out->reads[i] = w->columns[k++].passes;
     }
     for (int32_t i = 0; w->raw && i < out->n_fits; i++) {
+        if (!is_asked(w->options->outer, i % w->folds->n_folds)) continue;
         const double *raw = w->raw + i * (d + 1);
         double bias = raw[d];
         for (int64_t j = 0; j < d; j++) {
@@ -291,13 +301,13 @@ ks_status ks_nest_fit_from(ks_nest *out, const ks_l2_source *source,
         designs[s] = (ks_l2_design){train_y[s], folds->fold + s * folds->n};
     KS_TRY(alloc_out(out, options, folds->n_seeds, err));
     KS_TRY(alloc_work(&w, folds->n, d, err));
-    ks_l2_place place = {
-        .ops = options->ops,
-        .dev = options->dev,
-        .threads = options->threads ? options->threads : omp_get_max_threads(),
-        .scratch = options->scratch};
-    KS_TRY(ks_l2_open_from(&w.l2, source, &place, designs, folds->n_seeds,
-                           err));
+    ks_l2_place place = {.ops = options->ops,
+                         .dev = options->dev,
+                         .threads = options->threads ? options->threads
+                                                     : omp_get_max_threads(),
+                         .scratch = options->scratch};
+    KS_TRY(
+        ks_l2_open_from(&w.l2, source, &place, designs, folds->n_seeds, err));
     for (int32_t s = 0; s < folds->n_seeds; s++) KS_TRY(choose(&w, s, err));
     KS_TRY(refit(&w, err));
 done:
@@ -322,14 +332,15 @@ size_t ks_nest_bytes(int64_t d, ks_type type, const ks_folds *folds,
                      const ks_nest_options *options, int threads,
                      bool scratch) {
     size_t columns = most_columns(folds, options), n = (size_t)folds->n;
-    size_t fits = (size_t)(folds->n_seeds * folds->n_folds);
-    ks_l2_shape shape = {.n = folds->n,
-                         .d = d,
-                         .type = type,
-                         .n_designs = folds->n_seeds,
-                         .n_folds = KS_MIN(2 * folds->n_folds, KS_L2_MAX_FOLDS),
-                         .n_columns = (int32_t)columns,
-                         .n_splits = KS_MAX(count_holds(folds), (int32_t)fits)};
+    size_t fits = (size_t)folds->n_seeds * (size_t)folds->n_folds;
+    ks_l2_shape shape = {
+        .n = folds->n,
+        .d = d,
+        .type = type,
+        .n_designs = folds->n_seeds,
+        .n_folds = KS_MIN(2 * folds->n_folds, KS_L2_MAX_FOLDS),
+        .n_columns = (int32_t)columns,
+        .n_splits = KS_MAX(count_holds(folds, options->outer), (int32_t)fits)};
     return ks_l2_bytes(&shape, threads, scratch) +
            columns * (4 * n + sizeof(ks_l2_column)) +
            (options->keep_weights ? 24 * fits * ((size_t)d + 1) : 0);
@@ -339,7 +350,8 @@ size_t ks_nest_kept(int64_t d, const ks_folds *folds,
                     const ks_nest_options *options) {
     size_t n = (size_t)folds->n, seeds = (size_t)folds->n_seeds;
     size_t fits = seeds * (size_t)folds->n_folds;
-    return 4 * seeds * n + 32 * fits + (options->keep_inner ? 4 * fits * n : 0) +
+    return 4 * seeds * n + 32 * fits +
+           (options->keep_inner ? 4 * fits * n : 0) +
            (options->keep_weights ? 12 * fits * ((size_t)d + 1) : 0);
 }
 

@@ -40,6 +40,9 @@ typedef struct ks_nest_options {
     ks_dev *dev;
     const char *scratch; /* folder: rows stay in a file there (l2.h) */
     bool keep_weights, keep_inner;
+    uint32_t outer; /* bit set of the outer folds to fit and score, for a
+                       matrix made for one of them; 0: all. Loss of the others
+                       is INFINITY, their rows' scores stay 0 */
 } ks_nest_options;
 
 typedef struct ks_nest {

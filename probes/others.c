@@ -11,15 +11,12 @@ ks_status ks_others_add(ks_others *others, const ks_other *other,
     ks_other mine = *other;
     ks_scored rows = ks_grid_scored(dataset, mine.score);
     const ks_series *best = ks_grid_find(grid, mine.stream, mine.position);
-    ks_interval minus[KS_N_METRICS];
     mine.minus_best = (ks_interval){NAN, NAN, NAN};
     KS_TRY(ks_stats_bootstrap(&rows, options->bootstrap, options->seed,
                               mine.metrics, err));
-    if (best) {
-        KS_TRY(ks_stats_paired(&rows, best->score, options->bootstrap,
-                               options->seed, minus, err));
-        mine.minus_best = minus[KS_BALANCED_ACCURACY];
-    }
+    if (best)
+        KS_TRY(ks_stats_balanced(&rows, best->score, options->bootstrap,
+                                 options->seed, NULL, &mine.minus_best, err));
     KS_TRY(ks_grow(&others->at, &others->capacity, (size_t)others->n + 1,
                    sizeof *others->at, "probes", err));
     others->at[others->n++] = mine;

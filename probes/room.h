@@ -10,7 +10,7 @@ typedef struct ks_room {
     size_t limit;        /* of what the process takes beyond start; 0: none */
     size_t start;        /* ks_process_bytes when it began */
     const char *scratch; /* folder for rows that do not fit */
-    bool tested;         /* that the least fits: later stages do not ask again */
+    bool tested; /* that the least fits: later stages do not ask again */
 } ks_room;
 
 /* Bytes of memory of its own that the process has (RssAnon); 0: unknown. */

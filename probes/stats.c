@@ -190,18 +190,15 @@ ks_interval ks__stats_interval(double value, double *draws, int32_t n) {
         gsl_stats_quantile_from_sorted_data(draws, 1, (size_t)kept, 0.975)};
 }
 
-/* b NULL: the metrics of a; else those of a less those of b. */
-static ks_status bootstrap(const scoring *a, const scoring *b,
-                           int32_t replicates, uint64_t seed,
+static ks_status bootstrap(const scoring *a, int32_t replicates, uint64_t seed,
                            ks_interval out[KS_N_METRICS], ks_err *err) {
     ks_status st = KS_OK;
     int32_t n_groups = a->rows->n_groups;
-    double *draws = NULL, value[KS_N_METRICS], other[KS_N_METRICS] = {0};
+    double *draws = NULL, value[KS_N_METRICS];
     bool failed = false;
     KS_TRY(ks_alloc(&draws, (size_t)replicates * KS_N_METRICS, sizeof *draws,
                     "bootstrap draws", err));
     metrics_of(a, NULL, value);
-    if (b) metrics_of(b, NULL, other);
 #pragma omp parallel
     {
         double *weight = malloc(sizeof *weight * (size_t)n_groups);
@@ -211,23 +208,20 @@ static ks_status bootstrap(const scoring *a, const scoring *b,
         }
 #pragma omp for schedule(static)
         for (int32_t r = 0; r < replicates; r++) {
-            double one[KS_N_METRICS], two[KS_N_METRICS] = {0};
+            double one[KS_N_METRICS];
             if (!weight || ks_interrupted) continue;
             ks__stats_draw(seed, (uint64_t)r, n_groups, weight);
             metrics_of(a, weight, one);
-            if (b) metrics_of(b, weight, two);
             for (int m = 0; m < KS_N_METRICS; m++)
-                draws[(size_t)m * (size_t)replicates + (size_t)r] =
-                    one[m] - two[m];
+                draws[(size_t)m * (size_t)replicates + (size_t)r] = one[m];
         }
         free(weight);
     }
     KS_CHECK(!failed, KS_NOMEM, "out of memory for bootstrap weights");
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
     for (int m = 0; m < KS_N_METRICS; m++)
-        out[m] = ks__stats_interval(value[m] - other[m],
-                                    draws + (size_t)m * (size_t)replicates,
-                                    replicates);
+        out[m] = ks__stats_interval(
+            value[m], draws + (size_t)m * (size_t)replicates, replicates);
 done:
     free(draws);
     return st;
@@ -239,22 +233,8 @@ ks_status ks_stats_bootstrap(const ks_scored *rows, int32_t replicates,
     scoring s;
     ks_status st = make_scoring(&s, rows, rows->score, err);
     if (st != KS_OK) return st;
-    st = bootstrap(&s, NULL, replicates, seed, out, err);
+    st = bootstrap(&s, replicates, seed, out, err);
     free_scoring(&s);
-    return st;
-}
-
-ks_status ks_stats_paired(const ks_scored *a, const float *b_score,
-                          int32_t replicates, uint64_t seed,
-                          ks_interval out[KS_N_METRICS], ks_err *err) {
-    scoring one = {0}, two = {0};
-    ks_status st = KS_OK;
-    KS_TRY(make_scoring(&one, a, a->score, err));
-    KS_TRY(make_scoring(&two, a, b_score, err));
-    KS_TRY(bootstrap(&one, &two, replicates, seed, out, err));
-done:
-    free_scoring(&one);
-    free_scoring(&two);
     return st;
 }
 
@@ -312,6 +292,43 @@ ks_status ks_stats_of_sums(const double *of_group, int32_t n_groups,
 done:
     free(draws);
     free(own);
+    return st;
+}
+
+/* total: rows by class, right ones by class of a, and of b. */
+static void balanced(const double *t, const void *user, double *out) {
+    (void)user;
+    double b = 0.5 * (t[4] / t[0] + t[5] / t[1]);
+    out[0] = 0.5 * (t[2] / t[0] + t[3] / t[1]);
+    out[1] = out[0] - b;
+}
+
+ks_status ks_stats_balanced(const ks_scored *a, const float *b_score,
+                            int32_t replicates, uint64_t seed,
+                            ks_interval *of_a, ks_interval *difference,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    enum { SUMS = 6 };
+    double *of_group = NULL;
+    ks_interval got[2];
+    KS_TRY(ks_alloc(&of_group, (size_t)a->n_groups * SUMS, sizeof *of_group,
+                    "problems", err));
+    for (int64_t i = 0; i < a->n; i++) {
+        int y = a->y[i] == 1;
+        double *t = of_group + (size_t)a->group[i] * SUMS;
+        KS_CHECK(isfinite(a->score[i]) && (!b_score || isfinite(b_score[i])),
+                 KS_NUMERIC, "the score of row %lld is not a finite number",
+                 (long long)i);
+        t[y]++;
+        t[2 + y] += (a->score[i] > 0) == y;
+        t[4 + y] += b_score && (b_score[i] > 0) == y;
+    }
+    KS_TRY(ks_stats_of_sums(of_group, a->n_groups, SUMS, balanced, NULL, 2,
+                            replicates, seed, got, err));
+    if (of_a) *of_a = got[0];
+    if (difference) *difference = got[1];
+done:
+    free(of_group);
     return st;
 }
 

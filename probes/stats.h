@@ -44,11 +44,6 @@ ks_status ks_stats_bootstrap(const ks_scored *rows, int32_t replicates,
                              uint64_t seed, ks_interval out[KS_N_METRICS],
                              ks_err *err);
 
-/* The same draws for two scorings of the same rows: a - b, paired. */
-ks_status ks_stats_paired(const ks_scored *a, const float *b_score,
-                          int32_t replicates, uint64_t seed,
-                          ks_interval out[KS_N_METRICS], ks_err *err);
-
 /* Figures that are functions of sums over rows: sums [n_groups, n_sums] of each
  * problem; of: n_out figures of the sums over all problems (user is passed on),
  * NaN where one is not defined. Their values and intervals by the same draws
@@ -58,6 +53,13 @@ ks_status ks_stats_of_sums(const double *sums, int32_t n_groups, int32_t n_sums,
                            ks_stats_fn of, const void *user, int32_t n_out,
                            int32_t replicates, uint64_t seed, ks_interval *out,
                            ks_err *err);
+
+/* Balanced accuracy alone, by the same draws and many times faster: of a, and
+ * a's less b's, paired; either out may be NULL. */
+ks_status ks_stats_balanced(const ks_scored *a, const float *b_score,
+                            int32_t replicates, uint64_t seed,
+                            ks_interval *of_a, ks_interval *difference,
+                            ks_err *err);
 
 /* The parts of it, for other figures: how often each problem is in a draw, and
  * the interval of `value` by the draws' quantiles (sorted in place). */

@@ -5,7 +5,7 @@
 
 #include "stats.h"
 
-enum { KS_TEXT_CELL = 40 };
+enum { KS_TEXT_CELL = 56 };
 
 typedef char ks_text_cell[KS_TEXT_CELL];
 

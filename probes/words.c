@@ -5,6 +5,8 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "text/text.h"
+
 /* ------------------------------------------------------------------- tokens */
 
 typedef enum kind { SPACE, LETTER, DIGIT, SIGN } kind;
@@ -128,8 +130,12 @@ static ks_status gram_of(ks_words *w, int32_t parent, int32_t token,
         KS_CHECK(w->n_grams < INT32_MAX / 2, KS_LIMIT, "too many n-grams");
         KS_TRY(ks_grow(&w->grams, &w->grams_capacity, w->n_grams + 1,
                        sizeof *w->grams, "n-grams", err));
-        w->grams[w->n_grams++] = (ks_gram){
-            parent, token, parent < 0 ? 1 : w->grams[parent].length + 1};
+        ks_gram *gram = &w->grams[w->n_grams++];
+        *gram = (ks_gram){parent, token, 1, (int16_t)(-1 - parent)};
+        if (parent >= 0) {
+            gram->length = (int16_t)(w->grams[parent].length + 1);
+            gram->part = w->grams[parent].part;
+        }
         w->slots[slot] = (int32_t)w->n_grams;
     }
     *out = w->slots[slot] - 1;
@@ -164,6 +170,7 @@ static int ascending(const void *a, const void *b) {
 /* Sorts the row's entries and adds up equal ones. */
 static void settle(ks_words *w, size_t begin) {
     size_t out = begin;
+    if (w->n_entries == begin) return;
     qsort(w->entries + begin, w->n_entries - begin, sizeof *w->entries,
           ascending);
     for (size_t i = begin; i < w->n_entries; i++) {
@@ -203,28 +210,78 @@ void ks_words_close(ks_words **words) {
     *words = NULL;
 }
 
-ks_status ks_words_add(ks_words *w, const char *text, size_t n, ks_err *err) {
+/* n-grams that end at the last token: open[k] has k + 1 of them. */
+typedef struct window {
+    int32_t open[KS_WORDS_LONGEST];
+    int32_t n, longest, shortest;
+} window;
+
+static ks_status slide(ks_words *w, ks_words_part part, window *seen,
+                       int32_t token, ks_err *err) {
     ks_status st = KS_OK;
-    int32_t open[KS_WORDS_LONGEST]; /* n-grams that end at the last token */
-    int32_t n_open = 0;
+    if (seen->n < seen->longest) seen->n++;
+    KS_TRY(ks_grow(&w->entries, &w->entries_capacity,
+                   w->n_entries + KS_WORDS_LONGEST, sizeof *w->entries,
+                   "n-grams", err));
+    for (int32_t k = seen->n - 1; k >= 0; k--) {
+        int32_t shorter = k ? seen->open[k - 1] : -1 - (int32_t)part;
+        KS_TRY(gram_of(w, shorter, token, &seen->open[k], err));
+        if (k + 1 >= seen->shortest)
+            w->entries[w->n_entries++] = (ks_entry){seen->open[k], 1};
+    }
+done:
+    return st;
+}
+
+ks_status ks_words_take(ks_words *w, ks_words_part part, int32_t longest,
+                        const char *text, size_t n, ks_err *err) {
+    ks_status st = KS_OK;
+    window seen = {.longest = longest, .shortest = 1};
     size_t from = 0, begin;
     bool number, word;
-    KS_TRY(ks_grow(&w->row, &w->row_capacity, (size_t)w->n + 2, sizeof *w->row,
-                   "words", err));
     while (ks__words_next(text, n, &from, &begin, &number, &word)) {
         int32_t token = 0;
         KS_TRY(token_of(w, text + begin, from - begin, &token, err));
-        if (n_open < KS_WORDS_LONGEST) n_open++;
-        KS_TRY(ks_grow(&w->entries, &w->entries_capacity,
-                       w->n_entries + KS_WORDS_LONGEST, sizeof *w->entries,
-                       "n-grams", err));
-        for (int32_t k = n_open - 1; k >= 0; k--) {
-            KS_TRY(gram_of(w, k ? open[k - 1] : -1, token, &open[k], err));
-            w->entries[w->n_entries++] = (ks_entry){open[k], 1};
-        }
+        KS_TRY(slide(w, part, &seen, token, err));
     }
+done:
+    return st;
+}
+
+ks_status ks_words_take_characters(ks_words *w, ks_words_part part,
+                                   const char *text, size_t n, ks_err *err) {
+    ks_status st = KS_OK;
+    window seen = {.longest = KS_WORDS_LONGEST, .shortest = 2};
+    bool inside = false;
+    for (size_t i = 0, width; i <= n; i += width) {
+        int32_t c = at(text, n, i, &width);
+        bool space = i == n || ks_is_space(c);
+        if (space && !inside) continue;
+        if (!inside) {
+            seen.n = 0;
+            KS_TRY(slide(w, part, &seen, ' ', err));
+        }
+        KS_TRY(slide(w, part, &seen, space ? ' ' : utf8proc_tolower(c), err));
+        inside = !space;
+    }
+done:
+    return st;
+}
+
+ks_status ks_words_end(ks_words *w, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(ks_grow(&w->row, &w->row_capacity, (size_t)w->n + 2, sizeof *w->row,
+                   "words", err));
     settle(w, w->row[w->n]);
     w->row[++w->n] = w->n_entries;
+done:
+    return st;
+}
+
+ks_status ks_words_add(ks_words *w, const char *text, size_t n, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(ks_words_take(w, KS_WORDS_STEP, KS_WORDS_LONGEST, text, n, err));
+    KS_TRY(ks_words_end(w, err));
 done:
     return st;
 }

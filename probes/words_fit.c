@@ -51,7 +51,8 @@ static ks_status find_vocabulary(sparse *s, const ks_words *w,
     }
     for (size_t g = 0; g < w->n_grams; g++) {
         double df = s->idf[g];
-        if (df == 0 || (kind == KS_WORDS_BAG && w->grams[g].length > 1))
+        if (df < (kind == KS_WORDS_COMMON ? 2 : 1) ||
+            (kind == KS_WORDS_BAG && w->grams[g].length > 1))
             continue;
         s->index[g] = ++s->n_features;
         s->idf[g] = log((1 + (double)n) / (1 + df)) + 1;
@@ -65,7 +66,7 @@ static struct feature_node *fill_row(const sparse *s, const ks_words *w,
                                      ks_words_kind kind, int64_t i,
                                      struct feature_node *at) {
     struct feature_node *begin = at;
-    double square = 0;
+    double square[2] = {0, 0}; /* by part */
     for (size_t e = w->row[i]; e < w->row[i + 1]; e++) {
         int32_t gram = w->entries[e].gram;
         double times = w->entries[e].times;
@@ -73,11 +74,16 @@ static struct feature_node *fill_row(const sparse *s, const ks_words *w,
         double value =
             kind == KS_WORDS_BAG ? times : (1 + log(times)) * s->idf[gram];
         *at++ = (struct feature_node){s->index[gram], value};
-        square += value * value;
+        square[w->grams[gram].part] += value * value;
     }
-    if (kind == KS_WORDS_TFIDF && square > 0)
-        for (struct feature_node *p = begin; p < at; p++)
-            p->value /= sqrt(square);
+    at = begin;
+    for (size_t e = w->row[i]; e < w->row[i + 1]; e++) {
+        int32_t gram = w->entries[e].gram;
+        if (!s->index[gram]) continue;
+        if (kind != KS_WORDS_BAG)
+            at->value /= sqrt(square[w->grams[gram].part]);
+        at++;
+    }
     *at++ = (struct feature_node){s->n_features + 1, 1};
     *at++ = (struct feature_node){-1, 0};
     return at;
@@ -148,20 +154,42 @@ done:
 /* One held-out set at all strengths, or at one (chosen). */
 typedef struct job {
     uint32_t hold;
-    double chosen; /* 0: all strengths */
+    double chosen; /* 0: strengths upward, as far as some outer fold asks */
     float *margin; /* [N_STRENGTHS or 1, n] */
 } job;
+
+/* Strengths are tried upward until the loss has risen twice in a row: the
+ * largest take longest, and beyond the least loss they only lose. What an outer
+ * fold looks at are the rows held out with it, not its own. */
+typedef struct climb {
+    double last;
+    int risen;
+} climb;
+
+static bool goes_on(climb *at, double loss) {
+    at->risen = loss > at->last ? at->risen + 1 : 0;
+    at->last = loss;
+    return at->risen < 2;
+}
 
 static ks_status run_job(const ks_words *w, ks_words_kind kind, const int8_t *y,
                          const uint8_t *fold, const job *j, ks_err *err) {
     ks_status st = KS_OK;
     sparse s = {0};
+    climb at[KS_L2_MAX_FOLDS];
+    uint32_t asking = j->hold; /* outer folds */
+    for (int f = 0; f < KS_L2_MAX_FOLDS; f++) at[f] = (climb){INFINITY, 0};
     KS_TRY(make_sparse(&s, w, kind, y, fold, j->hold, err));
-    for (int c = 0; c < (j->chosen > 0 ? 1 : N_STRENGTHS); c++) {
+    for (int c = 0; c < (j->chosen > 0 ? 1 : N_STRENGTHS) && asking; c++) {
+        float *margin = j->margin + c * w->n;
         KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
         KS_TRY(fit_one(&s, w->n, fold, j->hold,
-                       j->chosen > 0 ? j->chosen : strengths[c],
-                       j->margin + c * w->n, err));
+                       j->chosen > 0 ? j->chosen : strengths[c], margin, err));
+        for (int f = 0; j->chosen == 0 && f < KS_L2_MAX_FOLDS; f++)
+            if (asking >> f & 1 &&
+                !goes_on(&at[f], ks_nest_loss(margin, y, fold, w->n,
+                                              j->hold & ~(1u << f))))
+                asking &= ~(1u << f);
     }
 done:
     free_sparse(&s);
@@ -186,26 +214,27 @@ static ks_status run_jobs(const ks_words *w, ks_words_kind kind,
     return st;
 }
 
-/* The strength with the least mean loss over the inner parts of fold f. */
+/* The strength with the least mean loss over the inner parts of fold f, among
+ * those that it tried on all of them. */
 static double choose(const job *jobs, int32_t n_jobs, const ks_folds *folds,
                      const int8_t *y, const uint8_t *fold, int32_t f) {
-    double best = INFINITY, chosen = strengths[0];
-    for (int c = 0; c < N_STRENGTHS; c++) {
-        double loss = 0;
-        for (int32_t part = 0; part < folds->n_inner; part++) {
-            uint32_t hold =
-                ks_nest_hold(folds->n_folds, folds->n_inner, f, part);
-            int32_t i = 0;
-            while (i < n_jobs && jobs[i].hold != hold) i++;
-            loss += ks_nest_loss(jobs[i].margin + c * folds->n, y, fold,
-                                 folds->n, hold & ~(1u << f));
-        }
-        if (loss < best) {
-            best = loss;
-            chosen = strengths[c];
+    double loss[N_STRENGTHS] = {0};
+    int n_tried = N_STRENGTHS, best = 0;
+    for (int32_t part = 0; part < folds->n_inner; part++) {
+        uint32_t hold = ks_nest_hold(folds->n_folds, folds->n_inner, f, part);
+        climb at = {INFINITY, 0};
+        int32_t i = 0;
+        while (i < n_jobs && jobs[i].hold != hold) i++;
+        for (int c = 0; c < n_tried; c++) {
+            double one = ks_nest_loss(jobs[i].margin + c * folds->n, y, fold,
+                                      folds->n, hold & ~(1u << f));
+            loss[c] += one;
+            if (!goes_on(&at, one)) n_tried = c + 1;
         }
     }
-    return chosen;
+    for (int c = 1; c < n_tried; c++)
+        if (loss[c] < loss[best]) best = c;
+    return strengths[best];
 }
 
 static ks_status fit_seed(const ks_words *w, ks_words_kind kind,

@@ -4,11 +4,10 @@
 
 #include "words.h"
 
-enum { KS_WORDS_LONGEST = 5 };
-
-/* A shorter n-gram (-1: none) and one more token. */
+/* A shorter n-gram (-1 - part: none) and one more token. */
 typedef struct ks_gram {
-    int32_t parent, token, length;
+    int32_t parent, token;
+    int16_t length, part;
 } ks_gram;
 
 typedef struct ks_entry {

@@ -13,25 +13,33 @@
 
 enum {
     KEY_RIVAL = KS_KEY_OWN,
+    KEY_SCORES,
     KEY_STRATA,
     KEY_FOLDS,
     KEY_INNER,
     KEY_SEEDS,
     KEY_STRENGTHS,
     KEY_BOOTSTRAP,
-    KEY_NO_TEXT
+    KEY_NO_TEXT,
+    KEY_ANALYSES,
+    KEY_PROBES,
+    KEY_PROTOCOL,
+    KEY_RATES
 };
 
-enum { MAX_RIVALS = 16 };
+enum { MAX_RIVALS = 16, MAX_SCORES = 16 };
 
 typedef struct input {
     ks_cli_common common;
     const char *strata;
     char *rival_names[MAX_RIVALS]; /* owned */
     const char *rival_paths[MAX_RIVALS];
-    int n_rivals, folds, inner, seeds, bootstrap, n_strengths;
+    ks_given_scores scores[MAX_SCORES]; /* strings owned */
+    int n_scores, n_rivals, folds, inner, seeds, bootstrap, n_strengths;
     double strengths[KS_MAX_STRENGTHS];
+    uint32_t analyses;
     bool no_text;
+    ks_kinds_options kinds;
     ks_progress *progress;
 } input;
 
@@ -55,6 +63,13 @@ static const struct argp_option option_list[] = {
      "other activations of the same steps, compared on the same rows and "
      "folds, e.g. 'random weights=random.h5'; may be repeated",
      0},
+    {"baseline-scores", KEY_SCORES, "NAME=FILE[:FIELD+..]", 0,
+     "scores of the same steps as a baseline: label lines whose \"scores\" "
+     "hold "
+     "FIELD (default: all that they hold), such as keystep score writes; may "
+     "be "
+     "repeated",
+     0},
     {"strata", KEY_STRATA, "FIELD", 0,
      "a field of the label lines, a list with one value a step: important "
      "steps "
@@ -71,6 +86,25 @@ static const struct argp_option option_list[] = {
      "C of scikit-learn (default: 8 values from 1e-4 to 10)", 0},
     {"bootstrap", KEY_BOOTSTRAP, "N", 0,
      "draws of problems for intervals (default 2000)", 0},
+    {"analyses", KEY_ANALYSES, "LIST", 0,
+     "of refinement, layer-transfer, layers-needed, selectivity, "
+     "learning-curve, surface; all (default) or none",
+     0},
+    {"probes", KEY_PROBES, "LIST", 0,
+     "kinds to train with AdamW beside l2, which always runs: linear, mlp "
+     "(256x2; on the mean over the layers behind the embeddings), lw-linear, "
+     "lw-mlp (128; on those layers side by side), linear-layer, mlp-layer "
+     "(128; one for each layer). lw-mlp:1024, mlp:128x5: other units, and "
+     "hidden layers, each half as wide as the one before",
+     0},
+    {"protocol", KEY_PROTOCOL, "honest|published", 0,
+     "published: also the published protocol, with all steps from it to the "
+     "honest one, for --probes (default: linear,mlp,lw-linear,lw-mlp)",
+     0},
+    {"published-rates", KEY_RATES, "LIST", 0,
+     "learning rates of the published protocol (default 3e-4); of several the "
+     "best on the evaluation steps, as the published code does",
+     0},
     {"no-text", KEY_NO_TEXT, NULL, 0,
      "leave out the word baselines, the slowest part on long texts", 0},
     {"seed", KS_KEY_SEED, "N", 0,
@@ -113,6 +147,67 @@ static void read_strengths(input *in, const char *text,
           by_size);
 }
 
+static void read_analyses(input *in, const char *text,
+                          struct argp_state *state) {
+    const uint32_t all = (1u << KS_N_ANALYSES) - 1;
+    in->analyses = 0;
+    if (strcmp(text, "none") == 0) return;
+    if (strcmp(text, "all") == 0) {
+        in->analyses = all;
+        return;
+    }
+    for (const char *at = text; at;) {
+        const char *end = strchrnul(at, ',');
+        ks_analysis a = 0;
+        while (a < KS_N_ANALYSES &&
+               (strlen(ks_analysis_name(a)) != (size_t)(end - at) ||
+                strncmp(ks_analysis_name(a), at, (size_t)(end - at)) != 0))
+            a++;
+        if (a == KS_N_ANALYSES) {
+            argp_error(state,
+                       "--analyses takes all, none or some of refinement, "
+                       "layer-transfer, layers-needed, selectivity, "
+                       "learning-curve, surface, got '%.*s'",
+                       (int)(end - at), at);
+            return;
+        }
+        in->analyses |= 1u << a;
+        at = *end ? end + 1 : NULL;
+    }
+}
+
+static void read_protocol(input *in, const char *text,
+                          struct argp_state *state) {
+    in->kinds.published = strcmp(text, "published") == 0;
+    if (!in->kinds.published && strcmp(text, "honest") != 0)
+        argp_error(state, "--protocol is honest or published, got '%s'", text);
+}
+
+static void read_probes(input *in, const char *text, struct argp_state *state) {
+    ks_err err = {0};
+    ks_status st =
+        ks_recipes_read(text, in->kinds.recipes, &in->kinds.n_recipes, &err);
+    if (st != KS_OK) argp_error(state, "--probes: %s", err.text);
+}
+
+static void read_rates(input *in, const char *text, struct argp_state *state) {
+    in->kinds.n_rates = 0;
+    for (const char *at = text; at;) {
+        char *end;
+        double rate = strtod(at, &end);
+        if (end == at || (*end && *end != ',') || !(rate > 0 && rate <= 1) ||
+            in->kinds.n_rates == KS_MOST_RATES) {
+            argp_error(state,
+                       "--published-rates takes up to %d numbers above 0 and "
+                       "up to 1 such as 3e-5,3e-4,3e-3, got '%s'",
+                       KS_MOST_RATES, text);
+            return;
+        }
+        in->kinds.rates[in->kinds.n_rates++] = rate;
+        at = *end ? end + 1 : NULL;
+    }
+}
+
 static void read_rival(input *in, const char *text, struct argp_state *state) {
     const char *equals = strchr(text, '=');
     if (!equals || equals == text || !equals[1]) {
@@ -127,6 +222,30 @@ static void read_rival(input *in, const char *text, struct argp_state *state) {
     in->rival_paths[in->n_rivals++] = equals + 1;
 }
 
+/* NAME=FILE[:FIELD+..]; a colon ahead of the last slash is the file's. */
+static void read_scores(input *in, const char *text, struct argp_state *state) {
+    const char *equals = strchr(text, '=');
+    if (!equals || equals == text || !equals[1]) {
+        argp_error(state,
+                   "--baseline-scores takes NAME=FILE or NAME=FILE:FIELD, got "
+                   "'%s'",
+                   text);
+        return;
+    }
+    if (in->n_scores == MAX_SCORES) {
+        argp_error(state, "more than %d --baseline-scores", MAX_SCORES);
+        return;
+    }
+    ks_given_scores *s = &in->scores[in->n_scores++];
+    const char *path = equals + 1, *colon = strrchr(path, ':');
+    if (colon && strchr(colon, '/')) colon = NULL;
+    s->name = strndup(text, (size_t)(equals - text));
+    s->path = colon ? strndup(path, (size_t)(colon - path)) : strdup(path);
+    s->fields = colon ? strdup(colon + 1) : NULL;
+    if (!s->name || !s->path || (colon && !s->fields))
+        argp_failure(state, KS_EXIT_FAILED, 0, "out of memory");
+}
+
 static void check(input *in, struct argp_state *state) {
     const ks_cli_common *c = &in->common;
     const char *missing = !c->acts ? "--acts" : !c->out ? "--out" : NULL;
@@ -135,6 +254,10 @@ static void check(input *in, struct argp_state *state) {
         argp_error(state, "position 'tokens' has no row a step: probes take "
                           "mean, first, middle, last, before");
     ks_cli_clean(c, state);
+    if (in->kinds.n_rates && !in->kinds.published)
+        argp_error(state, "--published-rates needs --protocol published");
+    if (in->kinds.published) ks_kinds_default(&in->kinds);
+    in->kinds.memory = c->memory;
     if (!in->inner) in->inner = in->folds - 1;
     if (in->inner >= in->folds)
         argp_error(state, "--inner-folds %d: at most one less than --folds %d",
@@ -146,6 +269,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     switch (key) {
     case KEY_RIVAL:
         read_rival(in, arg, state);
+        return 0;
+    case KEY_SCORES:
+        read_scores(in, arg, state);
         return 0;
     case KEY_STRATA:
         in->strata = arg;
@@ -165,6 +291,18 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_BOOTSTRAP:
         in->bootstrap =
             (int)ks_cli_whole(arg, 100, 1000000, "bootstrap", state);
+        return 0;
+    case KEY_ANALYSES:
+        read_analyses(in, arg, state);
+        return 0;
+    case KEY_PROBES:
+        read_probes(in, arg, state);
+        return 0;
+    case KEY_PROTOCOL:
+        read_protocol(in, arg, state);
+        return 0;
+    case KEY_RATES:
+        read_rates(in, arg, state);
         return 0;
     case KEY_NO_TEXT:
         in->no_text = true;
@@ -227,6 +365,7 @@ static ks_status write_all(const input *in, const ks_evaluation *evaluation,
     KS_TRY(ks_write_file(paths[JSON], text, strlen(text), true, err));
     fputs(in->common.json ? text : shown.data, stdout);
     if (in->common.json) putchar('\n');
+    fflush(stdout); /* ahead of what is said on stderr */
 done:
     json_decref(summary);
     free(text);
@@ -307,7 +446,11 @@ static ks_status run(input *in, ks_err *err) {
         .n_rivals = in->n_rivals,
         .rival_names = (const char *const *)in->rival_names,
         .rival_paths = in->rival_paths,
+        .n_scores = in->n_scores,
+        .scores = in->scores,
+        .analyses = in->analyses,
         .no_text = in->no_text,
+        .kinds = in->kinds,
         .layers_of = ks_cli_layers,
         .layers = c->layers,
         .begin = begin,
@@ -327,6 +470,8 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(st);
     say(&evaluation);
     KS_TRY(write_all(in, &evaluation, paths, err));
+    ks_log(KS_LOG_INFO, "probe: %s has all tables, %s every figure",
+           paths[TABLE], paths[JSON]);
 done:
     ks_evaluation_free(&evaluation);
     ks_dev_close(&dev, ops);
@@ -351,6 +496,7 @@ int ks_cmd_probe(int argc, char **argv) {
     input in = {.folds = 5,
                 .seeds = 1,
                 .bootstrap = 2000,
+                .analyses = (1u << KS_N_ANALYSES) - 1,
                 .n_strengths = KS_DEFAULT_STRENGTHS};
     ks_err err = {0};
     ks_cli_common_init(&in.common);
@@ -360,5 +506,10 @@ int ks_cmd_probe(int argc, char **argv) {
     if (code == KS_EXIT_DONE && run(&in, &err) != KS_OK)
         code = ks_cli_failed("probe", &err);
     for (int i = 0; i < in.n_rivals; i++) free(in.rival_names[i]);
+    for (int i = 0; i < in.n_scores; i++) {
+        free((char *)(uintptr_t)in.scores[i].name);
+        free((char *)(uintptr_t)in.scores[i].path);
+        free((char *)(uintptr_t)in.scores[i].fields);
+    }
     return code;
 }

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <math.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "fixture.h"
@@ -67,9 +68,9 @@ Test(probe_command, writes_tables_and_files) {
                          "within_chain_auc,brier,ci_low,ci_high\n",
                          133),
                  0));
-    /* 2 positions x (4 layers x (5 folds + 1) + best), twice; permuted; 8
-     * baselines, 6 of them fitted on 5 folds; heading */
-    cr_expect(eq(int, count(csv, "\n"), 2 * 2 * 25 + 2 + 8 + 30 + 1));
+    /* 2 positions x (4 layers x (5 folds + 1) + best), twice; permuted; 12
+     * baselines, 10 of them fitted on 5 folds; heading */
+    cr_expect(eq(int, count(csv, "\n"), 2 * 2 * 25 + 2 + 12 + 50 + 1));
     for (const char *line = csv; *line; line = strchr(line, '\n') + 1) {
         int commas = 0;
         for (const char *at = line; *at != '\n'; at++) commas += *at == ',';
@@ -92,6 +93,40 @@ Test(probe_command, writes_tables_and_files) {
     cr_expect(eq(int, run(arguments), 0));
     cr_expect(eq(str, was, (char *)read_back("out/metrics.csv")));
     free(was);
+}
+
+/* A label file's own scores; a colon in a folder's name is no field. */
+Test(probe_command, scores_as_baselines) {
+    char arguments[512], path[160];
+    snprintf(path, sizeof path, "%s/a:b", f.dir);
+    cr_assert(eq(int, mkdir(path, 0777), 0));
+    snprintf(path, sizeof path, "%s/a:b/given.jsonl", f.dir);
+    FILE *file = fopen(path, "w");
+    for (int c = 0; c < CHAINS; c++)
+        fprintf(file,
+                "{\"chain\":\"%s\",\"labels\":[1,0,1,0,1,0],\"scores\":{"
+                "\"place\":[0,1,2,3,4,5],\"flat\":[1,1,1,1,1,null]}}\n",
+                f.ids[c]);
+    fclose(file);
+    snprintf(arguments, sizeof arguments,
+             "--positions mean --no-text --baseline-scores 'one=%s:flat' "
+             "--baseline-scores 'two, both=%s' --out %s",
+             path, path, f.out);
+    cr_assert(eq(int, run(arguments), 0), "%s", read_back("stderr"));
+    cr_expect(strstr(read_back("out/table.md"),
+                     "- two, both: scores flat, place of given.jsonl.") !=
+              NULL);
+    cr_expect(strstr(read_back("out/metrics.csv"), ",\"two, both\",") != NULL);
+    json_t *summary = json_loads(read_back("out/summary.json"), 0, NULL), *one;
+    size_t i;
+    int found = 0;
+    json_array_foreach(json_object_get(summary, "baselines"), i, one) found +=
+        strcmp(json_string_value(json_object_get(one, "name")), "one") == 0;
+    cr_expect(eq(int, found, 1));
+    json_decref(summary);
+    cr_expect(eq(int, run("--baseline-scores nothing --out x"), 2));
+    cr_expect(strstr(read_back("stderr"), "NAME=FILE:FIELD, got 'nothing'") !=
+              NULL);
 }
 
 Test(probe_command, prints_json) {

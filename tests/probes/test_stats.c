@@ -146,20 +146,27 @@ Test(stats, bootstrap_equals_a_plain_redraw) {
     json_decref(all);
 }
 
-Test(stats, paired_difference_of_equal_scores_is_zero) {
+Test(stats, balanced_accuracy_by_sums_is_the_bootstrap_s) {
     json_t *all = golden();
     struct rows *r =
-        read_case(json_array_get(json_object_get(all, "cases"), 0));
-    ks_interval got[KS_N_METRICS];
-    cr_assert(ks_stats_paired(&r->scored, r->score, 100, 1, got, NULL) ==
-              KS_OK);
-    for (int m = 0; m < KS_N_METRICS; m++) {
-        cr_assert(got[m].value == 0 && got[m].low == 0 && got[m].high == 0);
-    }
+        read_case(json_array_get(json_object_get(all, "cases"), 1));
+    ks_interval slow[KS_N_METRICS], fast, apart;
     float *worse = malloc(sizeof *worse * MOST);
+    cr_assert(ks_stats_bootstrap(&r->scored, 300, 3, slow, NULL) == KS_OK);
+    cr_assert(ks_stats_balanced(&r->scored, r->score, 300, 3, &fast, &apart,
+                                NULL) == KS_OK);
+    const ks_interval *same = &slow[KS_BALANCED_ACCURACY];
+    cr_assert(fabs(fast.value - same->value) <= 1e-12 &&
+              fabs(fast.low - same->low) <= 1e-12 &&
+              fabs(fast.high - same->high) <= 1e-12);
+    cr_assert(apart.value == 0 && apart.low == 0 && apart.high == 0);
     for (int64_t i = 0; i < r->scored.n; i++) worse[i] = -r->score[i];
-    cr_assert(ks_stats_paired(&r->scored, worse, 500, 1, got, NULL) == KS_OK);
-    cr_assert(got[KS_AUC].low > 0, "%g", got[KS_AUC].low);
+    cr_assert(ks_stats_balanced(&r->scored, worse, 500, 1, NULL, &apart,
+                                NULL) == KS_OK);
+    cr_assert(apart.low > 0, "%g", apart.low);
+    worse[4] = NAN;
+    cr_assert(ks_stats_balanced(&r->scored, worse, 500, 1, NULL, &apart,
+                                NULL) == KS_NUMERIC);
     free(worse);
     free(r);
     json_decref(all);

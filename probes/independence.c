@@ -1,0 +1,159 @@
+/* independence.c - see independence.h. */
+#include "independence.h"
+
+#include <stdlib.h>
+
+#include "correlate.h"
+#include "removed.h"
+#include "surface.h"
+
+typedef struct work {
+    const ks_dataset *d;
+    const ks_grid *grid;
+    const ks_folds *folds;
+    const ks_grid_options *options;
+    bool all_layers;
+    float *z;          /* [n, features] */
+    float *buffer, *x; /* of one layer */
+    int64_t done;
+    ks_independence *out;
+} work;
+
+/* ------------------------------------------------------------- correlations */
+
+enum { LABELS, SCORES, PREDICTIONS, N_TARGETS };
+
+static ks_status correlate(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = w->d;
+    ks_independence *out = w->out;
+    int32_t n_x = out->n_features;
+    const float *score = w->grid->series[out->of].score;
+    double *x = NULL, *t = NULL;
+    ks_interval r[KS_SURFACE_FEATURES * N_TARGETS];
+    KS_TRY(ks_alloc(&x, (size_t)(d->n * n_x), sizeof *x, "features", err));
+    KS_TRY(ks_alloc(&t, (size_t)(d->n * N_TARGETS), sizeof *t, "scores", err));
+    for (int64_t i = 0; i < d->n * n_x; i++) x[i] = (double)w->z[i];
+    for (int64_t i = 0; i < d->n; i++) {
+        t[i * N_TARGETS + LABELS] = d->y[i];
+        t[i * N_TARGETS + SCORES] = (double)score[i];
+        t[i * N_TARGETS + PREDICTIONS] = score[i] > 0;
+    }
+    KS_TRY(ks_correlate(x, n_x, t, N_TARGETS, d->n, d->group, d->n_groups,
+                        w->options->bootstrap, w->options->seed, r, err));
+    for (int32_t j = 0; j < n_x; j++)
+        out->features[j] =
+            (ks_surface_r){.name = ks_surface_feature(KS_SURFACE_ALL, j),
+                           .labels = r[j * N_TARGETS + LABELS],
+                           .scores = r[j * N_TARGETS + SCORES],
+                           .predictions = r[j * N_TARGETS + PREDICTIONS]};
+done:
+    free(x);
+    free(t);
+    return st;
+}
+
+/* ----------------------------------------------------------------- removing */
+
+static ks_status remove_from(work *w, const ks_series *series, int32_t cell,
+                             ks_removed_layer *out, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = w->d;
+    const ks_grid_options *o = w->options;
+    out->layer = series->cells[cell].layer;
+    KS_TRY(
+        ks_alloc(&out->score, (size_t)d->n, sizeof *out->score, "scores", err));
+    KS_TRY(ks_dataset_read(d, d->acts, d->row, series->stream, series->position,
+                           out->layer, w->buffer, w->x, err));
+    KS_TRY(ks_removed_fit(w->x, d->info->d, w->z, w->out->n_features, d->y,
+                          w->folds, &o->nest, out->score, &w->out->fits,
+                          &w->out->unconverged, err));
+    ks_scored rows = ks_grid_scored(d, out->score);
+    KS_TRY(ks_stats_bootstrap(&rows, o->bootstrap, o->seed, out->metrics, err));
+    KS_TRY(ks_stats_balanced(&rows, series->cells[cell].score, o->bootstrap,
+                             o->seed, NULL, &out->minus, err));
+    if (o->progress) o->progress(o->user, ++w->done);
+done:
+    return st;
+}
+
+static ks_status remove_all(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    int32_t n_fits = w->folds->n_seeds * w->folds->n_folds;
+    for (int32_t k = 0; k < w->grid->n_series; k++) {
+        const ks_series *series = &w->grid->series[k];
+        ks_removed_series *out = &w->out->removed[k];
+        int32_t usual = ks_series_usual(series, n_fits);
+        int32_t n = w->all_layers ? series->n_cells : 1;
+        KS_TRY(ks_alloc(&out->at, (size_t)n, sizeof *out->at, "layers", err));
+        while (out->n_layers < n) {
+            int32_t i = out->n_layers++;
+            KS_TRY(remove_from(w, series, w->all_layers ? i : usual,
+                               &out->at[i], err));
+        }
+    }
+done:
+    return st;
+}
+
+/* ---------------------------------------------------------------------- all */
+
+int64_t ks_independence_layers(const ks_grid *grid, bool all_layers) {
+    int64_t n = 0;
+    for (int32_t k = 0; k < grid->n_series; k++)
+        n += all_layers ? grid->series[k].n_cells : 1;
+    return n;
+}
+
+ks_status ks_independence_run(ks_independence *out, const ks_dataset *d,
+                              const ks_grid *grid, const ks_folds *folds,
+                              const ks_grid_options *options, bool all_layers,
+                              ks_err *err) {
+    ks_status st = KS_OK;
+    size_t width = (size_t)d->info->d;
+    work w = {.d = d,
+              .grid = grid,
+              .folds = folds,
+              .options = options,
+              .all_layers = all_layers,
+              .out = out};
+    *out = (ks_independence){0};
+    if (!d->has_text) return KS_OK;
+    out->n_features = ks_surface_n_features(KS_SURFACE_ALL);
+    out->n_series = grid->n_series;
+    for (int32_t k = grid->n_series - 1; k >= 0; k--)
+        if (grid->series[k].stream == KS_RESID &&
+            grid->series[k].position == KS_MEAN)
+            out->of = k;
+    KS_TRY(ks_alloc(&w.z, (size_t)(d->n * out->n_features), sizeof *w.z,
+                    "features", err));
+    KS_TRY(ks_alloc(&out->features, (size_t)out->n_features,
+                    sizeof *out->features, "features", err));
+    KS_TRY(ks_alloc(&out->removed, (size_t)KS_MAX(out->n_series, 1),
+                    sizeof *out->removed, "series", err));
+    KS_TRY(ks_alloc(&w.buffer, (size_t)d->info->n_steps * width,
+                    sizeof *w.buffer, "activations of a layer", err));
+    KS_TRY(ks_alloc(&w.x, (size_t)d->n * width, sizeof *w.x,
+                    "activations of a layer", err));
+    KS_TRY(ks_surface_features(d, KS_SURFACE_ALL, options->nest.threads, w.z,
+                               err));
+    KS_TRY(correlate(&w, err));
+    KS_TRY(remove_all(&w, err));
+done:
+    free(w.z);
+    free(w.buffer);
+    free(w.x);
+    if (st != KS_OK) ks_independence_free(out);
+    return st;
+}
+
+void ks_independence_free(ks_independence *out) {
+    for (int32_t k = 0; out->removed && k < out->n_series; k++) {
+        for (int32_t i = 0; i < out->removed[k].n_layers; i++)
+            free(out->removed[k].at[i].score);
+        free(out->removed[k].at);
+    }
+    free(out->removed);
+    free(out->features);
+    *out = (ks_independence){0};
+}
