@@ -8,7 +8,7 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 # What a build needs, and what the tests need on top.
 BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config
 libopenblas-openmp-dev liblapacke-dev libhdf5-dev libjansson-dev libpcre2-dev
-libutf8proc-dev libgmp-dev libssl-dev libgsl-dev liblinear-dev"
+libutf8proc-dev libgmp-dev libssl-dev libgsl-dev liblinear-dev libzip-dev"
 TEST_PACKAGES="libcriterion-dev"
 # Heavy parts that only some tests need: ./check --all.
 ALL_PACKAGES="g++ clang-14 libclang-rt-14-dev llvm-14 libomp-14-dev

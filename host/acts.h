@@ -137,6 +137,13 @@ ks_status ks_acts_read(const ks_acts_file *file, ks_stream stream,
                        ks_position position, int32_t layer, int64_t row,
                        int64_t n, float *out, ks_err *err);
 
+/* The rows listed, n of one layer, into out [n, d] as they are stored; pages of
+ * a mapped file do not stay resident. Thread-safe. */
+ks_status ks_acts_gather(const ks_acts_file *file, ks_stream stream,
+                         ks_position position, int32_t layer,
+                         const int64_t *rows, int64_t n, void *out,
+                         ks_err *err);
+
 typedef struct ks_acts_report {
     int64_t rows;     /* checked, over all data sets and layers */
     int64_t nan_rows; /* of them NaN where a step has no token to show */

@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "ops.h"
 
@@ -251,38 +252,44 @@ const uint8_t *ks__acts_mapped_sums(const ks_acts_file *f,
     return f->map.data + ks__acts_sum_at(set, layer, row);
 }
 
-/* Rows of a virtual set, a few at a time: HDF5 gathers them from the shards
- * as stored (no conversion of its own), we widen. */
+/* Rows of a virtual set as stored: HDF5 gathers them from the shards, with no
+ * conversion of its own. Inside the library's lock. */
+static ks_status read_stored(const ks_acts_file *f, int i, int32_t layer,
+                             int64_t row, int64_t n, void *out, ks_err *err) {
+    ks_status st = KS_OK;
+    hsize_t start[] = {(hsize_t)layer, (hsize_t)row, 0};
+    hsize_t count[] = {1, (hsize_t)n, (hsize_t)f->info.d};
+    hid_t type = ks__h5_type(f->info.dtype);
+    hid_t file_space = H5Dget_space(f->virtual[i]);
+    hid_t memory = H5Screate_simple(3, count, NULL);
+    if (H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start, NULL, count,
+                            NULL) < 0 ||
+        H5Dread(f->virtual[i], type, memory, file_space, H5P_DEFAULT, out) < 0)
+        KS_TRY(ks__h5_fail(err, f->path, "read a shard"));
+done:
+    ks__h5_drop(&memory);
+    ks__h5_drop(&file_space);
+    ks__h5_drop(&type);
+    return st;
+}
+
+/* A few at a time; we widen. */
 static ks_status read_virtual(const ks_acts_file *f, int i, int32_t layer,
                               int64_t row, int64_t n, float *out, ks_err *err) {
     ks_status st = KS_OK;
     int64_t d = f->info.d;
     int64_t step = KS_MAX((1 << 22) / (int64_t)f->layout.row_bytes, 1);
     void *raw = NULL;
-    hid_t file_space = -1, memory = -1, type = -1;
     ks__h5 was;
     ks__h5_enter(&was);
     KS_TRY(ks_alloc(&raw, (size_t)KS_MIN(step, n), f->layout.row_bytes,
                     "rows of a shard", err));
-    type = ks__h5_type(f->info.dtype);
-    file_space = H5Dget_space(f->virtual[i]);
     for (int64_t at = 0; at < n; at += step) {
         int64_t now = KS_MIN(step, n - at);
-        hsize_t start[] = {(hsize_t)layer, (hsize_t)(row + at), 0};
-        hsize_t count[] = {1, (hsize_t)now, (hsize_t)d};
-        ks__h5_drop(&memory);
-        memory = H5Screate_simple(3, count, NULL);
-        if (H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start, NULL, count,
-                                NULL) < 0 ||
-            H5Dread(f->virtual[i], type, memory, file_space, H5P_DEFAULT, raw) <
-                0)
-            KS_TRY(ks__h5_fail(err, f->path, "read a shard"));
+        KS_TRY(read_stored(f, i, layer, row + at, now, raw, err));
         ks_dequantize(f->info.dtype, raw, out + at * d, now * d);
     }
 done:
-    ks__h5_drop(&memory);
-    ks__h5_drop(&file_space);
-    ks__h5_drop(&type);
     ks__h5_leave(&was);
     free(raw);
     return st;
@@ -304,15 +311,14 @@ static void widen(ks_type type, const uint8_t *from, float *to, int64_t n) {
     }
 }
 
-ks_status ks_acts_read(const ks_acts_file *f, ks_stream stream,
-                       ks_position position, int32_t layer, int64_t row,
-                       int64_t n, float *out, ks_err *err) {
+static ks_status check_rows(const ks_acts_file *f, ks_stream stream,
+                            ks_position position, int32_t layer, int64_t row,
+                            int64_t n, ks_err *err) {
     ks_status st = KS_OK;
     KS_CHECK(ks_acts_has(f, stream, position), KS_MISMATCH,
              "%s: has no activations of %s at %s", f->path,
              ks_stream_name(stream), ks_position_name(position));
-    int i = f->set_of[stream][position];
-    const ks__acts_set *set = &f->layout.sets[i];
+    const ks__acts_set *set = &f->layout.sets[f->set_of[stream][position]];
     KS_CHECK(layer >= 0 && layer < set->n_layers && row >= 0 && n >= 0 &&
                  row <= set->n_rows && n <= set->n_rows - row,
              KS_LIMIT,
@@ -321,12 +327,96 @@ ks_status ks_acts_read(const ks_acts_file *f, ks_stream stream,
              f->path, (long long)n, (long long)row, layer,
              ks_stream_name(stream), ks_position_name(position),
              (long long)set->n_rows, set->n_layers);
+done:
+    return st;
+}
+
+ks_status ks_acts_read(const ks_acts_file *f, ks_stream stream,
+                       ks_position position, int32_t layer, int64_t row,
+                       int64_t n, float *out, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(check_rows(f, stream, position, layer, row, n, err));
+    int i = f->set_of[stream][position];
+    const ks__acts_set *set = &f->layout.sets[i];
     if (n == 0) goto done;
     if (f->virtual[i] >= 0)
         KS_TRY(read_virtual(f, i, layer, row, n, out, err));
     else
         widen(f->info.dtype, ks__acts_mapped(f, set, layer, row), out,
               n * f->info.d);
+done:
+    return st;
+}
+
+/* How many of the rows, ascending and not far apart, are read at once. */
+static int64_t span_of(const int64_t *rows, int64_t n, int64_t most) {
+    enum { GAP = 64 };
+    int64_t k = 1;
+    while (k < n && rows[k] > rows[k - 1] && rows[k] - rows[k - 1] <= GAP &&
+           rows[k] - rows[0] < most)
+        k++;
+    return k;
+}
+
+static ks_status gather_virtual(const ks_acts_file *f, int i, int32_t layer,
+                                const int64_t *rows, int64_t n, char *out,
+                                ks_err *err) {
+    ks_status st = KS_OK;
+    size_t bytes = f->layout.row_bytes;
+    int64_t most = KS_MAX((1 << 20) / (int64_t)bytes, 1);
+    char *raw = NULL;
+    ks__h5 was;
+    ks__h5_enter(&was);
+    KS_TRY(ks_alloc(&raw, (size_t)most, bytes, "rows of a shard", err));
+    for (int64_t at = 0, end; at < n; at = end) {
+        end = at + span_of(rows + at, n - at, most);
+        KS_TRY(read_stored(f, i, layer, rows[at], rows[end - 1] - rows[at] + 1,
+                           raw, err));
+        for (int64_t k = at; k < end; k++)
+            memcpy(out + (size_t)k * bytes,
+                   raw + (size_t)(rows[k] - rows[at]) * bytes, bytes);
+    }
+done:
+    ks__h5_leave(&was);
+    free(raw);
+    return st;
+}
+
+/* The kernel maps what lies around a page along with it, within 64 KiB. */
+static void let_go(const ks_acts_file *f, const uint8_t *from,
+                   const uint8_t *to) {
+    enum { AROUND = 64 << 10 };
+    size_t begin = (size_t)(from - f->map.data) / AROUND;
+    size_t end = (size_t)(to - f->map.data) / AROUND + 2;
+    begin = begin ? (begin - 1) * AROUND : 0;
+    end = KS_MIN(end * AROUND, f->map.size);
+    madvise((void *)(f->map.data + begin), end - begin, MADV_DONTNEED);
+}
+
+ks_status ks_acts_gather(const ks_acts_file *f, ks_stream stream,
+                         ks_position position, int32_t layer,
+                         const int64_t *rows, int64_t n, void *out,
+                         ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t low = n > 0 ? rows[0] : 0, high = low;
+    for (int64_t k = 0; k < n; k++) {
+        KS_TRY(check_rows(f, stream, position, layer, rows[k], 1, err));
+        low = KS_MIN(low, rows[k]);
+        high = KS_MAX(high, rows[k]);
+    }
+    if (n <= 0) goto done;
+    int i = f->set_of[stream][position];
+    const ks__acts_set *set = &f->layout.sets[i];
+    size_t bytes = f->layout.row_bytes;
+    if (f->virtual[i] >= 0) {
+        KS_TRY(gather_virtual(f, i, layer, rows, n, out, err));
+        goto done;
+    }
+    for (int64_t k = 0; k < n; k++)
+        memcpy((char *)out + (size_t)k * bytes,
+               ks__acts_mapped(f, set, layer, rows[k]), bytes);
+    let_go(f, ks__acts_mapped(f, set, layer, low),
+           ks__acts_mapped(f, set, layer, high) + bytes);
 done:
     return st;
 }

@@ -28,11 +28,21 @@ typedef struct ks_l2_block {
     int64_t begin, end; /* rows */
 } ks_l2_block;
 
+/* Rows that do not fit in memory: in a file, [n, d] of a plain type in the
+ * order of the blocks, not yet shifted; read block by block in every pass. */
+typedef struct ks_l2_file {
+    int fd;
+    ks_type type;
+    const float *shift; /* [d] to be subtracted */
+    bool cold; /* what was read leaves the page cache: a bench asks the disk */
+} ks_l2_file;
+
 /* One layer's rows, ordered by fold and shifted (l2_open.c). */
 typedef struct ks_l2_rows {
     int64_t n, d;
     int32_t n_designs, n_blocks, n_lanes;
-    const float *x;              /* [n, d] */
+    const float *x;              /* [n, d]; NULL: in the file */
+    const ks_l2_file *file;      /* NULL: in memory; the CPU's ops alone */
     const uint8_t *code;         /* [n_designs, n] 2 fold + y */
     const uint8_t *host_code;    /* the same, host */
     const int64_t *order;        /* [n] row of the caller's x; host */
@@ -90,6 +100,7 @@ typedef struct ks_adamw_run {
     int32_t layer;       /* first of the matrices that are its input */
     int32_t n_rows;      /* that train */
     int32_t n_batches;   /* of an epoch */
+    int32_t epochs;      /* that are run, at most the job's */
     const int32_t *rows; /* [n_rows] of the matrices */
     const int8_t *y;     /* [n] of the matrices' rows, 1 or 0 */
     uint64_t key[2];     /* of the order of rows (shuffle.h) */
@@ -98,6 +109,8 @@ typedef struct ks_adamw_run {
     const float *centre, *inverse; /* [wide] x is (x - centre) inverse; or NULL
                                       both */
     float *param;                  /* [n_params] start, then the end */
+    const int32_t *eval;           /* [n_eval] rows whose margins are wanted */
+    int32_t n_eval;
     float *margin; /* out [epochs or 1, n_eval] after every epoch, or NULL */
 } ks_adamw_run;
 
@@ -113,13 +126,11 @@ typedef struct ks_adamw_job {
     int32_t layers;
     int32_t n_hidden, hidden[KS_ADAMW_MOST_HIDDEN]; /* padded */
     int32_t batch;                                  /* rows */
-    int32_t epochs;                                 /* that are run */
+    int32_t epochs;                                 /* that have a rate */
     double beta1, beta2; /* as torch.optim.AdamW, as is */
     float eps;
-    const double *rate;  /* [epochs] of lr; host */
-    const int32_t *eval; /* [n_eval] rows whose margins are wanted */
-    int32_t n_eval;
-    bool each_epoch; /* margins after each, else after the last */
+    const double *rate; /* [epochs] of lr; host */
+    bool each_epoch;    /* margins after each, else after the last */
     int32_t n_runs;
     const ks_adamw_run *runs; /* [n_runs]; host, but not what they show */
 } ks_adamw_job;

@@ -183,23 +183,23 @@ static __device__ void one_step(linear *s, const ks_shuffle &order, int32_t e,
     for (int32_t i = (int32_t)threadIdx.x; i < batch; i += THREADS)
         s->z[i] =
             ks_adamw_residual(s->z[i], r.y[rows[i]], r.class_weight, batch);
-    update(s, rows, last ? s->t->eval : next, last ? n_eval : batch);
+    update(s, rows, last ? r.eval : next, last ? n_eval : batch);
 }
 
 static __device__ void train(linear *s) {
     const adamw_task &t = *s->t;
     const ks_adamw_run &r = *s->r;
-    for (int32_t e = 0; e < t.epochs; e++) {
+    for (int32_t e = 0; e < r.epochs; e++) {
         ks_shuffle order =
             ks_shuffle_open(r.key, (uint32_t)e, (uint32_t)r.n_rows);
         float *out = adamw_margins(t, r, e);
-        int32_t n_eval = out ? t.n_eval : 0;
+        int32_t n_eval = out ? r.n_eval : 0;
         find_rows(*s, order, 0, s->row);
         __syncthreads();
         fetch(*s, s->now, s->row, t.batch, 0, 0);
         for (int32_t b = 0; b < r.n_batches; b++)
             one_step(s, order, e, b, n_eval);
-        if (n_eval) margins(s, t.eval, n_eval, out, NOTHING);
+        if (n_eval) margins(s, r.eval, n_eval, out, NOTHING);
     }
 }
 
@@ -311,10 +311,8 @@ ks_status ks__cuda_adamw(ks_dev *dev, const ks_adamw_job *job, ks_err *err) {
     adamw_task task = {};
     task.x = job->x;
     task.n = job->n, task.stride = job->stride, task.wide = ks_adamw_wide(job);
-    task.batch = job->batch, task.epochs = job->epochs;
-    task.n_eval = job->n_eval, task.each_epoch = job->each_epoch;
+    task.batch = job->batch, task.each_epoch = job->each_epoch;
     task.beta1 = job->beta1, task.beta2 = job->beta2, task.eps = job->eps;
-    task.eval = job->eval;
     st = train_job(dev, job, &task, (float *)memory, moments,
                    (double *)(memory + moments),
                    (ks_adamw_run *)(memory + moments + rates), err);

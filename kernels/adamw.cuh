@@ -9,12 +9,11 @@
 struct adamw_task {
     const float *x;
     int64_t n, stride, wide; /* wide: inputs of a probe */
-    int32_t batch, epochs, n_eval;
+    int32_t batch;
     bool each_epoch;
     double beta1, beta2;
     float eps;
-    const double *rate;  /* [epochs] */
-    const int32_t *eval; /* [n_eval] */
+    const double *rate; /* [epochs] */
     const ks_adamw_run *runs;
 };
 
@@ -39,8 +38,9 @@ adamw_rate(const adamw_task &t, const ks_adamw_run &r, int epoch, double power1,
 /* Where run r keeps the margins of epoch e; NULL: not wanted. */
 static __device__ __forceinline__ float *
 adamw_margins(const adamw_task &t, const ks_adamw_run &r, int e) {
-    if (!r.margin || (!t.each_epoch && e + 1 < t.epochs)) return NULL;
-    return r.margin + (t.each_epoch ? (int64_t)e * t.n_eval : 0);
+    if (!r.margin || e >= r.epochs) return NULL;
+    if (!t.each_epoch && e + 1 < r.epochs) return NULL;
+    return r.margin + (t.each_epoch ? (int64_t)e * r.n_eval : 0);
 }
 
 /* Row `row` of the layer that holds input f, at f; wide has 31 bits. */

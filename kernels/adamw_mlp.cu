@@ -176,9 +176,10 @@ static __global__ void __launch_bounds__(THREADS, 1)
         if (threadIdx.x == 0 && update)
             rate[0] = adamw_rate(k.t, r, now.epoch, now.power1, now.power2);
     } else {
-        n = min(n, k.t.n_eval - begin);
+        n = min(n, r.n_eval - begin);
+        if (n <= 0 || !adamw_margins(k.t, r, now.epoch)) return;
         if ((int)threadIdx.x < n)
-            ahead[threadIdx.x] = k.t.eval[begin + (int)threadIdx.x];
+            ahead[threadIdx.x] = r.eval[begin + (int)threadIdx.x];
     }
     const float *slope = mlp_layer(k, k.slope, run, 0);
     const float *moments = k.moments + (int64_t)run * 2 * k.state;
@@ -354,9 +355,10 @@ static __global__ void __launch_bounds__(THREADS)
     int32_t n = k.t.batch;
     if (mode == EVALUATE) {
         float *to = adamw_margins(k.t, r, now.epoch);
-        n = min(n, k.t.n_eval - begin);
+        n = min(n, r.n_eval - begin);
+        if (n <= 0 || !to) return;
         climb(k, r, run, n);
-        if (to) logits(k, r, run, n, to + begin);
+        logits(k, r, run, n, to + begin);
         return;
     }
     __syncthreads(); /* all have read the clock */
@@ -378,11 +380,12 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 /* The clocks at the start of an epoch. */
-static __global__ void epoch_kernel(mlp_clock *clock, int32_t n_runs,
-                                    int32_t epoch) {
+static __global__ void epoch_kernel(mlp_clock *clock, const ks_adamw_run *runs,
+                                    int32_t n_runs, int32_t epoch) {
     int32_t k = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
     if (k >= n_runs) return;
     mlp_clock now = {0, epoch, 1, 1};
+    if (epoch >= runs[k].epochs) now.next = runs[k].n_batches + 1;
     if (epoch > 0) {
         now.power1 = clock[k].power1;
         now.power2 = clock[k].power2;
@@ -424,17 +427,21 @@ static ks_status capture_step(ks_dev *dev, const mlp_task *k, int32_t n_runs,
 static ks_status train_epoch(ks_dev *dev, const ks_adamw_job *job,
                              const mlp_task *k, cudaGraphExec_t step,
                              int32_t epoch, ks_err *err) {
-    int32_t most = 0;
-    for (int32_t i = 0; i < job->n_runs; i++)
-        most = KS_MAX(most, job->runs[i].n_batches);
+    int32_t most = 0, n_eval = 0;
+    for (int32_t i = 0; i < job->n_runs; i++) {
+        const ks_adamw_run *r = &job->runs[i];
+        if (epoch >= r->epochs) continue;
+        most = KS_MAX(most, r->n_batches);
+        if (job->each_epoch || epoch + 1 == r->epochs)
+            n_eval = KS_MAX(n_eval, r->n_eval);
+    }
     KS_CUDA_TRY(launch(epoch_kernel,
                        (unsigned)ks__ceil_div(job->n_runs, THREADS), THREADS, 0,
-                       dev->stream, k->clock, job->n_runs, epoch),
+                       dev->stream, k->clock, k->t.runs, job->n_runs, epoch),
                 "adamw");
     for (int32_t b = 0; b <= most; b++)
         KS_CUDA_TRY(cudaGraphLaunch(step, dev->stream), "adamw");
-    if (!job->each_epoch && epoch + 1 < job->epochs) return KS_OK;
-    for (int32_t at = 0; at < job->n_eval; at += job->batch) {
+    for (int32_t at = 0; at < n_eval; at += job->batch) {
         ks_status st = queue_batch(dev, k, job->n_runs, EVALUATE, at, err);
         if (st != KS_OK) return st;
     }

@@ -155,19 +155,34 @@ static ks_status check_options(const ks_adamw_data *a,
     KS_CHECK(o->batch >= 0 && o->batch <= KS_ADAMW_MOST_BATCH, KS_USAGE,
              "batches of %d rows: expected 1 to %d", o->batch,
              KS_ADAMW_MOST_BATCH);
-    KS_CHECK(o->epochs >= 0 && o->stop >= 0 && o->epochs <= 1000000, KS_USAGE,
-             "%d epochs, stop after %d: expected 0 or more", o->epochs,
-             o->stop);
+    KS_CHECK(o->epochs >= 0 && o->epochs <= 1000000, KS_USAGE,
+             "%d epochs: expected 0 to 1000000", o->epochs);
     KS_CHECK(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1 &&
                  o->eps >= 0,
              KS_USAGE, "betas %g and %g, eps %g: expected betas in [0, 1)",
              o->beta1, o->beta2, o->eps);
-    KS_CHECK(o->n_eval >= 0 && (o->eval || !o->n_eval), KS_USAGE,
-             "%d rows to evaluate", o->n_eval);
-    for (int32_t i = 0; i < o->n_eval; i++)
-        KS_CHECK(o->eval[i] >= 0 && o->eval[i] < a->n, KS_USAGE,
-                 "row %d to evaluate: there are %lld", o->eval[i],
-                 (long long)a->n);
+done:
+    return st;
+}
+
+static ks_status check_rows(const plan *p, int32_t k, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_adamw_probe *c = &p->probes[k];
+    long long n = p->data->n;
+    for (int32_t i = 0; i < c->n_rows; i++) {
+        int32_t row = c->rows[i];
+        KS_CHECK(row >= 0 && row < n, KS_USAGE,
+                 "probe %d: training row %d, there are %lld", k, row, n);
+        KS_CHECK(c->y[row] == 0 || c->y[row] == 1, KS_USAGE,
+                 "probe %d, row %d: expected label 0 or 1, found %d", k, row,
+                 c->y[row]);
+    }
+    KS_CHECK(c->n_eval >= 0 && (c->eval || !c->n_eval), KS_USAGE,
+             "probe %d: %d rows to evaluate", k, c->n_eval);
+    for (int32_t i = 0; i < c->n_eval; i++)
+        KS_CHECK(c->eval[i] >= 0 && c->eval[i] < n, KS_USAGE,
+                 "probe %d: row %d to evaluate, there are %lld", k, c->eval[i],
+                 n);
 done:
     return st;
 }
@@ -188,15 +203,9 @@ static ks_status check_probe(const plan *p, int32_t k, ks_err *err) {
                  isfinite(c->class_weight[0]) && isfinite(c->class_weight[1]),
              KS_USAGE, "probe %d: class weights %g and %g", k,
              (double)c->class_weight[0], (double)c->class_weight[1]);
-    for (int32_t i = 0; i < c->n_rows; i++) {
-        int32_t row = c->rows[i];
-        KS_CHECK(row >= 0 && row < p->data->n, KS_USAGE,
-                 "probe %d: training row %d, there are %lld", k, row,
-                 (long long)p->data->n);
-        KS_CHECK(c->y[row] == 0 || c->y[row] == 1, KS_USAGE,
-                 "probe %d, row %d: expected label 0 or 1, found %d", k, row,
-                 c->y[row]);
-    }
+    KS_CHECK(c->stop >= 0, KS_USAGE,
+             "probe %d: stop after %d epochs: expected 0 or more", k, c->stop);
+    KS_TRY(check_rows(p, k, err));
 done:
     return st;
 }
@@ -213,11 +222,11 @@ static ks_status plan_job(plan *p, ks_err *err) {
         j->hidden[k] = (o->hidden[k] + KS_ADAMW_UNITS - 1) / KS_ADAMW_UNITS *
                        KS_ADAMW_UNITS;
     j->batch = o->batch ? o->batch : 32;
-    j->epochs = o->stop ? KS_MIN(o->stop, epochs) : epochs;
+    j->epochs = epochs;
     j->beta1 = o->beta1 > 0 ? o->beta1 : 0.9;
     j->beta2 = o->beta2 > 0 ? o->beta2 : 0.999;
     j->eps = o->eps > 0 ? (float)o->eps : 1e-8f;
-    j->n_eval = o->n_eval, j->each_epoch = o->each_epoch;
+    j->each_epoch = o->each_epoch;
     j->n_runs = p->n_probes;
     KS_TRY(
         ks_alloc(&p->rate, (size_t)j->epochs, sizeof *p->rate, "rates", err));
@@ -237,30 +246,33 @@ static void *take(plan *p, size_t size, char *memory) {
     return at;
 }
 
-static size_t margin_bytes(const plan *p) {
-    size_t times = p->job.each_epoch ? (size_t)p->job.epochs : 1;
-    return times * (size_t)p->job.n_eval * sizeof(float);
+static int32_t epochs_of(const plan *p, const ks_adamw_probe *c) {
+    return c->stop ? KS_MIN(c->stop, p->job.epochs) : p->job.epochs;
+}
+
+static size_t margin_bytes(const plan *p, const ks_adamw_probe *c) {
+    size_t times = p->job.each_epoch ? (size_t)epochs_of(p, c) : 1;
+    return times * (size_t)c->n_eval * sizeof(float);
 }
 
 /* Places of all runs' arrays in memory: what is read, then what comes back. */
-static void place_runs(plan *p, ks_adamw_run *runs, const int32_t **eval,
-                       char *memory) {
+static void place_runs(plan *p, ks_adamw_run *runs, char *memory) {
     size_t wide = (size_t)ks_adamw_wide(&p->job) * sizeof(float);
     size_t param = (size_t)ks_adamw_place(&p->job, p->job.n_hidden + 1);
     p->bytes = 0;
-    *eval = take(p, (size_t)p->job.n_eval * sizeof(int32_t), memory);
     for (int32_t k = 0; k < p->n_probes; k++) {
         const ks_adamw_probe *c = &p->probes[k];
         runs[k].rows = take(p, (size_t)c->n_rows * sizeof(int32_t), memory);
         runs[k].y = take(p, (size_t)p->data->n, memory);
+        runs[k].eval = take(p, (size_t)c->n_eval * sizeof(int32_t), memory);
         runs[k].centre = c->standardise ? take(p, wide, memory) : NULL;
         runs[k].inverse = c->standardise ? take(p, wide, memory) : NULL;
     }
     p->back = p->bytes;
     for (int32_t k = 0; k < p->n_probes; k++) {
         runs[k].param = take(p, param * sizeof(float), memory);
-        runs[k].margin = p->probes[k].margin && p->job.n_eval
-                             ? take(p, margin_bytes(p), memory)
+        runs[k].margin = p->probes[k].margin && p->probes[k].n_eval
+                             ? take(p, margin_bytes(p, &p->probes[k]), memory)
                              : NULL;
     }
 }
@@ -364,6 +376,8 @@ static ks_status fill(const plan *p, const ks_adamw_run *r,
     double *sums = NULL;
     size_t n = (size_t)ks_adamw_parameters(p->data, p->o);
     memcpy((void *)r->rows, c->rows, (size_t)c->n_rows * sizeof *c->rows);
+    if (c->n_eval)
+        memcpy((void *)r->eval, c->eval, (size_t)c->n_eval * sizeof *c->eval);
     for (int32_t i = 0; i < c->n_rows; i++)
         ((int8_t *)r->y)[c->rows[i]] = c->y[c->rows[i]];
     KS_TRY(ks_alloc(&plain, n, sizeof *plain, "parameters", err));
@@ -383,10 +397,12 @@ done:
     return st;
 }
 
-static void settle(ks_adamw_run *r, const ks_adamw_probe *c, int32_t batch) {
+static void settle(const plan *p, ks_adamw_run *r, const ks_adamw_probe *c) {
     bool plain = c->class_weight[0] == 0 && c->class_weight[1] == 0;
     r->layer = c->layer, r->n_rows = c->n_rows;
-    r->n_batches = c->n_rows / batch;
+    r->n_batches = c->n_rows / p->job.batch;
+    r->epochs = epochs_of(p, c);
+    r->n_eval = c->n_eval;
     r->key[0] = c->key[0], r->key[1] = c->key[1];
     r->lr = c->lr, r->decay = c->decay;
     for (int y = 0; y < 2; y++)
@@ -397,14 +413,10 @@ static void settle(ks_adamw_run *r, const ks_adamw_probe *c, int32_t batch) {
 static ks_status send(plan *p, ks_adamw_run *here, ks_err *err) {
     ks_status st = KS_OK;
     const struct ks_ops *ops = p->data->ops;
-    const int32_t *eval;
-    place_runs(p, here, &eval, NULL);
+    place_runs(p, here, NULL);
     KS_TRY(ks_alloc(&p->host, p->bytes, 1, "probes", err));
     KS_TRY(ops->alloc(p->data->dev, &p->buf, p->bytes, "probes", err));
-    place_runs(p, here, &eval, p->host);
-    if (p->o->n_eval)
-        memcpy((void *)eval, p->o->eval,
-               (size_t)p->o->n_eval * sizeof *p->o->eval);
+    place_runs(p, here, p->host);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int32_t k = 0; k < p->n_probes; k++) {
         ks_err mine = {0};
@@ -417,9 +429,9 @@ static ks_status send(plan *p, ks_adamw_run *here, ks_err *err) {
         }
     }
     if (st != KS_OK) goto done;
-    place_runs(p, p->runs, &p->job.eval, p->buf.data);
+    place_runs(p, p->runs, p->buf.data);
     for (int32_t k = 0; k < p->n_probes; k++)
-        settle(&p->runs[k], &p->probes[k], p->job.batch);
+        settle(p, &p->runs[k], &p->probes[k]);
     p->job.runs = p->runs;
     KS_TRY(ops->copy(p->data->dev, p->buf.data, p->host, p->bytes, err));
     KS_TRY(ops->sync(p->data->dev, err));
@@ -436,7 +448,8 @@ static ks_status receive(const plan *p, const ks_adamw_run *here, ks_err *err) {
     for (int32_t k = 0; k < p->n_probes; k++) {
         const ks_adamw_probe *c = &p->probes[k];
         if (c->param) convert_params(p, here[k].param, c->param, false);
-        if (here[k].margin) memcpy(c->margin, here[k].margin, margin_bytes(p));
+        if (here[k].margin)
+            memcpy(c->margin, here[k].margin, margin_bytes(p, c));
     }
 done:
     return st;

@@ -37,12 +37,9 @@ typedef struct ks_adamw_options {
     const int32_t *hidden;    /* [n_hidden] units, 1 to 4096 each */
     int32_t batch;            /* 0: 32; at most KS_ADAMW_MOST_BATCH */
     int32_t epochs;           /* of the schedule; 0: 30 */
-    int32_t stop;             /* epochs that are run; 0: all */
     bool constant;            /* the rate does not fall */
     double beta1, beta2, eps; /* 0: 0.9, 0.999, 1e-8 */
-    const int32_t *eval;      /* [n_eval] rows whose margins are wanted */
-    int32_t n_eval;
-    bool each_epoch; /* margins after each epoch, else after the last */
+    bool each_epoch;          /* margins after each epoch, else the last */
 } ks_adamw_options;
 
 typedef struct ks_adamw_probe {
@@ -53,13 +50,17 @@ typedef struct ks_adamw_probe {
     uint64_t key[2];       /* seed, stream: order, and weights at the start */
     double lr, decay;      /* published: 3e-4, 1e-4 */
     float class_weight[2]; /* by label; both 0: 1 */
+    int32_t stop;          /* epochs that are run; 0: all */
+    const int32_t *eval;   /* [n_eval] rows whose margins are wanted */
+    int32_t n_eval;
     bool standardise;
     const float *start;  /* [parameters] as param has them; NULL: drawn as
                             PyTorch does, uniform in +-1/sqrt(inputs) */
     float *param;        /* out [parameters] or NULL: of each layer the weights
                             [units, inputs], then the biases, as PyTorch */
     float *mean, *scale; /* out [inputs] or NULL; 0 and 1 unless standardise */
-    float *margin;       /* out [n_eval], or [stop, n_eval] for each_epoch */
+    float *margin;       /* out [n_eval], or [stop, n_eval] for each_epoch;
+                            or NULL */
 } ks_adamw_probe;
 
 /* Number of parameters of a probe. */

@@ -6,6 +6,7 @@
 
 #include "dataset.h"
 #include "nest.h"
+#include "room.h"
 #include "stats.h"
 
 typedef struct ks_baseline {
@@ -79,12 +80,16 @@ enum { KS_PERMUTATIONS = 20 };
  * with seed, KS_PERMUTATIONS times; fits at strength[f] of fold f of the first
  * seed, metrics against the true labels. out: mean over the permutations, and
  * the 2.5% and 97.5% quantiles (type 7) of them: not an interval of the mean
- * but the spread of chance. x [n, d]. *unconverged: fits above the
- * tolerance are added to it. */
-ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
+ * but the spread of chance. room: where the rows may lie. *unconverged: fits
+ * above the tolerance are added to it. */
+ks_status ks_permuted_run(const ks_l2_source *source, const ks_dataset *dataset,
                           const ks_folds *folds, const double *strength,
-                          const ks_nest_options *options, uint64_t seed,
+                          const ks_nest_options *options, const ks_room *room,
+                          uint64_t seed,
                           ks_interval out[KS_N_METRICS], int32_t *unconverged,
                           ks_err *err);
+/* Bytes that it takes, by so many threads of the CPU. */
+size_t ks_permuted_bytes(int64_t d, ks_type type, const ks_folds *folds,
+                         int threads, bool scratch);
 
 #endif

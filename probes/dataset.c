@@ -417,6 +417,17 @@ int32_t ks_dataset_steps(const ks_dataset *d, int64_t i) {
     return d->info->steps[row].index + 1;
 }
 
+ks_status ks_dataset_index(const ks_acts_info *info, const char *path,
+                           json_t **index, int64_t **first, ks_err *err) {
+    ks_status st = first_rows(info, path, first, err);
+    if (st == KS_OK) st = index_chains(info, path, index, err);
+    if (st != KS_OK) {
+        free(*first);
+        *first = NULL;
+    }
+    return st;
+}
+
 ks_status ks_dataset_match(const ks_dataset *d, const ks_acts_file *other,
                            const char *path, int64_t *place, ks_err *err) {
     ks_status st = KS_OK;

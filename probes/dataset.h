@@ -57,6 +57,11 @@ const char *ks_dataset_question(const ks_dataset *dataset, int64_t i,
 /* Steps of the chain that row i is in, labelled or not. */
 int32_t ks_dataset_steps(const ks_dataset *dataset, int64_t i);
 
+/* Where the chains of an activation file lie: index, chain id -> row of
+ * /chains, and first [n_chains + 1], the first step of each. Both new.
+ * KS_FORMAT where steps are out of order or an id is there twice. */
+ks_status ks_dataset_index(const ks_acts_info *info, const char *path,
+                           json_t **index, int64_t **first, ks_err *err);
 /* For another activation file: place[i] = its row for row i, by chain id and
  * step index. KS_MISMATCH for a step that is missing or not valid there. */
 ks_status ks_dataset_match(const ks_dataset *dataset, const ks_acts_file *other,

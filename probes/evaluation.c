@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "layer.h"
 #include "significance.h"
 #include "split.h"
 
@@ -117,6 +118,7 @@ static ks_status run_rival(ks_evaluation *r, ks_rival *rival,
     ks_status st = KS_OK;
     ks_grid_options mine = *options;
     mine.nest.keep_weights = mine.nest.keep_inner = false;
+    mine.room.tested = true;
     if (r->options->begin)
         r->options->begin(mine.user, rival->name, CELLS,
                           ks_grid_cells(rival->file, &mine));
@@ -213,8 +215,8 @@ static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = r->dataset;
     const ks_grid_options *o = &r->options->grid;
-    const ks_analysis_input in = analysis_input(r);
-    float *x = NULL;
+    ks_room room = o->room;
+    room.tested = true;
     KS_TRY(ks_alloc(&r->permuted, (size_t)r->grid.n_series * KS_N_METRICS,
                     sizeof *r->permuted, "control", err));
     if (r->options->begin)
@@ -224,19 +226,22 @@ static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
         const ks_series *series = &r->grid.series[k];
         const ks_cell *usual = &series->cells[ks_series_usual(
             series, r->folds.n_seeds * r->folds.n_folds)];
-        KS_TRY(ks__analysis_rows(&in, series, usual->layer, &x, err));
-        KS_TRY(ks_permuted_run(x, d->info->d, d, &r->folds,
-                               usual->nest.strength, &o->nest, o->seed,
+        ks_layer layer = {.dataset = d,
+                          .file = d->acts,
+                          .place = d->row,
+                          .stream = series->stream,
+                          .position = series->position,
+                          .layer = usual->layer};
+        ks_l2_source source = ks_layer_source(&layer);
+        KS_TRY(ks_permuted_run(&source, d, &r->folds, usual->nest.strength,
+                               &o->nest, &room, o->seed,
                                r->permuted + k * KS_N_METRICS,
                                &r->other_unconverged, err));
         r->other_fits += KS_PERMUTATIONS * r->folds.n_folds;
-        free(x);
-        x = NULL;
         if (o->progress) o->progress(o->user, k + 1);
     }
 done:
     if (r->options->end) r->options->end(o->user);
-    free(x);
     return st;
 }
 
@@ -275,6 +280,21 @@ static ks_status run_analyses(ks_evaluation *r, ks_err *err) {
     r->other_fits += r->analyses.fits;
     r->other_unconverged += r->analyses.unconverged;
 done:
+    return st;
+}
+
+/* -------------------------------------------------------------- other kinds */
+
+static ks_status run_kinds(ks_evaluation *r, const ks_grid_options *grid,
+                           ks_err *err) {
+    const ks_evaluation_options *o = r->options;
+    if (!o->kinds.n_recipes) return KS_OK;
+    if (o->begin)
+        o->begin(o->grid.user, "trained probes", "fit",
+                 ks_kinds_fits(&r->grid, &r->folds, &o->kinds));
+    ks_status st = ks_kinds_run(&r->kinds, &r->others, r->dataset, &r->grid,
+                                &r->folds, &o->kinds, grid, err);
+    if (o->end) o->end(o->grid.user);
     return st;
 }
 
@@ -393,6 +413,16 @@ done:
     return st;
 }
 
+/* What comes after the grid has its share of the memory. */
+static void find_later(const ks_evaluation *r, ks_grid_options *grid) {
+    ks_grid_options mine = *grid;
+    mine.nest.keep_weights = false;
+    const ks_acts_info *info = r->dataset->info;
+    grid->later = ks_permuted_bytes(info->d, info->dtype, &r->folds, 1, true);
+    for (int32_t i = 0; i < r->n_rivals; i++)
+        grid->later += ks_grid_kept(r->rivals[i].file, &r->folds, &mine);
+}
+
 ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
                       ks_err *err) {
     ks_status st = KS_OK;
@@ -406,6 +436,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(check_asked(r, err));
     KS_TRY(make_folds(r, err));
     KS_TRY(open_rivals(r, &grid, err));
+    find_later(r, &grid);
     KS_TRY(count_shared(r, err));
     if (options->begin)
         options->begin(grid.user, "probe", CELLS,
@@ -421,6 +452,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(run_baselines(r, err));
     KS_TRY(run_independence(r, err));
     KS_TRY(run_rivals(r, &grid, err));
+    KS_TRY(run_kinds(r, &grid, err));
     KS_TRY(adjust(r, err));
     ks_claims_of(&r->claims, r);
 done:
@@ -447,6 +479,7 @@ void ks_evaluation_free(ks_evaluation *r) {
     free(r->strata);
     ks_baselines_free(&r->baselines);
     ks_analyses_free(&r->analyses);
+    ks_kinds_free(&r->kinds);
     ks_others_free(&r->others);
     ks_independence_free(&r->independence);
     free(r->gain);

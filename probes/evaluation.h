@@ -9,6 +9,7 @@
 #include "claims.h"
 #include "grid.h"
 #include "independence.h"
+#include "kinds.h"
 #include "others.h"
 
 /* What the best layer of a series has beyond another scoring, in balanced
@@ -45,6 +46,7 @@ typedef struct ks_evaluation_options {
     const ks_given_scores *scores;
     uint32_t analyses; /* bit set of ks_analysis */
     bool no_text;      /* leave the word baselines out */
+    ks_kinds_options kinds;
     /* "0,3-7" to a bool per layer; NULL: all layers */
     ks_status (*layers_of)(const char *text, int32_t n, bool *on, ks_err *err);
     const char *layers;
@@ -69,6 +71,7 @@ typedef struct ks_evaluation {
     ks_independence independence;
     ks_analyses analyses;
     ks_claims claims;
+    ks_kinds kinds;   /* trained by AdamW */
     ks_others others; /* probes of other kinds */
     ks_rival *rivals;
     int32_t n_rivals;

@@ -5,12 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "csv.h"
+
 /* ---------------------------------------------------------------------- CSV */
 
 typedef struct csv {
     const ks_evaluation *evaluation;
     const ks_acts_info *info; /* of the rows being written */
     const char *dataset;
+    const char *split; /* NULL: "test" */
     ks_str *out;
     /* rows of one fold, numbered as in the data set */
     float *score;
@@ -24,45 +27,29 @@ typedef struct place {
     char layer[16];
 } place;
 
-/* RFC 4180: quoted where needed. */
-static ks_status field(ks_str *out, const char *text, ks_err *err) {
-    ks_status st = KS_OK;
-    if (!strpbrk(text, ",\"\n\r")) return ks_str_printf(out, err, "%s,", text);
-    KS_TRY(ks_str_add(out, "\"", 1, err));
-    for (const char *p = text; *p; p++)
-        KS_TRY(ks_str_printf(out, err, *p == '"' ? "\"\"" : "%c", *p));
-    KS_TRY(ks_str_add(out, "\",", 2, err));
-done:
-    return st;
-}
-
-static ks_status number(ks_str *out, double v, bool last, ks_err *err) {
-    if (isnan(v)) return ks_str_add(out, last ? "\n" : ",", 1, err);
-    return ks_str_printf(out, err, "%.6f%s", v, last ? "\n" : ",");
-}
-
 static ks_status line(csv *c, const place *p, double strength, const char *seed,
                       const char *fold, int64_t n, const double *metrics,
                       ks_interval interval, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(field(c->out, c->dataset, err));
-    KS_TRY(field(c->out, c->info ? c->info->model_name : "", err));
+    KS_TRY(ks__csv_field(c->out, c->dataset, err));
+    KS_TRY(ks__csv_field(c->out, c->info ? c->info->model_name : "", err));
     KS_TRY(ks_str_printf(c->out, err, "%s,%s,%s,%s,", p->stream, p->position,
                          p->layer,
                          !c->info                ? ""
                          : c->info->context_none ? "none"
                                                  : "full"));
-    KS_TRY(field(c->out, p->probe, err));
+    KS_TRY(ks__csv_field(c->out, p->probe, err));
     if (isnan(strength))
         KS_TRY(ks_str_add(c->out, ",", 1, err));
     else
         KS_TRY(ks_str_printf(c->out, err, "%g,", strength));
-    KS_TRY(ks_str_printf(c->out, err, "%s,%s,test,%lld,", seed, fold,
-                         (long long)n));
+    KS_TRY(ks_str_printf(c->out, err, "%s,%s,", seed, fold));
+    KS_TRY(ks__csv_field(c->out, c->split ? c->split : "test", err));
+    KS_TRY(ks_str_printf(c->out, err, "%lld,", (long long)n));
     for (int m = 0; m < KS_N_METRICS; m++)
-        KS_TRY(number(c->out, metrics[m], false, err));
-    KS_TRY(number(c->out, interval.low, false, err));
-    KS_TRY(number(c->out, interval.high, true, err));
+        KS_TRY(ks__csv_number(c->out, metrics[m], false, err));
+    KS_TRY(ks__csv_number(c->out, interval.low, false, err));
+    KS_TRY(ks__csv_number(c->out, interval.high, true, err));
 done:
     return st;
 }
@@ -157,6 +144,29 @@ done:
     return st;
 }
 
+/* A row a rung of the published protocol's ladder but the last, which is among
+ * the other probes. */
+static ks_status protocol_lines(csv *c, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_kinds *all = &c->evaluation->kinds;
+    for (int32_t i = 0; i < all->n_protocols * KS_RUNG_HONEST; i++) {
+        const ks_protocol *p = &all->protocols[i / KS_RUNG_HONEST];
+        const ks_rung *r = &p->rungs[i % KS_RUNG_HONEST];
+        double values[KS_N_METRICS] = {r->accuracy.value, r->balanced.value,
+                                       NAN, NAN, NAN};
+        char name[64];
+        snprintf(name, sizeof name, "published %s", p->probe);
+        place at = {ks_stream_name(p->stream), ks_position_name(p->position),
+                    name, "several"};
+        c->split = ks_rung_name(i % KS_RUNG_HONEST);
+        KS_TRY(line(c, &at, NAN, "all", "all", r->n_eval, values, r->balanced,
+                    err));
+    }
+done:
+    c->split = NULL;
+    return st;
+}
+
 static ks_status permuted_lines(csv *c, ks_err *err) {
     ks_status st = KS_OK;
     const ks_evaluation *r = c->evaluation;
@@ -189,6 +199,7 @@ ks_status ks_export_csv(const ks_evaluation *r, ks_str *out, ks_err *err) {
     for (int32_t k = 0; k < r->grid.n_series; k++)
         KS_TRY(series_lines(&c, &r->grid.series[k], "l2", err));
     KS_TRY(other_lines(&c, err));
+    KS_TRY(protocol_lines(&c, err));
     KS_TRY(permuted_lines(&c, err));
     for (int32_t i = 0; i < r->n_rivals; i++) {
         c.info = ks_acts_get_info(r->rivals[i].file);

@@ -7,9 +7,9 @@
 
 #include "acts_format.h"
 #include "export.h"
+#include "export_h5.h"
 
-/* Object times off: the same run gives the same bytes. */
-static hid_t group_in(hid_t at, const char *name) {
+hid_t ks__put_group(hid_t at, const char *name) {
     hid_t how = H5Pcreate(H5P_GROUP_CREATE);
     H5Pset_obj_track_times(how, false);
     hid_t group = H5Gcreate2(at, name, H5P_DEFAULT, how, H5P_DEFAULT);
@@ -17,9 +17,9 @@ static hid_t group_in(hid_t at, const char *name) {
     return group;
 }
 
-static ks_status put(hid_t at, const char *path, const char *name,
-                     hid_t file_type, hid_t type, int rank,
-                     const hsize_t *shape, const void *data, ks_err *err) {
+ks_status ks__put_set(hid_t at, const char *path, const char *name,
+                      hid_t file_type, hid_t type, int rank,
+                      const hsize_t *shape, const void *data, ks_err *err) {
     hid_t how = H5Pcreate(H5P_DATASET_CREATE);
     hid_t space = H5Screate_simple(rank, shape, NULL), set = -1;
     bool good =
@@ -36,8 +36,8 @@ static ks_status put(hid_t at, const char *path, const char *name,
     return st;
 }
 
-static ks_status put_text(hid_t at, const char *path, const char *name,
-                          const char *text, ks_err *err) {
+ks_status ks__put_text(hid_t at, const char *path, const char *name,
+                       const char *text, ks_err *err) {
     hid_t type = H5Tcopy(H5T_C_S1), space = H5Screate(H5S_SCALAR), set = -1;
     bool good = H5Tset_size(type, KS_MAX(strlen(text), 1)) >= 0 &&
                 H5Tset_cset(type, H5T_CSET_UTF8) >= 0;
@@ -80,8 +80,9 @@ static ks_status put_part(const target *t, const ks_series *s, enum what what,
     for (int32_t i = 0; i < s->n_cells; i++)
         memcpy(all + (size_t)i * one, part_of(&s->cells[i].nest, what),
                one * sizeof *all);
-    KS_TRY(put(t->at, t->path, names[what], H5T_IEEE_F32LE, H5T_NATIVE_FLOAT,
-               what == BIAS ? 3 : 4, shape, all, err));
+    KS_TRY(ks__put_set(t->at, t->path, names[what], H5T_IEEE_F32LE,
+                       H5T_NATIVE_FLOAT, what == BIAS ? 3 : 4, shape, all,
+                       err));
 done:
     free(all);
     return st;
@@ -103,12 +104,12 @@ static ks_status put_fits(const target *t, const ks_series *s, ks_err *err) {
                fits * sizeof *strength);
     }
     for (size_t i = 0; i < fits; i++) chosen[i] = layer[s->chosen[i]];
-    KS_TRY(put(t->at, t->path, "layer", H5T_STD_I32LE, H5T_NATIVE_INT32, 1,
-               shape, layer, err));
-    KS_TRY(put(t->at, t->path, "strength", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 3,
-               shape, strength, err));
-    KS_TRY(put(t->at, t->path, "chosen_layer", H5T_STD_I32LE, H5T_NATIVE_INT32,
-               2, shape + 1, chosen, err));
+    KS_TRY(ks__put_set(t->at, t->path, "layer", H5T_STD_I32LE, H5T_NATIVE_INT32,
+                       1, shape, layer, err));
+    KS_TRY(ks__put_set(t->at, t->path, "strength", H5T_IEEE_F64LE,
+                       H5T_NATIVE_DOUBLE, 3, shape, strength, err));
+    KS_TRY(ks__put_set(t->at, t->path, "chosen_layer", H5T_STD_I32LE,
+                       H5T_NATIVE_INT32, 2, shape + 1, chosen, err));
 done:
     free(strength);
     free(layer);
@@ -128,11 +129,11 @@ static ks_status put_scores(const target *t, const ks_series *s, ks_err *err) {
     for (size_t l = 0; l < layers; l++)
         for (int64_t i = 0; i < d->n; i++)
             all[l * steps + (size_t)d->row[i]] = s->cells[l].score[i];
-    KS_TRY(put(t->at, t->path, "scores", H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, 2,
-               shape, all, err));
+    KS_TRY(ks__put_set(t->at, t->path, "scores", H5T_IEEE_F32LE,
+                       H5T_NATIVE_FLOAT, 2, shape, all, err));
     for (int64_t i = 0; i < d->n; i++) all[d->row[i]] = s->score[i];
-    KS_TRY(put(t->at, t->path, "best_scores", H5T_IEEE_F32LE, H5T_NATIVE_FLOAT,
-               1, shape + 1, all, err));
+    KS_TRY(ks__put_set(t->at, t->path, "best_scores", H5T_IEEE_F32LE,
+                       H5T_NATIVE_FLOAT, 1, shape + 1, all, err));
 done:
     free(all);
     return st;
@@ -146,7 +147,7 @@ static ks_status put_series(const ks_evaluation *r, const ks_series *s,
              ks_position_name(s->position));
     target t = {.evaluation = r,
                 .path = path,
-                .at = group_in(parent, name),
+                .at = ks__put_group(parent, name),
                 .layers = (hsize_t)s->n_cells,
                 .seeds = (hsize_t)r->folds.n_seeds,
                 .folds = (hsize_t)r->folds.n_folds,
@@ -158,6 +159,7 @@ static ks_status put_series(const ks_evaluation *r, const ks_series *s,
         if (s->cells[0].nest.weight)
             KS_TRY(put_part(&t, s, (enum what)what, err));
     KS_TRY(put_scores(&t, s, err));
+    KS_TRY(ks__put_kinds(r, s, t.at, path, err));
 done:
     ks__h5_drop(&t.at);
     return st;
@@ -179,8 +181,8 @@ static ks_status put_folds(const ks_evaluation *r, hid_t file, const char *path,
         for (int64_t i = 0; i < d->n; i++)
             all[s * steps + (size_t)d->row[i]] =
                 r->fold[s * (size_t)d->n + (size_t)i];
-    KS_TRY(put(file, path, "fold", H5T_STD_U8LE, H5T_NATIVE_UINT8, 2, shape,
-               all, err));
+    KS_TRY(ks__put_set(file, path, "fold", H5T_STD_U8LE, H5T_NATIVE_UINT8, 2,
+                       shape, all, err));
 done:
     free(all);
     return st;
@@ -190,13 +192,13 @@ static ks_status fill(const ks_evaluation *r, hid_t file, const char *path,
                       ks_err *err) {
     ks_status st = KS_OK;
     const ks_acts_info *info = r->dataset->info;
-    hid_t probes = group_in(file, "probes");
+    hid_t probes = ks__put_group(file, "probes");
     if (probes < 0) return ks__h5_fail(err, path, "make a group");
-    KS_TRY(put_text(file, path, "model_name", info->model_name, err));
-    KS_TRY(put_text(file, path, "model_sha256", info->model_sha256, err));
-    KS_TRY(put_text(file, path, "context", info->context_none ? "none" : "full",
-                    err));
-    KS_TRY(put_text(file, path, "program_version", KS_VERSION, err));
+    KS_TRY(ks__put_text(file, path, "model_name", info->model_name, err));
+    KS_TRY(ks__put_text(file, path, "model_sha256", info->model_sha256, err));
+    KS_TRY(ks__put_text(file, path, "context",
+                        info->context_none ? "none" : "full", err));
+    KS_TRY(ks__put_text(file, path, "program_version", KS_VERSION, err));
     KS_TRY(put_folds(r, file, path, err));
     for (int32_t k = 0; k < r->grid.n_series; k++)
         KS_TRY(put_series(r, &r->grid.series[k], probes, path, err));

@@ -1,9 +1,10 @@
 /* export_json.c - see export.h: summary.json. */
 #include "export.h"
 
-#include "export_json.h"
-
 #include <math.h>
+
+#include "export_json.h"
+#include "published_write.h"
 
 json_t *ks__json_number(double v) {
     return isnan(v) ? json_null() : json_real(v);
@@ -228,6 +229,7 @@ ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
     json_object_set_new(*out, "permuted_labels", permuted);
     json_object_set_new(*out, "baselines", json_baselines(r));
     json_object_set_new(*out, "rivals", json_rivals(r, n_fits));
+    json_object_set_new(*out, "protocols", ks__protocols_json(&r->kinds));
     json_object_set_new(*out, "other_probes", json_others(&r->others));
     json_object_set_new(*out, "strata", json_strata(r));
     json_object_set_new(*out, "analyses", ks__json_analyses(r));

@@ -4,6 +4,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
+#include "layer.h"
 #include "significance.h"
 
 static const int64_t LANE_BYTES = (int64_t)512 << 20;
@@ -113,63 +114,67 @@ typedef struct work {
     const ks_folds *folds;
     const ks_grid_options *options;
     const int8_t *y[KS_MAX_SEEDS];
-    int lanes, lane_threads; /* layers at a time, threads for each */
-    float *buffer, *x;       /* [lanes] of one layer each */
+    ks_room_plan plan;
     int64_t done;
     ks_grid *out;
 } work;
 
+size_t ks_grid_kept(const ks_acts_file *file, const ks_folds *folds,
+                    const ks_grid_options *o) {
+    size_t cell = ks_nest_kept(ks_acts_get_info(file)->d, folds, &o->nest) +
+                  sizeof(float) * (size_t)folds->n + sizeof(ks_cell);
+    return cell * (size_t)ks_grid_cells(file, o);
+}
+
+/* One layer with its scores. */
+static size_t cell_bytes(void *user, int threads, bool scratch) {
+    const work *w = user;
+    size_t own = ks_nest_bytes(w->out->d, ks_acts_get_info(w->file)->dtype,
+                               w->folds, &w->options->nest, threads, scratch);
+    return scratch ? KS_MAX(own, w->options->later) : own;
+}
+
 /* Small matrices go side by side, each on its own thread, which scales better
  * than threads within one; big ones one after another, so that memory holds
  * few of them. Bits do not depend on it. */
-static void plan_lanes(work *w, int64_t file_values, int64_t values) {
-    int threads = w->options->nest.threads ? w->options->nest.threads
-                                           : omp_get_max_threads();
-    int64_t bytes = 4 * (file_values + 2 * values);
-    w->lanes = (int)KS_MIN(threads, KS_MAX(1, LANE_BYTES / bytes));
-    if (w->options->nest.dev) w->lanes = 1; /* a device works on one */
-    w->lane_threads = KS_MAX(1, threads / w->lanes);
-}
-
-/* A value that is not finite, named by chain, step and layer. */
-static ks_status check_values(const work *w, const ks_series *series,
-                              int32_t layer, const float *x, ks_err *err) {
-    const ks_dataset *d = w->dataset;
-    int64_t bad = 0, first = -1, width = w->out->d;
-    for (int64_t i = 0; i < d->n; i++) {
-        float sum = 0;
-        for (int64_t j = 0; j < width; j++) sum += x[i * width + j] * 0.0f;
-        if (sum == 0) continue; /* NaN unless every value is finite */
-        if (!bad++) first = i;
+static ks_status plan_lanes(work *w, ks_err *err) {
+    const ks_grid_options *o = w->options;
+    int threads = o->nest.threads ? o->nest.threads : omp_get_max_threads();
+    int64_t bytes = 4 * w->dataset->n * w->out->d, n = w->dataset->n;
+    int lanes = (int)KS_MIN(threads, KS_MAX(1, LANE_BYTES / bytes));
+    ks_room room = o->room;
+    char what[96];
+    snprintf(what, sizeof what, "probes of %lld steps x %d features",
+             (long long)n, w->out->d);
+    if (o->nest.dev) { /* a device works on one, in memory of its own */
+        lanes = 1;
+        room.limit = 0;
     }
-    if (!bad) return KS_OK;
-    const ks_step_row *step = &d->info->steps[d->row[first]];
-    return ks_fail(err, KS_NUMERIC,
-                   "%s: %s/%s layer %d: %lld of %lld probed steps hold a value "
-                   "that is not finite, the first is step %d of chain %s",
-                   w->path, ks_stream_name(series->stream),
-                   ks_position_name(series->position), layer, (long long)bad,
-                   (long long)d->n, step->index,
-                   d->info->chains[step->chain].id);
+    return ks_room_choose(&room, ks_grid_kept(w->file, w->folds, o), cell_bytes,
+                          w, lanes, threads, what, &w->plan, err);
 }
 
 static ks_status fit_cell(work *w, const ks_series *series, ks_cell *cell,
-                          int lane, ks_err *err) {
+                          ks_err *err) {
     ks_status st = KS_OK;
     const ks_nest *nest = &cell->nest;
     ks_nest_options options = w->options->nest;
     ks_err inner = {0};
-    size_t d = (size_t)w->out->d;
-    const ks_acts_info *info = ks_acts_get_info(w->file);
-    float *buffer = w->buffer + (size_t)lane * (size_t)info->n_steps * d;
-    float *x = w->x + (size_t)lane * (size_t)w->folds->n * d;
-    options.threads = w->lane_threads;
+    ks_layer layer = {.dataset = w->dataset,
+                      .file = w->file,
+                      .place = w->place,
+                      .stream = series->stream,
+                      .position = series->position,
+                      .layer = cell->layer};
+    ks_l2_source source = ks_layer_source(&layer);
+    options.threads = w->plan.threads;
+    options.scratch = w->plan.scratch;
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-    KS_TRY(ks_dataset_read(w->dataset, w->file, w->place, series->stream,
-                           series->position, cell->layer, buffer, x, err));
-    KS_TRY(check_values(w, series, cell->layer, x, err));
-    st = ks_nest_fit(&cell->nest, x, w->out->d, w->y, w->folds, &options,
-                     &inner);
+    st = ks_nest_fit_from(&cell->nest, &source, w->y, w->folds, &options,
+                          &inner);
+    ks_status found = st;
+    if (found == KS_NUMERIC) KS_TRY(ks_layer_check(&layer, w->path, err));
+    st = found;
     KS_CHECK(st == KS_OK, st, "%s: %s/%s layer %d: %s", w->path,
              ks_stream_name(series->stream), ks_position_name(series->position),
              cell->layer, inner.text);
@@ -193,16 +198,15 @@ static ks_status fit_cells(work *w, ks_series *series, ks_err *err) {
     ks_status st = KS_OK;
     int32_t failed = series->n_cells;
     int was = omp_get_max_active_levels();
-    if (w->lane_threads > 1 && w->lanes > 1) omp_set_max_active_levels(2);
-#pragma omp parallel for num_threads(w->lanes) schedule(dynamic, 1)
+    if (w->plan.threads > 1 && w->plan.lanes > 1) omp_set_max_active_levels(2);
+#pragma omp parallel for num_threads(w->plan.lanes) schedule(dynamic, 1)
     for (int32_t i = 0; i < series->n_cells; i++) {
         ks_err mine = {0};
         int32_t limit;
 #pragma omp atomic read
         limit = failed;
         if (limit < i) continue;
-        ks_status got =
-            fit_cell(w, series, &series->cells[i], omp_get_thread_num(), &mine);
+        ks_status got = fit_cell(w, series, &series->cells[i], &mine);
 #pragma omp critical(ks_grid_cells)
         {
             if (got == KS_OK) {
@@ -260,7 +264,6 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
                       const ks_grid_options *options, ks_err *err) {
     ks_status st = KS_OK;
     const ks_acts_info *info = ks_acts_get_info(file);
-    size_t d = (size_t)info->d;
     work w = {.dataset = dataset,
               .file = file,
               .path = path,
@@ -273,11 +276,7 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
     KS_CHECK(ks_grid_cells(file, options) > 0, KS_USAGE,
              "%s holds none of the streams, positions and layers asked for",
              path);
-    plan_lanes(&w, info->n_steps * info->d, dataset->n * info->d);
-    KS_TRY(ks_alloc(&w.buffer, (size_t)w.lanes * (size_t)info->n_steps * d,
-                    sizeof(float), "activations of a layer", err));
-    KS_TRY(ks_alloc(&w.x, (size_t)w.lanes * (size_t)dataset->n * d,
-                    sizeof(float), "activations of a layer", err));
+    KS_TRY(plan_lanes(&w, err));
     KS_TRY(ks_alloc(&out->series, KS_N_STREAMS * KS_N_POSITIONS,
                     sizeof *out->series, "series", err));
     for (int s = 0; s < KS_N_STREAMS; s++)
@@ -291,8 +290,6 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
         }
     KS_TRY(adjust(out, err));
 done:
-    free(w.buffer);
-    free(w.x);
     if (st != KS_OK) ks_grid_free(out);
     return st;
 }

@@ -1,14 +1,16 @@
-/* grid.h - every layer x position of an activation file probed, one matrix in
- * memory at a time, and for every position the best layer, chosen inside the
- * training folds: for each outer fold the layer with the least inner loss
- * (nest.h) gives the scores of that fold's rows, so that no test row is looked
- * at when layer or strength are chosen. */
+/* grid.h - every layer x position of an activation file probed, as many
+ * matrices in memory at a time as threads and memory allow, and for every
+ * position the best layer, chosen inside the training folds: for each outer
+ * fold the layer with the least inner loss (nest.h) gives the scores of that
+ * fold's rows, so that no test row is looked at when layer or strength are
+ * chosen. */
 #ifndef KS_GRID_H
 #define KS_GRID_H
 
 #include "calibration.h"
 #include "dataset.h"
 #include "nest.h"
+#include "room.h"
 #include "stats.h"
 
 typedef struct ks_grid_options {
@@ -17,6 +19,8 @@ typedef struct ks_grid_options {
     const bool *layers;          /* [info.n_layers + 1]; NULL: all */
     int32_t bootstrap;           /* replicates */
     uint64_t seed;
+    ks_room room; /* of the host */
+    size_t later; /* bytes of it that one layer takes at least after the grid */
     void (*progress)(void *user, int64_t cells); /* may be NULL */
     void *user;
 } ks_grid_options;
@@ -59,6 +63,9 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
                       const int64_t *place, const ks_folds *folds,
                       const ks_grid_options *options, ks_err *err);
 void ks_grid_free(ks_grid *grid);
+/* Bytes of what ks_grid_run would leave in out. */
+size_t ks_grid_kept(const ks_acts_file *file, const ks_folds *folds,
+                    const ks_grid_options *options);
 /* Cells that ks_grid_run would fit. */
 int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *options);
 /* NULL: the grid has no such series. */

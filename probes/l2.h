@@ -53,8 +53,49 @@ typedef struct ks_l2_cost {
 
 typedef struct ks_l2 ks_l2;
 
-/* Copies x [n, d] shifted and ordered by folds; needs n d floats. Fails on a
- * value that is not finite (KS_NUMERIC), naming row and feature. */
+/* Where the rows [n, d] come from. type: KS_F32, KS_F16 or KS_BF16. */
+typedef struct ks_l2_source {
+    int64_t n, d;
+    ks_type type;
+    const void *x; /* they lie here; NULL: read gives them */
+    /* Rows [row, row + n), n d values as stored. Several threads at once. */
+    ks_status (*read)(void *user, int64_t row, int64_t n, void *out,
+                      ks_err *err);
+    void *user;
+} ks_l2_source;
+
+/* Where a solver works. */
+typedef struct ks_l2_place {
+    const struct ks_ops *ops; /* open; NULL: the CPU, opened for the solver */
+    ks_dev *dev;
+    int threads; /* of the host's part; 0: all */
+    /* A folder: rows stay in a file there that has no name, and every pass
+     * reads them block by block; same bits. NULL: rows stay in memory. A
+     * device keeps them in its own. */
+    const char *scratch;
+    bool cold; /* benches: passes ask the disk, not the page cache */
+} ks_l2_place;
+
+/* Bytes of the source that a thread asks for at once: whole rows. */
+size_t ks_l2_piece_bytes(const ks_l2_source *source);
+
+/* What decides a solver's memory: rows, the folds of a design, and the most
+ * columns of a fit, with the sets of training rows that they have. */
+typedef struct ks_l2_shape {
+    int64_t n, d;
+    ks_type type; /* of the source */
+    int32_t n_designs, n_folds, n_columns, n_splits;
+} ks_l2_shape;
+/* Bytes that a solver on the CPU takes at most, open to close, by so many
+ * threads; the caller's arrays of a column are not counted. */
+size_t ks_l2_bytes(const ks_l2_shape *shape, int threads, bool scratch);
+
+/* Takes in rows shifted and ordered by folds. Fails on a value that is not
+ * finite (KS_NUMERIC), naming row and feature. */
+ks_status ks_l2_open_from(ks_l2 **out, const ks_l2_source *source,
+                          const ks_l2_place *place, const ks_l2_design *designs,
+                          int32_t n_designs, ks_err *err);
+/* Of x [n, d] in memory, copied. */
 ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
                      const ks_l2_design *designs, int32_t n_designs,
                      int threads, ks_err *err);

@@ -81,9 +81,9 @@ ks_status ks__l2_evaluate(ks_l2_fitting *f, bool exact, ks_err *err);
  * stays one, and no column with it has converged. */
 double ks__l2_max_gradient(const ks_l2_fitting *f, int32_t k);
 
-/* How many columns may have a Hessian of their own at a time; 0: none, it
- * would be too big. */
-int32_t ks__l2_hessians(const ks_l2 *l2);
+/* How many columns of n rows of d features may have a Hessian of their own at a
+ * time; 0: none, it would be too big. */
+int32_t ks__l2_hessians(int64_t n, int64_t d);
 /* Hessians of the columns listed at their points, factorised into hessians
  * [slots, d + 1, d + 1] at their slots; one more read of x. Their pairs are
  * forgotten. A factor that fails is left out. */

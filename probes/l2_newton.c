@@ -10,13 +10,20 @@
 
 #include "l2_fit.h"
 
-static const int64_t HESSIAN_BYTES = (int64_t)256 << 20;
+/* Bytes of those there are at a time: some share of the rows' own, so that they
+ * do not outgrow what a scratch file saves. Not of --memory, which would then
+ * decide how columns are grouped, and with it bits. */
+static const int64_t LEAST_BYTES = (int64_t)32 << 20;
+static const int64_t MOST_BYTES = (int64_t)256 << 20;
+enum { SHARE = 16, MOST_AT_A_TIME = 8 };
 enum { MOST_FEATURES = 8192 }; /* a factor has 512 MiB */
 
-int32_t ks__l2_hessians(const ks_l2 *l2) {
-    int64_t m = l2->d + 1, bytes = m * m * (int64_t)sizeof(double);
-    if (l2->d > MOST_FEATURES) return 0;
-    return (int32_t)KS_MIN(KS_MAX(1, HESSIAN_BYTES / bytes), INT32_MAX);
+int32_t ks__l2_hessians(int64_t n, int64_t d) {
+    int64_t m = d + 1, bytes = m * m * (int64_t)sizeof(double);
+    int64_t most = n * d * (int64_t)sizeof(float) / SHARE;
+    most = KS_MIN(KS_MAX(most, LEAST_BYTES), MOST_BYTES);
+    if (d > MOST_FEATURES) return 0;
+    return (int32_t)KS_MIN(KS_MAX(1, most / bytes), MOST_AT_A_TIME);
 }
 
 /* What the op needs of column k, but where to; w: [d] */

@@ -1,50 +1,44 @@
-/* l2_open.c - takes in the matrix: rows ordered by folds so that a block of
- * them trains whole columns or none, values shifted so that features with a
- * large mean lose nothing in f32, and the moments of every fold and class,
- * from which each split's own mean and scale are added up. */
-#include <float.h>
-#include <math.h>
+/* l2_open.c - opens the solver: rows ordered by folds so that a block of them
+ * trains whole columns or none, and the moments of every fold and class, from
+ * which each split's own mean and scale are added up. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "l2_state.h"
 
 /* ------------------------------------------------------------------- order */
 
-typedef struct place {
-    const ks_l2 *l2;
-    int64_t row;
-} place;
-
-/* By the folds of the first design, then the second, ...; then by row. */
-static int by_folds(const void *pa, const void *pb) {
-    const place *a = pa, *b = pb;
-    for (int32_t s = 0; s < a->l2->n_designs; s++) {
-        const uint8_t *fold = a->l2->designs[s].fold;
-        if (fold[a->row] != fold[b->row])
-            return fold[a->row] < fold[b->row] ? -1 : 1;
-    }
-    return a->row < b->row ? -1 : a->row > b->row;
+/* Stable, by the folds of one design (counting sort). next: [n], scratch. */
+static void sort_by_fold(int64_t *order, int64_t *next, int64_t n,
+                         const uint8_t *fold) {
+    int64_t at[KS_L2_MAX_FOLDS + 1] = {0};
+    for (int64_t i = 0; i < n; i++) at[fold[i] + 1]++;
+    for (int f = 0; f < KS_L2_MAX_FOLDS; f++) at[f + 1] += at[f];
+    for (int64_t i = 0; i < n; i++) next[at[fold[order[i]]]++] = order[i];
+    memcpy(order, next, (size_t)n * sizeof *order);
 }
 
+/* By the folds of the first design, then the second, ...; then by row. */
 static ks_status order_rows(ks_l2 *l2, ks_err *err) {
     ks_status st = KS_OK;
-    place *places = NULL;
-    KS_TRY(ks_alloc(&places, (size_t)l2->n, sizeof *places, "row order", err));
+    int64_t *next = NULL;
     KS_TRY(ks_alloc(&l2->order, (size_t)l2->n, sizeof *l2->order, "row order",
                     err));
+    KS_TRY(ks_alloc(&next, (size_t)l2->n, sizeof *next, "row order", err));
     KS_TRY(ks_alloc(&l2->code, (size_t)l2->n * (size_t)l2->n_designs, 1,
                     "row codes", err));
-    for (int64_t i = 0; i < l2->n; i++) places[i] = (place){l2, i};
-    qsort(places, (size_t)l2->n, sizeof *places, by_folds);
-    for (int64_t i = 0; i < l2->n; i++) {
-        int64_t row = l2->order[i] = places[i].row;
-        for (int32_t s = 0; s < l2->n_designs; s++)
+    for (int64_t i = 0; i < l2->n; i++) l2->order[i] = i;
+    for (int32_t s = l2->n_designs - 1; s >= 0; s--)
+        sort_by_fold(l2->order, next, l2->n, l2->designs[s].fold);
+    for (int32_t s = 0; s < l2->n_designs; s++)
+        for (int64_t i = 0; i < l2->n; i++) {
+            int64_t row = l2->order[i];
             l2->code[s * l2->n + i] =
                 (uint8_t)(2 * l2->designs[s].fold[row] + l2->designs[s].y[row]);
-    }
+        }
 done:
-    free(places);
+    free(next);
     return st;
 }
 
@@ -82,124 +76,94 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------------------- shift */
-
-static int ascending(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* The median of some rows: near every feature's bulk whatever single rows do.
- * Any shift is right; a close one keeps the digits. */
-static ks_status find_shift(ks_l2 *l2, const float *x, ks_err *err) {
-    ks_status st = KS_OK;
-    enum { SAMPLE = 129 };
-    int64_t m = KS_MIN(l2->n, SAMPLE);
-    float *sample = NULL;
-    KS_TRY(ks_alloc(&l2->shift, (size_t)l2->d, sizeof(float), "shift", err));
-    KS_TRY(ks_alloc(&sample, (size_t)(m * l2->d), sizeof(float), "shift", err));
-    for (int64_t k = 0; k < m; k++)
-        for (int64_t j = 0; j < l2->d; j++)
-            sample[j * m + k] = x[k * l2->n / m * l2->d + j];
-#pragma omp parallel for num_threads(l2->threads) schedule(static)
-    for (int64_t j = 0; j < l2->d; j++) {
-        qsort(sample + j * m, (size_t)m, sizeof(float), ascending);
-        float middle = sample[j * m + m / 2];
-        l2->shift[j] = isfinite(middle) ? middle : 0;
-    }
-done:
-    free(sample);
-    return st;
-}
-
-static ks_status copy_shifted(ks_l2 *l2, const float *x, ks_err *err) {
-    ks_status st = KS_OK;
-    int64_t bad = -1; /* lowest ordered row with a value that is not finite */
-    KS_TRY(ks_alloc(&l2->x, (size_t)l2->n * (size_t)l2->d, sizeof(float),
-                    "activations of a layer", err));
-#pragma omp parallel for num_threads(l2->threads) schedule(static)
-    for (int64_t i = 0; i < l2->n; i++) {
-        const float *from = x + l2->order[i] * l2->d;
-        float *restrict to = l2->x + i * l2->d;
-        int odd = 0; /* a count, which vectorises */
-        for (int64_t j = 0; j < l2->d; j++) {
-            to[j] = from[j] - l2->shift[j];
-            odd += !(fabsf(to[j]) <= FLT_MAX);
-        }
-        if (odd)
-#pragma omp critical(ks_l2_bad_row)
-            if (bad < 0 || i < bad) bad = i;
-    }
-    if (bad >= 0) {
-        int64_t row = l2->order[bad], j = 0;
-        while (j + 1 < l2->d && isfinite(l2->x[bad * l2->d + j])) j++;
-        KS_CHECK(false, KS_NUMERIC,
-                 "row %lld, feature %lld: expected a finite value that can be "
-                 "centred, found %g",
-                 (long long)row, (long long)j, (double)x[row * l2->d + j]);
-    }
-done:
-    return st;
-}
-
 /* ----------------------------------------------------------------- moments */
 
-static void add_moments(ks_l2 *l2, int32_t s, int32_t fold) {
-    ks_l2_moments *m = &l2->moments[s * KS_L2_MAX_FOLDS + fold];
-    const uint8_t *code = l2->code + s * l2->n;
-    for (int64_t i = 0; i < l2->n; i++) {
-        if (code[i] / 2 != fold) continue;
-        const float *row = l2->x + i * l2->d;
-        double *restrict sum = m->sum[code[i] & 1];
-        double *restrict square = m->square;
-        m->count[code[i] & 1]++;
-        for (int64_t j = 0; j < l2->d; j++) {
-            sum[j] += (double)row[j];
-            square[j] += (double)row[j] * (double)row[j];
-        }
-    }
-}
-
-static ks_status find_moments(ks_l2 *l2, ks_err *err) {
+/* Counts, and places for the sums of folds that have rows. */
+static ks_status open_moments(ks_l2 *l2, ks_err *err) {
     ks_status st = KS_OK;
-    uint32_t used[KS_L2_MAX_FOLDS]; /* place in moment_data, per design fold */
     size_t n_used = 0, d = (size_t)l2->d;
     int32_t total = l2->n_designs * KS_L2_MAX_FOLDS;
     KS_TRY(ks_alloc(&l2->moments, (size_t)total, sizeof *l2->moments, "moments",
                     err));
-    for (int32_t s = 0; s < l2->n_designs; s++) {
-        memset(used, 0, sizeof used);
-        for (int64_t i = 0; i < l2->n; i++) used[l2->code[s * l2->n + i] / 2]++;
-        for (int32_t f = 0; f < KS_L2_MAX_FOLDS; f++) n_used += used[f] > 0;
-    }
+    for (int32_t s = 0; s < l2->n_designs; s++)
+        for (int64_t i = 0; i < l2->n; i++) {
+            uint8_t code = l2->code[s * l2->n + i];
+            l2->moments[s * KS_L2_MAX_FOLDS + code / 2].count[code & 1]++;
+        }
+    for (int32_t k = 0; k < total; k++)
+        n_used += l2->moments[k].count[0] + l2->moments[k].count[1] > 0;
     KS_TRY(ks_alloc(&l2->moment_data, n_used * d, 3 * sizeof(double), "moments",
                     err));
     double *at = l2->moment_data;
-    for (int32_t s = 0; s < l2->n_designs; s++) {
-        memset(used, 0, sizeof used);
-        for (int64_t i = 0; i < l2->n; i++) used[l2->code[s * l2->n + i] / 2]++;
-        for (int32_t f = 0; f < KS_L2_MAX_FOLDS; f++) {
-            if (!used[f]) continue;
-            ks_l2_moments *m = &l2->moments[s * KS_L2_MAX_FOLDS + f];
-            m->sum[0] = at, m->sum[1] = at + d, m->square = at + 2 * d;
-            at += 3 * d;
-        }
+    for (int32_t k = 0; k < total; k++) {
+        ks_l2_moments *m = &l2->moments[k];
+        if (!(m->count[0] + m->count[1])) continue;
+        m->sum[0] = at, m->sum[1] = at + d, m->square = at + 2 * d;
+        at += 3 * d;
     }
-#pragma omp parallel for num_threads(l2->threads) schedule(dynamic)
-    for (int32_t k = 0; k < total; k++)
-        if (l2->moments[k].square)
-            add_moments(l2, k / KS_L2_MAX_FOLDS, k % KS_L2_MAX_FOLDS);
 done:
     return st;
 }
 
+/* Features [from, to) of a block's rows x. */
+static void add_moments(ks_l2 *l2, ks_l2_block block, const float *x,
+                        int64_t from, int64_t to) {
+    for (int32_t s = 0; s < l2->n_designs; s++)
+        for (int64_t i = block.begin; i < block.end; i++) {
+            uint8_t code = l2->code[s * l2->n + i];
+            ks_l2_moments *m = &l2->moments[s * KS_L2_MAX_FOLDS + code / 2];
+            const float *row = x + (i - block.begin) * l2->d;
+            double *restrict sum = m->sum[code & 1];
+            double *restrict square = m->square;
+            for (int64_t j = from; j < to; j++) {
+                sum[j] += (double)row[j];
+                square[j] += (double)row[j] * (double)row[j];
+            }
+        }
+}
+
+/* Threads share a block, each with features of its own: the order of sums is
+ * that of the rows, whatever the threads and wherever rows lie. */
+static ks_status find_moments(ks_l2 *l2, ks_err *err) {
+    ks_status st = KS_OK;
+    enum { STRIP = 256 };
+    void *memory = NULL;
+    KS_TRY(open_moments(l2, err));
+    KS_TRY(ks_alloc(&memory, ks_l2_read_bytes(&l2->rows) + 1, 1, "row blocks",
+                    err));
+    for (int32_t k = 0; k < l2->rows.n_blocks; k++) {
+        ks_l2_block block = l2->blocks[k];
+        const float *x;
+        ks_l2_announce(&l2->rows, k, l2->rows.n_blocks, 0);
+        KS_TRY(ks_l2_read(&l2->rows, block, memory, &x, err));
+#pragma omp parallel for num_threads(l2->threads) schedule(static)
+        for (int64_t j = 0; j < l2->d; j += STRIP)
+            add_moments(l2, block, x, j, KS_MIN(j + STRIP, l2->d));
+    }
+done:
+    free(memory);
+    return st;
+}
+
+/* Finite floats have finite sums in double. */
+static bool all_finite(const ks_l2 *l2) {
+    double sum = 0;
+    for (int32_t f = 0; f < KS_L2_MAX_FOLDS; f++) {
+        const ks_l2_moments *m = &l2->moments[f];
+        for (int64_t j = 0; m->square && j < l2->d; j++)
+            sum += m->square[j] * 0.0;
+    }
+    return sum == 0;
+}
+
 /* -------------------------------------------------------------- open, close */
 
-static ks_status check(const float *x, int64_t n, int64_t d,
-                       const ks_l2_design *designs, int32_t n_designs,
-                       ks_err *err) {
+static ks_status check(const ks_l2_source *source, const ks_l2_design *designs,
+                       int32_t n_designs, ks_err *err) {
     ks_status st = KS_OK;
-    KS_CHECK(x && n >= 2 && d >= 1 && n_designs >= 1, KS_USAGE,
+    int64_t n = source->n, d = source->d;
+    KS_CHECK((source->x || source->read) && n >= 2 && d >= 1 && n_designs >= 1,
+             KS_USAGE,
              "a probe needs at least 2 rows, 1 feature and 1 set of labels, "
              "got %lld, %lld and %d",
              (long long)n, (long long)d, n_designs);
@@ -229,14 +193,19 @@ done:
     return st;
 }
 
-static ks_status place_rows(ks_l2 *l2, ks_err *err) {
+static void describe_rows(ks_l2 *l2) {
+    ks_l2_rows *r = &l2->rows;
+    r->n = l2->n, r->d = l2->d, r->n_designs = l2->n_designs;
+    r->x = l2->x, r->code = r->host_code = l2->code, r->order = l2->order;
+    r->file = l2->x ? NULL : &l2->file;
+    r->blocks = l2->blocks, r->block_folds = l2->block_folds;
+    r->work = &l2->work;
+}
+
+static ks_status send_rows(ks_l2 *l2, ks_err *err) {
     ks_status st = KS_OK;
     ks_l2_rows *r = &l2->rows;
     size_t n = (size_t)l2->n;
-    r->n = l2->n, r->d = l2->d, r->n_designs = l2->n_designs;
-    r->x = l2->x, r->code = r->host_code = l2->code, r->order = l2->order;
-    r->blocks = l2->blocks, r->block_folds = l2->block_folds;
-    r->work = &l2->work;
     if (l2->ops->unified) return KS_OK;
     KS_TRY(put(l2, &l2->x_buf, l2->x, n * (size_t)l2->d * sizeof(float),
                "activations of a layer", err));
@@ -250,42 +219,45 @@ done:
     return st;
 }
 
-/* x with what is needed of it before any pass. */
-static ks_status take_in(ks_l2 *l2, const float *x, ks_err *err) {
+/* The rows with what is needed of them before any pass. */
+static ks_status take_in(ks_l2 *l2, const ks_l2_source *source,
+                         const ks_l2_place *place, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(order_rows(l2, err));
     KS_TRY(cut_blocks(l2, err));
-    KS_TRY(find_shift(l2, x, err));
-    KS_TRY(copy_shifted(l2, x, err));
+    KS_TRY(ks__l2_find_shift(l2, source, err));
+    KS_TRY(ks__l2_take_rows(l2, source, place, err));
+    describe_rows(l2);
     KS_TRY(find_moments(l2, err));
-    KS_TRY(place_rows(l2, err));
+    if (!all_finite(l2)) KS_TRY(ks__l2_name_bad_row(l2, source, err));
+    KS_TRY(send_rows(l2, err));
     l2->cost.reads = 1;
 done:
     return st;
 }
 
-ks_status ks_l2_open_on(ks_l2 **out, const struct ks_ops *ops, ks_dev *dev,
-                        const float *x, int64_t n, int64_t d,
-                        const ks_l2_design *designs, int32_t n_designs,
-                        int threads, ks_err *err) {
+ks_status ks_l2_open_from(ks_l2 **out, const ks_l2_source *source,
+                          const ks_l2_place *place, const ks_l2_design *designs,
+                          int32_t n_designs, ks_err *err) {
     ks_status st = KS_OK;
     ks_l2 *l2 = NULL;
     double start = ks_seconds();
     int restore = ks__blas_serial();
     *out = NULL;
-    KS_TRY(check(x, n, d, designs, n_designs, err));
+    KS_TRY(check(source, designs, n_designs, err));
     KS_TRY(ks__blas_check(err));
     KS_TRY(ks_alloc(&l2, 1, sizeof *l2, "probe solver", err));
-    l2->n = n, l2->d = d, l2->n_designs = n_designs;
-    l2->threads = threads > 0 ? threads : restore;
+    l2->n = source->n, l2->d = source->d, l2->n_designs = n_designs;
+    l2->file.fd = -1;
+    l2->threads = place->threads > 0 ? place->threads : restore;
     ks_l2_design *copy = NULL;
     KS_TRY(ks_alloc(&copy, (size_t)n_designs, sizeof *copy, "designs", err));
     memcpy(copy, designs, (size_t)n_designs * sizeof *copy);
     l2->designs = copy;
-    l2->ops = ops, l2->dev = dev, l2->own_dev = !dev;
-    if (!dev)
+    l2->ops = place->ops, l2->dev = place->dev, l2->own_dev = !place->dev;
+    if (!l2->dev)
         KS_TRY(ks_dev_open(&l2->dev, &l2->ops, "cpu", l2->threads, NULL, err));
-    KS_TRY(take_in(l2, x, err));
+    KS_TRY(take_in(l2, source, place, err));
     l2->cost.prepare = ks_seconds() - start;
     KS_TRY(ks__l2_spectrum(l2, err));
     l2->cost.factor = ks_seconds() - start - l2->cost.prepare;
@@ -295,6 +267,15 @@ done:
     ks_l2_close(&l2);
     ks__blas_restore(restore);
     return st;
+}
+
+ks_status ks_l2_open_on(ks_l2 **out, const struct ks_ops *ops, ks_dev *dev,
+                        const float *x, int64_t n, int64_t d,
+                        const ks_l2_design *designs, int32_t n_designs,
+                        int threads, ks_err *err) {
+    ks_l2_source source = {.n = n, .d = d, .type = KS_F32, .x = x};
+    ks_l2_place place = {.ops = ops, .dev = dev, .threads = threads};
+    return ks_l2_open_from(out, &source, &place, designs, n_designs, err);
 }
 
 ks_status ks_l2_open(ks_l2 **out, const float *x, int64_t n, int64_t d,
@@ -323,6 +304,7 @@ void ks_l2_close(ks_l2 **l2) {
         s->ops->free(s->dev, &s->code_buf);
         s->ops->free(s->dev, &s->work);
     }
+    if (s->file.fd >= 0) close(s->file.fd);
     if (s->own_dev) ks_dev_close(&s->dev, s->ops);
     free(s);
     *l2 = NULL;

@@ -107,7 +107,7 @@ static ks_status run_f32(ks_l2_fitting *f, ks_err *err) {
     ks_status st = KS_OK;
     int64_t m = f->l2->d + 1;
     int32_t limit = f->max_passes;
-    if (ks__l2_hessians(f->l2))
+    if (ks__l2_hessians(f->l2->n, f->l2->d))
         limit = (int32_t)KS_MIN(limit, KS_MAX(PATIENCE, f->l2->d / 40));
     KS_TRY(activate_all(f, err));
     KS_TRY(each_chunk(f, start_lda, false, err));
@@ -157,7 +157,7 @@ static ks_status refresh(ks_l2_fitting *f, double *hessians, int32_t *due,
  * have a Hessian. They end where they were last measured. */
 static ks_status run_f64(ks_l2_fitting *f, ks_err *err) {
     ks_status st = KS_OK;
-    int32_t *rest = NULL, *due = NULL, n, group = ks__l2_hessians(f->l2);
+    int32_t *rest = NULL, *due = NULL, n, group = ks__l2_hessians(f->l2->n, f->l2->d);
     double *hessians = NULL;
     size_t m = (size_t)f->l2->d + 1;
     KS_TRY(activate_all(f, err));

@@ -6,6 +6,7 @@
 
 #include "blas.h"
 #include "l2.h"
+#include "l2_rows.h"
 #include "ops.h"
 
 enum {
@@ -31,8 +32,9 @@ struct ks_l2 {
     int threads;
     const ks_l2_design *designs; /* copied, pointers borrowed */
     int64_t *order;              /* [n] row of the caller's x */
-    float *x;                    /* [n, d] ordered, shifted; NULL once it lies
-                                    in memory of the backend alone */
+    float *x;                    /* [n, d] ordered, shifted; NULL: in the file,
+                                    or in memory of the backend alone */
+    ks_l2_file file;             /* fd -1: none */
     float *shift;                /* [d] */
     uint8_t *code;               /* [n_designs, n] 2 fold + y, ordered */
     ks_l2_block *blocks;
@@ -49,6 +51,14 @@ struct ks_l2 {
     float tail;
     ks_l2_cost cost;
 };
+
+/* l2_source.c. Shift and rows; and KS_NUMERIC for the first row with a value
+ * that is not finite, once it is known that there is one. */
+ks_status ks__l2_find_shift(ks_l2 *l2, const ks_l2_source *source, ks_err *err);
+ks_status ks__l2_take_rows(ks_l2 *l2, const ks_l2_source *source,
+                           const ks_l2_place *place, ks_err *err);
+ks_status ks__l2_name_bad_row(ks_l2 *l2, const ks_l2_source *source,
+                              ks_err *err);
 
 ks_status ks__l2_spectrum(ks_l2 *l2, ks_err *err);
 /* q [n, d] to spectral coordinates out [n, rank]. */

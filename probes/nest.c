@@ -58,6 +58,29 @@ static int32_t find_hold(holds *all, uint32_t set) {
     return all->n++;
 }
 
+static bool is_asked(uint32_t outer, int32_t fold) {
+    return !outer || outer >> fold & 1;
+}
+
+static void find_holds(const ks_folds *f, uint32_t outer, holds *all) {
+    *all = (holds){.n = 0};
+    for (int32_t k = 0; k < f->n_folds; k++)
+        for (int32_t part = 0; is_asked(outer, k) && part < f->n_inner; part++)
+            find_hold(all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
+}
+
+static int32_t count_holds(const ks_folds *f, uint32_t outer) {
+    holds all;
+    find_holds(f, outer, &all);
+    return all.n;
+}
+
+/* The most columns that are solved together. */
+static size_t most_columns(const ks_folds *f, const ks_nest_options *options) {
+    return (size_t)KS_MAX(count_holds(f, options->outer) * options->n_strengths,
+                          f->n_seeds * f->n_folds);
+}
+
 typedef struct work {
     ks_l2 *l2;
     const ks_folds *folds;
@@ -84,10 +107,6 @@ static ks_status solve(work *w, int32_t n, ks_err *err) {
     return st;
 }
 
-static bool is_asked(const work *w, int32_t fold) {
-    return !w->options->outer || w->options->outer >> fold & 1;
-}
-
 /* Margins at the chosen strength, each row's by the fit that held its part
  * out; the test rows' are filled in by refit. */
 static void keep_inner(work *w, holds *all, int32_t fit, int32_t strength) {
@@ -110,10 +129,8 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = w->folds;
     int32_t n_strengths = w->options->n_strengths;
-    holds all = {.n = 0};
-    for (int32_t k = 0; k < f->n_folds; k++)
-        for (int32_t part = 0; is_asked(w, k) && part < f->n_inner; part++)
-            find_hold(&all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
+    holds all;
+    find_holds(f, w->options->outer, &all);
     int32_t n = all.n * n_strengths;
     for (int32_t i = 0; i < n; i++)
         w->columns[i] =
@@ -127,7 +144,7 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
         int32_t fit = seed * f->n_folds + k;
         int32_t best = 0;
         w->out->loss[fit] = INFINITY;
-        if (!is_asked(w, k)) continue;
+        if (!is_asked(w->options->outer, k)) continue;
         for (int32_t c = 0; c < n_strengths; c++) {
             double loss = 0;
             for (int32_t part = 0; part < f->n_inner; part++) {
@@ -161,7 +178,7 @@ static ks_status refit(work *w, ks_err *err) {
      * its own */
     int32_t n_columns = 0;
     for (int32_t i = 0; i < out->n_fits; i++)
-        if (is_asked(w, i % w->folds->n_folds))
+        if (is_asked(w->options->outer, i % w->folds->n_folds))
             w->columns[n_columns++] =
                 (ks_l2_column){.design = i / w->folds->n_folds,
                                .hold = 1u << (i % w->folds->n_folds) | w->extra,
@@ -172,7 +189,7 @@ static ks_status refit(work *w, ks_err *err) {
                                .margin = w->margin + i * n};
     KS_TRY(solve(w, n_columns, err));
     for (int32_t i = 0; i < out->n_fits; i++) {
-        if (!is_asked(w, i % w->folds->n_folds)) continue;
+        if (!is_asked(w->options->outer, i % w->folds->n_folds)) continue;
         int32_t n_folds = w->folds->n_folds, seed = i / n_folds;
         const uint8_t *fold = w->folds->fold + seed * n;
         for (int64_t row = 0; row < n; row++) {
@@ -182,12 +199,12 @@ static ks_status refit(work *w, ks_err *err) {
         }
     }
     for (int32_t i = 0, k = 0; i < out->n_fits; i++) {
-        if (!is_asked(w, i % w->folds->n_folds)) continue;
+        if (!is_asked(w->options->outer, i % w->folds->n_folds)) continue;
         out->gradient[i] = w->columns[k].gradient;
         out->reads[i] = w->columns[k++].passes;
     }
     for (int32_t i = 0; w->raw && i < out->n_fits; i++) {
-        if (!is_asked(w, i % w->folds->n_folds)) continue;
+        if (!is_asked(w->options->outer, i % w->folds->n_folds)) continue;
         const double *raw = w->raw + i * (d + 1);
         double bias = raw[d];
         for (int64_t j = 0; j < d; j++) {
@@ -227,14 +244,11 @@ done:
 
 static ks_status alloc_work(work *w, int64_t n, int64_t d, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_folds *f = w->folds;
     size_t fits = (size_t)w->out->n_fits;
-    size_t inner = (size_t)f->n_folds * (size_t)f->n_inner *
-                   (size_t)w->options->n_strengths;
-    KS_TRY(ks_alloc(&w->columns, KS_MAX(inner, fits), sizeof *w->columns,
-                    "columns", err));
-    KS_TRY(ks_alloc(&w->margin, KS_MAX(inner, fits) * (size_t)n, sizeof(float),
-                    "margins", err));
+    size_t columns = most_columns(w->folds, w->options);
+    KS_TRY(ks_alloc(&w->columns, columns, sizeof *w->columns, "columns", err));
+    KS_TRY(ks_alloc(&w->margin, columns * (size_t)n, sizeof(float), "margins",
+                    err));
     if (!w->options->keep_weights) return KS_OK;
     KS_TRY(ks_alloc(&w->raw, fits * ((size_t)d + 1), sizeof(double), "weights",
                     err));
@@ -265,10 +279,11 @@ static ks_status find_extra(work *w, ks_err *err) {
     return KS_OK;
 }
 
-ks_status ks_nest_fit(ks_nest *out, const float *x, int64_t d,
-                      const int8_t *const *train_y, const ks_folds *folds,
-                      const ks_nest_options *options, ks_err *err) {
+ks_status ks_nest_fit_from(ks_nest *out, const ks_l2_source *source,
+                           const int8_t *const *train_y, const ks_folds *folds,
+                           const ks_nest_options *options, ks_err *err) {
     ks_status st = KS_OK;
+    int64_t d = source->d;
     ks_l2_design designs[KS_MAX_SEEDS];
     work w = {.folds = folds, .options = options, .y = train_y, .out = out};
     *out = (ks_nest){
@@ -286,10 +301,13 @@ ks_status ks_nest_fit(ks_nest *out, const float *x, int64_t d,
         designs[s] = (ks_l2_design){train_y[s], folds->fold + s * folds->n};
     KS_TRY(alloc_out(out, options, folds->n_seeds, err));
     KS_TRY(alloc_work(&w, folds->n, d, err));
-    KS_TRY(ks_l2_open_on(
-        &w.l2, options->ops, options->dev, x, folds->n, d, designs,
-        folds->n_seeds,
-        options->threads ? options->threads : omp_get_max_threads(), err));
+    ks_l2_place place = {.ops = options->ops,
+                         .dev = options->dev,
+                         .threads = options->threads ? options->threads
+                                                     : omp_get_max_threads(),
+                         .scratch = options->scratch};
+    KS_TRY(
+        ks_l2_open_from(&w.l2, source, &place, designs, folds->n_seeds, err));
     for (int32_t s = 0; s < folds->n_seeds; s++) KS_TRY(choose(&w, s, err));
     KS_TRY(refit(&w, err));
 done:
@@ -301,6 +319,40 @@ done:
     free(w.scale);
     if (st != KS_OK) ks_nest_free(out);
     return st;
+}
+
+ks_status ks_nest_fit(ks_nest *out, const float *x, int64_t d,
+                      const int8_t *const *train_y, const ks_folds *folds,
+                      const ks_nest_options *options, ks_err *err) {
+    ks_l2_source source = {.n = folds->n, .d = d, .type = KS_F32, .x = x};
+    return ks_nest_fit_from(out, &source, train_y, folds, options, err);
+}
+
+size_t ks_nest_bytes(int64_t d, ks_type type, const ks_folds *folds,
+                     const ks_nest_options *options, int threads,
+                     bool scratch) {
+    size_t columns = most_columns(folds, options), n = (size_t)folds->n;
+    size_t fits = (size_t)folds->n_seeds * (size_t)folds->n_folds;
+    ks_l2_shape shape = {
+        .n = folds->n,
+        .d = d,
+        .type = type,
+        .n_designs = folds->n_seeds,
+        .n_folds = KS_MIN(2 * folds->n_folds, KS_L2_MAX_FOLDS),
+        .n_columns = (int32_t)columns,
+        .n_splits = KS_MAX(count_holds(folds, options->outer), (int32_t)fits)};
+    return ks_l2_bytes(&shape, threads, scratch) +
+           columns * (4 * n + sizeof(ks_l2_column)) +
+           (options->keep_weights ? 24 * fits * ((size_t)d + 1) : 0);
+}
+
+size_t ks_nest_kept(int64_t d, const ks_folds *folds,
+                    const ks_nest_options *options) {
+    size_t n = (size_t)folds->n, seeds = (size_t)folds->n_seeds;
+    size_t fits = seeds * (size_t)folds->n_folds;
+    return 4 * seeds * n + 32 * fits +
+           (options->keep_inner ? 4 * fits * n : 0) +
+           (options->keep_weights ? 12 * fits * ((size_t)d + 1) : 0);
 }
 
 void ks_nest_free(ks_nest *nest) {

@@ -11,6 +11,7 @@
 #ifndef KS_NEST_H
 #define KS_NEST_H
 
+#include "l2.h"
 #include "ops.h"
 
 enum { KS_MAX_STRENGTHS = 64, KS_MAX_SEEDS = 64 };
@@ -37,6 +38,7 @@ typedef struct ks_nest_options {
     int threads;              /* 0: all */
     const struct ks_ops *ops; /* where fits run; NULL: the CPU */
     ks_dev *dev;
+    const char *scratch; /* folder: rows stay in a file there (l2.h) */
     bool keep_weights, keep_inner;
     uint32_t outer; /* bit set of the outer folds to fit and score, for a
                        matrix made for one of them; 0: all. Loss of the others
@@ -70,7 +72,18 @@ uint32_t ks_nest_hold(int32_t n_folds, int32_t n_inner, int32_t f,
 ks_status ks_nest_fit(ks_nest *out, const float *x, int64_t d,
                       const int8_t *const *train_y, const ks_folds *folds,
                       const ks_nest_options *options, ks_err *err);
+/* The same of folds->n rows that are read from where they are. */
+ks_status ks_nest_fit_from(ks_nest *out, const ks_l2_source *source,
+                           const int8_t *const *train_y, const ks_folds *folds,
+                           const ks_nest_options *options, ks_err *err);
 void ks_nest_free(ks_nest *nest);
+
+/* Bytes that a fit of d features of that type takes at most, by so many threads
+ * of the CPU, and those of its result, which stay. */
+size_t ks_nest_bytes(int64_t d, ks_type type, const ks_folds *folds,
+                     const ks_nest_options *options, int threads, bool scratch);
+size_t ks_nest_kept(int64_t d, const ks_folds *folds,
+                    const ks_nest_options *options);
 
 /* Balanced log-loss of margins over the rows whose fold is in `in`. */
 double ks_nest_loss(const float *margin, const int8_t *y, const uint8_t *fold,

@@ -71,16 +71,64 @@ done:
     return st;
 }
 
-ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
+size_t ks_permuted_bytes(int64_t d, ks_type type, const ks_folds *folds,
+                         int threads, bool scratch) {
+    size_t n = (size_t)folds->n;
+    int32_t columns = KS_PERMUTATIONS * folds->n_folds;
+    ks_l2_shape shape = {.n = folds->n,
+                         .d = d,
+                         .type = type,
+                         .n_designs = KS_PERMUTATIONS,
+                         .n_folds = folds->n_folds,
+                         .n_columns = columns,
+                         .n_splits = columns};
+    return ks_l2_bytes(&shape, threads, scratch) +
+           n * (KS_PERMUTATIONS * (1 + sizeof(float)) + sizeof(int64_t));
+}
+
+typedef struct needs {
+    const ks_l2_source *source;
+    const ks_folds *folds;
+} needs;
+
+static size_t bytes(void *user, int threads, bool scratch) {
+    const needs *u = user;
+    return ks_permuted_bytes(u->source->d, u->source->type, u->folds, threads,
+                             scratch);
+}
+
+/* Of the host: a device has memory of its own. */
+static ks_status find_place(const ks_l2_source *source, const ks_folds *folds,
+                            const ks_nest_options *options, const ks_room *room,
+                            ks_l2_place *place, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_room_plan plan = {0};
+    ks_room none = {0};
+    needs user = {source, folds};
+    int threads = options->threads ? options->threads : omp_get_max_threads();
+    KS_TRY(ks_room_choose(options->dev ? &none : room, 0, bytes, &user, 1,
+                          threads, "fits to permuted labels", &plan, err));
+    *place = (ks_l2_place){.ops = options->ops,
+                           .dev = options->dev,
+                           .threads = plan.threads,
+                           .scratch = plan.scratch};
+done:
+    return st;
+}
+
+ks_status ks_permuted_run(const ks_l2_source *source, const ks_dataset *dataset,
                           const ks_folds *folds, const double *strength,
-                          const ks_nest_options *options, uint64_t seed,
+                          const ks_nest_options *options, const ks_room *room,
+                          uint64_t seed,
                           ks_interval out[KS_N_METRICS], int32_t *unconverged,
                           ks_err *err) {
     ks_status st = KS_OK;
     int32_t n_folds = folds->n_folds;
     ks_l2 *l2 = NULL;
     ks_l2_design designs[KS_PERMUTATIONS];
+    ks_l2_place place;
     work w = {.n = folds->n, .folds = folds};
+    KS_TRY(find_place(source, folds, options, room, &place, err));
     KS_TRY(alloc_work(&w, err));
     for (int32_t p = 0; p < KS_PERMUTATIONS; p++) {
         int8_t *y = w.y + p * w.n;
@@ -96,9 +144,7 @@ ks_status ks_permuted_run(const float *x, int64_t d, const ks_dataset *dataset,
                                .strength = strength[f],
                                .margin = w.margin + p * w.n};
     }
-    KS_TRY(ks_l2_open_on(
-        &l2, options->ops, options->dev, x, w.n, d, designs, KS_PERMUTATIONS,
-        options->threads ? options->threads : omp_get_max_threads(), err));
+    KS_TRY(ks_l2_open_from(&l2, source, &place, designs, KS_PERMUTATIONS, err));
     KS_TRY(ks_l2_fit(
         l2, w.columns, KS_PERMUTATIONS * n_folds,
         options->tolerance > 0 ? options->tolerance : 1e-6,

@@ -92,14 +92,14 @@ static inline bool golden_open(golden *g, json_t *json) {
     o->n_hidden = g->n_hidden, o->hidden = g->hidden;
     o->batch = (int32_t)golden_whole(json, "batch");
     o->epochs = (int32_t)golden_whole(json, "epochs");
-    o->stop = (int32_t)golden_whole(json, "stop");
     o->constant = json_is_true(json_object_get(json, "constant"));
-    o->eval = g->rows + g->n_train, o->n_eval = g->n_held;
     o->each_epoch = true;
     g->param = (float *)calloc((size_t)g->n_params, sizeof *g->param);
-    g->margin =
-        (float *)calloc((size_t)(o->stop * g->n_held), sizeof *g->margin);
     ks_adamw_probe *p = &g->probe;
+    p->stop = (int32_t)golden_whole(json, "stop");
+    p->eval = g->rows + g->n_train, p->n_eval = g->n_held;
+    g->margin =
+        (float *)calloc((size_t)(p->stop * g->n_held), sizeof *g->margin);
     p->rows = g->rows, p->n_rows = g->n_train, p->y = g->y;
     p->key[0] = (uint64_t)seed, p->key[1] = 7;
     p->lr = golden_real(json, "lr"), p->decay = golden_real(json, "decay");
@@ -136,7 +136,7 @@ static inline ks_status golden_train(golden *g, const struct ks_ops *ops,
 static inline double golden_distance(const golden *g, bool param) {
     double diff = 0, norm = 0;
     json_t *all = json_object_get(g->json, param ? "param" : "margin");
-    int64_t n = param ? g->n_params : g->options.stop * g->n_held;
+    int64_t n = param ? g->n_params : g->probe.stop * g->n_held;
     for (int64_t k = 0; k < n; k++) {
         json_t *row =
             param ? all : json_array_get(all, (size_t)(k / g->n_held));

@@ -240,6 +240,8 @@ int ks_cmd_import(int argc, char **argv);
 int ks_cmd_label(int argc, char **argv);
 int ks_cmd_capture(int argc, char **argv);
 int ks_cmd_probe(int argc, char **argv);
+int ks_cmd_transfer(int argc, char **argv);
+int ks_cmd_export(int argc, char **argv);
 int ks_cmd_inspect(int argc, char **argv);
 int ks_cmd_verify(int argc, char **argv);
 int ks_cmd_demo(int argc, char **argv);

@@ -1,6 +1,7 @@
 /* cmd_probe.c - keystep probe: activations and labels in, probes of every
  * layer and position, baselines and the per-layer table out. */
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -20,7 +21,10 @@ enum {
     KEY_STRENGTHS,
     KEY_BOOTSTRAP,
     KEY_NO_TEXT,
-    KEY_ANALYSES
+    KEY_ANALYSES,
+    KEY_PROBES,
+    KEY_PROTOCOL,
+    KEY_RATES
 };
 
 enum { MAX_RIVALS = 16, MAX_SCORES = 16 };
@@ -35,6 +39,7 @@ typedef struct input {
     double strengths[KS_MAX_STRENGTHS];
     uint32_t analyses;
     bool no_text;
+    ks_kinds_options kinds;
     ks_progress *progress;
 } input;
 
@@ -85,13 +90,31 @@ static const struct argp_option option_list[] = {
      "of refinement, layer-transfer, layers-needed, selectivity, "
      "learning-curve, surface; all (default) or none",
      0},
+    {"probes", KEY_PROBES, "LIST", 0,
+     "kinds to train with AdamW beside l2, which always runs: linear, mlp "
+     "(256x2; on the mean over the layers behind the embeddings), lw-linear, "
+     "lw-mlp (128; on those layers side by side), linear-layer, mlp-layer "
+     "(128; one for each layer). lw-mlp:1024, mlp:128x5: other units, and "
+     "hidden layers, each half as wide as the one before",
+     0},
+    {"protocol", KEY_PROTOCOL, "honest|published", 0,
+     "published: also the published protocol, with all steps from it to the "
+     "honest one, for --probes (default: linear,mlp,lw-linear,lw-mlp)",
+     0},
+    {"published-rates", KEY_RATES, "LIST", 0,
+     "learning rates of the published protocol (default 3e-4); of several the "
+     "best on the evaluation steps, as the published code does",
+     0},
     {"no-text", KEY_NO_TEXT, NULL, 0,
      "leave out the word baselines, the slowest part on long texts", 0},
     {"seed", KS_KEY_SEED, "N", 0,
      "of the first split; the next ones count up (default 1)", 0},
     KS_CLI_BACKEND,
     {"memory", KS_KEY_MEMORY, "BYTES", 0,
-     "most of a device's memory, e.g. 2G (default: all)", 0},
+     "most that it may take beyond what it starts with, e.g. 2G: layers that "
+     "do not fit are read from a scratch file in --out; with a device, most of "
+     "its memory (default: all)",
+     0},
     KS_CLI_THREADS,
     KS_CLI_JSON,
     KS_CLI_QUIET,
@@ -153,6 +176,38 @@ static void read_analyses(input *in, const char *text,
     }
 }
 
+static void read_protocol(input *in, const char *text,
+                          struct argp_state *state) {
+    in->kinds.published = strcmp(text, "published") == 0;
+    if (!in->kinds.published && strcmp(text, "honest") != 0)
+        argp_error(state, "--protocol is honest or published, got '%s'", text);
+}
+
+static void read_probes(input *in, const char *text, struct argp_state *state) {
+    ks_err err = {0};
+    ks_status st =
+        ks_recipes_read(text, in->kinds.recipes, &in->kinds.n_recipes, &err);
+    if (st != KS_OK) argp_error(state, "--probes: %s", err.text);
+}
+
+static void read_rates(input *in, const char *text, struct argp_state *state) {
+    in->kinds.n_rates = 0;
+    for (const char *at = text; at;) {
+        char *end;
+        double rate = strtod(at, &end);
+        if (end == at || (*end && *end != ',') || !(rate > 0 && rate <= 1) ||
+            in->kinds.n_rates == KS_MOST_RATES) {
+            argp_error(state,
+                       "--published-rates takes up to %d numbers above 0 and "
+                       "up to 1 such as 3e-5,3e-4,3e-3, got '%s'",
+                       KS_MOST_RATES, text);
+            return;
+        }
+        in->kinds.rates[in->kinds.n_rates++] = rate;
+        at = *end ? end + 1 : NULL;
+    }
+}
+
 static void read_rival(input *in, const char *text, struct argp_state *state) {
     const char *equals = strchr(text, '=');
     if (!equals || equals == text || !equals[1]) {
@@ -199,6 +254,10 @@ static void check(input *in, struct argp_state *state) {
         argp_error(state, "position 'tokens' has no row a step: probes take "
                           "mean, first, middle, last, before");
     ks_cli_clean(c, state);
+    if (in->kinds.n_rates && !in->kinds.published)
+        argp_error(state, "--published-rates needs --protocol published");
+    if (in->kinds.published) ks_kinds_default(&in->kinds);
+    in->kinds.memory = c->memory;
     if (!in->inner) in->inner = in->folds - 1;
     if (in->inner >= in->folds)
         argp_error(state, "--inner-folds %d: at most one less than --folds %d",
@@ -235,6 +294,15 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_ANALYSES:
         read_analyses(in, arg, state);
+        return 0;
+    case KEY_PROBES:
+        read_probes(in, arg, state);
+        return 0;
+    case KEY_PROTOCOL:
+        read_protocol(in, arg, state);
+        return 0;
+    case KEY_RATES:
+        read_rates(in, arg, state);
         return 0;
     case KEY_NO_TEXT:
         in->no_text = true;
@@ -297,6 +365,7 @@ static ks_status write_all(const input *in, const ks_evaluation *evaluation,
     KS_TRY(ks_write_file(paths[JSON], text, strlen(text), true, err));
     fputs(in->common.json ? text : shown.data, stdout);
     if (in->common.json) putchar('\n');
+    fflush(stdout); /* ahead of what is said on stderr */
 done:
     json_decref(summary);
     free(text);
@@ -340,6 +409,17 @@ static void say(const ks_evaluation *r) {
                r->other_unconverged, r->other_fits);
 }
 
+/* The host's share of --memory. What is freed goes back at once, or the
+ * allocator would keep some of it beside what is taken next. */
+static ks_room bound_memory(const ks_cli_common *c) {
+    ks_room room = {
+        .limit = c->memory, .start = ks_process_bytes(), .scratch = c->out};
+    if (ks_cli_on_device(c->backend)) room.limit = 0;
+    if (room.limit) mallopt(M_MMAP_THRESHOLD, 256 << 10);
+    if (room.limit) mallopt(M_TRIM_THRESHOLD, 256 << 10);
+    return room;
+}
+
 static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &in->common;
@@ -370,10 +450,12 @@ static ks_status run(input *in, ks_err *err) {
         .scores = in->scores,
         .analyses = in->analyses,
         .no_text = in->no_text,
+        .kinds = in->kinds,
         .layers_of = ks_cli_layers,
         .layers = c->layers,
         .begin = begin,
         .end = end};
+    options.grid.room = bound_memory(c);
     KS_TRY(prepare(in, paths, &made, err));
     if (ks_cli_on_device(c->backend)) {
         KS_TRY(ks_dev_open(&dev, &ops, c->backend, c->threads, NULL, err));
@@ -388,6 +470,8 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(st);
     say(&evaluation);
     KS_TRY(write_all(in, &evaluation, paths, err));
+    ks_log(KS_LOG_INFO, "probe: %s has all tables, %s every figure",
+           paths[TABLE], paths[JSON]);
 done:
     ks_evaluation_free(&evaluation);
     ks_dev_close(&dev, ops);

@@ -4,6 +4,7 @@
 #define KS_L2_CPU_H
 
 #include "../blas.h"
+#include "../l2_rows.h"
 #include "ops_cpu.h"
 
 /* z [rows, n] (stride) to r in place; adds to r_sum and h_sum [n]. c: table

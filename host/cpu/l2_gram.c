@@ -8,13 +8,54 @@
 
 #include "l2_cpu.h"
 
+/* What one thread works with. */
+typedef struct thread_work {
+    float *block;   /* [KS_L2_BLOCK, d] weighted */
+    float *product; /* [KS_L2_BLOCK, n_q] of a projection */
+    float *sum;     /* [d, d] or [n_q, d] */
+    char *rows;     /* of ks_l2_read */
+} thread_work;
+
+static void threads_close(thread_work **all, int n) {
+    for (int k = 0; *all && k < n; k++) {
+        free((*all)[k].block);
+        free((*all)[k].product);
+        free((*all)[k].sum);
+        free((*all)[k].rows);
+    }
+    free(*all);
+    *all = NULL;
+}
+
+/* n_q: 0 for a Gram matrix. */
+static ks_status threads_open(thread_work **out, int n, const ks_l2_rows *l2,
+                              int64_t n_q, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t d = (size_t)l2->d, q = (size_t)n_q;
+    KS_TRY(ks_alloc(out, (size_t)n, sizeof **out, "threads", err));
+    for (int k = 0; k < n; k++) {
+        thread_work *w = &(*out)[k];
+        KS_TRY(ks_alloc(&w->block, KS_L2_BLOCK * d, sizeof(float), "row blocks",
+                        err));
+        KS_TRY(ks_alloc(&w->product, KS_L2_BLOCK * KS_MAX(q, 1), sizeof(float),
+                        "row blocks", err));
+        KS_TRY(ks_alloc(&w->sum, (q ? q : d) * d, sizeof(float),
+                        "Gram matrix", err));
+        KS_TRY(ks_alloc(&w->rows, ks_l2_read_bytes(l2) + 1, 1, "row blocks",
+                        err));
+    }
+done:
+    if (st != KS_OK) threads_close(out, n);
+    return st;
+}
+
 /* ------------------------------------------------------------- covariance */
 
 /* Rows of a block as the covariance takes them: centred, scaled, weighted. */
 static void weigh_block(const ks_l2_rows *l2, const ks_l2_scaling *s,
-                        ks_l2_block block, float *out) {
+                        ks_l2_block block, const float *x, float *out) {
     for (int64_t i = block.begin; i < block.end; i++) {
-        const float *row = l2->x + i * l2->d;
+        const float *row = x + (i - block.begin) * l2->d;
         float *restrict to = out + (i - block.begin) * l2->d;
         float share = s->share[l2->code[i] & 1];
         for (int64_t j = 0; j < l2->d; j++)
@@ -22,104 +63,78 @@ static void weigh_block(const ks_l2_rows *l2, const ks_l2_scaling *s,
     }
 }
 
-/* Lower triangle of sum [d, d] += the lane's covariance. block: scratch. */
-static void add_gram(const ks_l2_rows *l2, const ks_l2_scaling *s, int32_t lane,
-                     float *block, float *sum) {
-    int32_t from, to;
-    ks__l2_lane(l2, lane, &from, &to);
-    for (int32_t k = from; k < to; k++) {
-        ks_l2_block b = l2->blocks[k];
-        weigh_block(l2, s, b, block);
-        ks__syrk_f32(l2->d, b.end - b.begin, block, sum);
-    }
-}
-
-ks_status ks__cpu_l2_gram(ks_dev *dev, ks_l2_rows *l2, const ks_l2_scaling *s,
-                          float *out, ks_err *err) {
+/* The lane's sum: the lower triangle [d, d] of its covariance, or for q [n_q,
+ * d] that of (q a_i) a_i' [n_q, d]. next: the lane that follows here. */
+static ks_status sum_lane(const ks_l2_rows *l2, const ks_l2_scaling *s,
+                          thread_work *w, int32_t lane, int32_t next,
+                          const float *q, int64_t n_q, ks_err *err) {
     ks_status st = KS_OK;
     int64_t d = l2->d;
-    int threads = KS_MIN(dev->threads, l2->n_lanes),
-        restore = ks__blas_serial();
-    float *blocks = NULL, *sums = NULL;
-    KS_TRY(ks_alloc(&blocks, (size_t)threads * KS_L2_BLOCK * (size_t)d,
-                    sizeof(float), "row blocks", err));
-    KS_TRY(ks_alloc(&sums, (size_t)(threads * d * d), sizeof(float),
-                    "Gram matrix", err));
-    memset(out, 0, (size_t)(d * d) * sizeof *out);
-#pragma omp parallel for ordered num_threads(threads) schedule(static, 1)
-    for (int32_t lane = 0; lane < l2->n_lanes; lane++) {
-        int64_t thread = omp_get_thread_num();
-        float *sum = sums + thread * d * d;
-        memset(sum, 0, (size_t)(d * d) * sizeof *sum);
-        add_gram(l2, s, lane, blocks + thread * KS_L2_BLOCK * d, sum);
-#pragma omp ordered
-        for (int64_t k = 0; k < d * d; k++) out[k] += sum[k];
-    }
-done:
-    ks__blas_restore(restore);
-    free(blocks);
-    free(sums);
-    return st;
-}
-
-/* ---------------------------------------------------------------- projection
- */
-
-typedef struct project_work {
-    float *block;   /* [lanes, KS_L2_BLOCK, d] */
-    float *product; /* [lanes, KS_L2_BLOCK, n_q] */
-    float *sums;    /* [lanes, n_q, d] */
-} project_work;
-
-static void project_lane(const ks_l2_rows *l2, const ks_l2_scaling *s,
-                         const project_work *w, int32_t lane, const float *q,
-                         int64_t n_q) {
-    int64_t d = l2->d;
-    float *block = w->block + (int64_t)lane * KS_L2_BLOCK * d;
-    float *product = w->product + (int64_t)lane * KS_L2_BLOCK * n_q;
-    int32_t from, to;
+    int32_t from, to, then, end;
+    memset(w->sum, 0, (size_t)((n_q ? n_q : d) * d) * sizeof *w->sum);
+    ks__l2_lane(l2, next, &then, &end);
     ks__l2_lane(l2, lane, &from, &to);
     for (int32_t k = from; k < to; k++) {
         ks_l2_block b = l2->blocks[k];
         int64_t rows = b.end - b.begin;
-        weigh_block(l2, s, b, block);
-        ks__gemm_f32(false, true, rows, n_q, d, block, d, q, d, 0, product,
-                     n_q);
-        ks__gemm_f32(true, false, n_q, d, rows, product, n_q, block, d, 1,
-                     w->sums + lane * n_q * d, d);
+        const float *x;
+        ks_l2_announce(l2, k, to, then);
+        KS_TRY(ks_l2_read(l2, b, w->rows, &x, err));
+        weigh_block(l2, s, b, x, w->block);
+        if (!n_q) {
+            ks__syrk_f32(d, rows, w->block, w->sum);
+            continue;
+        }
+        ks__gemm_f32(false, true, rows, n_q, d, w->block, d, q, d, 0,
+                     w->product, n_q);
+        ks__gemm_f32(true, false, n_q, d, rows, w->product, n_q, w->block, d, 1,
+                     w->sum, d);
     }
+done:
+    return st;
+}
+
+/* out [size]: the lanes' sums in their order. */
+static ks_status sum_lanes(ks_dev *dev, const ks_l2_rows *l2,
+                           const ks_l2_scaling *s, const float *q, int64_t n_q,
+                           float *out, int64_t size, ks_err *err) {
+    ks_status st = KS_OK;
+    int threads = KS_MIN(dev->threads, l2->n_lanes);
+    int restore = ks__blas_serial();
+    ks__l2_outcome outcome = {KS_OK, {0}};
+    thread_work *work = NULL;
+    KS_TRY(threads_open(&work, threads, l2, n_q, err));
+    memset(out, 0, (size_t)size * sizeof *out);
+#pragma omp parallel for ordered num_threads(threads) schedule(static, 1)
+    for (int32_t lane = 0; lane < l2->n_lanes; lane++) {
+        int thread = omp_get_thread_num();
+        int32_t next = lane + threads < l2->n_lanes ? lane + threads : thread;
+        ks_err mine = {0};
+        if (ks__l2_well(&outcome))
+            ks__l2_tell(
+                &outcome,
+                sum_lane(l2, s, &work[thread], lane, next, q, n_q, &mine),
+                &mine);
+#pragma omp ordered
+        for (int64_t k = 0; k < size; k++) out[k] += work[thread].sum[k];
+    }
+    st = outcome.st;
+    if (st != KS_OK && err) *err = outcome.err;
+done:
+    ks__blas_restore(restore);
+    threads_close(&work, threads);
+    return st;
+}
+
+ks_status ks__cpu_l2_gram(ks_dev *dev, ks_l2_rows *l2, const ks_l2_scaling *s,
+                          float *out, ks_err *err) {
+    return sum_lanes(dev, l2, s, NULL, 0, out, l2->d * l2->d, err);
 }
 
 ks_status ks__cpu_l2_project(ks_dev *dev, ks_l2_rows *l2,
                              const ks_l2_scaling *s, const float *q,
                              int64_t n_q, float *out, ks_err *err) {
-    ks_status st = KS_OK;
-    int64_t size = n_q * l2->d;
-    size_t lanes = (size_t)l2->n_lanes;
-    int restore = ks__blas_serial();
-    project_work w = {0};
-    KS_TRY(ks_alloc(&w.block, lanes * KS_L2_BLOCK * (size_t)l2->d,
-                    sizeof(float), "row blocks", err));
-    KS_TRY(ks_alloc(&w.product, lanes * KS_L2_BLOCK * (size_t)n_q,
-                    sizeof(float), "spectrum", err));
-    KS_TRY(ks_alloc(&w.sums, lanes * (size_t)size, sizeof(float), "spectrum",
-                    err));
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
-    for (int32_t lane = 0; lane < l2->n_lanes; lane++)
-        project_lane(l2, s, &w, lane, q, n_q);
-#pragma omp parallel for num_threads(dev->threads) schedule(static)
-    for (int64_t k = 0; k < size; k++) {
-        float sum = w.sums[k];
-        for (int32_t lane = 1; lane < l2->n_lanes; lane++)
-            sum += w.sums[lane * size + k];
-        out[k] = sum;
-    }
-done:
-    ks__blas_restore(restore);
-    free(w.block);
-    free(w.product);
-    free(w.sums);
-    return st;
+    return sum_lanes(dev, l2, s, q, n_q, out, n_q * l2->d, err);
 }
 
 /* ------------------------------------------------------------------- Hessian
@@ -129,12 +144,12 @@ done:
  * root of its curvature c p (1 - p); held-out rows are left out. Returns the
  * rows there are. */
 static int64_t weigh_rows(const ks_l2_rows *l2, const ks_l2_hessian *c,
-                          ks_l2_block block, double *out) {
+                          ks_l2_block block, const float *rows_x, double *out) {
     int64_t d = l2->d, rows = 0;
     for (int64_t i = block.begin; i < block.end; i++) {
         uint8_t code = l2->code[c->design * l2->n + i];
         if (c->hold >> (code / 2) & 1) continue;
-        const float *x = l2->x + i * d;
+        const float *x = rows_x + (i - block.begin) * d;
         double *to = out + rows++ * (d + 1), z = c->b;
         for (int64_t j = 0; j < d; j++) z += c->w[j] * (double)x[j];
         double p = 1 / (1 + exp(-z));
@@ -146,15 +161,29 @@ static int64_t weigh_rows(const ks_l2_rows *l2, const ks_l2_hessian *c,
     return rows;
 }
 
-/* scratch: [KS_L2_BLOCK, d + 1] */
-static void form_hessian(const ks_l2_rows *l2, const ks_l2_hessian *c,
-                         double *scratch) {
+/* All columns go through the blocks together, so that a file is read once.
+ * scratch: [threads, KS_L2_BLOCK, d + 1]; rows: of ks_l2_read. */
+static ks_status form_hessians(const ks_l2_rows *l2,
+                               const ks_l2_hessian *columns, int32_t n,
+                               int32_t threads, double *scratch, char *rows,
+                               ks_err *err) {
+    ks_status st = KS_OK;
     int64_t m = l2->d + 1;
-    memset(c->out, 0, (size_t)(m * m) * sizeof *c->out);
-    for (int32_t i = 0; i < l2->n_blocks; i++) {
-        int64_t n = weigh_rows(l2, c, l2->blocks[i], scratch);
-        if (n) ks__syrk_f64(m, n, scratch, c->out);
+    for (int32_t k = 0; k < n; k++)
+        memset(columns[k].out, 0, (size_t)(m * m) * sizeof *columns[k].out);
+    for (int32_t i = 0; i < l2->n_blocks && !ks_interrupted; i++) {
+        const float *x;
+        ks_l2_announce(l2, i, l2->n_blocks, 0);
+        KS_TRY(ks_l2_read(l2, l2->blocks[i], rows, &x, err));
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+        for (int32_t k = 0; k < n; k++) {
+            double *own = scratch + omp_get_thread_num() * KS_L2_BLOCK * m;
+            int64_t used = weigh_rows(l2, &columns[k], l2->blocks[i], x, own);
+            if (used) ks__syrk_f64(m, used, own, columns[k].out);
+        }
     }
+done:
+    return st;
 }
 
 ks_status ks__cpu_l2_hessian(ks_dev *dev, ks_l2_rows *l2,
@@ -162,18 +191,17 @@ ks_status ks__cpu_l2_hessian(ks_dev *dev, ks_l2_rows *l2,
                              ks_err *err) {
     ks_status st = KS_OK;
     size_t size = KS_L2_BLOCK * (size_t)(l2->d + 1);
-    int32_t lanes = KS_MAX(1, KS_MIN(dev->threads, n));
+    int32_t threads = KS_MAX(1, KS_MIN(dev->threads, n));
     int restore = ks__blas_serial();
     double *scratch = NULL;
-    KS_TRY(ks_alloc(&scratch, (size_t)lanes * size, sizeof *scratch,
+    char *rows = NULL;
+    KS_TRY(ks_alloc(&scratch, (size_t)threads * size, sizeof *scratch,
                     "a column's Hessian", err));
-#pragma omp parallel for num_threads(lanes) schedule(dynamic, 1)
-    for (int32_t i = 0; i < n; i++)
-        if (!ks_interrupted)
-            form_hessian(l2, &columns[i],
-                         scratch + (size_t)omp_get_thread_num() * size);
+    KS_TRY(ks_alloc(&rows, ks_l2_read_bytes(l2) + 1, 1, "row blocks", err));
+    KS_TRY(form_hessians(l2, columns, n, threads, scratch, rows, err));
 done:
     ks__blas_restore(restore);
     free(scratch);
+    free(rows);
     return st;
 }

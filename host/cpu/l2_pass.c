@@ -2,14 +2,15 @@
  * block Z = X W', residuals, G = R' X, while the block lies in cache.
  *
  * Sums over rows are f32 inside a block of at most KS_L2_BLOCK rows and double
- * beyond it, in lanes whose number depends on n alone, added in order. Columns
- * that do not train on a block's folds are left out of its products. */
+ * beyond it, in lanes whose number depends on n alone, added in order: as many
+ * at a time as there are threads, so that memory does not grow with the lanes.
+ * Columns that do not train on a block's folds are left out of its products. */
 #include <math.h>
 #include <string.h>
 
 #include "l2_cpu.h"
 
-/* What a lane works with. */
+/* What one lane of those at a time works with. */
 typedef struct lane_work {
     double *g, *r, *h;      /* sums of this lane: [n, d], [n], [n] */
     int32_t *pick;          /* [n] active columns of the block */
@@ -19,14 +20,15 @@ typedef struct lane_work {
     float *bias, *c;        /* [wide], [n_designs, codes, wide] */
     float *r_part, *h_part; /* [wide] */
     double *x64, *w64, *z64, *part64;
+    char *block; /* of ks_l2_read */
 } lane_work;
 
 /* Places in memory; NULL: only how many bytes they take. */
-static size_t lane_open(lane_work *lane, const ks_l2_rows *l2,
-                        const ks_l2_pass *pass, char *memory) {
-    size_t n = (size_t)pass->n, d = (size_t)l2->d;
+static size_t lane_open(lane_work *lane, const ks_l2_rows *l2, int64_t columns,
+                        bool exact, char *memory) {
+    size_t n = (size_t)columns, d = (size_t)l2->d;
     size_t wide = (n + KS_L2_PAD - 1) / KS_L2_PAD * KS_L2_PAD;
-    size_t elem = pass->exact ? sizeof(double) : sizeof(float);
+    size_t elem = exact ? sizeof(double) : sizeof(float);
     size_t bytes = 0;
 #define KS_PLACE(field, count, size)                                           \
     do {                                                                       \
@@ -41,7 +43,8 @@ static size_t lane_open(lane_work *lane, const ks_l2_rows *l2,
     KS_PLACE(c, (size_t)l2->n_designs * KS_L2_CODES * wide, sizeof(float));
     KS_PLACE(r_part, wide, sizeof(float));
     KS_PLACE(h_part, wide, sizeof(float));
-    if (pass->exact) {
+    KS_PLACE(block, ks_l2_read_bytes(l2), 1);
+    if (exact) {
         KS_PLACE(x64, KS_L2_BLOCK * d, elem);
         KS_PLACE(w64, wide * d, elem);
         KS_PLACE(z64, KS_L2_BLOCK * wide, elem);
@@ -58,17 +61,18 @@ static size_t lane_open(lane_work *lane, const ks_l2_rows *l2,
 
 /* The lanes' memory is kept from pass to pass: fresh pages cost more than what
  * is done in them. */
-static ks_status lanes_open(ks_dev *dev, lane_work *lanes, ks_l2_rows *l2,
-                            const ks_l2_pass *pass, ks_err *err) {
+static ks_status lanes_open(ks_dev *dev, lane_work *lanes, int32_t n_lanes,
+                            ks_l2_rows *l2, const ks_l2_pass *pass,
+                            ks_err *err) {
     ks_status st = KS_OK;
-    size_t bytes = lane_open(&lanes[0], l2, pass, NULL);
-    size_t all = bytes * (size_t)l2->n_lanes;
+    size_t bytes = lane_open(&lanes[0], l2, pass->n, pass->exact, NULL);
+    size_t all = bytes * (size_t)n_lanes;
     if (l2->work->size < all) {
         ks__cpu_free(dev, l2->work);
         KS_TRY(ks__cpu_alloc(dev, l2->work, all, "a pass", err));
     }
-    for (int32_t k = 0; k < l2->n_lanes; k++)
-        lane_open(&lanes[k], l2, pass,
+    for (int32_t k = 0; k < n_lanes; k++)
+        lane_open(&lanes[k], l2, pass->n, pass->exact,
                   (char *)l2->work->data + bytes * (size_t)k);
 done:
     return st;
@@ -115,9 +119,9 @@ static void choose(lane_work *lane, const ks_l2_rows *l2,
 }
 
 static void block_f32(lane_work *lane, const ks_l2_rows *l2,
-                      const ks_l2_pass *pass, ks_l2_block block) {
+                      const ks_l2_pass *pass, ks_l2_block block,
+                      const float *x) {
     int64_t rows = block.end - block.begin, d = l2->d, wide = lane->wide;
-    const float *x = l2->x + block.begin * d;
     ks__gemm_f32(false, true, rows, wide, d, x, d, lane->w, d, 0, lane->z,
                  wide);
     memset(lane->r_part, 0, (size_t)wide * sizeof(float));
@@ -165,9 +169,9 @@ static void residuals_f64(lane_work *lane, const ks_l2_rows *l2,
 }
 
 static void block_f64(lane_work *lane, const ks_l2_rows *l2,
-                      const ks_l2_pass *pass, ks_l2_block block) {
+                      const ks_l2_pass *pass, ks_l2_block block,
+                      const float *x) {
     int64_t rows = block.end - block.begin, d = l2->d, wide = lane->wide;
-    const float *x = l2->x + block.begin * d;
     for (int64_t k = 0; k < rows * d; k++) lane->x64[k] = (double)x[k];
     ks__gemm_f64(false, true, rows, wide, d, lane->x64, d, lane->w64, d, 0,
                  lane->z64, wide);
@@ -182,21 +186,41 @@ static void block_f64(lane_work *lane, const ks_l2_rows *l2,
     }
 }
 
-static void run_lane(lane_work *lane, const ks_l2_rows *l2,
-                     const ks_l2_pass *pass, int32_t index) {
-    if (!lane->g) return; /* never: for clang-tidy, which cannot count lanes */
+/* next: the block where this thread goes on afterwards. */
+static ks_status run_lane(lane_work *lane, const ks_l2_rows *l2,
+                          const ks_l2_pass *pass, int32_t index, int32_t next,
+                          ks_err *err) {
+    ks_status st = KS_OK;
+    if (!lane->g) goto done; /* never: clang-tidy cannot count lanes */
     memset(lane->g, 0, (size_t)(pass->n * l2->d) * sizeof *lane->g);
     memset(lane->r, 0, (size_t)pass->n * sizeof *lane->r);
     memset(lane->h, 0, (size_t)pass->n * sizeof *lane->h);
     int32_t from, to;
     ks__l2_lane(l2, index, &from, &to);
     for (int32_t k = from; k < to; k++) {
+        const float *x;
         choose(lane, l2, pass, l2->block_folds + k * l2->n_designs);
         if (!lane->n_pick) continue;
+        ks_l2_announce(l2, k, to, next);
+        KS_TRY(ks_l2_read(l2, l2->blocks[k], lane->block, &x, err));
         if (pass->exact)
-            block_f64(lane, l2, pass, l2->blocks[k]);
+            block_f64(lane, l2, pass, l2->blocks[k], x);
         else
-            block_f32(lane, l2, pass, l2->blocks[k]);
+            block_f32(lane, l2, pass, l2->blocks[k], x);
+    }
+done:
+    return st;
+}
+
+/* Lanes [first, first + n_lanes), which have run: onto the sums of column k. */
+static void add_lanes(const lane_work *lanes, int32_t n_lanes,
+                      const ks_l2_pass *pass, int64_t d, int32_t k) {
+    double *g = pass->g + k * d;
+    for (int32_t lane = 0; lane < n_lanes; lane++) {
+        const double *from = lanes[lane].g + k * d;
+        for (int64_t j = 0; j < d; j++) g[j] += from[j];
+        pass->r[k] += lanes[lane].r[k];
+        pass->h[k] += lanes[lane].h[k];
     }
 }
 
@@ -204,22 +228,34 @@ ks_status ks__cpu_l2_pass(ks_dev *dev, ks_l2_rows *l2, const ks_l2_pass *pass,
                           ks_err *err) {
     ks_status st = KS_OK;
     lane_work lanes[KS_L2_MAX_LANES] = {{0}};
+    ks__l2_outcome outcome = {KS_OK, {0}};
+    int32_t step = KS_MIN(dev->threads, l2->n_lanes);
     int restore = ks__blas_serial();
-    KS_TRY(lanes_open(dev, lanes, l2, pass, err));
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
-    for (int32_t k = 0; k < l2->n_lanes; k++) run_lane(&lanes[k], l2, pass, k);
-#pragma omp parallel for num_threads(dev->threads) schedule(static)
-    for (int32_t k = 0; k < pass->n; k++) {
-        double *g = pass->g + k * l2->d;
-        pass->r[k] = pass->h[k] = 0;
-        memset(g, 0, (size_t)l2->d * sizeof *g);
-        for (int32_t lane = 0; lane < l2->n_lanes; lane++) {
-            const double *from = lanes[lane].g + k * l2->d;
-            for (int64_t j = 0; j < l2->d; j++) g[j] += from[j];
-            pass->r[k] += lanes[lane].r[k];
-            pass->h[k] += lanes[lane].h[k];
+    KS_TRY(lanes_open(dev, lanes, step, l2, pass, err));
+    memset(pass->g, 0, (size_t)(pass->n * l2->d) * sizeof *pass->g);
+    memset(pass->r, 0, (size_t)pass->n * sizeof *pass->r);
+    memset(pass->h, 0, (size_t)pass->n * sizeof *pass->h);
+#pragma omp parallel num_threads(step)
+    for (int32_t first = 0; first < l2->n_lanes; first += step) {
+        int32_t now = KS_MIN(step, l2->n_lanes - first);
+#pragma omp for schedule(static, 1)
+        for (int32_t k = 0; k < now; k++) {
+            ks_err mine = {0};
+            int32_t next = first + k + step < l2->n_lanes ? first + k + step : k,
+                    begin, end;
+            ks__l2_lane(l2, next, &begin, &end);
+            if (ks__l2_well(&outcome))
+                ks__l2_tell(
+                    &outcome,
+                    run_lane(&lanes[k], l2, pass, first + k, begin, &mine),
+                    &mine);
         }
+#pragma omp for schedule(static)
+        for (int32_t k = 0; k < pass->n; k++)
+            add_lanes(lanes, now, pass, l2->d, k);
     }
+    st = outcome.st;
+    if (st != KS_OK && err) *err = outcome.err;
 done:
     ks__blas_restore(restore);
     return st;

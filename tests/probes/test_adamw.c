@@ -63,7 +63,7 @@ Test(adamw, trains_as_pytorch) {
     json_decref(all);
 }
 
-/* Probes of many layers, seeds and row sets at once; wide enough for two
+/* Probes of many layers, seeds, row sets and ends at once; wide enough for two
  * ranges. */
 enum { N = 90, D = 700, LAYERS = 3, PROBES = 5 };
 
@@ -75,6 +75,7 @@ typedef struct many {
     ks_adamw_probe probes[PROBES];
     float *param, *margin;
     int64_t n_params;
+    bool early; /* probes end, and look at rows, at numbers of their own */
 } many;
 
 static void many_open(many *m, int32_t n_hidden, int32_t layers) {
@@ -92,8 +93,6 @@ static void many_open(many *m, int32_t n_hidden, int32_t layers) {
                                     .hidden = m->hidden,
                                     .batch = 8,
                                     .epochs = 3,
-                                    .eval = m->rows + 60,
-                                    .n_eval = 30,
                                     .each_epoch = true};
 }
 
@@ -117,6 +116,9 @@ static void many_train(many *m, int threads, int32_t first, int32_t n) {
                                         .lr = 1e-3 * (k + 1),
                                         .decay = 1e-2,
                                         .standardise = k % 2,
+                                        .stop = m->early ? 3 - k % 3 : 0,
+                                        .eval = m->rows + 60,
+                                        .n_eval = m->early ? 30 - k : 30,
                                         .param = m->param + k * m->n_params,
                                         .margin = m->margin + k * 90};
     st = ks_adamw_train(data, &m->options, m->probes + first, n, &err);
@@ -135,6 +137,7 @@ static void check_bits(int32_t n_hidden, int32_t layers) {
     many a, b;
     many_open(&a, n_hidden, layers);
     many_open(&b, n_hidden, layers);
+    a.early = b.early = true;
     many_train(&a, 1, 0, PROBES);
     size_t bytes = (size_t)a.n_params * sizeof *a.param;
     for (int threads = 2; threads <= 3; threads++) {
@@ -150,8 +153,12 @@ static void check_bits(int32_t n_hidden, int32_t layers) {
             memcmp(a.param + k * a.n_params, b.param + k * a.n_params, bytes),
             0, "probe %d alone differs", k);
         cr_expect_eq(memcmp(a.margin + k * 90, b.margin + k * 90, 360), 0);
-        bool moves = memcmp(a.margin + k * 90, a.margin + k * 90 + 60, 120);
-        cr_expect(moves, "the margins of epochs are the same");
+        const ks_adamw_probe *p = &a.probes[k];
+        const float *last = p->margin + (p->stop - 1) * p->n_eval;
+        bool moves = memcmp(p->margin, last, (size_t)p->n_eval * sizeof *last);
+        cr_expect(moves || p->stop == 1, "the margins of epochs are the same");
+        for (int i = p->stop * p->n_eval; i < 90; i++)
+            cr_expect(p->margin[i] == 0, "probe %d went on", k);
     }
     many_close(&a);
     many_close(&b);
@@ -184,6 +191,28 @@ Test(adamw, learns_with_its_own_start) {
         cr_expect(right >= 27, "probe %d: %d of 30 right", k, right);
     }
     many_close(&m);
+}
+
+/* A probe that ends early is one of the same schedule cut there. */
+Test(adamw, an_early_end_keeps_the_schedule) {
+    for (int32_t n_hidden = 0; n_hidden < 2; n_hidden++) {
+        many whole, cut;
+        many_open(&whole, n_hidden, 1);
+        many_open(&cut, n_hidden, 1);
+        cut.early = true;
+        many_train(&whole, 2, 0, PROBES);
+        many_train(&cut, 2, 0, PROBES);
+        for (int32_t k = 0; k < PROBES; k++) {
+            const ks_adamw_probe *p = &cut.probes[k];
+            for (int32_t e = 0; e < p->stop; e++)
+                cr_expect_eq(memcmp(p->margin + e * p->n_eval,
+                                    whole.margin + k * 90 + e * 30,
+                                    (size_t)p->n_eval * sizeof(float)),
+                             0, "probe %d, epoch %d", k, e);
+        }
+        many_close(&whole);
+        many_close(&cut);
+    }
 }
 
 Test(adamw, order_is_a_permutation) {
@@ -254,9 +283,10 @@ Test(adamw, bad_input_is_refused) {
     REFUSED(m.options.n_hidden = 9, KS_USAGE, "9 hidden");
     REFUSED(m.hidden[0] = 4097; m.options.hidden = m.hidden, KS_USAGE, "4097");
     REFUSED(m.options.batch = 257, KS_USAGE, "257");
-    REFUSED(m.options.stop = -1, KS_USAGE, "-1");
+    REFUSED(m.options.epochs = -1, KS_USAGE, "-1");
+    REFUSED(m.probes[0].stop = -1, KS_USAGE, "-1");
     REFUSED(m.options.beta2 = 1, KS_USAGE, "betas");
-    REFUSED(m.options.eval = rows; rows[0] = N, KS_USAGE, "row 90");
+    REFUSED(m.probes[0].eval = rows; rows[0] = N, KS_USAGE, "row 90");
     REFUSED(m.probes[0].layer = 3, KS_USAGE, "layers 3 to 3");
     REFUSED(m.probes[0].n_rows = 7, KS_MISMATCH, "7 training rows");
     REFUSED(m.probes[0].lr = NAN, KS_USAGE, "nan");

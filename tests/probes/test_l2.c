@@ -8,8 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "half.h"
 #include "l2.h"
 #include "nest.h"
+#include "ops.h"
 
 /* |w - reference| / |reference|, standardised, bias included; found: 2.3e-4 at
  * most (wide), 7.5e-5 elsewhere. A gradient at its tolerance leaves an error
@@ -294,6 +296,105 @@ Test(l2, fits_equal_scikit_learn) {
     json_decref(all);
 }
 
+/* -------------------------------------------------------- rows in a file */
+
+/* x as stored: each type that activations have. */
+static void *store(const float *x, int64_t n, ks_type type) {
+    size_t size = ks_type_size(type);
+    uint8_t *out = malloc((size_t)n * size);
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t half = type == KS_F16 ? ks_f32_to_f16(x[i])
+                                       : ks_f32_to_bf16(x[i]);
+        memcpy(out + (size_t)i * size,
+               type == KS_F32 ? (const void *)&x[i] : &half, size);
+    }
+    return out;
+}
+
+typedef struct stored {
+    const char *rows;
+    size_t row_bytes;
+    int64_t n;
+} stored;
+
+static ks_status read_stored(void *user, int64_t row, int64_t n, void *out,
+                             ks_err *err) {
+    const stored *s = user;
+    if (row < 0 || n < 1 || row + n > s->n)
+        return ks_fail(err, KS_INTERNAL, "rows beyond the source");
+    memcpy(out, s->rows + (size_t)row * s->row_bytes,
+           (size_t)n * s->row_bytes);
+    return KS_OK;
+}
+
+/* Solved with the rows in memory (scratch NULL) or in a file of that folder. */
+static void solve_from(fits *f, const ks_l2_source *source, int threads,
+                       const char *scratch) {
+    ks_err err = {0};
+    ks_l2 *l2 = NULL;
+    ks_l2_place place = {
+        .threads = threads, .scratch = scratch, .cold = threads == 1};
+    ks_status st = ks_l2_open_from(&l2, source, &place, f->designs,
+                                   f->n_designs, &err);
+    cr_assert_eq(st, KS_OK, "%s", err.text);
+    st = ks_l2_fit(l2, f->columns, f->n_columns, TOLERANCE, KS_DEFAULT_PASSES,
+                   &err);
+    cr_assert_eq(st, KS_OK, "%s", err.text);
+    ks_l2_close(&l2);
+}
+
+static bool same_fits(const fits *f, const fits *g) {
+    size_t d = (size_t)f->d, n = (size_t)f->n, columns = (size_t)f->n_columns;
+    bool same = !memcmp(f->weight, g->weight, columns * (d + 1) * 8) &&
+                !memcmp(f->mean, g->mean, columns * d * 8) &&
+                !memcmp(f->scale, g->scale, columns * d * 8) &&
+                (!f->margin || !memcmp(f->margin, g->margin, columns * n * 4));
+    for (int32_t c = 0; c < f->n_columns; c++)
+        same = same && f->columns[c].gradient == g->columns[c].gradient &&
+               f->columns[c].passes == g->columns[c].passes;
+    return same;
+}
+
+/* f as it is, g from a file, by one thread and by three. */
+static void expect_streamed(fits *f, fits *g, const char *name) {
+    for (ks_type type = 0; type < 3; type++) {
+        const ks_type types[] = {KS_F32, KS_F16, KS_BF16};
+        void *rows = store(f->x, f->n * f->d, types[type]);
+        stored s = {rows, ks_type_row_bytes(types[type], f->d), f->n};
+        ks_l2_source there = {
+            .n = f->n, .d = f->d, .type = types[type], .x = rows};
+        ks_l2_source asked = {.n = f->n,
+                              .d = f->d,
+                              .type = types[type],
+                              .read = read_stored,
+                              .user = &s};
+        solve_from(f, &there, 2, NULL);
+        for (int threads = 1; threads <= 3; threads += 2) {
+            solve_from(g, &asked, threads, "/tmp");
+            cr_expect(same_fits(f, g),
+                      "%s, type %d, %d threads: from a file otherwise", name,
+                      (int)types[type], threads);
+        }
+        solve_from(g, &asked, 2, NULL);
+        cr_expect(same_fits(f, g), "%s: asked for otherwise", name);
+        free(rows);
+    }
+}
+
+Test(l2, rows_in_a_file_change_no_bit) {
+    json_t *all = golden(), *one;
+    size_t k;
+    json_array_foreach(json_object_get(all, "cases"), k, one) {
+        fits f = open_fits(one), g = open_fits(one);
+        expect_streamed(&f, &g,
+                        json_string_value(json_object_get(one, "name")));
+        close_fits(&f);
+        close_fits(&g);
+    }
+    cr_expect(k >= 8);
+    json_decref(all);
+}
+
 Test(l2, threads_change_no_bit) {
     json_t *all = golden(), *one;
     int64_t most_rows = 0;
@@ -395,32 +496,37 @@ static void make_massive(fits *f, double noise) {
     f->n_designs = 1;
 }
 
+enum { TEN = 10 };
+
 /* Ten fits, each without one of five folds; strength: of the first five and of
  * the others. */
+static void make_ten(fits *f, const double strength[2]) {
+    f->n_columns = TEN;
+    f->columns = calloc(TEN, sizeof *f->columns);
+    f->weight = calloc(TEN * (size_t)(f->d + 1), sizeof *f->weight);
+    f->mean = calloc(TEN * (size_t)f->d, sizeof *f->mean);
+    f->scale = calloc(TEN * (size_t)f->d, sizeof *f->scale);
+    for (int64_t k = 0; k < TEN; k++)
+        f->columns[k] = (ks_l2_column){.hold = 1u << (k % 5),
+                                       .strength = strength[k / 5],
+                                       .weight = f->weight + k * (f->d + 1),
+                                       .mean = f->mean + k * f->d,
+                                       .scale = f->scale + k * f->d};
+}
+
 static void expect_massive(double noise, const double strength[2],
                            int32_t most_passes) {
-    enum { COLUMNS = 10 };
     fits f = {0};
     make_massive(&f, noise);
-    f.n_columns = COLUMNS;
-    f.columns = calloc(COLUMNS, sizeof *f.columns);
-    f.weight = calloc(COLUMNS * (size_t)(f.d + 1), sizeof *f.weight);
-    f.mean = calloc(COLUMNS * (size_t)f.d, sizeof *f.mean);
-    f.scale = calloc(COLUMNS * (size_t)f.d, sizeof *f.scale);
-    for (int64_t k = 0; k < COLUMNS; k++)
-        f.columns[k] = (ks_l2_column){.hold = 1u << (k % 5),
-                                      .strength = strength[k / 5],
-                                      .weight = f.weight + k * (f.d + 1),
-                                      .mean = f.mean + k * f.d,
-                                      .scale = f.scale + k * f.d};
-    size_t bytes = COLUMNS * (size_t)(f.d + 1) * sizeof *f.weight;
+    make_ten(&f, strength);
+    size_t bytes = TEN * (size_t)(f.d + 1) * sizeof *f.weight;
     double *alone = malloc(bytes);
     solve(&f, 1);
     memcpy(alone, f.weight, bytes);
     solve(&f, 2);
     cr_expect_eq(memcmp(alone, f.weight, bytes), 0, "2 threads differ from 1");
     free(alone);
-    for (int32_t k = 0; k < COLUMNS; k++) {
+    for (int32_t k = 0; k < TEN; k++) {
         const ks_l2_column *c = &f.columns[k];
         double g = plain_gradient(&f, c);
         fprintf(stderr, "massive: fold %d, C %g: %d passes, gradient %.1e\n",
@@ -442,6 +548,92 @@ Test(l2, a_spectrum_far_from_a_fold_does_not_stall_it) {
  * says nothing about the point that is kept. */
 Test(l2, a_hessian_is_of_a_point_that_is_kept) {
     expect_massive(0.1, (const double[]){100, 10000}, 300);
+}
+
+/* The columns' own Hessians are formed from the file too. */
+Test(l2, hessians_of_rows_in_a_file) {
+    fits f = {0}, g = {0};
+    make_massive(&f, 2);
+    make_massive(&g, 2);
+    make_ten(&f, (const double[]){1, 10});
+    make_ten(&g, (const double[]){1, 10});
+    ks_l2_source source = {.n = f.n, .d = f.d, .type = KS_F32, .x = f.x};
+    solve_from(&f, &source, 2, NULL);
+    for (int threads = 1; threads <= 3; threads++) {
+        solve_from(&g, &source, threads, "/tmp");
+        cr_expect(same_fits(&f, &g), "%d threads", threads);
+    }
+    close_fits(&f);
+    close_fits(&g);
+}
+
+/* ------------------------------------------------------------ where it is thin
+ */
+
+/* n rows of noise with a label in it, n_one of them 1, d features: feature 1
+ * constant, feature 2 again feature 0, and every eighth behind it another's
+ * copy. */
+static void make_thin(fits *f, int64_t n, int64_t d, int64_t n_one) {
+    f->n = n, f->d = d;
+    f->x = malloc((size_t)(n * d) * sizeof *f->x);
+    int8_t *y = malloc((size_t)n);
+    uint8_t *fold = malloc((size_t)n);
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = i * n_one / n != (i + 1) * n_one / n;
+        fold[i] = (uint8_t)(i / 7 % 5);
+        float *x = f->x + i * d;
+        for (int64_t j = 0; j < d; j++)
+            x[j] = j && j % 8 == 2 ? x[j - 2]
+                   : j == 1        ? 0.1f
+                                   : (float)(uniform(7, i * d + j) +
+                                      (j % 5 == 0) * 0.3 * y[i]);
+    }
+    f->designs = calloc(1, sizeof *f->designs);
+    f->designs[0] = (ks_l2_design){y, fold};
+    f->n_designs = 1;
+    make_ten(f, (const double[]){1e-3, 10});
+}
+
+static void expect_thin(int64_t n, int64_t d, int64_t n_one) {
+    fits f = {0}, g = {0};
+    make_thin(&f, n, d, n_one);
+    make_thin(&g, n, d, n_one);
+    ks_l2_source source = {.n = n, .d = d, .type = KS_F32, .x = f.x};
+    solve_from(&f, &source, 2, NULL);
+    solve_from(&g, &source, 3, "/tmp");
+    cr_expect(same_fits(&f, &g), "%d x %d: from a file otherwise", (int)n,
+              (int)d);
+    for (int32_t k = 0; k < f.n_columns; k++) {
+        const ks_l2_column *c = &f.columns[k];
+        double gradient = plain_gradient(&f, c);
+        cr_expect(c->converged && gradient <= 1.01 * TOLERANCE,
+                  "%d x %d, C %g: gradient %g", (int)n, (int)d, c->strength,
+                  gradient);
+        /* in raw units, as the plain gradient has it: copies weigh alike, a
+         * constant nothing */
+        double most = 0;
+        for (int64_t j = 0; j < d; j++) keep_worst(&most, fabs(c->weight[j]));
+        cr_expect_eq(c->weight[1], 0);
+        cr_expect(fabs(c->weight[2] - c->weight[0]) <= 1e-3 * most,
+                  "%d x %d, C %g: copies weigh %g and %g", (int)n, (int)d,
+                  c->strength, c->weight[0], c->weight[2]);
+    }
+    close_fits(&f);
+    close_fits(&g);
+}
+
+Test(l2, many_features_of_few_rows) {
+    expect_thin(100, 4099, 37);
+}
+
+Test(l2, two_rows_of_a_class) {
+    /* of two folds: a fit trains on one of them or both */
+    expect_thin(40, 31, 2);
+    expect_thin(2051, 67, 2);
+}
+
+Test(l2, copies_and_a_constant) {
+    expect_thin(1500, 200, 600);
 }
 
 Test(l2, too_few_passes_are_told) {

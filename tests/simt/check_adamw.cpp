@@ -69,8 +69,7 @@ static trained train_probes(const struct ks_ops *ops, ks_dev *dev,
     o.layers = h.layers;
     o.n_hidden = h.n_hidden, o.hidden = h.hidden;
     o.batch = h.batch;
-    o.epochs = EPOCHS + 1, o.stop = EPOCHS;
-    o.eval = rows.data() + (h.n - h.n_eval), o.n_eval = h.n_eval;
+    o.epochs = EPOCHS + 1;
     o.each_epoch = h.each_epoch;
     ks_adamw_data *data = NULL;
     FINE(ks_adamw_open(&data, ops, dev, x.data(), h.layers + 1, h.n, h.d, err));
@@ -88,6 +87,9 @@ static trained train_probes(const struct ks_ops *ops, ks_dev *dev,
         p->class_weight[0] = 1, p->class_weight[1] = 1 + (float)k;
         p->standardise = k != 1;
         p->param = out.param[k].data();
+        p->stop = k == 2 ? 1 : EPOCHS;
+        p->n_eval = KS_MAX(h.n_eval - k, 0);
+        p->eval = rows.data() + (h.n - p->n_eval);
         p->margin = k == 1 ? NULL : out.margin[k].data();
     }
     FINE(ks_adamw_train(data, &o, probes + first, count, err));
@@ -174,7 +176,7 @@ Test(simt_adamw, interrupted) {
         std::vector<int8_t> y = {0, 1, 0, 1, 0, 1, 0, 1};
         const double rate[] = {1, 1};
         ks_adamw_run run = {};
-        run.n_rows = 4, run.n_batches = 2;
+        run.n_rows = 4, run.n_batches = 2, run.epochs = 2;
         run.rows = to_device(&s, rows), run.y = to_device(&s, y);
         run.lr = 1e-3, run.param = to_device(&s, param);
         ks_adamw_job job = {};

@@ -126,10 +126,10 @@ static void train(const ks_adamw_job *job, const ks_adamw_run *r,
     linear s = {.job = job, .run = r, .m = moments, .v = moments + n};
     ks_adamw_clock clock = {1, 1};
     memset(moments, 0, 2 * (size_t)n * sizeof *moments);
-    for (int32_t e = 0; e < job->epochs && !ks_interrupted; e++) {
+    for (int32_t e = 0; e < r->epochs && !ks_interrupted; e++) {
         one_epoch(&s, e, &clock);
         float *to = ks__adamw_margins(job, r, e);
-        if (to) margins(&s, job->eval, job->n_eval, to);
+        if (to) margins(&s, r->eval, r->n_eval, to);
     }
 }
 

@@ -10,8 +10,9 @@ ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *, const ks_adamw_job *, ks_err *);
 /* Where run r keeps the margins of epoch e; NULL: not wanted. */
 static inline float *ks__adamw_margins(const ks_adamw_job *job,
                                        const ks_adamw_run *r, int32_t e) {
-    if (!r->margin || (!job->each_epoch && e + 1 < job->epochs)) return NULL;
-    return r->margin + (job->each_epoch ? (int64_t)e * job->n_eval : 0);
+    if (!r->margin || e >= r->epochs) return NULL;
+    if (!job->each_epoch && e + 1 < r->epochs) return NULL;
+    return r->margin + (job->each_epoch ? (int64_t)e * r->n_eval : 0);
 }
 
 /* Powers of the betas up to the step that comes next. */

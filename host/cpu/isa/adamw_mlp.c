@@ -102,26 +102,36 @@ static void step_bias(float *w, float *m, float *v, int64_t units,
     }
 }
 
-/* Inputs [first, first + count) of the rows, [n, STRIP] with zeros behind. */
+/* count features of a row from x on, as the probe sees them; at: their place
+ * in wide. */
+static void gather_row(const ks_adamw_run *r, const float *x, int64_t at,
+                       int64_t count, float *to) {
+    if (!r->centre) {
+        memcpy(to, x, (size_t)count * sizeof *to);
+        return;
+    }
+    for (int64_t j = 0; j < count; j += VL)
+        vstore(to + j, (vload(x + j) - vload(r->centre + at + j)) *
+                           vload(r->inverse + at + j));
+}
+
+/* Inputs [first, first + count) of the rows, [n, STRIP] with zeros behind: from
+ * one layer's rows, then from the next one's. */
 static void gather(const mlp *s, const int32_t *row, int32_t n_rows, int32_t n,
                    int64_t first, int64_t count, float *to) {
     const ks_adamw_job *job = s->job;
-    const ks_adamw_run *r = s->run;
-    for (int32_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < count; j += KS_ADAMW_PAD) {
-            float *at = to + i * STRIP + j;
-            int64_t f = first + j, layer = r->layer + f / job->stride;
-            if (i >= n_rows) {
-                memset(at, 0, KS_ADAMW_PAD * sizeof *at);
-                continue;
-            }
-            const float *x = job->x + (layer * job->n + row[i]) * job->stride +
-                             f % job->stride;
-            for (int k = 0; k < KS_ADAMW_PAD; k++)
-                at[k] = r->centre
-                            ? (x[k] - r->centre[f + k]) * r->inverse[f + k]
-                            : x[k];
-        }
+    int64_t end = first + count, part;
+    for (int64_t f = first; f < end; f += part, to += part) {
+        int64_t layer = s->run->layer + f / job->stride;
+        const float *x = job->x + layer * job->n * job->stride;
+        x += f % job->stride;
+        part = KS_MIN(end - f, job->stride - f % job->stride);
+        for (int32_t i = 0; i < n_rows; i++)
+            gather_row(s->run, x + row[i] * job->stride, f, part,
+                       to + i * STRIP);
+        for (int32_t i = n_rows; i < n; i++)
+            memset(to + i * STRIP, 0, (size_t)part * sizeof *to);
+    }
 }
 
 /* --------------------------------------------------------------- first layer
@@ -314,7 +324,7 @@ static void evaluate(const mlp *s, int32_t from, int32_t n, float *memory,
         at += padded(n) * (int64_t)job->hidden[l];
     }
     for (int32_t r = 0; r < n_ranges(job); r++)
-        forward_range(s, r, job->eval + from, n, strip, part + r * size);
+        forward_range(s, r, s->run->eval + from, n, strip, part + r * size);
     head_forward(s, act, part, n, to + from);
 }
 
@@ -364,10 +374,11 @@ static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch) {
     for (int32_t k = 0; k < n; k++) {
         mlp *s = &runs[k];
         s->epoch = epoch, s->next = 0;
+        if (epoch >= s->run->epochs) s->next = s->run->n_batches + 1;
         s->order = ks_shuffle_open(s->run->key, (uint32_t)epoch,
                                    (uint32_t)s->run->n_rows);
         find_rows(s);
-        most = KS_MAX(most, s->run->n_batches);
+        if (epoch < s->run->epochs) most = KS_MAX(most, s->run->n_batches);
     }
 #pragma omp parallel num_threads(dev->threads)
     for (int32_t b = 0; b <= most; b++) {
@@ -387,14 +398,17 @@ static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch) {
 static void group_margins(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch,
                           float *memory) {
     const ks_adamw_job *job = runs->job;
-    int32_t batches = (job->n_eval + job->batch - 1) / job->batch;
+    int32_t batches = 0; /* the most of a run */
+    for (int32_t k = 0; k < n; k++)
+        batches = KS_MAX(batches,
+                         (runs[k].run->n_eval + job->batch - 1) / job->batch);
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
     for (int32_t k = 0; k < n * batches; k++) {
         const mlp *s = &runs[k / batches];
         float *to = ks__adamw_margins(job, s->run, epoch);
         int32_t from = k % batches * job->batch;
-        if (to)
-            evaluate(s, from, KS_MIN(job->batch, job->n_eval - from),
+        if (to && from < s->run->n_eval)
+            evaluate(s, from, KS_MIN(job->batch, s->run->n_eval - from),
                      memory + omp_get_thread_num() * batch_floats(job), to);
     }
 }
@@ -403,6 +417,8 @@ ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *dev, const ks_adamw_job *job,
                                  ks_err *err) {
     ks_status st = KS_OK;
     int32_t group = KS_MIN(job->n_runs, dev->threads), open = 0;
+    /* alone, a big run's state has the caches to itself */
+    if (n_ranges(job) >= 2 * dev->threads) group = 1;
     mlp *runs = NULL;
     float *memory = NULL;
     KS_TRY(ks_alloc(&runs, (size_t)group, sizeof *runs, "probes", err));

@@ -1,0 +1,44 @@
+/* room.c - see room.h. */
+#include "room.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+size_t ks_process_bytes(void) {
+    size_t bytes = 0;
+    char *text = NULL;
+    if (ks_read_file("/proc/self/status", &text, NULL, NULL) == KS_OK) {
+        const char *at = strstr(text, "\nRssAnon:");
+        if (at) bytes = (size_t)strtoull(at + 9, NULL, 10) << 10;
+    }
+    free(text);
+    return bytes;
+}
+
+ks_status ks_room_choose(const ks_room *room, size_t kept, ks_room_fn need,
+                         void *user, int lanes, int threads, const char *what,
+                         ks_room_plan *out, ks_err *err) {
+    ks_status st = KS_OK;
+    enum { MIB = 1 << 20 };
+    *out = (ks_room_plan){KS_MAX(1, KS_MIN(lanes, threads)), threads, NULL};
+    out->threads = KS_MAX(1, threads / out->lanes);
+    if (!room->limit) return KS_OK;
+    size_t now = ks_process_bytes();
+    size_t held = kept + (now > room->start ? now - room->start : 0);
+    for (; out->lanes >= 1; out->lanes--) {
+        out->threads = KS_MAX(1, threads / out->lanes);
+        if (held + (size_t)out->lanes * need(user, out->threads, false) <=
+            room->limit)
+            return KS_OK;
+    }
+    out->lanes = 1;
+    out->scratch = room->scratch;
+    for (out->threads = threads; out->threads > 1; out->threads /= 2)
+        if (held + need(user, out->threads, true) <= room->limit) return KS_OK;
+    size_t least = held + need(user, 1, true);
+    KS_CHECK(room->tested || least <= room->limit, KS_LIMIT,
+             "--memory %zuM: %s need at least %zuM", room->limit / MIB, what,
+             least / MIB + 2);
+done:
+    return st;
+}

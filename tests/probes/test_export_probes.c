@@ -1,0 +1,371 @@
+/* keystep export: what is written gives the scores of probes.h5, and stock
+ * readers take it. */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <hdf5.h>
+#include <zip.h>
+
+#include "fixture.h"
+#include "folded.h"
+#include "safetensors.h"
+#include "shell.h"
+
+#ifdef KS_PROGRAM
+
+enum { FOLDS = 5, SEEDS = 2, FITS = FOLDS * SEEDS };
+
+static fixture f;
+static char said[4096], path[160];
+
+/* Exit code of a shell line in the fixture's folder. */
+static int sh(const char *format, ...) {
+    static char line[1024], command[2048];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    snprintf(command, sizeof command, "cd %s && K=%s && { %s; } 2>&1", f.dir,
+             KS_PROGRAM, line);
+    return shell_run(command, said, sizeof said);
+}
+
+static void setup(void) {
+    fixture_make(&f);
+    cr_assert(eq(int,
+                 sh("$K probe --quiet --acts acts.h5 --labels labels.jsonl "
+                    "--bootstrap 100 --seeds %d --out out >/dev/null",
+                    SEEDS),
+                 0),
+              "%s", said);
+    snprintf(path, sizeof path, "%s/out/probes.h5", f.dir);
+}
+
+static void teardown(void) {
+    fixture_free(&f);
+}
+
+TestSuite(export_probes, .init = setup, .fini = teardown);
+
+static const char *in_folder(const char *name) {
+    static char full[192];
+    snprintf(full, sizeof full, "%s/%s", f.dir, name);
+    return full;
+}
+
+/* A data set of probes.h5. */
+static void read_set(const char *name, hid_t type, void *out) {
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
+    cr_assert(file >= 0 && set >= 0, "%s", name);
+    cr_assert(H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out) >= 0);
+    H5Dclose(set);
+    H5Fclose(file);
+}
+
+static ks_folded fold(int32_t layer, bool each) {
+    ks_folded folded = {0};
+    ks_err err = {0};
+    ks_folded_options options = {KS_RESID, KS_MEAN, layer, each};
+    cr_assert(eq(int, ks_folded_read(&folded, path, &options, &err), KS_OK),
+              "%s", err.text);
+    return folded;
+}
+
+static double score(const ks_folded *p, int64_t fit, const float *x) {
+    double z = (double)p->bias[fit];
+    for (int j = 0; j < WIDTH; j++)
+        z += (double)p->weight[fit * WIDTH + j] * (double)x[j];
+    return z;
+}
+
+/* Each step's score is the mean over seeds of the fits of its folds. */
+Test(export_probes, folded_weights_give_the_scores) {
+    static float scores[LAYERS + 1][ROWS], x[ROWS * WIDTH];
+    static uint8_t folds[SEEDS][ROWS];
+    ks_acts_file *acts;
+    ks_folded all = fold(KS_LAYERS_ALL, true),
+              mean = fold(KS_LAYERS_ALL, false);
+    read_set("/probes/resid-mean/scores", H5T_NATIVE_FLOAT, scores);
+    read_set("/fold", H5T_NATIVE_UINT8, folds);
+    cr_assert(eq(int, ks_acts_open(&acts, f.acts, NULL), KS_OK));
+    cr_assert(eq(int, all.n_layers, LAYERS + 1));
+    cr_assert(eq(int, all.n_fits, FITS));
+    cr_assert(eq(int, mean.n_fits, 1));
+    int checked = 0;
+    for (int l = 0; l <= LAYERS; l++) {
+        cr_assert(eq(int,
+                     ks_acts_read(acts, KS_RESID, KS_MEAN, l, 0, ROWS, x, NULL),
+                     KS_OK));
+        for (int i = 0; i < ROWS; i++) {
+            if (folds[0][i] == 255) continue;
+            double z = 0, every = 0;
+            for (int s = 0; s < SEEDS; s++)
+                z += score(&all, l * FITS + s * FOLDS + folds[s][i],
+                           x + i * WIDTH) /
+                     SEEDS;
+            cr_expect(epsilon_eq(dbl, z, (double)scores[l][i], 2e-5));
+            for (int k = 0; k < FITS; k++)
+                every += score(&all, l * FITS + k, x + i * WIDTH) / FITS;
+            cr_expect(
+                epsilon_eq(dbl, score(&mean, l, x + i * WIDTH), every, 1e-5));
+            checked++;
+        }
+    }
+    cr_expect(eq(int, checked, (LAYERS + 1) * (CHAINS * (STEPS - 1) - 1)));
+    ks_acts_close(&acts);
+    ks_folded_free(&all);
+    ks_folded_free(&mean);
+}
+
+Test(export_probes, the_best_layer_is_the_one_most_chose) {
+    ks_folded best = fold(KS_LAYER_BEST, false), two = fold(2, false);
+    cr_expect(eq(int, best.layer[0], TELLING_LAYER));
+    cr_expect(
+        eq(int, memcmp(best.weight, two.weight, sizeof(float) * WIDTH), 0));
+    ks_folded_free(&best);
+    ks_folded_free(&two);
+}
+
+/* -------------------------------------------------------------- safetensors */
+
+Test(export_probes, safetensors) {
+    ks_folded p = fold(KS_LAYERS_ALL, true);
+    ks_safetensors *s;
+    ks_err err = {0};
+    cr_assert(eq(int,
+                 sh("$K export out --position mean --layer all --fold all "
+                    "--out p.safetensors"),
+                 0),
+              "%s", said);
+    cr_assert(eq(int, ks_safetensors_open(&s, in_folder("p.safetensors"), &err),
+                 KS_OK),
+              "%s", err.text);
+    const ks_st_tensor *weight = ks_safetensors_find(s, "weight");
+    const ks_st_tensor *bias = ks_safetensors_find(s, "bias");
+    const ks_st_tensor *layer = ks_safetensors_find(s, "layer");
+    cr_assert(weight && bias && layer);
+    const int64_t shape[] = {LAYERS + 1, SEEDS, FOLDS, WIDTH};
+    cr_expect(eq(int, weight->n_dims, 4));
+    cr_expect(eq(int, bias->n_dims, 3));
+    for (int i = 0; i < 4; i++) cr_expect(eq(i64, weight->dims[i], shape[i]));
+    for (int i = 0; i < 3; i++) cr_expect(eq(i64, bias->dims[i], shape[i]));
+    cr_expect(eq(sz, weight->size, sizeof(float) * 4 * FITS * WIDTH));
+    cr_expect(eq(int, memcmp(weight->data, p.weight, weight->size), 0));
+    cr_expect(eq(int, memcmp(bias->data, p.bias, bias->size), 0));
+    cr_expect(eq(int, memcmp(layer->data, p.layer, layer->size), 0));
+    ks_safetensors_close(&s);
+    ks_folded_free(&p);
+}
+
+/* ---------------------------------------------------------------------- npz */
+
+static size_t member(const char *name, char *out, size_t size) {
+    int code;
+    zip_t *z = zip_open(in_folder("p.npz"), ZIP_RDONLY, &code);
+    cr_assert(z != NULL);
+    zip_stat_t info;
+    cr_assert(eq(int, zip_stat(z, name, 0, &info), 0), "%s", name);
+    cr_expect(eq(int, info.comp_method, ZIP_CM_STORE));
+    cr_assert(lt(sz, info.size, size));
+    zip_file_t *file = zip_fopen(z, name, 0);
+    cr_assert(eq(i64, zip_fread(file, out, info.size), (int64_t)info.size));
+    zip_fclose(file);
+    zip_close(z);
+    out[info.size] = 0;
+    return info.size;
+}
+
+Test(export_probes, npz) {
+    static char bytes[1 << 16];
+    ks_folded p = fold(KS_LAYER_BEST, false);
+    cr_assert(eq(int,
+                 sh("$K export out --position mean --out p.npz && "
+                    "sleep 2.1; TZ=Asia/Tokyo $K export out/probes.h5 "
+                    "--position mean --format npz --out q && cmp p.npz q"),
+                 0),
+              "%s", said);
+    size_t n = member("weight.npy", bytes, sizeof bytes);
+    cr_expect(eq(sz, n, 128 + sizeof(float) * WIDTH));
+    cr_expect(eq(int, memcmp(bytes, "\x93NUMPY\1\0\x76\0", 10), 0));
+    cr_expect(strstr(bytes + 10, "{'descr': '<f4', 'fortran_order': False, "
+                                 "'shape': (6,), }") == bytes + 10);
+    cr_expect(eq(chr, bytes[127], '\n'));
+    cr_expect(eq(int, memcmp(bytes + 128, p.weight, sizeof(float) * WIDTH), 0));
+    member("bias.npy", bytes, sizeof bytes);
+    cr_expect(strstr(bytes + 10, "'shape': (), }") != NULL);
+    cr_expect(eq(int, memcmp(bytes + 128, p.bias, sizeof(float)), 0));
+    member("metadata.npy", bytes, sizeof bytes);
+    cr_expect(strstr(bytes + 128, "\"layer\":\"2\"") != NULL, "%s",
+              bytes + 128);
+    cr_expect(strstr(bytes + 128, "\"model_sha256\":\"ab12\"") != NULL);
+    ks_folded_free(&p);
+}
+
+/* --------------------------------------------------------------------- ONNX */
+
+typedef struct wire {
+    const uint8_t *at, *end;
+} wire;
+
+static uint64_t varint(wire *w) {
+    uint64_t v = 0;
+    for (int shift = 0;; shift += 7) {
+        cr_assert(w->at < w->end && shift < 64);
+        v |= (uint64_t)(*w->at & 127) << shift;
+        if (!(*w->at++ & 128)) return v;
+    }
+}
+
+/* The k-th field of this number: its message, or its value in *value. */
+static wire field(wire w, uint64_t number, int k, uint64_t *value) {
+    while (w.at < w.end) {
+        uint64_t key = varint(&w), v = varint(&w);
+        int kind = key & 7;
+        cr_assert(kind == 0 || kind == 2);
+        const uint8_t *from = w.at;
+        if (kind == 2) {
+            cr_assert(v <= (uint64_t)(w.end - w.at));
+            w.at += v;
+        }
+        if (key >> 3 != number || k--) continue;
+        if (value) *value = v;
+        return (wire){from, w.at};
+    }
+    return (wire){NULL, NULL};
+}
+
+static bool says(wire w, const char *text) {
+    return w.at && (size_t)(w.end - w.at) == strlen(text) &&
+           memcmp(w.at, text, strlen(text)) == 0;
+}
+
+Test(export_probes, onnx) {
+    ks_folded p = fold(2, true);
+    char *bytes;
+    size_t n;
+    uint64_t v = 0;
+    cr_assert(eq(int,
+                 sh("$K export out --position mean --layer 2 --fold all "
+                    "--out p.onnx"),
+                 0),
+              "%s", said);
+    cr_assert(
+        eq(int, ks_read_file(in_folder("p.onnx"), &bytes, &n, NULL), KS_OK));
+    wire model = {(const uint8_t *)bytes, (const uint8_t *)bytes + n};
+    field(field(model, 8, 0, NULL), 2, 0, &v);
+    cr_expect(eq(u64, v, 13));
+    wire graph = field(model, 7, 0, NULL);
+    cr_expect(says(field(field(graph, 1, 0, NULL), 4, 0, NULL), "Gemm"));
+    cr_expect(says(field(field(graph, 1, 1, NULL), 4, 0, NULL), "Sigmoid"));
+    cr_expect(
+        says(field(field(graph, 11, 0, NULL), 1, 0, NULL), "activations"));
+    cr_expect(says(field(field(graph, 12, 0, NULL), 1, 0, NULL), "score"));
+    cr_expect(
+        says(field(field(graph, 12, 1, NULL), 1, 0, NULL), "probability"));
+    wire weight = field(graph, 5, 0, NULL), raw = field(weight, 9, 0, NULL);
+    field(weight, 1, 0, &v);
+    cr_expect(eq(u64, v, FITS));
+    field(weight, 1, 1, &v);
+    cr_expect(eq(u64, v, WIDTH));
+    cr_assert(eq(sz, (size_t)(raw.end - raw.at), sizeof(float) * FITS * WIDTH));
+    cr_expect(
+        eq(int, memcmp(raw.at, p.weight, sizeof(float) * FITS * WIDTH), 0));
+    raw = field(field(graph, 5, 1, NULL), 9, 0, NULL);
+    cr_assert(eq(sz, (size_t)(raw.end - raw.at), sizeof(float) * FITS));
+    cr_expect(eq(int, memcmp(raw.at, p.bias, sizeof(float) * FITS), 0));
+    free(bytes);
+    ks_folded_free(&p);
+}
+
+/* Stock readers; the script compares with probes.h5 itself. */
+Test(export_probes, stock_readers, .timeout = 120) {
+    const char *python = getenv("KS_PEERS");
+    if (!python || access(python, X_OK) != 0)
+        cr_skip_test("KS_PEERS names no Python with onnxruntime and "
+                     "safetensors");
+    cr_assert(
+        eq(int,
+           sh("'%s' " KS_TEST_DATA "/../probes/read_exports.py $K .", python),
+           0),
+        "%s", said);
+}
+
+/* ----------------------------------------------------------------- refusals */
+
+Test(export_probes, refuses_wrong_usage) {
+    static const struct {
+        const char *args, *says;
+    } wrong[] = {
+        {"--out p.npz", "probes.h5 is missing"},
+        {"out", "--out is missing"},
+        {"out --out p.txt", "--format is"},
+        {"out --out p.npz --format pickle", "got 'pickle'"},
+        {"out --out p.npz --fold 3", "--fold is"},
+        {"out --out p.npz --layer last", "--layer"},
+        {"out --out p.npz --position tokens", "knows no 'tokens'"},
+        {"out --out p.npz", "leave 2 of them"},
+        {"out --out p.npz --position first", "leave 0 of them"},
+        {"out --out p.npz --position mean --layer 4", "layer 4"},
+        {"out --out p.onnx --position mean --layer all", "one layer"},
+        {"out/probes.h5 --out out/probes.h5 --format npz --force",
+         "out/probes.h5"},
+    };
+    for (size_t i = 0; i < KS_COUNT(wrong); i++) {
+        cr_expect(eq(int, sh("$K export %s", wrong[i].args), 2), "%s: %s",
+                  wrong[i].args, said);
+        cr_expect(strstr(said, wrong[i].says) != NULL, "%s: %s", wrong[i].args,
+                  said);
+        cr_expect(eq(int, sh("test -e p.npz -o -e p.onnx"), 1));
+    }
+    cr_expect(eq(int,
+                 sh("echo >p.npz && $K export out --position mean --out "
+                    "p.npz"),
+                 1));
+    cr_expect(strstr(said, "--force") != NULL, "%s", said);
+    cr_expect(eq(int, sh("$K export nowhere --out q.npz"), 1));
+    cr_expect(eq(int, sh("$K export labels.jsonl --out q.npz"), 1));
+    cr_expect(strstr(said, "labels.jsonl") != NULL, "%s", said);
+    cr_expect(eq(int,
+                 sh("head -c 3000 out/probes.h5 >cut.h5; $K export cut.h5 "
+                    "--position mean --out q.npz"),
+                 1));
+    cr_expect(eq(int, sh("test -e q.npz"), 1));
+}
+
+/* One value of a data set in a copy of probes.h5. */
+static void spoil(const char *name, double v) {
+    cr_assert(eq(int, sh("cp out/probes.h5 bad.h5"), 0));
+    hid_t file = H5Fopen(in_folder("bad.h5"), H5F_ACC_RDWR, H5P_DEFAULT);
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
+    hid_t space = H5Dget_space(set), one = H5Screate(H5S_SCALAR);
+    const hsize_t at[4] = {TELLING_LAYER, 1, 2, 3};
+    H5Sselect_elements(space, H5S_SELECT_SET, 1, at);
+    cr_assert(H5Dwrite(set, H5T_NATIVE_DOUBLE, one, space, H5P_DEFAULT, &v) >=
+              0);
+    H5Sclose(one);
+    H5Sclose(space);
+    H5Dclose(set);
+    H5Fclose(file);
+}
+
+Test(export_probes, refuses_values_that_cannot_be) {
+    static const struct {
+        const char *name;
+        double value;
+    } bad[] = {{"/probes/resid-mean/scale", 0},
+               {"/probes/resid-mean/scale", -1},
+               {"/probes/resid-mean/scale", NAN},
+               {"/probes/resid-mean/mean", INFINITY},
+               {"/probes/resid-mean/weight", NAN},
+               {"/probes/resid-mean/bias", NAN}};
+    for (size_t i = 0; i < KS_COUNT(bad); i++) {
+        spoil(bad[i].name, bad[i].value);
+        cr_expect(
+            eq(int, sh("$K export bad.h5 --position mean --out q.npz"), 1),
+            "%s %g", bad[i].name, bad[i].value);
+        cr_expect(strstr(said, "fit 7 of layer 2") != NULL, "%s", said);
+        cr_expect(eq(int, sh("test -e q.npz"), 1));
+    }
+}
+
+#endif
