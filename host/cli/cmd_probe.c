@@ -385,6 +385,7 @@ static ks_status write_all(const input *in, const ks_evaluation *evaluation,
     KS_TRY(ks_write_file(paths[JSON], text, strlen(text), true, err));
     fputs(in->common.json ? text : shown.data, stdout);
     if (in->common.json) putchar('\n');
+    fflush(stdout); /* ahead of what is said on stderr */
 done:
     json_decref(summary);
     free(text);
