@@ -355,8 +355,8 @@ static ks_status write_top(const ks_evaluation *r, bool markdown, ks_str *out,
                              r->grid.unconverged, r->grid.columns));
     if (r->other_unconverged)
         KS_TRY(ks_str_printf(out, err,
-                             "%d of %d fits of baselines, permuted labels and "
-                             "other activations did not reach the "
+                             "%d of %d fits of baselines, controls, analyses, "
+                             "other probes and activations did not reach the "
                              "tolerance.\n\n",
                              r->other_unconverged, r->other_fits));
 done:

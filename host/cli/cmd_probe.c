@@ -424,8 +424,8 @@ static void say(const ks_evaluation *r) {
            r->grid.columns, r->grid.passes, r->grid.unconverged);
     if (r->other_unconverged)
         ks_log(KS_LOG_INFO,
-               "probe: %d of %d fits of baselines, permuted labels and other "
-               "activations above the tolerance",
+               "probe: %d of %d fits of baselines, controls, analyses, other "
+               "probes and activations above the tolerance",
                r->other_unconverged, r->other_fits);
 }
 
