@@ -28,6 +28,7 @@ ks_status ks_bench_gemm(ks_bench *bench, ks_err *err);
 ks_status ks_bench_capture(ks_bench *bench, ks_err *err);
 ks_status ks_bench_io(ks_bench *bench, ks_err *err);
 ks_status ks_bench_probe(ks_bench *bench, ks_err *err);
+ks_status ks_bench_stream(ks_bench *bench, ks_err *err);
 ks_status ks_bench_adamw(ks_bench *bench, ks_err *err);
 ks_status ks_bench_influence(ks_bench *bench, ks_err *err);
 
