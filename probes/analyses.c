@@ -1,7 +1,10 @@
 /* analyses.c - see analyses.h. */
 #include "analyses.h"
 
+#include <omp.h>
 #include <stdlib.h>
+
+#include "layer.h"
 
 const char *ks_analysis_name(ks_analysis analysis) {
     static const char *const names[] = {"refinement",     "layer-transfer",
@@ -10,21 +13,43 @@ const char *ks_analysis_name(ks_analysis analysis) {
     return (size_t)analysis < KS_COUNT(names) ? names[analysis] : "?";
 }
 
-ks_status ks__analysis_rows(const ks_analysis_input *in,
-                            const ks_series *series, int32_t layer, float **x,
-                            ks_err *err) {
+typedef struct needs {
+    const ks_l2_source *source;
+    const ks_folds *folds;
+    const ks_nest_options *options;
+} needs;
+
+static size_t bytes(void *user, int threads, bool scratch) {
+    const needs *u = user;
+    return ks_nest_bytes(u->source->d, u->source->type, u->folds, u->options,
+                         threads, scratch);
+}
+
+ks_status ks__analysis_fit(ks_nest *out, const ks_analysis_input *in,
+                           const ks_series *series, int32_t layer,
+                           const int8_t *const *y, const ks_folds *folds,
+                           ks_err *err) {
     ks_status st = KS_OK;
-    const ks_dataset *d = in->dataset;
-    size_t width = (size_t)d->info->d;
-    float *buffer = NULL;
-    KS_TRY(ks_alloc(&buffer, (size_t)d->info->n_steps * width, sizeof *buffer,
-                    "activations of a layer", err));
-    KS_TRY(ks_alloc(x, (size_t)d->n * width, sizeof **x,
-                    "activations of a layer", err));
-    KS_TRY(ks_dataset_read(d, d->acts, d->row, series->stream, series->position,
-                           layer, buffer, *x, err));
+    ks_nest_options options = in->options->nest;
+    ks_layer of = {.dataset = in->dataset,
+                   .file = in->dataset->acts,
+                   .place = in->dataset->row,
+                   .stream = series->stream,
+                   .position = series->position,
+                   .layer = layer};
+    ks_l2_source source = ks_layer_source(&of);
+    needs user = {&source, folds, &options};
+    ks_room room = in->options->room, none = {0};
+    ks_room_plan plan;
+    int threads = options.threads ? options.threads : omp_get_max_threads();
+    room.tested = true; /* by the grid */
+    options.keep_weights = options.keep_inner = false;
+    KS_TRY(ks_room_choose(options.dev ? &none : &room, 0, bytes, &user, 1,
+                          threads, "an analysis", &plan, err));
+    options.threads = plan.threads;
+    options.scratch = plan.scratch;
+    KS_TRY(ks_nest_fit_from(out, &source, y, folds, &options, err));
 done:
-    free(buffer);
     return st;
 }
 

@@ -113,9 +113,11 @@ ks_status ks_learning_curve_run(ks_learning_curve *out,
                                 const ks_series *series, int32_t *fits,
                                 int32_t *unconverged, ks_err *err);
 
-/* One layer's rows [n, d] of the grid's file; *x is allocated. */
-ks_status ks__analysis_rows(const ks_analysis_input *in,
-                            const ks_series *series, int32_t layer, float **x,
-                            ks_err *err);
+/* ks_nest_fit on a layer of the grid's file, in memory or in a scratch file as
+ * the grid's room has it; weights and inner margins are not kept. */
+ks_status ks__analysis_fit(ks_nest *out, const ks_analysis_input *in,
+                           const ks_series *series, int32_t layer,
+                           const int8_t *const *y, const ks_folds *folds,
+                           ks_err *err);
 
 #endif

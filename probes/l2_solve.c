@@ -92,10 +92,9 @@ static ks_status read_once(ks_l2_fitting *f, bool exact, ks_err *err) {
     double before = ks_seconds();
     KS_TRY(ks__l2_evaluate(f, exact, err));
     double took = ks_seconds() - before;
-    if (exact)
-        f->l2->cost.verify += took;
-    else
-        f->l2->cost.passes += took;
+    *(exact ? &f->l2->cost.verify : &f->l2->cost.passes) += took;
+    *(exact ? &f->l2->cost.f64_reads : &f->l2->cost.f32_reads) += 1;
+    if (!exact) ks__l2_weigh_way(f->l2, took);
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
 done:
     return st;

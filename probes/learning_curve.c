@@ -46,8 +46,8 @@ done:
 
 typedef struct work {
     const ks_analysis_input *in;
+    const ks_series *series;
     const ks_cell *cell;
-    const float *x;
     uint8_t *fold; /* [draws, n] */
     int32_t *rank; /* [n_groups] */
     double *sums;  /* [n_groups, 4]: rows and right ones by class */
@@ -88,16 +88,15 @@ static ks_status fit_point(work *w, ks_err *err) {
     const ks_folds *f = w->in->folds;
     const int8_t *sets[KS_CURVE_DRAWS];
     ks_nest nest = {0};
-    ks_nest_options options = w->in->options->nest;
     ks_err own = {0};
     ks_folds folds = {.n = f->n,
                       .n_folds = f->n_folds,
                       .n_inner = f->n_inner,
                       .n_seeds = KS_CURVE_DRAWS,
                       .fold = w->fold};
-    options.keep_weights = options.keep_inner = false;
     for (int s = 0; s < KS_CURVE_DRAWS; s++) sets[s] = w->in->dataset->y;
-    st = ks_nest_fit(&nest, w->x, w->in->grid->d, sets, &folds, &options, &own);
+    st = ks__analysis_fit(&nest, w->in, w->series, w->cell->layer, sets, &folds,
+                          &own);
     KS_CHECK(st == KS_OK, st, "learning curve: %s", own.text);
     *w->fits += nest.columns;
     *w->unconverged += nest.unconverged;
@@ -155,20 +154,18 @@ ks_status ks_learning_curve_run(ks_learning_curve *out,
     ks_status st = KS_OK;
     const ks_folds *f = in->folds;
     size_t n = (size_t)in->dataset->n, groups = (size_t)in->dataset->n_groups;
-    float *x = NULL;
-    work w = {.in = in, .fits = fits, .unconverged = unconverged};
+    work w = {.in = in, .series = series};
+    w.fits = fits;
+    w.unconverged = unconverged;
     w.cell = &series->cells[ks_series_usual(series, f->n_seeds * f->n_folds)];
     *out = (ks_learning_curve){.layer = w.cell->layer};
     if (2 * f->n_folds > 32) return KS_OK; /* the solver's limit of folds */
     KS_TRY(ks_alloc(&w.fold, KS_CURVE_DRAWS * n, 1, "folds", err));
     KS_TRY(ks_alloc(&w.rank, groups, sizeof *w.rank, "problems", err));
     KS_TRY(ks_alloc(&w.sums, 4 * groups, sizeof *w.sums, "problems", err));
-    KS_TRY(ks__analysis_rows(in, series, w.cell->layer, &x, err));
-    w.x = x;
     for (int k = 0; k < KS_CURVE_POINTS; k++)
         KS_TRY(point(&w, out, SHARE[k], err));
 done:
-    free(x);
     free(w.fold);
     free(w.rank);
     free(w.sums);

@@ -332,7 +332,7 @@ size_t ks_nest_bytes(int64_t d, ks_type type, const ks_folds *folds,
                      const ks_nest_options *options, int threads,
                      bool scratch) {
     size_t columns = most_columns(folds, options), n = (size_t)folds->n;
-    size_t fits = (size_t)(folds->n_seeds * folds->n_folds);
+    size_t fits = (size_t)folds->n_seeds * (size_t)folds->n_folds;
     ks_l2_shape shape = {
         .n = folds->n,
         .d = d,

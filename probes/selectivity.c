@@ -76,19 +76,16 @@ ks_status ks_selectivity_run(ks_selectivity *out, const ks_analysis_input *in,
     const int8_t *sets[KS_MAX_SEEDS];
     const ks_nest *one;
     ks_nest nest = {0};
-    ks_nest_options options = in->options->nest;
     ks_interval none = {NAN, NAN, NAN};
     ks_err own = {0};
     int8_t *y = NULL;
-    float *x = NULL, *score = NULL;
-    options.keep_weights = options.keep_inner = false;
+    float *score = NULL;
     *out = (ks_selectivity){cell->layer, none, none, none};
     KS_TRY(ks_alloc(&y, (size_t)d->n, 1, "control labels", err));
     KS_TRY(ks_alloc(&score, (size_t)d->n, sizeof *score, "scores", err));
     KS_TRY(control_labels(d, in->options->seed, y, err));
-    KS_TRY(ks__analysis_rows(in, series, cell->layer, &x, err));
     for (int32_t s = 0; s < f->n_seeds; s++) sets[s] = y;
-    st = ks_nest_fit(&nest, x, in->grid->d, sets, f, &options, &own);
+    st = ks__analysis_fit(&nest, in, series, cell->layer, sets, f, &own);
     if (st == KS_MISMATCH) { /* few texts: a part of one class */
         st = KS_OK;
         goto done;
@@ -102,7 +99,6 @@ ks_status ks_selectivity_run(ks_selectivity *out, const ks_analysis_input *in,
 done:
     ks_nest_free(&nest);
     free(y);
-    free(x);
     free(score);
     return st;
 }

@@ -157,13 +157,13 @@ static ks_status write_baselines(const ks_evaluation *r, bool markdown,
         ks__cell_value(row[5], base->metrics[KS_BRIER].value);
     }
     KS_TRY(ks__grid_write(&t, markdown, out, err));
-    for (int32_t b = 0; b < r->baselines.n; b++) {
+    for (int32_t b = 0; markdown && b < r->baselines.n; b++) {
         char note[512];
         snprintf(note, sizeof note, "- %s: %s.", r->baselines.at[b].name,
                  r->baselines.at[b].note);
         KS_TRY(ks__text_wrapped(note, 2, out, err));
     }
-    KS_TRY(ks_str_printf(out, err, "\n"));
+    if (markdown) KS_TRY(ks_str_printf(out, err, "\n"));
 done:
     free(t.at);
     return st;
@@ -363,18 +363,23 @@ done:
 ks_status ks_table_write(const ks_evaluation *evaluation, bool markdown,
                          ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(write_top(evaluation, markdown, out, err));
-    KS_TRY(write_layers(evaluation, markdown, out, err));
-    KS_TRY(write_baselines(evaluation, markdown, out, err));
-    KS_TRY(write_rivals(evaluation, markdown, out, err));
-    KS_TRY(write_gains(evaluation, markdown, out, err));
-    KS_TRY(write_others(evaluation, markdown, out, err));
-    KS_TRY(ks_independence_table(&evaluation->independence, &evaluation->grid,
-                                 markdown, out, err));
-    KS_TRY(ks__protocols_table(&evaluation->kinds, markdown, out, err));
-    KS_TRY(write_strata(evaluation, markdown, out, err));
-    KS_TRY(ks_table_analyses(evaluation, markdown, out, err));
-    KS_TRY(ks_table_claims(evaluation, markdown, out, err));
+    const ks_evaluation *r = evaluation;
+    KS_TRY(write_top(r, markdown, out, err));
+    KS_TRY(write_layers(r, markdown, out, err));
+    KS_TRY(write_baselines(r, markdown, out, err));
+    if (markdown) {
+        KS_TRY(write_rivals(r, markdown, out, err));
+        KS_TRY(write_gains(r, markdown, out, err));
+    }
+    KS_TRY(write_others(r, markdown, out, err));
+    KS_TRY(ks__protocols_table(&r->kinds, markdown, out, err));
+    if (markdown) {
+        KS_TRY(write_strata(r, markdown, out, err));
+        KS_TRY(ks_independence_table(&r->independence, &r->grid, markdown, out,
+                                     err));
+        KS_TRY(ks_table_analyses(r, markdown, out, err));
+    }
+    KS_TRY(ks_table_claims(r, markdown, out, err));
 done:
     return st;
 }

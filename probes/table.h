@@ -4,9 +4,9 @@
 
 #include "evaluation.h"
 
-/* Per layer and position: balanced accuracy in percent with its 95% interval;
- * the best layer; baselines and what the best layer has beyond them; strata.
- * markdown: pipe tables; else aligned columns for a terminal. */
+/* markdown: everything, in pipe tables. Else what fits a terminal, in aligned
+ * columns: layers, baselines, other probes, protocols, questions. Balanced
+ * accuracies in percent with their 95% intervals. */
 ks_status ks_table_write(const ks_evaluation *evaluation, bool markdown,
                          ks_str *out, ks_err *err);
 

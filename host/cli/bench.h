@@ -16,6 +16,7 @@ typedef struct ks_bench_input {
     int repeats;          /* pairs */
     int mib;              /* that io writes */
     int rows, width, data_layers, folds; /* of the probe's data */
+    int hidden, epochs;                  /* of adamw */
 } ks_bench_input;
 
 typedef struct ks_bench {
@@ -27,6 +28,8 @@ ks_status ks_bench_gemm(ks_bench *bench, ks_err *err);
 ks_status ks_bench_capture(ks_bench *bench, ks_err *err);
 ks_status ks_bench_io(ks_bench *bench, ks_err *err);
 ks_status ks_bench_probe(ks_bench *bench, ks_err *err);
+ks_status ks_bench_stream(ks_bench *bench, ks_err *err);
+ks_status ks_bench_adamw(ks_bench *bench, ks_err *err);
 ks_status ks_bench_influence(ks_bench *bench, ks_err *err);
 
 typedef struct ks_spread {

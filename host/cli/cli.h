@@ -242,6 +242,7 @@ int ks_cmd_label(int argc, char **argv);
 int ks_cmd_capture(int argc, char **argv);
 int ks_cmd_probe(int argc, char **argv);
 int ks_cmd_transfer(int argc, char **argv);
+int ks_cmd_report(int argc, char **argv);
 int ks_cmd_export(int argc, char **argv);
 int ks_cmd_inspect(int argc, char **argv);
 int ks_cmd_verify(int argc, char **argv);

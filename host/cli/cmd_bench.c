@@ -18,6 +18,8 @@ enum {
     KEY_WIDTH,
     KEY_DATA_LAYERS,
     KEY_FOLDS,
+    KEY_HIDDEN,
+    KEY_EPOCHS,
     KEY_OUT_DATA,
     KEY_INPUT
 };
@@ -43,7 +45,7 @@ static const struct argp_option option_list[] = {
      "most tokens of a packed batch", 2},
     {NULL, 0, NULL, 0, "io:", 3},
     {"size", KEY_SIZE, "MIB", 0, "of the file; default: 1024", 3},
-    {NULL, 0, NULL, 0, "probe:", 4},
+    {NULL, 0, NULL, 0, "probe, stream:", 4},
     {"acts", KS_KEY_ACTS, "FILE", 0,
      "activations with labels; default: synthetic ones are made", 4},
     {"labels", KS_KEY_LABELS, "FILE", 0, "labels, if not the file's own", 4},
@@ -59,30 +61,33 @@ static const struct argp_option option_list[] = {
      "keep the synthetic activations, or the influence matrix, for peers to "
      "read",
      4},
-    {NULL, 0, NULL, 0, "influence:", 5},
+    {NULL, 0, NULL, 0, "adamw, on data as probe's:", 5},
+    {"hidden", KEY_HIDDEN, "N", 0,
+     "units of a network over all layers; default: linear probes of each", 5},
+    {"epochs", KEY_EPOCHS, "N", 0, "of 30 that are run; default: 30", 5},
+    {NULL, 0, NULL, 0, "influence:", 6},
     {"input", KEY_INPUT, "FILE", 0,
      "a chain, JSON: \"ids\", its tokens, and \"bounds\", the token where each "
      "step begins and the last one's end",
      5},
-    {"memory", KS_KEY_MEMORY, "BYTES", 0, "it may take, e.g. 2G", 5},
-    {NULL, 0, NULL, 0, "capture and influence:", 6},
-    {"model", KS_KEY_MODEL, "PATH", 0, "GGUF, safetensors or folder", 6},
-    {NULL, 0, NULL, 0, "capture, probe and influence:", 7},
-    {"backend", KS_KEY_BACKEND, "cpu|cuda", 0, "default: cpu", 7},
-    {NULL, 0, NULL, 0, "capture, io and probe:", 8},
+    {"memory", KS_KEY_MEMORY, "BYTES", 0, "it may take, e.g. 2G", 6},
+    {NULL, 0, NULL, 0, "capture and influence:", 7},
+    {"model", KS_KEY_MODEL, "PATH", 0, "GGUF, safetensors or folder", 7},
+    {NULL, 0, NULL, 0, "capture, probe and influence:", 8},
+    {"backend", KS_KEY_BACKEND, "cpu|cuda", 0, "default: cpu", 8},
+    {NULL, 0, NULL, 0, "capture, io and probe:", 9},
     {"dir", KEY_DIR, "FOLDER", 0,
-     "where the files that are written and removed lie; default: here", 8},
-    {"quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr", 8},
+     "where the files that are written and removed lie; default: here", 9},
+    {"quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr", 9},
     {0}};
 
 static const struct bench_entry {
     const char *name;
     ks_status (*run)(ks_bench *, ks_err *);
 } benches[] = {
-    {"gemm", ks_bench_gemm},
-    {"capture", ks_bench_capture},
-    {"io", ks_bench_io},
-    {"probe", ks_bench_probe},
+    {"gemm", ks_bench_gemm},           {"capture", ks_bench_capture},
+    {"io", ks_bench_io},               {"probe", ks_bench_probe},
+    {"stream", ks_bench_stream},       {"adamw", ks_bench_adamw},
     {"influence", ks_bench_influence},
 };
 
@@ -120,6 +125,12 @@ static int *number_of(ks_bench_input *in, int key, const char **name,
     case KEY_DATA_LAYERS:
         *name = "data-layers", *high = 1000;
         return &in->data_layers;
+    case KEY_HIDDEN:
+        *name = "hidden", *high = 4096;
+        return &in->hidden;
+    case KEY_EPOCHS:
+        *name = "epochs", *high = 30;
+        return &in->epochs;
     case KEY_FOLDS:
         *name = "folds", *high = 32;
         return &in->folds;
@@ -161,8 +172,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         in->what = arg;
         return 0;
     case ARGP_KEY_NO_ARGS:
-        argp_error(state, "what to measure: gemm, capture, io, probe or "
-                          "influence");
+        argp_error(state, "what to measure: gemm, capture, io, probe, "
+                          "adamw or influence");
         return 0;
     default:
         return ks_cli_common_key(&in->common, key, arg, state);
@@ -304,7 +315,7 @@ int ks_cmd_bench(int argc, char **argv) {
     static const struct argp argp = {
         .options = option_list,
         .parser = parse,
-        .args_doc = "gemm|capture|io|probe|influence",
+        .args_doc = "gemm|capture|io|probe|stream|adamw|influence",
         .doc =
             "Measures this machine; what is compared runs in turn.\n\n"
             "gemm: the forward's matrix product on stored weights beside the "
@@ -319,6 +330,12 @@ int ks_cmd_bench(int argc, char **argv) {
             "probe: the grid of layers x strengths x folds beside what its "
             "Gram matrices, factorisations and passes cost as bare BLAS and "
             "LAPACK calls.\n\n"
+            "stream: passes over one layer that is read from a scratch file in "
+            "--dir, beside the same ones with the rows in memory and beside "
+            "the disk alone.\n\n"
+            "adamw: the published AdamW loop, linear probes of every layer and "
+            "seed or networks over all layers, beside its matrix products and "
+            "the traffic of weights and moments as bare calls.\n\n"
             "influence: the influence matrix of one chain by gradients beside "
             "the bare matrix products of one forward and of every target's "
             "way back through the tokens that it reaches."};
@@ -328,7 +345,8 @@ int ks_cmd_bench(int argc, char **argv) {
                          .rows = 8000,
                          .width = 576,
                          .data_layers = 31,
-                         .folds = 5};
+                         .folds = 5,
+                         .epochs = 30};
     ks_cli_common_init(&in.common);
     int code = ks_cli_parse(&argp, "bench", argc, argv, &in);
     if (code == KS_EXIT_USAGE || !in.what) return code;

@@ -365,6 +365,7 @@ static ks_status write_all(const input *in, const ks_evaluation *evaluation,
     KS_TRY(ks_write_file(paths[JSON], text, strlen(text), true, err));
     fputs(in->common.json ? text : shown.data, stdout);
     if (in->common.json) putchar('\n');
+    fflush(stdout); /* ahead of what is said on stderr */
 done:
     json_decref(summary);
     free(text);
@@ -469,6 +470,8 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(st);
     say(&evaluation);
     KS_TRY(write_all(in, &evaluation, paths, err));
+    ks_log(KS_LOG_INFO, "probe: %s has all tables, %s every figure",
+           paths[TABLE], paths[JSON]);
 done:
     ks_evaluation_free(&evaluation);
     ks_dev_close(&dev, ops);

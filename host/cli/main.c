@@ -27,6 +27,8 @@ static const struct command commands[] = {
     {"probe", ks_cmd_probe, true, "activations + labels -> probes and tables"},
     {"transfer", ks_cmd_transfer, true,
      "probes across models and across tasks"},
+    {"report", ks_cmd_report, false,
+     "what they found -> tables, pictures, a page"},
     {"export", ks_cmd_export, false,
      "probes -> npz, safetensors, ONNX for other programs"},
     {"inspect", ks_cmd_inspect, false,

@@ -113,7 +113,7 @@ Test(probe_command, scores_as_baselines) {
              "--baseline-scores 'two, both=%s' --out %s",
              path, path, f.out);
     cr_assert(eq(int, run(arguments), 0), "%s", read_back("stderr"));
-    cr_expect(strstr(read_back("stdout"),
+    cr_expect(strstr(read_back("out/table.md"),
                      "- two, both: scores flat, place of given.jsonl.") !=
               NULL);
     cr_expect(strstr(read_back("out/metrics.csv"), ",\"two, both\",") != NULL);
