@@ -228,7 +228,6 @@ static void check(input *in, struct argp_state *state) {
     if (in->kinds.n_rates && !in->kinds.published)
         argp_error(state, "--published-rates needs --protocol published");
     if (in->kinds.published) ks_kinds_default(&in->kinds);
-    in->kinds.memory = c->memory;
     if (!in->inner) in->inner = in->folds - 1;
     if (in->inner >= in->folds)
         argp_error(state, "--inner-folds %d: at most one less than --folds %d",
