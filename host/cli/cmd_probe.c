@@ -1,15 +1,13 @@
 /* cmd_probe.c - keystep probe: activations and labels in, probes of every
  * layer and position, baselines and the per-layer table out. */
-#include <errno.h>
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../../probes/export.h"
 #include "../../probes/table.h"
-#include "cli.h"
+#include "probe_options.h"
 
 enum {
     KEY_RIVAL = KS_KEY_OWN,
@@ -130,33 +128,6 @@ static const struct argp_option option_list[] = {
     KS_CLI_QUIET,
     {0}};
 
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static void read_strengths(input *in, const char *text,
-                           struct argp_state *state) {
-    in->n_strengths = 0;
-    for (const char *at = text; at;) {
-        char *end;
-        double value = strtod(at, &end);
-        if (end == at || (*end && *end != ',') ||
-            !(value > 0 && value < 1e12) ||
-            in->n_strengths == KS_MAX_STRENGTHS) {
-            argp_error(state,
-                       "--strengths takes up to %d positive numbers "
-                       "such as 0.01,0.1,1, got '%s'",
-                       KS_MAX_STRENGTHS, text);
-            return;
-        }
-        in->strengths[in->n_strengths++] = value;
-        at = *end ? end + 1 : NULL;
-    }
-    qsort(in->strengths, (size_t)in->n_strengths, sizeof *in->strengths,
-          by_size);
-}
-
 static void read_analyses(input *in, const char *text,
                           struct argp_state *state) {
     const uint32_t all = (1u << KS_N_ANALYSES) - 1;
@@ -274,7 +245,6 @@ static void check(input *in, struct argp_state *state) {
     if (in->kinds.n_rates && !in->kinds.published)
         argp_error(state, "--published-rates needs --protocol published");
     if (in->kinds.published) ks_kinds_default(&in->kinds);
-    in->kinds.memory = c->memory;
     if (!in->inner) in->inner = in->folds - 1;
     if (in->inner >= in->folds)
         argp_error(state, "--inner-folds %d: at most one less than --folds %d",
@@ -303,7 +273,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         in->seeds = (int)ks_cli_whole(arg, 1, KS_MAX_SEEDS, "seeds", state);
         return 0;
     case KEY_STRENGTHS:
-        read_strengths(in, arg, state);
+        in->n_strengths = ks_cli_strengths(in->strengths, arg, state);
         return 0;
     case KEY_BOOTSTRAP:
         in->bootstrap =
@@ -343,28 +313,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const char *const file_names[] = {"table.md", "metrics.csv",
                                          "summary.json", "probes.h5"};
 enum { TABLE, CSV, JSON, H5, N_FILES };
-
-/* Makes the folder (*made: it is new) and refuses what is there, before any
- * work. */
-static ks_status prepare(const input *in, char *paths[N_FILES], bool *made,
-                         ks_err *err) {
-    ks_status st = KS_OK;
-    const char *out = in->common.out;
-    struct stat what;
-    *made = mkdir(out, 0777) == 0;
-    if (!*made) {
-        KS_CHECK(errno == EEXIST && stat(out, &what) == 0, KS_IO,
-                 "%s: cannot make the folder: %s", out, strerror(errno));
-        KS_CHECK(S_ISDIR(what.st_mode), KS_EXISTS,
-                 "%s is there and not a folder; --out names a folder", out);
-    }
-    for (int i = 0; i < N_FILES; i++) {
-        KS_TRY(ks_path_join(&paths[i], out, file_names[i], err));
-        KS_TRY(ks_refuse_existing(paths[i], in->common.force, err));
-    }
-done:
-    return st;
-}
 
 static ks_status write_all(const input *in, const ks_evaluation *evaluation,
                            char *paths[N_FILES], ks_err *err) {
@@ -477,7 +425,8 @@ static ks_status run(input *in, ks_err *err) {
         .begin = begin,
         .end = end};
     options.grid.room = bound_memory(c);
-    KS_TRY(prepare(in, paths, &made, err));
+    KS_TRY(ks_cli_folder(c->out, c->force, N_FILES, file_names, paths, &made,
+                         err));
     if (ks_cli_on_device(c->backend)) {
         KS_TRY(ks_dev_open(&dev, &ops, c->backend, c->threads, NULL, err));
         KS_TRY(ks_dev_limit(dev, c->memory, "--backend cpu needs none", err));
