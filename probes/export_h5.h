@@ -21,4 +21,9 @@ ks_status ks__put_kinds(const ks_evaluation *evaluation,
                         const ks_series *series, hid_t at, const char *path,
                         ks_err *err);
 
+/* The directions and the sparse probe of series number `series` of the grid
+ * (export_refined.c). */
+ks_status ks__put_refined(const ks_evaluation *evaluation, int32_t series,
+                          hid_t at, const char *path, ks_err *err);
+
 #endif
