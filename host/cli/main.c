@@ -19,7 +19,7 @@ static const struct command commands[] = {
     {"demo", ks_cmd_demo, true,
      "all of the below on the embedded model, to a table"},
     {"generate", ks_cmd_generate, false, "problems -> reasoning chains"},
-    {"import", ks_cmd_import, false, "other tools' outputs -> chains"},
+    {"import", ks_cmd_import, false, "other tools' outputs -> chains; acts: activations"},
     {"split", ks_cmd_split, false, "cut chains into steps"},
     {"label", ks_cmd_label, false, "chains -> which steps carry the answer"},
     {"capture", ks_cmd_capture, false,
