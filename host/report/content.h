@@ -88,6 +88,7 @@ typedef struct ks_report_figure {
     bool percent;     /* values are fractions, shown times 100 */
     bool diverging;   /* colours leave the middle of low and high */
     bool diagonal;    /* LINES: y = x is what is wanted */
+    bool log_x;       /* LINES: x, all above 0, by their logarithms */
     bool whole_x;     /* LINES: x are whole numbers */
 
     ks_report_line *lines;

@@ -106,6 +106,10 @@ static ks_status line_axes(const ks_report_figure *f, ks_str *out,
                              "set arrow from graph 0,0 to graph 1,1 nohead lc "
                              "rgb '#555555' dt 2 lw 1.5 back\n",
                              times * f->low, times * f->high);
+    if (f->log_x)
+        return ks_str_printf(out, err,
+                             "set logscale x\nset xrange [%.6g:%.6g]\n",
+                             low * 0.9, high * 1.1);
     double pad = (high - low) * 0.02;
     KS_TRY(ks_str_printf(out, err, "set xrange [%.6g:%.6g]\n", low - pad,
                          high + pad));
