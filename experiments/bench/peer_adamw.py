@@ -129,6 +129,7 @@ def main():
             for count in sorted({1, options.threads}):
                 tried[name, count] = train(data, options, name, count, 1)[1]
         form, threads = min(tried, key=tried.get)
+    train(data, options, form, threads, 1)  # warm
     best, seconds = train(data, options, form, threads, options.epochs)
     print(json.dumps({
         "seconds": seconds, "best_accuracy": best, "form": form,

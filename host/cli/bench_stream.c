@@ -195,8 +195,8 @@ static ks_status find_data(stream_bench *b, ks_err *err) {
         KS_TRY(ks_refuse_existing(name, false, err));
         path = b->made = name;
         name = NULL;
-        KS_TRY(ks_bench_data(path, in->rows, in->width, 2, in->common.seed,
-                             err));
+        KS_TRY(ks_bench_data(path, in->rows, in->width, 2, 1u << KS_MEAN,
+                             in->common.seed, err));
     }
     ks_dataset_paths paths = {.acts = path, .labels = in->common.labels};
     KS_TRY(ks_dataset_open(&b->data, &paths, err));

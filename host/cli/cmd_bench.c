@@ -49,7 +49,10 @@ static const struct argp_option option_list[] = {
     {"acts", KS_KEY_ACTS, "FILE", 0,
      "activations with labels; default: synthetic ones are made", 4},
     {"labels", KS_KEY_LABELS, "FILE", 0, "labels, if not the file's own", 4},
-    {"positions", KS_KEY_POSITIONS, "NAME", 0, "of the activations", 4},
+    {"positions", KS_KEY_POSITIONS, "LIST", 0,
+     "probe: of the activations, one after another; default: their first, "
+     "mean of synthetic ones",
+     4},
     {"layers", KS_KEY_LAYERS, "LIST", 0, "of the activations; default: all", 4},
     {"rows", KEY_ROWS, "N", 0, "most steps; default: 8000", 4},
     {"folds", KEY_FOLDS, "N", 0, "problems in turn; default: 5", 4},

@@ -21,6 +21,7 @@ enum {
     KEY_NO_TEXT,
     KEY_ANALYSES,
     KEY_PROBES,
+    KEY_GRADED,
     KEY_PROTOCOL,
     KEY_RATES
 };
@@ -38,6 +39,7 @@ typedef struct input {
     uint32_t analyses;
     bool no_text;
     ks_kinds_options kinds;
+    ks_refined_options refined;
     ks_progress *progress;
 } input;
 
@@ -89,11 +91,19 @@ static const struct argp_option option_list[] = {
      "learning-curve, surface; all (default) or none",
      0},
     {"probes", KEY_PROBES, "LIST", 0,
-     "kinds to train with AdamW beside l2, which always runs: linear, mlp "
+     "kinds beside l2, which always runs. Trained with AdamW: linear, mlp "
      "(256x2; on the mean over the layers behind the embeddings), lw-linear, "
      "lw-mlp (128; on those layers side by side), linear-layer, mlp-layer "
      "(128; one for each layer). lw-mlp:1024, mlp:128x5: other units, and "
-     "hidden layers, each half as wide as the one before",
+     "hidden layers, each half as wide as the one before. Concept directions: "
+     "mean-difference, lda. l1: how few dimensions carry the signal. "
+     "attention: "
+     "over the step's tokens (capture --positions mean,tokens), on the layer "
+     "that most folds chose at mean; attention:all: on all layers",
+     0},
+    {"graded", KEY_GRADED, "SCORE,..", 0,
+     "scores of the label lines, such as influence,drop, to regress on "
+     "activations, on all steps that have them, labelled or not",
      0},
     {"protocol", KEY_PROTOCOL, "honest|published", 0,
      "published: also the published protocol, with all steps from it to the "
@@ -156,9 +166,14 @@ static void read_protocol(input *in, const char *text,
 
 static void read_probes(input *in, const char *text, struct argp_state *state) {
     ks_err err = {0};
-    ks_status st =
-        ks_recipes_read(text, in->kinds.recipes, &in->kinds.n_recipes, &err);
+    ks_status st = ks_probe_words_read(text, &in->kinds, &in->refined, &err);
     if (st != KS_OK) argp_error(state, "--probes: %s", err.text);
+}
+
+static void read_graded(input *in, const char *text, struct argp_state *state) {
+    ks_err err = {0};
+    if (ks_graded_read(text, &in->refined, &err) != KS_OK)
+        argp_error(state, "--graded: %s", err.text);
 }
 
 static void read_rates(input *in, const char *text, struct argp_state *state) {
@@ -225,10 +240,11 @@ static void check(input *in, struct argp_state *state) {
         argp_error(state, "position 'tokens' has no row a step: probes take "
                           "mean, first, middle, last, before");
     ks_cli_clean(c, state);
+    if (in->refined.n_graded && !c->labels)
+        argp_error(state, "--graded needs --labels");
     if (in->kinds.n_rates && !in->kinds.published)
         argp_error(state, "--published-rates needs --protocol published");
     if (in->kinds.published) ks_kinds_default(&in->kinds);
-    in->kinds.memory = c->memory;
     if (!in->inner) in->inner = in->folds - 1;
     if (in->inner >= in->folds)
         argp_error(state, "--inner-folds %d: at most one less than --folds %d",
@@ -268,6 +284,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_PROBES:
         read_probes(in, arg, state);
+        return 0;
+    case KEY_GRADED:
+        read_graded(in, arg, state);
         return 0;
     case KEY_PROTOCOL:
         read_protocol(in, arg, state);
@@ -353,8 +372,8 @@ static void say(const ks_evaluation *r) {
            r->grid.columns, r->grid.passes, r->grid.unconverged);
     if (r->other_unconverged)
         ks_log(KS_LOG_INFO,
-               "probe: %d of %d fits of baselines, permuted labels and other "
-               "activations above the tolerance",
+               "probe: %d of %d fits of baselines, controls, analyses, other "
+               "probes and activations above the tolerance",
                r->other_unconverged, r->other_fits);
 }
 
@@ -400,6 +419,7 @@ static ks_status run(input *in, ks_err *err) {
         .analyses = in->analyses,
         .no_text = in->no_text,
         .kinds = in->kinds,
+        .refined = in->refined,
         .layers_of = ks_cli_layers,
         .layers = c->layers,
         .begin = begin,

@@ -54,6 +54,11 @@ static ks_status add_value(ks_str *out, double v, ks_err *err) {
                        : ks_str_printf(out, err, " NaN");
 }
 
+/* v, but 0 where so many digits would show "-0.0". */
+static double shown_value(double v, int digits) {
+    return fabs(v) < 0.5 * pow(10, -digits) ? 0 : v;
+}
+
 /* ------------------------------------------------------------------- frame */
 
 static ks_status frame(const ks_report_figure *f, ks_picture picture,
@@ -328,14 +333,16 @@ static ks_status bar_values(const ks_report_figure *f, double total,
                             ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     double unused;
-    for (size_t i = 0; i < f->n_bars; i++)
-        if (isfinite(f->bars[i].value))
-            KS_TRY(ks_str_printf(
-                out, err,
-                "set label '%.*f' at graph 1, first %.6g offset 4.6,0 right "
-                "textcolor rgb '#222222'\n",
-                f->percent ? 1 : 2, (f->percent ? 100 : 1) * f->bars[i].value,
-                total - bar_place(f, i, &unused)));
+    for (size_t i = 0; i < f->n_bars; i++) {
+        double v = (f->percent ? 100 : 1) * f->bars[i].value;
+        int digits = f->percent ? 1 : 2;
+        if (!isfinite(v)) continue;
+        KS_TRY(ks_str_printf(
+            out, err,
+            "set label '%.*f' at graph 1, first %.6g offset 4.6,0 right "
+            "textcolor rgb '#222222'\n",
+            digits, shown_value(v, digits), total - bar_place(f, i, &unused)));
+    }
 done:
     return st;
 }
@@ -432,9 +439,8 @@ static ks_status heat_numbers(const ks_report_figure *f, bool light,
         if (!isfinite(f->values[i]) || deep != light) continue;
         double v = times * f->values[i];
         int digits = f->percent ? 0 : 1;
-        if (fabs(v) < 0.5 * pow(10, -digits)) v = 0; /* no "-0.0" */
         KS_TRY(ks_str_printf(out, err, "%zu %zu %.*f\n", i % f->n_columns,
-                             i / f->n_columns, digits, v));
+                             i / f->n_columns, digits, shown_value(v, digits)));
     }
     /* a block must not be empty */
     KS_TRY(ks_str_printf(out, err, "-99 -99 0\nEOD\n"));
