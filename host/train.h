@@ -21,7 +21,8 @@ enum {
     KS_L2_CODES = 2 * KS_L2_MAX_FOLDS,
     KS_L2_BLOCK = 512,    /* most rows of a block */
     KS_L2_MAX_LANES = 16, /* sums in fixed parts, whatever the threads */
-    KS_L2_PAD = 8         /* products have a multiple of so many columns */
+    KS_L2_PAD = 8,        /* products have a multiple of so many columns */
+    KS_L2_FILE_ALIGN = 4096
 };
 
 typedef struct ks_l2_block {
@@ -34,7 +35,8 @@ typedef struct ks_l2_file {
     int fd;
     ks_type type;
     const float *shift; /* [d] to be subtracted */
-    bool cold; /* what was read leaves the page cache: a bench asks the disk */
+    bool direct; /* fd reads past the page cache: aligned to KS_L2_FILE_ALIGN,
+                    and the file's size is a multiple of it */
 } ks_l2_file;
 
 /* One layer's rows, ordered by fold and shifted (l2_open.c). */

@@ -48,6 +48,7 @@ typedef struct ks_l2_column {
 typedef struct ks_l2_cost {
     double prepare, factor, passes, verify, other;
     int32_t reads;       /* of x: preparing, passes and verifying */
+    int32_t f32_reads, f64_reads; /* of them by passes and verify */
     double pass_columns; /* columns x passes x share of rows */
 } ks_l2_cost;
 
@@ -64,6 +65,10 @@ typedef struct ks_l2_source {
     void *user;
 } ks_l2_source;
 
+/* How a file's rows are read: ANY goes past a page cache that cannot hold it,
+ * or that passes are slower through than the disk is. */
+typedef enum ks_l2_way { KS_L2_ANY, KS_L2_CACHED, KS_L2_DIRECT } ks_l2_way;
+
 /* Where a solver works. */
 typedef struct ks_l2_place {
     const struct ks_ops *ops; /* open; NULL: the CPU, opened for the solver */
@@ -73,7 +78,7 @@ typedef struct ks_l2_place {
      * reads them block by block; same bits. NULL: rows stay in memory. A
      * device keeps them in its own. */
     const char *scratch;
-    bool cold; /* benches: passes ask the disk, not the page cache */
+    ks_l2_way way;
 } ks_l2_place;
 
 /* Bytes of the source that a thread asks for at once: whole rows. */

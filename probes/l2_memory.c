@@ -9,9 +9,9 @@ static size_t blas_bytes(size_t d) {
 
 /* A thread's block of rows out of the file. */
 static size_t read_bytes(const ks_l2_shape *s, bool scratch) {
-    ks_l2_file file = {.type = s->type};
+    ks_l2_file file = {.type = s->type, .direct = true}; /* which takes more */
     ks_l2_rows rows = {.d = s->d, .file = scratch ? &file : NULL};
-    return ks_l2_read_bytes(&rows);
+    return ks_l2_reader_bytes(&rows);
 }
 
 /* While the rows are taken in and the spectrum is found. */
@@ -38,17 +38,16 @@ static size_t fit_bytes(const ks_l2_shape *s, size_t threads, bool scratch) {
                      (size_t)s->n_splits * m * 4 * 8;
     size_t chunks = (n + KS_L2_CHUNK - 1) / KS_L2_CHUNK * (m + rank) * 2 *
                     KS_L2_CHUNK * 4;
-    size_t pass = n * m * 8 + wide * m * 16 +
-                  KS_L2_BLOCK * (m + wide) * 8 + read_bytes(s, scratch) +
+    size_t pass = n * m * 8 + wide * m * 16 + KS_L2_BLOCK * (m + wide) * 8 +
+                  read_bytes(s, scratch) +
                   (size_t)s->n_designs * KS_L2_CODES * wide * 4;
-    size_t group =
-        (size_t)KS_MIN(ks__l2_hessians(s->n, s->d), s->n_columns);
-    size_t hessian = group * m * m * 8;
-    if (group)
-        hessian += group * m * 8 + KS_MIN(threads, group) * KS_L2_BLOCK * m * 8 +
-                   read_bytes(s, scratch);
-    return columns + KS_MAX(chunks, hessian) +
-           KS_MIN(threads, KS_L2_MAX_LANES) * pass;
+    size_t work = KS_MIN(threads, KS_L2_MAX_LANES) * pass;
+    size_t group = (size_t)KS_MIN(ks__l2_hessians(s->n, s->d), s->n_columns);
+    if (group) /* in the same memory */
+        work = KS_MAX(work, KS_MIN(threads, group) * KS_L2_BLOCK * m * 8 +
+                                read_bytes(s, scratch));
+    size_t hessian = group * m * (m + 1) * 8;
+    return columns + KS_MAX(chunks, hessian) + work;
 }
 
 size_t ks_l2_bytes(const ks_l2_shape *s, int threads, bool scratch) {

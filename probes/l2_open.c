@@ -128,19 +128,21 @@ static ks_status find_moments(ks_l2 *l2, ks_err *err) {
     ks_status st = KS_OK;
     enum { STRIP = 256 };
     void *memory = NULL;
+    ks_l2_reader reader = {0};
     KS_TRY(open_moments(l2, err));
-    KS_TRY(ks_alloc(&memory, ks_l2_read_bytes(&l2->rows) + 1, 1, "row blocks",
-                    err));
+    KS_TRY(ks_alloc(&memory, ks_l2_reader_bytes(&l2->rows) + 1, 1,
+                    "row blocks", err));
+    ks_l2_reader_open(&reader, &l2->rows, memory);
     for (int32_t k = 0; k < l2->rows.n_blocks; k++) {
         ks_l2_block block = l2->blocks[k];
         const float *x;
-        ks_l2_announce(&l2->rows, k, l2->rows.n_blocks, 0);
-        KS_TRY(ks_l2_read(&l2->rows, block, memory, &x, err));
+        KS_TRY(ks_l2_reader_get(&reader, k, l2->rows.n_blocks, 0, &x, err));
 #pragma omp parallel for num_threads(l2->threads) schedule(static)
         for (int64_t j = 0; j < l2->d; j += STRIP)
             add_moments(l2, block, x, j, KS_MIN(j + STRIP, l2->d));
     }
 done:
+    ks_l2_reader_close(&reader);
     free(memory);
     return st;
 }

@@ -3,12 +3,8 @@
  * fit, as they are to a scratch file that has no name, so that nothing stays of
  * it whatever happens. The source is read once, from its first row to its last,
  * and a few hundred rows of it are in memory at a time. */
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "l2_state.h"
 
@@ -80,54 +76,6 @@ done:
     return st;
 }
 
-/* ----------------------------------------------------------------- scratch */
-
-/* A file in the folder that no name leads to. */
-static int open_nameless(const char *folder) {
-    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR)) return fd;
-    char *path = NULL; /* a file system that makes none: named for a moment */
-    if (asprintf(&path, "%s/.keystep-XXXXXX", folder) < 0) return -1;
-    fd = mkostemp(path, O_CLOEXEC);
-    if (fd >= 0) unlink(path);
-    free(path);
-    return fd;
-}
-
-/* All its space is taken now, so that a full disk is told before the work. */
-static ks_status open_scratch(ks_l2 *l2, const char *folder, ks_err *err) {
-    ks_status st = KS_OK;
-    int64_t bytes = l2->n * (int64_t)ks_type_row_bytes(l2->file.type, l2->d);
-    l2->file.fd = open_nameless(folder);
-    KS_CHECK(l2->file.fd >= 0, KS_IO,
-             "%s: cannot make a scratch file for rows that do not fit in "
-             "--memory: %s",
-             folder, strerror(errno));
-    int failed = fallocate(l2->file.fd, 0, 0, bytes) ? errno : 0;
-    KS_CHECK(!failed || failed == EOPNOTSUPP || failed == ENOSYS, KS_IO,
-             "%s: no room for a scratch file of %lld bytes, the rows of a "
-             "layer that do not fit in --memory: %s",
-             folder, (long long)bytes, strerror(failed));
-done:
-    return st;
-}
-
-static ks_status write_at(int fd, const char *from, size_t size, int64_t at,
-                          ks_err *err) {
-    while (size) {
-        ssize_t done = pwrite(fd, from, size, at);
-        if (done < 0 && errno == EINTR) continue;
-        if (done <= 0)
-            return ks_fail(err, KS_IO,
-                           "the scratch file of a layer cannot be written: %s",
-                           done < 0 ? strerror(errno) : "nothing is taken");
-        from += done;
-        at += done;
-        size -= (size_t)done;
-    }
-    return KS_OK;
-}
-
 /* ----------------------------------------------------------------- fill */
 
 typedef struct filling {
@@ -158,7 +106,7 @@ static ks_status put_in_file(const filling *f, const char *rows, int64_t first,
         const int64_t *place = f->place + first;
         for (end = i + 1; end < n; end++)
             if (place[end] != place[i] + (end - i)) break;
-        KS_TRY(write_at(f->l2->file.fd, rows + (size_t)i * f->row_bytes,
+        KS_TRY(ks__l2_write_scratch(f->l2, rows + (size_t)i * f->row_bytes,
                         (size_t)(end - i) * f->row_bytes,
                         place[i] * (int64_t)f->row_bytes, err));
     }
@@ -217,17 +165,14 @@ ks_status ks__l2_take_rows(ks_l2 *l2, const ks_l2_source *source,
                  .row_bytes = ks_type_row_bytes(source->type, source->d)};
     f.step = (int64_t)(ks_l2_piece_bytes(source) / f.row_bytes);
     if (place->scratch && l2->ops->unified) {
-        l2->file = (ks_l2_file){-1, source->type, l2->shift, place->cold};
-        KS_TRY(open_scratch(l2, place->scratch, err));
+        l2->file = (ks_l2_file){-1, source->type, l2->shift, false};
+        KS_TRY(ks__l2_open_scratch(l2, place->scratch, err));
     } else {
         KS_TRY(ks_alloc(&l2->x, (size_t)l2->n * (size_t)l2->d, sizeof(float),
                         "activations of a layer", err));
     }
     KS_TRY(fill(&f, err));
-    if (!l2->x && place->cold) {
-        fdatasync(l2->file.fd);
-        posix_fadvise(l2->file.fd, 0, 0, POSIX_FADV_DONTNEED);
-    }
+    if (!l2->x) ks__l2_choose_way(l2, place->way);
 done:
     free(f.place);
     return st;
@@ -249,15 +194,18 @@ ks_status ks__l2_name_bad_row(ks_l2 *l2, const ks_l2_source *source,
     ks_status st = KS_OK;
     void *memory = NULL, *raw = NULL;
     float *values = NULL;
+    ks_l2_reader reader = {0};
     const float *x;
     const void *from;
     int64_t i = -1, j = 0;
-    KS_TRY(ks_alloc(&memory, ks_l2_read_bytes(&l2->rows) + 1, 1, "rows", err));
+    KS_TRY(
+        ks_alloc(&memory, ks_l2_reader_bytes(&l2->rows) + 1, 1, "rows", err));
     KS_TRY(ks_alloc(&raw, (size_t)l2->d, sizeof(float), "rows", err));
     KS_TRY(ks_alloc(&values, (size_t)l2->d, sizeof(float), "rows", err));
+    ks_l2_reader_open(&reader, &l2->rows, memory);
     for (int32_t k = 0; i < 0 && k < l2->rows.n_blocks; k++) {
         ks_l2_block b = l2->blocks[k];
-        KS_TRY(ks_l2_read(&l2->rows, b, memory, &x, err));
+        KS_TRY(ks_l2_reader_get(&reader, k, l2->rows.n_blocks, 0, &x, err));
         i = bad_row(x, b.end - b.begin, l2->d, &j);
         if (i >= 0) i += b.begin;
     }
@@ -270,6 +218,7 @@ ks_status ks__l2_name_bad_row(ks_l2 *l2, const ks_l2_source *source,
              "centred, found %g",
              (long long)row, (long long)j, (double)values[j]);
 done:
+    ks_l2_reader_close(&reader);
     free(memory);
     free(raw);
     free(values);

@@ -35,6 +35,7 @@ struct ks_l2 {
     float *x;                    /* [n, d] ordered, shifted; NULL: in the file,
                                     or in memory of the backend alone */
     ks_l2_file file;             /* fd -1: none */
+    bool may_be_direct;          /* how it is read is still to be weighed */
     float *shift;                /* [d] */
     uint8_t *code;               /* [n_designs, n] 2 fold + y, ordered */
     ks_l2_block *blocks;
@@ -59,6 +60,15 @@ ks_status ks__l2_take_rows(ks_l2 *l2, const ks_l2_source *source,
                            const ks_l2_place *place, ks_err *err);
 ks_status ks__l2_name_bad_row(ks_l2 *l2, const ks_l2_source *source,
                               ks_err *err);
+
+/* l2_scratch.c. A file in the folder; bytes at a place of it; how it will be
+ * read, to be called once it is written, and after the first pass in f32, which
+ * took so long. */
+ks_status ks__l2_open_scratch(ks_l2 *l2, const char *folder, ks_err *err);
+ks_status ks__l2_write_scratch(const ks_l2 *l2, const char *from, size_t size,
+                               int64_t at, ks_err *err);
+void ks__l2_choose_way(ks_l2 *l2, ks_l2_way way);
+void ks__l2_weigh_way(ks_l2 *l2, double seconds);
 
 ks_status ks__l2_spectrum(ks_l2 *l2, ks_err *err);
 /* q [n, d] to spectral coordinates out [n, rank]. */

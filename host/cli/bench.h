@@ -28,6 +28,7 @@ ks_status ks_bench_gemm(ks_bench *bench, ks_err *err);
 ks_status ks_bench_capture(ks_bench *bench, ks_err *err);
 ks_status ks_bench_io(ks_bench *bench, ks_err *err);
 ks_status ks_bench_probe(ks_bench *bench, ks_err *err);
+ks_status ks_bench_stream(ks_bench *bench, ks_err *err);
 ks_status ks_bench_adamw(ks_bench *bench, ks_err *err);
 ks_status ks_bench_influence(ks_bench *bench, ks_err *err);
 
@@ -50,8 +51,10 @@ bool ks_bench_item(const char **list, char item[64]);
 void ks_bench_remove(const char *path);
 
 /* bench_data.c: synthetic activations of a known structure, labels in the
- * file, resid at `mean`, layers 0..layers-1. rows is cut to whole chains. */
+ * file, resid at the positions (a bit set), layers 0..layers-1. rows is cut to
+ * whole chains. */
 ks_status ks_bench_data(const char *path, int64_t rows, int32_t width,
-                        int32_t layers, uint64_t seed, ks_err *err);
+                        int32_t layers, uint32_t positions, uint64_t seed,
+                        ks_err *err);
 
 #endif

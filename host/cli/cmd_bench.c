@@ -45,11 +45,14 @@ static const struct argp_option option_list[] = {
      "most tokens of a packed batch", 2},
     {NULL, 0, NULL, 0, "io:", 3},
     {"size", KEY_SIZE, "MIB", 0, "of the file; default: 1024", 3},
-    {NULL, 0, NULL, 0, "probe:", 4},
+    {NULL, 0, NULL, 0, "probe, stream:", 4},
     {"acts", KS_KEY_ACTS, "FILE", 0,
      "activations with labels; default: synthetic ones are made", 4},
     {"labels", KS_KEY_LABELS, "FILE", 0, "labels, if not the file's own", 4},
-    {"positions", KS_KEY_POSITIONS, "NAME", 0, "of the activations", 4},
+    {"positions", KS_KEY_POSITIONS, "LIST", 0,
+     "probe: of the activations, one after another; default: their first, "
+     "mean of synthetic ones",
+     4},
     {"layers", KS_KEY_LAYERS, "LIST", 0, "of the activations; default: all", 4},
     {"rows", KEY_ROWS, "N", 0, "most steps; default: 8000", 4},
     {"folds", KEY_FOLDS, "N", 0, "problems in turn; default: 5", 4},
@@ -85,9 +88,10 @@ static const struct bench_entry {
     const char *name;
     ks_status (*run)(ks_bench *, ks_err *);
 } benches[] = {
-    {"gemm", ks_bench_gemm},   {"capture", ks_bench_capture},
-    {"io", ks_bench_io},       {"probe", ks_bench_probe},
-    {"adamw", ks_bench_adamw}, {"influence", ks_bench_influence},
+    {"gemm", ks_bench_gemm},           {"capture", ks_bench_capture},
+    {"io", ks_bench_io},               {"probe", ks_bench_probe},
+    {"stream", ks_bench_stream},       {"adamw", ks_bench_adamw},
+    {"influence", ks_bench_influence},
 };
 
 static const struct bench_entry *find(const char *name) {
@@ -314,7 +318,7 @@ int ks_cmd_bench(int argc, char **argv) {
     static const struct argp argp = {
         .options = option_list,
         .parser = parse,
-        .args_doc = "gemm|capture|io|probe|adamw|influence",
+        .args_doc = "gemm|capture|io|probe|stream|adamw|influence",
         .doc =
             "Measures this machine; what is compared runs in turn.\n\n"
             "gemm: the forward's matrix product on stored weights beside the "
@@ -329,6 +333,9 @@ int ks_cmd_bench(int argc, char **argv) {
             "probe: the grid of layers x strengths x folds beside what its "
             "Gram matrices, factorisations and passes cost as bare BLAS and "
             "LAPACK calls.\n\n"
+            "stream: passes over one layer that is read from a scratch file in "
+            "--dir, beside the same ones with the rows in memory and beside "
+            "the disk alone.\n\n"
             "adamw: the published AdamW loop, linear probes of every layer and "
             "seed or networks over all layers, beside its matrix products and "
             "the traffic of weights and moments as bare calls.\n\n"

@@ -13,7 +13,8 @@ typedef struct thread_work {
     float *block;   /* [KS_L2_BLOCK, d] weighted */
     float *product; /* [KS_L2_BLOCK, n_q] of a projection */
     float *sum;     /* [d, d] or [n_q, d] */
-    char *rows;     /* of ks_l2_read */
+    char *memory;   /* of the reader */
+    ks_l2_reader reader;
 } thread_work;
 
 static void threads_close(thread_work **all, int n) {
@@ -21,7 +22,8 @@ static void threads_close(thread_work **all, int n) {
         free((*all)[k].block);
         free((*all)[k].product);
         free((*all)[k].sum);
-        free((*all)[k].rows);
+        ks_l2_reader_close(&(*all)[k].reader);
+        free((*all)[k].memory);
     }
     free(*all);
     *all = NULL;
@@ -41,8 +43,9 @@ static ks_status threads_open(thread_work **out, int n, const ks_l2_rows *l2,
                         "row blocks", err));
         KS_TRY(ks_alloc(&w->sum, (q ? q : d) * d, sizeof(float),
                         "Gram matrix", err));
-        KS_TRY(ks_alloc(&w->rows, ks_l2_read_bytes(l2) + 1, 1, "row blocks",
+        KS_TRY(ks_alloc(&w->memory, ks_l2_reader_bytes(l2) + 1, 1, "row blocks",
                         err));
+        ks_l2_reader_open(&w->reader, l2, w->memory);
     }
 done:
     if (st != KS_OK) threads_close(out, n);
@@ -78,8 +81,7 @@ static ks_status sum_lane(const ks_l2_rows *l2, const ks_l2_scaling *s,
         ks_l2_block b = l2->blocks[k];
         int64_t rows = b.end - b.begin;
         const float *x;
-        ks_l2_announce(l2, k, to, then);
-        KS_TRY(ks_l2_read(l2, b, w->rows, &x, err));
+        KS_TRY(ks_l2_reader_get(&w->reader, k, to, then, &x, err));
         weigh_block(l2, s, b, x, w->block);
         if (!n_q) {
             ks__syrk_f32(d, rows, w->block, w->sum);
@@ -162,19 +164,18 @@ static int64_t weigh_rows(const ks_l2_rows *l2, const ks_l2_hessian *c,
 }
 
 /* All columns go through the blocks together, so that a file is read once.
- * scratch: [threads, KS_L2_BLOCK, d + 1]; rows: of ks_l2_read. */
+ * scratch: [threads, KS_L2_BLOCK, d + 1]. */
 static ks_status form_hessians(const ks_l2_rows *l2,
                                const ks_l2_hessian *columns, int32_t n,
-                               int32_t threads, double *scratch, char *rows,
-                               ks_err *err) {
+                               int32_t threads, double *scratch,
+                               ks_l2_reader *reader, ks_err *err) {
     ks_status st = KS_OK;
     int64_t m = l2->d + 1;
     for (int32_t k = 0; k < n; k++)
         memset(columns[k].out, 0, (size_t)(m * m) * sizeof *columns[k].out);
     for (int32_t i = 0; i < l2->n_blocks && !ks_interrupted; i++) {
         const float *x;
-        ks_l2_announce(l2, i, l2->n_blocks, 0);
-        KS_TRY(ks_l2_read(l2, l2->blocks[i], rows, &x, err));
+        KS_TRY(ks_l2_reader_get(reader, i, l2->n_blocks, 0, &x, err));
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
         for (int32_t k = 0; k < n; k++) {
             double *own = scratch + omp_get_thread_num() * KS_L2_BLOCK * m;
@@ -186,22 +187,27 @@ done:
     return st;
 }
 
+/* In the memory of the passes, which have grown it to what they need. */
 ks_status ks__cpu_l2_hessian(ks_dev *dev, ks_l2_rows *l2,
                              const ks_l2_hessian *columns, int32_t n,
                              ks_err *err) {
     ks_status st = KS_OK;
-    size_t size = KS_L2_BLOCK * (size_t)(l2->d + 1);
+    size_t size = KS_L2_BLOCK * (size_t)(l2->d + 1) * sizeof(double);
     int32_t threads = KS_MAX(1, KS_MIN(dev->threads, n));
+    size_t scratch = ((size_t)threads * size + 63) / 64 * 64;
+    size_t all = scratch + ks_l2_reader_bytes(l2);
     int restore = ks__blas_serial();
-    double *scratch = NULL;
-    char *rows = NULL;
-    KS_TRY(ks_alloc(&scratch, (size_t)threads * size, sizeof *scratch,
-                    "a column's Hessian", err));
-    KS_TRY(ks_alloc(&rows, ks_l2_read_bytes(l2) + 1, 1, "row blocks", err));
-    KS_TRY(form_hessians(l2, columns, n, threads, scratch, rows, err));
+    ks_l2_reader reader = {0};
+    if (l2->work->size < all) {
+        ks__cpu_free(dev, l2->work);
+        KS_TRY(ks__cpu_alloc(dev, l2->work, all, "Hessians", err));
+    }
+    char *memory = l2->work->data;
+    ks_l2_reader_open(&reader, l2, memory + scratch);
+    KS_TRY(form_hessians(l2, columns, n, threads, (double *)(void *)memory,
+                         &reader, err));
 done:
+    ks_l2_reader_close(&reader);
     ks__blas_restore(restore);
-    free(scratch);
-    free(rows);
     return st;
 }

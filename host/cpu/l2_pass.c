@@ -20,7 +20,8 @@ typedef struct lane_work {
     float *bias, *c;        /* [wide], [n_designs, codes, wide] */
     float *r_part, *h_part; /* [wide] */
     double *x64, *w64, *z64, *part64;
-    char *block; /* of ks_l2_read */
+    char *memory; /* of the reader */
+    ks_l2_reader reader;
 } lane_work;
 
 /* Places in memory; NULL: only how many bytes they take. */
@@ -43,7 +44,7 @@ static size_t lane_open(lane_work *lane, const ks_l2_rows *l2, int64_t columns,
     KS_PLACE(c, (size_t)l2->n_designs * KS_L2_CODES * wide, sizeof(float));
     KS_PLACE(r_part, wide, sizeof(float));
     KS_PLACE(h_part, wide, sizeof(float));
-    KS_PLACE(block, ks_l2_read_bytes(l2), 1);
+    KS_PLACE(memory, ks_l2_reader_bytes(l2), 1);
     if (exact) {
         KS_PLACE(x64, KS_L2_BLOCK * d, elem);
         KS_PLACE(w64, wide * d, elem);
@@ -74,6 +75,8 @@ static ks_status lanes_open(ks_dev *dev, lane_work *lanes, int32_t n_lanes,
     for (int32_t k = 0; k < n_lanes; k++)
         lane_open(&lanes[k], l2, pass->n, pass->exact,
                   (char *)l2->work->data + bytes * (size_t)k);
+    for (int32_t k = 0; k < n_lanes; k++)
+        ks_l2_reader_open(&lanes[k].reader, l2, lanes[k].memory);
 done:
     return st;
 }
@@ -201,8 +204,7 @@ static ks_status run_lane(lane_work *lane, const ks_l2_rows *l2,
         const float *x;
         choose(lane, l2, pass, l2->block_folds + k * l2->n_designs);
         if (!lane->n_pick) continue;
-        ks_l2_announce(l2, k, to, next);
-        KS_TRY(ks_l2_read(l2, l2->blocks[k], lane->block, &x, err));
+        KS_TRY(ks_l2_reader_get(&lane->reader, k, to, next, &x, err));
         if (pass->exact)
             block_f64(lane, l2, pass, l2->blocks[k], x);
         else
@@ -257,6 +259,7 @@ ks_status ks__cpu_l2_pass(ks_dev *dev, ks_l2_rows *l2, const ks_l2_pass *pass,
     st = outcome.st;
     if (st != KS_OK && err) *err = outcome.err;
 done:
+    for (int32_t k = 0; k < step; k++) ks_l2_reader_close(&lanes[k].reader);
     ks__blas_restore(restore);
     return st;
 }

@@ -1,0 +1,138 @@
+/* l2_scratch.c - the file of rows that do not fit in memory: made, written, and
+ * read through the page cache or past it, whichever is faster. */
+#include <errno.h>
+#include <fcntl.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "l2_state.h"
+
+/* A file in the folder that no name leads to. */
+static int open_nameless(const char *folder) {
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR)) return fd;
+    char *path = NULL; /* a file system that makes none: named for a moment */
+    if (asprintf(&path, "%s/.keystep-XXXXXX", folder) < 0) return -1;
+    fd = mkostemp(path, O_CLOEXEC);
+    if (fd >= 0) unlink(path);
+    free(path);
+    return fd;
+}
+
+static int64_t file_bytes(const ks_l2 *l2) {
+    return l2->n * (int64_t)ks_type_row_bytes(l2->file.type, l2->d);
+}
+
+/* All its space is taken now, so that a full disk is told before the work. */
+ks_status ks__l2_open_scratch(ks_l2 *l2, const char *folder, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t bytes = file_bytes(l2);
+    bytes = (bytes + KS_L2_FILE_ALIGN - 1) / KS_L2_FILE_ALIGN * KS_L2_FILE_ALIGN;
+    l2->file.fd = open_nameless(folder);
+    KS_CHECK(l2->file.fd >= 0, KS_IO,
+             "%s: cannot make a scratch file for rows that do not fit in "
+             "--memory: %s",
+             folder, strerror(errno));
+    int failed = fallocate(l2->file.fd, 0, 0, bytes) ? errno : 0;
+    KS_CHECK(!failed || failed == EOPNOTSUPP || failed == ENOSYS, KS_IO,
+             "%s: no room for a scratch file of %lld bytes, the rows of a "
+             "layer that do not fit in --memory: %s",
+             folder, (long long)bytes, strerror(failed));
+    if (failed)
+        KS_CHECK(ftruncate(l2->file.fd, bytes) == 0, KS_IO,
+                 "%s: no room for a scratch file of %lld bytes: %s", folder,
+                 (long long)bytes, strerror(errno));
+done:
+    return st;
+}
+
+ks_status ks__l2_write_scratch(const ks_l2 *l2, const char *from, size_t size,
+                               int64_t at, ks_err *err) {
+    while (size) {
+        ssize_t done = pwrite(l2->file.fd, from, size, at);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0)
+            return ks_fail(err, KS_IO,
+                           "the scratch file of a layer cannot be written: %s",
+                           done < 0 ? strerror(errno) : "nothing is taken");
+        from += done;
+        at += done;
+        size -= (size_t)done;
+    }
+    return KS_OK;
+}
+
+/* Bytes that the kernel could keep in its page cache. */
+static int64_t cache_bytes(void) {
+    int64_t bytes = 0;
+    char *text = NULL;
+    if (ks_read_file("/proc/meminfo", &text, NULL, NULL) == KS_OK) {
+        const char *at = strstr(text, "\nMemAvailable:");
+        if (at) bytes = strtoll(at + 14, NULL, 10) << 10;
+    }
+    free(text);
+    text = NULL;
+    if (ks_read_file("/sys/fs/cgroup/memory.max", &text, NULL, NULL) == KS_OK) {
+        int64_t most = strtoll(text, NULL, 10); /* "max": 0 */
+        if (most > 0) bytes = KS_MIN(bytes, most);
+    }
+    free(text);
+    return bytes;
+}
+
+/* Passes go past the page cache from now on. */
+static void go_direct(ks_l2 *l2) {
+    if (fdatasync(l2->file.fd)) return;
+    posix_fadvise(l2->file.fd, 0, 0, POSIX_FADV_DONTNEED);
+    l2->file.direct = fcntl(l2->file.fd, F_SETFL, O_DIRECT) == 0;
+}
+
+/* A page cache that could not hold the file beside what else is there would
+ * read it from the disk in every pass, and copy it. */
+void ks__l2_choose_way(ks_l2 *l2, ks_l2_way way) {
+    bool full = cache_bytes() < 2 * file_bytes(l2);
+    l2->may_be_direct = way == KS_L2_ANY && !full;
+    if (way == KS_L2_DIRECT || (way == KS_L2_ANY && full))
+        go_direct(l2);
+}
+
+/* Bytes a second that the disk has, from a part of the file; 0: unknown. */
+static double disk_rate(const ks_l2 *l2) {
+    enum { REQUEST = 4 << 20, REQUESTS = 8, READERS = 2 };
+    char path[40];
+    char *memory = NULL;
+    double rate = 0;
+    bool failed = false;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", l2->file.fd);
+    int fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    if (fd < 0 || file_bytes(l2) < REQUESTS * (int64_t)REQUEST ||
+        sync_file_range(l2->file.fd, 0, REQUESTS * (off_t)REQUEST,
+                        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                            SYNC_FILE_RANGE_WAIT_AFTER) ||
+        ks_alloc(&memory, READERS * (size_t)REQUEST + KS_L2_FILE_ALIGN, 1,
+                 "rows", NULL) != KS_OK)
+        goto done;
+    char *to = memory + KS_L2_FILE_ALIGN - (uintptr_t)memory % KS_L2_FILE_ALIGN;
+    double start = ks_seconds();
+#pragma omp parallel for num_threads(READERS) schedule(dynamic, 1)
+    for (int k = 0; k < REQUESTS; k++)
+        if (pread(fd, to + omp_get_thread_num() * (ptrdiff_t)REQUEST, REQUEST,
+                  k * (off_t)REQUEST) != REQUEST)
+#pragma omp atomic write
+            failed = true;
+    rate = failed ? 0 : REQUESTS * (double)REQUEST / (ks_seconds() - start);
+done:
+    free(memory);
+    if (fd >= 0) close(fd);
+    return rate;
+}
+
+/* A disk faster than passes through the page cache, whose copies cost processor
+ * time, is asked itself. */
+void ks__l2_weigh_way(ks_l2 *l2, double seconds) {
+    if (!l2->may_be_direct) return;
+    l2->may_be_direct = false;
+    if (disk_rate(l2) > 1.1 * (double)file_bytes(l2) / seconds) go_direct(l2);
+}
