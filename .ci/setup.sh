@@ -8,12 +8,13 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 # What a build needs, and what the tests need on top.
 BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config
 libopenblas-openmp-dev liblapacke-dev libhdf5-dev libjansson-dev libpcre2-dev
-libutf8proc-dev libgmp-dev libssl-dev libgsl-dev liblinear-dev libzip-dev"
+libutf8proc-dev libgmp-dev libssl-dev libgsl-dev liblinear-dev libzip-dev
+node-d3"
 TEST_PACKAGES="libcriterion-dev"
 # Heavy parts that only some tests need: ./check --all.
 ALL_PACKAGES="g++ clang-14 libclang-rt-14-dev llvm-14 libomp-14-dev
 clang-format-14 clang-tidy-14 python3 python3-venv python3-numpy python3-h5py
-hdf5-tools"
+hdf5-tools gnuplot-nox chromium"
 
 have_package() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]

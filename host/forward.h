@@ -121,6 +121,12 @@ ks_status ks_run_share(ks_run *run, ks_view hidden, const ks_sample_spec *specs,
                        const int32_t *offsets, const int32_t *ids,
                        double *share, ks_err *err);
 
+/* Entropy in nats of each row's distribution over the vocabulary, temperature 1
+ * and uncut: on the host, in double, from logits that the backend writes a few
+ * rows at a time. Logits that are not finite: KS_NUMERIC. */
+ks_status ks_run_entropy(ks_run *run, ks_view hidden, float *entropy,
+                         ks_err *err);
+
 /* The engine behind keystep.h, for code that drives the forward itself. run
  * may be NULL until the first ks_engine_run or ks_engine_reserve. */
 struct ks_engine {

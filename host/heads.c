@@ -1,5 +1,9 @@
 /* heads.c - log-probabilities, samples and shares of a pass's hidden rows:
  * arguments go over to the backend, results come back. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "draw.h"
 #include "run.h"
 
 /* Where the backend writes n results of `to`; brought there by fetch. */
@@ -122,5 +126,67 @@ ks_status ks_run_share(ks_run *run, ks_view hidden, const ks_sample_spec *specs,
     }
     KS_TRY(run->ops->sync(run->dev, err));
 done:
+    return st;
+}
+
+/* ------------------------------------------------------------------ entropy */
+
+/* log(sum of e^z) - sum of p z, with z below the highest logit: no term is
+ * negative. NaN where a logit is not finite. */
+static double entropy_of(const float *logits, int64_t n, float softcap) {
+    double top = -INFINITY, sum = 0, weighted = 0;
+    for (int64_t j = 0; j < n; j++) {
+        if (!isfinite(logits[j])) return NAN;
+        if ((double)logits[j] > top) top = (double)logits[j];
+    }
+    double cap = (double)softcap;
+    if (cap > 0) top = cap * tanh(top / cap);
+    for (int64_t j = 0; j < n; j++) {
+        double z = (double)logits[j];
+        if (cap > 0) z = cap * tanh(z / cap);
+        double depth = top - z, e = exp(-depth);
+        sum += e;
+        weighted += e * depth;
+    }
+    return log(sum) + weighted / sum;
+}
+
+ks_status ks_run_entropy(ks_run *run, ks_view hidden, float *entropy,
+                         ks_err *err) {
+    ks_status st = KS_OK;
+    const struct ks_ops *ops = run->ops;
+    int64_t n = run->config->n_vocab, bad = 0;
+    size_t some = (size_t)KS_MIN(hidden.rows, KS_DRAW_ROWS);
+    size_t size = some * (size_t)n * sizeof(float);
+    ks_buf buffer = {0};
+    float *logits = NULL;
+    if (hidden.rows == 0) return KS_OK;
+    KS_TRY(check_rows(run, hidden, err));
+    KS_TRY(ops->alloc(run->dev, &buffer, size, "logits of a few rows", err));
+    if (!ops->unified) KS_TRY(ks_alloc(&logits, size, 1, "logits", err));
+    for (int64_t first = 0; first < hidden.rows; first += KS_DRAW_ROWS) {
+        int64_t rows = KS_MIN(KS_DRAW_ROWS, hidden.rows - first);
+        ks_view in = hidden, out = {buffer.data, rows, n, n, KS_F32};
+        const float *at = logits ? logits : buffer.data;
+        in.rows = rows;
+        in.data = (float *)hidden.data + first * hidden.stride;
+        KS_TRY(
+            ops->gemm(run->dev, out, in, run->weights->head, NULL, false, err));
+        if (logits)
+            KS_TRY(ops->copy(run->dev, logits, buffer.data,
+                             (size_t)(rows * n) * sizeof *logits, err));
+        KS_TRY(ops->sync(run->dev, err));
+#pragma omp parallel for schedule(static) reduction(+ : bad)                   \
+    num_threads(ks_dev_threads(run->dev))
+        for (int64_t i = 0; i < rows; i++) {
+            double h = entropy_of(at + i * n, n, run->config->final_softcap);
+            entropy[first + i] = (float)h;
+            bad += isnan(h);
+        }
+    }
+    KS_CHECK(!bad, KS_NUMERIC, "logits that are not finite");
+done:
+    free(logits);
+    ops->free(run->dev, &buffer);
     return st;
 }

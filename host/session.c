@@ -85,6 +85,7 @@ static ks_status open_batch(ks_session *s, ks_err *err) {
     KS_TRY(ks_alloc(&s->rows, rows, sizeof(int32_t), "rows", err));
     KS_TRY(ks_alloc(&s->targets, rows, sizeof(int32_t), "ids", err));
     KS_TRY(ks_alloc(&s->logs, rows, sizeof *s->logs, "scores", err));
+    KS_TRY(ks_alloc(&s->entropies, rows, sizeof *s->entropies, "scores", err));
     KS_TRY(ks_alloc(&s->shares, rows, sizeof *s->shares, "scores", err));
     KS_TRY(ks_alloc(&s->sets, rows + 1, sizeof(int32_t), "sets of ids", err));
 done:
@@ -131,6 +132,7 @@ void ks__session_free(ks_session *s, ks_sequence *q) {
     free(q->ids);
     free(q->pages);
     free(q->logs);
+    free(q->entropies);
     free(q);
 }
 
@@ -174,6 +176,7 @@ void ks_session_close(ks_session **session) {
     free(s->rows);
     free(s->targets);
     free(s->logs);
+    free(s->entropies);
     free(s->shares);
     free(s->sets);
     free(s->set_ids);
@@ -283,6 +286,9 @@ ks_status ks__session_prepare(const ks_session *s, ks_sequence *q,
                         "scores", err));
         for (int32_t t = 0; t < r->n_prompt; t++) q->logs[t] = NAN;
     }
+    if (r->ask == KS_ASK_ENTROPY)
+        KS_TRY(ks_alloc(&q->entropies, (size_t)r->n_prompt,
+                        sizeof *q->entropies, "scores", err));
     KS_TRY(ks_alloc(&q->pages, (size_t)s->max_pages, sizeof(int32_t),
                     "page tables", err));
 done:

@@ -51,9 +51,11 @@ typedef enum ks_ask {
     KS_ASK_SAMPLE, /* tokens that follow the prompt */
     KS_ASK_SCORE,  /* log P of the prompt's tokens from `from` on, each given
                       those before it: temperature 1, uncut */
-    KS_ASK_SHARE   /* the same under the sampling settings: the log of the
+    KS_ASK_SHARE,  /* the same under the sampling settings: the log of the
                       probability that each would be drawn, -INFINITY where it
                       is cut off */
+    KS_ASK_ENTROPY /* as KS_ASK_SCORE, and the entropy of the distribution that
+                      each token is given by, in nats */
 } ks_ask;
 
 /* What it points to is borrowed until the request is answered. */
@@ -81,8 +83,9 @@ typedef enum ks_finish {
 
 /* Borrowed during the call. */
 typedef struct ks_answer {
-    const int32_t *ids; /* [n] sampled */
-    const float *logs;  /* [n] of scores and shares: of tokens `from` on */
+    const int32_t *ids;     /* [n] sampled */
+    const float *logs;      /* [n] of all but samples: of tokens `from` on */
+    const float *entropies; /* [n] of KS_ASK_ENTROPY */
     int32_t n;
     ks_finish finish;
 } ks_answer;
@@ -90,8 +93,8 @@ typedef struct ks_answer {
 typedef struct ks_session ks_session;
 
 /* longest: tokens that a sequence may come to, capped at the context. scores:
- * whether KS_ASK_SCORE or _SHARE will be asked. options and what they point to
- * are borrowed. One session at a time on an engine. */
+ * whether anything but KS_ASK_SAMPLE will be asked. options and what they point
+ * to are borrowed. One session at a time on an engine. */
 ks_status ks_session_open(ks_session **out, ks_engine *engine,
                           const ks_generate_options *options, int32_t longest,
                           bool scores, ks_err *err);

@@ -172,6 +172,9 @@ ks_status ks__session_fill(ks_session *s, ks_err *err) {
     KS_TRY(list_draws(s, err));
     s->n_scores = s->n_shares = 0;
     KS_TRY(walk_scores(s, KS_ASK_SCORE, add_score, err));
+    s->n_entropies = -s->n_scores;
+    KS_TRY(walk_scores(s, KS_ASK_ENTROPY, add_score, err));
+    s->n_entropies += s->n_scores;
     KS_TRY(walk_scores(s, KS_ASK_SHARE, add_share, err));
 done:
     return st;
@@ -238,6 +241,11 @@ static ks_status share(ks_session *s, ks_view hidden, int32_t i, ks_err *err) {
                         s->sets + i, s->set_ids, s->shares + i, err);
 }
 
+static ks_status entropy(ks_session *s, ks_view hidden, int32_t i,
+                         ks_err *err) {
+    return ks_run_entropy(s->engine->run, hidden, s->entropies + i, err);
+}
+
 /* One head on rows [first, first + n). Where logits are not finite it goes a
  * row at a time to name the first; only a batch that fails pays for it. */
 static ks_status look(ks_session *s, ks_view hidden, int32_t first, int32_t n,
@@ -259,13 +267,23 @@ static ks_status take_score(ks_session *s, const ks_sequence *q, int32_t token,
     return isnan(q->logs[token]) ? name_row(s, row, err) : KS_OK;
 }
 
+static ks_status take_entropy(ks_session *s, const ks_sequence *q,
+                              int32_t token, int32_t row, ks_err *err) {
+    q->entropies[token] =
+        s->entropies[s->n_taken - (s->n_scores - s->n_entropies)];
+    return take_score(s, q, token, row, err);
+}
+
 static ks_status look_at_all(ks_session *s, ks_view hidden, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(look(s, hidden, 0, s->n_draws, draw, err));
     KS_TRY(look(s, hidden, s->n_draws, s->n_scores, score, err));
+    KS_TRY(look(s, hidden, s->n_draws + s->n_scores - s->n_entropies,
+                s->n_entropies, entropy, err));
     KS_TRY(look(s, hidden, s->n_draws + s->n_scores, s->n_shares, share, err));
     s->n_taken = 0;
     KS_TRY(walk_scores(s, KS_ASK_SCORE, take_score, err));
+    KS_TRY(walk_scores(s, KS_ASK_ENTROPY, take_entropy, err));
     KS_TRY(walk_scores(s, KS_ASK_SHARE, take_score, err));
     s->stats.scored += s->n_taken;
 done:
@@ -411,6 +429,7 @@ static ks_status take_all(ks_session *s, ks_answered_fn answered, void *user,
         if (!q) continue;
         ks_answer with = {.logs = q->logs + q->request.from,
                           .n = q->request.n_prompt - q->request.from};
+        if (q->entropies) with.entropies = q->entropies + q->request.from;
         KS_TRY(answer(s, q, &with, answered, user, err));
     }
 done:

@@ -30,8 +30,9 @@ struct ks_sequence {
     int32_t seen;   /* prompt tokens that ever were */
     int32_t *pages; /* [n_pages] of max_pages */
     int32_t n_pages;
-    float *logs;   /* [n_prompt] scores of tokens, NAN: not known yet */
-    int32_t taken; /* tokens in the batch in work */
+    float *logs;      /* [n_prompt] scores of tokens, NAN: not known yet */
+    float *entropies; /* [n_prompt], with logs; NULL: not asked for */
+    int32_t taken;    /* tokens in the batch in work */
 };
 
 /* PROMPT_TOKENS: most of a batch, so that progress and a signal wait seconds
@@ -64,11 +65,13 @@ struct ks_session {
      * score, then for shares. */
     int32_t *rows; /* [max_rows] */
     int32_t n_draws, n_scores, n_shares, n_taken;
+    int32_t n_entropies;   /* the last of the scores */
     ks_sequence **drawn;   /* [most_active] whose draws they are */
     int32_t *sampled;      /* [most_active] */
     ks_sample_spec *specs; /* [max_rows] of draws and shares */
     int32_t *targets;      /* [max_rows] ids to score */
     float *logs;           /* [max_rows] of the scores */
+    float *entropies;      /* [max_rows] */
     double *shares;        /* [max_rows] logs of the shares */
     int32_t *sets;         /* [max_rows + 1] offsets of the shares' ids */
     int32_t *set_ids;
@@ -81,10 +84,11 @@ static inline int32_t ks__pages_for(int32_t tokens) {
 }
 
 /* What of a prompt can be shared: states that are drawn from or looked at for
- * shares are always computed anew. */
+ * shares and entropies are always computed anew. */
 static inline int32_t ks__shareable(const ks_sequence *q) {
-    return q->request.ask == KS_ASK_SHARE ? q->request.from - 1
-                                          : q->request.n_prompt - 1;
+    bool anew =
+        q->request.ask == KS_ASK_SHARE || q->request.ask == KS_ASK_ENTROPY;
+    return anew ? q->request.from - 1 : q->request.n_prompt - 1;
 }
 
 static inline ks_kv_scores ks__scores_of(const ks_sequence *s) {

@@ -21,7 +21,9 @@ ks_status ks_export_json(const ks_evaluation *run, json_t **out, ks_err *err);
 /* /probes/<stream>-<position>/: layer [layers], strength [layers, seeds,
  * folds], weight, mean, scale [layers, seeds, folds, d], bias [layers, seeds,
  * folds], scores [layers, steps], chosen_layer [seeds, folds], best_scores
- * [steps]; /fold [seeds, steps] (255: not probed). A score is
+ * [steps]; /fold [seeds, steps] (255: not probed); /steps/chain, byte_begin,
+ * byte_end, label [steps] and /chains/id, problem, text_sha256 [chains], as in
+ * the activation file (label: 1, 0, -1 not probed). A score is
  * sum weight (x - mean) / scale + bias of the fits whose fold the step is in,
  * mean over seeds; NaN for steps not probed. Written as path.part, renamed. */
 ks_status ks_export_h5(const ks_evaluation *evaluation, const char *path,
@@ -52,6 +54,25 @@ bool ks_probes_is(const char *path);
 /* What the file holds, every shape checked; a failed read leaves {0}. */
 ks_status ks_probes_read(ks_probes_info *out, const char *path, ks_err *err);
 void ks_probes_free(ks_probes_info *probes);
+/* The steps that the scores are of. */
+typedef struct ks_probes_steps {
+    int64_t n_steps, n_chains;
+    int32_t *chain;       /* [n_steps] ascending, of 0..n_chains-1 */
+    int32_t *begin, *end; /* [n_steps] bytes of the chain's text, in order */
+    int8_t *label;        /* [n_steps] 1, 0, -1: not probed */
+    const char **id, **problem, **text_sha256; /* [n_chains] */
+    char *texts[3];                            /* where those lie */
+} ks_probes_steps;
+
+/* KS_FORMAT also where the file has none. */
+ks_status ks_probes_steps_read(ks_probes_steps *out, const char *path,
+                               ks_err *err);
+void ks_probes_steps_free(ks_probes_steps *steps);
+/* Out-of-fold scores of one series: all [n_layers, n_steps], best [n_steps]; NaN
+ * where a step was not probed. */
+ks_status ks_probes_scores_read(const ks_probes_info *probes, int series,
+                                const char *path, float *all, float *best,
+                                ks_err *err);
 /* The layer that most folds chose, the first of equals. */
 int32_t ks_probes_usual(const ks_probes_info *probes, int series);
 

@@ -188,6 +188,94 @@ done:
     return st;
 }
 
+/* The steps that scores are of: in which chain, where in its text, and their
+ * label (-1: none that was probed). */
+static ks_status put_steps(const ks_evaluation *r, hid_t file, const char *path,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = r->dataset;
+    const ks_step_row *steps = d->info->steps;
+    size_t n = (size_t)d->info->n_steps;
+    hsize_t shape[1] = {n};
+    int32_t *all = NULL;
+    int8_t *label = NULL;
+    hid_t at = ks__put_group(file, "steps");
+    if (at < 0) return ks__h5_fail(err, path, "make a group");
+    KS_TRY(ks_alloc(&all, 3 * n, sizeof *all, "steps", err));
+    KS_TRY(ks_alloc(&label, n, 1, "labels", err));
+    for (size_t i = 0; i < n; i++) {
+        all[i] = steps[i].chain;
+        all[n + i] = steps[i].byte_begin;
+        all[2 * n + i] = steps[i].byte_end;
+        label[i] = -1;
+    }
+    for (int64_t i = 0; i < d->n; i++) label[d->row[i]] = d->y[i];
+    static const char *const names[] = {"chain", "byte_begin", "byte_end"};
+    for (size_t k = 0; k < KS_COUNT(names); k++)
+        KS_TRY(ks__put_set(at, path, names[k], H5T_STD_I32LE, H5T_NATIVE_INT32,
+                           1, shape, all + k * n, err));
+    KS_TRY(ks__put_set(at, path, "label", H5T_STD_I8LE, H5T_NATIVE_INT8, 1,
+                       shape, label, err));
+done:
+    ks__h5_drop(&at);
+    free(all);
+    free(label);
+    return st;
+}
+
+typedef const char *(*text_of_fn)(const ks_chain_row *chain);
+
+static const char *id_of(const ks_chain_row *chain) {
+    return chain->id;
+}
+
+static const char *problem_of(const ks_chain_row *chain) {
+    return chain->problem;
+}
+
+static const char *hash_of(const ks_chain_row *chain) {
+    return chain->text_sha256;
+}
+
+/* One string a chain, all as wide as the longest. */
+static ks_status put_strings(hid_t at, const char *path, const char *name,
+                             const ks_acts_info *info, text_of_fn text_of,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = (size_t)info->n_chains, wide = 1;
+    hsize_t shape[1] = {n};
+    char *all = NULL;
+    hid_t type = H5Tcopy(H5T_C_S1);
+    for (size_t i = 0; i < n; i++)
+        wide = KS_MAX(wide, strlen(text_of(&info->chains[i])));
+    KS_TRY(ks_alloc(&all, n, wide, "strings", err));
+    for (size_t i = 0; i < n; i++)
+        memcpy(all + i * wide, text_of(&info->chains[i]),
+               strlen(text_of(&info->chains[i])));
+    H5Tset_size(type, wide);
+    H5Tset_strpad(type, H5T_STR_NULLPAD);
+    H5Tset_cset(type, H5T_CSET_UTF8);
+    KS_TRY(ks__put_set(at, path, name, type, type, 1, shape, all, err));
+done:
+    ks__h5_drop(&type);
+    free(all);
+    return st;
+}
+
+static ks_status put_chains(const ks_evaluation *r, hid_t file,
+                            const char *path, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_acts_info *info = r->dataset->info;
+    hid_t at = ks__put_group(file, "chains");
+    if (at < 0) return ks__h5_fail(err, path, "make a group");
+    KS_TRY(put_strings(at, path, "id", info, id_of, err));
+    KS_TRY(put_strings(at, path, "problem", info, problem_of, err));
+    KS_TRY(put_strings(at, path, "text_sha256", info, hash_of, err));
+done:
+    ks__h5_drop(&at);
+    return st;
+}
+
 static ks_status fill(const ks_evaluation *r, hid_t file, const char *path,
                       ks_err *err) {
     ks_status st = KS_OK;
@@ -200,6 +288,8 @@ static ks_status fill(const ks_evaluation *r, hid_t file, const char *path,
                         info->context_none ? "none" : "full", err));
     KS_TRY(ks__put_text(file, path, "program_version", KS_VERSION, err));
     KS_TRY(put_folds(r, file, path, err));
+    KS_TRY(put_chains(r, file, path, err));
+    KS_TRY(put_steps(r, file, path, err));
     for (int32_t k = 0; k < r->grid.n_series; k++)
         KS_TRY(put_series(r, &r->grid.series[k], probes, path, err));
 done:

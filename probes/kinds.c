@@ -108,6 +108,25 @@ static ks_status run_published(work *w, const ks_kind *kind,
     return st;
 }
 
+/* As many probes at a time as memory holds, and at least a fit's rates. */
+static ks_status fit_memory(const work *w, const ks_series *series,
+                            ks_trainer *trainer, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_room *room = &w->grid_options->room;
+    double left = (double)ks_room_left(room);
+    double least = KS_TRAINED_RATES *
+                   ks_trainer_bytes(trainer, w->dataset->n, w->dataset->n);
+    KS_CHECK(least <= left, KS_LIMIT,
+             "%s at %s/%s: training its rates takes %.0f bytes, %s %.0f; more "
+             "--memory, or fewer units",
+             trainer->recipe->name, ks_stream_name(series->stream),
+             ks_position_name(series->position), least,
+             room->limit ? "--memory leaves" : "this machine has", left);
+    if (room->limit) trainer->room = KS_MIN(trainer->room, left);
+done:
+    return st;
+}
+
 static ks_status run_recipe(work *w, const ks_series *series,
                             const ks_stack *stack, const ks_recipe *recipe,
                             ks_err *err) {
@@ -120,6 +139,7 @@ static ks_status run_recipe(work *w, const ks_series *series,
                       .position = series->position};
     KS_TRY(keep_layers(kind, stack, err));
     KS_TRY(ks_trainer_open(&trainer, recipe, stack, w->ops, w->dev, err));
+    KS_TRY(fit_memory(w, series, &trainer, err));
     KS_TRY(ks_alloc(&kind->probes, (size_t)trainer.n_probes,
                     sizeof *kind->probes, "probes", err));
     kind->n_probes = trainer.n_probes;
@@ -152,8 +172,8 @@ static ks_status run_series(work *w, const ks_series *series, ks_err *err) {
         mean |= of_mean;
         all |= !of_mean;
     }
-    KS_TRY(ks_stack_read(&stack, w->dataset, series, all, mean, w->o->memory,
-                         err));
+    KS_TRY(ks_stack_read(&stack, w->dataset, series, all, mean,
+                         &w->grid_options->room, err));
     for (int32_t r = 0; r < w->o->n_recipes; r++)
         KS_TRY(run_recipe(w, series, &stack, &w->o->recipes[r], err));
 done:

@@ -13,7 +13,6 @@ typedef struct ks_kinds_options {
     bool published; /* and as published, but for KS_INPUT_EACH */
     int32_t n_rates;
     double rates[KS_MOST_RATES]; /* of it */
-    size_t memory;               /* --memory; 0: what the machine has */
 } ks_kinds_options;
 
 /* linear, mlp 256x2, lw-linear and lw-mlp 128, for a published protocol that

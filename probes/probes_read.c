@@ -5,37 +5,38 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "acts_format.h"
-#include "export.h"
+#include "probes_read.h"
 
 typedef struct reader {
-    const char *path;
-    uint64_t size; /* of the file */
-    hid_t file;
+    ks__probes_file from;
     ks_probes_info *out;
 } reader;
 
 /* -------------------------------------------------------------- data sets */
 
-/* Opens a data set of this class and rank whose values lie in the file.
- * want[i] < 0: any from 1 on, and filled in. */
-static ks_status open_set(const reader *r, const char *name, H5T_class_t class,
-                          int rank, int64_t *want, hid_t *set, ks_err *err) {
+static const char *held(H5T_class_t class) {
+    return class == H5T_FLOAT     ? "floating-point numbers"
+           : class == H5T_INTEGER ? "whole numbers"
+                                  : "strings";
+}
+
+ks_status ks__probes_open_set(const ks__probes_file *file, const char *name,
+                              H5T_class_t class, int rank, int64_t *want,
+                              hid_t *set, ks_err *err) {
     ks_status st = KS_OK;
     hid_t space = -1, type = -1, how = -1;
     hsize_t extent[H5S_MAX_RANK] = {0};
     uint64_t bytes = 0;
-    *set = H5Dopen2(r->file, name, H5P_DEFAULT);
-    KS_CHECK(*set >= 0, KS_FORMAT, "%s: has no data set %s", r->path, name);
+    *set = H5Dopen2(file->id, name, H5P_DEFAULT);
+    KS_CHECK(*set >= 0, KS_FORMAT, "%s: has no data set %s", file->path, name);
     space = H5Dget_space(*set);
     type = H5Dget_type(*set);
     how = H5Dget_create_plist(*set);
-    KS_CHECK(H5Tget_class(type) == class, KS_FORMAT,
-             "%s: %s does not hold %s numbers", r->path, name,
-             class == H5T_FLOAT ? "floating-point" : "whole");
+    KS_CHECK(H5Tget_class(type) == class, KS_FORMAT, "%s: %s does not hold %s",
+             file->path, name, held(class));
     KS_CHECK(H5Sget_simple_extent_ndims(space) == rank &&
                  H5Sget_simple_extent_dims(space, extent, NULL) == rank,
-             KS_FORMAT, "%s: %s does not have %d dimensions", r->path, name,
+             KS_FORMAT, "%s: %s does not have %d dimensions", file->path, name,
              rank);
     bytes = H5Tget_size(type);
     for (int i = 0; i < rank; i++) {
@@ -43,7 +44,7 @@ static ks_status open_set(const reader *r, const char *name, H5T_class_t class,
             want[i] = (int64_t)extent[i];
         KS_CHECK(want[i] >= 0 && extent[i] == (hsize_t)want[i], KS_FORMAT,
                  "%s: %s has extent %llu in dimension %d, expected %lld",
-                 r->path, name, (unsigned long long)extent[i], i,
+                 file->path, name, (unsigned long long)extent[i], i,
                  (long long)want[i]);
         if (__builtin_mul_overflow(bytes, extent[i], &bytes))
             bytes = UINT64_MAX;
@@ -51,10 +52,10 @@ static ks_status open_set(const reader *r, const char *name, H5T_class_t class,
     haddr_t at = H5Dget_offset(*set);
     KS_CHECK(H5Pget_layout(how) == H5D_CONTIGUOUS &&
                  H5Pget_external_count(how) == 0 && at != HADDR_UNDEF &&
-                 bytes <= r->size && at <= r->size - bytes,
+                 bytes <= file->size && at <= file->size - bytes,
              KS_FORMAT,
              "%s: %s is not whole in its %llu bytes (was it cut short?)",
-             r->path, name, (unsigned long long)r->size);
+             file->path, name, (unsigned long long)file->size);
 done:
     if (st != KS_OK) ks__h5_drop(set);
     ks__h5_drop(&how);
@@ -72,12 +73,12 @@ static ks_status get_set(const reader *r, const char *group, const char *name,
     hid_t set = -1;
     size_t n = 1;
     snprintf(full, sizeof full, "%s/%s", group, name);
-    KS_TRY(open_set(r, full, class, rank, want, &set, err));
+    KS_TRY(ks__probes_open_set(&r->from, full, class, rank, want, &set, err));
     if (!out) goto done;
     for (int i = 0; i < rank; i++) n *= (size_t)want[i];
     KS_TRY(ks_alloc(out, n, sizeof **out, name, err));
     if (H5Dread(set, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, *out) < 0)
-        KS_TRY(ks__h5_fail(err, r->path, "read a data set"));
+        KS_TRY(ks__h5_fail(err, r->from.path, "read a data set"));
 done:
     ks__h5_drop(&set);
     return st;
@@ -95,7 +96,7 @@ static ks_status check_chosen(const reader *r, const ks_probes_series *s,
             return ks_fail(err, KS_FORMAT,
                            "%s: %s/chosen_layer holds layer %d, which is not "
                            "in %s/layer",
-                           r->path, group, s->chosen[i], group);
+                           r->from.path, group, s->chosen[i], group);
     }
     return KS_OK;
 }
@@ -107,14 +108,14 @@ static ks_status get_weights(const reader *r, ks_probes_series *s,
     char name[128];
     int64_t shape[4] = {s->n_layers, r->out->n_seeds, r->out->n_folds, -1};
     snprintf(name, sizeof name, "%s/weight", group);
-    s->has_weights = H5Lexists(r->file, name, H5P_DEFAULT) > 0;
+    s->has_weights = H5Lexists(r->from.id, name, H5P_DEFAULT) > 0;
     if (!s->has_weights) return KS_OK;
     for (size_t i = 0; i < KS_COUNT(names); i++)
         KS_TRY(get_set(r, group, names[i], H5T_FLOAT, 4, shape, NULL, err));
     KS_TRY(get_set(r, group, "bias", H5T_FLOAT, 3, shape, NULL, err));
     KS_CHECK(!r->out->d || shape[3] == r->out->d, KS_FORMAT,
              "%s: %s/weight is for %lld features, those before it for %d",
-             r->path, group, (long long)shape[3], r->out->d);
+             r->from.path, group, (long long)shape[3], r->out->d);
     r->out->d = (int32_t)shape[3];
 done:
     return st;
@@ -127,7 +128,7 @@ static ks_status get_series(const reader *r, ks_stream stream,
     char group[64];
     snprintf(group, sizeof group, "/probes/%s-%s", ks_stream_name(stream),
              ks_position_name(position));
-    if (H5Lexists(r->file, group, H5P_DEFAULT) <= 0) return KS_OK;
+    if (H5Lexists(r->from.id, group, H5P_DEFAULT) <= 0) return KS_OK;
     ks_probes_series *s = &o->series[o->n_series++];
     *s = (ks_probes_series){.stream = stream, .position = position};
     int64_t layers = -1, fits[3] = {0, o->n_seeds, -1};
@@ -170,56 +171,62 @@ static ks_status get_all(const reader *r, ks_err *err) {
     static const char expected[] = "a probes.h5";
     ks_status st = KS_OK;
     ks_probes_info *o = r->out;
-    KS_TRY(ks__h5_text(r->file, r->path, "model_name", expected, &o->model_name,
-                       err));
-    KS_TRY(ks__h5_text(r->file, r->path, "model_sha256", expected,
+    KS_TRY(ks__h5_text(r->from.id, r->from.path, "model_name", expected,
+                       &o->model_name, err));
+    KS_TRY(ks__h5_text(r->from.id, r->from.path, "model_sha256", expected,
                        &o->model_sha256, err));
-    KS_TRY(
-        ks__h5_text(r->file, r->path, "context", expected, &o->context, err));
-    KS_TRY(ks__h5_text(r->file, r->path, "program_version", expected,
+    KS_TRY(ks__h5_text(r->from.id, r->from.path, "context", expected,
+                       &o->context, err));
+    KS_TRY(ks__h5_text(r->from.id, r->from.path, "program_version", expected,
                        &o->program_version, err));
     KS_TRY(get_folds(r, err));
     for (ks_stream s = 0; s < KS_N_STREAMS; s++)
         for (ks_position p = 0; p < KS_N_POSITIONS; p++)
             KS_TRY(get_series(r, s, p, err));
     KS_CHECK(o->n_series > 0, KS_FORMAT, "%s: has no group under /probes",
-             r->path);
+             r->from.path);
 done:
     return st;
 }
 
-/* Inside ks__h5_enter. */
-static hid_t open_file(const char *path) {
-    hid_t access = H5Pcreate(H5P_FILE_ACCESS), file = -1;
+ks_status ks__probes_file_open(ks__probes_file *out, const char *path,
+                               ks_err *err) {
+    struct stat info;
+    *out = (ks__probes_file){.path = path, .id = -1};
+    if (stat(path, &info) != 0)
+        return ks_fail(err, KS_IO, "%s: there is no such file", path);
+    out->size = (uint64_t)info.st_size;
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     if (H5Pset_file_locking(access, false, true) >= 0)
-        file = H5Fopen(path, H5F_ACC_RDONLY, access);
+        out->id = H5Fopen(path, H5F_ACC_RDONLY, access);
     ks__h5_drop(&access);
-    return file;
+    return out->id < 0 ? ks__h5_fail(err, path, "open as HDF5") : KS_OK;
+}
+
+void ks__probes_file_close(ks__probes_file *file) {
+    ks__h5_drop(&file->id);
 }
 
 bool ks_probes_is(const char *path) {
     ks__h5 was;
+    ks__probes_file file;
     ks__h5_enter(&was);
-    hid_t file = open_file(path);
-    bool is = file >= 0 && H5Lexists(file, "/probes", H5P_DEFAULT) > 0;
-    ks__h5_drop(&file);
+    bool is = ks__probes_file_open(&file, path, NULL) == KS_OK &&
+              H5Lexists(file.id, "/probes", H5P_DEFAULT) > 0;
+    ks__probes_file_close(&file);
     ks__h5_leave(&was);
     return is;
 }
 
 ks_status ks_probes_read(ks_probes_info *out, const char *path, ks_err *err) {
     ks_status st = KS_OK;
-    reader r = {.path = path, .file = -1, .out = out};
-    struct stat info;
-    *out = (ks_probes_info){0};
-    if (stat(path, &info) != 0)
-        return ks_fail(err, KS_IO, "%s: there is no such file", path);
-    r.size = (uint64_t)info.st_size;
+    reader r = {.out = out};
     ks__h5 was;
+    *out = (ks_probes_info){0};
     ks__h5_enter(&was);
-    r.file = open_file(path);
-    st = r.file < 0 ? ks__h5_fail(err, path, "open as HDF5") : get_all(&r, err);
-    ks__h5_drop(&r.file);
+    st = ks__probes_file_open(&r.from, path, err);
+    if (st == KS_OK) st = get_all(&r, err);
+    ks__probes_file_close(&r.from);
     ks__h5_leave(&was);
     if (st != KS_OK) ks_probes_free(out);
     return st;

@@ -218,8 +218,9 @@ static ks_status train_all(work *w, ks_err *err) {
                              .margin = *margin};
     }
     options.each_epoch = true;
-    int32_t at_once =
-        ks_trainer_at_once(w->trainer, 5.0 * (double)w->o->rows->n);
+    int64_t rows = w->o->rows->n;
+    int32_t at_once = ks_trainer_at_once(
+        w->trainer, rows, KS_TRAINED_EPOCHS * rows / KS_PUBLISHED_FOLDS);
     for (int32_t from = 0; from < n; from += at_once)
         KS_TRY(ks_adamw_train(w->trainer->data, &options, probes + from,
                               KS_MIN(at_once, n - from), err));

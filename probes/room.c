@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 size_t ks_process_bytes(void) {
     size_t bytes = 0;
@@ -13,6 +14,14 @@ size_t ks_process_bytes(void) {
     }
     free(text);
     return bytes;
+}
+
+size_t ks_room_left(const ks_room *room) {
+    if (!room->limit)
+        return (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    size_t now = ks_process_bytes();
+    size_t held = now > room->start ? now - room->start : 0;
+    return room->limit > held ? room->limit - held : 0;
 }
 
 ks_status ks_room_choose(const ks_room *room, size_t kept, ks_room_fn need,

@@ -16,6 +16,9 @@ typedef struct ks_room {
 /* Bytes of memory of its own that the process has (RssAnon); 0: unknown. */
 size_t ks_process_bytes(void);
 
+/* Bytes that the limit leaves; without one, the machine's memory. */
+size_t ks_room_left(const ks_room *room);
+
 /* Bytes that one layer takes while it is worked on by so many threads. */
 typedef size_t (*ks_room_fn)(void *user, int threads, bool scratch);
 

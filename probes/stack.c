@@ -2,26 +2,23 @@
 #include "stack.h"
 
 #include <stdlib.h>
-#include <unistd.h>
 
-static ks_status check_memory(const ks_stack *s, const ks_dataset *d,
-                              const ks_series *series, size_t memory,
-                              ks_err *err) {
+static ks_status check_room(const ks_stack *s, const ks_dataset *d,
+                            const ks_series *series, const ks_room *room,
+                            ks_err *err) {
     ks_status st = KS_OK;
-    double row = (double)s->d * sizeof(float);
-    double bytes = row * ((double)d->info->n_steps + (double)s->n +
-                          (double)s->n_layers * (double)s->n);
-    double machine =
-        (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    double most = memory ? (double)memory : machine;
-    KS_CHECK(bytes <= most, KS_NOMEM,
+    double bytes = (double)s->d * sizeof(float) *
+                   ((double)d->info->n_steps + (double)s->n +
+                    (double)s->n_layers * (double)s->n);
+    double most = (double)ks_room_left(room);
+    KS_CHECK(bytes <= most, KS_LIMIT,
              "probes over the layers of %s/%s hold all %d at once: %.0f bytes "
-             "for %lld steps of %lld features, %s %.0f; raise --memory, or "
-             "take fewer --layers or the probes linear and mlp, which read "
-             "one at a time",
+             "for %lld steps of %lld features, %s %.0f; more --memory, fewer "
+             "--layers, or the probes linear and mlp, which read one layer at "
+             "a time",
              ks_stream_name(series->stream), ks_position_name(series->position),
              s->n_layers, bytes, (long long)s->n, (long long)s->d,
-             memory ? "--memory is" : "this machine has", most);
+             room->limit ? "--memory leaves" : "this machine has", most);
 done:
     return st;
 }
@@ -32,7 +29,7 @@ static void add_layer(ks_stack *s, const float *x) {
 
 ks_status ks_stack_read(ks_stack *out, const ks_dataset *dataset,
                         const ks_series *series, bool all, bool mean,
-                        size_t memory, ks_err *err) {
+                        const ks_room *room, ks_err *err) {
     ks_status st = KS_OK;
     ks_stack *s = out;
     float *buffer = NULL, *one = NULL;
@@ -40,7 +37,7 @@ ks_status ks_stack_read(ks_stack *out, const ks_dataset *dataset,
         .n = dataset->n, .d = dataset->info->d, .n_layers = series->n_cells};
     size_t values = (size_t)s->n * (size_t)s->d;
     s->first = series->stream == KS_RESID && series->cells[0].layer == 0;
-    if (all) KS_TRY(check_memory(s, dataset, series, memory, err));
+    if (all) KS_TRY(check_room(s, dataset, series, room, err));
     KS_TRY(ks_alloc(&s->layer, (size_t)s->n_layers, sizeof *s->layer, "layers",
                     err));
     KS_TRY(ks_alloc(&buffer, (size_t)dataset->info->n_steps * (size_t)s->d,

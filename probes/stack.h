@@ -16,12 +16,12 @@ typedef struct ks_stack {
 } ks_stack;
 
 /* The layers of `series` (a grid's) for the rows of the data set; all: x, mean:
- * mean. memory: most bytes for it, --memory, 0: what the machine has; KS_NOMEM
- * names how many it would take. The grid has seen that all values are finite.
+ * mean. KS_LIMIT where --memory or the machine has less room than it takes,
+ * naming how much. The grid has seen that all values are finite.
  * A failed read leaves {0}. */
 ks_status ks_stack_read(ks_stack *out, const ks_dataset *dataset,
                         const ks_series *series, bool all, bool mean,
-                        size_t memory, ks_err *err);
+                        const ks_room *room, ks_err *err);
 void ks_stack_free(ks_stack *stack);
 
 #endif

@@ -242,10 +242,9 @@ ks_status ks_trained_run(ks_trained *out, const ks_trainer *trainer,
         KS_TRY(find_rows(options, k, &w.fits[k], err));
     for (int32_t k = 0; k < trainer->n_probes; k++)
         KS_TRY(alloc_out(&w, &out[k], err));
-    double margins = KS_TRAINED_RATES * KS_TRAINED_EPOCHS * sizeof(float) *
-                     (double)f->n / f->n_folds * 2;
-    int32_t at_once =
-        KS_MAX(1, ks_trainer_at_once(trainer, margins) / KS_TRAINED_RATES);
+    int64_t margins = KS_TRAINED_EPOCHS * f->n / f->n_folds;
+    int32_t at_once = KS_MAX(1, ks_trainer_at_once(trainer, f->n, margins) /
+                                    KS_TRAINED_RATES);
     for (int32_t from = 0; from < units; from += at_once) {
         int32_t n = KS_MIN(at_once, units - from);
         KS_TRY(search(&w, from, n, err));

@@ -54,15 +54,20 @@ typedef struct ks_trainer {
     int32_t first;    /* layer of the data that its probes start at */
     int32_t n_probes; /* 1, or the layers of KS_INPUT_EACH */
     int64_t n_params, n_inputs;
-    int64_t d;
+    double room; /* bytes for probes that train at once */
 } ks_trainer;
 
 ks_status ks_trainer_open(ks_trainer *out, const ks_recipe *recipe,
                           const ks_stack *stack, const struct ks_ops *ops,
                           ks_dev *dev, ks_err *err);
 void ks_trainer_close(ks_trainer *trainer);
-/* How many probes may be trained at once, at `bytes` more for each. */
-int32_t ks_trainer_at_once(const ks_trainer *trainer, double bytes);
+/* Bytes that a probe takes while it trains: parameters, moments, a batch, and
+ * so many rows and margins. */
+double ks_trainer_bytes(const ks_trainer *trainer, int64_t rows,
+                        int64_t margins);
+/* How many such probes are trained at once; at least 1. */
+int32_t ks_trainer_at_once(const ks_trainer *trainer, int64_t rows,
+                           int64_t margins);
 
 /* Fits of one kind of probe, of one layer where it has one for each. */
 typedef struct ks_trained {

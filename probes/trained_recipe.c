@@ -39,7 +39,7 @@ static ks_status read_word(const char *word, size_t n, ks_recipe *out,
         k++;
     KS_CHECK(k < KS_COUNT(kinds), KS_USAGE,
              "probe '%.*s': expected l2, linear, mlp, lw-linear, lw-mlp, "
-             "linear-layer or mlp-layer",
+             "linear-layer, mlp-layer, mean-difference, lda, l1 or attention",
              (int)n, word);
     int32_t units = kinds[k].units, depth = kinds[k].depth;
     if (name < n) {
@@ -103,7 +103,7 @@ ks_status ks_trainer_open(ks_trainer *out, const ks_recipe *recipe,
     bool mean = recipe->input == KS_INPUT_MEAN;
     bool each = recipe->input == KS_INPUT_EACH;
     int32_t blocks = stack->n_layers - stack->first;
-    *out = (ks_trainer){.recipe = recipe, .d = stack->d};
+    *out = (ks_trainer){.recipe = recipe, .room = 512 << 20};
     KS_CHECK(each || blocks > 0, KS_USAGE,
              "%s reads layers from 1 on, and --layers leaves none of them",
              recipe->name);
@@ -128,9 +128,16 @@ void ks_trainer_close(ks_trainer *trainer) {
 }
 
 /* Parameters lie twice in memory while they train (adamw.c), and once more in
- * PyTorch's order. */
-int32_t ks_trainer_at_once(const ks_trainer *trainer, double bytes) {
-    const double room = (double)((int64_t)1 << 29);
-    double one = bytes + 3.0 * sizeof(float) * (double)trainer->n_params;
-    return (int32_t)KS_MAX(2.0, KS_MIN(room / one, 65536.0));
+ * PyTorch's order; a batch's inputs lie twice. */
+double ks_trainer_bytes(const ks_trainer *trainer, int64_t rows,
+                        int64_t margins) {
+    double batch = 2.0 * (KS_TRAINED_BATCH + 4) * (double)trainer->n_inputs;
+    return sizeof(float) * (5.0 * (double)trainer->n_params + batch +
+                            3.0 * (double)rows + 3.0 * (double)margins);
+}
+
+int32_t ks_trainer_at_once(const ks_trainer *trainer, int64_t rows,
+                           int64_t margins) {
+    double one = ks_trainer_bytes(trainer, rows, margins);
+    return (int32_t)KS_MAX(1.0, KS_MIN(trainer->room / one, 65536.0));
 }

@@ -6,6 +6,7 @@ capture  keystep beside transformers and llama.cpp, and the parts of a capture
 probe    the grid of probes beside scikit-learn and the published loop
 wide     the grid at 28 x 20,000 x 1,536 beside a sample of scikit-learn's
 stream   a layer three times --memory beside the disk and the rate in memory
+adamw    the published loop of all layers and seeds beside torch
 io       the activation writer beside dd
 gemm     the product on stored weights beside the BLAS's
 influence  a chain's influence matrix beside torch's autograd
@@ -26,6 +27,7 @@ import os
 import tempfile
 from importlib import metadata
 
+from adamw import bench_adamw
 from harness import ROOT, figure, machine, peer, ratios, run, say, table, write
 from influence import bench_influence
 from probing import bench_stream, bench_wide
@@ -299,10 +301,10 @@ def bench_gemm(options, _scratch):
 
 
 BENCHES = {"gemm": bench_gemm, "io": bench_io, "capture": bench_capture,
-           "probe": bench_probe, "influence": bench_influence,
-           "sufficiency": bench_sufficiency, "generation": bench_generation,
-           "memory": bench_memory, "wide": bench_wide,
-           "stream": bench_stream}
+           "probe": bench_probe, "adamw": bench_adamw,
+           "influence": bench_influence, "sufficiency": bench_sufficiency,
+           "generation": bench_generation, "memory": bench_memory,
+           "wide": bench_wide, "stream": bench_stream}
 SAMPLING = ("sufficiency", "generation", "memory", "all")
 
 
@@ -377,6 +379,8 @@ def parse():
     options.n_chains = 4 if small else 100
     options.n_parts = 2 if small else 30
     options.probe_pairs = 1 if small else 3
+    options.adamw_epochs = 1 if small else 2
+    options.adamw_ours = 2 if small else 30
     options.influence_pairs = 1 if small else 5
     options.rows = 1000 if small else 8000
     options.data_layers = 4 if small else 31

@@ -224,7 +224,8 @@ static int run(int (*command)(int, char **), const char *const *words) {
 }
 
 typedef struct paths {
-    char *model, *problems, *raw, *chains, *labels, *acts, *random, *tables;
+    char *model, *problems, *raw, *chains, *labels, *acts, *random, *tables,
+        *report;
 } paths;
 
 static ks_status make_paths(const demo *d, paths *p, ks_err *err) {
@@ -242,7 +243,8 @@ static ks_status make_paths(const demo *d, paths *p, ks_err *err) {
                {&p->labels, out, "labels.jsonl"},
                {&p->acts, out, "acts.h5"},
                {&p->random, out, "random-weights.h5"},
-               {&p->tables, out, "probes"}};
+               {&p->tables, out, "probes"},
+               {&p->report, out, "report"}};
     for (size_t i = 0; i < KS_COUNT(all); i++) {
         ks_status st = ks_path_join(all[i].to, all[i].folder, all[i].name, err);
         if (st != KS_OK) return st;
@@ -305,6 +307,14 @@ static int walk(demo *d, const paths *p, ks_err *err) {
                                 "--baseline-acts", control.data, "--strata",
                                 "hops", "--out", p->tables, "--force", NULL});
     ks_str_free(&control);
+    if (code != KS_EXIT_DONE) return code;
+    ks_str named = {0};
+    ks_str_printf(&named, NULL, "demo-%s=%s", d->which, p->tables);
+    code = run(ks_cmd_report,
+               (const char *[]){"report", named.data, "--chains", p->chains,
+                                "--labels", p->labels, "--out", p->report,
+                                "--force", NULL});
+    ks_str_free(&named);
     return code;
 }
 
@@ -406,7 +416,7 @@ int ks_cmd_demo(int argc, char **argv) {
         options,
         parse,
         NULL,
-        "Runs everything on the embedded model, from problems to the table: "
+        "Runs everything on the embedded model, from problems to the report: "
         "its own chains of reasoning, activations of every layer, probes. "
         "Each command is shown as you would type it. "
         "Model and problems are constructed, so which steps matter is known.",
@@ -431,7 +441,8 @@ int ks_cmd_demo(int argc, char **argv) {
         ks_log(KS_LOG_INFO,
                "\nModel and problems are constructed; the figures say nothing "
                "about other models.\nEverything is in %s/: sampled.jsonl, "
-               "chains.jsonl, labels.jsonl, acts.h5, probes/",
-               d.common.out);
+               "chains.jsonl, labels.jsonl, acts.h5, probes/\n"
+               "Open it in a browser: %s/report/index.html",
+               d.common.out, d.common.out);
     return code;
 }

@@ -1,13 +1,22 @@
-/* cmd_score.c - keystep score: log-probabilities of a continuation. */
+/* cmd_score.c - keystep score: log-probabilities of a continuation, a line at a
+ * time; or with --chains scores of the steps of chains. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../forward.h"
 #include "../prompt.h"
+#include "../score.h"
 #include "cli.h"
+
+enum { KEY_WHAT = KS_KEY_OWN, KEY_TOKENIZER };
 
 typedef struct input {
     ks_cli_common common;
+    const char *own_tokenizer;
+    uint32_t kinds;
+    ks_progress *progress;
+    double since; /* of *seconds */
     ks_engine *engine;
     ks_tokenizer *tokenizer;
     size_t line;      /* of standard input, from 1 */
@@ -19,24 +28,113 @@ typedef struct input {
 } input;
 
 static const struct argp_option option_list[] = {
-    KS_CLI_MODEL, KS_CLI_BACKEND, KS_CLI_THREADS, KS_CLI_MEMORY, {0}};
+    KS_CLI_MODEL,
+    KS_CLI_CHAINS,
+    {"out", KS_KEY_OUT, "FILE", 0,
+     "scores of the steps of --chains, a label-format line a chain; - is "
+     "stdout",
+     0},
+    {"what", KEY_WHAT, "LIST", 0,
+     "of logprob, entropy (default: both), judge, judge-step: what a step of "
+     "--chains is given",
+     0},
+    {"problems", KS_KEY_PROBLEMS, "FILE", 0,
+     "problems: the questions of chains that carry none, for the judge", 0},
+    {"tokenizer", KEY_TOKENIZER, "PATH", 0,
+     "tokenizer.json, when it is not the model's own", 0},
+    KS_CLI_TEMPLATE,
+    KS_CLI_FORCE,
+    KS_CLI_RESUME,
+    KS_CLI_BACKENDS,
+    KS_CLI_THREADS,
+    KS_CLI_MEMORY,
+    KS_CLI_BATCH_TOKENS,
+    KS_CLI_JSON,
+    KS_CLI_QUIET,
+    {0}};
+
+static void read_kinds(input *in, const char *text, struct argp_state *state) {
+    in->kinds = 0;
+    for (const char *at = text; at;) {
+        const char *end = strchrnul(at, ',');
+        size_t n = (size_t)(end - at);
+        int k = 0;
+        while (k < KS_SCORE_N_KINDS &&
+               (strlen(ks_score_name((ks_score_kind)k)) != n ||
+                strncmp(ks_score_name((ks_score_kind)k), at, n) != 0))
+            k++;
+        if (k == KS_SCORE_N_KINDS)
+            argp_error(state,
+                       "--what takes some of logprob, entropy, judge, "
+                       "judge-step, got '%.*s'",
+                       (int)n, at);
+        in->kinds |= 1u << k;
+        at = *end ? end + 1 : NULL;
+    }
+}
+
+/* Plumbing takes a model and one device. */
+static void check(const input *in, struct argp_state *state) {
+    const ks_cli_common *c = &in->common;
+    if (!c->model) argp_error(state, "--model is missing");
+    if (c->chains) {
+        if (!c->out) argp_error(state, "--out is missing");
+        if (c->json && strcmp(c->out, "-") == 0)
+            argp_error(state, "--json and --out - both want standard output");
+        return;
+    }
+    const char *of_chains = c->out              ? "out"
+                            : in->kinds         ? "what"
+                            : c->problems       ? "problems"
+                            : c->template_      ? "template"
+                            : in->own_tokenizer ? "tokenizer"
+                            : c->resume         ? "resume"
+                            : c->force          ? "force"
+                            : c->json           ? "json"
+                                                : NULL;
+    if (of_chains)
+        argp_error(state, "--%s goes with --chains, which is missing",
+                   of_chains);
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
-    if (key == ARGP_KEY_ARG) argp_error(state, "too many arguments: %s", arg);
-    if (key == ARGP_KEY_END && !in->common.model)
-        argp_error(state, "--model is missing");
-    return ks_cli_common_key(&in->common, key, arg, state);
+    switch (key) {
+    case KEY_WHAT:
+        read_kinds(in, arg, state);
+        return 0;
+    case KEY_TOKENIZER:
+        in->own_tokenizer = arg;
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "too many arguments: %s", arg);
+        return 0;
+    case ARGP_KEY_END:
+        check(in, state);
+        return 0;
+    default:
+        return ks_cli_common_key(&in->common, key, arg, state);
+    }
 }
 
 static const struct argp argp = {
     .options = option_list,
     .parser = parse,
-    .args_doc = "--model PATH",
-    .doc = "Reads {\"context\",\"continuation\"} a line and answers with the "
-           "continuation's {\"ids\",\"logprobs\"}: one tokenisation of both, "
-           "a token belongs to the part that holds its first byte. An empty "
-           "context stands for the model's BOS.",
+    .args_doc = "--model PATH\n--model PATH --chains FILE --out FILE",
+    .doc =
+        "Without --chains it reads {\"context\",\"continuation\"} a line and "
+        "answers with the continuation's {\"ids\",\"logprobs\"}: one "
+        "tokenisation of both, a token belongs to the part that holds its "
+        "first byte. An empty context stands for the model's BOS.\n\n"
+        "With --chains it scores every step of every chain, for keystep probe "
+        "--baseline-scores.\v"
+        "logprob: mean log-probability of the step's tokens. entropy: mean "
+        "entropy of the distributions that gave them, in nats. judge: the "
+        "model is asked whether the step is important or removable, with the "
+        "question and the steps before it in view; log P(\" important\") - log "
+        "P(\" removable\") as its answer, nothing is sampled. judge-step: the "
+        "same of the step alone. A step without a token, or beyond the model's "
+        "context, gets null. docs/method.md has the judge's text.",
 };
 
 /* Ids of context + continuation; *first: where the continuation begins. */
@@ -149,12 +247,91 @@ done:
     return st;
 }
 
+/* ------------------------------------------------------------------- chains
+ */
+
+static void show(void *user, size_t done, size_t all,
+                 const ks_generate_stats *stats) {
+    input *in = user;
+    double took = ks_seconds() - in->since;
+    if (!in->progress) return;
+    ks_progress_rate(
+        in->progress, "tok", (double)stats->computed / took,
+        done ? took * (double)(all - done) / (double)done : INFINITY, false);
+    ks_progress_set(in->progress, (double)done);
+}
+
+static void sum_up(const input *in, const ks_score_sum *sum) {
+    if (in->common.json)
+        ks_cli_print_json(json_pack(
+            "{s:s,s:I,s:I,s:I,s:I,s:I,s:f}", "out", in->common.out, "chains",
+            (json_int_t)sum->chains, "taken_over", (json_int_t)sum->taken_over,
+            "steps", (json_int_t)sum->steps, "without",
+            (json_int_t)sum->without, "computed",
+            (json_int_t)sum->stats.computed, "seconds", sum->took));
+    if (in->common.quiet) return;
+    if (sum->without)
+        ks_log(KS_LOG_INFO,
+               "score: %lld of %lld steps lack a score (no token of their own, "
+               "or beyond the context): null",
+               (long long)sum->without, (long long)sum->steps);
+    ks_log(
+        KS_LOG_INFO,
+        "score: %lld steps of %zu chains, %lld tokens through the model, %.1f "
+        "s",
+        (long long)sum->steps, sum->chains, (long long)sum->stats.computed,
+        sum->took);
+}
+
+static ks_status score_chains(input *in, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_cli_common *c = &in->common;
+    const uint32_t both = 1u << KS_SCORE_LOGPROB | 1u << KS_SCORE_ENTROPY;
+    ks_score_job *job = NULL;
+    ks_score_sum sum;
+    ks_score_options options = {
+        .model = c->model,
+        .tokenizer = in->own_tokenizer,
+        .chains = c->chains,
+        .problems = c->problems,
+        .out = c->out,
+        .kinds = in->kinds ? in->kinds : both,
+        .force = c->force,
+        .resume = c->resume,
+        .memory = c->memory,
+        .engine = {.backend = c->backend,
+                   .threads = c->threads,
+                   .memory = ks_cli_on_device(c->backend) ? c->memory : 0,
+                   .batch_tokens = c->batch_tokens}};
+    if (c->template_)
+        KS_TRY(ks_template_find(c->template_, &options.which, err));
+    KS_TRY(ks_score_open(&job, &options, err));
+    if (!c->quiet)
+        in->progress =
+            ks_progress_open("score", "chain", (double)ks_score_chains(job));
+    in->since = ks_seconds();
+    st = ks_score_run(job, show, in, &sum, err);
+    ks_progress_close(&in->progress);
+    KS_TRY(st);
+    sum_up(in, &sum);
+done:
+    ks_score_close(&job);
+    return st;
+}
+
+/* --------------------------------------------------------------------- all */
+
 int ks_cmd_score(int argc, char **argv) {
     input in = {0};
     ks_cli_common_init(&in.common);
     int code = ks_cli_parse(&argp, "score", argc, argv, &in);
     if (code != KS_EXIT_DONE) return code;
     ks_err err = {0};
+    if (in.common.chains) {
+        if (score_chains(&in, &err) != KS_OK)
+            code = ks_cli_failed("score", &err);
+        return code;
+    }
     if (open_all(&in, &err) == KS_OK)
         code = ks_cli_lines(answer, &in);
     else

@@ -116,6 +116,29 @@ Test(memory, long_batch) {
     ks_engine_close(&there);
 }
 
+/* Logits come back a few rows at a time. */
+Test(memory, entropies) {
+    enum { N = 90 };
+    ks_engine *here = open_plain("qwen2"), *there = open_apart("qwen2");
+    float a[N], b[N];
+    int32_t ids[N];
+    ks_run_limits limits = {.max_tokens = N};
+    ks_seqs seqs = {1, N, (int32_t[]){0, N}, NULL, NULL, 0, NULL};
+    for (int32_t t = 0; t < N; t++)
+        ids[t] = (t * 13 + 1) % here->model->config.n_vocab;
+    for (int k = 0; k < 2; k++) {
+        ks_engine *e = k ? there : here;
+        ks_view hidden;
+        must(ks_engine_reserve(e, &limits, err));
+        must(ks_forward(e->run, &seqs, ids, NULL, NULL, NULL, &hidden, err));
+        must(ks_run_entropy(e->run, hidden, k ? b : a, err));
+    }
+    cr_expect_eq(memcmp(a, b, sizeof a), 0);
+    ks_engine_close(&here);
+    ks_engine_close(&there);
+    cr_expect_eq(apart.n_live, 0, "%zu buffers left", apart.n_live);
+}
+
 /* ----------------------------------------------------------------- generation
  */
 

@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <math.h>
 
+#include "draw.h"
 #include "golden.h"
 #include "session.h"
 
@@ -37,7 +38,7 @@ typedef struct asked {
     ks_request request;
     int32_t ids[MOST + NEW], answer[NEW];
     int32_t n_answer, set[SHORT];
-    float logs[MOST];
+    float logs[MOST], entropies[MOST];
     ks_finish finish;
     int times;
 } asked;
@@ -73,7 +74,7 @@ static void fill(crowd *c, uint32_t seed) {
                                   .stream = 1000u + (uint32_t)i,
                                   .group = i,
                                   .tag = (size_t)i,
-                                  .ask = (ks_ask)draw(&s, 3)};
+                                  .ask = (ks_ask)draw(&s, 4)};
         if (again) { /* another sample of the prompt before */
             memcpy(a->ids, a[-1].ids, sizeof a->ids);
             a->request.n_prompt = a[-1].request.n_prompt;
@@ -102,6 +103,10 @@ static ks_status keep(void *user, const ks_request *request,
         memcpy(a->answer, answer->ids, (size_t)answer->n * sizeof(int32_t));
     else
         memcpy(a->logs, answer->logs, (size_t)answer->n * sizeof(float));
+    cr_assert_eq(answer->entropies != NULL, request->ask == KS_ASK_ENTROPY);
+    if (answer->entropies)
+        memcpy(a->entropies, answer->entropies,
+               (size_t)answer->n * sizeof(float));
     if (c->n_added < ASKED)
         return ks_session_add(c->session, &c->at[c->n_added++].request, err);
     return KS_OK;
@@ -118,7 +123,8 @@ static void run(crowd *c, ks_engine *engine, const ks_generate_options *options,
 }
 
 /* Without a session: a forward over the whole, its rows scored. */
-static void forward_alone(ks_engine *e, const asked *a, float *logs) {
+static void forward_alone(ks_engine *e, const asked *a, float *logs,
+                          float *entropies) {
     const ks_request *r = &a->request;
     int32_t n = r->n_prompt - r->from;
     ks_run_limits limits = {.max_tokens = r->n_prompt};
@@ -129,7 +135,9 @@ static void forward_alone(ks_engine *e, const asked *a, float *logs) {
     must(ks_forward(e->run, &seqs, a->ids, NULL, NULL, NULL, &hidden, err));
     hidden.data = (float *)hidden.data + (r->from - 1) * hidden.stride;
     hidden.rows = n;
-    if (r->ask == KS_ASK_SCORE) {
+    if (r->ask == KS_ASK_ENTROPY)
+        must(ks_run_entropy(e->run, hidden, entropies, err));
+    if (r->ask != KS_ASK_SHARE) {
         must(ks_run_score(e->run, hidden, a->ids + r->from, logs, err));
         return;
     }
@@ -152,11 +160,16 @@ static void forward_alone(ks_engine *e, const asked *a, float *logs) {
 }
 
 static void expect_logs(ks_engine *engine, const asked *a, const char *what) {
-    float logs[MOST];
-    forward_alone(engine, a, logs);
+    float logs[MOST], entropies[MOST];
+    forward_alone(engine, a, logs, entropies);
     cr_expect_eq(a->n_answer, a->request.n_prompt - a->request.from);
     cr_expect_eq(memcmp(logs, a->logs, (size_t)a->n_answer * sizeof(float)), 0,
                  "%s: request %zu: other bits", what, a->request.tag);
+    if (a->request.ask == KS_ASK_ENTROPY)
+        cr_expect_eq(memcmp(entropies, a->entropies,
+                            (size_t)a->n_answer * sizeof(float)),
+                     0, "%s: request %zu: other entropies", what,
+                     a->request.tag);
 }
 
 /* The sample of the same request alone, in a session of its own. */
@@ -216,6 +229,35 @@ Test(session, crowds_get_what_each_gets_alone) {
     }
     cr_expect_gt(preempted, 0, "nobody gave way");
     ks_engine_close(&alone);
+}
+
+/* -sum of p log p over log-probabilities of every id, with soft-capped logits
+ * too. More rows than the logits that exist at once. */
+Test(session, entropy_by_all_log_probabilities) {
+    enum { N = KS_DRAW_ROWS + 7 };
+    ks_engine *e = open_small(512, 2);
+    int32_t vocab = e->model->config.n_vocab, ids[N];
+    float logs[N], entropies[N];
+    ks_run_limits limits = {.max_tokens = N};
+    ks_seqs seqs = {1, N, (int32_t[]){0, N}, NULL, NULL, 0, NULL};
+    ks_view hidden;
+    for (int32_t t = 0; t < N; t++) ids[t] = (t * 11 + t / 7) % vocab;
+    must(ks_engine_reserve(e, &limits, err));
+    for (int capped = 0; capped < 2; capped++) {
+        double want[N] = {0};
+        e->model->config.final_softcap = capped ? 3 : 0;
+        must(ks_forward(e->run, &seqs, ids, NULL, NULL, NULL, &hidden, err));
+        must(ks_run_entropy(e->run, hidden, entropies, err));
+        for (int32_t v = 0; v < vocab; v++) {
+            int32_t targets[N];
+            for (int32_t t = 0; t < N; t++) targets[t] = v;
+            must(ks_run_score(e->run, hidden, targets, logs, err));
+            for (int32_t t = 0; t < N; t++)
+                want[t] -= (double)logs[t] * exp((double)logs[t]);
+        }
+        cr_expect(close_f32("entropies", entropies, want, N, 1e-5, 1e-5));
+    }
+    ks_engine_close(&e);
 }
 
 static size_t heap_in_use(void) {

@@ -249,7 +249,6 @@ Test(probe_kinds, bad_options_are_refused) {
         {"--protocol published --published-rates 1e-3,", "--published-rates",
          2},
         {"--probes lw-linear --layers 0", "--layers", 2},
-        {"--probes lw-linear --memory 20K", "--memory", 1},
     };
     for (size_t k = 0; k < KS_COUNT(bad); k++) {
         cr_expect(eq(int, run(bad[k].arguments), bad[k].code), "%s",
@@ -263,7 +262,8 @@ Test(probe_kinds, bad_options_are_refused) {
 
 #endif
 
-/* 480 steps of the file, 399 probed, in 4 layers, 6 wide, 4 bytes */
+/* All layers at once do not fit, one at a time does. start: as if the process
+ * had taken nothing. */
 Test(stack, layers_beyond_the_memory_are_refused) {
     static fixture g;
     ks_dataset *d = NULL;
@@ -278,13 +278,29 @@ Test(stack, layers_beyond_the_memory_are_refused) {
     fixture_make(&g);
     ks_dataset_paths paths = {.acts = g.acts, .labels = g.labels};
     cr_assert(eq(int, ks_dataset_open(&d, &paths, &err), KS_OK));
+    /* 480 steps of the file, 399 probed, in 4 layers, 6 wide, 4 bytes */
+    ks_room room = {.limit = 59400 - 1, .start = SIZE_MAX};
+    cr_expect(eq(i64, 24 * (ROWS + (LAYERS + 2) * d->n), 59400));
     cr_expect(eq(int,
-                 ks_stack_read(&stack, d, &series, true, false, 40960, &err),
-                 KS_NOMEM));
-    cr_expect(strstr(err.text, "59400 bytes") != NULL, "%s", err.text);
+                 ks_stack_read(&stack, d, &series, true, false, &room, &err),
+                 KS_LIMIT));
+    cr_expect(strstr(err.text, "59400 bytes") && strstr(err.text, "--memory"),
+              "%s", err.text);
     cr_expect(eq(int,
-                 ks_stack_read(&stack, d, &series, false, true, 40960, &err),
+                 ks_stack_read(&stack, d, &series, false, true, &room, &err),
                  KS_OK));
+    cr_expect(stack.x == NULL && stack.mean != NULL);
+    ks_stack_free(&stack);
+    room.limit++;
+    cr_assert(eq(int,
+                 ks_stack_read(&stack, d, &series, true, true, &room, &err),
+                 KS_OK));
+    for (int64_t k = 0; k < d->n * WIDTH; k++) {
+        double mean = 0;
+        for (int64_t l = 1; l <= LAYERS; l++)
+            mean += (double)stack.x[l * d->n * WIDTH + k] / LAYERS;
+        cr_assert(fabs(mean - (double)stack.mean[k]) <= 1e-5);
+    }
     ks_stack_free(&stack);
     ks_dataset_close(&d);
     fixture_free(&g);

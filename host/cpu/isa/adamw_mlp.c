@@ -17,7 +17,7 @@ enum {
     RANGE = 1024, /* inputs of a piece; sums join in this size */
     STRIP = 64,   /* of them at a time: x of a batch stays in L1 */
     WIDE = 4,     /* vectors of units at a time */
-    ROWS = KS_WIDE ? 4 : 2
+    ROWS = 4
 };
 
 /* One run while it trains. */
@@ -30,6 +30,7 @@ typedef struct mlp {
     ks_shuffle order;    /* of the epoch */
     int32_t epoch, next; /* batch that comes */
     int32_t *row[2];     /* [batch] of the batch behind, and of the next */
+    float *x[2];         /* [strips, batch, STRIP] their inputs */
     float *act[KS_ADAMW_MOST_HIDDEN];   /* [batch, units] after ReLU */
     float *slope[KS_ADAMW_MOST_HIDDEN]; /* of the loss by what went into it */
     float *part;                        /* [ranges, batch, units] of layer 0 */
@@ -38,57 +39,108 @@ typedef struct mlp {
 
 /* ------------------------------------------------------------------- blocks */
 
-/* out [n, units] += in [n, inputs] w [inputs, units]; n: a multiple of ROWS. */
+/* ROWS rows and `wide` vectors of units of forward_block. */
+KS_INLINE void forward_tile(float *out, const float *in, int64_t in_stride,
+                            const float *w, int64_t inputs, int64_t units,
+                            int wide) {
+    vf sum[ROWS][WIDE];
+    for (int r = 0; r < ROWS; r++)
+        for (int q = 0; q < wide; q++)
+            sum[r][q] = vload(out + r * units + q * VL);
+    for (int64_t k = 0; k < inputs; k++) {
+        vf weight[WIDE];
+        for (int q = 0; q < wide; q++)
+            weight[q] = vload(w + k * units + q * VL);
+        for (int r = 0; r < ROWS; r++) {
+            vf x = vset(in[r * in_stride + k]);
+            for (int q = 0; q < wide; q++)
+                sum[r][q] = madd(x, weight[q], sum[r][q]);
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int q = 0; q < wide; q++)
+            vstore(out + r * units + q * VL, sum[r][q]);
+}
+
+/* out [n, units] += in [n, inputs] w [inputs, units]; n: a multiple of ROWS.
+ * Twelve sums hide an addition's latency; 16 registers hold no more. */
 static void forward_block(float *out, const float *in, int64_t in_stride,
                           int32_t n, const float *w, int64_t inputs,
                           int64_t units) {
-    for (int64_t u = 0; u < units; u += WIDE * VL)
+    for (int64_t left = units / VL, u = 0; left > 0;) {
+        int wide = KS_WIDE ? WIDE : left == 4 || left == 2 ? 2 : 3;
         for (int32_t i = 0; i < n; i += ROWS) {
-            vf sum[ROWS][WIDE];
-            for (int r = 0; r < ROWS; r++)
-                for (int q = 0; q < WIDE; q++)
-                    sum[r][q] = vload(out + (i + r) * units + u + q * VL);
-            for (int64_t k = 0; k < inputs; k++) {
-                vf weight[WIDE];
-                for (int q = 0; q < WIDE; q++)
-                    weight[q] = vload(w + k * units + u + q * VL);
-                for (int r = 0; r < ROWS; r++) {
-                    vf x = vset(in[(i + r) * in_stride + k]);
-                    for (int q = 0; q < WIDE; q++)
-                        sum[r][q] = madd(x, weight[q], sum[r][q]);
-                }
-            }
-            for (int r = 0; r < ROWS; r++)
-                for (int q = 0; q < WIDE; q++)
-                    vstore(out + (i + r) * units + u + q * VL, sum[r][q]);
+            float *to = out + i * units + u;
+            const float *x = in + i * in_stride;
+            if (wide == 3)
+                forward_tile(to, x, in_stride, w + u, inputs, units, 3);
+            else
+                forward_tile(to, x, in_stride, w + u, inputs, units,
+                             KS_WIDE ? WIDE : 2);
         }
+        left -= wide;
+        u += wide * VL;
+    }
 }
 
-/* One step of w [inputs, units] for the gradient in' slope; inputs even. */
+enum {
+    BLOCK = 2 * WIDE, /* vectors of a block: 2 inputs, WIDE of units */
+    AHEAD = 4         /* inputs whose state is asked for ahead */
+};
+
+/* A block whose gradient is there and whose step is not. */
+typedef struct late {
+    vf g[BLOCK];
+    float *w, *m, *v; /* NULL: none */
+} late;
+
+/* Vector k of the block. */
+KS_INLINE void step_late(const late *b, int64_t units, int k,
+                         const ks_adamw_rate *rate) {
+    int64_t at = k / WIDE * units + k % WIDE * VL, ahead = at + AHEAD * units;
+    if (k * VL % 16 == 0) { /* a line of 64 bytes */
+        __builtin_prefetch(b->w + ahead, 1, 3);
+        __builtin_prefetch(b->m + ahead, 1, 3);
+        __builtin_prefetch(b->v + ahead, 1, 3);
+    }
+    vstore(b->w + at, ks__adamw_vector(vload(b->w + at), b->g[k], b->m + at,
+                                       b->v + at, rate));
+}
+
+/* One step of w [inputs, units] for the gradient in' slope; inputs even. The
+ * roots and divisions of a block's step go between the products of the next
+ * block's gradient, which hide them. */
 static void step_block(float *w, float *m, float *v, int64_t inputs,
                        int64_t units, const float *in, int64_t in_stride,
                        const float *slope, int32_t n,
                        const ks_adamw_rate *rate) {
+    late b = {.w = NULL};
     for (int64_t k = 0; k < inputs; k += 2)
         for (int64_t u = 0; u < units; u += WIDE * VL) {
             vf g[2][WIDE];
             for (int q = 0; q < WIDE; q++) g[0][q] = g[1][q] = vset(0);
-            for (int32_t i = 0; i < n; i++) {
-                vf a = vset(in[i * in_stride + k]);
-                vf b = vset(in[i * in_stride + k + 1]);
-                for (int q = 0; q < WIDE; q++) {
-                    vf s = vload(slope + i * units + u + q * VL);
-                    g[0][q] = madd(a, s, g[0][q]);
-                    g[1][q] = madd(b, s, g[1][q]);
+            for (int part = 0; part < BLOCK; part++) {
+                for (int32_t i = n * part / BLOCK; i < n * (part + 1) / BLOCK;
+                     i++) {
+                    vf x = vset(in[i * in_stride + k]);
+                    vf y = vset(in[i * in_stride + k + 1]);
+                    for (int q = 0; q < WIDE; q++) {
+                        vf s = vload(slope + i * units + u + q * VL);
+                        g[0][q] = madd(x, s, g[0][q]);
+                        g[1][q] = madd(y, s, g[1][q]);
+                    }
                 }
+                if (b.w) step_late(&b, units, part, rate);
             }
-            for (int e = 0; e < 2; e++)
-                for (int q = 0; q < WIDE; q++) {
-                    int64_t at = (k + e) * units + u + q * VL;
-                    vstore(w + at, ks__adamw_vector(vload(w + at), g[e][q],
-                                                    m + at, v + at, rate));
-                }
+            for (int q = 0; q < WIDE; q++) {
+                b.g[q] = g[0][q];
+                b.g[WIDE + q] = g[1][q];
+            }
+            int64_t at = k * units + u;
+            b.w = w + at, b.m = m + at, b.v = v + at;
         }
+    for (int part = 0; b.w && part < BLOCK; part++)
+        step_late(&b, units, part, rate);
 }
 
 /* Steps of biases [units]: the sums of slope [n, units]. */
@@ -134,6 +186,16 @@ static void gather(const mlp *s, const int32_t *row, int32_t n_rows, int32_t n,
     }
 }
 
+/* Rows lie anywhere: the strip from f on is asked for ahead. */
+static void fetch(const mlp *s, const int32_t *row, int32_t n, int64_t f) {
+    const ks_adamw_job *job = s->job;
+    int64_t layer = s->run->layer + f / job->stride;
+    const float *x = job->x + layer * job->n * job->stride + f % job->stride;
+    for (int32_t i = 0; i < n; i++)
+        for (int j = 0; j < STRIP; j += 16)
+            __builtin_prefetch(x + row[i] * job->stride + j, 0, 2);
+}
+
 /* --------------------------------------------------------------- first layer
  */
 
@@ -168,22 +230,21 @@ static void run_range(mlp *s, int32_t range) {
     int64_t units = job->hidden[0], wide = ks_adamw_wide(job);
     int64_t end = KS_MIN(wide, (range + 1) * (int64_t)RANGE);
     bool update = s->next > 0, forward = s->next < s->run->n_batches;
-    float strip[(KS_ADAMW_MOST_BATCH + ROWS) * STRIP];
     float *out = s->part + range * (int64_t)wide_n * units;
     if (s->next > s->run->n_batches) return;
     if (forward) memset(out, 0, (size_t)(wide_n * units) * sizeof *out);
     for (int64_t f = range * (int64_t)RANGE; f < end; f += STRIP) {
         int64_t count = KS_MIN(STRIP, end - f), at = f * units;
-        if (update) {
-            gather(s, s->row[0], n, n, f, count, strip);
-            step_block(s->run->param + at, s->m + at, s->v + at, count, units,
-                       strip, STRIP, s->slope[0], n, &s->rate);
-        }
         if (forward) {
-            gather(s, s->row[1], n, wide_n, f, count, strip);
-            forward_block(out, strip, STRIP, wide_n, s->run->param + at, count,
-                          units);
+            gather(s, s->row[1], n, wide_n, f, count, s->x[1] + f * wide_n);
+            if (f + STRIP < end) fetch(s, s->row[1], n, f + STRIP);
         }
+        if (update)
+            step_block(s->run->param + at, s->m + at, s->v + at, count, units,
+                       s->x[0] + f * wide_n, STRIP, s->slope[0], n, &s->rate);
+        if (forward)
+            forward_block(out, s->x[1] + f * wide_n, STRIP, wide_n,
+                          s->run->param + at, count, units);
     }
 }
 
@@ -304,7 +365,9 @@ static void run_head(mlp *s) {
 static void find_rows(mlp *s) {
     const ks_adamw_job *job = s->job;
     int32_t *was = s->row[0];
+    float *x = s->x[0];
     s->row[0] = s->row[1], s->row[1] = was;
+    s->x[0] = s->x[1], s->x[1] = x;
     if (s->next >= s->run->n_batches) return;
     for (int32_t i = 0; i < job->batch; i++)
         s->row[1][i] = s->run->rows[ks_shuffle_at(
@@ -338,8 +401,10 @@ static int64_t batch_floats(const ks_adamw_job *job) {
 static void mlp_close(mlp *s) {
     free(s->m);
     free(s->part);
-    free(s->row[0]);
-    free(s->row[1]);
+    for (int k = 0; k < 2; k++) {
+        free(s->row[k]);
+        free(s->x[k]);
+    }
 }
 
 static ks_status mlp_open(mlp *s, const ks_adamw_job *job,
@@ -359,9 +424,13 @@ static ks_status mlp_open(mlp *s, const ks_adamw_job *job,
         at += 2 * rows * (int64_t)job->hidden[l];
     }
     s->z = at;
-    for (int k = 0; k < 2; k++)
+    int64_t wide = (ks_adamw_wide(job) + STRIP - 1) / STRIP * STRIP;
+    for (int k = 0; k < 2; k++) {
         KS_TRY(ks_alloc(&s->row[k], (size_t)rows, sizeof(int32_t), "a batch",
                         err));
+        KS_TRY(ks_alloc(&s->x[k], (size_t)(rows * wide), sizeof(float),
+                        "a batch", err));
+    }
 done:
     if (st) mlp_close(s);
     return st;

@@ -1,0 +1,542 @@
+/* plot.c - gnuplot's commands for a figure; see plot.h. */
+#include "plot.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Okabe and Ito's colours, which people tell apart however they see colours,
+ * in the order of the positions; marks of different shape beside them. */
+static const char *const tone_colour[] = {
+    "#0072B2", "#D55E00", "#009E73", "#AA4499", "#555555",
+    /* runs: Tol's muted colours */
+    "#332288", "#117733", "#882255", "#8a7a1c", "#2b8cb3"};
+static const int tone_mark[] = {7, 9, 5, 13, 11, 6, 8, 4, 12, 10};
+static const char grey[] = "#9a9a9a";
+
+static const char *colour_of(int tone) {
+    return tone >= 0 && (size_t)tone < KS_COUNT(tone_colour) ? tone_colour[tone]
+                                                             : grey;
+}
+
+static int mark_of(int tone) {
+    return tone >= 0 && (size_t)tone < KS_COUNT(tone_mark) ? tone_mark[tone]
+                                                           : 7;
+}
+
+/* A string between single quotes: those in it are doubled; gnuplot looks for
+ * nothing else there. */
+static ks_status add_quoted(ks_str *out, const char *text, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(ks_str_add(out, "'", 1, err));
+    for (; *text; text++) {
+        if (*text == '\'') KS_TRY(ks_str_add(out, "'", 1, err));
+        unsigned char c = (unsigned char)*text;
+        KS_TRY(ks_str_add(out, c < 0x20 || c == 0x7F ? " " : text, 1, err));
+    }
+    KS_TRY(ks_str_add(out, "'", 1, err));
+done:
+    return st;
+}
+
+/* before, the quoted text, after */
+static ks_status add_named(ks_str *out, const char *before, const char *text,
+                           const char *after, ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(ks_str_printf(out, err, "%s", before));
+    KS_TRY(add_quoted(out, text, err));
+    KS_TRY(ks_str_printf(out, err, "%s", after));
+done:
+    return st;
+}
+
+static ks_status add_value(ks_str *out, double v, ks_err *err) {
+    return isfinite(v) ? ks_str_printf(out, err, " %.6g", v)
+                       : ks_str_printf(out, err, " NaN");
+}
+
+/* v, but 0 where so many digits would show "-0.0". */
+static double shown_value(double v, int digits) {
+    return fabs(v) < 0.5 * pow(10, -digits) ? 0 : v;
+}
+
+/* ------------------------------------------------------------------- frame */
+
+static ks_status frame(const ks_report_figure *f, ks_picture picture,
+                       double width, double height, ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    if (picture == KS_PICTURE_SVG)
+        KS_TRY(
+            ks_str_printf(out, err,
+                          "reset\nset terminal svg noenhanced size %.0f,%.0f "
+                          "dynamic font 'Helvetica,14' background '#ffffff'\n",
+                          width, height));
+    else
+        KS_TRY(ks_str_printf(out, err,
+                             "reset\nset terminal pngcairo noenhanced size "
+                             "%.0f,%.0f font 'DejaVu Sans,18' linewidth 1.7 "
+                             "pointscale 1.7\n",
+                             1.6 * width, 1.6 * height));
+    KS_TRY(ks_str_printf(out, err,
+                         "set encoding utf8\nset output '%s.%s.new'\n", f->name,
+                         picture == KS_PICTURE_SVG ? "svg" : "png"));
+    KS_TRY(add_named(out, "set title ", f->title, " textcolor rgb '#222222'\n",
+                     err));
+    KS_TRY(add_named(out, "set xlabel ",
+                     f->kind == KS_FIGURE_STRIP
+                         ? "step; beneath it its label: \u25CF important, "
+                           "\u25CB removable, \u00B7 none"
+                         : f->x_label,
+                     " textcolor rgb '#444444'\n", err));
+    KS_TRY(add_named(out, "set ylabel ", f->y_label,
+                     " textcolor rgb '#444444'\n", err));
+    KS_TRY(ks_str_printf(
+        out, err,
+        "set border 3 lc rgb '#888888'\n"
+        "set xtics out nomirror textcolor rgb '#444444'\n"
+        "set ytics out nomirror textcolor rgb '#444444'\n"
+        "set key at screen 0.5,0.015 center bottom horizontal Left reverse "
+        "maxrows 1 samplen 2.5 width 2 textcolor rgb '#222222'\n"
+        "set style fill transparent solid 0.14 noborder\n"));
+done:
+    return st;
+}
+
+/* ------------------------------------------------------------------- lines */
+
+/* Where the name of a line stands behind its end. */
+struct end {
+    const ks_report_line *line;
+    double y; /* of the axis, moved apart where names would lie on another */
+};
+
+enum { MOST_NAMES = 12 };
+
+static size_t ends_of(const ks_report_figure *f, struct end *ends) {
+    size_t n = 0;
+    double times = f->percent ? 100 : 1;
+    /* a line of text, of the axis's 370 pixels */
+    double low = times * f->low, high = times * f->high,
+           gap = (high - low) * 19 / 370;
+    if (f->diagonal || f->n_lines > MOST_NAMES) return 0;
+    for (size_t i = 0; i < f->n_lines; i++) {
+        const ks_report_line *line = &f->lines[i];
+        size_t last = line->first + line->n;
+        while (last > line->first && isnan(f->points[last - 1].y)) last--;
+        if (last == line->first) continue;
+        struct end one = {line, times * f->points[last - 1].y};
+        size_t k = n++;
+        for (; k > 0 && ends[k - 1].y > one.y; k--) ends[k] = ends[k - 1];
+        ends[k] = one;
+    }
+    for (size_t i = 1; i < n; i++)
+        ends[i].y = fmax(ends[i].y, ends[i - 1].y + gap);
+    if (n && ends[n - 1].y > high) ends[n - 1].y = high;
+    for (size_t i = n; i-- > 1;)
+        ends[i - 1].y = fmin(ends[i - 1].y, ends[i].y - gap);
+    return n;
+}
+
+static ks_status line_names(const ks_report_figure *f, ks_str *out,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    struct end ends[MOST_NAMES];
+    size_t n = ends_of(f, ends), widest = 0;
+    for (size_t i = 0; i < n; i++) {
+        widest = KS_MAX(widest, strlen(ends[i].line->name));
+        KS_TRY(add_named(out, "set label ", ends[i].line->name, "", err));
+        KS_TRY(ks_str_printf(out, err,
+                             " at graph 1, first %.6g offset 0.8,0 left "
+                             "textcolor rgb '%s'\n",
+                             ends[i].y, colour_of(ends[i].line->tone)));
+    }
+    if (n) KS_TRY(ks_str_printf(out, err, "set rmargin %zu\n", widest + 3));
+done:
+    return st;
+}
+
+static ks_status line_data(const ks_report_figure *f, size_t which, ks_str *out,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_report_line *line = &f->lines[which];
+    double times = f->percent ? 100 : 1, along = f->diagonal ? times : 1;
+    KS_TRY(ks_str_printf(out, err, "$line%zu << EOD\n", which));
+    for (size_t i = line->first; i < line->first + line->n; i++) {
+        const ks_report_point *p = &f->points[i];
+        bool range = isfinite(p->low) && isfinite(p->high);
+        KS_TRY(add_value(out, along * p->x, err));
+        KS_TRY(add_value(out, times * p->y, err));
+        KS_TRY(add_value(out, times * (range ? p->low : p->y), err));
+        KS_TRY(add_value(out, times * (range ? p->high : p->y), err));
+        KS_TRY(ks_str_printf(out, err, "\n"));
+    }
+    KS_TRY(ks_str_printf(out, err, "EOD\n"));
+done:
+    return st;
+}
+
+static void span_of_x(const ks_report_figure *f, double *low, double *high) {
+    *low = INFINITY, *high = -INFINITY;
+    for (size_t i = 0; i < f->n_points; i++) {
+        *low = fmin(*low, f->points[i].x);
+        *high = fmax(*high, f->points[i].x);
+    }
+    if (!(*high > *low)) *low -= 0.5, *high += 0.5;
+}
+
+static double tic_step(double span) {
+    static const double steps[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000};
+    for (size_t i = 0; i < KS_COUNT(steps); i++)
+        if (span / steps[i] <= 16) return steps[i];
+    return pow(10, ceil(log10(span / 16)));
+}
+
+static ks_status line_axes(const ks_report_figure *f, ks_str *out,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    double low, high, times = f->percent ? 100 : 1;
+    span_of_x(f, &low, &high);
+    KS_TRY(ks_str_printf(out, err,
+                         "set grid ytics lc rgb '#e2e2e2' lt 1 lw 1\n"
+                         "set yrange [%.6g:%.6g]\n",
+                         times * f->low, times * f->high));
+    if (f->diagonal)
+        return ks_str_printf(out, err,
+                             "set xrange [%.6g:%.6g]\nset size ratio 1\n"
+                             "set arrow from graph 0,0 to graph 1,1 nohead lc "
+                             "rgb '#555555' dt 2 lw 1.5 back\n",
+                             times * f->low, times * f->high);
+    double pad = (high - low) * 0.02;
+    KS_TRY(ks_str_printf(out, err, "set xrange [%.6g:%.6g]\n", low - pad,
+                         high + pad));
+    if (f->whole_x)
+        KS_TRY(
+            ks_str_printf(out, err, "set xtics %.6g\n", tic_step(high - low)));
+done:
+    return st;
+}
+
+/* What the broken lines are, beneath the axis. */
+static ks_status reference_names(const ks_report_figure *f, ks_str *out,
+                                 ks_err *err) {
+    ks_status st = KS_OK;
+    char name[256];
+    double at = 0.09;
+    for (size_t i = 0; i < f->n_references; i++) {
+        snprintf(name, sizeof name, i ? "%s, %.1f" : "%s",
+                 f->references[i].name,
+                 (f->percent ? 100 : 1) * f->references[i].at);
+        KS_TRY(
+            ks_str_printf(out, err,
+                          "set arrow from screen %.4f,0.035 to screen "
+                          "%.4f,0.035 nohead lc rgb '#333333' dt %d lw 1.5\n",
+                          at, at + 0.03, i == 0 ? 2 : 3));
+        KS_TRY(add_named(out, "set label ", name, "", err));
+        KS_TRY(ks_str_printf(out, err,
+                             " at screen %.4f,0.035 left textcolor rgb "
+                             "'#444444'\n",
+                             at + 0.038));
+        at += 0.07 + 0.0098 * (double)strlen(name);
+    }
+    if (f->n_references) KS_TRY(ks_str_printf(out, err, "set bmargin 5.4\n"));
+done:
+    return st;
+}
+
+static ks_status lines(const ks_report_figure *f, ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    double times = f->percent ? 100 : 1;
+    const char *comma = "plot ";
+    struct end ends[MOST_NAMES];
+    bool named = ends_of(f, ends) > 0; /* else the key has the names */
+    for (size_t i = 0; i < f->n_lines; i++) KS_TRY(line_data(f, i, out, err));
+    KS_TRY(line_axes(f, out, err));
+    KS_TRY(line_names(f, out, err));
+    KS_TRY(reference_names(f, out, err));
+    if (f->diagonal)
+        KS_TRY(ks_str_printf(out, err,
+                             "set key at graph 0.97,0.04 right bottom vertical "
+                             "maxrows auto Right noreverse\n"));
+    else if (!named)
+        KS_TRY(ks_str_printf(out, err, "set bmargin 6.4\n"));
+    for (size_t i = 0; i < f->n_lines; i++, comma = ", \\\n  ")
+        KS_TRY(ks_str_printf(
+            out, err,
+            "%s$line%zu using 1:3:4 with filledcurves lc rgb '%s' notitle",
+            comma, i, colour_of(f->lines[i].tone)));
+    for (size_t i = 0; i < f->n_references; i++, comma = ", \\\n  ") {
+        KS_TRY(ks_str_printf(out, err,
+                             "%s%.6g with lines lc rgb '#333333' dt %d lw 1.5 "
+                             "notitle",
+                             comma, times * f->references[i].at,
+                             i == 0 ? 2 : 3));
+    }
+    for (size_t i = 0; i < f->n_lines; i++, comma = ", \\\n  ") {
+        KS_TRY(ks_str_printf(out, err,
+                             "%s$line%zu using 1:2 with linespoints lc rgb "
+                             "'%s' pt %d ps 0.7 lw 2.2 %s",
+                             comma, i, colour_of(f->lines[i].tone),
+                             mark_of(f->lines[i].tone),
+                             named ? "notitle" : "title "));
+        if (!named) KS_TRY(add_quoted(out, f->lines[i].name, err));
+    }
+    KS_TRY(ks_str_printf(out, err, "\n"));
+done:
+    return st;
+}
+
+/* -------------------------------------------------------------------- bars */
+
+static bool begins_group(const ks_report_figure *f, size_t i) {
+    const char *group = f->bars[i].group;
+    return i == 0 || (group && (!f->bars[i - 1].group ||
+                                strcmp(group, f->bars[i - 1].group) != 0));
+}
+
+/* The bar's place from below; groups have a gap with their name in it. */
+static double bar_place(const ks_report_figure *f, size_t which,
+                        double *total) {
+    double place = 0, at = 0;
+    for (size_t i = 0; i < f->n_bars; i++) {
+        place += f->bars[i].group && begins_group(f, i) ? 1.1 : 0;
+        if (i == which) at = place;
+        place += 1;
+    }
+    *total = place;
+    return at;
+}
+
+static ks_status bar_names(const ks_report_figure *f, double total, ks_str *out,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    double unused;
+    KS_TRY(ks_str_printf(out, err, "set ytics scale 0 ("));
+    for (size_t i = 0; i < f->n_bars; i++) {
+        KS_TRY(add_named(out, i ? ", " : "", f->bars[i].name, "", err));
+        KS_TRY(
+            ks_str_printf(out, err, " %.6g", total - bar_place(f, i, &unused)));
+    }
+    KS_TRY(ks_str_printf(out, err, ")\n"));
+    for (size_t i = 0; i < f->n_bars; i++) {
+        if (!f->bars[i].group || !begins_group(f, i)) continue;
+        KS_TRY(add_named(out, "set label ", f->bars[i].group, "", err));
+        KS_TRY(ks_str_printf(out, err,
+                             " at graph 0, first %.6g offset 0.3,0 left "
+                             "textcolor rgb '#555555' front\n",
+                             total - bar_place(f, i, &unused) + 0.95));
+    }
+done:
+    return st;
+}
+
+/* "96.8" behind the bars, in a column of its own. */
+static ks_status bar_values(const ks_report_figure *f, double total,
+                            ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    double unused;
+    for (size_t i = 0; i < f->n_bars; i++) {
+        double v = (f->percent ? 100 : 1) * f->bars[i].value;
+        int digits = f->percent ? 1 : 2;
+        if (!isfinite(v)) continue;
+        KS_TRY(ks_str_printf(
+            out, err,
+            "set label '%.*f' at graph 1, first %.6g offset 4.6,0 right "
+            "textcolor rgb '#222222'\n",
+            digits, shown_value(v, digits), total - bar_place(f, i, &unused)));
+    }
+done:
+    return st;
+}
+
+/* The line that bars begin at, group by group: names stand between. */
+static ks_status bar_axis(const ks_report_figure *f, double from, double total,
+                          ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    double unused;
+    for (size_t i = 0, end; i < f->n_bars; i = end) {
+        for (end = i + 1; end < f->n_bars && !begins_group(f, end);) end++;
+        KS_TRY(ks_str_printf(
+            out, err,
+            "set arrow from %.6g,%.6g to %.6g,%.6g nohead lc rgb '#333333' lw "
+            "1.5 front\n",
+            from, total - bar_place(f, i, &unused) + 0.5, from,
+            total - bar_place(f, end - 1, &unused) - 0.5));
+    }
+done:
+    return st;
+}
+
+static ks_status bars(const ks_report_figure *f, ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    double total, unused, times = f->percent ? 100 : 1;
+    double from =
+        f->n_references ? times * f->references[0].at : times * f->low;
+    bar_place(f, 0, &total);
+    KS_TRY(bar_names(f, total, out, err));
+    KS_TRY(bar_values(f, total, out, err));
+    KS_TRY(ks_str_printf(
+        out, err,
+        "set rmargin 8\nset border 1 lc rgb '#888888'\nunset key\n"
+        "set grid xtics lc rgb '#e2e2e2' lt 1 lw 1\n"
+        "set xrange [%.6g:%.6g]\nset yrange [0.3:%.6g]\n"
+        "set style fill solid 0.85 noborder\nset bars 0.6\n",
+        times * f->low, times * f->high, total + 0.7));
+    KS_TRY(bar_axis(f, from, total, out, err));
+    /* one plot a bar: each has its colour */
+    for (size_t i = 0; i < f->n_bars; i++) {
+        const ks_report_bar *b = &f->bars[i];
+        double y = total - bar_place(f, i, &unused), v = times * b->value;
+        double cut = times * f->low;
+        if (!isfinite(v)) v = from;
+        bool range = isfinite(b->low) && isfinite(b->high);
+        KS_TRY(ks_str_printf(
+            out, err,
+            "$bar%zu << EOD\n%.6g %.6g %.6g %.6g %.6g %.6g %.6g "
+            "%.6g\nEOD\n",
+            i, fmax(v, cut), y, fmax(cut, fmin(v, from)), fmax(v, from),
+            y - 0.36, y + 0.36, fmax(cut, range ? times * b->low : v),
+            fmax(cut, range ? times * b->high : v)));
+    }
+    for (size_t i = 0; i < f->n_bars; i++)
+        KS_TRY(ks_str_printf(out, err,
+                             "%s$bar%zu using 1:2:3:4:5:6 with boxxyerror lc "
+                             "rgb '%s', $bar%zu using 1:2:7:8 with xerrorbars "
+                             "lc rgb '#222222' pt 0 lw 1.4",
+                             i ? ", \\\n  " : "plot ", i,
+                             colour_of(f->bars[i].tone), i));
+    KS_TRY(ks_str_printf(out, err, "\n"));
+done:
+    return st;
+}
+
+/* ---------------------------------------------------------- heat and strip */
+
+static ks_status heat_names(const ks_report_figure *f, bool across, ks_str *out,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = across ? f->n_columns : f->n_rows;
+    const char **names = across ? f->columns : f->rows;
+    /* not more names than there is room for */
+    size_t step = (n + (across ? 29 : 19)) / (across ? 30 : 20);
+    KS_TRY(ks_str_printf(out, err, "set %stics scale 0 (", across ? "x" : "y"));
+    for (size_t i = 0; i < n; i += step) {
+        KS_TRY(add_named(out, i ? ", " : "", names[i], "", err));
+        KS_TRY(ks_str_printf(out, err, " %zu", i));
+    }
+    KS_TRY(ks_str_printf(out, err, ")\n"));
+done:
+    return st;
+}
+
+/* Figures in the cells, dark on light ones and light on dark ones. */
+static ks_status heat_numbers(const ks_report_figure *f, bool light,
+                              ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    double times = f->percent ? 100 : 1;
+    KS_TRY(ks_str_printf(out, err, "$%s << EOD\n", light ? "light" : "dark"));
+    for (size_t i = 0; i < f->n_values; i++) {
+        double part = (f->values[i] - f->low) / (f->high - f->low);
+        bool deep = f->diverging ? fabs(part - 0.5) > 0.4 : part > 0.58;
+        if (!isfinite(f->values[i]) || deep != light) continue;
+        double v = times * f->values[i];
+        int digits = f->percent ? 0 : 1;
+        KS_TRY(ks_str_printf(out, err, "%zu %zu %.*f\n", i % f->n_columns,
+                             i / f->n_columns, digits, shown_value(v, digits)));
+    }
+    /* a block must not be empty */
+    KS_TRY(ks_str_printf(out, err, "-99 -99 0\nEOD\n"));
+done:
+    return st;
+}
+
+static ks_status strip_marks(const ks_report_figure *f, ks_str *out,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    for (size_t i = 0; i < f->n_marks; i++)
+        KS_TRY(ks_str_printf(out, err,
+                             "set label '%s' at first %zu, first -1.1 center "
+                             "textcolor rgb '%s'\n",
+                             f->marks[i] == 1   ? "\u25CF"
+                             : f->marks[i] == 0 ? "\u25CB"
+                                                : "\u00B7",
+                             i, f->marks[i] == 1 ? "#b35806" : "#2166ac"));
+done:
+    return st;
+}
+
+static ks_status heat(const ks_report_figure *f, ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    double times = f->percent ? 100 : 1;
+    bool numbers = f->n_columns <= 20 && f->n_rows <= 34;
+    KS_TRY(ks_str_printf(out, err, "$map << EOD\n"));
+    for (size_t i = 0; i < f->n_values; i++) {
+        if (isfinite(f->values[i]))
+            KS_TRY(ks_str_printf(out, err, "%zu %zu %.6g\n", i % f->n_columns,
+                                 i / f->n_columns, times * f->values[i]));
+        else
+            KS_TRY(ks_str_printf(out, err, "%zu %zu NaN\n", i % f->n_columns,
+                                 i / f->n_columns));
+    }
+    KS_TRY(ks_str_printf(out, err, "EOD\n"));
+    KS_TRY(heat_numbers(f, false, out, err));
+    KS_TRY(heat_numbers(f, true, out, err));
+    KS_TRY(heat_names(f, true, out, err));
+    KS_TRY(heat_names(f, false, out, err));
+    KS_TRY(strip_marks(f, out, err));
+    KS_TRY(ks_str_printf(
+        out, err,
+        "unset key\nunset border\nset style fill solid 1 noborder\n"
+        "set colorbox user origin graph 1.02,0.1 size "
+        "graph 0.02,0.8 noborder\nset rmargin 9\n"
+        "set cbtics scale 0.4 textcolor rgb '#444444'\n"
+        "set cbrange [%.6g:%.6g]\nset xrange [-0.5:%.1f]\n"
+        "set yrange [%.1f:%.1f]\nset palette defined (%s)\n",
+        times * f->low, times * f->high, (double)f->n_columns - 0.5,
+        f->n_marks ? -1.7 : -0.5, (double)f->n_rows - 0.5,
+        f->diverging ? "0 '#2166ac', 0.25 '#92c5de', 0.5 '#f7f7f7', 0.75 "
+                       "'#fdb863', 1 '#b35806'"
+                     : "0 '#f7fbff', 0.25 '#c6dbef', 0.5 '#6baed6', 0.75 "
+                       "'#2171b5', 1 '#08306b'"));
+    KS_TRY(ks_str_printf(out, err, "plot $map with image pixels"));
+    if (numbers)
+        KS_TRY(ks_str_printf(
+            out, err,
+            ", $dark with labels textcolor rgb '#222222', $light with "
+            "labels textcolor rgb '#ffffff'"));
+    KS_TRY(ks_str_printf(out, err, "\n"));
+done:
+    return st;
+}
+
+/* ---------------------------------------------------------------------- all */
+
+static double height_of(const ks_report_figure *f) {
+    double total = 0;
+    switch (f->kind) {
+    case KS_FIGURE_BARS:
+        bar_place(f, 0, &total);
+        return 110 + 27 * total;
+    case KS_FIGURE_HEAT:
+    case KS_FIGURE_STRIP:
+        return 150 + KS_MIN(26.0 * (double)f->n_rows, 620.0);
+    default:
+        return f->diagonal ? 660 : 500;
+    }
+}
+
+ks_status ks__plot_script(const ks_report_figure *f, ks_picture picture,
+                          ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    double width = f->diagonal ? 640 : 900;
+    if (f->kind == KS_FIGURE_HEAT)
+        width = KS_MAX(620, KS_MIN(260.0 + 64.0 * (double)f->n_columns, 900.0));
+    KS_TRY(frame(f, picture, width, height_of(f), out, err));
+    if (f->kind == KS_FIGURE_LINES)
+        KS_TRY(lines(f, out, err));
+    else if (f->kind == KS_FIGURE_BARS)
+        KS_TRY(bars(f, out, err));
+    else
+        KS_TRY(heat(f, out, err));
+    KS_TRY(ks_str_printf(out, err, "unset output\n"));
+done:
+    return st;
+}

@@ -1,0 +1,67 @@
+/* sections.h - from checked runs to what the report says: one function a
+ * section. Internal to host/report/. */
+#ifndef KS_REPORT_SECTIONS_H
+#define KS_REPORT_SECTIONS_H
+
+#include "content.h"
+#include "runs.h"
+
+/* All sections of the runs, but for the chains; r starts as {0}. title NULL:
+ * made of the runs' models. */
+ks_status ks__sections_build(ks_report *r, const ks_runs *runs,
+                             const char *title, ks_err *err);
+
+/* Each adds one section, or a line to what is absent. */
+void ks__section_claims(ks_report *r, const ks_runs *runs);
+void ks__section_runs(ks_report *r, const ks_runs *runs);
+void ks__section_layers(ks_report *r, const ks_runs *runs);
+void ks__section_baselines(ks_report *r, const ks_runs *runs);
+void ks__section_probes(ks_report *r, const ks_runs *runs);
+void ks__section_protocols(ks_report *r, const ks_runs *runs);
+void ks__section_depth(ks_report *r, const ks_runs *runs);
+void ks__section_controls(ks_report *r, const ks_runs *runs);
+void ks__section_surface(ks_report *r, const ks_runs *runs);
+void ks__section_curves(ks_report *r, const ks_runs *runs);
+void ks__section_transfer(ks_report *r, const ks_runs *runs);
+
+/* ------------------------------------------------------------ in all of them
+ */
+
+/* "WHAT" of one run, "WHAT: NAME" of several. */
+const char *ks__of_run(ks_report *r, const ks_runs *runs, size_t run,
+                       const char *what);
+/* A name for files likewise, with `more` (may be NULL) behind. */
+const char *ks__file_of(ks_report *r, const ks_runs *runs, size_t run,
+                        const char *what, const char *more);
+/* A column "run", and its cell, where there are several. */
+void ks__run_column(ks_report_table *t, const ks_runs *runs);
+void ks__run_cell(ks_report_table *t, const ks_runs *runs, size_t run);
+
+/* "mean", or "resid mean" where the run has several streams. */
+const char *ks__where(ks_report *r, const ks_run *run, const json_t *object);
+/* A position's colour: its number, -1 for a word that is none. */
+int ks__tone(const json_t *object);
+/* Of list, the entry with this stream and position; NULL: none. */
+json_t *ks__same_where(const json_t *list, const json_t *where);
+
+/* interval: {"value","low","high"} or NULL. */
+void ks__cell_interval_of(ks_report_table *t, const json_t *interval);
+void ks__point_interval(ks_report_figure *f, double x, const json_t *interval);
+void ks__bar_interval(ks_report_figure *f, const char *group, const char *name,
+                      int tone, const json_t *interval);
+/* A name from a file, on one line and not too long. */
+const char *ks__named(ks_report *r, const json_t *object, const char *key);
+
+/* The series whose best layer does best; NULL: the run has none. */
+json_t *ks__best_series(const ks_run *run);
+/* The whole run says nothing about WHAT. */
+void ks__absent_in(ks_report *r, const ks_runs *runs, size_t run,
+                   const char *what);
+/* Rounds low down and high up to a tenth, at least [0.4, 1] of accuracies, and
+ * keeps all values of the figure inside. */
+void ks__fit_range(ks_report_figure *f, double low, double high);
+/* "mean 51.1 at 0, highest 96.8 at 8; ..", of a figure with lines. */
+const char *ks__lines_finding(ks_report *r, const ks_report_figure *f,
+                              const char *what);
+
+#endif
