@@ -61,7 +61,7 @@ static void put_start(const work *w, int32_t column, const double *raw,
 static ks_status find_starts(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_attention_rows *r = w->rows;
-    size_t d = (size_t)r->d, n = (size_t)(w->holds.n * KS_ATTENDED_STRENGTHS);
+    size_t d = (size_t)r->d, n = (size_t)w->holds.n * KS_ATTENDED_STRENGTHS;
     const ks_l2_design design = {r->y, r->fold};
     ks_l2 *l2 = NULL;
     ks_l2_column *columns = NULL;

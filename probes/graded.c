@@ -414,7 +414,8 @@ ks_status ks_graded_run(ks_graded *out, const char *score,
                         const ks_analysis_input *in, int64_t *done,
                         ks_err *err) {
     ks_status st = KS_OK;
-    work w = {.in = in, .out = out, .done = done};
+    work w = {.in = in, .out = out};
+    w.done = done;
     *out = (ks_graded){.name = score,
                        .n_fits = in->folds->n_seeds * in->folds->n_folds};
     KS_TRY(

@@ -291,15 +291,15 @@ static void step(work *w, int32_t k, double *scratch, int32_t *list) {
     ks_l2_fitting *f = &w->f;
     state *c = &w->states[k];
     int64_t m = f->l2->d + 1, at = k * m;
-    const lasso p = {metric_of(w, k),
-                     f->g_base + at,
-                     f->base + at,
-                     scratch,
-                     scratch + m,
-                     list,
-                     m,
-                     c->t,
-                     c->lambda};
+    lasso p = {.b = metric_of(w, k),
+               .g = f->g_base + at,
+               .x = f->base + at,
+               .s = scratch,
+               .q = scratch + m,
+               .m = m,
+               .t = c->t,
+               .lambda = c->lambda};
+    p.list = list;
     memset(scratch, 0, (size_t)(2 * m) * sizeof *scratch);
     solve_lasso(&p, KS_MAX(0.1 * w->tolerance, 0.03 * c->optimality));
     for (int64_t j = 0; j < m; j++)
@@ -348,7 +348,7 @@ static void move(work *w, int32_t k, bool exact, double *scratch,
     ks_l2_fitting *f = &w->f;
     state *c = &w->states[k];
     int64_t m = f->l2->d + 1, at = k * m;
-    double curvature;
+    double curvature = 0;
     if (!c->fresh && !accept(w, k, exact, &curvature)) {
         c->t = KS_MIN(3 * c->t, MOST_STEP);
         step(w, k, scratch, list);

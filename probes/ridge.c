@@ -181,7 +181,7 @@ ks_status ks_ridge_fit(ks_ridge *out, const float *x, int64_t d,
     ks__holds_fill(&w.holds, folds, 0, true);
     *out = (ks_ridge){.n_fits = folds->n_seeds * folds->n_folds};
     size_t columns = (size_t)column_of(&w, w.holds.n, 0, 0);
-    size_t fits = (size_t)(n_targets * out->n_fits), n = (size_t)folds->n;
+    size_t fits = (size_t)n_targets * (size_t)out->n_fits, n = (size_t)folds->n;
     KS_TRY(ks_alloc(&out->score, (size_t)(n_targets * folds->n_seeds) * n,
                     sizeof(float), "scores", err));
     KS_TRY(ks_alloc(&out->strength, fits, sizeof(double), "fits", err));
@@ -203,7 +203,7 @@ size_t ks_ridge_bytes(int64_t d, int32_t n_targets, const ks_folds *folds,
                       int threads) {
     ks_holds holds;
     ks__holds_fill(&holds, folds, 0, true);
-    size_t columns = (size_t)(holds.n * KS_RIDGE_STRENGTHS * n_targets);
+    size_t columns = (size_t)holds.n * KS_RIDGE_STRENGTHS * (size_t)n_targets;
     size_t lanes = (size_t)(threads ? threads : omp_get_max_threads());
     size_t wide = (size_t)d;
     return ((size_t)folds->n_folds + 2 * lanes) * wide * wide * sizeof(double) +

@@ -188,7 +188,7 @@ Test(l1, few_passes_are_told) {
 
 /* ------------------------------------------------------------------ planted */
 
-enum { WIDE = 200, MANY = 600 };
+enum { WIDE = 200, MANY = 600, MOST_READS = 30 };
 
 Test(l1, finds_the_three_that_tell) {
     static float wide[MANY * WIDE];
@@ -262,5 +262,75 @@ Test(l1, path_says_how_few_dimensions_are_needed) {
     cr_expect(gt(dbl, got.accuracy.low, 0.85));
     /* one dimension is not enough, and noise costs */
     cr_expect(gt(dbl, got.points[0].chosen_minus_this.low, 0));
+    ks_sparse_path_free(&path);
+}
+
+/* Five factors behind 60 features: a gradient alone would take hundreds of
+ * reads, and so would coordinate descent that ends too soon. */
+Test(l1, features_that_vary_together_take_few_reads) {
+    enum { FEATURES = 60, FACTORS = 5 };
+    static float alike[MANY * FEATURES];
+    static int8_t label[MANY];
+    static uint8_t of[MANY];
+    ks_l1_column columns[8];
+    ks_l2 *l2 = NULL;
+    for (int i = 0; i < MANY; i++) {
+        float factor[FACTORS];
+        for (int k = 0; k < FACTORS; k++)
+            factor[k] = draw(8, (uint64_t)(i * FACTORS + k));
+        for (int j = 0; j < FEATURES; j++) {
+            float *to = &alike[i * FEATURES + j];
+            *to = 0.01f * draw(9, (uint64_t)(i * FEATURES + j));
+            for (int k = 0; k < FACTORS; k++)
+                *to += factor[k] * draw(10, (uint64_t)(k * FEATURES + j));
+        }
+        const float *row = alike + i * FEATURES;
+        label[i] = factor[0] + row[3] - row[4] > 0;
+        of[i] = (uint8_t)(i % 5);
+    }
+    const ks_l2_design design = {label, of};
+    cr_assert(eq(int,
+                 ks_l2_open(&l2, alike, MANY, FEATURES, &design, 1, 2, &err),
+                 KS_OK));
+    for (int k = 0; k < 8; k++)
+        columns[k] =
+            (ks_l1_column){.hold = 1u << (k % 4), .ratio = k < 4 ? 0.05 : 0.01};
+    cr_assert(eq(int, ks_l1_fit(l2, columns, 8, 1e-6, 500, &err), KS_OK));
+    for (int k = 0; k < 8; k++) {
+        cr_expect(columns[k].converged);
+        cr_expect(le(int, columns[k].passes, MOST_READS), "column %d", k);
+    }
+    ks_l2_close(&l2);
+}
+
+/* No label to find: what is found is a row's own label that leaked. */
+Test(l1, rows_are_scored_by_fits_that_never_saw_them) {
+    enum { FEW = 80 };
+    static float noise[FEW * WIDE];
+    static int8_t label[FEW];
+    static uint8_t of[FEW];
+    ks_sparse_path path = {0};
+    int right = 0, each[KS_SPARSE_POINTS] = {0};
+    for (int i = 0; i < FEW; i++) {
+        for (int j = 0; j < WIDE; j++)
+            noise[i * WIDE + j] = draw(6, (uint64_t)(i * WIDE + j));
+        label[i] = draw(7, (uint64_t)i) > 0;
+        of[i] = (uint8_t)(i % 5);
+    }
+    const ks_folds folds = {FEW, 5, 4, 1, of};
+    const ks_nest_options nest = {.threads = 2};
+    const ks_l2_source source = {
+        .n = FEW, .d = WIDE, .type = KS_F32, .x = noise};
+    cr_assert(eq(int, ks_sparse_fit(&path, &source, label, &folds, &nest, &err),
+                 KS_OK),
+              "%s", err.text);
+    for (int i = 0; i < FEW; i++) {
+        right += (path.score[i] > 0) == label[i];
+        for (int p = 0; p < KS_SPARSE_POINTS; p++)
+            each[p] += (path.of[p * FEW + i] > 0) == label[i];
+    }
+    cr_expect(lt(int, right, 54), "%d of %d", right, FEW);
+    for (int p = 0; p < KS_SPARSE_POINTS; p++)
+        cr_expect(lt(int, each[p], 54), "point %d: %d", p, each[p]);
     ks_sparse_path_free(&path);
 }

@@ -45,6 +45,7 @@ static void fill_row(ks_position p, int32_t layer, int row, float *x) {
     float token[WIDTH];
     fill(&f, p, layer, row, x);
     if (p == KS_BEFORE && layer == 1) x[3] += 4 * depth_of(row);
+    if (p == KS_BEFORE && layer == LAYERS) x[4] += 4 * (float)(row % STEPS);
     if (p != KS_MEAN || layer != LAYERS) return;
     memset(x, 0, WIDTH * sizeof *x);
     for (int t = 0; t < TOKENS; t++) {
@@ -111,6 +112,10 @@ static void write_scores(void) {
             else /* heavy tails: ranks do not mind */
                 fprintf(file, "%s%.6g", i ? "," : "",
                         exp(9 * (double)depth_of(c * STEPS + i)));
+        fprintf(file, "],\"late\":[");
+        for (int i = 0; i < STEPS; i++)
+            fprintf(file, "%s%.6g", i ? "," : "",
+                    i + 0.8 * (double)depth_of(c * STEPS + i));
         fprintf(file, "]}}\n");
     }
     fclose(file);
@@ -241,6 +246,33 @@ Test(refined, attention_finds_the_token_that_tells) {
     json_decref(list);
 }
 
+/* No label to find: what is found is a row's own label that leaked. */
+Test(refined, attention_scores_rows_that_it_never_saw) {
+    enum { FEW = 60, D = 20 };
+    int64_t offset[FEW + 1];
+    int8_t y[FEW];
+    uint8_t fold[FEW];
+    float *x = malloc(sizeof *x * FEW * 3 * D);
+    ks_attended_fit fit = {0};
+    int right = 0;
+    cr_assert(x != NULL);
+    for (int i = 0; i < FEW * 3 * D; i++) x[i] = noise(60, (uint64_t)i);
+    for (int i = 0; i <= FEW; i++) offset[i] = 3 * i;
+    for (int i = 0; i < FEW; i++) {
+        y[i] = draw(61, (uint64_t)i) < 0.5f;
+        fold[i] = (uint8_t)(i / (FEW / 5));
+    }
+    ks_attended_rows rows = {.rows = {FEW, D, offset, y, fold}, .x = x};
+    const ks_folds folds = {FEW, 5, 4, 1, fold};
+    const ks_nest_options nest = {.threads = 2};
+    cr_assert(
+        eq(int, ks_attended_fit_rows(&fit, &rows, &folds, &nest, 1, &err), 0),
+        "%s", err.text);
+    for (int i = 0; i < FEW; i++) right += (fit.score[i] > 0) == y[i];
+    cr_expect(lt(int, right, 42), "%d of %d", right, FEW);
+    ks_attended_fit_free(&fit);
+}
+
 Test(refined, attention_needs_tokens) {
     ks_status st = write_tokens(1u << KS_MEAN, &err);
     cr_assert(eq(int, st, KS_OK), "%s", err.text);
@@ -300,13 +332,28 @@ Test(refined, a_score_is_read_off_the_layer_that_has_it) {
     json_decref(list);
 }
 
+/* Place makes most of it, which one layer has; what it leaves, another. */
+Test(refined, what_surface_leaves_has_a_layer_of_its_own) {
+    options.refined.n_graded = 1;
+    strcpy(options.refined.graded[0], "late");
+    run();
+    const ks_graded *g = &evaluation.refined.graded[0];
+    const ks_graded_series *s = &g->series[1];
+    for (int k = 0; k < g->n_fits; k++)
+        cr_expect(eq(int, s->chosen[k], LAYERS));
+    cr_expect(gt(dbl, s->best.spearman.low, 0.9));
+    cr_expect(lt(dbl, s->layers[1].spearman.high, 0.5));
+    cr_expect(gt(dbl, g->baselines[0].figures.spearman.low, 0.9));
+    cr_expect(gt(dbl, s->surface_free.low, 0.5), "%g", s->surface_free.low);
+}
+
 Test(refined, scores_that_are_not_there_are_told) {
     options.refined.n_graded = 1;
     strcpy(options.refined.graded[0], "influence");
     ks_status st = ks_evaluate(&evaluation, &options, &err);
     cr_expect(eq(int, st, KS_MISMATCH));
     cr_expect(strstr(err.text, "no step has a score \"influence\"") &&
-                  strstr(err.text, "same, depth"),
+                  strstr(err.text, "same, depth, late"),
               "%s", err.text);
     strcpy(options.refined.graded[0], "same");
     st = ks_evaluate(&evaluation, &options, &err);
