@@ -39,7 +39,9 @@ typedef struct ks_chain_row {
 typedef struct ks_acts_spec {
     uint32_t streams, positions; /* bit sets */
     int32_t n_layers, d;
-    ks_type dtype; /* KS_BF16, KS_F16 or KS_F32 */
+    int32_t n_listed;      /* 0: all layers; else those that the file holds, */
+    const int32_t *listed; /* ascending; kept until finish, too */
+    ks_type dtype;         /* KS_BF16, KS_F16 or KS_F32 */
     bool context_none;
     int64_t n_steps, n_chains;
     const ks_step_row *steps; /* [n_steps], by chain, then by index */
@@ -114,6 +116,8 @@ typedef struct ks_acts_file ks_acts_file;
 typedef struct ks_acts_info {
     uint32_t streams, positions; /* the union; has() tells a pair */
     int32_t n_layers, d;
+    int32_t n_listed;      /* 0: all layers; else those that are there, */
+    const int32_t *listed; /* ascending */
     ks_type dtype;
     bool context_none, has_labels;
     int64_t n_steps, n_chains;
@@ -132,6 +136,9 @@ void ks_acts_close(ks_acts_file **file);
 const ks_acts_info *ks_acts_get_info(const ks_acts_file *file);
 bool ks_acts_has(const ks_acts_file *file, ks_stream stream,
                  ks_position position);
+/* Is this layer of the stream among those that the file holds? */
+bool ks_acts_has_layer(const ks_acts_file *file, ks_stream stream,
+                       int32_t layer);
 /* Rows [row, row + n) of one layer as f32 into out [n, d]. Thread-safe. */
 ks_status ks_acts_read(const ks_acts_file *file, ks_stream stream,
                        ks_position position, int32_t layer, int64_t row,

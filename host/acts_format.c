@@ -35,6 +35,12 @@ static ks_status check_spec(const ks_acts_spec *spec, ks_err *err) {
     KS_CHECK(spec->n_layers > 0 && spec->d > 0, KS_USAGE,
              "a model of %d layers and width %d has no activations",
              spec->n_layers, spec->d);
+    for (int32_t i = 0; i < spec->n_listed; i++)
+        KS_CHECK(spec->listed[i] > (i ? spec->listed[i - 1] : -1) &&
+                     spec->listed[i] <
+                         spec->n_layers + (spec->streams == 1u << KS_RESID),
+                 KS_USAGE, "layer %d is out of order or beyond the model's %d",
+                 spec->listed[i], spec->n_layers);
     KS_CHECK(spec->n_steps > 0 && spec->n_chains > 0, KS_USAGE,
              "there is no step to keep activations of");
     for (int64_t i = 0; i < spec->n_steps; i++) {
@@ -75,6 +81,8 @@ ks_status ks__acts_plan(ks__acts_layout *layout, const ks_acts_spec *spec,
     *layout = (ks__acts_layout){0};
     KS_TRY(check_spec(spec, err));
     layout->row_bytes = (size_t)spec->d * (spec->dtype == KS_F32 ? 4 : 2);
+    layout->n_listed = spec->n_listed;
+    layout->listed = spec->listed;
     for (int64_t i = 0; i < spec->n_steps; i++)
         layout->n_tokens +=
             spec->steps[i].token_end - spec->steps[i].token_begin;
@@ -84,13 +92,14 @@ ks_status ks__acts_plan(ks__acts_layout *layout, const ks_acts_spec *spec,
             if (!(spec->streams & 1u << s) || !(spec->positions & 1u << p))
                 continue;
             ks__acts_set *set = &layout->sets[layout->n_sets++];
-            *set = (ks__acts_set){s,
-                                  p,
-                                  spec->n_layers + (s == KS_RESID),
-                                  p == KS_TOKENS ? layout->n_tokens
-                                                 : spec->n_steps,
-                                  0,
-                                  0};
+            *set = (ks__acts_set){
+                s,
+                p,
+                spec->n_listed ? spec->n_listed
+                               : spec->n_layers + (s == KS_RESID),
+                p == KS_TOKENS ? layout->n_tokens : spec->n_steps,
+                0,
+                0};
             fits = fits &&
                    add_product(&layout->raw_bytes, (uint64_t)set->n_layers,
                                (uint64_t)set->n_rows, layout->row_bytes + 4);
@@ -134,6 +143,9 @@ ks_status ks__acts_spec_hash(const ks_acts_spec *spec, char hex[65],
         spec->d,          spec->dtype,      spec->context_none,  spec->n_steps,
         spec->n_chains,   spec->has_labels, spec->random_weights};
     ks_sha256_add(hash, numbers, sizeof numbers);
+    if (spec->n_listed) /* nothing, where all layers are there */
+        ks_sha256_add(hash, spec->listed,
+                      (size_t)spec->n_listed * sizeof *spec->listed);
     hash_text(hash, spec->model_name);
     hash_text(hash, spec->model_sha256);
     hash_text(hash, spec->tokenizer_hash);
@@ -206,6 +218,23 @@ static ks_status put_int(hid_t at, const char *path, const char *name,
     return st;
 }
 
+/* The numbers of the layers that are there. */
+static ks_status put_listed(hid_t at, const char *path,
+                            const ks_acts_spec *spec, ks_err *err) {
+    ks_status st = KS_OK;
+    hsize_t n = (hsize_t)spec->n_listed;
+    if (!n) return KS_OK;
+    hid_t space = H5Screate_simple(1, &n, NULL);
+    hid_t attribute = H5Acreate2(at, "layers", H5T_STD_I32LE, space,
+                                 H5P_DEFAULT, H5P_DEFAULT);
+    if (attribute < 0 ||
+        H5Awrite(attribute, H5T_NATIVE_INT32, spec->listed) < 0)
+        st = ks__h5_fail(err, path, "write an attribute");
+    ks__h5_drop(&attribute);
+    ks__h5_drop(&space);
+    return st;
+}
+
 static ks_status put_attributes(hid_t file, const char *path,
                                 const ks_acts_spec *spec, ks_err *err) {
     ks_status st = KS_OK;
@@ -222,6 +251,7 @@ static ks_status put_attributes(hid_t file, const char *path,
     KS_TRY(
         put_text(file, path, "tokenizer_hash", spec->tokenizer_hash, 0, err));
     KS_TRY(put_int(file, path, "n_layers", spec->n_layers, err));
+    KS_TRY(put_listed(file, path, spec, err));
     KS_TRY(put_int(file, path, "d_model", spec->d, err));
     KS_TRY(put_text(file, path, "dtype", ks_type_name(spec->dtype), 0, err));
     KS_TRY(put_text(file, path, "context", spec->context_none ? "none" : "full",

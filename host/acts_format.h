@@ -27,7 +27,9 @@ typedef struct ks__acts_set {
 typedef struct ks__acts_layout {
     ks__acts_set sets[KS__ACTS_SETS]; /* by stream, then position */
     int n_sets;
-    size_t row_bytes; /* d values as stored */
+    int32_t n_listed;      /* layers that a set holds, 0: all; */
+    const int32_t *listed; /* ascending, borrowed */
+    size_t row_bytes;      /* d values as stored */
     int64_t n_tokens;
     uint64_t raw_bytes;  /* of activations, checksums, steps and chains */
     uint64_t file_bytes; /* 0 until built */
@@ -45,6 +47,20 @@ ks_status ks__acts_spec_hash(const ks_acts_spec *spec, char hex[65],
 /* Rewrites isa, backend and program_version in place ("avx2+avx512"). */
 ks_status ks__acts_amend(const char *path, const char *isa, const char *backend,
                          const char *version, ks_err *err);
+
+/* Where a layer stands in the sets, -1: nowhere; and which one stands there. */
+static inline int32_t ks__acts_place(const ks__acts_layout *layout,
+                                     int32_t layer) {
+    if (!layout->n_listed) return layer;
+    for (int32_t i = 0; i < layout->n_listed; i++)
+        if (layout->listed[i] == layer) return i;
+    return -1;
+}
+
+static inline int32_t ks__acts_layer(const ks__acts_layout *layout,
+                                     int32_t place) {
+    return layout->n_listed ? layout->listed[place] : place;
+}
 
 static inline uint64_t ks__acts_row_at(const ks__acts_layout *layout,
                                        const ks__acts_set *set, int64_t layer,
@@ -71,6 +87,7 @@ struct ks_acts_file {
     int8_t set_of[KS_N_STREAMS][KS_N_POSITIONS]; /* -1: not there */
     ks_step_row *steps;
     ks_chain_row *chains;
+    int32_t *listed;
     char *texts[9], *ids, *problems, *hashes, spec_hash[65];
 };
 

@@ -40,6 +40,39 @@ done:
     return st;
 }
 
+/* "layers": those that are there, ascending; no attribute: all. */
+static ks_status get_listed(ks_acts_file *f, ks_err *err) {
+    ks_status st = KS_OK;
+    hid_t attribute = -1, space = -1, type = -1;
+    if (H5Aexists(f->file, "layers") <= 0) return KS_OK;
+    attribute = H5Aopen(f->file, "layers", H5P_DEFAULT);
+    space = H5Aget_space(attribute);
+    type = H5Aget_type(attribute);
+    hssize_t n = H5Sget_simple_extent_npoints(space);
+    KS_CHECK(H5Tget_class(type) == H5T_INTEGER &&
+                 H5Sget_simple_extent_ndims(space) == 1 && n > 0 &&
+                 n <= f->info.n_layers + 1,
+             KS_FORMAT, "%s: attribute 'layers' is not a list of layers",
+             f->path);
+    KS_TRY(ks_alloc(&f->listed, (size_t)n, sizeof *f->listed, "layers", err));
+    if (H5Aread(attribute, H5T_NATIVE_INT32, f->listed) < 0)
+        KS_TRY(ks__h5_fail(err, f->path, "read an attribute"));
+    for (hssize_t i = 0; i < n; i++)
+        KS_CHECK(f->listed[i] > (i ? f->listed[i - 1] : -1) &&
+                     f->listed[i] <= f->info.n_layers,
+                 KS_FORMAT,
+                 "%s: attribute 'layers' has %d at place %lld, expected "
+                 "ascending ones up to %d",
+                 f->path, f->listed[i], (long long)i, f->info.n_layers);
+    f->info.listed = f->layout.listed = f->listed;
+    f->info.n_listed = f->layout.n_listed = (int32_t)n;
+done:
+    ks__h5_drop(&type);
+    ks__h5_drop(&space);
+    ks__h5_drop(&attribute);
+    return st;
+}
+
 /* indices of texts */
 enum { FORMAT, MODEL, SHA, TOKENIZER, ISA, BACKEND, CONFIG, VERSION, WORD };
 
@@ -63,6 +96,7 @@ static ks_status get_attributes(ks_acts_file *f, ks_err *err) {
     KS_TRY(get_text(f->file, f->path, "program_version", &t[VERSION], err));
     KS_TRY(get_int(f->file, f->path, "n_layers", 1, INT32_MAX / 2, &n, err));
     info->n_layers = (int32_t)n;
+    KS_TRY(get_listed(f, err));
     KS_TRY(get_int(f->file, f->path, "d_model", 1, INT32_MAX / 8, &n, err));
     info->d = (int32_t)n;
     KS_TRY(get_int(f->file, f->path, "random_weights", -1, INT64_MAX,

@@ -100,7 +100,8 @@ static ks_status get_set(ks_acts_file *f, ks_stream s, ks_position p,
     ks__acts_set *set = &f->layout.sets[i];
     *set = (ks__acts_set){s,
                           p,
-                          f->info.n_layers + (s == KS_RESID),
+                          f->info.n_listed ? f->info.n_listed
+                                           : f->info.n_layers + (s == KS_RESID),
                           p == KS_TOKENS ? f->info.n_tokens : f->info.n_steps,
                           0,
                           0};
@@ -217,6 +218,7 @@ void ks_acts_close(ks_acts_file **file) {
     ks__h5_leave(&was);
     ks_map_close(&f->map);
     for (size_t i = 0; i < KS_COUNT(f->texts); i++) free(f->texts[i]);
+    free(f->listed);
     free(f->steps);
     free(f->chains);
     free(f->ids);
@@ -235,6 +237,11 @@ bool ks_acts_has(const ks_acts_file *f, ks_stream stream,
                  ks_position position) {
     return stream < KS_N_STREAMS && position < KS_N_POSITIONS &&
            f->set_of[stream][position] >= 0;
+}
+
+bool ks_acts_has_layer(const ks_acts_file *f, ks_stream stream, int32_t layer) {
+    if (f->info.n_listed) return ks__acts_place(&f->layout, layer) >= 0;
+    return layer >= 0 && layer < f->info.n_layers + (stream == KS_RESID);
 }
 
 /* ----------------------------------------------------------------- reading */
@@ -319,14 +326,15 @@ static ks_status check_rows(const ks_acts_file *f, ks_stream stream,
              "%s: has no activations of %s at %s", f->path,
              ks_stream_name(stream), ks_position_name(position));
     const ks__acts_set *set = &f->layout.sets[f->set_of[stream][position]];
-    KS_CHECK(layer >= 0 && layer < set->n_layers && row >= 0 && n >= 0 &&
+    KS_CHECK(ks_acts_has_layer(f, stream, layer) && row >= 0 && n >= 0 &&
                  row <= set->n_rows && n <= set->n_rows - row,
              KS_LIMIT,
              "%s: %lld rows at row %lld of layer %d of %s/%s are asked for; it "
-             "has %lld rows and %d layers",
+             "has %lld rows and %d layers%s",
              f->path, (long long)n, (long long)row, layer,
              ks_stream_name(stream), ks_position_name(position),
-             (long long)set->n_rows, set->n_layers);
+             (long long)set->n_rows, set->n_layers,
+             f->info.n_listed ? ", not all of the model's" : "");
 done:
     return st;
 }
@@ -338,6 +346,7 @@ ks_status ks_acts_read(const ks_acts_file *f, ks_stream stream,
     KS_TRY(check_rows(f, stream, position, layer, row, n, err));
     int i = f->set_of[stream][position];
     const ks__acts_set *set = &f->layout.sets[i];
+    layer = ks__acts_place(&f->layout, layer);
     if (n == 0) goto done;
     if (f->virtual[i] >= 0)
         KS_TRY(read_virtual(f, i, layer, row, n, out, err));
@@ -408,6 +417,7 @@ ks_status ks_acts_gather(const ks_acts_file *f, ks_stream stream,
     int i = f->set_of[stream][position];
     const ks__acts_set *set = &f->layout.sets[i];
     size_t bytes = f->layout.row_bytes;
+    layer = ks__acts_place(&f->layout, layer);
     if (f->virtual[i] >= 0) {
         KS_TRY(gather_virtual(f, i, layer, rows, n, out, err));
         goto done;

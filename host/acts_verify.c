@@ -231,7 +231,8 @@ static ks_status blame(const ks_acts_file *f, const ks__acts_set *set,
                    "%s: /activations/%s/%s layer %d row %lld (chain '%s', step "
                    "%d) %s",
                    f->path, ks_stream_name(set->stream),
-                   ks_position_name(set->position), layer, (long long)row,
+                   ks_position_name(set->position),
+                   ks__acts_layer(&f->layout, layer), (long long)row,
                    info->chains[s->chain].id, s->index, what);
 }
 
@@ -251,7 +252,8 @@ static ks_status verify_row(const ks_acts_file *f, const ks__acts_set *set,
                          err));
         report->has_checksums = true;
     }
-    KS_TRY(ks_acts_read(f, set->stream, set->position, layer, row, 1, scratch,
+    KS_TRY(ks_acts_read(f, set->stream, set->position,
+                        ks__acts_layer(&f->layout, layer), row, 1, scratch,
                         err));
     int bad = 0;
     for (int32_t i = 0; i < info->d; i++) bad |= !isfinite(scratch[i]);

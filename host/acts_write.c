@@ -455,8 +455,9 @@ ks_status ks_acts_write(ks_acts *acts, ks_stream stream, ks_position position,
     const ks__acts_set *set = stream < KS_N_STREAMS && position < KS_N_POSITIONS
                                   ? acts->set_of[stream][position]
                                   : NULL;
+    int32_t place = ks__acts_place(&acts->layout, layer);
     KS_CHECK(
-        set && layer >= 0 && layer < set->n_layers && row >= 0 && n >= 0 &&
+        set && place >= 0 && place < set->n_layers && row >= 0 && n >= 0 &&
             row <= set->n_rows && n <= set->n_rows - row,
         KS_INTERNAL,
         "%s: %lld rows at row %lld of %s/%s layer %d are not part of the file",
@@ -467,7 +468,7 @@ ks_status ks_acts_write(ks_acts *acts, ks_stream stream, ks_position position,
     int64_t step = (int64_t)KS_MAX(acts->ring_size / 8 / row_bytes, 1);
     for (int64_t at = 0; at < n; at += step) {
         ks__acts_item item = {.set = set,
-                              .layer = layer,
+                              .layer = place,
                               .row = row + at,
                               .n = KS_MIN(step, n - at)};
         KS_TRY(

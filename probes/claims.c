@@ -149,6 +149,41 @@ static void against(ks_claims *all, const ks_evaluation *r, int32_t main,
     c->verdict = ks_verdict_of(c->figure, c->p, 0, 0);
 }
 
+/* What is left of it without the surface features. */
+static void removed(ks_claims *all, const ks_evaluation *r, int32_t main) {
+    const ks_independence *i = &r->independence;
+    if (!i->n_features || !i->removed[main].n_layers) return;
+    ks_claim *c = claim(all, "surface-removed", KS_PERCENT,
+                        "Does it hold without the surface features?",
+                        "yes: with the features taken out of the activations "
+                        "balanced accuracy lies above 55% with its interval; "
+                        "no: below");
+    name(c, &r->grid.series[main], "less surface features");
+    c->figure = i->removed[main].at[0].metrics[KS_BALANCED_ACCURACY];
+    c->verdict = ks_verdict_of(c->figure, NAN, 0.55, 0.55);
+}
+
+/* The published standard, LW-MLP, or what of its kind was asked for last. */
+static void protocol(ks_claims *all, const ks_evaluation *r, int32_t main) {
+    const ks_series *s = &r->grid.series[main];
+    const ks_protocol *found = NULL;
+    for (int32_t k = 0; k < r->kinds.n_protocols; k++) {
+        const ks_protocol *p = &r->kinds.protocols[k];
+        if (p->stream != s->stream || p->position != s->position) continue;
+        if (!found || strcmp(found->probe, "lw-mlp 128") != 0) found = p;
+    }
+    if (!found) return;
+    char what[80];
+    ks_claim *c = claim(all, "protocol", KS_POINTS,
+                        "Does the published protocol flatter?",
+                        "yes: published less honest balanced accuracy lies "
+                        "above 0 with its interval; else no: below 2 points");
+    snprintf(what, sizeof what, "%.40s, published less honest", found->probe);
+    name(c, s, what);
+    c->figure = found->difference;
+    c->verdict = ks_verdict_of(c->figure, NAN, 0, 0.02);
+}
+
 /* The strongest reader of words decides. */
 static void text(ks_claims *all, const ks_evaluation *r, int32_t main) {
     int32_t best = -1;
@@ -201,7 +236,9 @@ void ks_claims_of(ks_claims *out, const ks_evaluation *evaluation) {
     if (b >= 0)
         against(out, r, main, b, r->baselines.at[b].name, "surface",
                 "Is it more than the step's surface?");
+    removed(out, r, main);
     text(out, r, main);
     rivals(out, r, main);
+    protocol(out, r, main);
     drop_missing(out);
 }

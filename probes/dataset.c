@@ -1,5 +1,5 @@
 /* dataset.c - joins an activation file with labels and chains, by id. */
-#include "dataset.h"
+#include "dataset_rows.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -242,8 +242,7 @@ static int label_of(const ks_dataset *d, bool from_file, int64_t row,
     return label ? label->labels[d->info->steps[row].index] : -1;
 }
 
-/* Numbers problems in the order of their first row. */
-static ks_status number_groups(ks_dataset *d, ks_err *err) {
+ks_status ks__dataset_number_groups(ks_dataset *d, ks_err *err) {
     ks_status st = KS_OK;
     json_t *seen = json_object();
     KS_CHECK(seen, KS_NOMEM, "out of memory for problem ids");
@@ -264,7 +263,7 @@ done:
     return st;
 }
 
-static ks_status alloc_rows(ks_dataset *d, ks_err *err) {
+ks_status ks__dataset_alloc_rows(ks_dataset *d, ks_err *err) {
     ks_status st = KS_OK;
     size_t n = (size_t)KS_MAX(d->info->n_steps, 1);
     KS_TRY(ks_alloc(&d->row, n, sizeof *d->row, "rows", err));
@@ -279,7 +278,7 @@ done:
     return st;
 }
 
-static void take_row(ks_dataset *d, int64_t row, int8_t y) {
+void ks__dataset_take_row(ks_dataset *d, int64_t row, int8_t y) {
     const ks_step_row *s = &d->info->steps[row];
     int64_t i = d->n++;
     d->row[i] = row;
@@ -290,13 +289,15 @@ static void take_row(ks_dataset *d, int64_t row, int8_t y) {
     d->span[i] = (ks_span){(size_t)s->byte_begin, (size_t)s->byte_end};
     if (d->has_text)
         d->of[i] = ks_chains_find(&d->chains, d->info->chains[s->chain].id);
-    *(y ? &d->n_important : &d->n_removable) += 1;
+    *(y > 0    ? &d->n_important
+      : y == 0 ? &d->n_removable
+               : &d->n_unlabelled) += 1;
 }
 
 static ks_status take_rows(ks_dataset *d, const ks_dataset_paths *p,
                            const int64_t *first, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(alloc_rows(d, err));
+    KS_TRY(ks__dataset_alloc_rows(d, err));
     for (int64_t c = 0; c < d->info->n_chains; c++) {
         const ks_label *label =
             p->labels ? ks_labels_find(&d->labels, d->info->chains[c].id)
@@ -314,7 +315,7 @@ static ks_status take_rows(ks_dataset *d, const ks_dataset_paths *p,
             else if (!s->valid)
                 d->n_invalid++;
             else
-                take_row(d, row, (int8_t)y);
+                ks__dataset_take_row(d, row, (int8_t)y);
         }
     }
     KS_CHECK(d->n_important && d->n_removable, KS_MISMATCH,
@@ -322,7 +323,7 @@ static ks_status take_rows(ks_dataset *d, const ks_dataset_paths *p,
              "expected some of both",
              p->labels ? p->labels : p->acts, (long long)d->n_important,
              (long long)d->n_removable);
-    KS_TRY(number_groups(d, err));
+    KS_TRY(ks__dataset_number_groups(d, err));
 done:
     return st;
 }
@@ -338,8 +339,9 @@ ks_status ks_dataset_open(ks_dataset **out, const ks_dataset_paths *paths,
     int64_t *first = NULL;
     ks_chains clean = {0};
     /* strata and projection read fields of the label lines */
-    ks_keep keep =
-        paths->strata || paths->clean ? KS_KEEP_OBJECTS : KS_KEEP_FIELDS;
+    ks_keep keep = paths->strata || paths->clean || paths->scores
+                       ? KS_KEEP_OBJECTS
+                       : KS_KEEP_FIELDS;
     KS_TRY(ks_alloc(&d, 1, sizeof *d, "data set", err));
     KS_TRY(ks_acts_open(&d->acts, paths->acts, err));
     d->info = ks_acts_get_info(d->acts);
@@ -377,9 +379,11 @@ done:
 void ks_dataset_close(ks_dataset **dataset) {
     ks_dataset *d = *dataset;
     if (!d) return;
-    ks_acts_close(&d->acts);
-    ks_chains_free(&d->chains);
-    ks_labels_free(&d->labels);
+    if (!d->of_another) {
+        ks_acts_close(&d->acts);
+        ks_chains_free(&d->chains);
+        ks_labels_free(&d->labels);
+    }
     free(d->row);
     free(d->y);
     free(d->group);

@@ -14,6 +14,7 @@ typedef struct ks_dataset_paths {
     const char *strata; /* field of the label lines; NULL: none */
     const char *clean;  /* chains that the labels index, cut from those of
                            acts; NULL: they index those of acts */
+    bool scores;        /* scores of the label lines will be asked for */
 } ks_dataset_paths;
 
 typedef struct ks_dataset {
@@ -41,6 +42,7 @@ typedef struct ks_dataset {
 
     int64_t n_important, n_removable, n_unlabelled, n_invalid;
     int32_t n_chains_unlabelled; /* chains of the file without a label line */
+    bool of_another; /* acts, chains and labels are another data set's */
 } ks_dataset;
 
 /* KS_MISMATCH where an id, a count of steps or a text hash does not fit, or
@@ -48,6 +50,13 @@ typedef struct ks_dataset {
 ks_status ks_dataset_open(ks_dataset **out, const ks_dataset_paths *paths,
                           ks_err *err);
 void ks_dataset_close(ks_dataset **dataset);
+
+/* The rows that have a number in "scores" of their label line, labelled or not:
+ * y is -1 where it is null. Opened with paths.scores; `of` stays open as long.
+ * target [n] is allocated. KS_MISMATCH where no step has that score. */
+ks_status ks_dataset_graded(ks_dataset **out, double **target,
+                            const ks_dataset *of, const char *score,
+                            ks_err *err);
 
 /* Text of row i of the data set; needs has_text. */
 const char *ks_dataset_text(const ks_dataset *dataset, int64_t i, size_t *n);

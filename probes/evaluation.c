@@ -298,6 +298,24 @@ static ks_status run_kinds(ks_evaluation *r, const ks_grid_options *grid,
     return st;
 }
 
+/* ------------------------------------------------------------------ refined */
+
+static ks_status run_refined(ks_evaluation *r, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_evaluation_options *o = r->options;
+    const ks_analysis_input in = analysis_input(r);
+    int64_t layers = ks_refined_layers(&r->grid, &o->refined);
+    if (!layers) return KS_OK;
+    if (o->begin) o->begin(o->grid.user, "refined probes", "layer", layers);
+    st = ks_refined_run(&r->refined, &r->others, &in, &o->refined, err);
+    if (o->end) o->end(o->grid.user);
+    KS_TRY(st);
+    r->other_fits += r->refined.fits;
+    r->other_unconverged += r->refined.unconverged;
+done:
+    return st;
+}
+
 /* ------------------------------------------------------------------- strata */
 
 /* Important rows of one stratum with all removable rows, numbered anew. */
@@ -428,12 +446,16 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     ks_status st = KS_OK;
     ks_evaluation *r = out;
     ks_grid_options grid = options->grid;
+    ks_dataset_paths paths = options->paths;
     *r = (ks_evaluation){.options = options};
     grid.nest.keep_weights |= options->analyses >> KS_LAYER_TRANSFER & 1;
     grid.nest.keep_inner |= options->analyses >> KS_LAYERS_NEEDED & 1;
-    KS_TRY(ks_dataset_open(&r->dataset, &options->paths, err));
+    grid.nest.keep_weights |= options->refined.directions != 0;
+    paths.scores |= options->refined.n_graded > 0;
+    KS_TRY(ks_dataset_open(&r->dataset, &paths, err));
     KS_TRY(read_layers(r, &grid, err));
     KS_TRY(check_asked(r, err));
+    KS_TRY(ks_refined_check(r->dataset, &grid, &options->refined, err));
     KS_TRY(make_folds(r, err));
     KS_TRY(open_rivals(r, &grid, err));
     find_later(r, &grid);
@@ -453,6 +475,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(run_independence(r, err));
     KS_TRY(run_rivals(r, &grid, err));
     KS_TRY(run_kinds(r, &grid, err));
+    KS_TRY(run_refined(r, err));
     KS_TRY(adjust(r, err));
     ks_claims_of(&r->claims, r);
 done:
@@ -480,6 +503,7 @@ void ks_evaluation_free(ks_evaluation *r) {
     ks_baselines_free(&r->baselines);
     ks_analyses_free(&r->analyses);
     ks_kinds_free(&r->kinds);
+    ks_refined_free(&r->refined);
     ks_others_free(&r->others);
     ks_independence_free(&r->independence);
     free(r->gain);

@@ -11,6 +11,7 @@
 #include "independence.h"
 #include "kinds.h"
 #include "others.h"
+#include "refined.h"
 
 /* What the best layer of a series has beyond another scoring, in balanced
  * accuracy, paired. p by sign flips over problems (significance.h), p_holm
@@ -47,6 +48,7 @@ typedef struct ks_evaluation_options {
     uint32_t analyses; /* bit set of ks_analysis */
     bool no_text;      /* leave the word baselines out */
     ks_kinds_options kinds;
+    ks_refined_options refined;
     /* "0,3-7" to a bool per layer; NULL: all layers */
     ks_status (*layers_of)(const char *text, int32_t n, bool *on, ks_err *err);
     const char *layers;
@@ -72,6 +74,7 @@ typedef struct ks_evaluation {
     ks_analyses analyses;
     ks_claims claims;
     ks_kinds kinds;   /* trained by AdamW */
+    ks_refined refined;
     ks_others others; /* probes of other kinds */
     ks_rival *rivals;
     int32_t n_rivals;

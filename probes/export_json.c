@@ -5,6 +5,7 @@
 
 #include "export_json.h"
 #include "published_write.h"
+#include "refined_write.h"
 
 json_t *ks__json_number(double v) {
     return isnan(v) ? json_null() : json_real(v);
@@ -233,6 +234,7 @@ ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
     json_object_set_new(*out, "other_probes", json_others(&r->others));
     json_object_set_new(*out, "strata", json_strata(r));
     json_object_set_new(*out, "analyses", ks__json_analyses(r));
+    ks__refined_json(r, *out);
     json_object_set_new(*out, "claims", json_claims(&r->claims));
 done:
     return st;

@@ -31,20 +31,21 @@ static int32_t layers_of(const ks_acts_info *info, int s) {
     return info->n_layers + (s == KS_RESID);
 }
 
-static int32_t count_layers(const ks_acts_info *info, const ks_grid_options *o,
+static int32_t count_layers(const ks_acts_file *file, const ks_grid_options *o,
                             int s) {
+    const ks_acts_info *info = ks_acts_get_info(file);
     int32_t n = 0;
     for (int32_t l = 0; l < layers_of(info, s); l++)
-        n += !o->layers || o->layers[l];
+        n += (!o->layers || o->layers[l]) &&
+             ks_acts_has_layer(file, (ks_stream)s, l);
     return n;
 }
 
 int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *o) {
-    const ks_acts_info *info = ks_acts_get_info(file);
     int64_t n = 0;
     for (int s = 0; s < KS_N_STREAMS; s++)
         for (int p = 0; p < KS_N_POSITIONS; p++)
-            if (wants(file, o, s, p)) n += count_layers(info, o, s);
+            if (wants(file, o, s, p)) n += count_layers(file, o, s);
     return n;
 }
 
@@ -247,10 +248,11 @@ static ks_status run_series(work *w, ks_series *series, ks_err *err) {
     const ks_acts_info *info = ks_acts_get_info(w->file);
     const ks_grid_options *o = w->options;
     KS_TRY(ks_alloc(&series->cells,
-                    (size_t)count_layers(info, o, series->stream),
+                    (size_t)count_layers(w->file, o, series->stream),
                     sizeof *series->cells, "layers", err));
     for (int32_t l = 0; l < layers_of(info, series->stream); l++)
-        if (!o->layers || o->layers[l])
+        if ((!o->layers || o->layers[l]) &&
+            ks_acts_has_layer(w->file, series->stream, l))
             series->cells[series->n_cells++].layer = l;
     KS_TRY(fit_cells(w, series, err));
     KS_TRY(choose_layers(w, series, err));
@@ -281,7 +283,7 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
                     sizeof *out->series, "series", err));
     for (int s = 0; s < KS_N_STREAMS; s++)
         for (int p = 0; p < KS_N_POSITIONS; p++) {
-            if (!wants(file, options, s, p) || !count_layers(info, options, s))
+            if (!wants(file, options, s, p) || !count_layers(file, options, s))
                 continue;
             ks_series *series = &out->series[out->n_series++];
             series->stream = (ks_stream)s;

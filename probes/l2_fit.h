@@ -62,6 +62,10 @@ static inline double ks__l2_dot(const double *a, const double *b, int64_t n) {
            ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
+/* The arrays of f->n columns; pairs: those of L-BFGS too. */
+ks_status ks__l2_fitting_open(ks_l2_fitting *f, bool pairs, ks_err *err);
+void ks__l2_fitting_close(ks_l2_fitting *f);
+
 /* Fills f->splits and every column's place in them; KS_MISMATCH where training
  * rows are of one class. */
 ks_status ks__l2_find_splits(ks_l2_fitting *f, ks_err *err);
@@ -89,6 +93,9 @@ int32_t ks__l2_hessians(int64_t n, int64_t d);
  * forgotten. A factor that fails is left out. */
 ks_status ks__l2_find_hessians(ks_l2_fitting *f, const int32_t *list, int32_t n,
                                double *hessians, ks_err *err);
+/* What the op needs of column k at its point, but where to; w: [d], filled. */
+ks_l2_hessian ks__l2_describe_hessian(const ks_l2_fitting *f, int32_t k,
+                                      double *w);
 /* p of column k: its own inverse Hessian times p. */
 void ks__l2_solve_hessian(const ks_l2_fitting *f, int32_t k);
 

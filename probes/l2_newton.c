@@ -13,7 +13,7 @@
 /* Bytes of those there are at a time: some share of the rows' own, so that they
  * do not outgrow what a scratch file saves. Not of --memory, which would then
  * decide how columns are grouped, and with it bits. */
-static const int64_t LEAST_BYTES = (int64_t)32 << 20;
+static const int64_t LEAST_BYTES = (int64_t)16 << 20;
 static const int64_t MOST_BYTES = (int64_t)256 << 20;
 enum { SHARE = 16, MOST_AT_A_TIME = 8 };
 enum { MOST_FEATURES = 8192 }; /* a factor has 512 MiB */
@@ -26,8 +26,8 @@ int32_t ks__l2_hessians(int64_t n, int64_t d) {
     return (int32_t)KS_MIN(KS_MAX(1, most / bytes), MOST_AT_A_TIME);
 }
 
-/* What the op needs of column k, but where to; w: [d] */
-static ks_l2_hessian describe(const ks_l2_fitting *f, int32_t k, double *w) {
+ks_l2_hessian ks__l2_describe_hessian(const ks_l2_fitting *f, int32_t k,
+                                      double *w) {
     const ks_l2_progress *c = &f->states[k];
     const ks_l2_split *s = &f->splits[c->split];
     ks_l2_hessian h = {.design = s->design,
@@ -63,7 +63,7 @@ ks_status ks__l2_find_hessians(ks_l2_fitting *f, const int32_t *list, int32_t n,
     KS_TRY(ks_alloc(&columns, (size_t)n, sizeof *columns, "Hessians", err));
     KS_TRY(ks_alloc(&w, (size_t)(n * l2->d), sizeof *w, "Hessians", err));
     for (int32_t i = 0; i < n; i++) {
-        columns[i] = describe(f, list[i], w + i * l2->d);
+        columns[i] = ks__l2_describe_hessian(f, list[i], w + i * l2->d);
         columns[i].out = hessians + f->states[list[i]].slot * size;
     }
     KS_TRY(l2->ops->l2_hessian(l2->dev, &l2->rows, columns, n, err));

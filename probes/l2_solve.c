@@ -156,7 +156,8 @@ static ks_status refresh(ks_l2_fitting *f, double *hessians, int32_t *due,
  * have a Hessian. They end where they were last measured. */
 static ks_status run_f64(ks_l2_fitting *f, ks_err *err) {
     ks_status st = KS_OK;
-    int32_t *rest = NULL, *due = NULL, n, group = ks__l2_hessians(f->l2->n, f->l2->d);
+    int32_t *rest = NULL, *due = NULL, n,
+            group = ks__l2_hessians(f->l2->n, f->l2->d);
     double *hessians = NULL;
     size_t m = (size_t)f->l2->d + 1;
     KS_TRY(activate_all(f, err));
@@ -213,15 +214,16 @@ static void put_column(const ks_l2_fitting *f, int32_t k) {
     }
 }
 
-static ks_status fit_alloc(ks_l2_fitting *f, ks_err *err) {
+ks_status ks__l2_fitting_open(ks_l2_fitting *f, bool pairs, ks_err *err) {
     ks_status st = KS_OK;
     size_t n = (size_t)f->n, d = (size_t)f->l2->d, m = d + 1;
     KS_TRY(ks_alloc(&f->states, n, sizeof *f->states, "columns", err));
     double **wide[] = {&f->v, &f->base, &f->g, &f->g_base, &f->p};
     for (size_t i = 0; i < KS_COUNT(wide); i++)
         KS_TRY(ks_alloc(wide[i], n * m, sizeof(double), "columns", err));
-    KS_TRY(ks_alloc(&f->s, n * m, KS_L2_PAIRS * sizeof(float), "steps", err));
-    KS_TRY(ks_alloc(&f->y, n * m, KS_L2_PAIRS * sizeof(float), "steps", err));
+    for (int i = 0; pairs && i < 2; i++)
+        KS_TRY(ks_alloc(i ? &f->y : &f->s, n * m, KS_L2_PAIRS * sizeof(float),
+                        "steps", err));
     double **data[] = {&f->w, &f->gw};
     for (size_t i = 0; i < KS_COUNT(data); i++)
         KS_TRY(ks_alloc(data[i], n * d, sizeof(double), "columns", err));
@@ -237,7 +239,7 @@ done:
     return st;
 }
 
-static void fit_free(ks_l2_fitting *f) {
+void ks__l2_fitting_close(ks_l2_fitting *f) {
     void *all[] = {f->splits, f->split_data, f->states, f->v,       f->base,
                    f->g,      f->g_base,     f->p,      f->s,       f->y,
                    f->active, f->design,     f->hold,   f->class_c, f->w,
@@ -275,7 +277,7 @@ ks_status ks_l2_fit(ks_l2 *l2, ks_l2_column *columns, int32_t n_columns,
                        .tolerance = tolerance,
                        .max_passes = max_passes};
     KS_TRY(check(l2, columns, n_columns, tolerance, max_passes, err));
-    KS_TRY(fit_alloc(&f, err));
+    KS_TRY(ks__l2_fitting_open(&f, true, err));
     KS_TRY(ks__l2_find_splits(&f, err));
     for (int32_t k = 0; k < n_columns; k++) {
         f.states[k].lambda =
@@ -285,7 +287,7 @@ ks_status ks_l2_fit(ks_l2 *l2, ks_l2_column *columns, int32_t n_columns,
     KS_TRY(solve(&f, err));
     for (int32_t k = 0; k < n_columns; k++) put_column(&f, k);
 done:
-    fit_free(&f);
+    ks__l2_fitting_close(&f);
     ks__blas_restore(restore);
     return st;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "holds.h"
 #include "l2.h"
 
 static const double TOLERANCE = 1e-6;
@@ -45,39 +46,11 @@ double ks_nest_loss(const float *margin, const int8_t *y, const uint8_t *fold,
 
 /* -------------------------------------------------------------- inner fits */
 
-/* The distinct sets held out; two outer folds share one where they can. */
-typedef struct holds {
-    uint32_t set[KS_L2_MAX_FOLDS * KS_L2_MAX_FOLDS];
-    int32_t n;
-} holds;
-
-static int32_t find_hold(holds *all, uint32_t set) {
-    for (int32_t i = 0; i < all->n; i++)
-        if (all->set[i] == set) return i;
-    all->set[all->n] = set;
-    return all->n++;
-}
-
-static bool is_asked(uint32_t outer, int32_t fold) {
-    return !outer || outer >> fold & 1;
-}
-
-static void find_holds(const ks_folds *f, uint32_t outer, holds *all) {
-    *all = (holds){.n = 0};
-    for (int32_t k = 0; k < f->n_folds; k++)
-        for (int32_t part = 0; is_asked(outer, k) && part < f->n_inner; part++)
-            find_hold(all, ks_nest_hold(f->n_folds, f->n_inner, k, part));
-}
-
-static int32_t count_holds(const ks_folds *f, uint32_t outer) {
-    holds all;
-    find_holds(f, outer, &all);
-    return all.n;
-}
-
 /* The most columns that are solved together. */
 static size_t most_columns(const ks_folds *f, const ks_nest_options *options) {
-    return (size_t)KS_MAX(count_holds(f, options->outer) * options->n_strengths,
+    ks_holds all;
+    ks__holds_fill(&all, f, options->outer, false);
+    return (size_t)KS_MAX(all.n * options->n_strengths,
                           f->n_seeds * f->n_folds);
 }
 
@@ -109,7 +82,7 @@ static ks_status solve(work *w, int32_t n, ks_err *err) {
 
 /* Margins at the chosen strength, each row's by the fit that held its part
  * out; the test rows' are filled in by refit. */
-static void keep_inner(work *w, holds *all, int32_t fit, int32_t strength) {
+static void keep_inner(work *w, ks_holds *all, int32_t fit, int32_t strength) {
     const ks_folds *f = w->folds;
     int32_t seed = fit / f->n_folds, k = fit % f->n_folds;
     const uint8_t *fold = f->fold + seed * f->n;
@@ -117,7 +90,7 @@ static void keep_inner(work *w, holds *all, int32_t fit, int32_t strength) {
     for (int32_t part = 0; part < f->n_inner; part++) {
         uint32_t set = ks_nest_hold(f->n_folds, f->n_inner, k, part);
         int64_t column =
-            find_hold(all, set) * w->options->n_strengths + strength;
+            ks__hold(all, set) * w->options->n_strengths + strength;
         for (int64_t i = 0; i < f->n; i++)
             if ((set & ~(1u << k)) >> fold[i] & 1)
                 out[i] = w->margin[column * f->n + i];
@@ -129,8 +102,8 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = w->folds;
     int32_t n_strengths = w->options->n_strengths;
-    holds all;
-    find_holds(f, w->options->outer, &all);
+    ks_holds all;
+    ks__holds_fill(&all, f, w->options->outer, false);
     int32_t n = all.n * n_strengths;
     for (int32_t i = 0; i < n; i++)
         w->columns[i] =
@@ -139,21 +112,14 @@ static ks_status choose(work *w, int32_t seed, ks_err *err) {
                            .strength = w->options->strengths[i % n_strengths],
                            .margin = w->margin + (int64_t)i * f->n};
     KS_TRY(solve(w, n, err));
-    const uint8_t *fold = f->fold + seed * f->n;
     for (int32_t k = 0; k < f->n_folds; k++) {
         int32_t fit = seed * f->n_folds + k;
         int32_t best = 0;
         w->out->loss[fit] = INFINITY;
-        if (!is_asked(w->options->outer, k)) continue;
+        if (!ks__holds_asked(w->options->outer, k)) continue;
         for (int32_t c = 0; c < n_strengths; c++) {
-            double loss = 0;
-            for (int32_t part = 0; part < f->n_inner; part++) {
-                uint32_t set = ks_nest_hold(f->n_folds, f->n_inner, k, part);
-                int64_t column = find_hold(&all, set) * n_strengths + c;
-                loss += ks_nest_loss(w->margin + column * f->n, w->y[seed],
-                                     fold, f->n, set & ~(1u << k));
-            }
-            loss /= f->n_inner;
+            double loss = ks__holds_loss(&all, f, seed, k, w->margin,
+                                         n_strengths, c, w->y[seed]);
             if (loss < w->out->loss[fit]) {
                 w->out->loss[fit] = loss;
                 w->out->strength[fit] = w->options->strengths[c];
@@ -178,7 +144,7 @@ static ks_status refit(work *w, ks_err *err) {
      * its own */
     int32_t n_columns = 0;
     for (int32_t i = 0; i < out->n_fits; i++)
-        if (is_asked(w->options->outer, i % w->folds->n_folds))
+        if (ks__holds_asked(w->options->outer, i % w->folds->n_folds))
             w->columns[n_columns++] =
                 (ks_l2_column){.design = i / w->folds->n_folds,
                                .hold = 1u << (i % w->folds->n_folds) | w->extra,
@@ -189,7 +155,8 @@ static ks_status refit(work *w, ks_err *err) {
                                .margin = w->margin + i * n};
     KS_TRY(solve(w, n_columns, err));
     for (int32_t i = 0; i < out->n_fits; i++) {
-        if (!is_asked(w->options->outer, i % w->folds->n_folds)) continue;
+        if (!ks__holds_asked(w->options->outer, i % w->folds->n_folds))
+            continue;
         int32_t n_folds = w->folds->n_folds, seed = i / n_folds;
         const uint8_t *fold = w->folds->fold + seed * n;
         for (int64_t row = 0; row < n; row++) {
@@ -199,12 +166,14 @@ static ks_status refit(work *w, ks_err *err) {
         }
     }
     for (int32_t i = 0, k = 0; i < out->n_fits; i++) {
-        if (!is_asked(w->options->outer, i % w->folds->n_folds)) continue;
+        if (!ks__holds_asked(w->options->outer, i % w->folds->n_folds))
+            continue;
         out->gradient[i] = w->columns[k].gradient;
         out->reads[i] = w->columns[k++].passes;
     }
     for (int32_t i = 0; w->raw && i < out->n_fits; i++) {
-        if (!is_asked(w->options->outer, i % w->folds->n_folds)) continue;
+        if (!ks__holds_asked(w->options->outer, i % w->folds->n_folds))
+            continue;
         const double *raw = w->raw + i * (d + 1);
         double bias = raw[d];
         for (int64_t j = 0; j < d; j++) {
@@ -333,14 +302,15 @@ size_t ks_nest_bytes(int64_t d, ks_type type, const ks_folds *folds,
                      bool scratch) {
     size_t columns = most_columns(folds, options), n = (size_t)folds->n;
     size_t fits = (size_t)folds->n_seeds * (size_t)folds->n_folds;
-    ks_l2_shape shape = {
-        .n = folds->n,
-        .d = d,
-        .type = type,
-        .n_designs = folds->n_seeds,
-        .n_folds = KS_MIN(2 * folds->n_folds, KS_L2_MAX_FOLDS),
-        .n_columns = (int32_t)columns,
-        .n_splits = KS_MAX(count_holds(folds, options->outer), (int32_t)fits)};
+    ks_holds all;
+    ks__holds_fill(&all, folds, options->outer, false);
+    ks_l2_shape shape = {.n = folds->n,
+                         .d = d,
+                         .type = type,
+                         .n_designs = folds->n_seeds,
+                         .n_folds = KS_MIN(2 * folds->n_folds, KS_L2_MAX_FOLDS),
+                         .n_columns = (int32_t)columns,
+                         .n_splits = KS_MAX(all.n, (int32_t)fits)};
     return ks_l2_bytes(&shape, threads, scratch) +
            columns * (4 * n + sizeof(ks_l2_column)) +
            (options->keep_weights ? 24 * fits * ((size_t)d + 1) : 0);

@@ -20,23 +20,23 @@ static const char *held(H5T_class_t class) {
                                   : "strings";
 }
 
-ks_status ks__probes_open_set(const ks__probes_file *r, const char *name,
+ks_status ks__probes_open_set(const ks__probes_file *file, const char *name,
                               H5T_class_t class, int rank, int64_t *want,
                               hid_t *set, ks_err *err) {
     ks_status st = KS_OK;
     hid_t space = -1, type = -1, how = -1;
     hsize_t extent[H5S_MAX_RANK] = {0};
     uint64_t bytes = 0;
-    *set = H5Dopen2(r->id, name, H5P_DEFAULT);
-    KS_CHECK(*set >= 0, KS_FORMAT, "%s: has no data set %s", r->path, name);
+    *set = H5Dopen2(file->id, name, H5P_DEFAULT);
+    KS_CHECK(*set >= 0, KS_FORMAT, "%s: has no data set %s", file->path, name);
     space = H5Dget_space(*set);
     type = H5Dget_type(*set);
     how = H5Dget_create_plist(*set);
     KS_CHECK(H5Tget_class(type) == class, KS_FORMAT, "%s: %s does not hold %s",
-             r->path, name, held(class));
+             file->path, name, held(class));
     KS_CHECK(H5Sget_simple_extent_ndims(space) == rank &&
                  H5Sget_simple_extent_dims(space, extent, NULL) == rank,
-             KS_FORMAT, "%s: %s does not have %d dimensions", r->path, name,
+             KS_FORMAT, "%s: %s does not have %d dimensions", file->path, name,
              rank);
     bytes = H5Tget_size(type);
     for (int i = 0; i < rank; i++) {
@@ -44,7 +44,7 @@ ks_status ks__probes_open_set(const ks__probes_file *r, const char *name,
             want[i] = (int64_t)extent[i];
         KS_CHECK(want[i] >= 0 && extent[i] == (hsize_t)want[i], KS_FORMAT,
                  "%s: %s has extent %llu in dimension %d, expected %lld",
-                 r->path, name, (unsigned long long)extent[i], i,
+                 file->path, name, (unsigned long long)extent[i], i,
                  (long long)want[i]);
         if (__builtin_mul_overflow(bytes, extent[i], &bytes))
             bytes = UINT64_MAX;
@@ -52,10 +52,10 @@ ks_status ks__probes_open_set(const ks__probes_file *r, const char *name,
     haddr_t at = H5Dget_offset(*set);
     KS_CHECK(H5Pget_layout(how) == H5D_CONTIGUOUS &&
                  H5Pget_external_count(how) == 0 && at != HADDR_UNDEF &&
-                 bytes <= r->size && at <= r->size - bytes,
+                 bytes <= file->size && at <= file->size - bytes,
              KS_FORMAT,
              "%s: %s is not whole in its %llu bytes (was it cut short?)",
-             r->path, name, (unsigned long long)r->size);
+             file->path, name, (unsigned long long)file->size);
 done:
     if (st != KS_OK) ks__h5_drop(set);
     ks__h5_drop(&how);

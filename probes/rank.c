@@ -126,5 +126,6 @@ void ks_ranked_correlate(const ks_ranked *r, const double *weight,
     }
     bool varies = left > 0 && right > 0;
     *spearman = varies ? xy / sqrt(xx * yy) : NAN;
+    if (!kendall) return;
     *kendall = varies ? concordance(r, weight, tree) / sqrt(left * right) : NAN;
 }

@@ -25,7 +25,7 @@ size_t ks_ranked_scratch(const ks_ranked *ranked);
  * Pearson's correlation of ranks, equal values at their mean rank. Kendall's
  * tau-b: (C - D) / sqrt((P - Tx) (P - Ty)) with C and D of all P pairs in the
  * same and in opposite order and Tx, Ty tied in x and in y. NaN where all x or
- * all y are equal. Time n log n. */
+ * all y are equal. Time n log n; n without kendall, which may be NULL. */
 void ks_ranked_correlate(const ks_ranked *ranked, const double *weight,
                          double *scratch, double *spearman, double *kendall);
 

@@ -7,6 +7,7 @@
 
 #include "table_analyses.h"
 #include "published_write.h"
+#include "refined_write.h"
 #include "text_table.h"
 
 /* ------------------------------------------------------------------ heading */
@@ -310,7 +311,9 @@ static ks_status write_others(const ks_evaluation *r, bool markdown,
     for (int32_t i = 0; i < r->others.n; i++) {
         const ks_other *o = &r->others.at[i];
         char note[512];
-        if (i > 0 && strcmp(o->note, r->others.at[i - 1].note) == 0) continue;
+        int32_t before = 0; /* the first with that note */
+        while (strcmp(o->note, r->others.at[before].note) != 0) before++;
+        if (before < i) continue;
         snprintf(note, sizeof note, "- %s: %s.", o->probe, o->note);
         KS_TRY(ks__text_wrapped(note, 2, out, err));
     }
@@ -352,8 +355,8 @@ static ks_status write_top(const ks_evaluation *r, bool markdown, ks_str *out,
                              r->grid.unconverged, r->grid.columns));
     if (r->other_unconverged)
         KS_TRY(ks_str_printf(out, err,
-                             "%d of %d fits of baselines, permuted labels and "
-                             "other activations did not reach the "
+                             "%d of %d fits of baselines, controls, analyses, "
+                             "other probes and activations did not reach the "
                              "tolerance.\n\n",
                              r->other_unconverged, r->other_fits));
 done:
@@ -378,6 +381,7 @@ ks_status ks_table_write(const ks_evaluation *evaluation, bool markdown,
         KS_TRY(ks_independence_table(&r->independence, &r->grid, markdown, out,
                                      err));
         KS_TRY(ks_table_analyses(r, markdown, out, err));
+        KS_TRY(ks__refined_table(r, markdown, out, err));
     }
     KS_TRY(ks_table_claims(r, markdown, out, err));
 done:

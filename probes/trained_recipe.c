@@ -39,7 +39,7 @@ static ks_status read_word(const char *word, size_t n, ks_recipe *out,
         k++;
     KS_CHECK(k < KS_COUNT(kinds), KS_USAGE,
              "probe '%.*s': expected l2, linear, mlp, lw-linear, lw-mlp, "
-             "linear-layer or mlp-layer",
+             "linear-layer, mlp-layer, mean-difference, lda, l1 or attention",
              (int)n, word);
     int32_t units = kinds[k].units, depth = kinds[k].depth;
     if (name < n) {

@@ -291,7 +291,9 @@ static ks_status train(work *w, const training *t, int32_t from, best *b,
                     "activations of a layer", err));
     KS_TRY(ks_alloc(&x, n * d, sizeof *x, "activations of a layer", err));
     for (int32_t l = 0; l < layers; l++) {
-        if (s->layers && !s->layers[l]) continue;
+        if ((s->layers && !s->layers[l]) ||
+            !ks_acts_has_layer(s->file, w->tasks->stream, l))
+            continue;
         KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
         KS_TRY(ks_acts_read(s->file, w->tasks->stream, w->tasks->position, l, 0,
                             s->info->n_steps, buffer, err));

@@ -16,6 +16,7 @@ typedef struct ks_bench_input {
     int repeats;          /* pairs */
     int mib;              /* that io writes */
     int rows, width, data_layers, folds; /* of the probe's data */
+    bool alone;                          /* no bare calls beside the probes */
     int hidden, epochs;                  /* of adamw */
 } ks_bench_input;
 
@@ -51,8 +52,10 @@ bool ks_bench_item(const char **list, char item[64]);
 void ks_bench_remove(const char *path);
 
 /* bench_data.c: synthetic activations of a known structure, labels in the
- * file, resid at `mean`, layers 0..layers-1. rows is cut to whole chains. */
+ * file, resid at the positions (a bit set), layers 0..layers-1. rows is cut to
+ * whole chains. */
 ks_status ks_bench_data(const char *path, int64_t rows, int32_t width,
-                        int32_t layers, uint64_t seed, ks_err *err);
+                        int32_t layers, uint32_t positions, uint64_t seed,
+                        ks_err *err);
 
 #endif

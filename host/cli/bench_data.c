@@ -22,6 +22,7 @@ typedef struct data {
     int64_t n;
     int32_t d, latents, layers;
     uint64_t seed;
+    ks_position position; /* being made */
     ks_step_row *steps;
     ks_chain_row *chains;
     char (*ids)[24];
@@ -48,9 +49,15 @@ static float delta_of(const data *m, int32_t layer) {
     return at < 0.5f ? 0.05f + 0.6f * at : 0.5f - 0.3f * at;
 }
 
+/* Of a layer's random numbers: other positions have others. */
+static uint64_t stream_of(const data *m, int32_t layer) {
+    uint64_t position = m->position == KS_MEAN ? 0 : m->position + 1;
+    return 65536 * position + 16 * (uint64_t)layer;
+}
+
 /* What a layer's rows have in common. */
 static void make_layer(data *m, int32_t layer) {
-    uint64_t stream = 16 * (uint64_t)layer;
+    uint64_t stream = stream_of(m, layer);
     draw(m->seed, stream + 1, 0, (int64_t)m->latents * m->d, m->mix);
     draw(m->seed, stream + 2, 0, m->d, m->scale);
     draw(m->seed, stream + 3, 0, m->d, m->offset);
@@ -63,7 +70,7 @@ static void make_layer(data *m, int32_t layer) {
 
 static void make_row(data *m, int32_t layer, int64_t row, float *latent,
                      float *x) {
-    uint64_t stream = 16 * (uint64_t)layer;
+    uint64_t stream = stream_of(m, layer);
     float shift = delta_of(m, layer) * (m->steps[row].label ? 1.0f : -1.0f);
     int32_t first = KS_MIN(FIRST_SIGNAL, m->latents - 1);
     int32_t last = KS_MIN(first + SIGNALS, m->latents);
@@ -92,7 +99,8 @@ static ks_status write_layer(data *m, ks_acts *acts, int32_t layer,
             for (int32_t j = 0; j < m->d; j++)
                 m->x[i * m->d + j] =
                     m->offset[j] + m->scale[j] * m->x[i * m->d + j];
-        KS_TRY(ks_acts_write(acts, KS_RESID, KS_MEAN, layer, at, n, m->x, err));
+        KS_TRY(ks_acts_write(acts, KS_RESID, m->position, layer, at, n, m->x,
+                             err));
     }
 done:
     return st;
@@ -143,7 +151,8 @@ static void free_data(data *m) {
 }
 
 ks_status ks_bench_data(const char *path, int64_t rows, int32_t width,
-                        int32_t layers, uint64_t seed, ks_err *err) {
+                        int32_t layers, uint32_t positions, uint64_t seed,
+                        ks_err *err) {
     ks_status st = KS_OK;
     int64_t done, chains = rows / CHAIN_STEPS;
     ks_acts *acts = NULL;
@@ -155,7 +164,7 @@ ks_status ks_bench_data(const char *path, int64_t rows, int32_t width,
     KS_TRY(make_steps(&m, chains, err));
     KS_TRY(make_buffers(&m, err));
     ks_acts_spec spec = {.streams = 1u << KS_RESID,
-                         .positions = 1u << KS_MEAN,
+                         .positions = positions,
                          .n_layers = layers - 1,
                          .d = width,
                          .dtype = KS_F32,
@@ -173,7 +182,9 @@ ks_status ks_bench_data(const char *path, int64_t rows, int32_t width,
                          .config = "{}"};
     ks_acts_options options = {.force = false};
     KS_TRY(ks_acts_create(&acts, path, &spec, &options, &done, err));
-    for (int32_t l = 0; l < layers; l++) KS_TRY(write_layer(&m, acts, l, err));
+    for (m.position = 0; m.position < KS_TOKENS; m.position++)
+        for (int32_t l = 0; l < layers && positions >> m.position & 1; l++)
+            KS_TRY(write_layer(&m, acts, l, err));
     KS_TRY(ks_acts_commit(acts, 0, m.n, err));
     KS_TRY(ks_acts_finish(&acts, err));
 done:

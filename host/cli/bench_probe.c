@@ -16,9 +16,9 @@
 #include <unistd.h>
 
 #include "../blas.h"
-#include "../../probes/dataset.h"
-#include "../../probes/l2.h"
+#include "../../probes/layer.h"
 #include "../../probes/nest.h"
+#include "../ops.h"
 #include "bench.h"
 
 enum { STRENGTHS = KS_DEFAULT_STRENGTHS };
@@ -47,12 +47,16 @@ typedef struct probe_bench {
     int64_t n, d;
     int32_t n_layers, n_columns, lanes, lane_threads;
     int32_t *layer; /* [n_layers] in the file */
-    ks_position position;
-    float *x;      /* [n_layers, n, d] */
-    int8_t *y;     /* [n] */
-    uint8_t *fold; /* [n] */
+    ks_position positions[KS_TOKENS];
+    int32_t n_positions;
+    ks_dataset *data; /* open while there are several positions to read */
+    void *raw;        /* rows as they are read */
+    float *x;         /* [n_layers, n, d] of one position */
+    int8_t *y;        /* [n] */
+    uint8_t *fold;    /* [n] */
     double strength[STRENGTHS];
-    int32_t *passes; /* [n_layers, n_columns] of the last run */
+    int32_t *passes; /* [n_positions, n_layers, n_columns] of the last run */
+    int32_t *counts; /* the position's part of passes */
     float *margin;   /* [lanes, n_columns, n] */
     float *scratch;  /* [lanes] of the bare calls */
     size_t lane_scratch;
@@ -76,61 +80,70 @@ done:
     return st;
 }
 
-static ks_status pick_position(probe_bench *b, const ks_dataset *data,
-                               ks_err *err) {
+/* Those asked for that the file has; by default its first. */
+static ks_status pick_positions(probe_bench *b, ks_err *err) {
     uint32_t wanted = b->bench->in->common.positions;
     for (ks_position p = 0; p < KS_TOKENS; p++)
-        if ((!wanted || wanted >> p & 1) &&
-            ks_acts_has(data->acts, KS_RESID, p)) {
-            b->position = p;
-            return KS_OK;
-        }
-    return ks_fail(err, KS_USAGE, "%s has no resid at such a position",
-                   b->path);
+        if ((wanted ? wanted >> p & 1 : b->n_positions == 0) &&
+            ks_acts_has(b->data->acts, KS_RESID, p))
+            b->positions[b->n_positions++] = p;
+    return b->n_positions
+               ? KS_OK
+               : ks_fail(err, KS_USAGE, "%s has no resid at such a position",
+                         b->path);
 }
 
-/* Every layer's first n rows; folds are problems in turn. */
-static ks_status read_layers(probe_bench *b, const ks_dataset *data,
+/* Every layer's first n rows at a position. */
+static ks_status read_layers(probe_bench *b, ks_position position,
                              ks_err *err) {
     ks_status st = KS_OK;
-    float *buffer = NULL, *x = NULL;
-    size_t d = (size_t)b->d;
-    KS_TRY(ks_alloc(&buffer, (size_t)data->info->n_steps * d, sizeof(float),
-                    "a layer", err));
-    KS_TRY(ks_alloc(&x, (size_t)data->n * d, sizeof(float), "a layer", err));
     for (int32_t k = 0; k < b->n_layers; k++) {
-        KS_TRY(ks_dataset_read(data, data->acts, data->row, KS_RESID,
-                               b->position, b->layer[k], buffer, x, err));
-        memcpy(b->x + (size_t)k * (size_t)b->n * d, x,
-               (size_t)b->n * d * sizeof(float));
-    }
-    for (int64_t i = 0; i < b->n; i++) {
-        b->y[i] = data->y[i];
-        b->fold[i] = (uint8_t)(data->group[i] % b->bench->in->folds);
+        ks_layer layer = {.dataset = b->data,
+                          .file = b->data->acts,
+                          .place = b->data->row,
+                          .stream = KS_RESID,
+                          .position = position,
+                          .layer = b->layer[k]};
+        ks_l2_source source = ks_layer_source(&layer);
+        float *to = b->x + (size_t)k * (size_t)(b->n * b->d);
+        int64_t step = (int64_t)(ks_l2_piece_bytes(&source) /
+                                 ks_type_row_bytes(source.type, b->d));
+        for (int64_t i = 0; i < b->n; i += step) {
+            int64_t n = KS_MIN(step, b->n - i);
+            KS_TRY(source.read(&layer, i, n, b->raw, err));
+            ks_dequantize(source.type, b->raw, to + i * b->d, n * b->d);
+        }
     }
 done:
-    free(buffer);
-    free(x);
     return st;
 }
 
+/* Folds are problems in turn. */
 static ks_status load(probe_bench *b, ks_err *err) {
     ks_status st = KS_OK;
-    ks_dataset *data = NULL;
     ks_dataset_paths paths = {.acts = b->path,
                               .labels = b->bench->in->common.labels};
-    KS_TRY(ks_dataset_open(&data, &paths, err));
+    KS_TRY(ks_dataset_open(&b->data, &paths, err));
+    const ks_dataset *data = b->data;
     KS_TRY(pick_layers(b, data->info, err));
-    KS_TRY(pick_position(b, data, err));
+    KS_TRY(pick_positions(b, err));
     b->n = KS_MIN(data->n, b->bench->in->rows);
     b->d = data->info->d;
+    ks_l2_source source = {.type = data->info->dtype, .d = b->d};
+    KS_TRY(ks_alloc(&b->raw, ks_l2_piece_bytes(&source), 1, "rows", err));
     KS_TRY(ks_alloc(&b->x, (size_t)b->n_layers * (size_t)b->n * (size_t)b->d,
                     sizeof(float), "all layers", err));
     KS_TRY(ks_alloc(&b->y, (size_t)b->n, 1, "labels", err));
     KS_TRY(ks_alloc(&b->fold, (size_t)b->n, 1, "folds", err));
-    KS_TRY(read_layers(b, data, err));
+    for (int64_t i = 0; i < b->n; i++) {
+        b->y[i] = data->y[i];
+        b->fold[i] = (uint8_t)(data->group[i] % b->bench->in->folds);
+    }
+    if (b->n_positions == 1) {
+        KS_TRY(read_layers(b, b->positions[0], err));
+        ks_dataset_close(&b->data);
+    }
 done:
-    ks_dataset_close(&data);
     return st;
 }
 
@@ -148,8 +161,10 @@ static ks_status find_data(probe_bench *b, ks_err *err) {
     if (in->common.acts) return KS_OK;
     KS_TRY(ks_refuse_existing(b->path, false, err));
     b->remove = !in->out_data;
+    uint32_t positions = in->common.positions;
     KS_TRY(ks_bench_data(b->path, in->rows, in->width, in->data_layers,
-                         in->common.seed, err));
+                         positions ? positions : 1u << KS_MEAN, in->common.seed,
+                         err));
 done:
     return st;
 }
@@ -196,7 +211,7 @@ static ks_status fit_layer(probe_bench *b, int32_t at, int lane, grid_run *run,
         failed += !columns[k].converged;
     }
     for (int32_t k = 0; k < b->n_columns; k++)
-        b->passes[at * b->n_columns + k] = columns[k].passes;
+        b->counts[at * b->n_columns + k] = columns[k].passes;
 #pragma omp critical(ks_bench_probe)
     {
         run->cost.prepare += cost.prepare;
@@ -207,7 +222,8 @@ static ks_status fit_layer(probe_bench *b, int32_t at, int lane, grid_run *run,
         run->cost.reads = KS_MAX(run->cost.reads, cost.reads);
         run->gradient = KS_MAX(run->gradient, gradient);
         run->unconverged += failed;
-        run->accuracy += accuracy_of(b, margin) / b->n_layers;
+        run->accuracy +=
+            accuracy_of(b, margin) / (b->n_layers * b->n_positions);
     }
 done:
     ks_l2_close(&l2);
@@ -233,7 +249,7 @@ static void bare_pass(const probe_bench *b, const float *x, int64_t columns,
 static int32_t active_in(const probe_bench *b, int32_t at, int32_t pass) {
     int32_t n = 0;
     for (int32_t k = 0; k < b->n_columns; k++)
-        n += b->passes[at * b->n_columns + k] - 1 > pass;
+        n += b->counts[at * b->n_columns + k] - 1 > pass;
     return n;
 }
 
@@ -305,15 +321,25 @@ static ks_status each_layer(probe_bench *b, layer_fn what, grid_run *run,
     return st;
 }
 
+/* One position after another; reading stays outside the clock. */
 static ks_status run_pair(probe_bench *b, grid_run *run, bool bare_first,
                           ks_err *err) {
     ks_status st = KS_OK;
+    bool alone = b->bench->in->alone;
     *run = (grid_run){0};
-    if (bare_first)
-        KS_TRY(each_layer(b, bare_layer, run, &run->bare_seconds, err));
-    KS_TRY(each_layer(b, fit_layer, run, &run->seconds, err));
-    if (!bare_first)
-        KS_TRY(each_layer(b, bare_layer, run, &run->bare_seconds, err));
+    for (int32_t p = 0; p < b->n_positions; p++) {
+        double ours = 0, bare = 0;
+        b->counts = b->passes + (int64_t)p * b->n_layers * b->n_columns;
+        if (b->data) KS_TRY(read_layers(b, b->positions[p], err));
+        if (!alone && bare_first)
+            KS_TRY(each_layer(b, bare_layer, run, &bare, err));
+        KS_TRY(each_layer(b, fit_layer, run, &ours, err));
+        if (!alone && !bare_first)
+            KS_TRY(each_layer(b, bare_layer, run, &bare, err));
+        run->seconds += ours;
+        run->bare_seconds += bare;
+    }
+    if (alone) run->bare_seconds = NAN;
     ks_log(KS_LOG_INFO, "%.2f s, bare %.2f s, at most %d reads of a layer",
            run->seconds, run->bare_seconds, run->cost.reads);
 done:
@@ -330,16 +356,18 @@ static ks_status add_row(probe_bench *b, json_t *pair, const grid_run *r,
     return ks_bench_row(
         b->bench,
         json_pack(
-            "{s:o,s:s,s:i,s:I,s:I,s:i,s:i,s:i,s:f,s:f,s:f,s:o,s:o,s:i,s:i,"
+            "{s:o,s:s,s:i,s:i,s:I,s:I,s:i,s:i,s:i,s:f,s:o,s:o,s:o,s:o,s:i,s:i,"
             "s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}",
             "pair", pair, "backend", b->dev ? "cuda" : "cpu", "layers",
-            b->n_layers, "rows", (json_int_t)b->n, "width", (json_int_t)b->d,
-            "strengths", STRENGTHS, "folds", b->bench->in->folds, "lanes",
-            b->lanes, "seconds", r->seconds, "bare_seconds", r->bare_seconds,
-            "over_bare", ratio.mean, "over_bare_low", ks_bench_real(ratio.low),
-            "over_bare_high", ks_bench_real(ratio.high), "reads", r->cost.reads,
-            "unconverged", r->unconverged, "max_gradient", r->gradient,
-            "accuracy", r->accuracy, "prepare_s", r->cost.prepare, "factor_s",
+            b->n_layers, "positions", b->n_positions, "rows", (json_int_t)b->n,
+            "width", (json_int_t)b->d, "strengths", STRENGTHS, "folds",
+            b->bench->in->folds, "lanes", b->lanes, "seconds", r->seconds,
+            "bare_seconds", ks_bench_real(r->bare_seconds), "over_bare",
+            ks_bench_real(ratio.mean), "over_bare_low",
+            ks_bench_real(ratio.low), "over_bare_high",
+            ks_bench_real(ratio.high), "reads", r->cost.reads, "unconverged",
+            r->unconverged, "max_gradient", r->gradient, "accuracy",
+            r->accuracy, "prepare_s", r->cost.prepare, "factor_s",
             r->cost.factor, "passes_s", r->cost.passes, "verify_s",
             r->cost.verify, "directions_s", directions, "bare_gram_s",
             r->bare.gram, "bare_factor_s", r->bare.factor, "bare_passes_s",
@@ -395,7 +423,8 @@ static ks_status open_bench(probe_bench *b, int pairs, ks_err *err) {
                     "bare products", err));
     KS_TRY(ks_alloc(&b->margin, lanes * columns * n, sizeof(float), "margins",
                     err));
-    KS_TRY(ks_alloc(&b->passes, (size_t)b->n_layers * columns,
+    KS_TRY(ks_alloc(&b->passes,
+                    (size_t)(b->n_positions * b->n_layers) * columns,
                     sizeof *b->passes, "figures", err));
     KS_TRY(ks_alloc(&b->runs, (size_t)pairs, sizeof *b->runs, "figures", err));
 done:
@@ -403,10 +432,11 @@ done:
 }
 
 static void close_bench(probe_bench *b) {
+    ks_dataset_close(&b->data);
     if (b->remove) ks_bench_remove(b->path);
     ks_dev_close(&b->dev, b->ops);
-    void *all[] = {b->path,   b->layer,   b->x,    b->y,     b->fold,
-                   b->margin, b->scratch, b->runs, b->passes};
+    void *all[] = {b->path, b->layer,  b->raw,     b->x,    b->y,
+                   b->fold, b->margin, b->scratch, b->runs, b->passes};
     for (size_t i = 0; i < KS_COUNT(all); i++) free(all[i]);
 }
 
@@ -419,7 +449,8 @@ ks_status ks_bench_probe(ks_bench *bench, ks_err *err) {
              "--rows %d: expected at least %d for %d folds", bench->in->rows,
              2 * bench->in->folds * 5, bench->in->folds);
     KS_TRY(open_bench(&b, pairs, err));
-    KS_TRY(run_pair(&b, &warm, false, err)); /* and counts the bare passes */
+    if (!bench->in->alone) /* and counts the bare passes */
+        KS_TRY(run_pair(&b, &warm, false, err));
     for (int i = 0; i < pairs; i++)
         KS_TRY(run_pair(&b, &b.runs[i], i % 2 == 1, err));
     KS_TRY(write_rows(&b, pairs, err));

@@ -237,6 +237,7 @@ int ks_cmd_score(int argc, char **argv);
 int ks_cmd_generate(int argc, char **argv);
 int ks_cmd_split(int argc, char **argv);
 int ks_cmd_import(int argc, char **argv);
+int ks_cmd_import_acts(int argc, char **argv);
 int ks_cmd_label(int argc, char **argv);
 int ks_cmd_capture(int argc, char **argv);
 int ks_cmd_probe(int argc, char **argv);

@@ -215,6 +215,8 @@ done:
 }
 
 int ks_cmd_import(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "acts") == 0)
+        return ks_cmd_import_acts(argc - 1, argv + 1);
     input in = {0};
     ks_cli_common_init(&in.common);
     int code = ks_cli_parse(&argp, "import", argc, argv, &in);

@@ -1,15 +1,13 @@
 /* cmd_probe.c - keystep probe: activations and labels in, probes of every
  * layer and position, baselines and the per-layer table out. */
-#include <errno.h>
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../../probes/export.h"
 #include "../../probes/table.h"
-#include "cli.h"
+#include "probe_options.h"
 
 enum {
     KEY_RIVAL = KS_KEY_OWN,
@@ -23,6 +21,7 @@ enum {
     KEY_NO_TEXT,
     KEY_ANALYSES,
     KEY_PROBES,
+    KEY_GRADED,
     KEY_PROTOCOL,
     KEY_RATES
 };
@@ -40,6 +39,7 @@ typedef struct input {
     uint32_t analyses;
     bool no_text;
     ks_kinds_options kinds;
+    ks_refined_options refined;
     ks_progress *progress;
 } input;
 
@@ -91,11 +91,19 @@ static const struct argp_option option_list[] = {
      "learning-curve, surface; all (default) or none",
      0},
     {"probes", KEY_PROBES, "LIST", 0,
-     "kinds to train with AdamW beside l2, which always runs: linear, mlp "
+     "kinds beside l2, which always runs. Trained with AdamW: linear, mlp "
      "(256x2; on the mean over the layers behind the embeddings), lw-linear, "
      "lw-mlp (128; on those layers side by side), linear-layer, mlp-layer "
      "(128; one for each layer). lw-mlp:1024, mlp:128x5: other units, and "
-     "hidden layers, each half as wide as the one before",
+     "hidden layers, each half as wide as the one before. Concept directions: "
+     "mean-difference, lda. l1: how few dimensions carry the signal. "
+     "attention: "
+     "over the step's tokens (capture --positions mean,tokens), on the layer "
+     "that most folds chose at mean; attention:all: on all layers",
+     0},
+    {"graded", KEY_GRADED, "SCORE,..", 0,
+     "scores of the label lines, such as influence,drop, to regress on "
+     "activations, on all steps that have them, labelled or not",
      0},
     {"protocol", KEY_PROTOCOL, "honest|published", 0,
      "published: also the published protocol, with all steps from it to the "
@@ -119,33 +127,6 @@ static const struct argp_option option_list[] = {
     KS_CLI_JSON,
     KS_CLI_QUIET,
     {0}};
-
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static void read_strengths(input *in, const char *text,
-                           struct argp_state *state) {
-    in->n_strengths = 0;
-    for (const char *at = text; at;) {
-        char *end;
-        double value = strtod(at, &end);
-        if (end == at || (*end && *end != ',') ||
-            !(value > 0 && value < 1e12) ||
-            in->n_strengths == KS_MAX_STRENGTHS) {
-            argp_error(state,
-                       "--strengths takes up to %d positive numbers "
-                       "such as 0.01,0.1,1, got '%s'",
-                       KS_MAX_STRENGTHS, text);
-            return;
-        }
-        in->strengths[in->n_strengths++] = value;
-        at = *end ? end + 1 : NULL;
-    }
-    qsort(in->strengths, (size_t)in->n_strengths, sizeof *in->strengths,
-          by_size);
-}
 
 static void read_analyses(input *in, const char *text,
                           struct argp_state *state) {
@@ -185,9 +166,14 @@ static void read_protocol(input *in, const char *text,
 
 static void read_probes(input *in, const char *text, struct argp_state *state) {
     ks_err err = {0};
-    ks_status st =
-        ks_recipes_read(text, in->kinds.recipes, &in->kinds.n_recipes, &err);
+    ks_status st = ks_probe_words_read(text, &in->kinds, &in->refined, &err);
     if (st != KS_OK) argp_error(state, "--probes: %s", err.text);
+}
+
+static void read_graded(input *in, const char *text, struct argp_state *state) {
+    ks_err err = {0};
+    if (ks_graded_read(text, &in->refined, &err) != KS_OK)
+        argp_error(state, "--graded: %s", err.text);
 }
 
 static void read_rates(input *in, const char *text, struct argp_state *state) {
@@ -254,6 +240,8 @@ static void check(input *in, struct argp_state *state) {
         argp_error(state, "position 'tokens' has no row a step: probes take "
                           "mean, first, middle, last, before");
     ks_cli_clean(c, state);
+    if (in->refined.n_graded && !c->labels)
+        argp_error(state, "--graded needs --labels");
     if (in->kinds.n_rates && !in->kinds.published)
         argp_error(state, "--published-rates needs --protocol published");
     if (in->kinds.published) ks_kinds_default(&in->kinds);
@@ -285,7 +273,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         in->seeds = (int)ks_cli_whole(arg, 1, KS_MAX_SEEDS, "seeds", state);
         return 0;
     case KEY_STRENGTHS:
-        read_strengths(in, arg, state);
+        in->n_strengths = ks_cli_strengths(in->strengths, arg, state);
         return 0;
     case KEY_BOOTSTRAP:
         in->bootstrap =
@@ -296,6 +284,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_PROBES:
         read_probes(in, arg, state);
+        return 0;
+    case KEY_GRADED:
+        read_graded(in, arg, state);
         return 0;
     case KEY_PROTOCOL:
         read_protocol(in, arg, state);
@@ -322,28 +313,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 static const char *const file_names[] = {"table.md", "metrics.csv",
                                          "summary.json", "probes.h5"};
 enum { TABLE, CSV, JSON, H5, N_FILES };
-
-/* Makes the folder (*made: it is new) and refuses what is there, before any
- * work. */
-static ks_status prepare(const input *in, char *paths[N_FILES], bool *made,
-                         ks_err *err) {
-    ks_status st = KS_OK;
-    const char *out = in->common.out;
-    struct stat what;
-    *made = mkdir(out, 0777) == 0;
-    if (!*made) {
-        KS_CHECK(errno == EEXIST && stat(out, &what) == 0, KS_IO,
-                 "%s: cannot make the folder: %s", out, strerror(errno));
-        KS_CHECK(S_ISDIR(what.st_mode), KS_EXISTS,
-                 "%s is there and not a folder; --out names a folder", out);
-    }
-    for (int i = 0; i < N_FILES; i++) {
-        KS_TRY(ks_path_join(&paths[i], out, file_names[i], err));
-        KS_TRY(ks_refuse_existing(paths[i], in->common.force, err));
-    }
-done:
-    return st;
-}
 
 static ks_status write_all(const input *in, const ks_evaluation *evaluation,
                            char *paths[N_FILES], ks_err *err) {
@@ -403,8 +372,8 @@ static void say(const ks_evaluation *r) {
            r->grid.columns, r->grid.passes, r->grid.unconverged);
     if (r->other_unconverged)
         ks_log(KS_LOG_INFO,
-               "probe: %d of %d fits of baselines, permuted labels and other "
-               "activations above the tolerance",
+               "probe: %d of %d fits of baselines, controls, analyses, other "
+               "probes and activations above the tolerance",
                r->other_unconverged, r->other_fits);
 }
 
@@ -450,12 +419,14 @@ static ks_status run(input *in, ks_err *err) {
         .analyses = in->analyses,
         .no_text = in->no_text,
         .kinds = in->kinds,
+        .refined = in->refined,
         .layers_of = ks_cli_layers,
         .layers = c->layers,
         .begin = begin,
         .end = end};
     options.grid.room = bound_memory(c);
-    KS_TRY(prepare(in, paths, &made, err));
+    KS_TRY(ks_cli_folder(c->out, c->force, N_FILES, file_names, paths, &made,
+                         err));
     if (ks_cli_on_device(c->backend)) {
         KS_TRY(ks_dev_open(&dev, &ops, c->backend, c->threads, NULL, err));
         KS_TRY(ks_dev_limit(dev, c->memory, "--backend cpu needs none", err));

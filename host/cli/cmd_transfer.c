@@ -111,6 +111,9 @@ static void check(input *in, struct argp_state *state) {
     if (c->positions & 1u << KS_TOKENS)
         argp_error(state, "position 'tokens' has no row a step: probes take "
                           "mean, first, middle, last, before");
+    if (c->memory && !ks_cli_on_device(c->backend))
+        argp_error(state, "--memory bounds a device's; --backend cpu takes "
+                          "what the activations of two layers need");
     if (!c->streams) c->streams = 1u << KS_RESID;
     if (!c->positions) c->positions = 1u << KS_MEAN;
     if (!in->inner) in->inner = in->folds - 1;

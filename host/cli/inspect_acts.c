@@ -21,6 +21,13 @@ static const char *position_at(int i) {
     return ks_position_name((ks_position)i);
 }
 
+static json_t *listed_of(const ks_acts_info *a) {
+    json_t *list = json_array();
+    for (int32_t i = 0; i < a->n_listed; i++)
+        json_array_append_new(list, json_integer(a->listed[i]));
+    return list;
+}
+
 static ks_status describe(const ks_acts_info *a, const char *path, json_t *o,
                           ks_err *err) {
     ks_status st = KS_OK;
@@ -35,6 +42,7 @@ static ks_status describe(const ks_acts_info *a, const char *path, json_t *o,
         ks__put(o, "model sha256", ks__text(a->model_sha256)) &&
         ks__put(o, "tokenizer sha256", ks__text(a->tokenizer_hash)) &&
         ks__put(o, "layers", json_integer(a->n_layers)) &&
+        (!a->n_listed || ks__put(o, "layers held", listed_of(a))) &&
         ks__put(o, "hidden", json_integer(a->d)) &&
         ks__put(o, "dtype", json_string(ks_type_name(a->dtype))) &&
         ks__put(o, "streams", names_of(a->streams, KS_N_STREAMS, stream_at)) &&

@@ -224,6 +224,10 @@ void ks__column(ks_report_table *t, ks_column_kind kind, const char *name) {
         t->columns[t->n_columns++] = (ks_report_column){name, kind};
 }
 
+size_t ks__table_rows(const ks_report_table *t) {
+    return t->n_columns ? t->n_cells / t->n_columns : 0;
+}
+
 static void add_cell(ks_report_table *t, ks_report_cell cell) {
     if (room(t->of, (void *)&t->cells, &t->cell_room, t->n_cells,
              sizeof *t->cells))

@@ -190,6 +190,8 @@ void ks__strip_mark(ks_report_figure *f, int8_t label);
 
 /* ---------------------------------------------------------------- to write */
 
+size_t ks__table_rows(const ks_report_table *table);
+
 /* A cell as people read it, "n/a" where nothing is; out [n]. */
 void ks__cell_show(const ks_report_cell *cell, ks_column_kind kind, char *out,
                    size_t n);

@@ -58,24 +58,31 @@ done:
     return st;
 }
 
+static ks_status add_cell(ks_str *out, const ks_report_cell *cell,
+                          ks_column_kind kind, ks_err *err) {
+    ks_status st = KS_OK;
+    if (kind == KS_COLUMN_TEXT)
+        return add_text(out, cell->text ? cell->text : "", err);
+    KS_TRY(add_number(out, cell->value, err));
+    if (!has_interval(kind)) goto done;
+    KS_TRY(ks_str_add(out, ",", 1, err));
+    KS_TRY(add_number(out, cell->low, err));
+    KS_TRY(ks_str_add(out, ",", 1, err));
+    KS_TRY(add_number(out, cell->high, err));
+done:
+    return st;
+}
+
 ks_status ks__table_csv(const ks_report_table *t, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(head(t, out, err));
-    for (size_t i = 0; i < t->n_cells; i++) {
-        const ks_report_cell *cell = &t->cells[i];
-        ks_column_kind kind = t->columns[i % t->n_columns].kind;
-        if (i % t->n_columns) KS_TRY(ks_str_add(out, ",", 1, err));
-        if (kind == KS_COLUMN_TEXT)
-            KS_TRY(add_text(out, cell->text ? cell->text : "", err));
-        else
-            KS_TRY(add_number(out, cell->value, err));
-        if (has_interval(kind)) {
-            KS_TRY(ks_str_add(out, ",", 1, err));
-            KS_TRY(add_number(out, cell->low, err));
-            KS_TRY(ks_str_add(out, ",", 1, err));
-            KS_TRY(add_number(out, cell->high, err));
+    for (size_t r = 0; r < ks__table_rows(t); r++) {
+        for (size_t c = 0; c < t->n_columns; c++) {
+            if (c) KS_TRY(ks_str_add(out, ",", 1, err));
+            KS_TRY(add_cell(out, &t->cells[r * t->n_columns + c],
+                            t->columns[c].kind, err));
         }
-        if ((i + 1) % t->n_columns == 0) KS_TRY(ks_str_add(out, "\n", 1, err));
+        KS_TRY(ks_str_add(out, "\n", 1, err));
     }
 done:
     return st;

@@ -44,16 +44,18 @@ static json_t *cell_json(const ks_report_cell *c, ks_column_kind kind) {
 }
 
 ks_status ks__table_json(const ks_report_table *t, json_t **out, ks_err *err) {
-    json_t *columns = json_array(), *rows = json_array(), *row = NULL;
+    json_t *columns = json_array(), *rows = json_array();
     for (size_t c = 0; c < t->n_columns; c++)
         json_array_append_new(columns,
                               json_pack("{s:s,s:s}", "name", t->columns[c].name,
                                         "kind", kind_name(t->columns[c].kind)));
-    for (size_t i = 0; i < t->n_cells; i++) {
-        if (i % t->n_columns == 0)
-            json_array_append_new(rows, row = json_array());
-        json_array_append_new(
-            row, cell_json(&t->cells[i], t->columns[i % t->n_columns].kind));
+    for (size_t r = 0; r < ks__table_rows(t); r++) {
+        json_t *row = json_array();
+        for (size_t c = 0; c < t->n_columns; c++)
+            json_array_append_new(
+                row,
+                cell_json(&t->cells[r * t->n_columns + c], t->columns[c].kind));
+        json_array_append_new(rows, row);
     }
     return finish(json_pack("{s:s,s:s,s:o,s:o,s:o}", "name", t->name, "title",
                             t->title, "note", text(t->note), "columns", columns,
@@ -101,11 +103,12 @@ static json_t *names_json(const char *const *names, size_t n) {
 }
 
 static void heat_json(const ks_report_figure *f, json_t *object) {
-    json_t *values = json_array(), *row = NULL;
-    for (size_t i = 0; i < f->n_values; i++) {
-        if (i % f->n_columns == 0)
-            json_array_append_new(values, row = json_array());
-        json_array_append_new(row, number(f->values[i]));
+    json_t *values = json_array();
+    for (size_t r = 0; r < f->n_rows; r++) {
+        json_t *row = json_array();
+        for (size_t c = 0; c < f->n_columns; c++)
+            json_array_append_new(row, number(f->values[r * f->n_columns + c]));
+        json_array_append_new(values, row);
     }
     json_object_set_new(object, "rows", names_json(f->rows, f->n_rows));
     json_object_set_new(object, "columns",
@@ -164,16 +167,18 @@ done:
 
 ks_status ks__report_json(const ks_report *r, json_t **out, ks_err *err) {
     ks_status st = KS_OK;
-    json_t *sections = json_array(), *absent = json_array();
+    json_t *sections = json_array(), *absent = json_array(), *parts = NULL;
     for (size_t s = 0; s < r->n_sections; s++) {
         const ks_report_section *section = &r->sections[s];
-        json_t *parts = json_array();
-        json_array_append_new(
-            sections, json_pack("{s:s,s:s,s:o,s:o}", "name", section->name,
-                                "title", section->title, "lead",
-                                text(section->lead), "parts", parts));
+        parts = json_array();
         for (size_t p = 0; p < section->n_parts; p++)
             KS_TRY(part_json(&section->parts[p], parts, err));
+        json_array_append_new(
+            sections, json_pack("{s:s,s:s,s:o,s:O}", "name", section->name,
+                                "title", section->title, "lead",
+                                text(section->lead), "parts", parts));
+        json_decref(parts);
+        parts = NULL;
     }
     for (size_t i = 0; i < r->n_absent; i++)
         json_array_append_new(absent, json_string(r->absent[i]));
@@ -183,6 +188,7 @@ ks_status ks__report_json(const ks_report *r, json_t **out, ks_err *err) {
                             "sections", sections, "absent", absent),
                   out, err));
 done:
+    json_decref(parts);
     json_decref(sections);
     json_decref(absent);
     return st;

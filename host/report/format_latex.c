@@ -96,18 +96,18 @@ ks_status ks__table_latex(const ks_report_table *t, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     char shown[128];
     KS_TRY(top(t, out, err));
-    for (size_t i = 0; i < t->n_cells; i++) {
-        ks_column_kind kind = t->columns[i % t->n_columns].kind;
-        KS_TRY(ks_str_printf(out, err, i % t->n_columns ? " & " : "    "));
-        if (kind == KS_COLUMN_TEXT) {
-            KS_TRY(
-                add_text(out, t->cells[i].text ? t->cells[i].text : "", err));
-        } else {
-            ks__cell_show(&t->cells[i], kind, shown, sizeof shown);
-            KS_TRY(add_shown(out, shown, err));
+    for (size_t r = 0; r < ks__table_rows(t); r++) {
+        for (size_t c = 0; c < t->n_columns; c++) {
+            const ks_report_cell *cell = &t->cells[r * t->n_columns + c];
+            KS_TRY(ks_str_printf(out, err, c ? " & " : "    "));
+            if (t->columns[c].kind == KS_COLUMN_TEXT) {
+                KS_TRY(add_text(out, cell->text ? cell->text : "", err));
+            } else {
+                ks__cell_show(cell, t->columns[c].kind, shown, sizeof shown);
+                KS_TRY(add_shown(out, shown, err));
+            }
         }
-        if ((i + 1) % t->n_columns == 0)
-            KS_TRY(ks_str_printf(out, err, " \\\\\n"));
+        KS_TRY(ks_str_printf(out, err, " \\\\\n"));
     }
     KS_TRY(ks_str_printf(out, err, "    \\bottomrule\n  \\end{tabular}\n"));
     if (t->note) {

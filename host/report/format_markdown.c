@@ -42,18 +42,19 @@ ks_status ks__table_markdown(const ks_report_table *t, ks_str *out,
     }
     KS_TRY(ks_str_printf(out, err, "|\n"));
     KS_TRY(rule(t, out, err));
-    for (size_t i = 0; i < t->n_cells; i++) {
-        ks_column_kind kind = t->columns[i % t->n_columns].kind;
-        KS_TRY(ks_str_printf(out, err, "| "));
-        if (kind == KS_COLUMN_TEXT) {
-            KS_TRY(
-                add_text(out, t->cells[i].text ? t->cells[i].text : "", err));
-        } else {
-            ks__cell_show(&t->cells[i], kind, shown, sizeof shown);
-            KS_TRY(ks_str_printf(out, err, "%s", shown));
+    for (size_t r = 0; r < ks__table_rows(t); r++) {
+        for (size_t c = 0; c < t->n_columns; c++) {
+            const ks_report_cell *cell = &t->cells[r * t->n_columns + c];
+            KS_TRY(ks_str_printf(out, err, "| "));
+            if (t->columns[c].kind == KS_COLUMN_TEXT) {
+                KS_TRY(add_text(out, cell->text ? cell->text : "", err));
+            } else {
+                ks__cell_show(cell, t->columns[c].kind, shown, sizeof shown);
+                KS_TRY(ks_str_printf(out, err, "%s", shown));
+            }
+            KS_TRY(ks_str_printf(out, err, " "));
         }
-        KS_TRY(ks_str_printf(out, err, " "));
-        if ((i + 1) % t->n_columns == 0) KS_TRY(ks_str_printf(out, err, "|\n"));
+        KS_TRY(ks_str_printf(out, err, "|\n"));
     }
 done:
     return st;

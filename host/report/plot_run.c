@@ -9,8 +9,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern char **environ;
-
 typedef struct process {
     pid_t pid; /* 0: not running */
     FILE *script, *words;

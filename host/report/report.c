@@ -242,8 +242,9 @@ static ks_status write_all(writer *w, const ks_reader *reader, ks_err *err) {
     KS_TRY(write_figures(w, err));
     KS_TRY(write_whole(w, reader, err));
     drop_earlier(w, earlier);
-    json_array_foreach(reader->runs, i, one) w->done->chains +=
-        json_array_size(json_object_get(one, "chains"));
+    json_array_foreach(reader->runs, i, one) {
+        w->done->chains += json_array_size(json_object_get(one, "chains"));
+    }
     w->done->absent = w->report->n_absent;
 done:
     json_decref(earlier);

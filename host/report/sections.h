@@ -6,9 +6,9 @@
 #include "content.h"
 #include "runs.h"
 
-/* All sections of the runs, but for the chains; out starts as {0}. title NULL:
+/* All sections of the runs, but for the chains; r starts as {0}. title NULL:
  * made of the runs' models. */
-ks_status ks__sections_build(ks_report *out, const ks_runs *runs,
+ks_status ks__sections_build(ks_report *r, const ks_runs *runs,
                              const char *title, ks_err *err);
 
 /* Each adds one section, or a line to what is absent. */

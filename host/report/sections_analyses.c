@@ -247,8 +247,9 @@ static void features(ks_report *r, const ks_runs *runs, size_t run) {
     ks__column(t, KS_COLUMN_RANGE, "with predictions");
     json_array_foreach(all, i, one) {
         const char *name = ks__named(r, one, "name");
-        ks__bar_interval(f, NULL, name, -1,
-                         json_object_get(one, "with_scores"));
+        json_t *with = json_object_get(one, "with_scores");
+        if (!isnan(ks__number(with, "value"))) /* not the same in all steps */
+            ks__bar_interval(f, NULL, name, -1, with);
         ks__cell_text(t, name);
         ks__cell_interval_of(t, json_object_get(one, "with_labels"));
         ks__cell_interval_of(t, json_object_get(one, "with_scores"));
@@ -261,46 +262,101 @@ static void features(ks_report *r, const ks_runs *runs, size_t run) {
     ks__figure_end(f);
 }
 
-static void removed(ks_report *r, const ks_runs *runs, size_t run) {
-    json_t *one, *layer,
-        *all = json_object_get(analysis(runs, run, "surface"), "removed");
+/* The layer's probe on the activations as they are. */
+static json_t *as_it_is(const ks_runs *runs, size_t run, const json_t *where,
+                        double layer) {
+    json_t *one, *series = ks__same_where(
+                     json_object_get(runs->at[run].summary, "probes"), where);
+    size_t i;
+    json_array_foreach(json_object_get(series, "layers"), i, one) {
+        if (ks__number(one, "layer") == layer)
+            return json_object_get(one, "balanced_accuracy");
+    }
+    return NULL;
+}
+
+/* One layer a position: both ways, side by side. */
+static void removed_bars(ks_report *r, const ks_runs *runs, size_t run,
+                         const json_t *all) {
+    json_t *one, *layer;
+    size_t i, k;
+    ks_report_figure *f = ks__figure(
+        r, KS_FIGURE_BARS, ks__file_of(r, runs, run, "removed", NULL),
+        ks__of_run(r, runs, run, "With the surface, and without it"));
+    f->x_label = "balanced accuracy, %";
+    f->percent = true;
+    ks__reference(f, "chance", 0.5);
+    json_array_foreach(all, i, one) {
+        json_array_foreach(json_object_get(one, "layers"), k, layer) {
+            double number = ks__number(layer, "layer");
+            const char *group = ks__report_text(
+                r, "%s, layer %.0f", ks__where(r, &runs->at[run], one), number);
+            ks__bar_interval(f, group, "as it is", ks__tone(one),
+                             as_it_is(runs, run, one, number));
+            ks__bar_interval(f, group, "surface taken out", ks__tone(one),
+                             json_object_get(layer, "balanced_accuracy"));
+        }
+    }
+    ks__fit_range(f, 0.4, 1);
+    f->finding = "Balanced accuracy in percent of a layer's probe, and of one "
+                 "on what surface features do not explain.";
+    ks__figure_end(f);
+}
+
+static void removed_lines(ks_report *r, const ks_runs *runs, size_t run,
+                          const json_t *all) {
+    json_t *one, *layer;
     size_t i, k;
     ks_report_figure *f = ks__figure(
         r, KS_FIGURE_LINES, ks__file_of(r, runs, run, "removed", NULL),
-        ks__of_run(r, runs, run, "After the surface is regressed out"));
-    ks_report_table *t = ks__table(
-        r, ks__file_of(r, runs, run, "removed", NULL),
-        ks__of_run(r, runs, run, "After the surface is regressed out"));
-    t->note = "change: minus the same layer's probe on the activations as "
-              "they are.";
+        ks__of_run(r, runs, run, "After the surface is taken out"));
     f->x_label = "layer (0: embedding)";
     f->y_label = "balanced accuracy, %";
     f->percent = f->whole_x = true;
     ks__reference(f, "chance", 0.5);
+    json_array_foreach(all, i, one) {
+        ks__line(f, ks__where(r, &runs->at[run], one), ks__tone(one));
+        json_array_foreach(json_object_get(one, "layers"), k, layer) {
+            ks__point_interval(f, ks__number(layer, "layer"),
+                               json_object_get(layer, "balanced_accuracy"));
+        }
+    }
+    ks__fit_range(f, 0.4, 1);
+    f->finding = ks__lines_finding(
+        r, f, "Balanced accuracy in percent without what the surface explains");
+    ks__figure_end(f);
+}
+
+static void removed(ks_report *r, const ks_runs *runs, size_t run) {
+    json_t *one, *layer,
+        *all = json_object_get(analysis(runs, run, "surface"), "removed");
+    size_t i, k, most = 0;
+    json_array_foreach(all, i, one) {
+        most = KS_MAX(most, json_array_size(json_object_get(one, "layers")));
+    }
+    if (most > 1)
+        removed_lines(r, runs, run, all);
+    else
+        removed_bars(r, runs, run, all);
+    ks_report_table *t =
+        ks__table(r, ks__file_of(r, runs, run, "removed", NULL),
+                  ks__of_run(r, runs, run, "After the surface is taken out"));
+    t->note = "change: less the same layer's probe on the activations as "
+              "they are, paired.";
     ks__column(t, KS_COLUMN_TEXT, "position");
     ks__column(t, KS_COLUMN_WHOLE, "layer");
     ks__column(t, KS_COLUMN_PERCENT, "balanced accuracy, %");
     ks__column(t, KS_COLUMN_POINTS, "change, points");
     json_array_foreach(all, i, one) {
-        const char *where = ks__where(r, &runs->at[run], one);
-        ks__line(f, where, ks__tone(one));
         json_array_foreach(json_object_get(one, "layers"), k, layer) {
-            ks__point_interval(f, ks__number(layer, "layer"),
-                               json_object_get(layer, "balanced_accuracy"));
-            ks__cell_text(t, where);
+            ks__cell_text(t, ks__where(r, &runs->at[run], one));
             ks__cell_number(t, ks__number(layer, "layer"));
             ks__cell_interval_of(t,
                                  json_object_get(layer, "balanced_accuracy"));
             ks__cell_interval_of(t, json_object_get(layer, "minus"));
         }
     }
-    ks__fit_range(f, 0.4, 1);
-    f->finding = ks__lines_finding(
-        r, f,
-        "Balanced accuracy in percent without what the surface "
-        "explains");
     ks__table_end(t);
-    ks__figure_end(f);
 }
 
 void ks__section_surface(ks_report *r, const ks_runs *runs) {

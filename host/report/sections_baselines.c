@@ -121,10 +121,12 @@ static void rival_table(ks_report *r, const ks_runs *runs, size_t run) {
         ks__column(t, KS_COLUMN_PERCENT, ks__where(r, at, series));
     json_array_foreach(json_object_get(at->summary, "rivals"), i, one) {
         ks__cell_text(t, ks__named(r, one, "name"));
-        json_array_foreach(all, k, series) ks__cell_interval_of(
-            t,
-            ks__member(ks__same_where(json_object_get(one, "probes"), series),
+        json_array_foreach(all, k, series) {
+            ks__cell_interval_of(
+                t, ks__member(
+                       ks__same_where(json_object_get(one, "probes"), series),
                        "best", "balanced_accuracy"));
+        }
     }
     ks__table_end(t);
 }
@@ -179,9 +181,11 @@ static void strata_table(ks_report *r, const ks_runs *runs, size_t run) {
     json_array_foreach(json_object_get(at->summary, "strata"), i, one) {
         ks__cell_text(t, ks__named(r, one, "value"));
         ks__cell_number(t, ks__number(one, "important"));
-        json_array_foreach(all, k, series) ks__cell_interval_of(
-            t,
-            ks__same_where(json_object_get(one, "balanced_accuracy"), series));
+        json_array_foreach(all, k, series) {
+            ks__cell_interval_of(
+                t, ks__same_where(json_object_get(one, "balanced_accuracy"),
+                                  series));
+        }
     }
     ks__table_end(t);
 }

@@ -121,29 +121,35 @@ static void best_baseline(ks_report_figure *f, const ks_run *run) {
                       most);
 }
 
+/* Is it of this stream? NULL: of any. */
+static bool is_of(const json_t *series, const char *stream) {
+    return !stream || strcmp(ks__text(series, "stream"), stream) == 0;
+}
+
 static void layer_lines(ks_report *r, const ks_runs *runs, size_t run,
                         const char *stream) {
     json_t *series, *layer,
         *all = json_object_get(runs->at[run].summary, "probes");
     size_t i, k;
+    const char *title =
+        stream ? ks__report_text(r, "Balanced accuracy by layer, stream %s",
+                                 stream)
+               : "Balanced accuracy by layer";
     ks_report_figure *f = ks__figure(
         r, KS_FIGURE_LINES, ks__file_of(r, runs, run, "layers", stream),
-        ks__of_run(r, runs, run,
-                   stream
-                       ? ks__report_text(
-                             r, "Balanced accuracy by layer, stream %s", stream)
-                       : "Balanced accuracy by layer"));
+        ks__of_run(r, runs, run, title));
     f->x_label = "layer (0: embedding)";
     f->y_label = "balanced accuracy, %";
     f->percent = f->whole_x = true;
     ks__reference(f, "chance", 0.5);
     best_baseline(f, &runs->at[run]);
     json_array_foreach(all, i, series) {
-        if (stream && strcmp(ks__text(series, "stream"), stream) != 0) continue;
+        if (!is_of(series, stream)) continue;
         ks__line(f, ks__named(r, series, "position"), ks__tone(series));
-        json_array_foreach(json_object_get(series, "layers"), k, layer)
+        json_array_foreach(json_object_get(series, "layers"), k, layer) {
             ks__point_interval(f, ks__number(layer, "layer"),
                                json_object_get(layer, "balanced_accuracy"));
+        }
     }
     ks__fit_range(f, 0.4, 1);
     f->finding = ks__lines_finding(
@@ -151,50 +157,54 @@ static void layer_lines(ks_report *r, const ks_runs *runs, size_t run,
     ks__figure_end(f);
 }
 
-static double at_layer(const json_t *series, double layer) {
+/* A layer's balanced accuracy; NULL: the series has not that layer. */
+static json_t *at_layer(const json_t *series, int32_t layer) {
     json_t *one;
     size_t i;
     json_array_foreach(json_object_get(series, "layers"), i, one) {
         if (ks__number(one, "layer") == layer)
-            return ks__number(json_object_get(one, "balanced_accuracy"),
-                              "value");
+            return json_object_get(one, "balanced_accuracy");
     }
-    return NAN;
+    return NULL;
 }
 
-/* Layers up, positions across, of the layers that any series has. */
+/* The first layer from this one on that any series has; -1: none. */
+static int32_t next_layer(const json_t *all, int32_t from) {
+    json_t *series, *one;
+    size_t i, k;
+    double next = INFINITY;
+    json_array_foreach(all, i, series) {
+        json_array_foreach(json_object_get(series, "layers"), k, one) {
+            double layer = ks__number(one, "layer");
+            if (layer >= from) next = fmin(next, layer);
+        }
+    }
+    return isfinite(next) ? (int32_t)next : -1;
+}
+
+/* Layers up, positions across. */
 static void layer_heat(ks_report *r, const ks_runs *runs, size_t run,
                        const char *stream) {
     json_t *series, *all = json_object_get(runs->at[run].summary, "probes");
     size_t i;
-    double top = -1;
-    ks_report_figure *f = ks__figure(
-        r, KS_FIGURE_HEAT, ks__file_of(r, runs, run, "map", stream),
-        ks__of_run(
-            r, runs, run,
-            stream ? ks__report_text(r, "Layer by position, stream %s", stream)
-                   : "Layer by position"));
+    const char *title =
+        stream ? ks__report_text(r, "Layer by position, stream %s", stream)
+               : "Layer by position";
+    ks_report_figure *f =
+        ks__figure(r, KS_FIGURE_HEAT, ks__file_of(r, runs, run, "map", stream),
+                   ks__of_run(r, runs, run, title));
     f->x_label = "position";
     f->y_label = "layer";
     f->percent = true;
     json_array_foreach(all, i, series) {
-        json_t *one;
-        size_t k;
-        if (stream && strcmp(ks__text(series, "stream"), stream) != 0) continue;
-        ks__heat_column(f, ks__named(r, series, "position"));
-        json_array_foreach(json_object_get(series, "layers"), k, one) top =
-            fmax(top, ks__number(one, "layer"));
+        if (is_of(series, stream))
+            ks__heat_column(f, ks__named(r, series, "position"));
     }
-    for (double layer = 0; layer <= top; layer++) {
-        bool any = false;
-        json_array_foreach(all, i, series) any |=
-            !isnan(at_layer(series, layer));
-        if (!any) continue;
-        ks__heat_row(f, ks__report_text(r, "%.0f", layer));
+    for (int32_t l = next_layer(all, 0); l >= 0; l = next_layer(all, l + 1)) {
+        ks__heat_row(f, ks__report_text(r, "%d", l));
         json_array_foreach(all, i, series) {
-            if (stream && strcmp(ks__text(series, "stream"), stream) != 0)
-                continue;
-            ks__heat_value(f, at_layer(series, layer));
+            if (is_of(series, stream))
+                ks__heat_value(f, ks__number(at_layer(series, l), "value"));
         }
     }
     f->low = 0.5;
@@ -206,16 +216,17 @@ static void layer_heat(ks_report *r, const ks_runs *runs, size_t run,
 
 /* ------------------------------------------------------------------ tables */
 
+/* "8", "6 to 7, most 6" */
 static const char *chosen_words(ks_report *r, const json_t *series) {
-    json_t *list = json_object_get(series, "best_layer_by_fold"), *one;
-    size_t i, most = 0;
+    json_t *list = json_object_get(series, "best_layer_by_fold"), *one, *other;
+    size_t i, k, most = 0;
     double low = INFINITY, high = -1, usual = 0;
     json_array_foreach(list, i, one) {
         double v = json_number_value(one);
-        size_t k, times = 0;
-        json_t *other;
-        json_array_foreach(list, k, other) times +=
-            json_number_value(other) == v;
+        size_t times = 0;
+        json_array_foreach(list, k, other) {
+            times += json_number_value(other) == v;
+        }
         if (times > most) most = times, usual = v;
         low = fmin(low, v);
         high = fmax(high, v);
@@ -226,9 +237,10 @@ static const char *chosen_words(ks_report *r, const json_t *series) {
 }
 
 static void layer_table(ks_report *r, const ks_runs *runs, size_t run) {
-    json_t *series, *all = json_object_get(runs->at[run].summary, "probes");
+    const json_t *summary = runs->at[run].summary;
+    json_t *series, *all = json_object_get(summary, "probes"),
+                    *permuted = json_object_get(summary, "permuted_labels");
     size_t i;
-    double top = -1;
     ks_report_table *t = ks__table(
         r, ks__file_of(r, runs, run, "layers", NULL),
         ks__of_run(r, runs, run, "Balanced accuracy by layer and position, %"));
@@ -238,39 +250,61 @@ static void layer_table(ks_report *r, const ks_runs *runs, size_t run) {
               "within folds.";
     ks__column(t, KS_COLUMN_TEXT, "layer");
     json_array_foreach(all, i, series) {
-        json_t *one;
-        size_t k;
         ks__column(t, KS_COLUMN_PERCENT, ks__where(r, &runs->at[run], series));
-        json_array_foreach(json_object_get(series, "layers"), k, one) top =
-            fmax(top, ks__number(one, "layer"));
     }
-    for (double layer = 0; layer <= top; layer++) {
-        bool any = false;
-        json_array_foreach(all, i, series) any |=
-            !isnan(at_layer(series, layer));
-        if (!any) continue;
-        ks__cell_text(t, ks__report_text(r, "%.0f", layer));
+    for (int32_t l = next_layer(all, 0); l >= 0; l = next_layer(all, l + 1)) {
+        ks__cell_text(t, ks__report_text(r, "%d", l));
         json_array_foreach(all, i, series) {
-            json_t *one, *found = NULL;
-            size_t k;
-            json_array_foreach(json_object_get(series, "layers"), k,
-                               one) if (ks__number(one, "layer") == layer)
-                found = json_object_get(one, "balanced_accuracy");
-            ks__cell_interval_of(t, found);
+            ks__cell_interval_of(t, at_layer(series, l));
         }
     }
-    if (top >= 0) {
-        ks__cell_text(t, "best");
-        json_array_foreach(all, i, series) ks__cell_interval_of(
-            t, ks__member(series, "best", "balanced_accuracy"));
+    if (json_array_size(all)) ks__cell_text(t, "best");
+    json_array_foreach(all, i, series) {
+        ks__cell_interval_of(t,
+                             ks__member(series, "best", "balanced_accuracy"));
     }
-    json_t *permuted =
-        json_object_get(runs->at[run].summary, "permuted_labels");
-    if (json_array_size(permuted)) {
+    if (json_array_size(all) && json_array_size(permuted)) {
         ks__cell_text(t, "permuted labels");
-        json_array_foreach(all, i, series) ks__cell_interval_of(
-            t, json_object_get(ks__same_where(permuted, series),
-                               "balanced_accuracy"));
+        json_array_foreach(all, i, series) {
+            ks__cell_interval_of(
+                t, json_object_get(ks__same_where(permuted, series),
+                                   "balanced_accuracy"));
+        }
+    }
+    ks__table_end(t);
+}
+
+/* p of each layer, as far as the run has them. */
+static void p_table(ks_report *r, const ks_runs *runs, size_t run) {
+    json_t *series, *layer,
+        *all = json_object_get(runs->at[run].summary, "probes");
+    size_t i, k;
+    bool any = false;
+    json_array_foreach(all, i, series) {
+        json_array_foreach(json_object_get(series, "layers"), k, layer) {
+            any |= !isnan(ks__number(layer, "p"));
+        }
+    }
+    if (!any) return;
+    ks_report_table *t =
+        ks__table(r, ks__file_of(r, runs, run, "layers p", NULL),
+                  ks__of_run(r, runs, run, "Each layer against chance"));
+    t->note = "p: one-sided; p (Holm): corrected over the layers of the "
+              "position.";
+    ks__column(t, KS_COLUMN_TEXT, "position");
+    ks__column(t, KS_COLUMN_WHOLE, "layer");
+    ks__column(t, KS_COLUMN_PERCENT, "balanced accuracy, %");
+    ks__column(t, KS_COLUMN_P, "p");
+    ks__column(t, KS_COLUMN_P, "p (Holm)");
+    json_array_foreach(all, i, series) {
+        json_array_foreach(json_object_get(series, "layers"), k, layer) {
+            ks__cell_text(t, ks__where(r, &runs->at[run], series));
+            ks__cell_number(t, ks__number(layer, "layer"));
+            ks__cell_interval_of(t,
+                                 json_object_get(layer, "balanced_accuracy"));
+            ks__cell_number(t, ks__number(layer, "p"));
+            ks__cell_number(t, ks__number(layer, "p_holm"));
+        }
     }
     ks__table_end(t);
 }
@@ -336,9 +370,11 @@ static void runs_lines(ks_report *r, const ks_runs *runs) {
                                  ks__report_brief(r, runs->at[i].name, 40),
                                  ks__where(r, &runs->at[i], series)),
                  5 + (int)(i % 5)); /* positions have the tones below */
-        json_array_foreach(layers, k, layer) ks__point_interval(
-            f, last > 0 ? ks__number(layer, "layer") / last : 0,
-            json_object_get(layer, "balanced_accuracy"));
+        json_array_foreach(layers, k, layer) {
+            ks__point_interval(f,
+                               last > 0 ? ks__number(layer, "layer") / last : 0,
+                               json_object_get(layer, "balanced_accuracy"));
+        }
     }
     ks__fit_range(f, 0.4, 1);
     f->finding = ks__lines_finding(r, f,
@@ -374,5 +410,8 @@ void ks__section_layers(ks_report *r, const ks_runs *runs) {
         }
     }
     best_table(r, runs);
-    for (size_t run = 0; run < runs->n; run++) layer_table(r, runs, run);
+    for (size_t run = 0; run < runs->n; run++) {
+        layer_table(r, runs, run);
+        p_table(r, runs, run);
+    }
 }

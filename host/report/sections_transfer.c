@@ -69,9 +69,10 @@ static void models(ks_report *r, const ks_runs *runs, size_t run) {
     json_t *entry,
         *all = json_object_get(runs->at[run].transfer, "across_models");
     size_t i;
-    json_array_foreach(all, i, entry) for (size_t m = 0; m < KS_COUNT(maps);
-                                           m++)
-        heat(r, runs, run, entry, &maps[m]);
+    json_array_foreach(all, i, entry) {
+        for (size_t m = 0; m < KS_COUNT(maps); m++)
+            heat(r, runs, run, entry, &maps[m]);
+    }
 }
 
 static void model_rows(ks_report_table *t, const ks_runs *runs, size_t run) {
@@ -137,9 +138,29 @@ static void tasks(ks_report *r, const ks_runs *runs, size_t run) {
     }
 }
 
-static void task_table(ks_report *r, const ks_runs *runs) {
-    json_t *entry;
+static void task_rows(ks_report_table *t, const ks_runs *runs, size_t run) {
+    static const char *const figures[] = {"balanced_accuracy", "accuracy",
+                                          "minus_within"};
+    json_t *entry,
+        *all = json_object_get(runs->at[run].transfer, "across_tasks");
     size_t i;
+    json_array_foreach(all, i, entry) {
+        size_t n = json_array_size(json_object_get(entry, "names"));
+        for (size_t row = 0; row < n; row++)
+            for (size_t column = 0; column < n; column++) {
+                ks__run_cell(t, runs, run);
+                ks__cell_text(t, ks__named(t->of, entry, "model"));
+                ks__cell_text(t, place_of(t->of, entry));
+                ks__cell_text(t, name_at(t->of, entry, row));
+                ks__cell_text(t, name_at(t->of, entry, column));
+                for (size_t k = 0; k < KS_COUNT(figures); k++)
+                    ks__cell_interval_of(
+                        t, cell_of(entry, figures[k], row, column));
+            }
+    }
+}
+
+static void task_table(ks_report *r, const ks_runs *runs) {
     ks_report_table *t = ks__table(r, "across-tasks", "Across tasks");
     t->note = "minus within: balanced accuracy less that of the tested set's "
               "own cross-validated probe.";
@@ -151,24 +172,7 @@ static void task_table(ks_report *r, const ks_runs *runs) {
     ks__column(t, KS_COLUMN_PERCENT, "balanced accuracy, %");
     ks__column(t, KS_COLUMN_PERCENT, "accuracy, %");
     ks__column(t, KS_COLUMN_POINTS, "minus within, points");
-    for (size_t run = 0; run < runs->n; run++)
-        json_array_foreach(
-            json_object_get(runs->at[run].transfer, "across_tasks"), i, entry) {
-            size_t n = json_array_size(json_object_get(entry, "names"));
-            for (size_t at = 0; at < n * n; at++) {
-                ks__run_cell(t, runs, run);
-                ks__cell_text(t, ks__named(r, entry, "model"));
-                ks__cell_text(t, place_of(r, entry));
-                ks__cell_text(t, name_at(r, entry, at / n));
-                ks__cell_text(t, name_at(r, entry, at % n));
-                ks__cell_interval_of(
-                    t, cell_of(entry, "balanced_accuracy", at / n, at % n));
-                ks__cell_interval_of(
-                    t, cell_of(entry, "accuracy", at / n, at % n));
-                ks__cell_interval_of(
-                    t, cell_of(entry, "minus_within", at / n, at % n));
-            }
-        }
+    for (size_t run = 0; run < runs->n; run++) task_rows(t, runs, run);
     ks__table_end(t);
 }
 

@@ -22,7 +22,10 @@ static void teardown(void) {
 TestSuite(dataset, .init = setup, .fini = teardown);
 
 static ks_status open_all(void) {
-    ks_dataset_paths paths = {f.acts, f.labels, f.chains, "hops", NULL};
+    ks_dataset_paths paths = {.acts = f.acts,
+                              .labels = f.labels,
+                              .chains = f.chains,
+                              .strata = "hops"};
     return ks_dataset_open(&d, &paths, &err);
 }
 
@@ -136,7 +139,11 @@ Test(dataset, projects_labels_of_clean_chains) {
     }
     fclose(chains);
     fclose(labels);
-    ks_dataset_paths paths = {f.acts, lines, f.chains, "hops", clean};
+    ks_dataset_paths paths = {.acts = f.acts,
+                              .labels = lines,
+                              .chains = f.chains,
+                              .strata = "hops",
+                              .clean = clean};
     cr_assert(eq(int, ks_dataset_open(&d, &paths, &err), KS_OK), "%s",
               err.text);
     /* step 1 of chain 0 is not valid in the file; its step 3 is claimed as

@@ -303,8 +303,8 @@ static void *store(const float *x, int64_t n, ks_type type) {
     size_t size = ks_type_size(type);
     uint8_t *out = malloc((size_t)n * size);
     for (int64_t i = 0; i < n; i++) {
-        uint16_t half = type == KS_F16 ? ks_f32_to_f16(x[i])
-                                       : ks_f32_to_bf16(x[i]);
+        uint16_t half =
+            type == KS_F16 ? ks_f32_to_f16(x[i]) : ks_f32_to_bf16(x[i]);
         memcpy(out + (size_t)i * size,
                type == KS_F32 ? (const void *)&x[i] : &half, size);
     }
@@ -322,8 +322,7 @@ static ks_status read_stored(void *user, int64_t row, int64_t n, void *out,
     const stored *s = user;
     if (row < 0 || n < 1 || row + n > s->n)
         return ks_fail(err, KS_INTERNAL, "rows beyond the source");
-    memcpy(out, s->rows + (size_t)row * s->row_bytes,
-           (size_t)n * s->row_bytes);
+    memcpy(out, s->rows + (size_t)row * s->row_bytes, (size_t)n * s->row_bytes);
     return KS_OK;
 }
 
@@ -335,8 +334,8 @@ static void solve_from(fits *f, const ks_l2_source *source, int threads,
     ks_l2_place place = {.threads = threads,
                          .scratch = scratch,
                          .way = threads % 2 ? KS_L2_DIRECT : KS_L2_CACHED};
-    ks_status st = ks_l2_open_from(&l2, source, &place, f->designs,
-                                   f->n_designs, &err);
+    ks_status st =
+        ks_l2_open_from(&l2, source, &place, f->designs, f->n_designs, &err);
     cr_assert_eq(st, KS_OK, "%s", err.text);
     st = ks_l2_fit(l2, f->columns, f->n_columns, TOLERANCE, KS_DEFAULT_PASSES,
                    &err);

@@ -291,6 +291,15 @@ def mouse_and_slider(page):
     layer = page.at()[2]
     page.b.key("ArrowRight")  # the slider has the focus
     same(page.at()[2], layer + 1)
+    page.b.click("#strip rect[data-step='2'][data-layer='1']")
+    same(page.at(), [2, 2, 1, 0])
+    frames = page.b.js("""[...document.querySelectorAll('#strip rect[fill=none]')].map(n => {
+        const box = n.getBoundingClientRect(); return [box.x, box.y, box.right, box.bottom]; })""")
+    cell = page.b.js("""(() => { const box = document.querySelector(
+        "#strip rect[data-step='2'][data-layer='1']").getBoundingClientRect();
+        return [box.x + box.width / 2, box.y + box.height / 2]; })()""")
+    for x, y, right, bottom in frames:
+        check(x < cell[0] < right and y < cell[1] < bottom, frames, cell)
     page.b.click("#chains li:nth-child(5) button")
     same(page.at()[0], 4)
     same(page.text("#chain-title"), page.run["chains"][4][0])

@@ -260,13 +260,25 @@ keystep.setPosition = function (index) {
   keystep.listChains();
 };
 
-// A chain at a glance: layers up, steps across.
+// A chain at a glance: layers up, steps across. Drawn once; frames then move to
+// the layer and the step that are chosen.
+keystep.strip = { of: null };
 keystep.drawStrip = function () {
   const r = keystep.reader;
   const chain = keystep.now.chain();
-  const layers = keystep.now.position().layers;
-  const [wide, tall, left] = [Math.max(9, Math.min(34, 620 / chain.n)),
-    Math.max(4, Math.min(11, 150 / layers.length)), 30];
+  const strip = keystep.strip;
+  const of = `${r.run}/${r.chain}/${r.position}`;
+  if (strip.of !== of) keystep.buildStrip(chain, keystep.now.position().layers);
+  strip.of = of;
+  strip.row.setAttribute('y', (strip.layers - 1 - r.layer) * strip.tall - 0.5);
+  strip.column.setAttribute('x', strip.left + r.step * strip.wide - 0.5);
+};
+
+keystep.buildStrip = function (chain, layers) {
+  const r = keystep.reader;
+  const left = 30;
+  const wide = Math.max(9, Math.min(34, 620 / chain.n));
+  const tall = Math.max(4, Math.min(11, 150 / layers.length));
   const [width, height] = [left + wide * chain.n + 2, tall * layers.length + 20];
   const svg = keystep.draw('svg', {
     viewBox: `0 0 ${width} ${height}`, role: 'img',
@@ -278,13 +290,11 @@ keystep.drawStrip = function () {
   for (let i = 0; i < chain.n; i++) {
     for (let l = 0; l < layers.length; l++) {
       const score = keystep.score(chain, i, l, r.position);
-      const cell = keystep.draw('rect', {
+      svg.append(keystep.draw('rect', {
         x: left + i * wide, y: (layers.length - 1 - l) * tall, width: wide - 1,
-        height: tall - 0.5,
+        height: tall - 0.5, 'data-step': i, 'data-layer': l,
         fill: score === null ? 'var(--wash)' : keystep.leaning(Math.tanh(score / 3), 0.95),
-      });
-      cell.addEventListener('click', () => { keystep.setLayer(l); keystep.openStep(i, true); });
-      svg.append(cell);
+      }));
     }
     const label = chain.labels[i];
     svg.append(keystep.draw('text', {
@@ -293,19 +303,24 @@ keystep.drawStrip = function () {
       fill: label === 1 ? 'var(--important)' : 'var(--removable)',
     }, label === 1 ? '●' : label === 0 ? '○' : '·'));
   }
-  svg.append(keystep.draw('rect', {
-    x: left - 1, y: (layers.length - 1 - r.layer) * tall - 0.5, width: wide * chain.n + 1,
-    height: tall, fill: 'none', stroke: 'var(--ink)', 'stroke-width': 1.2,
-  }));
-  svg.append(keystep.draw('rect', {
-    x: left + r.step * wide - 0.5, y: 0, width: wide, height: height - 2,
-    fill: 'none', stroke: 'var(--link)', 'stroke-width': 1.2,
-  }));
+  svg.addEventListener('click', (event) => {
+    const cell = event.target.dataset;
+    if (cell.step === undefined) return;
+    keystep.setLayer(Number(cell.layer));
+    keystep.openStep(Number(cell.step), true);
+  });
+  const frame = { fill: 'none', 'stroke-width': 1.2, 'pointer-events': 'none' };
+  const row = keystep.draw('rect', {
+    ...frame, x: left - 1, width: wide * chain.n + 1, height: tall, stroke: 'var(--ink)' });
+  const column = keystep.draw('rect', {
+    ...frame, y: 0.5, width: wide, height: height - 2, stroke: 'var(--link)' });
+  svg.append(row, column);
   for (const [l, y] of [[layers[0], tall * layers.length - 1], [layers[layers.length - 1], 8]])
     svg.append(keystep.draw('text', {
       x: left - 5, y, 'text-anchor': 'end', 'font-size': 10, fill: 'var(--quiet)',
     }, String(l)));
   keystep.by('strip').replaceChildren(svg);
+  Object.assign(keystep.strip, { row, column, left, wide, tall, layers: layers.length });
 };
 
 // ----------------------------------------------------------------------- detail

@@ -1,0 +1,386 @@
+/* attended.c - see attended.h. */
+#include "attended.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "holds.h"
+#include "l2.h"
+#include "philox.h"
+#include "rows.h"
+
+const double ks_attended_strengths[KS_ATTENDED_STRENGTHS] = {1e-3, 1e-2, 1e-1,
+                                                             1};
+
+enum { STARTS = 2 };
+static const double TOLERANCE = 1e-5;
+
+/* -------------------------------------------------------------------- starts
+ */
+
+typedef struct work {
+    ks_attention *attention;
+    const ks_attention_rows *rows;
+    const ks_folds *folds;
+    const ks_nest_options *options;
+    uint64_t seed;
+    ks_holds holds;                /* inner, then outer */
+    ks_attention_column *columns;  /* [holds, strengths, STARTS] */
+    double *start;                 /* [holds, strengths, STARTS, 2 d + 1] */
+    float *margin;                 /* [holds, strengths, STARTS, n] */
+    float *entropy, *first, *last; /* [folds, strengths, STARTS, n] */
+    float *chosen;                 /* [holds, strengths, n] margins */
+    int32_t *best;                 /* [holds, strengths] start */
+    ks_attended_fit *out;
+} work;
+
+/* Uniform of unit variance. */
+static double draw(uint64_t seed, uint64_t place) {
+    const uint64_t key[2] = {seed, 0x617474656e64}; /* "attend" */
+    uint32_t word[4];
+    ks_philox(key, place, word);
+    return 3.4641016 * ((double)ks_philox_unit(word[0]) - 0.5);
+}
+
+/* Raw weights of the mean's probe to a start on standardised tokens. */
+static void put_start(const work *w, int32_t column, const double *raw,
+                      const double *mean, const double *inverse) {
+    int64_t d = w->rows->d;
+    double *to = w->start + (int64_t)column * (2 * d + 1);
+    to[2 * d] = raw[d];
+    for (int64_t j = 0; j < d; j++) {
+        bool varies = inverse[j] > 0;
+        to[j] = varies ? raw[j] / inverse[j] : 0;
+        to[2 * d] += raw[j] * mean[j];
+        to[d + j] = varies && column % STARTS ? draw(w->seed, (uint64_t)j) : 0;
+    }
+}
+
+/* The L2 probes of the steps' means, for every set and strength. */
+static ks_status find_starts(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_attention_rows *r = w->rows;
+    size_t d = (size_t)r->d, n = (size_t)w->holds.n * KS_ATTENDED_STRENGTHS;
+    const ks_l2_design design = {r->y, r->fold};
+    ks_l2 *l2 = NULL;
+    ks_l2_column *columns = NULL;
+    double *raw = NULL, *mean = NULL;
+    float *pooled = NULL;
+    KS_TRY(ks_alloc(&columns, n, sizeof *columns, "columns", err));
+    KS_TRY(ks_alloc(&raw, n * (d + 1), sizeof *raw, "weights", err));
+    KS_TRY(ks_alloc(&mean, 2 * d, sizeof *mean, "means", err));
+    KS_TRY(ks_alloc(&pooled, (size_t)r->n * d, sizeof *pooled, "means", err));
+    KS_TRY(ks_attention_pool(w->attention, pooled, err));
+    for (size_t k = 0; k < n; k++)
+        columns[k] = (ks_l2_column){
+            .hold = w->holds.set[k / KS_ATTENDED_STRENGTHS],
+            .strength = ks_attended_strengths[k % KS_ATTENDED_STRENGTHS],
+            .weight = raw + k * (d + 1)};
+    KS_TRY(ks_l2_open_on(&l2, w->options->ops, w->options->dev, pooled, r->n,
+                         r->d, &design, 1, w->options->threads, err));
+    KS_TRY(ks_l2_fit(l2, columns, (int32_t)n, 1e-4, 100, err));
+    for (size_t k = 0; k < n; k++) {
+        ks_attention_scale(w->attention, columns[k].hold, mean, mean + d);
+        for (int32_t s = 0; s < STARTS; s++)
+            put_start(w, (int32_t)k * STARTS + s, raw + k * (d + 1), mean,
+                      mean + d);
+    }
+done:
+    ks_l2_close(&l2);
+    free(columns);
+    free(raw);
+    free(mean);
+    free(pooled);
+    return st;
+}
+
+/* --------------------------------------------------------------------- choice
+ */
+
+static int32_t column_of(int32_t hold, int32_t strength) {
+    return (hold * KS_ATTENDED_STRENGTHS + strength) * STARTS;
+}
+
+/* Place of the first fold's set: behind the inner ones. */
+static int32_t first_outer(const work *w) {
+    return w->holds.n - w->folds->n_folds;
+}
+
+static ks_status fit_all(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t n = w->rows->n, m = 2 * w->rows->d + 1;
+    int32_t all = column_of(w->holds.n, 0);
+    int32_t outer = column_of(first_outer(w), 0);
+    for (int32_t k = 0; k < all; k++) {
+        int32_t hold = k / (KS_ATTENDED_STRENGTHS * STARTS);
+        int64_t look = (k - outer) * n;
+        w->columns[k] = (ks_attention_column){
+            .hold = w->holds.set[hold],
+            .strength =
+                ks_attended_strengths[k / STARTS % KS_ATTENDED_STRENGTHS],
+            .start = w->start + k * m,
+            .margin = w->margin + k * n,
+            .entropy = k < outer ? NULL : w->entropy + look,
+            .first = k < outer ? NULL : w->first + look,
+            .last = k < outer ? NULL : w->last + look};
+    }
+    KS_TRY(ks_attention_fit(w->attention, w->columns, all, TOLERANCE,
+                            KS_ATTENDED_PASSES, err));
+    w->out->fits += all;
+    for (int32_t k = 0; k < all; k++)
+        w->out->unconverged += !w->columns[k].converged;
+    for (int32_t k = 0; k < all / STARTS; k++) {
+        w->best[k] = 0;
+        for (int32_t s = 1; s < STARTS; s++)
+            if (w->columns[k * STARTS + s].objective <
+                w->columns[k * STARTS + w->best[k]].objective)
+                w->best[k] = s;
+        memcpy(w->chosen + k * n, w->margin + (k * STARTS + w->best[k]) * n,
+               (size_t)n * sizeof *w->chosen);
+    }
+done:
+    return st;
+}
+
+static ks_status choose(work *w, int32_t fold, ks_err *err) {
+    const ks_attention_rows *r = w->rows;
+    int32_t best = 0, outer = ks__hold(&w->holds, 1u << fold);
+    double least = INFINITY;
+    for (int32_t c = 0; c < KS_ATTENDED_STRENGTHS; c++) {
+        double loss = ks__holds_loss(&w->holds, w->folds, 0, fold, w->chosen,
+                                     KS_ATTENDED_STRENGTHS, c, r->y);
+        if (!(loss < least)) continue;
+        least = loss;
+        best = c;
+    }
+    if (!isfinite(least))
+        return ks_fail(err, KS_NUMERIC,
+                       "fold %d: no strength has a finite loss", fold);
+    int32_t column =
+        column_of(outer, best) + w->best[outer * KS_ATTENDED_STRENGTHS + best];
+    const ks_attention_column *c = &w->columns[column];
+    for (int64_t i = 0; i < r->n; i++) {
+        if (r->fold[i] != fold) continue;
+        w->out->score[i] = c->margin[i];
+        w->out->entropy[i] = c->entropy[i];
+        w->out->first[i] = c->first[i];
+        w->out->last[i] = c->last[i];
+    }
+    return KS_OK;
+}
+
+static ks_status alloc_all(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = (size_t)w->rows->n, m = 2 * (size_t)w->rows->d + 1;
+    size_t columns = (size_t)column_of(w->holds.n, 0);
+    size_t looks = (size_t)column_of(w->folds->n_folds, 0) * n;
+    KS_TRY(ks_alloc(&w->columns, columns, sizeof *w->columns, "columns", err));
+    KS_TRY(ks_alloc(&w->start, columns * m, sizeof(double), "starts", err));
+    KS_TRY(ks_alloc(&w->margin, columns * n, sizeof(float), "margins", err));
+    KS_TRY(ks_alloc(&w->chosen, columns / STARTS * n, sizeof(float), "margins",
+                    err));
+    KS_TRY(
+        ks_alloc(&w->best, columns / STARTS, sizeof(int32_t), "columns", err));
+    float **look[] = {&w->entropy, &w->first, &w->last};
+    for (size_t i = 0; i < KS_COUNT(look); i++)
+        KS_TRY(ks_alloc(look[i], looks, sizeof(float), "attention", err));
+    float **out[] = {&w->out->score, &w->out->entropy, &w->out->first,
+                     &w->out->last};
+    for (size_t i = 0; i < KS_COUNT(out); i++)
+        KS_TRY(ks_alloc(out[i], n, sizeof(float), "attention", err));
+done:
+    return st;
+}
+
+ks_status ks_attended_fit_rows(ks_attended_fit *out, ks_attended_rows *rows,
+                               const ks_folds *folds,
+                               const ks_nest_options *options, uint64_t seed,
+                               ks_err *err) {
+    ks_status st = KS_OK;
+    work w = {.rows = &rows->rows,
+              .folds = folds,
+              .options = options,
+              .seed = seed,
+              .out = out};
+    *out = (ks_attended_fit){0};
+    ks__holds_fill(&w.holds, folds, 0, true);
+    KS_TRY(ks_attention_open(&w.attention, options->ops, options->dev, &rows->x,
+                             &rows->rows, options->threads, err));
+    KS_TRY(alloc_all(&w, err));
+    KS_TRY(find_starts(&w, err));
+    KS_TRY(fit_all(&w, err));
+    for (int32_t k = 0; k < folds->n_folds; k++) KS_TRY(choose(&w, k, err));
+done:
+    ks_attention_close(&w.attention);
+    free(w.columns);
+    free(w.start);
+    free(w.margin);
+    free(w.entropy);
+    free(w.first);
+    free(w.last);
+    free(w.chosen);
+    free(w.best);
+    if (st != KS_OK) ks_attended_fit_free(out);
+    return st;
+}
+
+void ks_attended_fit_free(ks_attended_fit *fit) {
+    free(fit->score);
+    free(fit->entropy);
+    free(fit->first);
+    free(fit->last);
+    *fit = (ks_attended_fit){0};
+}
+
+void ks_attended_rows_free(ks_attended_rows *rows) {
+    free((void *)(uintptr_t)rows->rows.offset);
+    free((void *)(uintptr_t)rows->rows.y);
+    free((void *)(uintptr_t)rows->rows.fold);
+    free(rows->order);
+    free(rows->x);
+    *rows = (ks_attended_rows){0};
+}
+
+/* -------------------------------------------------------------------- reading
+ */
+
+static int64_t tokens_of(const ks_step_row *s) {
+    return s->token_end - s->token_begin;
+}
+
+/* Orders the data set's rows by their fold of a seed, and reads their tokens.
+ */
+static ks_status read_rows(ks_attended_rows *out, const ks_analysis_input *in,
+                           ks_stream stream, int32_t layer, int32_t seed,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *data = in->dataset;
+    const ks_acts_info *info = data->info;
+    const uint8_t *of = in->folds->fold + seed * data->n;
+    size_t n = (size_t)data->n, width = (size_t)info->d;
+    int64_t *offset = NULL, *first = NULL, k = 0;
+    int8_t *y = NULL;
+    uint8_t *fold = NULL;
+    KS_TRY(ks_alloc(&offset, n + 1, sizeof *offset, "tokens", err));
+    KS_TRY(ks_alloc(&y, n, 1, "tokens", err));
+    KS_TRY(ks_alloc(&fold, n, 1, "tokens", err));
+    KS_TRY(ks_alloc(&out->order, n, sizeof *out->order, "tokens", err));
+    KS_TRY(ks_alloc(&first, (size_t)info->n_steps + 1, sizeof *first, "tokens",
+                    err));
+    for (int64_t i = 0; i < info->n_steps; i++)
+        first[i + 1] = first[i] + tokens_of(&info->steps[i]);
+    for (int f = 0; f < in->folds->n_folds; f++)
+        for (int64_t i = 0; i < data->n; i++) {
+            if (of[i] != f) continue;
+            out->order[k] = i;
+            y[k] = data->y[i];
+            fold[k] = (uint8_t)f;
+            offset[k + 1] = offset[k] + tokens_of(&info->steps[data->row[i]]);
+            k++;
+        }
+    KS_TRY(ks_alloc(&out->x, (size_t)offset[n] * width, sizeof *out->x,
+                    "tokens of a layer", err));
+    for (int64_t i = 0; i < data->n; i++) {
+        int64_t row = data->row[out->order[i]];
+        KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+        KS_TRY(ks_acts_read(data->acts, stream, KS_TOKENS, layer, first[row],
+                            offset[i + 1] - offset[i],
+                            out->x + (size_t)offset[i] * width, err));
+    }
+    out->rows = (ks_attention_rows){
+        .n = data->n, .d = info->d, .offset = offset, .y = y, .fold = fold};
+    offset = NULL, y = NULL, fold = NULL;
+done:
+    free(offset);
+    free(y);
+    free(fold);
+    free(first);
+    return st;
+}
+
+/* What one seed adds to the means. */
+static void add_fit(ks_attended *out, const ks_attended_rows *rows,
+                    const ks_attended_fit *fit, float *score, int32_t n_seeds) {
+    const ks_attention_rows *r = &rows->rows;
+    double sum[4] = {0}, n = 0;
+    for (int64_t i = 0; i < r->n; i++) {
+        int64_t tokens = r->offset[i + 1] - r->offset[i];
+        score[rows->order[i]] += fit->score[i] / (float)n_seeds;
+        if (tokens < 2) continue;
+        n++;
+        sum[0] += (double)fit->entropy[i];
+        sum[1] += (double)fit->first[i];
+        sum[2] += (double)fit->last[i];
+        sum[3] += 1 / (double)tokens;
+    }
+    out->entropy += sum[0] / n / n_seeds;
+    out->first += sum[1] / n / n_seeds;
+    out->last += sum[2] / n / n_seeds;
+    out->even += sum[3] / n / n_seeds;
+}
+
+static size_t bytes_of(const ks_analysis_input *in) {
+    const ks_dataset *d = in->dataset;
+    const ks_folds *f = in->folds;
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < d->n; i++)
+        tokens += tokens_of(&d->info->steps[d->row[i]]);
+    ks_holds holds;
+    ks__holds_fill(&holds, f, 0, true);
+    size_t columns = (size_t)column_of(holds.n, 0), n = (size_t)d->n;
+    /* margins, chosen margins and looks; starts, points, gradients, pairs */
+    return (size_t)(tokens * d->info->d) * sizeof(float) +
+           columns * (n * 4 * sizeof(float) +
+                      (2 * (size_t)d->info->d + 1) * 18 * sizeof(double));
+}
+
+ks_status ks_attended_run(ks_attended *out, ks_others *others,
+                          const ks_analysis_input *in, const ks_series *series,
+                          int32_t cell, int32_t *fits, int32_t *unconverged,
+                          ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_grid_options *o = in->options;
+    const ks_cell *mean = &series->cells[cell];
+    const ks_folds *f = in->folds;
+    ks_attended_rows rows = {0};
+    ks_attended_fit fit = {0};
+    ks_err own = {0};
+    ks_other other = {.probe = "attention",
+                      .note = "attention over the step's tokens; strength "
+                              "chosen in the training folds",
+                      .stream = series->stream,
+                      .position = series->position,
+                      .layer = mean->layer};
+    ks_scored scored;
+    *out = (ks_attended){.stream = series->stream, .layer = mean->layer};
+    KS_TRY(
+        ks__rows_room(in, bytes_of(in), "the attention probe's tokens", err));
+    KS_TRY(ks_alloc(&other.score, (size_t)in->dataset->n, sizeof(float),
+                    "scores", err));
+    for (int32_t s = 0; s < f->n_seeds; s++) {
+        KS_TRY(read_rows(&rows, in, series->stream, mean->layer, s, err));
+        const ks_folds one = {rows.rows.n, f->n_folds, f->n_inner, 1,
+                              rows.rows.fold};
+        st = ks_attended_fit_rows(&fit, &rows, &one, &o->nest,
+                                  o->seed + (uint64_t)s, &own);
+        KS_CHECK(st == KS_OK, st, "%s/tokens layer %d, attention: %s",
+                 ks_stream_name(series->stream), mean->layer, own.text);
+        add_fit(out, &rows, &fit, other.score, f->n_seeds);
+        *fits += fit.fits;
+        *unconverged += fit.unconverged;
+        ks_attended_fit_free(&fit);
+        ks_attended_rows_free(&rows);
+    }
+    scored = ks_grid_scored(in->dataset, other.score);
+    KS_TRY(ks_stats_balanced(&scored, mean->score, o->bootstrap, o->seed,
+                             &out->accuracy, &out->less_mean, err));
+    out->mean = mean->metrics[KS_BALANCED_ACCURACY];
+    st = ks_others_add(others, &other, in->dataset, in->grid, o, err);
+    other.score = NULL;
+done:
+    free(other.score);
+    ks_attended_fit_free(&fit);
+    ks_attended_rows_free(&rows);
+    return st;
+}

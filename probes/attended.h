@@ -1,0 +1,58 @@
+/* attended.h - the attention-pooled probe (attention.h) under nested choice,
+ * beside the L2 probe of the mean on the same rows. */
+#ifndef KS_ATTENDED_H
+#define KS_ATTENDED_H
+
+#include "analyses.h"
+#include "attention.h"
+#include "others.h"
+
+enum { KS_ATTENDED_STRENGTHS = 4, KS_ATTENDED_PASSES = 300 };
+extern const double ks_attended_strengths[KS_ATTENDED_STRENGTHS]; /* of C */
+
+/* A layer's tokens, ordered by fold. */
+typedef struct ks_attended_rows {
+    ks_attention_rows rows; /* offset, y and fold are owned here */
+    int64_t *order;         /* [n] row of the data set */
+    float *x;               /* [tokens, d] */
+} ks_attended_rows;
+
+/* Results of one seed, by place in the order. */
+typedef struct ks_attended_fit {
+    float *score;                  /* [n] out of fold */
+    float *entropy, *first, *last; /* [n] of the same fits (attention.h) */
+    int32_t fits, unconverged;
+} ks_attended_fit;
+
+/* Nested choice of strength (nest.h) on one seed's folds. Every fit starts from
+ * q = 0 and from a random q, with w of the L2 probe of the mean, and the end
+ * with the lower objective counts. Takes rows->x over. fold_of: n_seeds 1, in
+ * the order of the rows. */
+ks_status ks_attended_fit_rows(ks_attended_fit *out, ks_attended_rows *rows,
+                               const ks_folds *folds,
+                               const ks_nest_options *options, uint64_t seed,
+                               ks_err *err);
+void ks_attended_fit_free(ks_attended_fit *fit);
+void ks_attended_rows_free(ks_attended_rows *rows);
+
+/* One stream and layer. */
+typedef struct ks_attended {
+    ks_stream stream;
+    int32_t layer;
+    ks_interval accuracy;        /* balanced */
+    ks_interval mean, less_mean; /* of the layer's L2 probe at `mean`, and this
+                                    less that, paired */
+    /* over test rows of several tokens: entropy of attention over log of the
+     * tokens, its share on the first and the last token, and what one token
+     * has if all have the same */
+    double entropy, first, last, even;
+} ks_attended;
+
+/* `series`: of the grid, at `mean`; a file with tokens of its stream. Scores go
+ * to others; fits and unconverged are added to. */
+ks_status ks_attended_run(ks_attended *out, ks_others *others,
+                          const ks_analysis_input *in, const ks_series *series,
+                          int32_t cell, int32_t *fits, int32_t *unconverged,
+                          ks_err *err);
+
+#endif

@@ -1,0 +1,53 @@
+/* fold_gram.h - a matrix's first and second moments by parts of its rows, from
+ * which every fit that has a closed form is put together: one read of the
+ * matrix serves all folds held out, all strengths and all targets. Double
+ * throughout. Internal. */
+#ifndef KS_FOLD_GRAM_H
+#define KS_FOLD_GRAM_H
+
+#include "base.h"
+
+/* Features as they are kept: u = (x - shift) / unit, by all rows' mean and
+ * deviation, so that no digits are lost; nothing that is fitted depends on it.
+ */
+typedef struct ks_fold_gram {
+    int64_t d;
+    int32_t n_parts, n_targets, threads;
+    double *shift, *unit; /* [d]; unit 0: constant, u is 0 */
+    double *count;        /* [n_parts] */
+    double *sum;          /* [n_parts, d] */
+    double *gram;         /* [n_parts, d, d], lower triangles */
+    double *target;       /* [n_parts, n_targets] sums of y */
+    double *cross;        /* [n_parts, n_targets, d] sums of y u */
+} ks_fold_gram;
+
+/* x [n, d], KS_NUMERIC where one is not finite; part [n] below n_parts; y
+ * [n_targets, n], or NULL with n_targets 0. out starts as {0}; a failed call
+ * leaves {0}. */
+ks_status ks_fold_gram_open(ks_fold_gram *out, const float *x, int64_t n,
+                            int64_t d, const uint8_t *part, int32_t n_parts,
+                            const double *y, int32_t n_targets, int threads,
+                            ks_err *err);
+void ks_fold_gram_close(ks_fold_gram *gram);
+
+/* Mean and deviation of u over the parts in `take`; inverse [d] is 1 over the
+ * deviation, 0 for a constant feature. Returns the number of rows. */
+double ks_fold_gram_moments(const ks_fold_gram *gram, uint64_t take,
+                            double *mean, double *inverse);
+/* a [d, d], lower triangle: adds `weight` times the covariance of u over the
+ * parts in `take`, each feature times inverse. mean [d]: out, of u over those
+ * parts. Returns the number of rows. */
+double ks_fold_gram_add(const ks_fold_gram *gram, uint64_t take, double weight,
+                        const double *inverse, double *mean, double *a);
+
+/* z [k, n] = w.u + b for columns w [k, d], b [k], all rows. */
+ks_status ks_fold_gram_margins(const ks_fold_gram *gram, const float *x,
+                               int64_t n, const double *w, const double *b,
+                               int32_t k, float *z, ks_err *err);
+
+/* b [n_b, d] = (a + ridge I)^-1 b; a [d, d] lower triangle is kept; scratch
+ * [d, d]. KS_NUMERIC where that is not positive definite. */
+ks_status ks__solve_ridge(const double *a, int64_t d, double ridge, double *b,
+                          int32_t n_b, double *scratch, ks_err *err);
+
+#endif
