@@ -10,9 +10,9 @@
 #include "ops.h"
 
 enum {
-    PIECE = 256 << 10,      /* bytes read at once through the page cache */
-    ASK = 128 << 10,        /* bytes announced at once: it takes no more */
-    AHEAD = 4 << 20,        /* bytes announced ahead, and a block at least */
+    PIECE = 256 << 10,       /* bytes read at once through the page cache */
+    ASK = 128 << 10,         /* bytes announced at once: it takes no more */
+    AHEAD = 4 << 20,         /* bytes announced ahead, and a block at least */
     ALIGN = KS_L2_FILE_ALIGN /* of what is read past it */
 };
 
@@ -86,15 +86,16 @@ static void shift_rows(const ks_l2_rows *l2, int64_t rows, float *x) {
     }
 }
 
-/* Stored rows to f32, shifted, a piece at a time that stays in cache. */
+/* Stored rows of a narrow type to f32, shifted, a piece at a time that stays in
+ * cache. */
 static void widen(const ks_l2_rows *l2, const char *from, int64_t rows,
                   float *to) {
     int64_t step = piece_rows(l2), d = l2->d;
+    if (l2->file->type == KS_F32) return;
     for (int64_t i = 0; i < rows; i += step) {
         int64_t now = KS_MIN(step, rows - i);
-        if ((const void *)from != to)
-            ks_dequantize(l2->file->type, from + (size_t)i * row_bytes(l2),
-                          to + i * d, now * d);
+        ks_dequantize(l2->file->type, from + (size_t)i * row_bytes(l2),
+                      to + i * d, now * d);
         shift_rows(l2, now, to + i * d);
     }
 }
@@ -140,7 +141,8 @@ done:
     return st;
 }
 
-/* ------------------------------------------------------- past the page cache */
+/* ------------------------------------------------------- past the page cache
+ */
 
 static void *read_ahead(void *user) {
     ks_l2_reader *r = user;
@@ -188,10 +190,9 @@ void ks_l2_reader_open(ks_l2_reader *r, const ks_l2_rows *l2, void *memory) {
     size_t raw = raw_bytes(l2);
     r->raw[0] = (char *)memory + (ALIGN - (uintptr_t)memory % ALIGN) % ALIGN;
     r->raw[1] = r->raw[0] + raw;
-    r->x = (float *)(void *)(r->raw[0] +
-                             (l2->file->type == KS_F32 ? 0
-                              : l2->file->direct       ? 2 * raw
-                                                       : raw));
+    r->x = (float *)(void *)(r->raw[0] + (l2->file->type == KS_F32 ? 0
+                                          : l2->file->direct       ? 2 * raw
+                                                                   : raw));
     if (!l2->file->direct) return;
     sem_init(&r->go, 0, 0);
     sem_init(&r->done, 0, 0);

@@ -13,9 +13,9 @@
  * page cache and its copy: that thread sleeps, and all processors compute. */
 typedef struct ks_l2_reader {
     const ks_l2_rows *l2;
-    char *raw[2]; /* as stored; f32 is shifted in place */
-    float *x;     /* other types: widened */
-    int now;      /* which of raw is being worked on */
+    char *raw[2];  /* as stored */
+    float *x;      /* other types: widened */
+    int now;       /* which of raw is being worked on */
     int32_t ahead; /* block that is read meanwhile; -1: none */
     bool stop, started;
     ks_status st; /* of the block ahead */

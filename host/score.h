@@ -61,7 +61,7 @@ typedef void (*ks_score_fn)(void *user, size_t done, size_t all,
 ks_status ks_score_run(ks_score_job *job, ks_score_fn progress, void *user,
                        ks_score_sum *sum, ks_err *err);
 size_t ks_score_chains(const ks_score_job *job);
-void ks_score_close(ks_score_job **job);
+void ks_score_close(ks_score_job **at);
 
 /* ----------------------------------------------------- the judge's question */
 

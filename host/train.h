@@ -30,11 +30,11 @@ typedef struct ks_l2_block {
 } ks_l2_block;
 
 /* Rows that do not fit in memory: in a file, [n, d] of a plain type in the
- * order of the blocks, not yet shifted; read block by block in every pass. */
+ * order of the blocks; read block by block in every pass. */
 typedef struct ks_l2_file {
     int fd;
     ks_type type;
-    const float *shift; /* [d] to be subtracted */
+    const float *shift; /* [d] to be subtracted still; NULL: f32, it was */
     bool direct; /* fd reads past the page cache: aligned to KS_L2_FILE_ALIGN,
                     and the file's size is a multiple of it */
 } ks_l2_file;

@@ -85,9 +85,8 @@ enum { KS_PERMUTATIONS = 20 };
 ks_status ks_permuted_run(const ks_l2_source *source, const ks_dataset *dataset,
                           const ks_folds *folds, const double *strength,
                           const ks_nest_options *options, const ks_room *room,
-                          uint64_t seed,
-                          ks_interval out[KS_N_METRICS], int32_t *unconverged,
-                          ks_err *err);
+                          uint64_t seed, ks_interval out[KS_N_METRICS],
+                          int32_t *unconverged, ks_err *err);
 /* Bytes that it takes, by so many threads of the CPU. */
 size_t ks_permuted_bytes(int64_t d, ks_type type, const ks_folds *folds,
                          int threads, bool scratch);

@@ -32,8 +32,9 @@ static ks_status add_field(given *g, const char *name, size_t n, ks_err *err) {
             return KS_OK;
     KS_CHECK(g->n_fields < MOST_FIELDS, KS_LIMIT, "%s: more than %d scores",
              g->from->path, MOST_FIELDS);
-    KS_CHECK((g->fields[g->n_fields] = strndup(name, n)), KS_NOMEM,
-             "out of memory for names of scores");
+    char **field = &g->fields[g->n_fields];
+    KS_TRY(ks_alloc(field, n + 1, 1, "names of scores", err));
+    memcpy(*field, name, n);
     g->n_fields++;
 done:
     return st;

@@ -44,7 +44,7 @@ ks_status ks_independence_run(ks_independence *out, const ks_dataset *dataset,
                               const ks_grid_options *options, bool all_layers,
                               ks_err *err);
 int64_t ks_independence_layers(const ks_grid *grid, bool all_layers);
-void ks_independence_free(ks_independence *independence);
+void ks_independence_free(ks_independence *out);
 
 /* A section of the table; nothing without features. */
 ks_status ks_independence_table(const ks_independence *independence,

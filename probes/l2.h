@@ -47,9 +47,9 @@ typedef struct ks_l2_column {
 /* Where the time went, in seconds of wall clock, and how often x was read. */
 typedef struct ks_l2_cost {
     double prepare, factor, passes, verify, other;
-    int32_t reads;       /* of x: preparing, passes and verifying */
+    int32_t reads;                /* of x: preparing, passes and verifying */
     int32_t f32_reads, f64_reads; /* of them by passes and verify */
-    double pass_columns; /* columns x passes x share of rows */
+    double pass_columns;          /* columns x passes x share of rows */
 } ks_l2_cost;
 
 typedef struct ks_l2 ks_l2;

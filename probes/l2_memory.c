@@ -36,8 +36,8 @@ static size_t fit_bytes(const ks_l2_shape *s, size_t threads, bool scratch) {
     size_t columns = n * m * (7 * 8 + 2 * KS_L2_PAIRS * 4) +
                      n * (sizeof(ks_l2_progress) + 256) +
                      (size_t)s->n_splits * m * 4 * 8;
-    size_t chunks = (n + KS_L2_CHUNK - 1) / KS_L2_CHUNK * (m + rank) * 2 *
-                    KS_L2_CHUNK * 4;
+    size_t chunks =
+        (n + KS_L2_CHUNK - 1) / KS_L2_CHUNK * (m + rank) * 2 * KS_L2_CHUNK * 4;
     size_t pass = n * m * 8 + wide * m * 16 + KS_L2_BLOCK * (m + wide) * 8 +
                   read_bytes(s, scratch) +
                   (size_t)s->n_designs * KS_L2_CODES * wide * 4;

@@ -13,7 +13,7 @@
 /* Bytes of those there are at a time: some share of the rows' own, so that they
  * do not outgrow what a scratch file saves. Not of --memory, which would then
  * decide how columns are grouped, and with it bits. */
-static const int64_t LEAST_BYTES = (int64_t)32 << 20;
+static const int64_t LEAST_BYTES = (int64_t)16 << 20;
 static const int64_t MOST_BYTES = (int64_t)256 << 20;
 enum { SHARE = 16, MOST_AT_A_TIME = 8 };
 enum { MOST_FEATURES = 8192 }; /* a factor has 512 MiB */

@@ -130,8 +130,8 @@ static ks_status find_moments(ks_l2 *l2, ks_err *err) {
     void *memory = NULL;
     ks_l2_reader reader = {0};
     KS_TRY(open_moments(l2, err));
-    KS_TRY(ks_alloc(&memory, ks_l2_reader_bytes(&l2->rows) + 1, 1,
-                    "row blocks", err));
+    KS_TRY(ks_alloc(&memory, ks_l2_reader_bytes(&l2->rows) + 1, 1, "row blocks",
+                    err));
     ks_l2_reader_open(&reader, &l2->rows, memory);
     for (int32_t k = 0; k < l2->rows.n_blocks; k++) {
         ks_l2_block block = l2->blocks[k];

@@ -29,7 +29,8 @@ static int64_t file_bytes(const ks_l2 *l2) {
 ks_status ks__l2_open_scratch(ks_l2 *l2, const char *folder, ks_err *err) {
     ks_status st = KS_OK;
     int64_t bytes = file_bytes(l2);
-    bytes = (bytes + KS_L2_FILE_ALIGN - 1) / KS_L2_FILE_ALIGN * KS_L2_FILE_ALIGN;
+    bytes =
+        (bytes + KS_L2_FILE_ALIGN - 1) / KS_L2_FILE_ALIGN * KS_L2_FILE_ALIGN;
     l2->file.fd = open_nameless(folder);
     KS_CHECK(l2->file.fd >= 0, KS_IO,
              "%s: cannot make a scratch file for rows that do not fit in "
@@ -94,8 +95,7 @@ static void go_direct(ks_l2 *l2) {
 void ks__l2_choose_way(ks_l2 *l2, ks_l2_way way) {
     bool full = cache_bytes() < 2 * file_bytes(l2);
     l2->may_be_direct = way == KS_L2_ANY && !full;
-    if (way == KS_L2_DIRECT || (way == KS_L2_ANY && full))
-        go_direct(l2);
+    if (way == KS_L2_DIRECT || (way == KS_L2_ANY && full)) go_direct(l2);
 }
 
 /* Bytes a second that the disk has, from a part of the file; 0: unknown. */

@@ -156,7 +156,8 @@ static ks_status refresh(ks_l2_fitting *f, double *hessians, int32_t *due,
  * have a Hessian. They end where they were last measured. */
 static ks_status run_f64(ks_l2_fitting *f, ks_err *err) {
     ks_status st = KS_OK;
-    int32_t *rest = NULL, *due = NULL, n, group = ks__l2_hessians(f->l2->n, f->l2->d);
+    int32_t *rest = NULL, *due = NULL, n,
+            group = ks__l2_hessians(f->l2->n, f->l2->d);
     double *hessians = NULL;
     size_t m = (size_t)f->l2->d + 1;
     KS_TRY(activate_all(f, err));

@@ -1,10 +1,12 @@
 /* l2_source.c - takes in the matrix: rows ordered by fold go to memory, shifted
  * so that features with a large mean lose nothing in f32; or, where they do not
- * fit, as they are to a scratch file that has no name, so that nothing stays of
- * it whatever happens. The source is read once, from its first row to its last,
- * and a few hundred rows of it are in memory at a time. */
+ * fit, to a scratch file that has no name, so that nothing stays of it whatever
+ * happens: f32 shifted, narrower types as they are. The source is read once,
+ * from its first row to its last, and a few hundred rows of it are in memory at
+ * a time. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "l2_state.h"
 
@@ -98,6 +100,19 @@ static void put_in_memory(const filling *f, const char *rows, int64_t first,
     }
 }
 
+/* Rows [first, first + n) shifted in the buffer, where they may lie already. */
+static const char *shift_in(const filling *f, const char *rows, int64_t n,
+                            char *buffer) {
+    int64_t d = f->l2->d;
+    const float *shift = f->l2->shift;
+    if (rows != buffer) memcpy(buffer, rows, (size_t)n * f->row_bytes);
+    for (int64_t i = 0; i < n; i++) {
+        float *restrict row = (float *)(void *)buffer + i * d;
+        for (int64_t j = 0; j < d; j++) row[j] -= shift[j];
+    }
+    return buffer;
+}
+
 /* Rows that stay side by side go in one write. */
 static ks_status put_in_file(const filling *f, const char *rows, int64_t first,
                              int64_t n, ks_err *err) {
@@ -107,8 +122,8 @@ static ks_status put_in_file(const filling *f, const char *rows, int64_t first,
         for (end = i + 1; end < n; end++)
             if (place[end] != place[i] + (end - i)) break;
         KS_TRY(ks__l2_write_scratch(f->l2, rows + (size_t)i * f->row_bytes,
-                        (size_t)(end - i) * f->row_bytes,
-                        place[i] * (int64_t)f->row_bytes, err));
+                                    (size_t)(end - i) * f->row_bytes,
+                                    place[i] * (int64_t)f->row_bytes, err));
     }
 done:
     return st;
@@ -121,10 +136,12 @@ static ks_status fill_piece(const filling *f, int64_t first, void *buffer,
     int64_t n = KS_MIN(f->step, f->l2->n - first);
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
     KS_TRY(get_rows(f->source, first, n, buffer, &rows, err));
-    if (f->l2->x)
+    if (f->l2->x) {
         put_in_memory(f, rows, first, n);
-    else
-        KS_TRY(put_in_file(f, rows, first, n, err));
+        goto done;
+    }
+    if (f->source->type == KS_F32) rows = shift_in(f, rows, n, buffer);
+    KS_TRY(put_in_file(f, rows, first, n, err));
 done:
     return st;
 }
@@ -135,8 +152,8 @@ static ks_status fill(filling *f, ks_err *err) {
     char *buffers = NULL;
     size_t piece = ks_l2_piece_bytes(f->source);
     ks__l2_outcome outcome = {KS_OK, {0}};
-    KS_TRY(ks_alloc(&f->place, (size_t)l2->n, sizeof *f->place, "row order",
-                    err));
+    KS_TRY(
+        ks_alloc(&f->place, (size_t)l2->n, sizeof *f->place, "row order", err));
     KS_TRY(ks_alloc(&buffers, (size_t)l2->threads, piece, "rows", err));
     for (int64_t i = 0; i < l2->n; i++) f->place[l2->order[i]] = i;
 #pragma omp parallel for num_threads(l2->threads) schedule(dynamic, 1)
@@ -145,8 +162,7 @@ static ks_status fill(filling *f, ks_err *err) {
         if (ks__l2_well(&outcome))
             ks__l2_tell(
                 &outcome,
-                fill_piece(f, i,
-                           buffers + (size_t)omp_get_thread_num() * piece,
+                fill_piece(f, i, buffers + (size_t)omp_get_thread_num() * piece,
                            &mine),
                 &mine);
     }
@@ -165,7 +181,8 @@ ks_status ks__l2_take_rows(ks_l2 *l2, const ks_l2_source *source,
                  .row_bytes = ks_type_row_bytes(source->type, source->d)};
     f.step = (int64_t)(ks_l2_piece_bytes(source) / f.row_bytes);
     if (place->scratch && l2->ops->unified) {
-        l2->file = (ks_l2_file){-1, source->type, l2->shift, false};
+        l2->file = (ks_l2_file){.fd = -1, .type = source->type};
+        if (source->type != KS_F32) l2->file.shift = l2->shift;
         KS_TRY(ks__l2_open_scratch(l2, place->scratch, err));
     } else {
         KS_TRY(ks_alloc(&l2->x, (size_t)l2->n * (size_t)l2->d, sizeof(float),
@@ -178,7 +195,8 @@ done:
     return st;
 }
 
-/* ----------------------------------------------------------- what is not finite
+/* ----------------------------------------------------------- what is not
+ * finite
  */
 
 /* The first of a block's rows that holds one; -1: none. */

@@ -119,9 +119,8 @@ done:
 ks_status ks_permuted_run(const ks_l2_source *source, const ks_dataset *dataset,
                           const ks_folds *folds, const double *strength,
                           const ks_nest_options *options, const ks_room *room,
-                          uint64_t seed,
-                          ks_interval out[KS_N_METRICS], int32_t *unconverged,
-                          ks_err *err) {
+                          uint64_t seed, ks_interval out[KS_N_METRICS],
+                          int32_t *unconverged, ks_err *err) {
     ks_status st = KS_OK;
     int32_t n_folds = folds->n_folds;
     ks_l2 *l2 = NULL;

@@ -87,8 +87,8 @@ ks_status ks_surface_features(const ks_dataset *d, ks_surface_set set,
                     err));
     begin[d->n_chains] = d->n;
     for (int64_t i = d->n - 1; i >= 0; i--) begin[d->chain[i]] = i;
-    if (threads <= 0) threads = omp_get_max_threads();
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(dynamic)                                     \
+    num_threads(threads > 0 ? threads : omp_get_max_threads())
     for (int32_t c = 0; c < d->n_chains; c++) {
         ks_err mine = {0};
         ks_status got =

@@ -4,6 +4,8 @@
 Usage: bench.py BENCH|all|report [OPTION...]
 capture  keystep beside transformers and llama.cpp, and the parts of a capture
 probe    the grid of probes beside scikit-learn and the published loop
+wide     the grid at 28 x 20,000 x 1,536 beside a sample of scikit-learn's
+stream   a layer three times --memory beside the disk and the rate in memory
 adamw    the published loop of all layers and seeds beside torch
 io       the activation writer beside dd
 gemm     the product on stored weights beside the BLAS's
@@ -28,6 +30,7 @@ from importlib import metadata
 from adamw import bench_adamw
 from harness import ROOT, figure, machine, peer, ratios, run, say, table, write
 from influence import bench_influence
+from probing import bench_stream, bench_wide
 from sampling import bench_generation, bench_memory, bench_sufficiency
 
 FIVE = "mean,first,middle,last,before"
@@ -182,7 +185,8 @@ def probe_data(options, scratch):
         return options.acts
     data = os.path.join(scratch, "probe.h5")
     table(options, "probe", "--out-data", data, "--pairs", 1, "--rows",
-          options.rows, "--data-layers", options.data_layers)
+          options.rows, "--data-layers", options.data_layers, "--positions",
+          FIVE, "--alone")
     return data
 
 
@@ -202,13 +206,15 @@ def check_same(options, data, theirs):
 def probe_round(options, data, chosen, turn, rows):
     """One turn of all; rows are added to. Seconds by who."""
     mine = table(options, "probe", "--acts", data, "--pairs",
-                 options.probe_pairs, "--rows", options.rows)
+                 options.probe_pairs, "--rows", options.rows, "--positions",
+                 FIVE)
     theirs = peer("peer_sklearn.py", data, "--solver", chosen["solver"],
                   "--tol", chosen["tol"], "--layers", options.peer_layers,
                   "--rows", options.rows)
     loop = peer("peer_adamw.py", data, "--layer", theirs["all_layers"] // 2,
                 "--rows", options.rows)
-    layers, done = theirs["all_layers"], len(theirs["layers"])
+    layers = theirs["all_layers"] * mine[-1]["positions"]
+    done = len(theirs["layers"])
     whole = theirs["seconds"] * layers / done
     for who, seconds, of, note in (
             ("keystep", mine[-1]["seconds"], layers, "whole grid"),
@@ -244,8 +250,9 @@ def bench_probe(options, scratch):
     write(options, "probe", rows)
     write(options, "probe-parts", parts)
     pairs = [row["over_bare"] for row in parts if row["pair"] != "all"]
-    grid = f"{layers} layers x 8 strengths x 5 folds, {parts[0]['rows']} x " \
-           f"{parts[0]['width']}"
+    positions = parts[0]["positions"]
+    grid = f"{layers // positions} layers x {positions} positions x 8 " \
+           f"strengths x 5 folds, {parts[0]['rows']} x {parts[0]['width']}"
     return [
         figure(f"scikit-learn ({chosen['solver']}) / keystep, {grid} "
                "(seconds)", [s / k for s, k in zip(times["s"], times["k"])],
@@ -296,7 +303,8 @@ def bench_gemm(options, _scratch):
 BENCHES = {"gemm": bench_gemm, "io": bench_io, "capture": bench_capture,
            "probe": bench_probe, "adamw": bench_adamw,
            "influence": bench_influence, "sufficiency": bench_sufficiency,
-           "generation": bench_generation, "memory": bench_memory}
+           "generation": bench_generation, "memory": bench_memory,
+           "wide": bench_wide, "stream": bench_stream}
 SAMPLING = ("sufficiency", "generation", "memory", "all")
 
 
@@ -377,6 +385,15 @@ def parse():
     options.rows = 1000 if small else 8000
     options.data_layers = 4 if small else 31
     options.peer_layers = 2 if small else 4
+    options.wide_rows = 1000 if small else 20000
+    options.wide_width = 192 if small else 1536
+    options.wide_layers = 4 if small else 28
+    options.wide_rounds = 1 if small else 2
+    options.wide_peer_layers = 2
+    options.wide_peer_folds = 1
+    options.stream_rows = 60000
+    options.stream_width = 1536
+    options.stream_pairs = 1 if small else 5
     options.mib = 32 if small else 1024
     options.published_prompts = 2 if small else 8
     options.checked_prompts = 2 if small else 6

@@ -4,6 +4,7 @@ folds of standardised, class-balanced L2 logistic regression, layers side by
 side in one process each.
 
 Usage: peer_sklearn.py ACTS.h5 [--layers N] [--solver NAME] [--folds N]
+           [--run-folds N] [--try-folds N] [--try-strengths N]
 Without --solver every candidate is timed on one layer and the fastest whose
 results all have a gradient of at most 1e-6 (max-norm, of the mean loss, in
 double, as keystep's) is named; with --solver that one is run on N layers. A
@@ -48,8 +49,9 @@ def gradient_norm(x, y, model, strength):
                abs(r.sum()))
 
 
-def fit_layer(x, y, fold, candidate, tol, check, n_folds):
-    """All strengths, the first folds held out in turn: seconds, worst
+def fit_layer(x, y, fold, candidate, tol, check, n_folds,
+              strengths=STRENGTHS):
+    """The strengths, the first folds held out in turn: seconds, worst
     gradient, accuracy."""
     solver, kind, warm = CANDIDATES[candidate]
     seconds, worst, right, tests = 0.0, 0.0, 0, 0
@@ -65,7 +67,7 @@ def fit_layer(x, y, fold, candidate, tol, check, n_folds):
             model = LogisticRegression(solver=solver, tol=tol, max_iter=5000,
                                        class_weight="balanced",
                                        warm_start=warm)
-            for strength in STRENGTHS:
+            for strength in strengths:
                 start = time.perf_counter()
                 model.C = strength
                 model.fit(inner, y[train])
@@ -79,13 +81,13 @@ def fit_layer(x, y, fold, candidate, tol, check, n_folds):
     return seconds, worst, right / tests
 
 
-def choose(x, y, fold, n_folds):
+def choose(x, y, fold, n_folds, strengths):
     """The fastest candidate that reaches the gradient, and every time."""
     tried, best = {}, None
     for name in CANDIDATES:
         for tol in (TOLERANCE, TOLERANCE / 4, TOLERANCE / 30):
             seconds, worst, _ = fit_layer(x, y, fold, name, tol, True,
-                                          n_folds)
+                                          n_folds, strengths)
             tried[name] = {"seconds": seconds, "gradient": worst, "tol": tol}
             if worst <= TOLERANCE:
                 if best is None or seconds < tried[best]["seconds"]:
@@ -107,13 +109,18 @@ def main():
     parser.add_argument("--tol", type=float, default=TOLERANCE)
     parser.add_argument("--try-folds", type=int, default=1,
                         help="folds that the choice is made on")
+    parser.add_argument("--try-strengths", type=int, default=len(STRENGTHS),
+                        help="strengths that it is made on, evenly spread")
+    parser.add_argument("--run-folds", type=int,
+                        help="folds of those there are that are timed")
     options = parser.parse_args()
     file, keep, y, problem = open_rows(options.acts, options.rows)
     fold = problem % options.folds
     n_layers = file["activations/resid/mean"].shape[0]
     if not options.solver:
         x = read_layer(file, keep, n_layers // 2)
-        best, tried = choose(x, y, fold, options.try_folds)
+        some = spread_layers(len(STRENGTHS), options.try_strengths)
+        best, tried = choose(x, y, fold, options.try_folds, STRENGTHS[some])
         if not best:
             raise SystemExit(f"no solver reaches {TOLERANCE}: {tried}")
         print(json.dumps({"solver": best, "tol": tried[best]["tol"],
@@ -121,19 +128,21 @@ def main():
         return
     layers = spread_layers(n_layers, options.layers)
     data = [read_layer(file, keep, layer) for layer in layers]
+    run_folds = options.run_folds or options.folds
     cores = os.cpu_count()
     with Parallel(n_jobs=cores) as pool:
         pool(delayed(int)(0) for _ in range(cores))  # workers are started
         start = time.perf_counter()
         found = pool(delayed(fit_layer)(x, y, fold, options.solver,
-                                        options.tol, False, options.folds)
+                                        options.tol, False, run_folds)
                      for x in data)
         seconds = time.perf_counter() - start
         checked = fit_layer(data[0], y, fold, options.solver, options.tol,
-                            True, options.folds)
+                            True, run_folds)
     print(json.dumps({
         "seconds": seconds, "layers": layers, "all_layers": int(n_layers),
         "solver": options.solver, "tol": options.tol,
+        "folds": options.folds, "run_folds": run_folds,
         "gradient": checked[1],
         "accuracy": float(np.mean([f[2] for f in found]))}))
 

@@ -16,6 +16,7 @@ typedef struct ks_bench_input {
     int repeats;          /* pairs */
     int mib;              /* that io writes */
     int rows, width, data_layers, folds; /* of the probe's data */
+    bool alone;                          /* no bare calls beside the probes */
     int hidden, epochs;                  /* of adamw */
 } ks_bench_input;
 

@@ -52,8 +52,8 @@ typedef struct probe_bench {
     ks_dataset *data; /* open while there are several positions to read */
     void *raw;        /* rows as they are read */
     float *x;         /* [n_layers, n, d] of one position */
-    int8_t *y;     /* [n] */
-    uint8_t *fold; /* [n] */
+    int8_t *y;        /* [n] */
+    uint8_t *fold;    /* [n] */
     double strength[STRENGTHS];
     int32_t *passes; /* [n_positions, n_layers, n_columns] of the last run */
     int32_t *counts; /* the position's part of passes */
@@ -87,10 +87,10 @@ static ks_status pick_positions(probe_bench *b, ks_err *err) {
         if ((wanted ? wanted >> p & 1 : b->n_positions == 0) &&
             ks_acts_has(b->data->acts, KS_RESID, p))
             b->positions[b->n_positions++] = p;
-    return b->n_positions ? KS_OK
-                          : ks_fail(err, KS_USAGE,
-                                    "%s has no resid at such a position",
-                                    b->path);
+    return b->n_positions
+               ? KS_OK
+               : ks_fail(err, KS_USAGE, "%s has no resid at such a position",
+                         b->path);
 }
 
 /* Every layer's first n rows at a position. */
@@ -163,8 +163,8 @@ static ks_status find_data(probe_bench *b, ks_err *err) {
     b->remove = !in->out_data;
     uint32_t positions = in->common.positions;
     KS_TRY(ks_bench_data(b->path, in->rows, in->width, in->data_layers,
-                         positions ? positions : 1u << KS_MEAN,
-                         in->common.seed, err));
+                         positions ? positions : 1u << KS_MEAN, in->common.seed,
+                         err));
 done:
     return st;
 }
@@ -222,7 +222,8 @@ static ks_status fit_layer(probe_bench *b, int32_t at, int lane, grid_run *run,
         run->cost.reads = KS_MAX(run->cost.reads, cost.reads);
         run->gradient = KS_MAX(run->gradient, gradient);
         run->unconverged += failed;
-        run->accuracy += accuracy_of(b, margin) / (b->n_layers * b->n_positions);
+        run->accuracy +=
+            accuracy_of(b, margin) / (b->n_layers * b->n_positions);
     }
 done:
     ks_l2_close(&l2);
@@ -324,17 +325,21 @@ static ks_status each_layer(probe_bench *b, layer_fn what, grid_run *run,
 static ks_status run_pair(probe_bench *b, grid_run *run, bool bare_first,
                           ks_err *err) {
     ks_status st = KS_OK;
+    bool alone = b->bench->in->alone;
     *run = (grid_run){0};
     for (int32_t p = 0; p < b->n_positions; p++) {
         double ours = 0, bare = 0;
         b->counts = b->passes + (int64_t)p * b->n_layers * b->n_columns;
         if (b->data) KS_TRY(read_layers(b, b->positions[p], err));
-        if (bare_first) KS_TRY(each_layer(b, bare_layer, run, &bare, err));
+        if (!alone && bare_first)
+            KS_TRY(each_layer(b, bare_layer, run, &bare, err));
         KS_TRY(each_layer(b, fit_layer, run, &ours, err));
-        if (!bare_first) KS_TRY(each_layer(b, bare_layer, run, &bare, err));
+        if (!alone && !bare_first)
+            KS_TRY(each_layer(b, bare_layer, run, &bare, err));
         run->seconds += ours;
         run->bare_seconds += bare;
     }
+    if (alone) run->bare_seconds = NAN;
     ks_log(KS_LOG_INFO, "%.2f s, bare %.2f s, at most %d reads of a layer",
            run->seconds, run->bare_seconds, run->cost.reads);
 done:
@@ -351,16 +356,18 @@ static ks_status add_row(probe_bench *b, json_t *pair, const grid_run *r,
     return ks_bench_row(
         b->bench,
         json_pack(
-            "{s:o,s:s,s:i,s:i,s:I,s:I,s:i,s:i,s:i,s:f,s:f,s:f,s:o,s:o,s:i,s:i,"
+            "{s:o,s:s,s:i,s:i,s:I,s:I,s:i,s:i,s:i,s:f,s:o,s:o,s:o,s:o,s:i,s:i,"
             "s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}",
             "pair", pair, "backend", b->dev ? "cuda" : "cpu", "layers",
-            b->n_layers, "positions", b->n_positions, "rows", (json_int_t)b->n, "width", (json_int_t)b->d,
-            "strengths", STRENGTHS, "folds", b->bench->in->folds, "lanes",
-            b->lanes, "seconds", r->seconds, "bare_seconds", r->bare_seconds,
-            "over_bare", ratio.mean, "over_bare_low", ks_bench_real(ratio.low),
-            "over_bare_high", ks_bench_real(ratio.high), "reads", r->cost.reads,
-            "unconverged", r->unconverged, "max_gradient", r->gradient,
-            "accuracy", r->accuracy, "prepare_s", r->cost.prepare, "factor_s",
+            b->n_layers, "positions", b->n_positions, "rows", (json_int_t)b->n,
+            "width", (json_int_t)b->d, "strengths", STRENGTHS, "folds",
+            b->bench->in->folds, "lanes", b->lanes, "seconds", r->seconds,
+            "bare_seconds", ks_bench_real(r->bare_seconds), "over_bare",
+            ks_bench_real(ratio.mean), "over_bare_low",
+            ks_bench_real(ratio.low), "over_bare_high",
+            ks_bench_real(ratio.high), "reads", r->cost.reads, "unconverged",
+            r->unconverged, "max_gradient", r->gradient, "accuracy",
+            r->accuracy, "prepare_s", r->cost.prepare, "factor_s",
             r->cost.factor, "passes_s", r->cost.passes, "verify_s",
             r->cost.verify, "directions_s", directions, "bare_gram_s",
             r->bare.gram, "bare_factor_s", r->bare.factor, "bare_passes_s",
@@ -428,8 +435,8 @@ static void close_bench(probe_bench *b) {
     ks_dataset_close(&b->data);
     if (b->remove) ks_bench_remove(b->path);
     ks_dev_close(&b->dev, b->ops);
-    void *all[] = {b->path, b->layer, b->raw, b->x,    b->y,     b->fold,
-                   b->margin, b->scratch, b->runs, b->passes};
+    void *all[] = {b->path, b->layer,  b->raw,     b->x,    b->y,
+                   b->fold, b->margin, b->scratch, b->runs, b->passes};
     for (size_t i = 0; i < KS_COUNT(all); i++) free(all[i]);
 }
 
@@ -442,7 +449,8 @@ ks_status ks_bench_probe(ks_bench *bench, ks_err *err) {
              "--rows %d: expected at least %d for %d folds", bench->in->rows,
              2 * bench->in->folds * 5, bench->in->folds);
     KS_TRY(open_bench(&b, pairs, err));
-    KS_TRY(run_pair(&b, &warm, false, err)); /* and counts the bare passes */
+    if (!bench->in->alone) /* and counts the bare passes */
+        KS_TRY(run_pair(&b, &warm, false, err));
     for (int i = 0; i < pairs; i++)
         KS_TRY(run_pair(&b, &b.runs[i], i % 2 == 1, err));
     KS_TRY(write_rows(&b, pairs, err));

@@ -5,9 +5,9 @@
  * Rates are bytes of the layer as stored a second of f32 passes over it, with
  * the columns that an evaluation's inner fits have. cold: past the page cache,
  * as where it could not hold the file, so that each pass asks the disk; cached:
- * through it, and the kernel keeps what it likes. The disk alone: a file of those bytes
- * read with O_DIRECT, 4 MiB at a time, by one, two and four readers, of which
- * the fastest counts. */
+ * through it, and the kernel keeps what it likes. The disk alone: a file of
+ * those bytes read with O_DIRECT, 4 MiB at a time, by one, two and four
+ * readers, of which the fastest counts. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -25,9 +25,9 @@ enum { STRENGTHS = KS_DEFAULT_STRENGTHS, REQUEST = 4 << 20, ALIGN = 4096 };
 static const double TOLERANCE = 1e-6;
 
 typedef struct stream_rates {
-    double disk, resident, cold, cached;  /* MB/s */
-    double resident_s, cold_s, cached_s;  /* open to close */
-    double verify_resident, verify_cold;  /* MB/s of passes in double */
+    double disk, resident, cold, cached; /* MB/s */
+    double resident_s, cold_s, cached_s; /* open to close */
+    double verify_resident, verify_cold; /* MB/s of passes in double */
     double ratio, cached_ratio;
 } stream_rates;
 
@@ -56,7 +56,8 @@ static ks_status open_file(const stream_bench *b, int *fd, ks_err *err) {
     const char *dir = b->bench->in->dir;
     char *piece = NULL;
     KS_TRY(ks_alloc(&piece, REQUEST, 1, "a piece of a file", err));
-    for (size_t k = 0; k < REQUEST; k++) piece[k] = (char)(k * 2654435761u >> 7);
+    for (size_t k = 0; k < REQUEST; k++)
+        piece[k] = (char)(k * 2654435761u >> 7);
     *fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     KS_CHECK(*fd >= 0, KS_IO, "%s: cannot make a file: %s", dir,
              strerror(errno));
@@ -79,8 +80,8 @@ static ks_status read_file(const stream_bench *b, int fd, int readers,
     ks_status st = KS_OK;
     char *memory = NULL;
     int failed = 0;
-    KS_TRY(ks_alloc(&memory, (size_t)readers * REQUEST + ALIGN, 1, "pieces",
-                    err));
+    KS_TRY(
+        ks_alloc(&memory, (size_t)readers * REQUEST + ALIGN, 1, "pieces", err));
     char *aligned = memory + ALIGN - (uintptr_t)memory % ALIGN;
     double start = ks_seconds();
 #pragma omp parallel for num_threads(readers) schedule(dynamic, 1)
@@ -90,7 +91,8 @@ static ks_status read_file(const stream_bench *b, int fd, int readers,
 #pragma omp atomic write
             failed = 1;
     *rate = (double)b->bytes / (ks_seconds() - start) / 1e6;
-    KS_CHECK(!failed, KS_IO, "%s: the file that the disk is measured with "
+    KS_CHECK(!failed, KS_IO,
+             "%s: the file that the disk is measured with "
              "cannot be read",
              b->bench->in->dir);
 done:
@@ -132,13 +134,12 @@ static ks_status fit(stream_bench *b, const char *scratch, ks_l2_way way,
     ks_status st = KS_OK;
     ks_l2 *l2 = NULL;
     ks_l2_design design = {b->data->y, b->fold};
-    ks_l2_place place = {
-        .threads = b->threads, .scratch = scratch, .way = way};
+    ks_l2_place place = {.threads = b->threads, .scratch = scratch, .way = way};
     double start = ks_seconds();
     make_columns(b);
     KS_TRY(ks_l2_open_from(&l2, &b->source, &place, &design, 1, err));
-    KS_TRY(ks_l2_fit(l2, b->columns, b->n_columns, TOLERANCE,
-                     KS_DEFAULT_PASSES, err));
+    KS_TRY(ks_l2_fit(l2, b->columns, b->n_columns, TOLERANCE, KS_DEFAULT_PASSES,
+                     err));
     ks_l2_cost cost = ks_l2_get_cost(l2);
     *seconds = ks_seconds() - start;
     double mb = (double)b->bytes / 1e6;
@@ -163,15 +164,16 @@ static ks_status run_turn(stream_bench *b, int turn, stream_rates *r,
             KS_TRY(ask_disk(b, &r->disk, err));
             break;
         case 1:
-            KS_TRY(fit(b, dir, KS_L2_DIRECT, &r->cold, &r->verify_cold, &r->cold_s,
-                       err));
+            KS_TRY(fit(b, dir, KS_L2_DIRECT, &r->cold, &r->verify_cold,
+                       &r->cold_s, err));
             break;
         case 2:
             KS_TRY(fit(b, NULL, KS_L2_ANY, &r->resident, &r->verify_resident,
                        &r->resident_s, err));
             break;
         default:
-            KS_TRY(fit(b, dir, KS_L2_CACHED, &r->cached, NULL, &r->cached_s, err));
+            KS_TRY(
+                fit(b, dir, KS_L2_CACHED, &r->cached, NULL, &r->cached_s, err));
         }
     }
     r->ratio = r->cold / KS_MIN(r->disk, r->resident);
@@ -221,7 +223,8 @@ static ks_status open_bench(stream_bench *b, int pairs, ks_err *err) {
     const ks_bench_input *in = b->bench->in;
     KS_TRY(find_data(b, err));
     size_t n = (size_t)b->source.n;
-    b->threads = in->common.threads ? in->common.threads : omp_get_max_threads();
+    b->threads =
+        in->common.threads ? in->common.threads : omp_get_max_threads();
     b->n_columns = in->folds * (in->folds - 1) / 2 * STRENGTHS;
     ks_nest_default_strengths(b->strength);
     KS_TRY(ks_alloc(&b->fold, n, 1, "folds", err));
@@ -231,8 +234,8 @@ static ks_status open_bench(stream_bench *b, int pairs, ks_err *err) {
                     "columns", err));
     KS_TRY(ks_alloc(&b->margin, (size_t)b->n_columns * n, sizeof(float),
                     "margins", err));
-    KS_TRY(ks_alloc(&b->rates, (size_t)pairs, sizeof *b->rates, "figures",
-                    err));
+    KS_TRY(
+        ks_alloc(&b->rates, (size_t)pairs, sizeof *b->rates, "figures", err));
 done:
     return st;
 }
@@ -247,12 +250,11 @@ static ks_status add_row(const stream_bench *b, json_t *pair,
         json_pack("{s:o,s:I,s:I,s:s,s:i,s:I,s:f,s:f,s:f,s:f,s:f,s:o,s:o,s:f,"
                   "s:f,s:f,s:f,s:f,s:f,s:f}",
                   "pair", pair, "rows", (json_int_t)b->source.n, "width",
-                  (json_int_t)b->source.d, "type",
-                  ks_type_name(b->source.type), "columns", b->n_columns,
-                  "bytes", (json_int_t)b->bytes, "disk_mb_s", r->disk,
-                  "resident_mb_s", r->resident, "cold_mb_s", r->cold,
-                  "cached_mb_s", r->cached, "ratio", r->ratio, "ratio_low",
-                  ks_bench_real(ratio.low), "ratio_high",
+                  (json_int_t)b->source.d, "type", ks_type_name(b->source.type),
+                  "columns", b->n_columns, "bytes", (json_int_t)b->bytes,
+                  "disk_mb_s", r->disk, "resident_mb_s", r->resident,
+                  "cold_mb_s", r->cold, "cached_mb_s", r->cached, "ratio",
+                  r->ratio, "ratio_low", ks_bench_real(ratio.low), "ratio_high",
                   ks_bench_real(ratio.high), "cached_ratio", r->cached_ratio,
                   "verify_resident_mb_s", r->verify_resident,
                   "verify_cold_mb_s", r->verify_cold, "resident_s",
@@ -292,8 +294,7 @@ ks_status ks_bench_stream(ks_bench *bench, ks_err *err) {
     stream_bench b = {.bench = bench};
     int pairs = bench->in->repeats;
     KS_TRY(open_bench(&b, pairs, err));
-    for (int i = 0; i < pairs; i++)
-        KS_TRY(run_turn(&b, i, &b.rates[i], err));
+    for (int i = 0; i < pairs; i++) KS_TRY(run_turn(&b, i, &b.rates[i], err));
     KS_TRY(write_rows(&b, pairs, err));
 done:
     ks_dataset_close(&b.data);

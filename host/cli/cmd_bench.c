@@ -18,6 +18,7 @@ enum {
     KEY_WIDTH,
     KEY_DATA_LAYERS,
     KEY_FOLDS,
+    KEY_ALONE,
     KEY_HIDDEN,
     KEY_EPOCHS,
     KEY_OUT_DATA,
@@ -60,6 +61,7 @@ static const struct argp_option option_list[] = {
     {"data-layers", KEY_DATA_LAYERS, "N", 0, "of synthetic ones; default: 31",
      4},
     {"seed", KS_KEY_SEED, "N", 0, "of synthetic ones", 4},
+    {"alone", KEY_ALONE, NULL, 0, "probe: without the bare calls", 4},
     {"out-data", KEY_OUT_DATA, "FILE", 0,
      "keep the synthetic activations, or the influence matrix, for peers to "
      "read",
@@ -88,9 +90,12 @@ static const struct bench_entry {
     const char *name;
     ks_status (*run)(ks_bench *, ks_err *);
 } benches[] = {
-    {"gemm", ks_bench_gemm},           {"capture", ks_bench_capture},
-    {"io", ks_bench_io},               {"probe", ks_bench_probe},
-    {"stream", ks_bench_stream},       {"adamw", ks_bench_adamw},
+    {"gemm", ks_bench_gemm},
+    {"capture", ks_bench_capture},
+    {"io", ks_bench_io},
+    {"probe", ks_bench_probe},
+    {"stream", ks_bench_stream},
+    {"adamw", ks_bench_adamw},
     {"influence", ks_bench_influence},
 };
 
@@ -169,6 +174,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_INPUT:
         in->input = arg;
         return 0;
+    case KEY_ALONE:
+        in->alone = true;
+        return 0;
     case ARGP_KEY_ARG:
         if (in->what) argp_error(state, "one bench at a time: '%s'", arg);
         if (!find(arg)) argp_error(state, "no bench '%s'", arg);
@@ -176,7 +184,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case ARGP_KEY_NO_ARGS:
         argp_error(state, "what to measure: gemm, capture, io, probe, "
-                          "adamw or influence");
+                          "stream, adamw or influence");
         return 0;
     default:
         return ks_cli_common_key(&in->common, key, arg, state);

@@ -79,7 +79,7 @@ static void check(const input *in, struct argp_state *state) {
     if (!c->model) argp_error(state, "--model is missing");
     if (c->chains) {
         if (!c->out) argp_error(state, "--out is missing");
-        if (c->json && strcmp(c->out, "-") == 0)
+        if (c->out && c->json && strcmp(c->out, "-") == 0)
             argp_error(state, "--json and --out - both want standard output");
         return;
     }

@@ -3,6 +3,7 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <hdf5.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,8 @@ static const struct command commands[] = {
     {"demo", ks_cmd_demo, true,
      "all of the below on the embedded model, to a table"},
     {"generate", ks_cmd_generate, false, "problems -> reasoning chains"},
-    {"import", ks_cmd_import, false, "other tools' outputs -> chains; acts: activations"},
+    {"import", ks_cmd_import, false,
+     "other tools' outputs -> chains; acts: activations"},
     {"split", ks_cmd_split, false, "cut chains into steps"},
     {"label", ks_cmd_label, false, "chains -> which steps carry the answer"},
     {"capture", ks_cmd_capture, false,
@@ -129,6 +131,9 @@ int main(int argc, char **argv) {
             bool changed = spin_briefly();
             if (commands[i].blas) changed |= use_fast_blas();
             if (changed) start_again(argv);
+            /* We close what we open; of a damaged file HDF5 keeps ids of its
+             * own and would end with words that say nothing. */
+            H5dont_atexit();
             ks_cli_catch_signals();
             return close_output(name, commands[i].run(argc - 1, argv + 1));
         }

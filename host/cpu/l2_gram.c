@@ -41,8 +41,8 @@ static ks_status threads_open(thread_work **out, int n, const ks_l2_rows *l2,
                         err));
         KS_TRY(ks_alloc(&w->product, KS_L2_BLOCK * KS_MAX(q, 1), sizeof(float),
                         "row blocks", err));
-        KS_TRY(ks_alloc(&w->sum, (q ? q : d) * d, sizeof(float),
-                        "Gram matrix", err));
+        KS_TRY(ks_alloc(&w->sum, (q ? q : d) * d, sizeof(float), "Gram matrix",
+                        err));
         KS_TRY(ks_alloc(&w->memory, ks_l2_reader_bytes(l2) + 1, 1, "row blocks",
                         err));
         ks_l2_reader_open(&w->reader, l2, w->memory);

@@ -243,7 +243,8 @@ ks_status ks__cpu_l2_pass(ks_dev *dev, ks_l2_rows *l2, const ks_l2_pass *pass,
 #pragma omp for schedule(static, 1)
         for (int32_t k = 0; k < now; k++) {
             ks_err mine = {0};
-            int32_t next = first + k + step < l2->n_lanes ? first + k + step : k,
+            int32_t next =
+                        first + k + step < l2->n_lanes ? first + k + step : k,
                     begin, end;
             ks__l2_lane(l2, next, &begin, &end);
             if (ks__l2_well(&outcome))

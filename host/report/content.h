@@ -88,6 +88,7 @@ typedef struct ks_report_figure {
     bool percent;     /* values are fractions, shown times 100 */
     bool diverging;   /* colours leave the middle of low and high */
     bool diagonal;    /* LINES: y = x is what is wanted */
+    bool log_x;       /* LINES: x, all above 0, by their logarithms */
     bool whole_x;     /* LINES: x are whole numbers */
 
     ks_report_line *lines;
@@ -208,7 +209,8 @@ ks_status ks__figure_json(const ks_report_figure *figure, json_t **out,
                           ks_err *err);
 /* Sections, tables and figures, what is absent. */
 ks_status ks__report_json(const ks_report *report, json_t **out, ks_err *err);
-ks_status ks__report_markdown(const ks_report *report, ks_str *out,
-                              ks_err *err);
+/* pictures: figures/NAME.svg are there to be shown. */
+ks_status ks__report_markdown(const ks_report *report, bool pictures,
+                              ks_str *out, ks_err *err);
 
 #endif

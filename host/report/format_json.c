@@ -131,12 +131,12 @@ ks_status ks__figure_json(const ks_report_figure *f, json_t **out,
             references, json_pack("{s:s,s:o}", "name", f->references[i].name,
                                   "at", number(f->references[i].at)));
     json_t *object = json_pack(
-        "{s:s,s:s,s:s,s:s,s:s,s:s,s:o,s:o,s:b,s:b,s:b,s:b,s:o}", "name",
+        "{s:s,s:s,s:s,s:s,s:s,s:s,s:o,s:o,s:b,s:b,s:b,s:b,s:b,s:o}", "name",
         f->name, "kind", kinds[f->kind], "title", f->title, "finding",
         f->finding, "x_label", f->x_label, "y_label", f->y_label, "low",
         number(f->low), "high", number(f->high), "percent", (int)f->percent,
-        "diverging", (int)f->diverging, "diagonal", (int)f->diagonal, "whole_x",
-        (int)f->whole_x, "references", references);
+        "diverging", (int)f->diverging, "diagonal", (int)f->diagonal, "log_x",
+        (int)f->log_x, "whole_x", (int)f->whole_x, "references", references);
     if (object && f->kind == KS_FIGURE_LINES)
         json_object_set_new(object, "lines", lines_json(f));
     else if (object && f->kind == KS_FIGURE_BARS)

@@ -71,8 +71,8 @@ done:
     return st;
 }
 
-static ks_status write_part(const ks_report_part *part, ks_str *out,
-                            ks_err *err) {
+static ks_status write_part(const ks_report_part *part, bool pictures,
+                            ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     switch (part->kind) {
     case KS_PART_TEXT:
@@ -85,6 +85,10 @@ static ks_status write_part(const ks_report_part *part, ks_str *out,
             KS_TRY(paragraph(out, "", part->table->note, err));
         break;
     case KS_PART_FIGURE:
+        if (!pictures) {
+            KS_TRY(paragraph(out, "", part->figure->finding, err));
+            break;
+        }
         KS_TRY(ks_str_printf(out, err, "!["));
         KS_TRY(add_text(out, part->figure->finding, err));
         KS_TRY(ks_str_printf(out, err, "](figures/%s.svg)\n\n",
@@ -95,7 +99,8 @@ done:
     return st;
 }
 
-ks_status ks__report_markdown(const ks_report *r, ks_str *out, ks_err *err) {
+ks_status ks__report_markdown(const ks_report *r, bool pictures, ks_str *out,
+                              ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(paragraph(out, "# ", r->title, err));
     for (size_t s = 0; s < r->n_sections; s++) {
@@ -103,7 +108,7 @@ ks_status ks__report_markdown(const ks_report *r, ks_str *out, ks_err *err) {
         KS_TRY(paragraph(out, "## ", section->title, err));
         if (section->lead) KS_TRY(paragraph(out, "", section->lead, err));
         for (size_t p = 0; p < section->n_parts; p++)
-            KS_TRY(write_part(&section->parts[p], out, err));
+            KS_TRY(write_part(&section->parts[p], pictures, out, err));
     }
     if (r->n_absent) KS_TRY(ks_str_printf(out, err, "## Not there\n\n"));
     for (size_t i = 0; i < r->n_absent; i++) {

@@ -1,5 +1,5 @@
 /* plot.c - gnuplot's commands for a figure; see plot.h. */
-#include "plot.h"
+#include "plot_parts.h"
 
 #include <math.h>
 #include <string.h>
@@ -13,19 +13,19 @@ static const char *const tone_colour[] = {
 static const int tone_mark[] = {7, 9, 5, 13, 11, 6, 8, 4, 12, 10};
 static const char grey[] = "#9a9a9a";
 
-static const char *colour_of(int tone) {
+const char *ks__plot_colour(int tone) {
     return tone >= 0 && (size_t)tone < KS_COUNT(tone_colour) ? tone_colour[tone]
                                                              : grey;
 }
 
-static int mark_of(int tone) {
+int ks__plot_mark(int tone) {
     return tone >= 0 && (size_t)tone < KS_COUNT(tone_mark) ? tone_mark[tone]
                                                            : 7;
 }
 
 /* A string between single quotes: those in it are doubled; gnuplot looks for
  * nothing else there. */
-static ks_status add_quoted(ks_str *out, const char *text, ks_err *err) {
+ks_status ks__plot_quoted(ks_str *out, const char *text, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(ks_str_add(out, "'", 1, err));
     for (; *text; text++) {
@@ -39,23 +39,23 @@ done:
 }
 
 /* before, the quoted text, after */
-static ks_status add_named(ks_str *out, const char *before, const char *text,
-                           const char *after, ks_err *err) {
+ks_status ks__plot_named(ks_str *out, const char *before, const char *text,
+                         const char *after, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(ks_str_printf(out, err, "%s", before));
-    KS_TRY(add_quoted(out, text, err));
+    KS_TRY(ks__plot_quoted(out, text, err));
     KS_TRY(ks_str_printf(out, err, "%s", after));
 done:
     return st;
 }
 
-static ks_status add_value(ks_str *out, double v, ks_err *err) {
+ks_status ks__plot_value(ks_str *out, double v, ks_err *err) {
     return isfinite(v) ? ks_str_printf(out, err, " %.6g", v)
                        : ks_str_printf(out, err, " NaN");
 }
 
 /* v, but 0 where so many digits would show "-0.0". */
-static double shown_value(double v, int digits) {
+double ks__plot_shown(double v, int digits) {
     return fabs(v) < 0.5 * pow(10, -digits) ? 0 : v;
 }
 
@@ -79,16 +79,16 @@ static ks_status frame(const ks_report_figure *f, ks_picture picture,
     KS_TRY(ks_str_printf(out, err,
                          "set encoding utf8\nset output '%s.%s.new'\n", f->name,
                          picture == KS_PICTURE_SVG ? "svg" : "png"));
-    KS_TRY(add_named(out, "set title ", f->title, " textcolor rgb '#222222'\n",
-                     err));
-    KS_TRY(add_named(out, "set xlabel ",
-                     f->kind == KS_FIGURE_STRIP
-                         ? "step; beneath it its label: \u25CF important, "
-                           "\u25CB removable, \u00B7 none"
-                         : f->x_label,
-                     " textcolor rgb '#444444'\n", err));
-    KS_TRY(add_named(out, "set ylabel ", f->y_label,
-                     " textcolor rgb '#444444'\n", err));
+    KS_TRY(ks__plot_named(out, "set title ", f->title,
+                          " textcolor rgb '#222222'\n", err));
+    KS_TRY(ks__plot_named(out, "set xlabel ",
+                          f->kind == KS_FIGURE_STRIP
+                              ? "step; beneath it its label: \u25CF important, "
+                                "\u25CB removable, \u00B7 none"
+                              : f->x_label,
+                          " textcolor rgb '#444444'\n", err));
+    KS_TRY(ks__plot_named(out, "set ylabel ", f->y_label,
+                          " textcolor rgb '#444444'\n", err));
     KS_TRY(ks_str_printf(
         out, err,
         "set border 3 lc rgb '#888888'\n"
@@ -97,189 +97,6 @@ static ks_status frame(const ks_report_figure *f, ks_picture picture,
         "set key at screen 0.5,0.015 center bottom horizontal Left reverse "
         "maxrows 1 samplen 2.5 width 2 textcolor rgb '#222222'\n"
         "set style fill transparent solid 0.14 noborder\n"));
-done:
-    return st;
-}
-
-/* ------------------------------------------------------------------- lines */
-
-/* Where the name of a line stands behind its end. */
-struct end {
-    const ks_report_line *line;
-    double y; /* of the axis, moved apart where names would lie on another */
-};
-
-enum { MOST_NAMES = 12 };
-
-static size_t ends_of(const ks_report_figure *f, struct end *ends) {
-    size_t n = 0;
-    double times = f->percent ? 100 : 1;
-    /* a line of text, of the axis's 370 pixels */
-    double low = times * f->low, high = times * f->high,
-           gap = (high - low) * 19 / 370;
-    if (f->diagonal || f->n_lines > MOST_NAMES) return 0;
-    for (size_t i = 0; i < f->n_lines; i++) {
-        const ks_report_line *line = &f->lines[i];
-        size_t last = line->first + line->n;
-        while (last > line->first && isnan(f->points[last - 1].y)) last--;
-        if (last == line->first) continue;
-        struct end one = {line, times * f->points[last - 1].y};
-        size_t k = n++;
-        for (; k > 0 && ends[k - 1].y > one.y; k--) ends[k] = ends[k - 1];
-        ends[k] = one;
-    }
-    for (size_t i = 1; i < n; i++)
-        ends[i].y = fmax(ends[i].y, ends[i - 1].y + gap);
-    if (n && ends[n - 1].y > high) ends[n - 1].y = high;
-    for (size_t i = n; i-- > 1;)
-        ends[i - 1].y = fmin(ends[i - 1].y, ends[i].y - gap);
-    return n;
-}
-
-static ks_status line_names(const ks_report_figure *f, ks_str *out,
-                            ks_err *err) {
-    ks_status st = KS_OK;
-    struct end ends[MOST_NAMES];
-    size_t n = ends_of(f, ends), widest = 0;
-    for (size_t i = 0; i < n; i++) {
-        widest = KS_MAX(widest, strlen(ends[i].line->name));
-        KS_TRY(add_named(out, "set label ", ends[i].line->name, "", err));
-        KS_TRY(ks_str_printf(out, err,
-                             " at graph 1, first %.6g offset 0.8,0 left "
-                             "textcolor rgb '%s'\n",
-                             ends[i].y, colour_of(ends[i].line->tone)));
-    }
-    if (n) KS_TRY(ks_str_printf(out, err, "set rmargin %zu\n", widest + 3));
-done:
-    return st;
-}
-
-static ks_status line_data(const ks_report_figure *f, size_t which, ks_str *out,
-                           ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_report_line *line = &f->lines[which];
-    double times = f->percent ? 100 : 1, along = f->diagonal ? times : 1;
-    KS_TRY(ks_str_printf(out, err, "$line%zu << EOD\n", which));
-    for (size_t i = line->first; i < line->first + line->n; i++) {
-        const ks_report_point *p = &f->points[i];
-        bool range = isfinite(p->low) && isfinite(p->high);
-        KS_TRY(add_value(out, along * p->x, err));
-        KS_TRY(add_value(out, times * p->y, err));
-        KS_TRY(add_value(out, times * (range ? p->low : p->y), err));
-        KS_TRY(add_value(out, times * (range ? p->high : p->y), err));
-        KS_TRY(ks_str_printf(out, err, "\n"));
-    }
-    KS_TRY(ks_str_printf(out, err, "EOD\n"));
-done:
-    return st;
-}
-
-static void span_of_x(const ks_report_figure *f, double *low, double *high) {
-    *low = INFINITY, *high = -INFINITY;
-    for (size_t i = 0; i < f->n_points; i++) {
-        *low = fmin(*low, f->points[i].x);
-        *high = fmax(*high, f->points[i].x);
-    }
-    if (!(*high > *low)) *low -= 0.5, *high += 0.5;
-}
-
-static double tic_step(double span) {
-    static const double steps[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000};
-    for (size_t i = 0; i < KS_COUNT(steps); i++)
-        if (span / steps[i] <= 16) return steps[i];
-    return pow(10, ceil(log10(span / 16)));
-}
-
-static ks_status line_axes(const ks_report_figure *f, ks_str *out,
-                           ks_err *err) {
-    ks_status st = KS_OK;
-    double low, high, times = f->percent ? 100 : 1;
-    span_of_x(f, &low, &high);
-    KS_TRY(ks_str_printf(out, err,
-                         "set grid ytics lc rgb '#e2e2e2' lt 1 lw 1\n"
-                         "set yrange [%.6g:%.6g]\n",
-                         times * f->low, times * f->high));
-    if (f->diagonal)
-        return ks_str_printf(out, err,
-                             "set xrange [%.6g:%.6g]\nset size ratio 1\n"
-                             "set arrow from graph 0,0 to graph 1,1 nohead lc "
-                             "rgb '#555555' dt 2 lw 1.5 back\n",
-                             times * f->low, times * f->high);
-    double pad = (high - low) * 0.02;
-    KS_TRY(ks_str_printf(out, err, "set xrange [%.6g:%.6g]\n", low - pad,
-                         high + pad));
-    if (f->whole_x)
-        KS_TRY(
-            ks_str_printf(out, err, "set xtics %.6g\n", tic_step(high - low)));
-done:
-    return st;
-}
-
-/* What the broken lines are, beneath the axis. */
-static ks_status reference_names(const ks_report_figure *f, ks_str *out,
-                                 ks_err *err) {
-    ks_status st = KS_OK;
-    char name[256];
-    double at = 0.09;
-    for (size_t i = 0; i < f->n_references; i++) {
-        snprintf(name, sizeof name, i ? "%s, %.1f" : "%s",
-                 f->references[i].name,
-                 (f->percent ? 100 : 1) * f->references[i].at);
-        KS_TRY(
-            ks_str_printf(out, err,
-                          "set arrow from screen %.4f,0.035 to screen "
-                          "%.4f,0.035 nohead lc rgb '#333333' dt %d lw 1.5\n",
-                          at, at + 0.03, i == 0 ? 2 : 3));
-        KS_TRY(add_named(out, "set label ", name, "", err));
-        KS_TRY(ks_str_printf(out, err,
-                             " at screen %.4f,0.035 left textcolor rgb "
-                             "'#444444'\n",
-                             at + 0.038));
-        at += 0.07 + 0.0098 * (double)strlen(name);
-    }
-    if (f->n_references) KS_TRY(ks_str_printf(out, err, "set bmargin 5.4\n"));
-done:
-    return st;
-}
-
-static ks_status lines(const ks_report_figure *f, ks_str *out, ks_err *err) {
-    ks_status st = KS_OK;
-    double times = f->percent ? 100 : 1;
-    const char *comma = "plot ";
-    struct end ends[MOST_NAMES];
-    bool named = ends_of(f, ends) > 0; /* else the key has the names */
-    for (size_t i = 0; i < f->n_lines; i++) KS_TRY(line_data(f, i, out, err));
-    KS_TRY(line_axes(f, out, err));
-    KS_TRY(line_names(f, out, err));
-    KS_TRY(reference_names(f, out, err));
-    if (f->diagonal)
-        KS_TRY(ks_str_printf(out, err,
-                             "set key at graph 0.97,0.04 right bottom vertical "
-                             "maxrows auto Right noreverse\n"));
-    else if (!named)
-        KS_TRY(ks_str_printf(out, err, "set bmargin 6.4\n"));
-    for (size_t i = 0; i < f->n_lines; i++, comma = ", \\\n  ")
-        KS_TRY(ks_str_printf(
-            out, err,
-            "%s$line%zu using 1:3:4 with filledcurves lc rgb '%s' notitle",
-            comma, i, colour_of(f->lines[i].tone)));
-    for (size_t i = 0; i < f->n_references; i++, comma = ", \\\n  ") {
-        KS_TRY(ks_str_printf(out, err,
-                             "%s%.6g with lines lc rgb '#333333' dt %d lw 1.5 "
-                             "notitle",
-                             comma, times * f->references[i].at,
-                             i == 0 ? 2 : 3));
-    }
-    for (size_t i = 0; i < f->n_lines; i++, comma = ", \\\n  ") {
-        KS_TRY(ks_str_printf(out, err,
-                             "%s$line%zu using 1:2 with linespoints lc rgb "
-                             "'%s' pt %d ps 0.7 lw 2.2 %s",
-                             comma, i, colour_of(f->lines[i].tone),
-                             mark_of(f->lines[i].tone),
-                             named ? "notitle" : "title "));
-        if (!named) KS_TRY(add_quoted(out, f->lines[i].name, err));
-    }
-    KS_TRY(ks_str_printf(out, err, "\n"));
 done:
     return st;
 }
@@ -311,14 +128,14 @@ static ks_status bar_names(const ks_report_figure *f, double total, ks_str *out,
     double unused;
     KS_TRY(ks_str_printf(out, err, "set ytics scale 0 ("));
     for (size_t i = 0; i < f->n_bars; i++) {
-        KS_TRY(add_named(out, i ? ", " : "", f->bars[i].name, "", err));
+        KS_TRY(ks__plot_named(out, i ? ", " : "", f->bars[i].name, "", err));
         KS_TRY(
             ks_str_printf(out, err, " %.6g", total - bar_place(f, i, &unused)));
     }
     KS_TRY(ks_str_printf(out, err, ")\n"));
     for (size_t i = 0; i < f->n_bars; i++) {
         if (!f->bars[i].group || !begins_group(f, i)) continue;
-        KS_TRY(add_named(out, "set label ", f->bars[i].group, "", err));
+        KS_TRY(ks__plot_named(out, "set label ", f->bars[i].group, "", err));
         KS_TRY(ks_str_printf(out, err,
                              " at graph 0, first %.6g offset 0.3,0 left "
                              "textcolor rgb '#555555' front\n",
@@ -341,7 +158,8 @@ static ks_status bar_values(const ks_report_figure *f, double total,
             out, err,
             "set label '%.*f' at graph 1, first %.6g offset 4.6,0 right "
             "textcolor rgb '#222222'\n",
-            digits, shown_value(v, digits), total - bar_place(f, i, &unused)));
+            digits, ks__plot_shown(v, digits),
+            total - bar_place(f, i, &unused)));
     }
 done:
     return st;
@@ -402,7 +220,7 @@ static ks_status bars(const ks_report_figure *f, ks_str *out, ks_err *err) {
                              "rgb '%s', $bar%zu using 1:2:7:8 with xerrorbars "
                              "lc rgb '#222222' pt 0 lw 1.4",
                              i ? ", \\\n  " : "plot ", i,
-                             colour_of(f->bars[i].tone), i));
+                             ks__plot_colour(f->bars[i].tone), i));
     KS_TRY(ks_str_printf(out, err, "\n"));
 done:
     return st;
@@ -419,7 +237,7 @@ static ks_status heat_names(const ks_report_figure *f, bool across, ks_str *out,
     size_t step = (n + (across ? 29 : 19)) / (across ? 30 : 20);
     KS_TRY(ks_str_printf(out, err, "set %stics scale 0 (", across ? "x" : "y"));
     for (size_t i = 0; i < n; i += step) {
-        KS_TRY(add_named(out, i ? ", " : "", names[i], "", err));
+        KS_TRY(ks__plot_named(out, i ? ", " : "", names[i], "", err));
         KS_TRY(ks_str_printf(out, err, " %zu", i));
     }
     KS_TRY(ks_str_printf(out, err, ")\n"));
@@ -440,7 +258,8 @@ static ks_status heat_numbers(const ks_report_figure *f, bool light,
         double v = times * f->values[i];
         int digits = f->percent ? 0 : 1;
         KS_TRY(ks_str_printf(out, err, "%zu %zu %.*f\n", i % f->n_columns,
-                             i / f->n_columns, digits, shown_value(v, digits)));
+                             i / f->n_columns, digits,
+                             ks__plot_shown(v, digits)));
     }
     /* a block must not be empty */
     KS_TRY(ks_str_printf(out, err, "-99 -99 0\nEOD\n"));
@@ -531,7 +350,7 @@ ks_status ks__plot_script(const ks_report_figure *f, ks_picture picture,
         width = KS_MAX(620, KS_MIN(260.0 + 64.0 * (double)f->n_columns, 900.0));
     KS_TRY(frame(f, picture, width, height_of(f), out, err));
     if (f->kind == KS_FIGURE_LINES)
-        KS_TRY(lines(f, out, err));
+        KS_TRY(ks__plot_lines(f, out, err));
     else if (f->kind == KS_FIGURE_BARS)
         KS_TRY(bars(f, out, err));
     else

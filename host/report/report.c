@@ -196,6 +196,31 @@ static void drop_earlier(const writer *w, const json_t *files) {
 
 /* --------------------------------------------------------------------- all */
 
+/* No file that is read is one that is written. */
+static ks_status check_files(const ks_report_options *o, ks_err *err) {
+    static const char *const names[] = {"index.html", "report.md",
+                                        "report.json"};
+    ks_status st = KS_OK;
+    size_t n = 0;
+    char *paths[KS_COUNT(names)] = {NULL};
+    ks_use *uses = NULL;
+    KS_TRY(ks_alloc(&uses, o->n_chains + o->n_labels + KS_COUNT(names),
+                    sizeof *uses, "files", err));
+    for (size_t i = 0; i < o->n_chains; i++)
+        uses[n++] = (ks_use){"--chains", o->chains[i], false};
+    for (size_t i = 0; i < o->n_labels; i++)
+        uses[n++] = (ks_use){"--labels", o->labels[i], false};
+    for (size_t i = 0; i < KS_COUNT(names); i++) {
+        KS_TRY(ks_path_join(&paths[i], o->out, names[i], err));
+        uses[n++] = (ks_use){"--out", paths[i], true};
+    }
+    KS_TRY(ks_refuse_overlap(uses, n, err));
+done:
+    for (size_t i = 0; i < KS_COUNT(names); i++) free(paths[i]);
+    free(uses);
+    return st;
+}
+
 static ks_status make_folders(writer *w, ks_err *err) {
     ks_status st = KS_OK;
     char *tables = NULL;
@@ -214,7 +239,7 @@ static ks_status write_whole(writer *w, const ks_reader *reader, ks_err *err) {
     ks_str text = {0};
     json_t *object = NULL;
     w->done->d3 = ks__page_has_d3() && !w->options->no_d3;
-    KS_TRY(ks__report_markdown(w->report, &text, err));
+    KS_TRY(ks__report_markdown(w->report, w->done->drawn, &text, err));
     KS_TRY(write_one(w, "report.md", &text, err));
     KS_TRY(ks__report_json(w->report, &object, err));
     json_array_append_new(w->files, json_string("report.json"));
@@ -268,6 +293,7 @@ ks_status ks_report_make(const ks_report_options *options, ks_report_done *done,
                 .report = &report,
                 .files = json_array()};
     *done = (ks_report_done){0};
+    KS_TRY(check_files(options, err));
     KS_TRY(ks_runs_read(&runs, options->runs, options->n_runs, err));
     KS_TRY(ks__sections_build(&report, &runs, options->title, err));
     KS_TRY(ks__reader_build(&reader, &report, &runs, &chains, err));

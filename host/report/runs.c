@@ -195,6 +195,53 @@ static const ks_field analyses_fields[] = {
     OBJECT("surface", surface_fields),
     END};
 
+static const ks_field direction_layer[] = {
+    LAYER, INTERVAL("mean_difference", 0, 1), INTERVAL("lda", 0, 1), END};
+static const ks_field direction_fields[] = {
+    WHERE,
+    LAYER,
+    NUMBER("cosine_l2_mean_difference", -1, 1),
+    NUMBER("cosine_l2_lda", -1, 1),
+    NUMBER("cosine_mean_difference_lda", -1, 1),
+    LIST_OF("layers", direction_layer, LAYERS),
+    END};
+static const ks_field sparse_point[] = {
+    NUMBER("dimensions", 0, COUNT_MOST), INTERVAL("balanced_accuracy", 0, 1),
+    INTERVAL("chosen_minus_this", -1, 1), END};
+static const ks_field sparse_fields[] = {
+    WHERE, LAYER, LIST_OF("points", sparse_point, LIST), END};
+/* its position is tokens */
+static const ks_field attention_fields[] = {
+    NEEDED_TEXT("stream", NAME),
+    NEEDED_TEXT("position", NAME),
+    LAYER,
+    INTERVAL("balanced_accuracy", 0, 1),
+    INTERVAL("mean_balanced_accuracy", 0, 1),
+    INTERVAL("minus_mean", -1, 1),
+    NUMBER("entropy", -COUNT_MOST, COUNT_MOST),
+    NUMBER("first", 0, 1),
+    NUMBER("last", 0, 1),
+    NUMBER("even", 0, 1),
+    END};
+#define GRADES                                                                 \
+    INTERVAL("spearman", -1, 1), INTERVAL("within_spearman", -1, 1),           \
+        INTERVAL("r2", -COUNT_MOST, 1)
+static const ks_field graded_layer[] = {LAYER, GRADES, END};
+static const ks_field band_fields[] = {INTERVAL("removable_unlabelled", 0, 1),
+                                       INTERVAL("unlabelled_important", 0, 1),
+                                       END};
+static const ks_field graded_best[] = {GRADES, INTERVAL("surface_free", -1, 1),
+                                       OBJECT("bands", band_fields), END};
+static const ks_field graded_baseline[] = {NEEDED_TEXT("name", NAME), GRADES,
+                                           END};
+static const ks_field graded_fields[] = {
+    WHERE,
+    NEEDED_TEXT("score", NAME),
+    LIST_OF("layers", graded_layer, LAYERS),
+    OBJECT("best", graded_best),
+    LIST_OF("baselines", graded_baseline, LIST),
+    END};
+
 static const ks_field claim_fields[] = {TEXT("id", NAME),
                                         NEEDED_TEXT("question", NOTE),
                                         TEXT("rule", NOTE),
@@ -235,6 +282,10 @@ static const ks_field summary_fields[] = {
     LIST_OF("strata", stratum_fields, LIST),
     LIST_OF("other_probes", other_fields, LIST),
     LIST_OF("protocols", protocol_fields, LIST),
+    LIST_OF("directions", direction_fields, LIST),
+    LIST_OF("sparse", sparse_fields, LIST),
+    LIST_OF("attention", attention_fields, LIST),
+    LIST_OF("graded", graded_fields, LIST),
     OBJECT("analyses", analyses_fields),
     LIST_OF("claims", claim_fields, LIST),
     END};

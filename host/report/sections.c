@@ -179,6 +179,7 @@ ks_status ks__sections_build(ks_report *r, const ks_runs *runs,
     ks__section_layers(r, runs);
     ks__section_baselines(r, runs);
     ks__section_probes(r, runs);
+    ks__section_refined(r, runs);
     ks__section_protocols(r, runs);
     ks__section_depth(r, runs);
     ks__section_controls(r, runs);

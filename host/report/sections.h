@@ -17,6 +17,7 @@ void ks__section_runs(ks_report *r, const ks_runs *runs);
 void ks__section_layers(ks_report *r, const ks_runs *runs);
 void ks__section_baselines(ks_report *r, const ks_runs *runs);
 void ks__section_probes(ks_report *r, const ks_runs *runs);
+void ks__section_refined(ks_report *r, const ks_runs *runs);
 void ks__section_protocols(ks_report *r, const ks_runs *runs);
 void ks__section_depth(ks_report *r, const ks_runs *runs);
 void ks__section_controls(ks_report *r, const ks_runs *runs);

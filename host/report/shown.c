@@ -13,18 +13,19 @@ static int series_that_does_best(const ks_shown *s) {
     double most = -1;
     size_t k;
     int best = 0;
-    for (int i = 0; i < s->info.n_series; i++) json_array_foreach(all, k, one) {
-            const ks_probes_series *p = &s->info.series[i];
+    for (int i = 0; i < s->info.n_series; i++) {
+        const ks_probes_series *p = &s->info.series[i];
+        const char *stream = ks_stream_name(p->stream),
+                   *position = ks_position_name(p->position);
+        json_array_foreach(all, k, one) {
             double value = ks__number(
                 ks__member(one, "best", "balanced_accuracy"), "value");
-            if (strcmp(ks__text(one, "stream"), ks_stream_name(p->stream)) ||
-                strcmp(ks__text(one, "position"),
-                       ks_position_name(p->position)) ||
-                !(value > most))
-                continue;
-            most = value;
-            best = i;
+            if (strcmp(ks__text(one, "stream"), stream) == 0 &&
+                strcmp(ks__text(one, "position"), position) == 0 &&
+                value > most)
+                most = value, best = i;
         }
+    }
     return best;
 }
 

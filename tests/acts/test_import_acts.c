@@ -399,6 +399,29 @@ Test(import_acts, refuses_what_does_not_fit) {
     free(x);
 }
 
+/* One sentence about a damaged HDF5 file, whatever its library finds. */
+Test(import_acts, damaged_h5, .timeout = 120) {
+    char *bytes;
+    size_t n;
+    cr_assert(
+        eq(int, ks_read_file(KS_TEST_DATA "/arrays/plain.h5", &bytes, &n, NULL),
+           KS_OK));
+    for (size_t k = 0; k < KS_MIN(n, 2400); k += 15) {
+        FILE *file = fopen(in_folder("x.h5"), "wb");
+        bytes[k] = (char)(bytes[k] ^ 0xff);
+        cr_assert(file && fwrite(bytes, 1, n, file) == n);
+        bytes[k] = (char)(bytes[k] ^ 0xff);
+        fclose(file);
+        int code = sh("$K import acts " AS LSD "--steps mean=x.h5 --tensor "
+                      "group/f8");
+        cr_expect(eq(int, code == 1 || code == 2, 1), "byte %zu: %d", k, code);
+        cr_expect(strstr(out, "keystep import acts: ") == out, "%s", out);
+        const char *end = strchr(out, '\n');
+        cr_expect(end && !end[1], "byte %zu: %.300s", k, out);
+    }
+    free(bytes);
+}
+
 /* ---------------------------------------------------- stock writers, vLLM's */
 
 Test(import_acts, stock_writers, .timeout = 120) {

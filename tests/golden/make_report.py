@@ -109,6 +109,37 @@ summary = {
              {"name": "honest", "note": "epoch chosen inside",
               "accuracy": interval(0.94), "balanced_accuracy": interval(0.94),
               "sd": None}]}],
+    "directions": [{**where(p), "layer": 5, "cosine_l2_mean_difference": 0.6,
+                    "cosine_l2_lda": 0.9, "cosine_mean_difference_lda": -0.1,
+                    "layers": [{"layer": l, "lda": interval(accuracy(p, l)),
+                                "mean_difference": interval(
+                                    accuracy(p, l) - 0.01 * l)}
+                               for l in LAYERS]} for p in POSITIONS],
+    "sparse": [{**where(p), "layer": 5, "needed": 8,
+                "balanced_accuracy": interval(accuracy(p, 5)),
+                "points": [{"lambda": 1 / n, "dimensions": n,
+                            "balanced_accuracy": interval(
+                                accuracy(p, 5) - 0.3 / n),
+                            "chosen_minus_this": signed(0.3 / n)}
+                           for n in (1, 2.4, 8, 33, 120)]}
+               for p in POSITIONS],
+    "attention": [{"stream": "resid", "position": "tokens", "layer": 4,
+                   "balanced_accuracy": interval(0.96),
+                   "mean_balanced_accuracy": interval(0.95),
+                   "minus_mean": signed(0.01), "entropy": 1.7, "first": 0.05,
+                   "last": 0.4, "even": 0.1}],
+    "graded": [{**where(p), "score": score, "steps": 900, "layers": [
+        {"layer": l, "spearman": signed(0.12 * l * w),
+         "within_spearman": signed(0.1 * l * w), "r2": signed(0.05 * l * w)}
+        for l in LAYERS],
+        "best": {"spearman": signed(0.6 * w), "within_spearman": signed(0.5 * w),
+                 "r2": signed(0.25 * w), "layers_by_fold": [5] * 5,
+                 "surface_free": signed(0.5 * w),
+                 "bands": {"removable_unlabelled": interval(0.7),
+                           "unlabelled_important": interval(0.8)}},
+        "baselines": [{"name": "position", "note": "index", "r2": signed(0.01),
+                       "spearman": signed(0.1), "within_spearman": signed(0.1)}]}
+        for score, w in (("influence", 1), ("drop", 0.7)) for p in POSITIONS],
     "analyses": {
         "agreement": [{**where(p), "layers": [
             {"layer": l, "agreement": interval(0.5 + 0.1 * l),

@@ -139,6 +139,7 @@ Test(report_command, goes_on_without_gnuplot) {
     cr_expect(said("no gnuplot (Debian: gnuplot-nox)"));
     cr_expect(there("report/index.html"));
     cr_expect(not(there("report/figures/layers.svg")));
+    cr_expect(strstr(read_back("report/report.md"), "](figures/") == NULL);
 }
 
 Test(report_command, pictures_in_place_of_d3) {
@@ -212,6 +213,13 @@ Test(report_command, refuses_wrong_usage) {
         eq(int, line("$K report run --out r --title $(printf '\\377')"), 2));
     cr_expect(eq(int, line("$K report run run --out r"), 2));
     cr_expect(eq(int, line("$K report nowhere --out r"), 1));
+    cr_expect(eq(int,
+                 line("mkdir r && cp %s r/report.md && "
+                      "$K report run --chains r/report.md --out ./r --force",
+                      f.chains),
+                 2));
+    cr_expect(said("--out"));
+    cr_expect(there("r/report.md"));
     cr_expect(eq(int, line("$K report run --out run/summary.json"), 1));
     cr_expect(
         eq(int, line("$K report run --out r --chains %s --strip zzz", f.chains),

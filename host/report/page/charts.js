@@ -113,14 +113,16 @@ keystep.lines = function (svg, figure, width) {
   let [low, high] = [Math.min(...xs), Math.max(...xs)];
   if (figure.diagonal) [low, high] = [figure.low, figure.high];
   if (!(high > low)) { low -= 0.5; high += 0.5; }
-  const x = d3.scaleLinear([low * across, high * across], [box.left + 8, box.right - 6]);
+  const x = (figure.log_x ? d3.scaleLog : d3.scaleLinear)(
+    [low * across, high * across], [box.left + 8, box.right - 6]);
   const y = d3.scaleLinear([figure.low * times, figure.high * times], [box.bottom, box.top]);
   svg.attr('viewBox', `0 0 ${width} ${height}`);
   svg.append('g').selectAll('line').data(y.ticks(6)).enter().append('line')
     .attr('class', 'grid').attr('x1', box.left).attr('x2', box.right)
     .attr('y1', y).attr('y2', y);
-  const ticks = x.ticks(Math.max(3, Math.min(12, width / 60)))
-    .filter((t) => !figure.whole_x || Number.isInteger(t));
+  const ticks = x.ticks(Math.max(3, Math.min(12, width / 60))).filter((t) =>
+    (!figure.whole_x || Number.isInteger(t)) &&
+    (!figure.log_x || /^[125]/.test(t.toExponential())));
   svg.append('g').attr('class', 'axis').attr('transform', `translate(0,${box.bottom})`)
     .call(d3.axisBottom(x).tickValues(ticks).tickSizeOuter(0).tickFormat(d3.format('~g')));
   svg.append('g').attr('class', 'axis').attr('transform', `translate(${box.left},0)`)
