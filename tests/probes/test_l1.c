@@ -331,22 +331,22 @@ Test(l1, features_that_vary_together_take_few_reads) {
 
 /* No label to find: what is found is a row's own label that leaked. */
 Test(l1, rows_are_scored_by_fits_that_never_saw_them) {
-    enum { FEW = 80 };
-    static float noise[FEW * WIDE];
+    enum { FEW = 80, PURE = 30 };
+    static float noise[FEW * PURE];
     static int8_t label[FEW];
     static uint8_t of[FEW];
     ks_sparse_path path = {0};
     int right = 0, each[KS_SPARSE_POINTS] = {0};
     for (int i = 0; i < FEW; i++) {
-        for (int j = 0; j < WIDE; j++)
-            noise[i * WIDE + j] = draw(6, (uint64_t)(i * WIDE + j));
+        for (int j = 0; j < PURE; j++)
+            noise[i * PURE + j] = draw(6, (uint64_t)(i * PURE + j));
         label[i] = draw(7, (uint64_t)i) > 0;
         of[i] = (uint8_t)(i % 5);
     }
     const ks_folds folds = {FEW, 5, 4, 1, of};
     const ks_nest_options nest = {.threads = 2};
     const ks_l2_source source = {
-        .n = FEW, .d = WIDE, .type = KS_F32, .x = noise};
+        .n = FEW, .d = PURE, .type = KS_F32, .x = noise};
     cr_assert(eq(int, ks_sparse_fit(&path, &source, label, &folds, &nest, &err),
                  KS_OK),
               "%s", err.text);
