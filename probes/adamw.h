@@ -43,17 +43,16 @@ typedef struct ks_adamw_options {
 } ks_adamw_options;
 
 typedef struct ks_adamw_probe {
-    int32_t layer;       /* first of its input */
-    const int32_t *rows; /* [n_rows] that train, at least a batch */
-    int32_t n_rows;
+    int32_t layer;         /* first of its input */
+    int32_t n_rows;        /* that train, at least a batch */
+    const int32_t *rows;   /* [n_rows] */
     const int8_t *y;       /* [n] 1 or 0; looked at in rows only */
     uint64_t key[2];       /* seed, stream: order, and weights at the start */
     double lr, decay;      /* published: 3e-4, 1e-4 */
     float class_weight[2]; /* by label; both 0: 1 */
     int32_t stop;          /* epochs that are run; 0: all */
-    const int32_t *eval;   /* [n_eval] rows whose margins are wanted */
     int32_t n_eval;
-    bool standardise;
+    const int32_t *eval; /* [n_eval] rows whose margins are wanted */
     const float *start;  /* [parameters] as param has them; NULL: drawn as
                             PyTorch does, uniform in +-1/sqrt(inputs) */
     float *param;        /* out [parameters] or NULL: of each layer the weights
@@ -61,6 +60,7 @@ typedef struct ks_adamw_probe {
     float *mean, *scale; /* out [inputs] or NULL; 0 and 1 unless standardise */
     float *margin;       /* out [n_eval], or [stop, n_eval] for each_epoch;
                             or NULL */
+    bool standardise;
 } ks_adamw_probe;
 
 /* Number of parameters of a probe. */

@@ -107,6 +107,15 @@ static int32_t first_outer(const work *w) {
     return w->holds.n - w->folds->n_folds;
 }
 
+int32_t ks__attended_end(const ks_attention_column *ends, int32_t n) {
+    int32_t best = 0;
+    for (int32_t s = 1; s < n; s++)
+        if (isnan(ends[best].objective) ||
+            ends[s].objective < ends[best].objective)
+            best = s;
+    return best;
+}
+
 static ks_status fit_all(work *w, ks_err *err) {
     ks_status st = KS_OK;
     int64_t n = w->rows->n, m = 2 * w->rows->d + 1;
@@ -131,11 +140,7 @@ static ks_status fit_all(work *w, ks_err *err) {
     for (int32_t k = 0; k < all; k++)
         w->out->unconverged += !w->columns[k].converged;
     for (int32_t k = 0; k < all / STARTS; k++) {
-        w->best[k] = 0;
-        for (int32_t s = 1; s < STARTS; s++)
-            if (w->columns[k * STARTS + s].objective <
-                w->columns[k * STARTS + w->best[k]].objective)
-                w->best[k] = s;
+        w->best[k] = ks__attended_end(w->columns + k * STARTS, STARTS);
         memcpy(w->chosen + k * n, w->margin + (k * STARTS + w->best[k]) * n,
                (size_t)n * sizeof *w->chosen);
     }

@@ -32,6 +32,9 @@ ks_status ks_attended_fit_rows(ks_attended_fit *out, ks_attended_rows *rows,
                                const ks_folds *folds,
                                const ks_nest_options *options, uint64_t seed,
                                ks_err *err);
+/* Which of n ends of a column counts: the lowest objective, the first on a tie.
+ */
+int32_t ks__attended_end(const ks_attention_column *ends, int32_t n);
 void ks_attended_fit_free(ks_attended_fit *fit);
 void ks_attended_rows_free(ks_attended_rows *rows);
 

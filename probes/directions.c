@@ -293,6 +293,10 @@ static ks_status fit_layer(ks_directions *out, const ks_analysis_input *in,
     for (int k = 0; k < KS_N_DIRECTIONS; k++)
         KS_TRY(balanced(&out->accuracy[k][cell], in, &nests[k], score, err));
     if (!usual) goto done;
+    for (int k = 0; k < KS_N_DIRECTIONS; k++) { /* kept from here on */
+        out->weight[k] = nests[k].weight;
+        out->bias[k] = nests[k].bias;
+    }
     out->l2_mean = mean_cosine(&of->nest, &nests[KS_MEAN_DIFFERENCE]);
     out->l2_lda = mean_cosine(&of->nest, &nests[KS_LDA]);
     out->mean_lda = mean_cosine(&nests[KS_MEAN_DIFFERENCE], &nests[KS_LDA]);
@@ -363,14 +367,21 @@ ks_status ks_directions_run(ks_directions *out, ks_others *others,
         if (which >> k & 1)
             KS_TRY(add_other(others, in, series, k, nests, err));
 done:
-    for (size_t k = 0; nests && k < n * KS_N_DIRECTIONS; k++)
+    for (size_t k = 0; nests && k < n * KS_N_DIRECTIONS; k++) {
+        if (nests[k].weight == out->weight[k % KS_N_DIRECTIONS])
+            nests[k].weight = nests[k].bias = NULL;
         ks_nest_free(&nests[k]);
+    }
     free(nests);
     free(score);
     return st;
 }
 
 void ks_directions_free(ks_directions *directions) {
-    for (int k = 0; k < KS_N_DIRECTIONS; k++) free(directions->accuracy[k]);
+    for (int k = 0; k < KS_N_DIRECTIONS; k++) {
+        free(directions->accuracy[k]);
+        free(directions->weight[k]);
+        free(directions->bias[k]);
+    }
     *directions = (ks_directions){0};
 }

@@ -42,6 +42,8 @@ ks_status ks_directions_fit(ks_nest out[KS_N_DIRECTIONS], const float *x,
 typedef struct ks_directions {
     ks_interval *accuracy[KS_N_DIRECTIONS]; /* [n_cells] balanced */
     int32_t layer; /* that most folds chose in the grid; there: */
+    float *weight[KS_N_DIRECTIONS];   /* [n_fits, d] on standardised features */
+    float *bias[KS_N_DIRECTIONS];     /* [n_fits] */
     double l2_mean, l2_lda, mean_lda; /* cosines of weights on standardised
                                          features, mean over fits; NaN where the
                                          grid kept no weights */

@@ -25,7 +25,8 @@ ks_status ks_export_json(const ks_evaluation *run, json_t **out, ks_err *err);
  * byte_end, label [steps] and /chains/id, problem, text_sha256 [chains], as in
  * the activation file (label: 1, 0, -1 not probed). A score is
  * sum weight (x - mean) / scale + bias of the fits whose fold the step is in,
- * mean over seeds; NaN for steps not probed. Written as path.part, renamed. */
+ * mean over seeds; NaN for steps not probed. Written as path.part, renamed.
+ * trained/<kind>/ in it: weights of the trained kinds (docs/formats.md). */
 ks_status ks_export_h5(const ks_evaluation *evaluation, const char *path,
                        ks_err *err);
 
@@ -68,8 +69,8 @@ typedef struct ks_probes_steps {
 ks_status ks_probes_steps_read(ks_probes_steps *out, const char *path,
                                ks_err *err);
 void ks_probes_steps_free(ks_probes_steps *steps);
-/* Out-of-fold scores of one series: all [n_layers, n_steps], best [n_steps]; NaN
- * where a step was not probed. */
+/* Out-of-fold scores of one series: all [n_layers, n_steps], best [n_steps];
+ * NaN where a step was not probed. */
 ks_status ks_probes_scores_read(const ks_probes_info *probes, int series,
                                 const char *path, float *all, float *best,
                                 ks_err *err);

@@ -160,6 +160,7 @@ static ks_status put_series(const ks_evaluation *r, const ks_series *s,
             KS_TRY(put_part(&t, s, (enum what)what, err));
     KS_TRY(put_scores(&t, s, err));
     KS_TRY(ks__put_kinds(r, s, t.at, path, err));
+    KS_TRY(ks__put_refined(r, (int32_t)(s - r->grid.series), t.at, path, err));
 done:
     ks__h5_drop(&t.at);
     return st;

@@ -17,8 +17,12 @@ ks_status ks__put_text(hid_t at, const char *path, const char *name,
 
 /* The trained kinds of a stream and position, into the group `trained` of its
  * group; nothing where there are none (export_trained.c). */
-ks_status ks__put_kinds(const ks_evaluation *evaluation,
-                        const ks_series *series, hid_t at, const char *path,
-                        ks_err *err);
+ks_status ks__put_kinds(const ks_evaluation *r, const ks_series *series,
+                        hid_t at, const char *path, ks_err *err);
+
+/* The directions and the sparse probe of series number `series` of the grid
+ * (export_refined.c). */
+ks_status ks__put_refined(const ks_evaluation *evaluation, int32_t series,
+                          hid_t at, const char *path, ks_err *err);
 
 #endif

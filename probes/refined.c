@@ -240,6 +240,8 @@ done:
 void ks_refined_free(ks_refined *r) {
     for (int32_t k = 0; r->directions && k < r->n_series; k++)
         ks_directions_free(&r->directions[k]);
+    for (int32_t k = 0; r->sparse && k < r->n_series; k++)
+        ks_sparse_free(&r->sparse[k]);
     for (int32_t k = 0; k < r->n_graded; k++) ks_graded_free(&r->graded[k]);
     free(r->directions);
     free(r->sparse);

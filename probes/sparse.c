@@ -25,6 +25,8 @@ typedef struct work {
     ks_holds holds; /* inner, then outer */
     ks_l1_column *columns;
     float *margin; /* [holds, KS_SPARSE_POINTS, n] */
+    int64_t d;
+    double *weight; /* [folds, KS_SPARSE_POINTS, d + 1] of the outer fits */
     int32_t max_passes;
     double tolerance;
     ks_sparse_path *out;
@@ -62,8 +64,12 @@ static ks_status choose(work *w, int32_t seed, int32_t k, ks_err *err) {
         return ks_fail(err, KS_NUMERIC,
                        "seed %d fold %d: no strength has a finite loss", seed,
                        k);
-    add_rows(w, seed, k, outer * KS_SPARSE_POINTS + out->point[fit],
-             out->score);
+    int32_t chosen = outer * KS_SPARSE_POINTS + out->point[fit];
+    const double *weight = w->columns[chosen].weight;
+    add_rows(w, seed, k, chosen, out->score);
+    for (int64_t j = 0; j < w->d; j++)
+        out->weight[fit * w->d + j] = (float)weight[j];
+    out->bias[fit] = (float)weight[w->d];
     return KS_OK;
 }
 
@@ -71,12 +77,14 @@ static ks_status run_seed(work *w, int32_t seed, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = w->folds;
     int32_t n = w->holds.n * KS_SPARSE_POINTS;
+    int32_t outer = (w->holds.n - f->n_folds) * KS_SPARSE_POINTS;
     for (int32_t i = 0; i < n; i++)
-        w->columns[i] =
-            (ks_l1_column){.design = seed,
-                           .hold = w->holds.set[i / KS_SPARSE_POINTS],
-                           .ratio = ks_sparse_ratio(i % KS_SPARSE_POINTS),
-                           .margin = w->margin + i * f->n};
+        w->columns[i] = (ks_l1_column){
+            .design = seed,
+            .hold = w->holds.set[i / KS_SPARSE_POINTS],
+            .ratio = ks_sparse_ratio(i % KS_SPARSE_POINTS),
+            .weight = i < outer ? NULL : w->weight + (i - outer) * (w->d + 1),
+            .margin = w->margin + i * f->n};
     KS_TRY(ks_l1_fit(w->l2, w->columns, n, w->tolerance, w->max_passes, err));
     w->out->fits += n;
     for (int32_t i = 0; i < n; i++)
@@ -90,9 +98,14 @@ static ks_status alloc_all(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = w->folds;
     size_t n = (size_t)f->n, columns = (size_t)w->holds.n * KS_SPARSE_POINTS;
+    size_t d = (size_t)w->d, fits = (size_t)f->n_seeds * (size_t)f->n_folds;
     KS_TRY(ks_alloc(&w->columns, columns, sizeof *w->columns, "columns", err));
     KS_TRY(
         ks_alloc(&w->margin, columns * n, sizeof *w->margin, "margins", err));
+    KS_TRY(ks_alloc(&w->weight, (size_t)f->n_folds * KS_SPARSE_POINTS * (d + 1),
+                    sizeof *w->weight, "weights", err));
+    KS_TRY(ks_alloc(&w->out->weight, fits * d, sizeof(float), "weights", err));
+    KS_TRY(ks_alloc(&w->out->bias, fits, sizeof(float), "weights", err));
     KS_TRY(ks_alloc(&w->out->score, n, sizeof(float), "scores", err));
     KS_TRY(ks_alloc(&w->out->of, n * KS_SPARSE_POINTS, sizeof(float), "scores",
                     err));
@@ -109,6 +122,7 @@ ks_status ks_sparse_fit(ks_sparse_path *out, const ks_l2_source *source,
     ks_l2_design designs[KS_MAX_SEEDS];
     work w = {.folds = folds,
               .y = y,
+              .d = source->d,
               .max_passes = o->max_passes ? o->max_passes : KS_DEFAULT_PASSES,
               .tolerance = o->tolerance > 0 ? o->tolerance : TOLERANCE,
               .out = out};
@@ -128,6 +142,7 @@ done:
     ks_l2_close(&w.l2);
     free(w.columns);
     free(w.margin);
+    free(w.weight);
     if (st != KS_OK) ks_sparse_path_free(out);
     return st;
 }
@@ -152,6 +167,8 @@ void ks_sparse_path_free(ks_sparse_path *path) {
     free(path->score);
     free(path->point);
     free(path->of);
+    free(path->weight);
+    free(path->bias);
     *path = (ks_sparse_path){0};
 }
 
@@ -233,10 +250,18 @@ ks_status ks_sparse_run(ks_sparse *out, ks_others *others,
     *unconverged += path.unconverged;
     KS_TRY(ks__sparse_measure(out, in, &path, err));
     other.score = path.score;
-    path.score = NULL;
+    out->weight = path.weight;
+    out->bias = path.bias;
+    path.score = path.weight = path.bias = NULL;
     KS_TRY(
         ks_others_add(others, &other, in->dataset, in->grid, in->options, err));
 done:
     ks_sparse_path_free(&path);
     return st;
+}
+
+void ks_sparse_free(ks_sparse *sparse) {
+    free(sparse->weight);
+    free(sparse->bias);
+    *sparse = (ks_sparse){0};
 }

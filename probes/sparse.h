@@ -21,6 +21,9 @@ typedef struct ks_sparse_path {
     float *of;      /* [KS_SPARSE_POINTS, n] out of fold at each strength */
     double dimensions[KS_SPARSE_POINTS]; /* not 0, mean over outer fits */
     double lambda[KS_SPARSE_POINTS];     /* likewise */
+    float *weight; /* [n_fits, d] of the chosen strength, on standardised
+                      features */
+    float *bias;   /* [n_fits] */
     int32_t fits, unconverged;
 } ks_sparse_path;
 
@@ -47,6 +50,7 @@ typedef struct ks_sparse {
     ks_sparse_point points[KS_SPARSE_POINTS];
     ks_interval accuracy; /* balanced, of the chosen strength */
     double needed;
+    float *weight, *bias; /* as in the path; owned */
 } ks_sparse;
 
 /* Scores of the chosen strength go to others; fits and unconverged are added
@@ -54,6 +58,7 @@ typedef struct ks_sparse {
 ks_status ks_sparse_run(ks_sparse *out, ks_others *others,
                         const ks_analysis_input *in, const ks_series *series,
                         int32_t *fits, int32_t *unconverged, ks_err *err);
+void ks_sparse_free(ks_sparse *sparse);
 /* The figures of a path. */
 ks_status ks__sparse_measure(ks_sparse *out, const ks_analysis_input *in,
                              const ks_sparse_path *path, ks_err *err);

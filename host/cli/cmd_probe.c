@@ -397,7 +397,11 @@ static ks_status run(input *in, ks_err *err) {
     const struct ks_ops *ops = NULL;
     ks_evaluation evaluation = {0};
     ks_evaluation_options options = {
-        .paths = {c->acts, c->labels, c->chains, in->strata, c->clean},
+        .paths = {.acts = c->acts,
+                  .labels = c->labels,
+                  .chains = c->chains,
+                  .strata = in->strata,
+                  .clean = c->clean},
         .grid = {.nest = {.n_strengths = in->n_strengths,
                           .strengths = in->strengths,
                           .threads = c->threads,

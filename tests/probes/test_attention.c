@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "attention.h"
+#include "attended.h"
 #include "philox.h"
 
 static ks_err err;
@@ -260,6 +260,15 @@ Test(attention, on_a_backend_with_memory_of_its_own) {
             cr_expect(about(there.param[k][j], here.param[k][j], 1e-4),
                       "fit %zu parameter %zu", k, j);
     ks_dev_close(&dev, late.cpu);
+}
+
+Test(attention, the_lower_end_counts) {
+    ks_attention_column ends[2] = {{.objective = 0.6}, {.objective = 0.5}};
+    cr_expect(eq(int, ks__attended_end(ends, 2), 1));
+    ends[0].objective = 0.4;
+    cr_expect(eq(int, ks__attended_end(ends, 2), 0));
+    ends[0].objective = NAN;
+    cr_expect(eq(int, ks__attended_end(ends, 2), 1));
 }
 
 /* ---------------------------------------------------------------- refusals */

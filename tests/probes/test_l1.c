@@ -172,6 +172,32 @@ Test(l1, bits_do_not_depend_on_threads) {
     cr_expect(memcmp(one.margin, two.margin, sizeof one.margin) == 0);
 }
 
+/* Rows in memory of the backend's own, none on the host: the same bits. */
+Test(l1, reads_rows_by_the_ops_alone) {
+    static fits here;
+    static float margin[FITS][N];
+    const ks_l2_design design = {y, fold};
+    const struct ks_ops *cpu = NULL;
+    ks_dev *dev = NULL;
+    ks_l2 *l2 = NULL;
+    ks_l1_column columns[FITS];
+    solve(&here, 2, 1e-7);
+    cr_assert(eq(int, ks_dev_open(&dev, &cpu, "cpu", 2, NULL, &err), KS_OK));
+    struct ks_ops apart = *cpu;
+    apart.unified = false;
+    cr_assert(eq(int,
+                 ks_l2_open_on(&l2, &apart, dev, x, N, D, &design, 1, 2, &err),
+                 KS_OK));
+    for (size_t k = 0; k < FITS; k++)
+        columns[k] = (ks_l1_column){.hold = here.column[k].hold,
+                                    .ratio = here.column[k].ratio,
+                                    .margin = margin[k]};
+    cr_assert(eq(int, ks_l1_fit(l2, columns, FITS, 1e-7, 500, &err), KS_OK));
+    cr_expect(memcmp(margin, here.margin, sizeof margin) == 0);
+    ks_l2_close(&l2);
+    ks_dev_close(&dev, cpu);
+}
+
 Test(l1, few_passes_are_told) {
     const ks_l2_design design = {y, fold};
     ks_l2 *l2 = NULL;

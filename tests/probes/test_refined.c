@@ -4,6 +4,7 @@
  * them. */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <hdf5.h>
 #include <math.h>
 
 #include "export.h"
@@ -363,6 +364,63 @@ Test(refined, scores_that_are_not_there_are_told) {
 
 /* -------------------------------------------------------------------- the rest
  */
+
+static void read_set(hid_t file, const char *name, float *out, hssize_t n) {
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
+    cr_assert(set >= 0, "%s", name);
+    hid_t space = H5Dget_space(set);
+    cr_assert(eq(i64, H5Sget_simple_extent_npoints(space), n), "%s", name);
+    cr_assert(H5Dread(set, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT,
+                      out) >= 0);
+    H5Sclose(space);
+    H5Dclose(set);
+}
+
+/* What probes.h5 holds of a direction gives its scores. */
+Test(refined, weights_in_the_file_give_the_scores) {
+    static float x[ROWS * WIDTH];
+    float weight[5 * WIDTH], bias[5], mean[(LAYERS + 1) * 5 * WIDTH],
+        scale[(LAYERS + 1) * 5 * WIDTH];
+    char path[128], name[64];
+    options.refined.directions = 1u << KS_LDA;
+    options.refined.l1 = true;
+    options.grid.nest.keep_weights = true;
+    run();
+    snprintf(path, sizeof path, "%s/probes.h5", f.dir);
+    cr_assert(eq(int, ks_export_h5(&evaluation, path, &err), KS_OK), "%s",
+              err.text);
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    cr_assert(file >= 0);
+    read_set(file, "/probes/resid-mean/mean", mean, KS_COUNT(mean));
+    read_set(file, "/probes/resid-mean/scale", scale, KS_COUNT(scale));
+    const ks_dataset *d = evaluation.dataset;
+    cr_assert(eq(int,
+                 ks_acts_read(d->acts, KS_RESID, KS_MEAN, TELLING_LAYER, 0,
+                              ROWS, x, &err),
+                 KS_OK));
+    static const char *const names[] = {"lda", "l1"};
+    static const char *const probes[] = {"LDA", "L1"};
+    for (size_t k = 0; k < KS_COUNT(names); k++) {
+        const ks_other *o = other_of(probes[k], KS_MEAN);
+        snprintf(name, sizeof name, "/probes/resid-mean/%s/weight", names[k]);
+        read_set(file, name, weight, 5 * WIDTH);
+        snprintf(name, sizeof name, "/probes/resid-mean/%s/bias", names[k]);
+        read_set(file, name, bias, 5);
+        for (int64_t i = 0; i < d->n; i++) {
+            int fit = evaluation.fold[i];
+            int at = (TELLING_LAYER * 5 + fit) * WIDTH;
+            double z = (double)bias[fit];
+            for (int j = 0; j < WIDTH; j++)
+                z += (double)weight[fit * WIDTH + j] *
+                     (double)((x[d->row[i] * WIDTH + j] - mean[at + j]) /
+                              scale[at + j]);
+            cr_expect(
+                lt(dbl, fabs(z - (double)o->score[i]), 1e-4 * (1 + fabs(z))),
+                "%s row %lld", names[k], (long long)i);
+        }
+    }
+    H5Fclose(file);
+}
 
 Test(refined, tables_name_all_that_was_asked_for) {
     ks_str text = {0};

@@ -198,7 +198,7 @@ Test(trained, threads_change_no_bit) {
 /* The score of row i by fit `fit`'s weights, in double. */
 static double by_weights(const planted *p, const ks_recipe *r,
                          const ks_trained *t, int32_t fit, int64_t i) {
-    double in[256], out[256];
+    double in[256] = {0}, out[256] = {0};
     const float *w = t->param + fit * t->n_params;
     int64_t inputs = t->n_inputs;
     for (int64_t k = 0; k < inputs; k++) {

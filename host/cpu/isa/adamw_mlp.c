@@ -9,15 +9,13 @@
  * threads.
  *
  * Weights lie [inputs, units]: vectors are of units. */
-#include "adamw.h"
+#include "adamw_blocks.h"
 
 #include <stdlib.h>
 
 enum {
     RANGE = 1024, /* inputs of a piece; sums join in this size */
-    STRIP = 64,   /* of them at a time: x of a batch stays in L1 */
-    WIDE = 4,     /* vectors of units at a time */
-    ROWS = 4
+    STRIP = 64    /* of them at a time: x of a batch stays in L1 */
 };
 
 /* One run while it trains. */
@@ -37,122 +35,7 @@ typedef struct mlp {
     float *z;                           /* [batch] */
 } mlp;
 
-/* ------------------------------------------------------------------- blocks */
-
-/* ROWS rows and `wide` vectors of units of forward_block. */
-KS_INLINE void forward_tile(float *out, const float *in, int64_t in_stride,
-                            const float *w, int64_t inputs, int64_t units,
-                            int wide) {
-    vf sum[ROWS][WIDE];
-    for (int r = 0; r < ROWS; r++)
-        for (int q = 0; q < wide; q++)
-            sum[r][q] = vload(out + r * units + q * VL);
-    for (int64_t k = 0; k < inputs; k++) {
-        vf weight[WIDE];
-        for (int q = 0; q < wide; q++)
-            weight[q] = vload(w + k * units + q * VL);
-        for (int r = 0; r < ROWS; r++) {
-            vf x = vset(in[r * in_stride + k]);
-            for (int q = 0; q < wide; q++)
-                sum[r][q] = madd(x, weight[q], sum[r][q]);
-        }
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int q = 0; q < wide; q++)
-            vstore(out + r * units + q * VL, sum[r][q]);
-}
-
-/* out [n, units] += in [n, inputs] w [inputs, units]; n: a multiple of ROWS.
- * Twelve sums hide an addition's latency; 16 registers hold no more. */
-static void forward_block(float *out, const float *in, int64_t in_stride,
-                          int32_t n, const float *w, int64_t inputs,
-                          int64_t units) {
-    for (int64_t left = units / VL, u = 0; left > 0;) {
-        int wide = KS_WIDE ? WIDE : left == 4 || left == 2 ? 2 : 3;
-        for (int32_t i = 0; i < n; i += ROWS) {
-            float *to = out + i * units + u;
-            const float *x = in + i * in_stride;
-            if (wide == 3)
-                forward_tile(to, x, in_stride, w + u, inputs, units, 3);
-            else
-                forward_tile(to, x, in_stride, w + u, inputs, units,
-                             KS_WIDE ? WIDE : 2);
-        }
-        left -= wide;
-        u += wide * VL;
-    }
-}
-
-enum {
-    BLOCK = 2 * WIDE, /* vectors of a block: 2 inputs, WIDE of units */
-    AHEAD = 4         /* inputs whose state is asked for ahead */
-};
-
-/* A block whose gradient is there and whose step is not. */
-typedef struct late {
-    vf g[BLOCK];
-    float *w, *m, *v; /* NULL: none */
-} late;
-
-/* Vector k of the block. */
-KS_INLINE void step_late(const late *b, int64_t units, int k,
-                         const ks_adamw_rate *rate) {
-    int64_t at = k / WIDE * units + k % WIDE * VL, ahead = at + AHEAD * units;
-    if (k * VL % 16 == 0) { /* a line of 64 bytes */
-        __builtin_prefetch(b->w + ahead, 1, 3);
-        __builtin_prefetch(b->m + ahead, 1, 3);
-        __builtin_prefetch(b->v + ahead, 1, 3);
-    }
-    vstore(b->w + at, ks__adamw_vector(vload(b->w + at), b->g[k], b->m + at,
-                                       b->v + at, rate));
-}
-
-/* One step of w [inputs, units] for the gradient in' slope; inputs even. The
- * roots and divisions of a block's step go between the products of the next
- * block's gradient, which hide them. */
-static void step_block(float *w, float *m, float *v, int64_t inputs,
-                       int64_t units, const float *in, int64_t in_stride,
-                       const float *slope, int32_t n,
-                       const ks_adamw_rate *rate) {
-    late b = {.w = NULL};
-    for (int64_t k = 0; k < inputs; k += 2)
-        for (int64_t u = 0; u < units; u += WIDE * VL) {
-            vf g[2][WIDE];
-            for (int q = 0; q < WIDE; q++) g[0][q] = g[1][q] = vset(0);
-            for (int part = 0; part < BLOCK; part++) {
-                for (int32_t i = n * part / BLOCK; i < n * (part + 1) / BLOCK;
-                     i++) {
-                    vf x = vset(in[i * in_stride + k]);
-                    vf y = vset(in[i * in_stride + k + 1]);
-                    for (int q = 0; q < WIDE; q++) {
-                        vf s = vload(slope + i * units + u + q * VL);
-                        g[0][q] = madd(x, s, g[0][q]);
-                        g[1][q] = madd(y, s, g[1][q]);
-                    }
-                }
-                if (b.w) step_late(&b, units, part, rate);
-            }
-            for (int q = 0; q < WIDE; q++) {
-                b.g[q] = g[0][q];
-                b.g[WIDE + q] = g[1][q];
-            }
-            int64_t at = k * units + u;
-            b.w = w + at, b.m = m + at, b.v = v + at;
-        }
-    for (int part = 0; b.w && part < BLOCK; part++)
-        step_late(&b, units, part, rate);
-}
-
-/* Steps of biases [units]: the sums of slope [n, units]. */
-static void step_bias(float *w, float *m, float *v, int64_t units,
-                      const float *slope, int32_t n,
-                      const ks_adamw_rate *rate) {
-    for (int64_t u = 0; u < units; u += VL) {
-        vf g = vset(0);
-        for (int32_t i = 0; i < n; i++) g = g + vload(slope + i * units + u);
-        vstore(w + u, ks__adamw_vector(vload(w + u), g, m + u, v + u, rate));
-    }
-}
+/* ------------------------------------------------------------------- inputs */
 
 /* count features of a row from x on, as the probe sees them; at: their place
  * in wide. */
@@ -382,9 +265,9 @@ static void evaluate(const mlp *s, int32_t from, int32_t n, float *memory,
     float strip[(KS_ADAMW_MOST_BATCH + ROWS) * STRIP];
     int64_t size = padded(n) * (int64_t)job->hidden[0];
     float *at = memory + n_ranges(job) * size;
-    for (int32_t l = 0; l < job->n_hidden; l++) {
+    for (int32_t l = 0; l < KS_ADAMW_MOST_HIDDEN; l++) {
         act[l] = at;
-        at += padded(n) * (int64_t)job->hidden[l];
+        if (l < job->n_hidden) at += padded(n) * (int64_t)job->hidden[l];
     }
     for (int32_t r = 0; r < n_ranges(job); r++)
         forward_range(s, r, s->run->eval + from, n, strip, part + r * size);
@@ -436,19 +319,21 @@ done:
     return st;
 }
 
+/* Steps of the epoch; none behind a run's end. */
+static int32_t begin_epoch(mlp *s, int32_t epoch) {
+    const ks_adamw_run *r = s->run;
+    bool more = epoch < r->epochs;
+    s->epoch = epoch, s->next = more ? 0 : r->n_batches + 1;
+    s->order = ks_shuffle_open(r->key, (uint32_t)epoch, (uint32_t)r->n_rows);
+    find_rows(s);
+    return more ? r->n_batches : 0;
+}
+
 /* All steps of an epoch of a group, by all threads. */
 static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch) {
-    const ks_adamw_job *job = runs->job;
-    int32_t ranges = n_ranges(job), most = 0;
-    for (int32_t k = 0; k < n; k++) {
-        mlp *s = &runs[k];
-        s->epoch = epoch, s->next = 0;
-        if (epoch >= s->run->epochs) s->next = s->run->n_batches + 1;
-        s->order = ks_shuffle_open(s->run->key, (uint32_t)epoch,
-                                   (uint32_t)s->run->n_rows);
-        find_rows(s);
-        if (epoch < s->run->epochs) most = KS_MAX(most, s->run->n_batches);
-    }
+    int32_t ranges = n_ranges(runs->job), most = 0;
+    for (int32_t k = 0; k < n; k++)
+        most = KS_MAX(most, begin_epoch(&runs[k], epoch));
 #pragma omp parallel num_threads(dev->threads)
     for (int32_t b = 0; b <= most; b++) {
 #pragma omp for schedule(static)
@@ -482,17 +367,15 @@ static void group_margins(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch,
     }
 }
 
-ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *dev, const ks_adamw_job *job,
-                                 ks_err *err) {
+/* Groups of runs by all threads. */
+static ks_status train_together(ks_dev *dev, const ks_adamw_job *job,
+                                float *memory, ks_err *err) {
     ks_status st = KS_OK;
     int32_t group = KS_MIN(job->n_runs, dev->threads), open = 0;
     /* alone, a big run's state has the caches to itself */
     if (n_ranges(job) >= 2 * dev->threads) group = 1;
     mlp *runs = NULL;
-    float *memory = NULL;
     KS_TRY(ks_alloc(&runs, (size_t)group, sizeof *runs, "probes", err));
-    KS_TRY(ks_alloc(&memory, (size_t)(dev->threads * batch_floats(job)),
-                    sizeof *memory, "a batch", err));
     for (int32_t from = 0; from < job->n_runs; from += group) {
         int32_t n = KS_MIN(group, job->n_runs - from);
         for (; open < n; open++)
@@ -507,6 +390,62 @@ ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *dev, const ks_adamw_job *job,
 done:
     while (open) mlp_close(&runs[--open]);
     free(runs);
+    return st;
+}
+
+/* One run from start to end by one thread. */
+static ks_status train_alone(const ks_adamw_job *job, const ks_adamw_run *run,
+                             float *memory, ks_err *err) {
+    mlp s;
+    ks_status st = mlp_open(&s, job, run, err);
+    if (st != KS_OK) return st;
+    for (int32_t e = 0; e < run->epochs && !ks_interrupted; e++) {
+        for (int32_t b = begin_epoch(&s, e); b >= 0; b--) {
+            for (int32_t r = 0; r < n_ranges(job); r++) run_range(&s, r);
+            run_head(&s);
+            find_rows(&s);
+        }
+        float *to = ks__adamw_margins(job, run, e);
+        for (int32_t at = 0; to && at < run->n_eval; at += job->batch)
+            evaluate(&s, at, KS_MIN(job->batch, run->n_eval - at), memory, to);
+    }
+    mlp_close(&s);
+    return KS_OK;
+}
+
+/* Small runs: threads do not wait for one another in every step. */
+static ks_status train_apart(ks_dev *dev, const ks_adamw_job *job,
+                             float *memory, ks_err *err) {
+    ks_status st = KS_OK;
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
+    for (int32_t k = 0; k < job->n_runs; k++) {
+        ks_err mine = {0};
+        float *own = memory + omp_get_thread_num() * batch_floats(job);
+        ks_status got = train_alone(job, &job->runs[k], own, &mine);
+        if (got != KS_OK)
+#pragma omp critical(ks_adamw_apart)
+        {
+            st = got;
+            if (err) *err = mine;
+        }
+    }
+    if (st == KS_OK && ks_interrupted)
+        st = ks_fail(err, KS_INTERRUPTED, "interrupted");
+    return st;
+}
+
+ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *dev, const ks_adamw_job *job,
+                                 ks_err *err) {
+    ks_status st = KS_OK;
+    float *memory = NULL;
+    int32_t ranges = n_ranges(job);
+    bool apart = ranges == 1 ||
+                 (job->n_runs >= dev->threads && ranges < 2 * dev->threads);
+    KS_TRY(ks_alloc(&memory, (size_t)(dev->threads * batch_floats(job)),
+                    sizeof *memory, "a batch", err));
+    KS_TRY(apart ? train_apart(dev, job, memory, err)
+                 : train_together(dev, job, memory, err));
+done:
     free(memory);
     return st;
 }
