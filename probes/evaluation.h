@@ -73,7 +73,7 @@ typedef struct ks_evaluation {
     ks_independence independence;
     ks_analyses analyses;
     ks_claims claims;
-    ks_kinds kinds;   /* trained by AdamW */
+    ks_kinds kinds; /* trained by AdamW */
     ks_refined refined;
     ks_others others; /* probes of other kinds */
     ks_rival *rivals;

@@ -62,8 +62,8 @@ static ks_status find_data(adamw_bench *b, ks_err *err) {
     if (in->common.acts) return KS_OK;
     KS_TRY(ks_refuse_existing(b->path, false, err));
     b->remove = true;
-    KS_TRY(ks_bench_data(b->path, in->rows, in->width, in->data_layers, 1u << KS_MEAN,
-                         in->common.seed, err));
+    KS_TRY(ks_bench_data(b->path, in->rows, in->width, in->data_layers,
+                         1u << KS_MEAN, in->common.seed, err));
 done:
     return st;
 }

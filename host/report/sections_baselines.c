@@ -328,8 +328,8 @@ static void protocol_bars(ks_report *r, const ks_runs *runs, size_t run) {
             ks__number(json_object_get(one, "difference"), "value");
         if (!isnan(difference))
             f->finding = ks__report_text(
-                r, "%s%s%s: the published protocol says %+.1f points.",
-                f->finding, *f->finding ? " " : "", group, 100 * difference);
+                r, "%s%s%s: published minus honest %+.1f points.", f->finding,
+                *f->finding ? " " : "", group, 100 * difference);
     }
     if (!*f->finding)
         f->finding = "Accuracy in percent by protocol; the table has the "

@@ -24,7 +24,9 @@ static int sh(const char *format, ...) {
     va_end(args);
     snprintf(command, sizeof command,
              "cd %s && K=%s M=%s/models/demo-a && "
-             "export OMP_WAIT_POLICY=passive && { %s; } 2>&1",
+             "export OMP_WAIT_POLICY=passive "
+             "LSAN_OPTIONS=$LSAN_OPTIONS:print_suppressions=0 && "
+             "{ %s; } 2>&1",
              folder, KS_PROGRAM, DEMO, line);
     return shell_run(command, out, sizeof out);
 }

@@ -11,8 +11,8 @@ import time
 
 
 class Browser:
-    def __init__(self, program="chromium", seconds=60):
-        self.deadline = time.monotonic() + seconds
+    def __init__(self, program="chromium", seconds=120):
+        self.seconds = seconds  # that an answer may take, on a busy machine
         self.profile = tempfile.mkdtemp(prefix="keystep-browser-")
         to_read, self.to = os.pipe()
         self.back, to_write = os.pipe()
@@ -53,8 +53,9 @@ class Browser:
         shutil.rmtree(self.profile, ignore_errors=True)
 
     def message(self):
+        deadline = time.monotonic() + self.seconds
         while b"\0" not in self.buffer:
-            left = self.deadline - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.back], [], [], left)[0]:
                 raise TimeoutError("the browser does not answer")
             got = os.read(self.back, 1 << 20)
@@ -108,7 +109,7 @@ class Browser:
                 "description", details["text"]))
         return answer["result"].get("value")
 
-    def wait(self, source, seconds=10):
+    def wait(self, source, seconds=60):
         """Until the expression is true."""
         end = time.monotonic() + seconds
         while not self.js(f"Boolean({source})"):

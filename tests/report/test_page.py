@@ -528,7 +528,7 @@ def pictures(page, folder):
 def main():
     folder = tempfile.mkdtemp(prefix="keystep-page-")
     bad = 0
-    browser = Browser(seconds=300)
+    browser = Browser()
     try:
         rng = np.random.default_rng(7)
         run = write_run(os.path.join(folder, "run"), rng, chains_of(rng))

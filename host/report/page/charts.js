@@ -138,18 +138,22 @@ keystep.lines = function (svg, figure, width) {
 };
 
 keystep.referenceLines = function (svg, figure, box, y, times, height) {
-  let at = box.left;
+  let [at, line] = [box.left, 0];
+  const room = Number(svg.attr('viewBox').split(' ')[2]);
   figure.references.forEach((reference, i) => {
+    const words = reference.name + (i ? ` ${keystep.number(reference.at, figure.percent)}` : '');
+    const long = 48 + 6.4 * words.length;
+    if (at > box.left && at + long > room) [at, line] = [box.left, line + 1];
     svg.append('line').attr('class', i ? 'ref second' : 'ref')
       .attr('x1', box.left).attr('x2', box.right)
       .attr('y1', y(reference.at * times)).attr('y2', y(reference.at * times));
-    const key = svg.append('g').attr('transform', `translate(${at},${height - 8})`);
+    const key = svg.append('g').attr('transform', `translate(${at},${height - 8 + 17 * line})`);
     key.append('line').attr('class', i ? 'ref second' : 'ref')
       .attr('x1', 0).attr('x2', 24).attr('y1', -4).attr('y2', -4);
-    const words = reference.name + (i ? ` ${keystep.number(reference.at, figure.percent)}` : '');
     key.append('text').attr('x', 30).text(words);
-    at += 48 + 6.2 * words.length;
+    at += long;
   });
+  if (line) svg.attr('viewBox', `0 0 ${room} ${height + 17 * line}`);
 };
 
 keystep.lineMarks = function (svg, figure, x, y, across, times) {
@@ -198,8 +202,8 @@ keystep.cut = (text, most) => text.length > most ? `${text.slice(0, most - 1)}â€
 keystep.bars = function (svg, figure, width) {
   const times = figure.percent ? 100 : 1;
   const long = Math.max(...figure.bars.map((bar) => bar.name.length));
-  const left = Math.min(width * 0.42, 16 + 6.4 * long);
-  const letters = Math.floor((left - 14) / 6.2);
+  const left = Math.min(width * 0.44, 18 + 7 * long);
+  const letters = Math.floor((left - 12) / 7);
   const right = width - 52;
   let height = 6;
   let group = null;
@@ -336,6 +340,7 @@ keystep.figure = function (figure, picture) {
       alt: `${figure.title}. ${figure.finding}`,
     }));
   }
-  words.append(keystep.make('span', { class: 'small' }, figure.finding));
+  words.append(keystep.make('span', { class: 'small' },
+    figure.finding.replace(/(^|[ (])-(?=\d)/g, '$1âˆ’')));
   return node;
 };
