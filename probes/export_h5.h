@@ -22,7 +22,7 @@ ks_status ks__put_kinds(const ks_evaluation *r, const ks_series *series,
 
 /* The directions and the sparse probe of series number `series` of the grid
  * (export_refined.c). */
-ks_status ks__put_refined(const ks_evaluation *evaluation, int32_t series,
-                          hid_t at, const char *path, ks_err *err);
+ks_status ks__put_refined(const ks_evaluation *r, int32_t series, hid_t at,
+                          const char *path, ks_err *err);
 
 #endif

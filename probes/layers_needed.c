@@ -16,7 +16,7 @@
 
 static const double RIDGE = 1e-4, TOLERANCE = 1e-7;
 
-enum { MOST = 1024, STEPS = 50 };
+enum { MOST = 1024, STEPS = 50, HALVES = 20 };
 
 /* Training rows of an outer fold. */
 typedef struct rows {
@@ -102,16 +102,16 @@ static double solve(const rows *r, model *m) {
     int32_t p = m->k + 1;
     double loss = loss_at(r, m, m->w), next[MOST + 1];
     for (int step = 0; step < STEPS; step++) {
-        double most = 0, rate = 1, found = INFINITY;
+        double most = 0, found = INFINITY;
         derive(r, m);
         for (int32_t j = 0; j < p; j++) most = fmax(most, fabs(m->g[j]));
         if (most <= TOLERANCE) break;
         m->h[p * p - 1] += 1e-12; /* the intercept alone has no ridge */
         if (LAPACKE_dposv(LAPACK_ROW_MAJOR, 'L', p, 1, m->h, p, m->g, 1)) break;
-        for (; rate > 1e-6; rate /= 2) {
-            for (int32_t j = 0; j < p; j++) next[j] = m->w[j] - rate * m->g[j];
+        for (int half = 0; half < HALVES && !(found <= loss); half++) {
+            for (int32_t j = 0; j < p; j++)
+                next[j] = m->w[j] - ldexp(m->g[j], -half);
             found = loss_at(r, m, next);
-            if (found <= loss) break;
         }
         if (!(found <= loss)) break;
         memcpy(m->w, next, sizeof *next * (size_t)p);

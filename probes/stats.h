@@ -44,15 +44,15 @@ ks_status ks_stats_bootstrap(const ks_scored *rows, int32_t replicates,
                              uint64_t seed, ks_interval out[KS_N_METRICS],
                              ks_err *err);
 
-/* Figures that are functions of sums over rows: sums [n_groups, n_sums] of each
- * problem; of: n_out figures of the sums over all problems (user is passed on),
- * NaN where one is not defined. Their values and intervals by the same draws
- * of problems. */
+/* Figures that are functions of sums over rows: of_group [n_groups, n_sums] of
+ * each problem; of: n_out figures of the sums over all problems (user is passed
+ * on), NaN where one is not defined. Their values and intervals by the same
+ * draws of problems. */
 typedef void (*ks_stats_fn)(const double *total, const void *user, double *out);
-ks_status ks_stats_of_sums(const double *sums, int32_t n_groups, int32_t n_sums,
-                           ks_stats_fn of, const void *user, int32_t n_out,
-                           int32_t replicates, uint64_t seed, ks_interval *out,
-                           ks_err *err);
+ks_status ks_stats_of_sums(const double *of_group, int32_t n_groups,
+                           int32_t n_sums, ks_stats_fn of, const void *user,
+                           int32_t n_out, int32_t replicates, uint64_t seed,
+                           ks_interval *out, ks_err *err);
 
 /* Balanced accuracy alone, by the same draws and many times faster: of a, and
  * a's less b's, paired; either out may be NULL. */

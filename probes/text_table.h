@@ -18,10 +18,10 @@ typedef struct ks_text_grid {
 
 /* A new row of empty cells, good until the next one; NULL: out of memory, told
  * in err. */
-ks_text_cell *ks__grid_row(ks_text_grid *grid, ks_err *err);
+ks_text_cell *ks__grid_row(ks_text_grid *table, ks_err *err);
 /* On a terminal, columns that do not fit a line follow below, with the first
  * one repeated. */
-ks_status ks__grid_write(const ks_text_grid *grid, bool markdown, ks_str *out,
+ks_status ks__grid_write(const ks_text_grid *table, bool markdown, ks_str *out,
                          ks_err *err);
 
 /* Words of text in lines, those after the first indented. */

@@ -27,14 +27,14 @@ void *ks__report_memory(ks_report *r, size_t size) {
 }
 
 const char *ks__report_text(ks_report *r, const char *format, ...) {
-    va_list args, again;
+    va_list args;
     va_start(args, format);
-    va_copy(again, args);
     int n = vsnprintf(NULL, 0, format, args);
     va_end(args);
     char *text = n < 0 ? NULL : ks__report_memory(r, (size_t)n + 1);
-    if (text) vsnprintf(text, (size_t)n + 1, format, again);
-    va_end(again);
+    va_start(args, format);
+    if (text) vsnprintf(text, (size_t)n + 1, format, args);
+    va_end(args);
     return text ? text : "";
 }
 
