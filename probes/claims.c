@@ -36,15 +36,6 @@ static void name(ks_claim *c, const ks_series *s, const char *what) {
              ks_position_name(s->position), *what ? " " : "", what);
 }
 
-/* The residual stream's mean, or what is there in its place. */
-static int32_t main_series(const ks_evaluation *r) {
-    for (int32_t k = 0; k < r->grid.n_series; k++)
-        if (r->grid.series[k].stream == KS_RESID &&
-            r->grid.series[k].position == KS_MEAN)
-            return k;
-    return 0;
-}
-
 static int32_t find_baseline(const ks_evaluation *r, const char *wanted) {
     for (int32_t b = 0; b < r->baselines.n; b++)
         if (strcmp(r->baselines.at[b].name, wanted) == 0) return b;
@@ -226,7 +217,7 @@ void ks_claims_of(ks_claims *out, const ks_evaluation *evaluation) {
     const ks_evaluation *r = evaluation;
     out->n = 0;
     if (!r->grid.n_series) return;
-    int32_t main = main_series(r), b = find_baseline(r, "surface");
+    int32_t main = ks_grid_main(&r->grid), b = find_baseline(r, "surface");
     if (b < 0) b = find_baseline(r, "position+length");
     readable(out, r, main);
     position(out, r, KS_BEFORE, "before",

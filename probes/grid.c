@@ -320,6 +320,11 @@ const ks_series *ks_grid_find(const ks_grid *grid, ks_stream stream,
     return NULL;
 }
 
+int32_t ks_grid_main(const ks_grid *grid) {
+    const ks_series *found = ks_grid_find(grid, KS_RESID, KS_MEAN);
+    return found ? (int32_t)(found - grid->series) : 0;
+}
+
 int32_t ks_series_usual(const ks_series *series, int32_t n_fits) {
     int32_t best = 0, most = 0;
     for (int32_t c = 0; c < series->n_cells; c++) {

@@ -71,6 +71,9 @@ int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *options);
 /* NULL: the grid has no such series. */
 const ks_series *ks_grid_find(const ks_grid *grid, ks_stream stream,
                               ks_position position);
+/* The series that questions are asked of: the residual stream's mean, or else
+ * the first. */
+int32_t ks_grid_main(const ks_grid *grid);
 /* Place in cells of the layer that most fits chose; the lower on a tie. */
 int32_t ks_series_usual(const ks_series *series, int32_t n_fits);
 

@@ -121,10 +121,7 @@ ks_status ks_independence_run(ks_independence *out, const ks_dataset *d,
     if (!d->has_text) return KS_OK;
     out->n_features = ks_surface_n_features(KS_SURFACE_ALL);
     out->n_series = grid->n_series;
-    for (int32_t k = grid->n_series - 1; k >= 0; k--)
-        if (grid->series[k].stream == KS_RESID &&
-            grid->series[k].position == KS_MEAN)
-            out->of = k;
+    out->of = ks_grid_main(grid);
     KS_TRY(ks_alloc(&w.z, (size_t)(d->n * out->n_features), sizeof *w.z,
                     "features", err));
     KS_TRY(ks_alloc(&out->features, (size_t)out->n_features,

@@ -5,26 +5,6 @@
 #include "refined_write.h"
 #include "text_table.h"
 
-/* A new row that names a stream and a position. */
-static ks_status where_row(ks_text_grid *t, ks_stream stream,
-                           ks_position position, ks_text_cell **row,
-                           ks_err *err) {
-    *row = ks__grid_row(t, err);
-    if (!*row) return KS_NOMEM;
-    snprintf(**row, KS_TEXT_CELL, "%s/%s", ks_stream_name(stream),
-             ks_position_name(position));
-    return KS_OK;
-}
-
-static ks_status heading(ks_text_grid *t, const char *const *names,
-                         ks_err *err) {
-    ks_text_cell *row = ks__grid_row(t, err);
-    if (!row) return KS_NOMEM;
-    for (int32_t c = 0; c < t->n_columns; c++)
-        snprintf(row[c], KS_TEXT_CELL, "%s", names[c]);
-    return KS_OK;
-}
-
 static void number(ks_text_cell out, double v, const char *format) {
     char text[KS_TEXT_CELL];
     if (isnan(v))
@@ -53,11 +33,11 @@ static ks_status directions(const ks_evaluation *r, bool markdown, ks_str *out,
     ks_text_grid t = {.n_columns = 5};
     ks_text_cell *row;
     KS_TRY(ks__text_title(out, markdown, err, "Cosine of directions"));
-    KS_TRY(heading(&t, names, err));
+    KS_TRY(ks__grid_heading(&t, names, err));
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         const ks_series *s = &r->grid.series[k];
         const ks_directions *d = &r->refined.directions[k];
-        KS_TRY(where_row(&t, s->stream, s->position, &row, err));
+        KS_TRY(ks__grid_where(&t, s->stream, s->position, &row, err));
         snprintf(row[1], KS_TEXT_CELL, "%d", d->layer);
         number(row[2], d->l2_mean, "+");
         number(row[3], d->l2_lda, "+");
@@ -126,10 +106,10 @@ static ks_status attention(const ks_evaluation *r, bool markdown, ks_str *out,
     ks_text_cell *row;
     KS_TRY(
         ks__text_title(out, markdown, err, "Attention over a step's tokens"));
-    KS_TRY(heading(&t, names, err));
+    KS_TRY(ks__grid_heading(&t, names, err));
     for (int32_t k = 0; k < r->refined.n_attended; k++) {
         const ks_attended *a = &r->refined.attended[k];
-        KS_TRY(where_row(&t, a->stream, KS_TOKENS, &row, err));
+        KS_TRY(ks__grid_where(&t, a->stream, KS_TOKENS, &row, err));
         snprintf(row[1], KS_TEXT_CELL, "%d", a->layer);
         ks__cell_interval(row[2], a->accuracy, false);
         ks__cell_interval(row[3], a->mean, false);
@@ -185,10 +165,10 @@ static ks_status graded_bands(const ks_graded *g, bool markdown, ks_str *out,
                                         "unlabelled < important, AUC"};
     ks_text_grid t = {.n_columns = 4};
     ks_text_cell *row;
-    KS_TRY(heading(&t, names, err));
+    KS_TRY(ks__grid_heading(&t, names, err));
     for (int32_t k = 0; k < g->n_series; k++) {
         const ks_graded_series *s = &g->series[k];
-        KS_TRY(where_row(&t, s->stream, s->position, &row, err));
+        KS_TRY(ks__grid_where(&t, s->stream, s->position, &row, err));
         rho(row[1], s->surface_free);
         rho(row[2], s->bands[0]);
         rho(row[3], s->bands[1]);
@@ -210,7 +190,7 @@ static ks_status graded(const ks_graded *g, bool markdown, ks_str *out,
              "Score \"%s\" from activations, %lld steps, labelled or not",
              g->name, (long long)g->rows->n);
     KS_TRY(ks__text_title(out, markdown, err, title));
-    KS_TRY(heading(&t, names, err));
+    KS_TRY(ks__grid_heading(&t, names, err));
     for (int32_t k = 0; k < g->n_series; k++)
         KS_TRY(graded_series(&t, &g->series[k], err));
     for (int32_t b = 0; b < g->n_baselines; b++)

@@ -12,34 +12,8 @@ static void place_cell(ks_text_cell out, const ks_series *s) {
              ks_position_name(s->position));
 }
 
-/* A new row whose first cell names the series. */
-static ks_status series_row(ks_text_grid *t, const ks_series *s,
-                            ks_text_cell **row, ks_err *err) {
-    *row = ks__grid_row(t, err);
-    if (!*row) return KS_NOMEM;
-    place_cell(**row, s);
-    return KS_OK;
-}
-
-static ks_status heading(ks_text_grid *t, const char *const *names,
-                         ks_err *err) {
-    ks_text_cell *row = ks__grid_row(t, err);
-    if (!row) return KS_NOMEM;
-    for (int32_t c = 0; c < t->n_columns; c++)
-        snprintf(row[c], KS_TEXT_CELL, "%s", names[c]);
-    return KS_OK;
-}
-
 /* ---------------------------------------------------------------- refinement
  */
-
-static void number_cell(ks_text_cell out, ks_interval v) {
-    if (isnan(v.value))
-        snprintf(out, KS_TEXT_CELL, "n/a");
-    else
-        snprintf(out, KS_TEXT_CELL, "%+.2f [%+.2f, %+.2f]", v.value, v.low,
-                 v.high);
-}
 
 static ks_status refinement(const ks_evaluation *r, bool markdown, ks_str *out,
                             ks_err *err) {
@@ -49,7 +23,7 @@ static ks_status refinement(const ks_evaluation *r, bool markdown, ks_str *out,
     ks_text_grid t = {.n_columns = 4};
     ks_text_cell *row;
     KS_TRY(ks__text_title(out, markdown, err, "From layer to layer"));
-    KS_TRY(heading(&t, names, err));
+    KS_TRY(ks__grid_heading(&t, names, err));
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         const ks_refinement *f = &r->analyses.refinement[k];
         const ks_series *s = &r->grid.series[k];
@@ -57,8 +31,8 @@ static ks_status refinement(const ks_evaluation *r, bool markdown, ks_str *out,
         for (int32_t c = s->n_cells - 1;
              c >= 0 && f->correlation[c].value >= 0.5; c--)
             first = s->cells[c].layer;
-        KS_TRY(series_row(&t, s, &row, err));
-        number_cell(row[1], f->trend);
+        KS_TRY(ks__grid_where(&t, s->stream, s->position, &row, err));
+        ks__cell_plain(row[1], f->trend);
         ks__cell_interval(row[2], f->near_best, false);
         if (first >= 0) snprintf(row[3], KS_TEXT_CELL, "layer %d", first);
     }
@@ -122,10 +96,11 @@ static ks_status selectivity(const ks_evaluation *r, bool markdown, ks_str *out,
     ks_text_cell *row;
     KS_TRY(ks__text_title(out, markdown, err,
                           "Control task: a random label for each text"));
-    KS_TRY(heading(&t, names, err));
+    KS_TRY(ks__grid_heading(&t, names, err));
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         const ks_selectivity *s = &r->analyses.selectivity[k];
-        KS_TRY(series_row(&t, &r->grid.series[k], &row, err));
+        KS_TRY(ks__grid_where(&t, r->grid.series[k].stream,
+                              r->grid.series[k].position, &row, err));
         snprintf(row[1], KS_TEXT_CELL, "%d", s->layer);
         ks__cell_interval(row[2], s->real, false);
         ks__cell_interval(row[3], s->control, false);
@@ -158,7 +133,8 @@ static ks_status learning(const ks_evaluation *r, bool markdown, ks_str *out,
     for (int32_t k = 0; k < r->grid.n_series; k++) {
         const ks_learning_curve *c = &curves[k];
         int32_t skip = most->n_points - c->n_points; /* small ones fail */
-        KS_TRY(series_row(&t, &r->grid.series[k], &row, err));
+        KS_TRY(ks__grid_where(&t, r->grid.series[k].stream,
+                              r->grid.series[k].position, &row, err));
         for (int32_t i = 0; i < c->n_points; i++)
             ks__cell_interval(row[i + skip + 1], c->accuracy[i], false);
     }

@@ -8,13 +8,10 @@
 #include "text_table.h"
 
 static void figure_cell(ks_text_cell out, const ks_claim *c) {
-    if (c->unit != KS_NUMBER)
-        ks__cell_interval(out, c->figure, c->unit == KS_POINTS);
-    else if (isnan(c->figure.value))
-        snprintf(out, KS_TEXT_CELL, "n/a");
+    if (c->unit == KS_NUMBER)
+        ks__cell_plain(out, c->figure);
     else
-        snprintf(out, KS_TEXT_CELL, "%+.2f [%+.2f, %+.2f]", c->figure.value,
-                 c->figure.low, c->figure.high);
+        ks__cell_interval(out, c->figure, c->unit == KS_POINTS);
 }
 
 ks_status ks_table_claims(const ks_evaluation *r, bool markdown, ks_str *out,

@@ -19,6 +19,25 @@ ks_text_cell *ks__grid_row(ks_text_grid *t, ks_err *err) {
     return row;
 }
 
+ks_status ks__grid_heading(ks_text_grid *t, const char *const *names,
+                           ks_err *err) {
+    ks_text_cell *row = ks__grid_row(t, err);
+    if (!row) return KS_NOMEM;
+    for (int32_t c = 0; c < t->n_columns; c++)
+        snprintf(row[c], KS_TEXT_CELL, "%s", names[c]);
+    return KS_OK;
+}
+
+ks_status ks__grid_where(ks_text_grid *t, ks_stream stream,
+                         ks_position position, ks_text_cell **row,
+                         ks_err *err) {
+    *row = ks__grid_row(t, err);
+    if (!*row) return KS_NOMEM;
+    snprintf(**row, KS_TEXT_CELL, "%s/%s", ks_stream_name(stream),
+             ks_position_name(position));
+    return KS_OK;
+}
+
 /* A line of the cells of column 0 and [from, to). */
 static ks_status write_row(ks_text_cell *row, const int *width, int32_t from,
                            int32_t to, bool markdown, ks_str *out,
@@ -119,6 +138,14 @@ void ks__cell_judged(ks_text_cell out, ks_interval v, bool sign, double p) {
     ks__cell_interval(out, v, sign);
     size_t used = strlen(out);
     if (p >= 0.05) snprintf(out + used, KS_TEXT_CELL - used, " ns");
+}
+
+void ks__cell_plain(ks_text_cell out, ks_interval v) {
+    if (isnan(v.value))
+        snprintf(out, KS_TEXT_CELL, "n/a");
+    else
+        snprintf(out, KS_TEXT_CELL, "%+.2f [%+.2f, %+.2f]", v.value, v.low,
+                 v.high);
 }
 
 void ks__cell_value(ks_text_cell out, double v) {

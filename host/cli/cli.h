@@ -216,6 +216,11 @@ void ks_cli_print_json(json_t *object);
 /* Is --backend a device, and not the CPU (NULL: the CPU)? */
 bool ks_cli_on_device(const char *backend);
 
+/* A comma-separated list of the n names as a bit set; any other word is a usage
+ * error of --option. */
+uint32_t ks_cli_names(const char *text, const char *(*name)(int), int n,
+                      const char *option, struct argp_state *state);
+
 /* "0,3-7" as a bool per layer 0..n-1; NULL text: all. */
 ks_status ks_cli_layers(const char *text, int32_t n, bool *on, ks_err *err);
 

@@ -40,7 +40,7 @@ typedef struct input {
     bool no_text;
     ks_kinds_options kinds;
     ks_refined_options refined;
-    ks_progress *progress;
+    ks_cli_stages stages;
 } input;
 
 /* ------------------------------------------------------------------ options */
@@ -128,33 +128,19 @@ static const struct argp_option option_list[] = {
     KS_CLI_QUIET,
     {0}};
 
+static const char *analysis_name(int i) {
+    return ks_analysis_name((ks_analysis)i);
+}
+
 static void read_analyses(input *in, const char *text,
                           struct argp_state *state) {
-    const uint32_t all = (1u << KS_N_ANALYSES) - 1;
-    in->analyses = 0;
-    if (strcmp(text, "none") == 0) return;
-    if (strcmp(text, "all") == 0) {
-        in->analyses = all;
-        return;
-    }
-    for (const char *at = text; at;) {
-        const char *end = strchrnul(at, ',');
-        ks_analysis a = 0;
-        while (a < KS_N_ANALYSES &&
-               (strlen(ks_analysis_name(a)) != (size_t)(end - at) ||
-                strncmp(ks_analysis_name(a), at, (size_t)(end - at)) != 0))
-            a++;
-        if (a == KS_N_ANALYSES) {
-            argp_error(state,
-                       "--analyses takes all, none or some of refinement, "
-                       "layer-transfer, layers-needed, selectivity, "
-                       "learning-curve, surface, got '%.*s'",
-                       (int)(end - at), at);
-            return;
-        }
-        in->analyses |= 1u << a;
-        at = *end ? end + 1 : NULL;
-    }
+    if (strcmp(text, "none") == 0)
+        in->analyses = 0;
+    else if (strcmp(text, "all") == 0)
+        in->analyses = (1u << KS_N_ANALYSES) - 1;
+    else
+        in->analyses =
+            ks_cli_names(text, analysis_name, KS_N_ANALYSES, "analyses", state);
 }
 
 static void read_protocol(input *in, const char *text,
@@ -317,50 +303,20 @@ enum { TABLE, CSV, JSON, H5, N_FILES };
 static ks_status write_all(const input *in, const ks_evaluation *evaluation,
                            char *paths[N_FILES], ks_err *err) {
     ks_status st = KS_OK;
-    ks_str markdown = {0}, csv = {0}, shown = {0};
-    json_t *summary = NULL;
-    char *text = NULL;
-    KS_TRY(ks_table_write(evaluation, true, &markdown, err));
-    KS_TRY(ks_table_write(evaluation, false, &shown, err));
-    KS_TRY(ks_export_csv(evaluation, &csv, err));
-    KS_TRY(ks_export_json(evaluation, &summary, err));
-    text = json_dumps(summary, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
-    KS_CHECK(text, KS_NOMEM, "out of memory for the summary");
+    ks_cli_tables out = {0};
+    KS_TRY(ks_table_write(evaluation, true, &out.markdown, err));
+    KS_TRY(ks_table_write(evaluation, false, &out.shown, err));
+    KS_TRY(ks_export_csv(evaluation, &out.csv, err));
+    KS_TRY(ks_export_json(evaluation, &out.json, err));
     KS_TRY(ks_export_h5(evaluation, paths[H5], err));
-    KS_TRY(
-        ks_write_file(paths[TABLE], markdown.data, markdown.length, true, err));
-    KS_TRY(ks_write_file(paths[CSV], csv.data, csv.length, true, err));
-    KS_TRY(ks_write_file(paths[JSON], text, strlen(text), true, err));
-    fputs(in->common.json ? text : shown.data, stdout);
-    if (in->common.json) putchar('\n');
-    fflush(stdout); /* ahead of what is said on stderr */
+    KS_TRY(ks_cli_tables_write(&out, paths[TABLE], paths[CSV], paths[JSON],
+                               in->common.json, err));
 done:
-    json_decref(summary);
-    free(text);
-    ks_str_free(&markdown);
-    ks_str_free(&shown);
-    ks_str_free(&csv);
+    ks_cli_tables_free(&out);
     return st;
 }
 
 /* ---------------------------------------------------------------------- run */
-
-static void begin(void *user, const char *what, const char *unit,
-                  int64_t total) {
-    input *in = user;
-    if (!in->common.quiet)
-        in->progress = ks_progress_open(what, unit, (double)total);
-}
-
-static void show(void *user, int64_t cells) {
-    input *in = user;
-    if (in->progress) ks_progress_set(in->progress, (double)cells);
-}
-
-static void end(void *user) {
-    input *in = user;
-    if (in->progress) ks_progress_close(&in->progress);
-}
 
 static void say(const ks_evaluation *r) {
     if (r->dataset->n_chains_unlabelled)
@@ -392,6 +348,7 @@ static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &in->common;
     char *paths[N_FILES] = {NULL};
+    in->stages.quiet = c->quiet;
     bool made = false;
     ks_dev *dev = NULL;
     const struct ks_ops *ops = NULL;
@@ -410,8 +367,9 @@ static ks_status run(input *in, ks_err *err) {
                  .positions = c->positions,
                  .bootstrap = in->bootstrap,
                  .seed = c->seed,
-                 .progress = show,
-                 .user = in},
+                 .progress = ks_cli_stage_show,
+
+                 .user = &in->stages},
         .n_folds = in->folds,
         .n_inner = in->inner,
         .n_seeds = in->seeds,
@@ -426,8 +384,8 @@ static ks_status run(input *in, ks_err *err) {
         .refined = in->refined,
         .layers_of = ks_cli_layers,
         .layers = c->layers,
-        .begin = begin,
-        .end = end};
+        .begin = ks_cli_stage_begin,
+        .end = ks_cli_stage_end};
     options.grid.room = bound_memory(c);
     KS_TRY(ks_cli_folder(c->out, c->force, N_FILES, file_names, paths, &made,
                          err));

@@ -26,7 +26,7 @@ typedef struct input {
     const char *chains[KS_MAX_SETS];
     int n_sets, n_chains, folds, inner, seeds, bootstrap, n_strengths;
     double strengths[KS_MAX_STRENGTHS];
-    ks_progress *progress;
+    ks_cli_stages stages;
 } input;
 
 /* ------------------------------------------------------------------ options */
@@ -169,53 +169,25 @@ enum { TABLE, CSV, JSON, N_FILES };
 static ks_status write_all(const input *in, const ks_transfer *transfer,
                            char *paths[N_FILES], ks_err *err) {
     ks_status st = KS_OK;
-    ks_str markdown = {0}, csv = {0}, shown = {0};
-    json_t *object = NULL;
-    char *text = NULL;
-    KS_TRY(ks_transfer_table(transfer, true, &markdown, err));
-    KS_TRY(ks_transfer_table(transfer, false, &shown, err));
-    KS_TRY(ks_transfer_csv(transfer, &csv, err));
-    KS_TRY(ks_transfer_json(transfer, &object, err));
-    text = json_dumps(object, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
-    KS_CHECK(text, KS_NOMEM, "out of memory for transfer.json");
-    KS_TRY(
-        ks_write_file(paths[TABLE], markdown.data, markdown.length, true, err));
-    KS_TRY(ks_write_file(paths[CSV], csv.data, csv.length, true, err));
-    KS_TRY(ks_write_file(paths[JSON], text, strlen(text), true, err));
-    fputs(in->common.json ? text : shown.data, stdout);
-    if (in->common.json) putchar('\n');
+    ks_cli_tables out = {0};
+    KS_TRY(ks_transfer_table(transfer, true, &out.markdown, err));
+    KS_TRY(ks_transfer_table(transfer, false, &out.shown, err));
+    KS_TRY(ks_transfer_csv(transfer, &out.csv, err));
+    KS_TRY(ks_transfer_json(transfer, &out.json, err));
+    KS_TRY(ks_cli_tables_write(&out, paths[TABLE], paths[CSV], paths[JSON],
+                               in->common.json, err));
 done:
-    json_decref(object);
-    free(text);
-    ks_str_free(&markdown);
-    ks_str_free(&shown);
-    ks_str_free(&csv);
+    ks_cli_tables_free(&out);
     return st;
 }
 
 /* ---------------------------------------------------------------------- run */
 
-static void begin(void *user, const char *what, const char *unit,
-                  int64_t total) {
-    input *in = user;
-    if (!in->common.quiet)
-        in->progress = ks_progress_open(what, unit, (double)total);
-}
-
-static void show(void *user, int64_t done) {
-    input *in = user;
-    if (in->progress) ks_progress_set(in->progress, (double)done);
-}
-
-static void end(void *user) {
-    input *in = user;
-    if (in->progress) ks_progress_close(&in->progress);
-}
-
 static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &in->common;
     char *paths[N_FILES] = {NULL};
+    in->stages.quiet = c->quiet;
     bool made = false;
     ks_dev *dev = NULL;
     const struct ks_ops *ops = NULL;
@@ -232,15 +204,16 @@ static ks_status run(input *in, ks_err *err) {
                  .positions = c->positions,
                  .bootstrap = in->bootstrap,
                  .seed = c->seed,
-                 .progress = show,
-                 .user = in},
+                 .progress = ks_cli_stage_show,
+
+                 .user = &in->stages},
         .n_folds = in->folds,
         .n_inner = in->inner,
         .n_seeds = in->seeds,
         .layers_of = ks_cli_layers,
         .layers = c->layers,
-        .begin = begin,
-        .end = end};
+        .begin = ks_cli_stage_begin,
+        .end = ks_cli_stage_end};
     KS_TRY(ks_cli_folder(c->out, c->force, N_FILES, file_names, paths, &made,
                          err));
     if (ks_cli_on_device(c->backend)) {

@@ -61,8 +61,7 @@ static size_t bytes(const char *text, struct argp_state *state) {
     return (size_t)value;
 }
 
-/* A comma-separated list of names as a bit set. */
-static uint32_t names(const char *text, const char *(*name)(int), int n,
+uint32_t ks_cli_names(const char *text, const char *(*name)(int), int n,
                       const char *option, struct argp_state *state) {
     uint32_t set = 0;
     while (true) {
@@ -232,11 +231,11 @@ error_t ks_cli_common_key(ks_cli_common *c, int key, char *arg,
                           struct argp_state *s) {
     switch (key) {
     case KS_KEY_STREAMS:
-        c->streams = names(arg, stream_name, KS_N_STREAMS, "streams", s);
+        c->streams = ks_cli_names(arg, stream_name, KS_N_STREAMS, "streams", s);
         return 0;
     case KS_KEY_POSITIONS:
         c->positions =
-            names(arg, position_name, KS_N_POSITIONS, "positions", s);
+            ks_cli_names(arg, position_name, KS_N_POSITIONS, "positions", s);
         return 0;
     case KS_KEY_CONTEXT:
         c->context_none = is_one_of(arg, "full", "none", "context", s);

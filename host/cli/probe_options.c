@@ -53,3 +53,49 @@ ks_status ks_cli_folder(const char *out, bool force, int n,
 done:
     return st;
 }
+
+/* ----------------------------------------------------------------- stages */
+
+void ks_cli_stage_begin(void *stages, const char *what, const char *unit,
+                        int64_t total) {
+    ks_cli_stages *s = stages;
+    if (!s->quiet) s->bar = ks_progress_open(what, unit, (double)total);
+}
+
+void ks_cli_stage_show(void *stages, int64_t done) {
+    ks_cli_stages *s = stages;
+    if (s->bar) ks_progress_set(s->bar, (double)done);
+}
+
+void ks_cli_stage_end(void *stages) {
+    ks_cli_stages *s = stages;
+    if (s->bar) ks_progress_close(&s->bar);
+}
+
+/* ----------------------------------------------------------------- tables */
+
+ks_status ks_cli_tables_write(const ks_cli_tables *tables, const char *markdown,
+                              const char *csv, const char *json,
+                              bool print_json, ks_err *err) {
+    ks_status st = KS_OK;
+    char *text =
+        json_dumps(tables->json, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+    KS_CHECK(text, KS_NOMEM, "out of memory for %s", json);
+    KS_TRY(ks_write_file(markdown, tables->markdown.data,
+                         tables->markdown.length, true, err));
+    KS_TRY(ks_write_file(csv, tables->csv.data, tables->csv.length, true, err));
+    KS_TRY(ks_write_file(json, text, strlen(text), true, err));
+    fputs(print_json ? text : tables->shown.data, stdout);
+    if (print_json) putchar('\n');
+    fflush(stdout); /* ahead of what is said on stderr */
+done:
+    free(text);
+    return st;
+}
+
+void ks_cli_tables_free(ks_cli_tables *tables) {
+    json_decref(tables->json);
+    ks_str_free(&tables->markdown);
+    ks_str_free(&tables->shown);
+    ks_str_free(&tables->csv);
+}
