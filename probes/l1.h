@@ -43,6 +43,9 @@ typedef struct ks_l1_column {
 } ks_l1_column;
 
 /* Solves all columns. Errors as ks_l2_fit. */
+/* Bytes that it takes beside those of its solver (ks_l2_bytes), for columns of
+ * so many ratios and designs, by so many threads. */
+size_t ks_l1_bytes(int64_t d, int32_t n_ratios, int threads);
 ks_status ks_l1_fit(ks_l2 *l2, ks_l1_column *columns, int32_t n_columns,
                     double tolerance, int32_t max_passes, ks_err *err);
 
