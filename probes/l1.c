@@ -13,7 +13,7 @@ enum {
     FIRST_HESSIAN = 8 /* passes before it; the next ones after twice as many */
 };
 static const double LEAST_STEP = 1e-4, MOST_STEP = 1e6; /* of t */
-static const size_t MOST_METRICS = (size_t)512 << 20;   /* bytes */
+static const size_t MOST_METRICS = (size_t)1 << 30;     /* bytes */
 
 typedef struct state {
     double t, lambda;
@@ -23,9 +23,12 @@ typedef struct state {
     bool done;
 } state;
 
-/* A Hessian that the columns of one ratio share. */
+/* A Hessian that the columns of one hold share. With more features than rows,
+ * those rows decide what it is blind to, and a fold more or less makes all the
+ * difference; a ratio makes little. */
 typedef struct metric {
-    int32_t of; /* the column whose it is: the one with most training folds */
+    int32_t of; /* the column whose it is: of those not done, the one with the
+                   least lambda */
     float *b;   /* [d + 1, d + 1]; NULL: not formed, the first one serves */
 } metric;
 
@@ -83,11 +86,7 @@ done:
     return st;
 }
 
-static int training_folds(const work *w, int32_t k) {
-    return -__builtin_popcount(w->columns[k].hold);
-}
-
-/* Columns of one design and ratio share a metric. */
+/* Columns with the same training rows share a metric. */
 static ks_status group_columns(work *w, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(ks_alloc(&w->metrics, (size_t)w->n, sizeof *w->metrics, "metrics",
@@ -96,12 +95,10 @@ static ks_status group_columns(work *w, ks_err *err) {
         const ks_l1_column *c = &w->columns[k];
         int32_t at = 0;
         while (at < w->n_metrics &&
-               (w->columns[w->metrics[at].of].ratio != c->ratio ||
+               (w->columns[w->metrics[at].of].hold != c->hold ||
                 w->columns[w->metrics[at].of].design != c->design))
             at++;
         if (at == w->n_metrics) w->metrics[w->n_metrics++].of = k;
-        if (training_folds(w, k) > training_folds(w, w->metrics[at].of))
-            w->metrics[at].of = k;
         w->states[k].metric = at;
     }
 done:
@@ -127,7 +124,10 @@ static ks_status refresh(work *w, ks_err *err) {
     KS_TRY(ks_alloc(&at, (size_t)d, sizeof *at, "Hessians", err));
     KS_TRY(ks_alloc(&due, (size_t)w->n_metrics, sizeof *due, "Hessians", err));
     for (int32_t a = 0; a < w->f.n_active; a++) {
-        state *c = &w->states[w->f.active[a]];
+        int32_t k = w->f.active[a];
+        state *c = &w->states[k];
+        metric *of = &w->metrics[c->metric];
+        if (!due[c->metric] || c->lambda < w->states[of->of].lambda) of->of = k;
         due[c->metric] = true;
         c->t = 1;
     }
@@ -388,9 +388,9 @@ static void put_column(const work *w, int32_t k) {
         c->weight[d] += v[j] * (s->mean[j] - s->centre[j]) * s->inverse[j];
 }
 
-size_t ks_l1_bytes(int64_t d, int32_t n_ratios, int threads) {
+size_t ks_l1_bytes(int64_t d, int32_t n_holds, int threads) {
     size_t m = (size_t)d + 1, square = m * m;
-    size_t metrics = (size_t)n_ratios * square * sizeof(float);
+    size_t metrics = (size_t)n_holds * square * sizeof(float);
     if (metrics > MOST_METRICS) metrics = 0;
     return square * (2 * sizeof(float) + sizeof(double)) + metrics +
            (size_t)threads *

@@ -160,7 +160,7 @@ size_t ks_sparse_bytes(const ks_l2_source *source, const ks_folds *folds,
                                .n_splits = holds.n + 1};
     size_t n = (size_t)folds->n, outer = (size_t)folds->n_folds;
     return ks_l2_bytes(&shape, threads, scratch) +
-           ks_l1_bytes(source->d, KS_SPARSE_POINTS, threads) +
+           ks_l1_bytes(source->d, holds.n, threads) +
            columns * (n * sizeof(float) + sizeof(ks_l1_column)) +
            outer * KS_SPARSE_POINTS * (d + 1) * sizeof(double) +
            KS_SPARSE_POINTS * n * sizeof(float) + ks_sparse_kept(source, folds);
