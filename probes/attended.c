@@ -325,20 +325,25 @@ static int64_t step_of(const ks_attention_rows *r, int64_t token) {
     return low;
 }
 
-/* Tokens [token, token + n) of the ordered ones: a source's read. */
+/* Tokens [token, token + n) of the ordered ones, as stored: a source's read. */
 static ks_status read_tokens(void *user, int64_t token, int64_t n, void *out,
                              ks_err *err) {
     ks_status st = KS_OK;
     const layer_tokens *t = user;
     const int64_t *offset = t->rows.offset;
-    float *to = out;
-    for (int64_t i = step_of(&t->rows, token); n > 0; i++) {
-        int64_t some = KS_MIN(n, offset[i + 1] - token);
+    int64_t rows[KS_WINDOW], some;
+    size_t row = ks_type_row_bytes(ks_acts_get_info(t->file)->dtype, t->rows.d);
+    char *to = out;
+    for (int64_t i = step_of(&t->rows, token); n > 0; n -= some) {
+        some = KS_MIN(n, KS_WINDOW);
         KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-        KS_TRY(ks_acts_read(t->file, t->stream, KS_TOKENS, t->layer,
-                            t->first[i] + token - offset[i], some, to, err));
-        token += some, n -= some;
-        to += some * t->rows.d;
+        for (int64_t k = 0; k < some; k++, token++) {
+            if (token == offset[i + 1]) i++;
+            rows[k] = t->first[i] + token - offset[i];
+        }
+        KS_TRY(ks_acts_gather(t->file, t->stream, KS_TOKENS, t->layer, rows,
+                              some, to, err));
+        to += (size_t)some * row;
     }
 done:
     return st;
@@ -438,7 +443,7 @@ ks_status ks_attended_run(ks_attended *out, ks_others *others,
         const ks_folds one = {rows->n, f->n_folds, f->n_inner, 1, rows->fold};
         const ks_l2_source source = {.n = rows->offset[rows->n],
                                      .d = rows->d,
-                                     .type = KS_F32,
+                                     .type = in->dataset->info->dtype,
                                      .read = read_tokens,
                                      .user = &tokens};
         needs user = {rows, f};

@@ -67,6 +67,7 @@ done:
 static ks_status add_kinds(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_evaluation *r = w->r;
+    if (!r->options->kinds.n_recipes) return KS_OK;
     for (int32_t k = 0; k < w->n_shapes; k++) {
         double kept = 0;
         double least = ks_kinds_bytes(&r->options->kinds, r->dataset->info,

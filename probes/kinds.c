@@ -216,7 +216,7 @@ double ks_kinds_bytes(const ks_kinds_options *o, const ks_acts_info *info,
         *kept += ks_recipe_kept(recipe, inputs_of(recipe, cells, info->d),
                                 probes, folds, MOST_WEIGHTS);
     }
-    return o->n_recipes ? least + ks_stack_least(info) : 0;
+    return least + ks_stack_least(info);
 }
 
 ks_status ks_kinds_run(ks_kinds *out, ks_others *others,
