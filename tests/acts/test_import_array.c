@@ -239,6 +239,12 @@ static void set_byte(int fd, size_t k, char byte) {
     cr_assert(pwrite(fd, &byte, 1, (off_t)k) == 1);
 }
 
+/* What is said of a file that is not taken: one line that names it. */
+static void expect_line(const ks_err *err, size_t k) {
+    cr_expect(strstr(err->text, path) == err->text && !strchr(err->text, '\n'),
+              "byte %zu: %s", k, err->text);
+}
+
 /* Every prefix of a good file is refused, and no changed byte of its structure
  * makes us read beyond it. The one file is shortened and changed where it lies:
  * thousands of new ones would wait for the disk. */
@@ -253,22 +259,27 @@ static void cut_and_flip(const char *file, const char *name, size_t flips) {
     cr_assert(ge(int, fd, 0));
     for (size_t k = n; k-- > 0;) {
         ks_array a;
+        ks_err err = {0};
         if (k >= 300 && k % 97) continue;
         cr_assert(eq(int, ftruncate(fd, (off_t)k), 0));
-        cr_expect(ne(int, ks_array_open(&a, path, name, false, NULL), KS_OK),
+        cr_expect(ne(int, ks_array_open(&a, path, name, false, &err), KS_OK),
                   "%s cut to %zu", file, k);
+        expect_line(&err, k);
     }
     cr_assert(pwrite(fd, bytes, n, 0) == (ssize_t)n);
     for (size_t k = 0; k < KS_MIN(n, flips); k++) {
         ks_array a;
         float last[1];
+        ks_err err = {0};
         set_byte(fd, k, (char)(bytes[k] ^ 0xff));
-        if (ks_array_open(&a, path, name, false, NULL) == KS_OK) {
+        if (ks_array_open(&a, path, name, false, &err) == KS_OK) {
             int64_t all = 1;
             for (int i = 0; i < a.n_dims; i++) all *= a.dims[i];
             if (all && ks_number_is_real(a.type))
                 ks_array_read(&a, all - 1, 1, 1, last);
             ks_array_close(&a);
+        } else {
+            expect_line(&err, k);
         }
         set_byte(fd, k, bytes[k]);
     }
