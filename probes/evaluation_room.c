@@ -111,9 +111,10 @@ done:
     return st;
 }
 
-ks_status ks__evaluation_room(const ks_evaluation *r,
+ks_status ks__evaluation_room(const ks_evaluation *evaluation,
                               const ks_grid_options *grid, ks_err *err) {
     ks_status st = KS_OK;
+    const ks_evaluation *r = evaluation;
     const ks_acts_info *info = r->dataset->info;
     work w = {.r = r,
               .grid = grid,
