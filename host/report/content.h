@@ -162,8 +162,9 @@ ks_report_section *ks__section(ks_report *r, const char *name,
 void ks__section_text(ks_report *r, const char *text);
 void ks__absent(ks_report *r, const char *text);
 
-/* Into the last section. Neither is ever NULL: after a failure it is one that
- * takes nothing. */
+/* Into the last section. Where another table (figure) has the name, it becomes
+ * NAME-2 and so on. Neither is ever NULL: after a failure it is one that takes
+ * nothing. */
 ks_report_table *ks__table(ks_report *r, const char *name, const char *title);
 ks_report_figure *ks__figure(ks_report *r, ks_figure_kind kind,
                              const char *name, const char *title);

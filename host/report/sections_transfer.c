@@ -3,6 +3,7 @@
 #include "sections.h"
 
 #include <math.h>
+#include <string.h>
 
 static json_t *cell_of(const json_t *entry, const char *matrix, size_t row,
                        size_t column) {
@@ -21,6 +22,21 @@ static const char *place_of(ks_report *r, const json_t *entry) {
                            ks__named(r, entry, "position"));
 }
 
+/* Of the sets, where others were compared at the same stream and position. */
+static const char *names_beside(ks_report *r, const json_t *all,
+                                const json_t *entry) {
+    json_t *other;
+    const char *place = place_of(r, entry), *text = "";
+    size_t i, alike = 0, n = json_array_size(json_object_get(entry, "names"));
+    json_array_foreach(all, i, other) {
+        alike += strcmp(place_of(r, other), place) == 0;
+    }
+    for (i = 0; i < n && alike > 1; i++)
+        text = ks__report_text(r, "%s%s%s", text, i ? ", " : ": ",
+                               name_at(r, entry, i));
+    return ks__report_brief(r, text, 80);
+}
+
 typedef struct map {
     const char *file, *matrix, *title, *x, *y;
     double low;
@@ -28,13 +44,14 @@ typedef struct map {
 
 /* The first set's row on top. */
 static void heat(ks_report *r, const ks_runs *runs, size_t run,
-                 const json_t *entry, const map *m) {
+                 const json_t *all, const json_t *entry, const map *m) {
     size_t n = json_array_size(json_object_get(entry, "names"));
     const char *place = place_of(r, entry);
     ks_report_figure *f =
         ks__figure(r, KS_FIGURE_HEAT, ks__file_of(r, runs, run, m->file, place),
                    ks__of_run(r, runs, run,
-                              ks__report_text(r, "%s, %s", m->title, place)));
+                              ks__report_text(r, "%s, %s%s", m->title, place,
+                                              names_beside(r, all, entry))));
     f->x_label = m->x;
     f->y_label = m->y;
     f->percent = true;
@@ -71,7 +88,7 @@ static void models(ks_report *r, const ks_runs *runs, size_t run) {
     size_t i;
     json_array_foreach(all, i, entry) {
         for (size_t m = 0; m < KS_COUNT(maps); m++)
-            heat(r, runs, run, entry, &maps[m]);
+            heat(r, runs, run, all, entry, &maps[m]);
     }
 }
 
@@ -133,8 +150,7 @@ static void tasks(ks_report *r, const ks_runs *runs, size_t run) {
         map m = one;
         m.title = ks__report_text(r, "%s, %s", one.title,
                                   ks__named(r, entry, "model"));
-        m.file = ks__report_text(r, "tasks %s", ks__named(r, entry, "model"));
-        heat(r, runs, run, entry, &m);
+        heat(r, runs, run, all, entry, &m);
     }
 }
 
