@@ -63,7 +63,9 @@ static void baseline_bars(ks_report *r, const ks_runs *runs, size_t run) {
     f->low = fmax(f->low, 0.3);
     if (n && best)
         f->finding = ks__report_text(
-            r, "Best layer at %s: %.1f%%; best baseline, %s: %.1f%%.",
+            r,
+            "Best layer at %s: %.1f%%. Best without the activations, %s: "
+            "%.1f%%.",
             ks__where(r, at, best),
             100 * ks__number(ks__member(best, "best", "balanced_accuracy"),
                              "value"),
@@ -228,34 +230,58 @@ static void other_rows(ks_report_table *t, const ks_runs *runs, size_t run) {
         ks__absent_in(r, runs, run, "no other kinds of probes");
 }
 
+/* Of one position: the best layer's linear probe, then the others. Positions
+ * are told by their words: some kinds have none, or tokens. */
+static void bars_at(ks_report_figure *f, const ks_run *at, const char *where) {
+    ks_report *r = f->of;
+    json_t *one;
+    size_t i;
+    const char *group = *where ? where : "all layers";
+    json_array_foreach(json_object_get(at->summary, "probes"), i, one) {
+        if (strcmp(ks__where(r, at, one), where) == 0)
+            ks__bar_interval(f, group, "L2, best layer", ks__tone(one),
+                             ks__member(one, "best", "balanced_accuracy"));
+    }
+    json_array_foreach(json_object_get(at->summary, "other_probes"), i, one) {
+        if (strcmp(ks__where(r, at, one), where) == 0)
+            ks__bar_interval(f, group, ks__named(r, one, "probe"),
+                             ks__tone(one),
+                             ks__member(one, "metrics", "balanced_accuracy"));
+    }
+}
+
+/* Does an entry before the i-th stand at its position? */
+static bool seen(ks_report *r, const ks_run *at, const json_t *all, size_t i) {
+    const char *where = ks__where(r, at, json_array_get(all, i));
+    for (size_t k = 0; k < i; k++)
+        if (strcmp(ks__where(r, at, json_array_get(all, k)), where) == 0)
+            return true;
+    return false;
+}
+
 static void other_bars(ks_report *r, const ks_runs *runs, size_t run) {
     const ks_run *at = &runs->at[run];
-    json_t *one, *best = ks__best_series(at),
-                 *all = json_object_get(at->summary, "other_probes");
-    size_t i;
+    json_t *all = json_object_get(at->summary, "other_probes");
+    const ks_report_bar *best = NULL;
     if (!json_array_size(all) || json_array_size(all) > MOST_BARS) return;
     ks_report_figure *f =
         ks__figure(r, KS_FIGURE_BARS, ks__file_of(r, runs, run, "probes", NULL),
-                   ks__of_run(r, runs, run, "Kinds of probes"));
+                   ks__of_run(r, runs, run, "Kinds of probes, by position"));
     f->x_label = "balanced accuracy, %";
     f->percent = true;
     ks__reference(f, "chance", 0.5);
-    ks__bar_interval(
-        f, "L2 logistic regression",
-        ks__report_text(r, "best layer, %s", ks__where(r, at, best)),
-        ks__tone(best), ks__member(best, "best", "balanced_accuracy"));
-    json_array_foreach(all, i, one) {
-        const char *where = ks__where(r, at, one);
-        ks__bar_interval(
-            f, "other kinds",
-            *where ? ks__report_text(r, "%s, %s", ks__named(r, one, "probe"),
-                                     where)
-                   : ks__named(r, one, "probe"),
-            ks__tone(one), ks__member(one, "metrics", "balanced_accuracy"));
-    }
+    for (size_t i = 0; i < json_array_size(all); i++)
+        if (!seen(r, at, all, i))
+            bars_at(f, at, ks__where(r, at, json_array_get(all, i)));
+    for (size_t i = 0; i < f->n_bars; i++)
+        if (!best || f->bars[i].value > best->value) best = &f->bars[i];
     ks__fit_range(f, 0.4, 1);
-    f->finding = "Balanced accuracy in percent by kind of probe, beside the "
-                 "best layer's linear probe; the table has the figures.";
+    if (best)
+        f->finding = ks__report_text(
+            r,
+            "Highest: %s at %s, %.1f%%. Linear probes of one layer (L2) "
+            "stand first at each position.",
+            best->name, best->group, 100 * best->value);
     ks__figure_end(f);
 }
 

@@ -194,6 +194,43 @@ Test(report_command, groups_of_sets_at_one_place) {
     json_decref(report);
 }
 
+Test(report_command, transfer_with_p_values_and_controls) {
+    char path[160];
+    snprintf(path, sizeof path, "%s/run/transfer.json", f.dir);
+    FILE *file = fopen(path, "w");
+    cr_assert(file != NULL);
+    fputs("{\"format\":\"keystep transfer\",\"across_models\":[{\"stream\":"
+          "\"resid\",\"position\":\"mean\",\"names\":[\"a\",\"control\"],"
+          "\"balanced_accuracy\":[[{\"value\":0.875,\"low\":0.1,\"high\":0.9},"
+          "{\"value\":0.5,\"low\":0.1,\"high\":0.9}],[null,null]],"
+          "\"minus_self\":[[{\"value\":0.0,\"low\":0.1,\"high\":0.9},"
+          "{\"value\":-0.375,\"low\":0.1,\"high\":0.9}],[null,null]],"
+          "\"p\":[[0.0001,0.5],[null,null]],"
+          "\"p_holm\":[[0.0002,0.625],[null,null]],"
+          "\"minus_self_p\":[[null,0.002],[null,null]],"
+          "\"minus_self_p_holm\":[[null,0.004],[null,null]],"
+          "\"maps\":[{\"probe_of\":\"a\",\"activations_of\":\"control\","
+          "\"map\":\"shuffled\","
+          "\"balanced_accuracy\":{\"value\":0.5,\"low\":0.1,\"high\":0.9},"
+          "\"minus_own\":{\"value\":-0.25,\"low\":0.1,\"high\":0.9},"
+          "\"r2\":{\"value\":-0.125,\"low\":0.1,\"high\":0.9},"
+          "\"p\":0.75,\"p_holm\":0.75,\"minus_own_p\":0.03125,"
+          "\"minus_own_p_holm\":0.0625}]}]}",
+          file);
+    fclose(file);
+    cr_assert(eq(int, line("$K report run --out report --no-pictures"), 0),
+              "%s", read_back("stderr"));
+    const char *table = read_back("report/tables/across-models.md");
+    cr_expect(strstr(table, "| resid mean | a | control | 50.0 [10.0, 90.0] | "
+                            "0.625 | -37.5 [+10.0, +90.0] | 0.004 |") != NULL,
+              "%s", table);
+    cr_expect(strstr(table, "| control | a |") == NULL, "%s", table);
+    table = read_back("report/tables/maps.md");
+    cr_expect(strstr(table, "| shuffled | 50.0 [10.0, 90.0] | 0.750 | -25.0 "
+                            "[+10.0, +90.0] | 0.062 | n/a | -0.125") != NULL,
+              "%s", table);
+}
+
 Test(report_command, goes_on_without_gnuplot) {
     cr_assert(eq(int, line("PATH=/nowhere $K report run --out report"), 0));
     cr_expect(said("no gnuplot (Debian: gnuplot-nox)"));

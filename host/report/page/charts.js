@@ -260,7 +260,8 @@ keystep.oneBar = function (svg, figure, bar, at) {
 keystep.heat = function (svg, figure, width) {
   const [rows, columns] = [figure.rows.length, figure.columns.length];
   const strip = figure.kind === 'strip';
-  const left = 52;
+  const long = Math.max(...figure.rows.map((name) => name.length));
+  const left = Math.max(52, Math.min(width * 0.38, 32 + 6.6 * long));
   const cell = Math.min((width - left - 8) / columns, strip ? 34 : 64);
   const tall = strip ? Math.max(9, Math.min(20, 320 / rows)) : Math.max(15, Math.min(24, 560 / rows));
   const bottom = 8 + rows * tall;
@@ -307,7 +308,8 @@ keystep.heatNames = function (svg, figure, at) {
   figure.rows.forEach((name, r) => {
     if (r % step === 0)
       svg.append('text').attr('x', at.left - 7).attr('y', at.bottom - (r + 0.5) * at.tall)
-        .attr('dy', '.35em').attr('text-anchor', 'end').text(name);
+        .attr('dy', '.35em').attr('text-anchor', 'end')
+        .text(keystep.cut(name, Math.floor((at.left - 26) / 6.4)));
   });
   svg.append('text').attr('x', at.left).attr('y', at.height - 6).text(figure.x_label);
   svg.append('text').attr('transform', `translate(11,${8 + (at.bottom - 8) / 2}) rotate(-90)`)
