@@ -298,8 +298,9 @@ void ks__cell_show(const ks_report_cell *c, ks_column_kind kind, char *out,
     else if (kind == KS_COLUMN_WHOLE)
         snprintf(out, n, "%.0f", c->value);
     else if (kind == KS_COLUMN_NUMBER)
-        snprintf(out, n, "%.*f", fabs(c->value) < 10 ? 3 : 1,
-                 round_to(c->value, 1e-3));
+        snprintf(out, n, "%.3f", round_to(c->value, 1e-3));
+    else if (kind == KS_COLUMN_COUNT)
+        snprintf(out, n, "%.1f", c->value);
     else if (kind == KS_COLUMN_PERCENT)
         show_range(c, 100, "%.1f", "%.1f [%.1f, %.1f]", 0.1, out, n);
     else if (kind == KS_COLUMN_POINTS)

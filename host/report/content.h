@@ -16,7 +16,8 @@
 typedef enum ks_column_kind {
     KS_COLUMN_TEXT,
     KS_COLUMN_WHOLE,   /* 3264 */
-    KS_COLUMN_NUMBER,  /* 0.981, 61.2 */
+    KS_COLUMN_NUMBER,  /* 0.981 */
+    KS_COLUMN_COUNT,   /* 61.2: a mean of counts */
     KS_COLUMN_PERCENT, /* 96.8 [96.1, 97.4]: value, low, high as fractions */
     KS_COLUMN_POINTS,  /* +4.9 [+4.1, +5.8]: likewise, a difference */
     KS_COLUMN_RANGE,   /* 0.21 [0.16, 0.26]: a correlation, a Brier score */

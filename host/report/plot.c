@@ -347,7 +347,13 @@ static ks_status heat(const ks_report_figure *f, ks_str *out, ks_err *err) {
                        "'#fdb863', 1 '#b35806'"
                      : "0 '#f7fbff', 0.25 '#c6dbef', 0.5 '#6baed6', 0.75 "
                        "'#2171b5', 1 '#08306b'"));
-    KS_TRY(ks_str_printf(out, err, "plot $map with image pixels"));
+    /* an image has two rows and two columns or more */
+    KS_TRY(ks_str_printf(
+        out, err,
+        f->n_rows > 1 && f->n_columns > 1
+            ? "plot $map with image pixels"
+            : "plot $map using 1:2:($1-0.5):($1+0.5):($2-0.5):($2+0.5):3 with "
+              "boxxyerror lc palette"));
     if (numbers)
         KS_TRY(ks_str_printf(
             out, err,
@@ -368,7 +374,7 @@ static double height_of(const ks_report_figure *f) {
         return 110 + 27 * total;
     case KS_FIGURE_HEAT:
     case KS_FIGURE_STRIP:
-        return 150 + KS_MIN(26.0 * (double)f->n_rows, 620.0);
+        return 150 + KS_MAX(110.0, KS_MIN(26.0 * (double)f->n_rows, 620.0));
     default:
         return f->diagonal ? 660 : 500;
     }

@@ -140,16 +140,17 @@ static const char *line_words(ks_report *r, const ks_report_figure *f,
         if (!isnan(f->points[i].y) && (!high || f->points[i].y > high->y))
             high = &f->points[i];
     if (!high) return ks__report_text(r, "%s not defined", line->name);
-    return ks__report_text(r, "%s %.*f%s at %s%.4g%s", line->name,
-                           f->percent ? 1 : 3, times * high->y,
-                           f->percent ? "%" : "", before, high->x, behind);
+    return ks__report_text(
+        r, "%s %.*f%s at %s%.*g%s", line->name, f->percent ? 1 : 3,
+        times * high->y, f->percent ? "%" : "", before, high->x < 1000 ? 3 : 9,
+        round(high->x) > 99 ? round(high->x) : high->x, behind);
 }
 
 const char *ks__lines_finding(ks_report *r, const ks_report_figure *f,
                               const char *what, const char *before,
                               const char *behind) {
     const char *text = what;
-    for (size_t i = 0; i < f->n_lines; i++)
+    for (size_t i = 0; before && i < f->n_lines; i++)
         text = ks__report_text(r, "%s%s %s", text, i ? ";" : ". Highest:",
                                line_words(r, f, &f->lines[i], before, behind));
     return ks__report_text(r, "%s.", text);

@@ -100,7 +100,7 @@ void ks__table_of(ks_report *r, const ks_runs *runs, size_t run,
  * keeps all values of the figure inside. */
 void ks__fit_range(ks_report_figure *f, double low, double high);
 /* "WHAT. Highest: mean 96.8% at layer 8; ..", of a figure with lines; before
- * and behind: words around x, as "layer " and "". */
+ * and behind: words around x, as "layer " and ""; before NULL: WHAT alone. */
 const char *ks__lines_finding(ks_report *r, const ks_report_figure *f,
                               const char *what, const char *before,
                               const char *behind);

@@ -20,9 +20,7 @@ static void agreement(ks_report *r, const ks_runs *runs, size_t run) {
         .file = "agreement",
         .title = "Agreement with the last layer's probe",
         .finding = "Steps that a layer's probe judges as the last layer's "
-                   "does",
-        .before = "layer ",
-        .behind = "",
+                   "does: all of them at the last layer itself",
         .list = "layers",
         .x = "layer",
         .y = "agreement",
@@ -61,8 +59,9 @@ static void one_layer_transfer(ks_report *r, const ks_runs *runs, size_t run,
     f->y_label = "trained on layer";
     f->percent = true;
     f->low = 0.5, f->high = 1;
-    f->finding = "Balanced accuracy of each layer's probe on every layer; the "
-                 "table has the figures.";
+    f->finding = "Balanced accuracy in percent of a layer's probe on another "
+                 "layer's activations: where rows look alike, layers say it in "
+                 "the same direction.";
     ks__column(t, KS_COLUMN_TEXT, "trained on");
     json_array_foreach(layers, i, value) {
         const char *label =
@@ -94,10 +93,10 @@ static void layers_needed(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_lines_spec lines = {
         .file = "layers needed",
         .title = "How many layers are needed",
-        .finding = "Balanced accuracy when a probe sees the scores of one, "
-                   "two, .. layers, the best ones taken in the training folds",
-        .before = "",
-        .behind = " layers",
+        .finding = "Balanced accuracy when a probe sees the scores of a set of "
+                   "layers, which were taken in the training folds",
+        .before = "size ",
+        .behind = "",
         .list = "sizes",
         .x = "n",
         .y = "balanced_accuracy",
@@ -219,6 +218,18 @@ void ks__section_controls(ks_report *r, const ks_runs *runs) {
 
 /* ----------------------------------------------------------------- surface */
 
+/* A feature's name in words. */
+static const char *feature_words(ks_report *r, const char *name) {
+    static const char *const words[][2] = {
+        {"relative_position", "relative position"},
+        {"tfidf_mean_before", "likeness to the steps before, mean"},
+        {"tfidf_max_before", "likeness to the steps before, most"},
+        {"tfidf_prompt", "likeness to the question"}};
+    for (size_t i = 0; i < KS_COUNT(words); i++)
+        if (strcmp(words[i][0], name) == 0) return words[i][1];
+    return ks__report_brief(r, name, 80);
+}
+
 static void features(ks_report *r, const ks_runs *runs, size_t run) {
     json_t *one,
         *all = json_object_get(analysis(runs, run, "surface"), "features");
@@ -236,7 +247,7 @@ static void features(ks_report *r, const ks_runs *runs, size_t run) {
     ks__column(t, KS_COLUMN_RANGE, "with scores");
     ks__column(t, KS_COLUMN_RANGE, "with predictions");
     json_array_foreach(all, i, one) {
-        const char *name = ks__named(r, one, "name");
+        const char *name = feature_words(r, ks__text(one, "name"));
         json_t *with = json_object_get(one, "with_scores");
         if (!isnan(ks__number(with, "value"))) /* not the same in all steps */
             ks__bar_interval(f, NULL, name, -1, with);
@@ -246,8 +257,9 @@ static void features(ks_report *r, const ks_runs *runs, size_t run) {
         ks__cell_interval_of(t, json_object_get(one, "with_predictions"));
     }
     ks__fit_range(f, -0.3, 0.3);
-    f->finding = "Correlation of each surface feature with the probe's score; "
-                 "the table has the figures.";
+    f->finding =
+        "How far each thing that can be read off a step's surface goes "
+        "along with the probe's score: 0 not at all, 1 in step.";
     ks__table_end(t);
     ks__figure_end(f);
 }

@@ -37,7 +37,7 @@ static void baseline_bars(ks_report *r, const ks_runs *runs, size_t run) {
     size_t n = 0, i;
     ks_report_figure *f = ks__figure(
         r, KS_FIGURE_BARS, ks__file_of(r, runs, run, "baselines", NULL),
-        ks__of_run(r, runs, run, "Probes beside what does without them"));
+        ks__of_run(r, runs, run, "Probes beside the baselines"));
     f->x_label = "balanced accuracy, %";
     f->percent = true;
     ks__reference(f, "chance", 0.5);
@@ -217,17 +217,32 @@ static void other_rows(ks_report_table *t, const ks_runs *runs, size_t run) {
     json_t *one, *all = json_object_get(runs->at[run].summary, "other_probes");
     size_t i;
     json_array_foreach(all, i, one) {
-        const char *note = ks__text(one, "note");
         ks__run_cell(t, runs, run);
         ks__cell_text(t, ks__named(r, one, "probe"));
         ks__cell_text(t, ks__where(r, &runs->at[run], one));
         ks__cell_text(t, layer_words(r, one));
         metric_cells(t, json_object_get(one, "metrics"));
         ks__cell_interval_of(t, json_object_get(one, "minus_best_l2"));
-        ks__cell_text(t, note ? ks__report_brief(r, note, 1000) : "");
     }
     if (runs->at[run].summary && !json_array_size(all))
         ks__absent_in(r, runs, run, "no other kinds of probes");
+}
+
+/* What each kind is, behind what the note says already. */
+static const char *kind_words(ks_report *r, const ks_runs *runs, size_t run,
+                              json_t *told, const char *text) {
+    json_t *one, *all = json_object_get(runs->at[run].summary, "other_probes");
+    size_t i;
+    json_array_foreach(all, i, one) {
+        const char *name = ks__text(one, "probe"),
+                   *note = ks__text(one, "note");
+        if (!note || json_object_get(told, name)) continue;
+        json_object_set_new(told, name, json_true());
+        text =
+            ks__report_text(r, "%s %s: %s.", text, ks__named(r, one, "probe"),
+                            ks__report_brief(r, note, 1000));
+    }
+    return text;
 }
 
 /* Of one position: the best layer's linear probe, then the others. Positions
@@ -290,6 +305,7 @@ void ks__section_probes(ks_report *r, const ks_runs *runs) {
                 "The same steps and folds, with probes of other kinds; the "
                 "difference to the best layer's linear probe is paired.");
     for (size_t run = 0; run < runs->n; run++) other_bars(r, runs, run);
+    json_t *told = json_object();
     ks_report_table *t = ks__table(r, "probes", "Other kinds of probes");
     ks__run_column(t, runs);
     ks__column(t, KS_COLUMN_TEXT, "probe");
@@ -297,8 +313,13 @@ void ks__section_probes(ks_report *r, const ks_runs *runs) {
     ks__column(t, KS_COLUMN_TEXT, "layer");
     metric_columns(t);
     ks__column(t, KS_COLUMN_POINTS, "minus best L2, points");
-    ks__column(t, KS_COLUMN_TEXT, "what it is");
-    for (size_t run = 0; run < runs->n; run++) other_rows(t, runs, run);
+    t->note = "minus best L2: less the best layer's linear probe at the "
+              "position, paired.";
+    for (size_t run = 0; run < runs->n; run++) {
+        other_rows(t, runs, run);
+        t->note = kind_words(r, runs, run, told, t->note);
+    }
+    json_decref(told);
     ks__table_end(t);
 }
 

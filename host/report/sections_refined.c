@@ -84,7 +84,7 @@ static void cosine_table(ks_report *r, const ks_runs *runs) {
 static void sparse(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_column_spec columns[] = {
         {KS_COLUMN_WHOLE, "layer", "layer", true},
-        {KS_COLUMN_NUMBER, "dimensions", "dimensions", false},
+        {KS_COLUMN_COUNT, "dimensions", "dimensions", false},
         {KS_COLUMN_PERCENT, "balanced accuracy, %", "balanced_accuracy", false},
         {KS_COLUMN_POINTS, "lead of the chosen strength, points",
          "chosen_minus_this", false}};
@@ -130,7 +130,7 @@ static void needed_table(ks_report *r, const ks_runs *runs) {
     ks__column(t, KS_COLUMN_TEXT, "position");
     ks__column(t, KS_COLUMN_WHOLE, "layer");
     ks__column(t, KS_COLUMN_PERCENT, "chosen strength, balanced accuracy, %");
-    ks__column(t, KS_COLUMN_NUMBER, "needed");
+    ks__column(t, KS_COLUMN_COUNT, "needed");
     for (size_t run = 0; run < runs->n; run++) {
         json_array_foreach(list_of(runs, run, "sparse"), i, one) {
             ks__run_cell(t, runs, run);

@@ -41,7 +41,7 @@ static void add_cell(ks_report_table *t, const ks_column_spec *column,
                      const json_t *one, const json_t *point) {
     const json_t *from = column->of_entry ? one : point;
     if (column->kind == KS_COLUMN_WHOLE || column->kind == KS_COLUMN_NUMBER ||
-        column->kind == KS_COLUMN_P)
+        column->kind == KS_COLUMN_COUNT || column->kind == KS_COLUMN_P)
         ks__cell_number(t, ks__number(from, column->key));
     else
         ks__cell_interval_of(t, json_object_get(from, column->key));

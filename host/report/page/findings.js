@@ -9,7 +9,8 @@ keystep.cell = function (cell, kind) {
   if (cell === null || (typeof cell === 'object' && cell.value === null)) return ['n/a'];
   if (kind === 'whole') return [String(cell)];
   if (kind === 'p') return [cell < 0.001 ? '<0.001' : cell.toFixed(3)];
-  if (kind === 'number') return [Math.abs(cell) < 10 ? keystep.number(cell, false) : cell.toFixed(1)];
+  if (kind === 'number') return [keystep.number(cell, false)];
+  if (kind === 'count') return [cell.toFixed(1)];
   const show = (value) => kind === 'points'
     ? keystep.signed(keystep.number(value, percent)) : keystep.number(value, percent);
   if (cell.low === null || cell.high === null) return [show(cell.value)];
@@ -19,8 +20,14 @@ keystep.cell = function (cell, kind) {
 // untitled: the heading above says it already.
 keystep.table = function (table, untitled) {
   const head = keystep.make('tr');
-  table.columns.forEach((column) => head.append(keystep.make(
-    'th', { scope: 'col', class: column.kind === 'text' ? 'text' : null }, column.name)));
+  // words that are short stand on one line, sentences have some width
+  const kinds = table.columns.map((column, c) => {
+    if (column.kind !== 'text') return 'value';
+    const most = Math.max(0, ...table.rows.map((row) => (row[c] || '').length));
+    return most <= 24 ? 'text short' : most > 60 ? 'text long' : 'text';
+  });
+  table.columns.forEach((column, c) => head.append(keystep.make(
+    'th', { scope: 'col', class: column.kind === 'text' ? kinds[c] : null }, column.name)));
   const body = keystep.make('tbody');
   for (const row of table.rows) {
     const line = keystep.make('tr');
@@ -28,7 +35,7 @@ keystep.table = function (table, untitled) {
       const kind = table.columns[c].kind;
       const [value, range] = keystep.cell(cell, kind);
       line.append(keystep.make(c === 0 ? 'th' : 'td', {
-        scope: c === 0 ? 'row' : null, class: kind === 'text' ? 'text' : 'value',
+        scope: c === 0 ? 'row' : null, class: kinds[c],
       }, value, range ? keystep.make('span', { class: 'span' }, ` ${range}`) : null));
     });
     body.append(line);
