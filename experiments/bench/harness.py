@@ -15,8 +15,9 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 
 # ------------------------------------------------------------------ processes
 
-def run(command):
-    """Wall seconds, peak MiB and standard output of one process."""
+def run(command, done=0):
+    """Wall seconds, peak MiB and standard output of one process, whose exit
+    code is done."""
     with tempfile.TemporaryFile("w+") as out, \
             tempfile.TemporaryFile("w+") as words:
         start = time.perf_counter()
@@ -26,7 +27,7 @@ def run(command):
         child.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         words.seek(0)
-        if child.returncode != 0:
+        if child.returncode != done:
             raise SystemExit(f"{' '.join(command)}\n{words.read()[-3000:]}")
         return seconds, usage.ru_maxrss / 1024, out.read()
 

@@ -54,64 +54,64 @@ static inline void forward_block(float *out, const float *in, int64_t in_stride,
     }
 }
 
-enum {
-    BLOCK = 2 * WIDE, /* vectors of a block: 2 inputs, WIDE of units */
-    AHEAD = 4         /* inputs whose state is asked for ahead */
-};
+enum { DEEP = 4 }; /* inputs of a tile */
 
-/* A block whose gradient is there and whose step is not. */
-typedef struct late {
-    vf g[BLOCK];
-    float *w, *m, *v; /* NULL: none */
-} late;
-
-/* Vector k of the block. */
-KS_INLINE void step_late(const late *b, int64_t units, int k,
-                         const ks_adamw_rate *rate) {
-    int64_t at = k / WIDE * units + k % WIDE * VL, ahead = at + AHEAD * units;
-    if (k * VL % 16 == 0) { /* a line of 64 bytes */
-        __builtin_prefetch(b->w + ahead, 1, 3);
-        __builtin_prefetch(b->m + ahead, 1, 3);
-        __builtin_prefetch(b->v + ahead, 1, 3);
+/* deep inputs and `wide` vectors of units of step_block. The divider works on
+ * a tile's step while the next tile's products are under way. */
+KS_INLINE void step_tile(float *w, float *m, float *v, int64_t units,
+                         const float *in, int64_t in_stride, const float *slope,
+                         int32_t n, const ks_adamw_rate *rate, int deep,
+                         int wide) {
+    vf g[DEEP][WIDE];
+    for (int r = 0; r < deep; r++) {
+        /* the same units of the inputs that come next */
+        int64_t ahead = (deep + r) * units;
+        for (int q = 0; q * VL < wide * VL + 15; q += KS_MAX(1, 16 / VL)) {
+            __builtin_prefetch(w + ahead + q * VL, 1, 3);
+            __builtin_prefetch(m + ahead + q * VL, 1, 3);
+            __builtin_prefetch(v + ahead + q * VL, 1, 3);
+        }
+        for (int q = 0; q < wide; q++) g[r][q] = vset(0);
     }
-    vstore(b->w + at, ks__adamw_vector(vload(b->w + at), b->g[k], b->m + at,
-                                       b->v + at, rate));
+    for (int32_t i = 0; i < n; i++) {
+        vf s[WIDE];
+        for (int q = 0; q < wide; q++) s[q] = vload(slope + i * units + q * VL);
+        for (int r = 0; r < deep; r++) {
+            vf x = vset(in[i * in_stride + r]);
+            for (int q = 0; q < wide; q++) g[r][q] = madd(x, s[q], g[r][q]);
+        }
+    }
+    for (int r = 0; r < deep; r++)
+        for (int q = 0; q < wide; q++) {
+            int64_t at = r * units + q * VL;
+            vstore(w + at, ks__adamw_vector(vload(w + at), g[r][q], m + at,
+                                            v + at, rate));
+        }
 }
 
-/* One step of w [inputs, units] for the gradient in' slope; inputs even. The
- * roots and divisions of a block's step go between the products of the next
- * block's gradient, which hide them. */
+/* One step of w [inputs, units] for the gradient in' slope; inputs even. */
 static inline void step_block(float *w, float *m, float *v, int64_t inputs,
                               int64_t units, const float *in, int64_t in_stride,
                               const float *slope, int32_t n,
                               const ks_adamw_rate *rate) {
-    late b = {.w = NULL};
-    for (int64_t k = 0; k < inputs; k += 2)
-        for (int64_t u = 0; u < units; u += WIDE * VL) {
-            vf g[2][WIDE];
-            for (int q = 0; q < WIDE; q++) g[0][q] = g[1][q] = vset(0);
-            for (int part = 0; part < BLOCK; part++) {
-                for (int32_t i = n * part / BLOCK; i < n * (part + 1) / BLOCK;
-                     i++) {
-                    vf x = vset(in[i * in_stride + k]);
-                    vf y = vset(in[i * in_stride + k + 1]);
-                    for (int q = 0; q < WIDE; q++) {
-                        vf s = vload(slope + i * units + u + q * VL);
-                        g[0][q] = madd(x, s, g[0][q]);
-                        g[1][q] = madd(y, s, g[1][q]);
-                    }
-                }
-                if (b.w) step_late(&b, units, part, rate);
-            }
-            for (int q = 0; q < WIDE; q++) {
-                b.g[q] = g[0][q];
-                b.g[WIDE + q] = g[1][q];
-            }
+    for (int64_t k = 0; k < inputs; k += DEEP) {
+        bool deep = inputs - k >= DEEP;
+        for (int64_t left = units / VL, u = 0; left > 0;) {
+            int wide = KS_WIDE ? WIDE : left == 4 || left == 2 ? 2 : 3;
             int64_t at = k * units + u;
-            b.w = w + at, b.m = m + at, b.v = v + at;
+#define TILE(DEEP_, WIDE_)                                                     \
+    step_tile(w + at, m + at, v + at, units, in + k, in_stride, slope + u, n,  \
+              rate, DEEP_, WIDE_)
+            if (wide == 3)
+                deep ? TILE(DEEP, 3) : TILE(2, 3);
+            else
+                deep ? TILE(DEEP, KS_WIDE ? WIDE : 2)
+                     : TILE(2, KS_WIDE ? WIDE : 2);
+#undef TILE
+            left -= wide;
+            u += wide * VL;
         }
-    for (int part = 0; b.w && part < BLOCK; part++)
-        step_late(&b, units, part, rate);
+    }
 }
 
 /* Steps of biases [units]: the sums of slope [n, units]. */
