@@ -20,11 +20,14 @@ const char *ks_map_name(ks_map_kind kind) {
 /* ----------------------------------------------------------------- p values */
 
 ks_status ks__transfer_p(ks_transfer_p *out, const ks_scored *rows,
-                         const float *other, uint64_t seed, ks_err *err) {
+                         double variance, const float *other, uint64_t seed,
+                         ks_err *err) {
     ks_status st = KS_OK;
     *out = (ks_transfer_p){NAN, NAN, NAN, NAN};
-    KS_TRY(ks_p_within(rows, &out->p, err));
-    if (other) KS_TRY(ks_p_paired(rows, other, seed, &out->minus, err));
+    KS_TRY(ks_p_within(rows, variance, &out->p, err));
+    if (other)
+        KS_TRY(ks_p_paired(rows, other, KS_CROSS_VALIDATED, seed, &out->minus,
+                           err));
 done:
     return st;
 }

@@ -186,9 +186,12 @@ ks_status ks_transfer_json(const ks_transfer *transfer, json_t **out,
 /* ----------------------------------------------------------- its parts (own)
  */
 
-/* Scores of rows and, unless NULL, others of the same rows: p and minus. */
+/* Scores of rows and, unless NULL, cross-validated others of the same rows: p
+ * and minus. variance: of the scores as in significance.h, 1 where none of the
+ * rows trained them. */
 ks_status ks__transfer_p(ks_transfer_p *out, const ks_scored *rows,
-                         const float *other, uint64_t seed, ks_err *err);
+                         double variance, const float *other, uint64_t seed,
+                         ks_err *err);
 /* Adjusts those of one matrix, [n] up to KS_MAX_SETS^2. */
 ks_status ks__transfer_holm(ks_transfer_p *const *all, int32_t n, ks_err *err);
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "significance.h"
 #include "transfer.h"
 
 typedef struct work {
@@ -170,8 +171,8 @@ static ks_status p_values(const work *w, int32_t self, const float *score,
                           const float *other, ks_transfer_p *out, ks_err *err) {
     ks_dataset view = view_of(w, self);
     ks_scored rows = ks_grid_scored(&view, score);
-    return ks__transfer_p(out, &rows, other, w->transfer->options->grid.seed,
-                          err);
+    return ks__transfer_p(out, &rows, KS_CROSS_VALIDATED, other,
+                          w->transfer->options->grid.seed, err);
 }
 
 static ks_status fill_cell(const work *w, int32_t self, int32_t cross,

@@ -359,7 +359,7 @@ static ks_status run_pair(work *w, int32_t from, int32_t to, ks_err *err) {
     KS_TRY(ks_stats_balanced(&rows, w->within[to].series->score,
                              o->grid.bootstrap, o->grid.seed, NULL,
                              &task->minus_within, err));
-    KS_TRY(ks__transfer_p(&task->p, &rows, w->within[to].series->score,
+    KS_TRY(ks__transfer_p(&task->p, &rows, 1, w->within[to].series->score,
                           o->grid.seed, err));
     task->layer = b.layer;
     task->strength = b.strength;
