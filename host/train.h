@@ -116,6 +116,13 @@ typedef struct ks_adamw_run {
     float *margin; /* out [epochs or 1, n_eval] after every epoch, or NULL */
 } ks_adamw_run;
 
+/* Rows that do not fit in memory: in a file, [n, matrices, stride] of f32, so
+ * that what a probe reads of a row lies side by side. */
+typedef struct ks_adamw_file {
+    int fd;
+    int32_t matrices;
+} ks_adamw_file;
+
 /* Probes of one shape that train together. x_i: `layers` rows side by side,
  * wide = layers * stride; features between the matrices' width and stride are
  * zeros. Layers of a probe: hidden[k] units padded to KS_ADAMW_UNITS, ReLU
@@ -123,8 +130,9 @@ typedef struct ks_adamw_run {
  * another: of each hidden layer the weights [inputs, units], the biases
  * [units]; then the output's weights [inputs], its bias; all padding zero. */
 typedef struct ks_adamw_job {
-    const float *x;    /* [matrices, n, stride] */
-    int64_t n, stride; /* stride: a multiple of KS_ADAMW_PAD */
+    const float *x;            /* [matrices, n, stride]; NULL: in the file */
+    const ks_adamw_file *file; /* NULL: in memory; the CPU's ops alone */
+    int64_t n, stride;         /* stride: a multiple of KS_ADAMW_PAD */
     int32_t layers;
     int32_t n_hidden, hidden[KS_ADAMW_MOST_HIDDEN]; /* padded */
     int32_t batch;                                  /* rows */

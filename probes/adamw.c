@@ -1,114 +1,25 @@
 /* adamw.c - see adamw.h: from probes as a caller has them to the job that a
  * backend's adamw op takes, and back. What the probes need besides x goes up in
  * one piece of memory and comes back in one. */
-#include "adamw.h"
-
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "adamw_state.h"
 #include "philox.h"
-
-struct ks_adamw_data {
-    const struct ks_ops *ops;
-    ks_dev *dev;
-    const float *x; /* [layers, n, d] host */
-    int32_t layers;
-    int64_t n, d, stride;
-    ks_buf buf;            /* [layers, n, stride]; empty: x itself serves */
-    const float *resident; /* x where the ops find it */
-};
-
-/* --------------------------------------------------------------------- rows */
-
-static ks_status check_finite(const ks_adamw_data *a, ks_err *err) {
-    int64_t bad = -1;
-#pragma omp parallel for
-    for (int64_t i = 0; i < a->layers * a->n; i++) {
-        float sum = 0;
-        for (int64_t j = 0; j < a->d; j++) sum += a->x[i * a->d + j] * 0.0f;
-        if (sum == 0) continue; /* NaN unless every value is finite */
-#pragma omp critical(ks_adamw_bad)
-        if (bad < 0 || i < bad) bad = i;
-    }
-    if (bad < 0) return KS_OK;
-    int64_t j = 0;
-    while (isfinite(a->x[bad * a->d + j])) j++;
-    return ks_fail(err, KS_NUMERIC,
-                   "layer %lld, row %lld, feature %lld: expected a finite "
-                   "value, found %g",
-                   (long long)(bad / a->n), (long long)(bad % a->n),
-                   (long long)j, (double)a->x[bad * a->d + j]);
-}
-
-/* One layer at a time through a padded copy. */
-static ks_status place_rows(ks_adamw_data *a, ks_err *err) {
-    ks_status st = KS_OK;
-    float *layer = NULL;
-    size_t bytes = (size_t)a->n * (size_t)a->stride * sizeof(float);
-    a->resident = a->x;
-    if (a->stride == a->d && a->ops->unified) return KS_OK;
-    KS_TRY(ks_alloc(&layer, bytes, 1, "a layer", err));
-    KS_TRY(a->ops->alloc(a->dev, &a->buf, bytes * (size_t)a->layers,
-                         "all layers' activations", err));
-    for (int32_t l = 0; l < a->layers; l++) {
-        for (int64_t i = 0; i < a->n; i++)
-            memcpy(layer + i * a->stride, a->x + (l * a->n + i) * a->d,
-                   (size_t)a->d * sizeof *layer);
-        KS_TRY(a->ops->copy(a->dev, (char *)a->buf.data + (size_t)l * bytes,
-                            layer, bytes, err));
-        KS_TRY(a->ops->sync(a->dev, err));
-    }
-    a->resident = a->buf.data;
-done:
-    free(layer);
-    return st;
-}
-
-ks_status ks_adamw_open(ks_adamw_data **out, const struct ks_ops *ops,
-                        ks_dev *dev, const float *x, int32_t layers, int64_t n,
-                        int64_t d, ks_err *err) {
-    ks_status st = KS_OK;
-    ks_adamw_data *a = NULL;
-    *out = NULL;
-    KS_CHECK(x && layers >= 1 && n >= 1 && d >= 1, KS_USAGE,
-             "a probe needs layers, rows and features, got %d, %lld and %lld",
-             layers, (long long)n, (long long)d);
-    KS_CHECK(n <= INT32_MAX && d <= INT32_MAX / KS_L2_BLOCK, KS_LIMIT,
-             "%lld rows of %lld features are too many", (long long)n,
-             (long long)d);
-    KS_TRY(ks_alloc(&a, 1, sizeof *a, "probe trainer", err));
-    *a = (ks_adamw_data){
-        .ops = ops, .dev = dev, .x = x, .layers = layers, .n = n, .d = d};
-    a->stride = (d + KS_ADAMW_PAD - 1) / KS_ADAMW_PAD * KS_ADAMW_PAD;
-    KS_TRY(check_finite(a, err));
-    KS_TRY(place_rows(a, err));
-    *out = a;
-    a = NULL;
-done:
-    ks_adamw_close(&a);
-    return st;
-}
-
-void ks_adamw_close(ks_adamw_data **data) {
-    if (!data || !*data) return;
-    (*data)->ops->free((*data)->dev, &(*data)->buf);
-    free(*data);
-    *data = NULL;
-}
 
 /* --------------------------------------------------------------------- plan */
 
-/* A call: its job, and the memory of its runs, twice: here and in the
- * backend's. */
+/* A call: its job, and the memory of its runs: here and, where that is not the
+ * same, in the backend's. */
 typedef struct plan {
     const ks_adamw_data *data;
     const ks_adamw_options *o;
     const ks_adamw_probe *probes;
     int32_t n_probes;
     ks_adamw_job job;
-    ks_adamw_run *runs; /* pointers into buf */
+    ks_adamw_run *runs; /* pointers into the backend's */
     double *rate;
     size_t bytes, back; /* all; from `back` on, what comes back */
     char *host;
@@ -216,6 +127,7 @@ static ks_status plan_job(plan *p, ks_err *err) {
     ks_adamw_job *j = &p->job;
     int32_t epochs = o->epochs ? o->epochs : 30;
     j->n = p->data->n, j->stride = p->data->stride, j->x = p->data->resident;
+    if (!p->data->x) j->file = &p->data->file;
     j->layers = input_layers(o);
     j->n_hidden = o->n_hidden;
     for (int32_t k = 0; k < o->n_hidden; k++)
@@ -255,6 +167,12 @@ static size_t margin_bytes(const plan *p, const ks_adamw_probe *c) {
     return times * (size_t)c->n_eval * sizeof(float);
 }
 
+/* What the ops share with the caller is written where it is wanted. */
+static float *take_margin(plan *p, const ks_adamw_probe *c, char *memory) {
+    return p->data->ops->unified ? c->margin
+                                 : take(p, margin_bytes(p, c), memory);
+}
+
 /* Places of all runs' arrays in memory: what is read, then what comes back. */
 static void place_runs(plan *p, ks_adamw_run *runs, char *memory) {
     size_t wide = (size_t)ks_adamw_wide(&p->job) * sizeof(float);
@@ -272,7 +190,7 @@ static void place_runs(plan *p, ks_adamw_run *runs, char *memory) {
     for (int32_t k = 0; k < p->n_probes; k++) {
         runs[k].param = take(p, param * sizeof(float), memory);
         runs[k].margin = p->probes[k].margin && p->probes[k].n_eval
-                             ? take(p, margin_bytes(p, &p->probes[k]), memory)
+                             ? take_margin(p, &p->probes[k], memory)
                              : NULL;
     }
 }
@@ -327,24 +245,29 @@ static void draw_start(const plan *p, const uint64_t key[2], float *plain) {
 /* ------------------------------------------------------------------ moments */
 
 /* Mean and 1 / deviation of the training rows; padding and constant features
- * become zeros. */
-static void find_moments(const plan *p, const ks_adamw_probe *c, float *centre,
-                         float *inverse, double *sum) {
+ * become zeros. sum [2, d], row [d]: scratch. */
+static ks_status find_moments(const plan *p, const ks_adamw_probe *c,
+                              float *centre, float *inverse, double *sum,
+                              float *row, ks_err *err) {
+    ks_status st = KS_OK;
     const ks_adamw_data *a = p->data;
+    const float *x;
     double n = c->n_rows, *square = sum + a->d;
     for (int32_t l = 0; l < p->job.layers; l++) {
-        const float *x = a->x + (int64_t)(c->layer + l) * a->n * a->d;
         float *to = centre + l * a->stride, *by = inverse + l * a->stride;
         memset(sum, 0, 2 * (size_t)a->d * sizeof *sum);
-        for (int32_t i = 0; i < c->n_rows; i++)
-            for (int64_t j = 0; j < a->d; j++)
-                sum[j] += (double)x[c->rows[i] * a->d + j];
+        for (int32_t i = 0; i < c->n_rows; i++) {
+            KS_TRY(ks__adamw_row(a, c->layer + l, c->rows[i], row, &x, err));
+            for (int64_t j = 0; j < a->d; j++) sum[j] += (double)x[j];
+        }
         for (int64_t j = 0; j < a->d; j++) sum[j] /= n;
-        for (int32_t i = 0; i < c->n_rows; i++)
+        for (int32_t i = 0; i < c->n_rows; i++) {
+            KS_TRY(ks__adamw_row(a, c->layer + l, c->rows[i], row, &x, err));
             for (int64_t j = 0; j < a->d; j++) {
-                double e = (double)x[c->rows[i] * a->d + j] - sum[j];
+                double e = (double)x[j] - sum[j];
                 square[j] += e * e;
             }
+        }
         for (int64_t j = 0; j < a->d; j++) {
             double variance = square[j] / n;
             to[j] = (float)sum[j];
@@ -353,6 +276,8 @@ static void find_moments(const plan *p, const ks_adamw_probe *c, float *centre,
                         : 0;
         }
     }
+done:
+    return st;
 }
 
 static void put_moments(const plan *p, const ks_adamw_probe *c,
@@ -372,7 +297,7 @@ static void put_moments(const plan *p, const ks_adamw_probe *c,
 static ks_status fill(const plan *p, const ks_adamw_run *r,
                       const ks_adamw_probe *c, ks_err *err) {
     ks_status st = KS_OK;
-    float *plain = NULL;
+    float *plain = NULL, *row = NULL;
     double *sums = NULL;
     size_t n = (size_t)ks_adamw_parameters(p->data, p->o);
     memcpy((void *)r->rows, c->rows, (size_t)c->n_rows * sizeof *c->rows);
@@ -383,16 +308,19 @@ static ks_status fill(const plan *p, const ks_adamw_run *r,
     KS_TRY(ks_alloc(&plain, n, sizeof *plain, "parameters", err));
     KS_TRY(
         ks_alloc(&sums, 2 * (size_t)p->data->d, sizeof *sums, "moments", err));
+    KS_TRY(ks_alloc(&row, (size_t)p->data->d, sizeof *row, "moments", err));
     if (c->start)
         memcpy(plain, c->start, n * sizeof *plain);
     else
         draw_start(p, c->key, plain);
     convert_params(p, r->param, plain, true);
     if (c->standardise)
-        find_moments(p, c, (float *)r->centre, (float *)r->inverse, sums);
+        KS_TRY(find_moments(p, c, (float *)r->centre, (float *)r->inverse, sums,
+                            row, err));
     put_moments(p, c, r->centre, r->inverse);
 done:
     free(plain);
+    free(row);
     free(sums);
     return st;
 }
@@ -414,8 +342,13 @@ static ks_status send(plan *p, ks_adamw_run *here, ks_err *err) {
     ks_status st = KS_OK;
     const struct ks_ops *ops = p->data->ops;
     place_runs(p, here, NULL);
-    KS_TRY(ks_alloc(&p->host, p->bytes, 1, "probes", err));
     KS_TRY(ops->alloc(p->data->dev, &p->buf, p->bytes, "probes", err));
+    if (ops->unified) {
+        p->host = p->buf.data;
+        memset(p->host, 0, p->bytes);
+    } else {
+        KS_TRY(ks_alloc(&p->host, p->bytes, 1, "probes", err));
+    }
     place_runs(p, here, p->host);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int32_t k = 0; k < p->n_probes; k++) {
@@ -433,6 +366,7 @@ static ks_status send(plan *p, ks_adamw_run *here, ks_err *err) {
     for (int32_t k = 0; k < p->n_probes; k++)
         settle(p, &p->runs[k], &p->probes[k]);
     p->job.runs = p->runs;
+    if (ops->unified) return KS_OK;
     KS_TRY(ops->copy(p->data->dev, p->buf.data, p->host, p->bytes, err));
     KS_TRY(ops->sync(p->data->dev, err));
 done:
@@ -442,13 +376,16 @@ done:
 static ks_status receive(const plan *p, const ks_adamw_run *here, ks_err *err) {
     ks_status st = KS_OK;
     const struct ks_ops *ops = p->data->ops;
-    KS_TRY(ops->copy(p->data->dev, p->host + p->back,
-                     (char *)p->buf.data + p->back, p->bytes - p->back, err));
-    KS_TRY(ops->sync(p->data->dev, err));
+    if (!ops->unified) {
+        KS_TRY(ops->copy(p->data->dev, p->host + p->back,
+                         (char *)p->buf.data + p->back, p->bytes - p->back,
+                         err));
+        KS_TRY(ops->sync(p->data->dev, err));
+    }
     for (int32_t k = 0; k < p->n_probes; k++) {
         const ks_adamw_probe *c = &p->probes[k];
         if (c->param) convert_params(p, here[k].param, c->param, false);
-        if (here[k].margin)
+        if (here[k].margin && here[k].margin != c->margin)
             memcpy(c->margin, here[k].margin, margin_bytes(p, c));
     }
 done:
@@ -472,8 +409,8 @@ ks_status ks_adamw_train(ks_adamw_data *data, const ks_adamw_options *options,
     KS_TRY(data->ops->adamw(data->dev, &p.job, err));
     KS_TRY(receive(&p, here, err));
 done:
+    if (p.host != p.buf.data) free(p.host);
     data->ops->free(data->dev, &p.buf);
-    free(p.host);
     free(p.rate);
     free(p.runs);
     free(here);

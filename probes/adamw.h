@@ -28,6 +28,13 @@ typedef struct ks_adamw_data ks_adamw_data;
 ks_status ks_adamw_open(ks_adamw_data **out, const struct ks_ops *ops,
                         ks_dev *dev, const float *x, int32_t layers, int64_t n,
                         int64_t d, ks_err *err);
+/* Of rows in a file (train.h, its matrices the layers), which stays the
+ * caller's; the same bits. They are known to be finite. The CPU's ops alone. */
+ks_status ks_adamw_open_file(ks_adamw_data **out, const struct ks_ops *ops,
+                             ks_dev *dev, const ks_adamw_file *file, int64_t n,
+                             int64_t d, ks_err *err);
+/* Floats from a row to the next one. */
+int64_t ks_adamw_stride(int64_t d);
 void ks_adamw_close(ks_adamw_data **data);
 
 /* What the probes of a call have in common. */

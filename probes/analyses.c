@@ -1,7 +1,6 @@
 /* analyses.c - see analyses.h. */
 #include "analyses.h"
 
-#include <omp.h>
 #include <stdlib.h>
 
 #include "layer.h"
@@ -39,15 +38,9 @@ ks_status ks__analysis_fit(ks_nest *out, const ks_analysis_input *in,
                    .layer = layer};
     ks_l2_source source = ks_layer_source(&of);
     needs user = {&source, folds, &options};
-    ks_room room = in->options->room, none = {0};
-    ks_room_plan plan;
-    int threads = options.threads ? options.threads : omp_get_max_threads();
-    room.tested = true; /* by the grid */
     options.keep_weights = options.keep_inner = false;
-    KS_TRY(ks_room_choose(options.dev ? &none : &room, 0, bytes, &user, 1,
-                          threads, "an analysis", &plan, err));
-    options.threads = plan.threads;
-    options.scratch = plan.scratch;
+    KS_TRY(ks_room_fit(&in->options->room, bytes, &user, "an analysis",
+                       &options, err));
     KS_TRY(ks_nest_fit_from(out, &source, y, folds, &options, err));
 done:
     return st;

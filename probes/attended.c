@@ -8,7 +8,7 @@
 #include "holds.h"
 #include "l2.h"
 #include "philox.h"
-#include "rows.h"
+#include "window.h"
 
 const double ks_attended_strengths[KS_ATTENDED_STRENGTHS] = {1e-3, 1e-2, 1e-1,
                                                              1};
@@ -23,7 +23,7 @@ typedef struct work {
     ks_attention *attention;
     const ks_attention_rows *rows;
     const ks_folds *folds;
-    const ks_nest_options *options;
+    ks_l2_place place;
     uint64_t seed;
     ks_holds holds;                /* inner, then outer */
     ks_attention_column *columns;  /* [holds, strengths, STARTS] */
@@ -57,28 +57,35 @@ static void put_start(const work *w, int32_t column, const double *raw,
     }
 }
 
+/* Means of steps: a source's read. */
+static ks_status read_means(void *user, int64_t step, int64_t n, void *out,
+                            ks_err *err) {
+    return ks_attention_pool(user, step, n, out, err);
+}
+
 /* The L2 probes of the steps' means, for every set and strength. */
 static ks_status find_starts(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_attention_rows *r = w->rows;
     size_t d = (size_t)r->d, n = (size_t)w->holds.n * KS_ATTENDED_STRENGTHS;
     const ks_l2_design design = {r->y, r->fold};
+    const ks_l2_source means = {.n = r->n,
+                                .d = r->d,
+                                .type = KS_F32,
+                                .read = read_means,
+                                .user = w->attention};
     ks_l2 *l2 = NULL;
     ks_l2_column *columns = NULL;
     double *raw = NULL, *mean = NULL;
-    float *pooled = NULL;
     KS_TRY(ks_alloc(&columns, n, sizeof *columns, "columns", err));
     KS_TRY(ks_alloc(&raw, n * (d + 1), sizeof *raw, "weights", err));
     KS_TRY(ks_alloc(&mean, 2 * d, sizeof *mean, "means", err));
-    KS_TRY(ks_alloc(&pooled, (size_t)r->n * d, sizeof *pooled, "means", err));
-    KS_TRY(ks_attention_pool(w->attention, pooled, err));
     for (size_t k = 0; k < n; k++)
         columns[k] = (ks_l2_column){
             .hold = w->holds.set[k / KS_ATTENDED_STRENGTHS],
             .strength = ks_attended_strengths[k % KS_ATTENDED_STRENGTHS],
             .weight = raw + k * (d + 1)};
-    KS_TRY(ks_l2_open_on(&l2, w->options->ops, w->options->dev, pooled, r->n,
-                         r->d, &design, 1, w->options->threads, err));
+    KS_TRY(ks_l2_open_from(&l2, &means, &w->place, &design, 1, err));
     KS_TRY(ks_l2_fit(l2, columns, (int32_t)n, 1e-4, 100, err));
     for (size_t k = 0; k < n; k++) {
         ks_attention_scale(w->attention, columns[k].hold, mean, mean + d);
@@ -91,7 +98,6 @@ done:
     free(columns);
     free(raw);
     free(mean);
-    free(pooled);
     return st;
 }
 
@@ -198,20 +204,22 @@ done:
     return st;
 }
 
-ks_status ks_attended_fit_rows(ks_attended_fit *out, ks_attended_rows *rows,
-                               const ks_folds *folds,
-                               const ks_nest_options *options, uint64_t seed,
-                               ks_err *err) {
+ks_status ks_attended_fit_rows(ks_attended_fit *out, const ks_l2_source *tokens,
+                               const ks_attention_rows *rows,
+                               const ks_folds *folds, const ks_nest_options *o,
+                               uint64_t seed, ks_err *err) {
     ks_status st = KS_OK;
-    work w = {.rows = &rows->rows,
+    work w = {.rows = rows,
               .folds = folds,
-              .options = options,
+              .place = {.ops = o->ops,
+                        .dev = o->dev,
+                        .threads = o->threads,
+                        .scratch = o->scratch},
               .seed = seed,
               .out = out};
     *out = (ks_attended_fit){0};
     ks__holds_fill(&w.holds, folds, 0, true);
-    KS_TRY(ks_attention_open(&w.attention, options->ops, options->dev, &rows->x,
-                             &rows->rows, options->threads, err));
+    KS_TRY(ks_attention_open(&w.attention, &w.place, tokens, rows, err));
     KS_TRY(alloc_all(&w, err));
     KS_TRY(find_starts(&w, err));
     KS_TRY(fit_all(&w, err));
@@ -238,32 +246,39 @@ void ks_attended_fit_free(ks_attended_fit *fit) {
     *fit = (ks_attended_fit){0};
 }
 
-void ks_attended_rows_free(ks_attended_rows *rows) {
-    free((void *)(uintptr_t)rows->rows.offset);
-    free((void *)(uintptr_t)rows->rows.y);
-    free((void *)(uintptr_t)rows->rows.fold);
-    free(rows->order);
-    free(rows->x);
-    *rows = (ks_attended_rows){0};
-}
-
 /* -------------------------------------------------------------------- reading
  */
+
+/* A layer's tokens, ordered by their steps' fold of a seed; without a layer,
+ * those of whatever layer. */
+typedef struct layer_tokens {
+    const ks_acts_file *file;
+    ks_stream stream;
+    int32_t layer;
+    ks_attention_rows rows; /* offset, y and fold are owned here */
+    int64_t *order;         /* [n] row of the data set */
+    int64_t *first;         /* [n] of a step's tokens in the file */
+} layer_tokens;
 
 static int64_t tokens_of(const ks_step_row *s) {
     return s->token_end - s->token_begin;
 }
 
-/* Orders the data set's rows by their fold of a seed, and reads their tokens.
- */
-static ks_status read_rows(ks_attended_rows *out, const ks_analysis_input *in,
-                           ks_stream stream, int32_t layer, int32_t seed,
-                           ks_err *err) {
+static void free_tokens(layer_tokens *t) {
+    free((void *)(uintptr_t)t->rows.offset);
+    free((void *)(uintptr_t)t->rows.y);
+    free((void *)(uintptr_t)t->rows.fold);
+    free(t->order);
+    free(t->first);
+    *t = (layer_tokens){0};
+}
+
+static ks_status order_rows(layer_tokens *out, const ks_dataset *data,
+                            const ks_folds *folds, int32_t seed, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_dataset *data = in->dataset;
     const ks_acts_info *info = data->info;
-    const uint8_t *of = in->folds->fold + seed * data->n;
-    size_t n = (size_t)data->n, width = (size_t)info->d;
+    const uint8_t *of = folds->fold + seed * data->n;
+    size_t n = (size_t)data->n;
     int64_t *offset = NULL, *first = NULL, k = 0;
     int8_t *y = NULL;
     uint8_t *fold = NULL;
@@ -271,28 +286,21 @@ static ks_status read_rows(ks_attended_rows *out, const ks_analysis_input *in,
     KS_TRY(ks_alloc(&y, n, 1, "tokens", err));
     KS_TRY(ks_alloc(&fold, n, 1, "tokens", err));
     KS_TRY(ks_alloc(&out->order, n, sizeof *out->order, "tokens", err));
+    KS_TRY(ks_alloc(&out->first, n, sizeof *out->first, "tokens", err));
     KS_TRY(ks_alloc(&first, (size_t)info->n_steps + 1, sizeof *first, "tokens",
                     err));
     for (int64_t i = 0; i < info->n_steps; i++)
         first[i + 1] = first[i] + tokens_of(&info->steps[i]);
-    for (int f = 0; f < in->folds->n_folds; f++)
+    for (int f = 0; f < folds->n_folds; f++)
         for (int64_t i = 0; i < data->n; i++) {
             if (of[i] != f) continue;
             out->order[k] = i;
+            out->first[k] = first[data->row[i]];
             y[k] = data->y[i];
             fold[k] = (uint8_t)f;
             offset[k + 1] = offset[k] + tokens_of(&info->steps[data->row[i]]);
             k++;
         }
-    KS_TRY(ks_alloc(&out->x, (size_t)offset[n] * width, sizeof *out->x,
-                    "tokens of a layer", err));
-    for (int64_t i = 0; i < data->n; i++) {
-        int64_t row = data->row[out->order[i]];
-        KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-        KS_TRY(ks_acts_read(data->acts, stream, KS_TOKENS, layer, first[row],
-                            offset[i + 1] - offset[i],
-                            out->x + (size_t)offset[i] * width, err));
-    }
     out->rows = (ks_attention_rows){
         .n = data->n, .d = info->d, .offset = offset, .y = y, .fold = fold};
     offset = NULL, y = NULL, fold = NULL;
@@ -304,8 +312,45 @@ done:
     return st;
 }
 
+/* The step that a token is in. */
+static int64_t step_of(const ks_attention_rows *r, int64_t token) {
+    int64_t low = 0, high = r->n;
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (r->offset[middle] <= token)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Tokens [token, token + n) of the ordered ones, as stored: a source's read. */
+static ks_status read_tokens(void *user, int64_t token, int64_t n, void *out,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const layer_tokens *t = user;
+    const int64_t *offset = t->rows.offset;
+    int64_t rows[KS_WINDOW], some;
+    size_t row = ks_type_row_bytes(ks_acts_get_info(t->file)->dtype, t->rows.d);
+    char *to = out;
+    for (int64_t i = step_of(&t->rows, token); n > 0; n -= some) {
+        some = KS_MIN(n, KS_WINDOW);
+        KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+        for (int64_t k = 0; k < some; k++, token++) {
+            if (token == offset[i + 1]) i++;
+            rows[k] = t->first[i] + token - offset[i];
+        }
+        KS_TRY(ks_acts_gather(t->file, t->stream, KS_TOKENS, t->layer, rows,
+                              some, to, err));
+        to += (size_t)some * row;
+    }
+done:
+    return st;
+}
+
 /* What one seed adds to the means. */
-static void add_fit(ks_attended *out, const ks_attended_rows *rows,
+static void add_fit(ks_attended *out, const layer_tokens *rows,
                     const ks_attended_fit *fit, float *score, int32_t n_seeds) {
     const ks_attention_rows *r = &rows->rows;
     double sum[4] = {0}, n = 0;
@@ -325,19 +370,48 @@ static void add_fit(ks_attended *out, const ks_attended_rows *rows,
     out->even += sum[3] / n / n_seeds;
 }
 
-static size_t bytes_of(const ks_analysis_input *in) {
-    const ks_dataset *d = in->dataset;
-    const ks_folds *f = in->folds;
-    int64_t tokens = 0;
-    for (int64_t i = 0; i < d->n; i++)
-        tokens += tokens_of(&d->info->steps[d->row[i]]);
+typedef struct needs {
+    const ks_attention_rows *rows;
+    const ks_folds *folds;
+} needs;
+
+/* Starts while the L2 probes are fitted; then the fits around them. */
+static size_t bytes(void *user, int threads, bool scratch) {
+    const needs *u = user;
+    const ks_attention_rows *r = u->rows;
     ks_holds holds;
-    ks__holds_fill(&holds, f, 0, true);
-    size_t columns = (size_t)column_of(holds.n, 0), n = (size_t)d->n;
-    /* margins, chosen margins and looks; starts, points, gradients, pairs */
-    return (size_t)(tokens * d->info->d) * sizeof(float) +
-           columns * (n * 4 * sizeof(float) +
-                      (2 * (size_t)d->info->d + 1) * 18 * sizeof(double));
+    ks__holds_fill(&holds, u->folds, 0, true);
+    int32_t n_columns = column_of(holds.n, 0), probes = n_columns / STARTS;
+    size_t columns = (size_t)n_columns, n = (size_t)r->n, d = (size_t)r->d;
+    size_t looks = (size_t)column_of(u->folds->n_folds, 0) * n;
+    const ks_l2_shape shape = {.n = r->n,
+                               .d = r->d,
+                               .type = KS_F32,
+                               .n_designs = 1,
+                               .n_folds = u->folds->n_folds,
+                               .n_columns = probes,
+                               .n_splits = holds.n};
+    size_t starts = ks_l2_bytes(&shape, threads, scratch) +
+                    (size_t)probes * (d + 1) * sizeof(double) +
+                    (size_t)threads * (KS_WINDOW + 2) * d * sizeof(float) +
+                    ks_attention_kept(r, scratch);
+    size_t fits = ks_attention_bytes(r, n_columns, threads, scratch);
+    return KS_MAX(starts, fits) + columns * (2 * d + 1) * sizeof(double) +
+           (columns + columns / STARTS) * n * sizeof(float) +
+           3 * looks * sizeof(float) + 4 * n * sizeof(float) +
+           columns * sizeof(ks_attention_column);
+}
+
+size_t ks_attended_bytes(const ks_dataset *d, const ks_folds *folds) {
+    layer_tokens tokens = {0};
+    needs user = {&tokens.rows, folds};
+    size_t least = 0;
+    if (order_rows(&tokens, d, folds, 0, NULL) == KS_OK)
+        least = bytes(&user, 1, true) +
+                (size_t)d->n * (3 * sizeof(int64_t) + 2) +
+                (size_t)d->info->n_steps * sizeof(int64_t);
+    free_tokens(&tokens);
+    return least;
 }
 
 ks_status ks_attended_run(ks_attended *out, ks_others *others,
@@ -348,7 +422,7 @@ ks_status ks_attended_run(ks_attended *out, ks_others *others,
     const ks_grid_options *o = in->options;
     const ks_cell *mean = &series->cells[cell];
     const ks_folds *f = in->folds;
-    ks_attended_rows rows = {0};
+    layer_tokens tokens = {0};
     ks_attended_fit fit = {0};
     ks_err own = {0};
     ks_other other = {.probe = "attention",
@@ -359,23 +433,32 @@ ks_status ks_attended_run(ks_attended *out, ks_others *others,
                       .layer = mean->layer};
     ks_scored scored;
     *out = (ks_attended){.stream = series->stream, .layer = mean->layer};
-    KS_TRY(
-        ks__rows_room(in, bytes_of(in), "the attention probe's tokens", err));
     KS_TRY(ks_alloc(&other.score, (size_t)in->dataset->n, sizeof(float),
                     "scores", err));
     for (int32_t s = 0; s < f->n_seeds; s++) {
-        KS_TRY(read_rows(&rows, in, series->stream, mean->layer, s, err));
-        const ks_folds one = {rows.rows.n, f->n_folds, f->n_inner, 1,
-                              rows.rows.fold};
-        st = ks_attended_fit_rows(&fit, &rows, &one, &o->nest,
+        KS_TRY(order_rows(&tokens, in->dataset, f, s, err));
+        tokens.file = in->dataset->acts;
+        tokens.stream = series->stream, tokens.layer = mean->layer;
+        const ks_attention_rows *rows = &tokens.rows;
+        const ks_folds one = {rows->n, f->n_folds, f->n_inner, 1, rows->fold};
+        const ks_l2_source source = {.n = rows->offset[rows->n],
+                                     .d = rows->d,
+                                     .type = in->dataset->info->dtype,
+                                     .read = read_tokens,
+                                     .user = &tokens};
+        needs user = {rows, f};
+        ks_nest_options nest = o->nest;
+        KS_TRY(ks_room_fit(&o->room, bytes, &user, "attention over tokens",
+                           &nest, err));
+        st = ks_attended_fit_rows(&fit, &source, rows, &one, &nest,
                                   o->seed + (uint64_t)s, &own);
         KS_CHECK(st == KS_OK, st, "%s/tokens layer %d, attention: %s",
                  ks_stream_name(series->stream), mean->layer, own.text);
-        add_fit(out, &rows, &fit, other.score, f->n_seeds);
+        add_fit(out, &tokens, &fit, other.score, f->n_seeds);
         *fits += fit.fits;
         *unconverged += fit.unconverged;
         ks_attended_fit_free(&fit);
-        ks_attended_rows_free(&rows);
+        free_tokens(&tokens);
     }
     scored = ks_grid_scored(in->dataset, other.score);
     KS_TRY(ks_stats_balanced(&scored, mean->score, o->bootstrap, o->seed,
@@ -386,6 +469,6 @@ ks_status ks_attended_run(ks_attended *out, ks_others *others,
 done:
     free(other.score);
     ks_attended_fit_free(&fit);
-    ks_attended_rows_free(&rows);
+    free_tokens(&tokens);
     return st;
 }

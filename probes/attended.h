@@ -10,13 +10,6 @@
 enum { KS_ATTENDED_STRENGTHS = 4, KS_ATTENDED_PASSES = 300 };
 extern const double ks_attended_strengths[KS_ATTENDED_STRENGTHS]; /* of C */
 
-/* A layer's tokens, ordered by fold. */
-typedef struct ks_attended_rows {
-    ks_attention_rows rows; /* offset, y and fold are owned here */
-    int64_t *order;         /* [n] row of the data set */
-    float *x;               /* [tokens, d] */
-} ks_attended_rows;
-
 /* Results of one seed, by place in the order. */
 typedef struct ks_attended_fit {
     float *score;                  /* [n] out of fold */
@@ -26,9 +19,11 @@ typedef struct ks_attended_fit {
 
 /* Nested choice of strength (nest.h) on one seed's folds. Every fit starts from
  * q = 0 and from a random q, with w of the L2 probe of the mean, and the end
- * with the lower objective counts. Takes rows->x over. fold_of: n_seeds 1, in
- * the order of the rows. */
-ks_status ks_attended_fit_rows(ks_attended_fit *out, ks_attended_rows *rows,
+ * with the lower objective counts. tokens and rows: as of ks_attention_open,
+ * and where, by threads and scratch of options. folds: n_seeds 1, in the order
+ * of the rows. */
+ks_status ks_attended_fit_rows(ks_attended_fit *out, const ks_l2_source *tokens,
+                               const ks_attention_rows *rows,
                                const ks_folds *folds,
                                const ks_nest_options *options, uint64_t seed,
                                ks_err *err);
@@ -36,7 +31,6 @@ ks_status ks_attended_fit_rows(ks_attended_fit *out, ks_attended_rows *rows,
  */
 int32_t ks__attended_end(const ks_attention_column *ends, int32_t n);
 void ks_attended_fit_free(ks_attended_fit *fit);
-void ks_attended_rows_free(ks_attended_rows *rows);
 
 /* One stream and layer. */
 typedef struct ks_attended {
@@ -57,5 +51,8 @@ ks_status ks_attended_run(ks_attended *out, ks_others *others,
                           const ks_analysis_input *in, const ks_series *series,
                           int32_t cell, int32_t *fits, int32_t *unconverged,
                           ks_err *err);
+
+/* Bytes that it takes at least for the rows of a data set. */
+size_t ks_attended_bytes(const ks_dataset *dataset, const ks_folds *folds);
 
 #endif

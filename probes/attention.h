@@ -16,7 +16,7 @@
 #ifndef KS_ATTENTION_H
 #define KS_ATTENTION_H
 
-#include "ops.h"
+#include "l2.h"
 
 typedef struct ks_attention ks_attention;
 
@@ -44,13 +44,13 @@ typedef struct ks_attention_column {
                             the objective by less than a millionth */
 } ks_attention_column;
 
-/* Takes *x [tokens, d] over (malloc'd; NULL afterwards) and works in it, or in
- * the backend's memory; rows are borrowed. dev NULL: the CPU. threads: of the
- * host. KS_NUMERIC names a value that is not finite. */
-ks_status ks_attention_open(ks_attention **out, const struct ks_ops *ops,
-                            ks_dev *dev, float **x,
-                            const ks_attention_rows *rows, int threads,
-                            ks_err *err);
+/* tokens: what is read of them, one a row; they are kept standardised where
+ * `place` says, in memory of the host or the backend, or in a scratch file, of
+ * which a block a thread is in memory: the same bits. rows are borrowed.
+ * KS_NUMERIC names a value that is not finite. */
+ks_status ks_attention_open(ks_attention **out, const ks_l2_place *place,
+                            const ks_l2_source *tokens,
+                            const ks_attention_rows *rows, ks_err *err);
 void ks_attention_close(ks_attention **attention);
 
 /* KS_MISMATCH for a column whose training steps are of one class. */
@@ -61,8 +61,15 @@ ks_status ks_attention_fit(ks_attention *attention,
 /* Mean and 1 / deviation [d] of the training steps' tokens, as given. */
 void ks_attention_scale(const ks_attention *attention, uint32_t hold,
                         double *mean, double *inverse);
-/* Means of each step's tokens, x as given: out [n, d]. */
-ks_status ks_attention_pool(const ks_attention *attention, float *out,
-                            ks_err *err);
+/* Means of the tokens of steps [step, step + n), x as given: out [n, d]. By
+ * several threads at once. */
+ks_status ks_attention_pool(const ks_attention *attention, int64_t step,
+                            int64_t n, float *out, ks_err *err);
+/* Bytes that it takes at most from open to close, with fits of so many columns,
+ * by so many threads of the CPU. */
+size_t ks_attention_bytes(const ks_attention_rows *rows, int32_t n_columns,
+                          int threads, bool scratch);
+/* Of its open alone, without a fit. */
+size_t ks_attention_kept(const ks_attention_rows *rows, bool scratch);
 
 #endif

@@ -307,6 +307,13 @@ done:
     return st;
 }
 
+size_t ks__attention_fit_bytes(const ks_attention_rows *r, int32_t n) {
+    size_t d = (size_t)r->d, m = 2 * d + 1;
+    return (size_t)n * (m * (5 * sizeof(double) + 2 * PAIRS * sizeof(float)) +
+                        6 * d * sizeof(double) + sizeof(state) +
+                        4 * sizeof(float *) + 8 * sizeof(double));
+}
+
 static void work_free(work *w) {
     void *all[] = {w->states,  w->active, w->hold,    w->scale, w->v,   w->base,
                    w->g,       w->g_base, w->p,       w->s,     w->y,   w->w,

@@ -16,17 +16,26 @@ typedef struct lane {
     int fold;                /* that they were picked for; -1: none yet */
     float *w, *z, *part;     /* [2 n, d], [widest, 2 n], [2 n, d] */
     float *most, *sum, *mid; /* [n] */
+    float *u;                /* [widest, d] of a file's tokens */
     ks_buf w_buf, z_buf, part_buf;
 } lane;
 
-static void lane_close(const ks_attention *a, lane *l) {
-    void *all[] = {l->g, l->r,    l->loss, l->pick, l->w,
-                   l->z, l->part, l->most, l->sum,  l->mid};
+/* All but what is added up when every lane is done. */
+static void lane_rest(const ks_attention *a, lane *l) {
+    void *all[] = {l->pick, l->w, l->z, l->part, l->most, l->sum, l->mid, l->u};
     for (size_t i = 0; i < KS_COUNT(all); i++) free(all[i]);
+    l->pick = NULL, l->w = l->z = l->part = NULL;
+    l->most = l->sum = l->mid = l->u = NULL;
     if (!a->dev) return;
     a->ops->free(a->dev, &l->w_buf);
     a->ops->free(a->dev, &l->z_buf);
     a->ops->free(a->dev, &l->part_buf);
+}
+
+static void lane_close(lane *l) {
+    free(l->g);
+    free(l->r);
+    free(l->loss);
 }
 
 static ks_status lane_open(const ks_attention *a, lane *l, int32_t columns,
@@ -45,6 +54,9 @@ static ks_status lane_open(const ks_attention *a, lane *l, int32_t columns,
     float **thin[] = {&l->most, &l->sum, &l->mid};
     for (size_t i = 0; i < KS_COUNT(thin); i++)
         KS_TRY(ks_alloc(thin[i], n, sizeof(float), "a pass", err));
+    if (!a->u)
+        KS_TRY(ks_alloc(&l->u, (size_t)a->widest * d, sizeof(float), "a pass",
+                        err));
     if (!a->dev) return KS_OK;
     KS_TRY(a->ops->alloc(a->dev, &l->w_buf, 2 * n * d * sizeof(float), "a pass",
                          err));
@@ -82,13 +94,13 @@ static ks_view view_of(void *data, int64_t rows, int64_t cols) {
 }
 
 /* z [m, 2 picks] = u w' */
-static ks_status forward(const ks_attention *a, lane *l, int64_t at, int64_t m,
-                         ks_err *err) {
+static ks_status forward(const ks_attention *a, lane *l, const float *tokens,
+                         int64_t at, int64_t m, ks_err *err) {
     ks_status st = KS_OK;
     int64_t d = a->rows.d, wide = 2 * (int64_t)l->n_pick;
     if (!a->dev) {
-        ks__gemm_f32(false, true, m, wide, d, a->u + at * d, d, l->w, d, 0,
-                     l->z, wide);
+        ks__gemm_f32(false, true, m, wide, d, tokens, d, l->w, d, 0, l->z,
+                     wide);
         return KS_OK;
     }
     float *u = (float *)a->u_buf.data + at * d;
@@ -103,13 +115,13 @@ done:
 }
 
 /* part [2 picks, d] = z' u */
-static ks_status backward(const ks_attention *a, lane *l, int64_t at, int64_t m,
-                          ks_err *err) {
+static ks_status backward(const ks_attention *a, lane *l, const float *tokens,
+                          int64_t at, int64_t m, ks_err *err) {
     ks_status st = KS_OK;
     int64_t d = a->rows.d, wide = 2 * (int64_t)l->n_pick;
     if (!a->dev) {
-        ks__gemm_f32(true, false, wide, d, m, l->z, wide, a->u + at * d, d, 0,
-                     l->part, d);
+        ks__gemm_f32(true, false, wide, d, m, l->z, wide, tokens, d, 0, l->part,
+                     d);
         return KS_OK;
     }
     float *u = (float *)a->u_buf.data + at * d;
@@ -201,9 +213,11 @@ static ks_status run_block(const ks_attention *a, lane *l,
     const int64_t *offset = a->rows.offset;
     int64_t at = offset[block->begin], m = offset[block->end] - at;
     int64_t d = a->rows.d;
+    const float *u;
     KS_TRY(choose(a, l, p, block->fold, err));
     if (!l->n_pick) return KS_OK;
-    KS_TRY(forward(a, l, at, m, err));
+    KS_TRY(ks__attention_tokens(a, at, m, l->u, &u, err));
+    KS_TRY(forward(a, l, u, at, m, err));
     for (int64_t i = block->begin; i < block->end; i++) {
         float *z = l->z + (offset[i] - at) * 2 * l->n_pick;
         int64_t tokens = offset[i + 1] - offset[i];
@@ -214,7 +228,7 @@ static ks_status run_block(const ks_attention *a, lane *l,
             step_back(l, p, z, tokens, a->rows.y[i]);
     }
     if (p->look) return KS_OK;
-    KS_TRY(backward(a, l, at, m, err));
+    KS_TRY(backward(a, l, u, at, m, err));
     for (int32_t k = 0; k < l->n_pick; k++) {
         double *g = l->g + (int64_t)l->pick[k] * 2 * d;
         for (int64_t j = 0; j < d; j++) {
@@ -236,7 +250,18 @@ static ks_status run_lane(const ks_attention *a, lane *l,
     for (int32_t k = from; k < to; k++)
         KS_TRY(run_block(a, l, p, &a->blocks[k], err));
 done:
+    lane_rest(a, l);
     return st;
+}
+
+size_t ks__attention_pass_bytes(const ks_attention_rows *r, int64_t widest,
+                                int32_t n, int threads, bool scratch) {
+    size_t d = (size_t)r->d, columns = (size_t)n, most = (size_t)widest;
+    return KS_ATTENTION_LANES * columns * 2 * (d + 1) * sizeof(double) +
+           (size_t)KS_MIN(threads, KS_ATTENTION_LANES) *
+               (ks_l2_blas_bytes(r->d) +
+                sizeof(float) * (columns * (4 * d + 2 * most + 4) +
+                                 (scratch ? most * d : 0)));
 }
 
 static void add_lanes(const ks_attention *a, const lane *lanes,
@@ -278,7 +303,7 @@ ks_status ks__attention_evaluate(const ks_attention *a,
     if (st == KS_OK && !p->look)
 #pragma omp parallel for num_threads(a->threads) schedule(static)
         for (int32_t k = 0; k < p->n; k++) add_lanes(a, lanes, p, k);
-    for (int32_t k = 0; k < a->n_lanes; k++) lane_close(a, &lanes[k]);
+    for (int32_t k = 0; k < a->n_lanes; k++) lane_close(&lanes[k]);
     ks__blas_restore(restore);
     return st;
 }

@@ -21,7 +21,8 @@ struct ks_attention {
     ks_attention_rows rows;
     int threads;
     double *shift, *unit; /* [d] tokens are kept as u = (x - shift) / unit */
-    float *u;             /* [tokens, d]; NULL: in the backend's memory */
+    float *u;             /* [tokens, d]; NULL: in the file */
+    int fd;               /* of a scratch file; -1: none */
     ks_buf u_buf;
     double count[32];     /* tokens of each fold */
     double *sum, *square; /* [32, d] of u */
@@ -43,6 +44,17 @@ typedef struct ks_attention_pass {
     float *const *margin, *const *entropy, *const *first,
                                                *const *last; /* [n] */
 } ks_attention_pass;
+
+/* Tokens [from, from + n): where they lie, or out of the file into buffer. */
+ks_status ks__attention_tokens(const ks_attention *attention, int64_t from,
+                               int64_t n, float *buffer, const float **u,
+                               ks_err *err);
+/* Bytes of a pass over n columns. */
+size_t ks__attention_pass_bytes(const ks_attention_rows *rows, int64_t widest,
+                                int32_t n, int threads, bool scratch);
+
+/* And of the fit around it. */
+size_t ks__attention_fit_bytes(const ks_attention_rows *rows, int32_t n);
 
 ks_status ks__attention_evaluate(const ks_attention *attention,
                                  const ks_attention_pass *pass, ks_err *err);

@@ -110,6 +110,17 @@ static void length_features(const work *w, int64_t i, float *row) {
     }
 }
 
+typedef struct needs {
+    int32_t d;
+    const ks_folds *folds;
+    const ks_nest_options *options;
+} needs;
+
+static size_t bytes(void *user, int threads, bool scratch) {
+    const needs *u = user;
+    return ks_nest_bytes(u->d, KS_F32, u->folds, u->options, threads, scratch);
+}
+
 ks_status ks__baseline_fit(work *w, ks_baseline *b, const float *x,
                            int32_t n_features, ks_err *err) {
     ks_status st = KS_OK;
@@ -117,7 +128,10 @@ ks_status ks__baseline_fit(work *w, ks_baseline *b, const float *x,
     ks_nest nest = {0};
     const ks_nest *one = &nest;
     ks_nest_options options = w->options->nest;
+    needs user = {n_features, w->folds, &w->options->nest};
     options.threads = 1; /* few features: not worth a barrier */
+    KS_TRY(ks_room_fit(&w->options->room, bytes, &user, "baselines", &options,
+                       err));
     for (int32_t s = 0; s < w->folds->n_seeds; s++) y[s] = w->d->y;
     KS_TRY(ks_nest_fit(&nest, x, n_features, y, w->folds, &options, err));
     ks_nest_mix(&one, NULL, w->folds, b->score);

@@ -34,6 +34,7 @@ typedef struct ks_given_scores {
 
 typedef struct ks_baseline_options {
     ks_nest_options nest;
+    ks_room room; /* of the host */
     int32_t bootstrap;
     uint64_t seed;
     bool words; /* bag of words and TF-IDF, where the data set has text */

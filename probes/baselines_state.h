@@ -23,6 +23,13 @@ ks_status ks__baseline_fit(ks_baselines_work *w, ks_baseline *b, const float *x,
 
 /* baselines_words.c: bags, n-grams, with liblinear. */
 ks_status ks__baselines_words(ks_baselines_work *w, ks_err *err);
+/* KS_LIMIT where they do not fit in what --memory leaves, less `kept` bytes. It
+ * takes as long as counting the n-grams. */
+ks_status ks__baselines_words_room(const ks_dataset *dataset,
+                                   const ks_folds *folds,
+                                   const ks_nest_options *nest,
+                                   const ks_room *room, size_t kept,
+                                   ks_err *err);
 /* baselines_scores.c: scores that others gave. */
 ks_status ks__baselines_scores(ks_baselines_work *w, ks_err *err);
 

@@ -24,13 +24,6 @@ static void figures(const double *total, const void *user, double *out) {
     out[b->n] = off / all;
 }
 
-static int by_score(const void *a, const void *b, void *user) {
-    const float *score = user;
-    int64_t i = *(const int64_t *)a, j = *(const int64_t *)b;
-    if (score[i] != score[j]) return score[i] < score[j] ? -1 : 1;
-    return (i > j) - (i < j);
-}
-
 /* bin[i] of each row; a bin ends at the first change of score from its share
  * of rows on. */
 static int32_t cut(const ks_scored *rows, const int64_t *order, int32_t *bin) {
@@ -65,9 +58,7 @@ ks_status ks_calibrate(const ks_scored *rows, int32_t replicates, uint64_t seed,
     *out = (ks_calibration){0};
     KS_TRY(ks_alloc(&order, (size_t)rows->n, sizeof *order, "rows", err));
     KS_TRY(ks_alloc(&bin, (size_t)rows->n, sizeof *bin, "rows", err));
-    for (int64_t i = 0; i < rows->n; i++) order[i] = i;
-    qsort_r(order, (size_t)rows->n, sizeof *order, by_score,
-            (void *)(uintptr_t)rows->score);
+    ks__stats_order(rows->score, rows->n, order);
     bins b = {.n = close_up(bin, rows->n, cut(rows, order, bin))};
     size_t width = (size_t)b.n * N_SUMS;
     KS_TRY(ks_alloc(&sums, (size_t)rows->n_groups * width, sizeof *sums,

@@ -461,17 +461,3 @@ done:
     free(first);
     return st;
 }
-
-ks_status ks_dataset_read(const ks_dataset *d, const ks_acts_file *file,
-                          const int64_t *place, ks_stream stream,
-                          ks_position position, int32_t layer, float *buffer,
-                          float *x, ks_err *err) {
-    const ks_acts_info *info = ks_acts_get_info(file);
-    size_t width = (size_t)info->d;
-    ks_status st = ks_acts_read(file, stream, position, layer, 0, info->n_steps,
-                                buffer, err);
-    for (int64_t i = 0; st == KS_OK && i < d->n; i++)
-        memcpy(x + (size_t)i * width, buffer + (size_t)place[i] * width,
-               width * sizeof *x);
-    return st;
-}

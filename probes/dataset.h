@@ -75,11 +75,4 @@ ks_status ks_dataset_index(const ks_acts_info *info, const char *path,
  * step index. KS_MISMATCH for a step that is missing or not valid there. */
 ks_status ks_dataset_match(const ks_dataset *dataset, const ks_acts_file *other,
                            const char *path, int64_t *place, ks_err *err);
-/* One layer's rows [n, d] of the data set; buffer holds the whole layer,
- * [steps of the file, d]. place: of ks_dataset_match, or dataset->row. */
-ks_status ks_dataset_read(const ks_dataset *dataset, const ks_acts_file *file,
-                          const int64_t *place, ks_stream stream,
-                          ks_position position, int32_t layer, float *buffer,
-                          float *x, ks_err *err);
-
 #endif

@@ -2,7 +2,6 @@
 #include "directions.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +9,7 @@
 #include "fold_gram.h"
 #include "holds.h"
 #include "rows.h"
+#include "window.h"
 
 const double ks_shrinkages[KS_SHRINKAGES] = {1e-3, 1e-2, 1e-1, 0.3, 0.9};
 
@@ -159,7 +159,7 @@ done:
     return st;
 }
 
-static ks_status run_seed(work *w, const float *x, int64_t d, int32_t seed,
+static ks_status run_seed(work *w, const ks_l2_source *x, int32_t seed,
                           int threads, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = w->folds;
@@ -167,11 +167,11 @@ static ks_status run_seed(work *w, const float *x, int64_t d, int32_t seed,
     KS_TRY(ks_alloc(&part, (size_t)f->n, 1, "folds", err));
     for (int64_t i = 0; i < f->n; i++)
         part[i] = (uint8_t)(2 * f->fold[seed * f->n + i] + w->y[i]);
-    KS_TRY(ks_fold_gram_open(&w->gram, x, f->n, d, part, 2 * f->n_folds, NULL,
-                             0, threads, err));
+    KS_TRY(ks_fold_gram_open(&w->gram, x, part, 2 * f->n_folds, NULL, 0,
+                             threads, err));
     KS_TRY(solve_all(w, err));
-    KS_TRY(ks_fold_gram_margins(&w->gram, x, f->n, w->w, w->b,
-                                w->holds.n * SOLVED, w->margin, err));
+    KS_TRY(ks_fold_gram_margins(&w->gram, x, w->w, w->b, w->holds.n * SOLVED,
+                                w->margin, err));
     KS_TRY(choose(w, &w->out[KS_MEAN_DIFFERENCE], seed, 0, 1, err));
     KS_TRY(choose(w, &w->out[KS_LDA], seed, 1, KS_SHRINKAGES, err));
 done:
@@ -201,10 +201,11 @@ done:
     return st;
 }
 
-ks_status ks_directions_fit(ks_nest out[KS_N_DIRECTIONS], const float *x,
-                            int64_t d, const int8_t *y, const ks_folds *folds,
+ks_status ks_directions_fit(ks_nest out[KS_N_DIRECTIONS], const ks_l2_source *x,
+                            const int8_t *y, const ks_folds *folds,
                             bool keep_weights, int threads, ks_err *err) {
     ks_status st = KS_OK;
+    int64_t d = x->d;
     work w = {.folds = folds, .y = y, .out = out};
     ks__holds_fill(&w.holds, folds, 0, true);
     size_t sets = (size_t)w.holds.n, columns = sets * SOLVED;
@@ -218,7 +219,7 @@ ks_status ks_directions_fit(ks_nest out[KS_N_DIRECTIONS], const float *x,
     KS_TRY(ks_alloc(&w.margin, columns * (size_t)folds->n, sizeof *w.margin,
                     "margins", err));
     for (int32_t s = 0; s < folds->n_seeds; s++)
-        KS_TRY(run_seed(&w, x, d, s, threads, err));
+        KS_TRY(run_seed(&w, x, s, threads, err));
 done:
     free(w.w);
     free(w.b);
@@ -259,18 +260,35 @@ static ks_status balanced(ks_interval *out, const ks_analysis_input *in,
                              in->options->seed, out, NULL, err);
 }
 
-/* Of ks_directions_fit. */
-static size_t bytes_of(const ks_analysis_input *in) {
-    const ks_folds *f = in->folds;
-    size_t d = (size_t)in->grid->d, columns;
-    int threads = in->options->nest.threads;
+size_t ks_directions_bytes(const ks_l2_source *x, const ks_folds *f,
+                           int threads) {
+    size_t d = (size_t)x->d, n = (size_t)f->n, t = (size_t)threads;
     ks_holds holds;
     ks__holds_fill(&holds, f, 0, true);
-    columns = (size_t)holds.n * SOLVED;
-    return (2 * (size_t)f->n_folds +
-            2 * (size_t)(threads ? threads : omp_get_max_threads())) *
-               d * d * sizeof(double) +
-           columns * (d * sizeof(double) + (size_t)f->n * sizeof(float));
+    size_t columns = (size_t)holds.n * SOLVED;
+    size_t fits = (size_t)f->n_seeds * (size_t)f->n_folds;
+    return ks_fold_gram_bytes(x, 2 * f->n_folds, 0, threads) +
+           t * ((2 * d + 5) * d * sizeof(double) +
+                KS_WINDOW * columns * sizeof(double) + ks_l2_blas_bytes(x->d)) +
+           columns * (d * sizeof(double) + n * sizeof(float)) +
+           (size_t)holds.n * 2 * d * sizeof(double) + n +
+           KS_N_DIRECTIONS * ((size_t)f->n_seeds * n + 3 * fits * d) *
+               sizeof(float);
+}
+
+size_t ks_directions_kept(const ks_folds *f) {
+    return KS_N_DIRECTIONS * (size_t)f->n_seeds * (size_t)f->n * sizeof(float);
+}
+
+typedef struct needs {
+    ks_l2_source x; /* as the file has it */
+    const ks_folds *folds;
+} needs;
+
+static size_t bytes(void *user, int threads, bool scratch) {
+    const needs *u = user;
+    (void)scratch; /* windows are counted either way */
+    return ks_directions_bytes(&u->x, u->folds, threads);
 }
 
 static ks_status fit_layer(ks_directions *out, const ks_analysis_input *in,
@@ -278,15 +296,18 @@ static ks_status fit_layer(ks_directions *out, const ks_analysis_input *in,
                            ks_nest nests[KS_N_DIRECTIONS], float *score,
                            ks_err *err) {
     ks_status st = KS_OK;
-    float *x = NULL;
+    ks__rows rows = {0};
     ks_err own = {0};
     const ks_cell *of = &series->cells[cell];
+    const ks_acts_info *info = in->dataset->info;
+    needs user = {{.n = in->folds->n, .d = info->d, .type = info->dtype},
+                  in->folds};
     bool usual = of->layer == out->layer;
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-    KS_TRY(ks__rows_read(in, series, of->layer, bytes_of(in),
-                         "mean difference and LDA", &x, err));
-    st = ks_directions_fit(nests, x, in->grid->d, in->dataset->y, in->folds,
-                           usual, in->options->nest.threads, &own);
+    KS_TRY(ks__rows_open(&rows, in, series, of->layer, bytes, &user,
+                         "mean difference and LDA", err));
+    st = ks_directions_fit(nests, &rows.source, in->dataset->y, in->folds,
+                           usual, rows.threads, &own);
     KS_CHECK(st == KS_OK, st, "%s/%s layer %d, mean difference and LDA: %s",
              ks_stream_name(series->stream), ks_position_name(series->position),
              of->layer, own.text);
@@ -301,7 +322,7 @@ static ks_status fit_layer(ks_directions *out, const ks_analysis_input *in,
     out->l2_lda = mean_cosine(&of->nest, &nests[KS_LDA]);
     out->mean_lda = mean_cosine(&nests[KS_MEAN_DIFFERENCE], &nests[KS_LDA]);
 done:
-    free(x);
+    ks__rows_close(&rows);
     return st;
 }
 

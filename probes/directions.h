@@ -34,9 +34,14 @@ const char *ks_direction_name(ks_direction direction);
 /* Fits both; out[KS_LDA].strength is the shrinkage chosen, the other's NaN;
  * gradient and reads stay 0, inner NULL. out starts as {0}; a failed call
  * leaves {0}. */
-ks_status ks_directions_fit(ks_nest out[KS_N_DIRECTIONS], const float *x,
-                            int64_t d, const int8_t *y, const ks_folds *folds,
+ks_status ks_directions_fit(ks_nest out[KS_N_DIRECTIONS], const ks_l2_source *x,
+                            const int8_t *y, const ks_folds *folds,
                             bool keep_weights, int threads, ks_err *err);
+/* Bytes that it takes at most besides x, by so many threads, and those of its
+ * result without weights. */
+size_t ks_directions_bytes(const ks_l2_source *x, const ks_folds *folds,
+                           int threads);
+size_t ks_directions_kept(const ks_folds *folds);
 
 /* Of one series. */
 typedef struct ks_directions {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "evaluation_room.h"
 #include "layer.h"
 #include "significance.h"
 #include "split.h"
@@ -118,7 +119,6 @@ static ks_status run_rival(ks_evaluation *r, ks_rival *rival,
     ks_status st = KS_OK;
     ks_grid_options mine = *options;
     mine.nest.keep_weights = mine.nest.keep_inner = false;
-    mine.room.tested = true;
     if (r->options->begin)
         r->options->begin(mine.user, rival->name, CELLS,
                           ks_grid_cells(rival->file, &mine));
@@ -156,6 +156,7 @@ static ks_status run_baselines(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_evaluation_options *o = r->options;
     ks_baseline_options options = {.nest = o->grid.nest,
+                                   .room = r->after.room,
                                    .bootstrap = o->grid.bootstrap,
                                    .seed = o->grid.seed,
                                    .words = !o->no_text,
@@ -206,17 +207,14 @@ ks_gain *ks__evaluation_gain(const ks_evaluation *r, int32_t i, int32_t k) {
 }
 
 static ks_analysis_input analysis_input(const ks_evaluation *r) {
-    return (ks_analysis_input){r->dataset, &r->grid, &r->folds,
-                               &r->options->grid};
+    return (ks_analysis_input){r->dataset, &r->grid, &r->folds, &r->after};
 }
 
 /* The permuted control on every position's usual layer. */
 static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = r->dataset;
-    const ks_grid_options *o = &r->options->grid;
-    ks_room room = o->room;
-    room.tested = true;
+    const ks_grid_options *o = &r->after;
     KS_TRY(ks_alloc(&r->permuted, (size_t)r->grid.n_series * KS_N_METRICS,
                     sizeof *r->permuted, "control", err));
     if (r->options->begin)
@@ -234,7 +232,7 @@ static ks_status run_permuted(ks_evaluation *r, ks_err *err) {
                           .layer = usual->layer};
         ks_l2_source source = ks_layer_source(&layer);
         KS_TRY(ks_permuted_run(&source, d, &r->folds, usual->nest.strength,
-                               &o->nest, &room, o->seed,
+                               &o->nest, &o->room, o->seed,
                                r->permuted + k * KS_N_METRICS,
                                &r->other_unconverged, err));
         r->other_fits += KS_PERMUTATIONS * r->folds.n_folds;
@@ -249,7 +247,7 @@ done:
 
 static ks_status run_independence(ks_evaluation *r, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_grid_options *o = &r->options->grid;
+    const ks_grid_options *o = &r->after;
     if (!r->dataset->has_text || !(r->options->analyses >> KS_SURFACE & 1))
         return KS_OK;
     if (r->options->begin)
@@ -447,7 +445,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     ks_evaluation *r = out;
     ks_grid_options grid = options->grid;
     ks_dataset_paths paths = options->paths;
-    *r = (ks_evaluation){.options = options};
+    *r = (ks_evaluation){.options = options, .after = options->grid};
     grid.nest.keep_weights |= options->analyses >> KS_LAYER_TRANSFER & 1;
     grid.nest.keep_inner |= options->analyses >> KS_LAYERS_NEEDED & 1;
     grid.nest.keep_weights |= options->refined.directions != 0;
@@ -460,6 +458,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(open_rivals(r, &grid, err));
     find_later(r, &grid);
     KS_TRY(count_shared(r, err));
+    KS_TRY(ks__evaluation_room(r, &grid, err));
     if (options->begin)
         options->begin(grid.user, "probe", CELLS,
                        ks_grid_cells(r->dataset->acts, &grid));
@@ -468,6 +467,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
                     r->dataset->row, &r->folds, &grid, err);
     if (options->end) options->end(grid.user);
     KS_TRY(st);
+    grid.room.tested = r->after.room.tested = true;
     KS_TRY(run_strata(r, err));
     KS_TRY(run_permuted(r, err));
     KS_TRY(run_analyses(r, err));

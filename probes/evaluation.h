@@ -61,6 +61,8 @@ typedef struct ks_evaluation_options {
 
 typedef struct ks_evaluation {
     const ks_evaluation_options *options;
+    ks_grid_options after; /* of what follows the grid, whose memory is known to
+                              be enough */
     ks_dataset *dataset;
     uint8_t *fold; /* [n_seeds, n] */
     ks_folds folds;

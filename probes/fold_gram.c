@@ -7,42 +7,51 @@
 #include <string.h>
 
 #include "blas.h"
+#include "window.h"
 
 enum { BLOCK = 256 }; /* rows in double at a time */
 
-static ks_status check_finite(const float *x, int64_t n, int64_t d,
-                              ks_err *err) {
-    for (int64_t i = 0; i < n; i++) {
-        float sum = 0;
-        for (int64_t j = 0; j < d; j++) sum += x[i * d + j] * 0.0f;
-        if (sum == 0) continue; /* NaN unless every value is finite */
-        int64_t j = 0;
-        while (j + 1 < d && isfinite(x[i * d + j])) j++;
-        return ks_fail(err, KS_NUMERIC,
-                       "row %lld, feature %lld: expected a finite value, found "
-                       "%g",
-                       (long long)i, (long long)j, (double)x[i * d + j]);
-    }
-    return KS_OK;
+/* Rows of a window: all that lie in memory, else some. */
+static int64_t wide(const ks_l2_source *x) {
+    return x->x && x->type == KS_F32 ? x->n : BLOCK;
 }
 
-static void find_units(ks_fold_gram *g, const float *x, int64_t n) {
-    int64_t d = g->d;
-    memset(g->shift, 0, (size_t)d * sizeof *g->shift);
-    memset(g->unit, 0, (size_t)d * sizeof *g->unit);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < d; j++) g->shift[j] += (double)x[i * d + j];
+static ks_status add_means(ks_fold_gram *g, ks__window *rows, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t d = g->d, n = rows->of->n, step = wide(rows->of);
+    for (int64_t from = 0; from < n; from += step) {
+        int64_t m = KS_MIN(step, n - from);
+        const float *x;
+        KS_TRY(ks__window_get(rows, from, m, &x, err));
+        KS_TRY(ks__window_check(x, from, m, d, err));
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j < d; j++) g->shift[j] += (double)x[i * d + j];
+    }
     for (int64_t j = 0; j < d; j++) g->shift[j] /= (double)n;
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < d; j++) {
-            double off = (double)x[i * d + j] - g->shift[j];
-            g->unit[j] += off * off;
-        }
+done:
+    return st;
+}
+
+static ks_status add_squares(ks_fold_gram *g, ks__window *rows, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t d = g->d, n = rows->of->n, step = wide(rows->of);
+    for (int64_t from = 0; from < n; from += step) {
+        int64_t m = KS_MIN(step, n - from);
+        const float *x;
+        KS_TRY(ks__window_get(rows, from, m, &x, err));
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j < d; j++) {
+                double off = (double)x[i * d + j] - g->shift[j];
+                g->unit[j] += off * off;
+            }
+    }
     for (int64_t j = 0; j < d; j++) {
         double variance = g->unit[j] / (double)n, mean = g->shift[j];
         g->unit[j] =
             variance > 1e-12 * mean * mean && variance > 0 ? sqrt(variance) : 0;
     }
+done:
+    return st;
 }
 
 static void to_units(const ks_fold_gram *g, const float *row, double *u) {
@@ -50,47 +59,74 @@ static void to_units(const ks_fold_gram *g, const float *row, double *u) {
         u[j] = g->unit[j] > 0 ? ((double)row[j] - g->shift[j]) / g->unit[j] : 0;
 }
 
+/* Rows of one part that wait for their product. */
+typedef struct waiting {
+    double *u; /* [BLOCK, d] */
+    int64_t list[BLOCK], m;
+} waiting;
+
 typedef struct rows {
-    const float *x;
     const uint8_t *part;
     const double *y;
     int64_t n;
 } rows;
 
-static void add_block(ks_fold_gram *g, int32_t part, const double *u,
-                      const int64_t *list, int64_t m, const rows *r) {
+static void add_block(ks_fold_gram *g, int32_t part, waiting *w,
+                      const rows *r) {
     int64_t d = g->d;
     double *sum = g->sum + part * d;
-    ks__syrk_f64(d, m, u, g->gram + part * d * d);
-    for (int64_t k = 0; k < m; k++)
+    const double *u = w->u;
+    ks__syrk_f64(d, w->m, u, g->gram + part * d * d);
+    for (int64_t k = 0; k < w->m; k++)
         for (int64_t j = 0; j < d; j++) sum[j] += u[k * d + j];
     for (int32_t t = 0; t < g->n_targets; t++) {
         double *cross = g->cross + ((int64_t)part * g->n_targets + t) * d;
-        for (int64_t k = 0; k < m; k++) {
-            double y = r->y[t * r->n + list[k]];
+        for (int64_t k = 0; k < w->m; k++) {
+            double y = r->y[t * r->n + w->list[k]];
             g->target[part * g->n_targets + t] += y;
             for (int64_t j = 0; j < d; j++) cross[j] += y * u[k * d + j];
         }
     }
-    g->count[part] += (double)m;
+    g->count[part] += (double)w->m;
+    w->m = 0;
 }
 
-static ks_status add_part(ks_fold_gram *g, int32_t part, const rows *r,
-                          ks_err *err) {
-    ks_status st = KS_OK;
-    double *u = NULL;
-    int64_t list[BLOCK], m = 0, d = g->d;
-    KS_TRY(ks_alloc(&u, (size_t)(BLOCK * d), sizeof *u, "moments", err));
-    for (int64_t i = 0; i < r->n; i++) {
-        if (r->part[i] != part) continue;
-        to_units(g, r->x + i * d, u + m * d);
-        list[m++] = i;
-        if (m < BLOCK) continue;
-        add_block(g, part, u, list, m, r);
-        m = 0;
+/* Of rows [from, from + n), which lie at x, those of a part. */
+static void add_part(ks_fold_gram *g, int32_t part, waiting *w, const float *x,
+                     int64_t from, int64_t n, const rows *r) {
+    int64_t d = g->d;
+    for (int64_t i = 0; i < n; i++) {
+        if (r->part[from + i] != part) continue;
+        to_units(g, x + i * d, w->u + w->m * d);
+        w->list[w->m++] = from + i;
+        if (w->m == BLOCK) add_block(g, part, w, r);
     }
-    if (m) add_block(g, part, u, list, m, r);
+}
+
+static ks_status add_parts(ks_fold_gram *g, ks__window *window, const rows *r,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    waiting *parts = NULL;
+    double *u = NULL;
+    size_t n_parts = (size_t)g->n_parts, block = (size_t)(BLOCK * g->d);
+    int64_t step = wide(window->of);
+    KS_TRY(ks_alloc(&parts, n_parts, sizeof *parts, "moments", err));
+    KS_TRY(ks_alloc(&u, n_parts * block, sizeof *u, "moments", err));
+    for (size_t k = 0; k < n_parts; k++) parts[k].u = u + k * block;
+    for (int64_t from = 0; from < r->n; from += step) {
+        int64_t m = KS_MIN(step, r->n - from);
+        const float *x;
+        KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+        KS_TRY(ks__window_get(window, from, m, &x, err));
+#pragma omp parallel for num_threads(g->threads) schedule(dynamic, 1)
+        for (int32_t k = 0; k < g->n_parts; k++)
+            add_part(g, k, &parts[k], x, from, m, r);
+    }
+#pragma omp parallel for num_threads(g->threads) schedule(dynamic, 1)
+    for (int32_t k = 0; k < g->n_parts; k++)
+        if (parts[k].m) add_block(g, k, &parts[k], r);
 done:
+    free(parts);
     free(u);
     return st;
 }
@@ -112,36 +148,38 @@ done:
     return st;
 }
 
-ks_status ks_fold_gram_open(ks_fold_gram *out, const float *x, int64_t n,
-                            int64_t d, const uint8_t *part, int32_t n_parts,
+ks_status ks_fold_gram_open(ks_fold_gram *out, const ks_l2_source *x,
+                            const uint8_t *part, int32_t n_parts,
                             const double *y, int32_t n_targets, int threads,
                             ks_err *err) {
     ks_status st = KS_OK;
-    const rows r = {x, part, y, n};
+    const rows r = {part, y, x->n};
+    ks__window window = {0};
     int restore = ks__blas_serial();
-    *out = (ks_fold_gram){.d = d,
+    *out = (ks_fold_gram){.d = x->d,
                           .n_parts = n_parts,
                           .n_targets = n_targets,
                           .threads = threads > 0 ? threads : restore};
     KS_TRY(ks__blas_check(err));
     KS_TRY(alloc_all(out, err));
-    KS_TRY(check_finite(x, n, d, err));
-    find_units(out, x, n);
-#pragma omp parallel for num_threads(out->threads) schedule(dynamic, 1)
-    for (int32_t k = 0; k < n_parts; k++) {
-        ks_err mine = {0};
-        ks_status got = add_part(out, k, &r, &mine);
-        if (got != KS_OK)
-#pragma omp critical(ks_fold_gram)
-        {
-            st = got;
-            if (err) *err = mine;
-        }
-    }
+    KS_TRY(ks__window_open(&window, x, wide(x), err));
+    KS_TRY(add_means(out, &window, err));
+    KS_TRY(add_squares(out, &window, err));
+    KS_TRY(add_parts(out, &window, &r, err));
 done:
+    ks__window_close(&window);
     ks__blas_restore(restore);
     if (st != KS_OK) ks_fold_gram_close(out);
     return st;
+}
+
+size_t ks_fold_gram_bytes(const ks_l2_source *x, int32_t n_parts,
+                          int32_t n_targets, int threads) {
+    size_t d = (size_t)x->d, parts = (size_t)n_parts;
+    size_t block = (size_t)BLOCK * d * sizeof(double);
+    return parts * d * sizeof(double) * (d + 1 + (size_t)n_targets) +
+           parts * block +
+           (size_t)threads * (block + ks__window_bytes(x, BLOCK));
 }
 
 void ks_fold_gram_close(ks_fold_gram *g) {
@@ -272,33 +310,52 @@ ks_status ks_fold_gram_cross(const ks_fold_gram *g, const ks_fold_pairs *pairs,
     return st;
 }
 
-ks_status ks_fold_gram_margins(const ks_fold_gram *g, const float *x, int64_t n,
+/* Of rows [from, from + m), m at most BLOCK; u [m, d + k]: scratch. */
+static ks_status margins(const ks_fold_gram *g, ks__window *window,
+                         int64_t from, int64_t m, const double *w,
+                         const double *b, int32_t k, double *u, float *z,
+                         ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t d = g->d, n = window->of->n;
+    double *out = u + m * d;
+    const float *x;
+    KS_TRY(ks__window_get(window, from, m, &x, err));
+    for (int64_t i = 0; i < m; i++) to_units(g, x + i * d, u + i * d);
+    ks__gemm_f64(false, true, m, k, d, u, d, w, d, 0, out, k);
+    for (int64_t i = 0; i < m; i++)
+        for (int32_t c = 0; c < k; c++)
+            z[c * n + from + i] = (float)(out[i * k + c] + b[c]);
+done:
+    return st;
+}
+
+ks_status ks_fold_gram_margins(const ks_fold_gram *g, const ks_l2_source *x,
                                const double *w, const double *b, int32_t k,
                                float *z, ks_err *err) {
     ks_status st = KS_OK;
-    int64_t d = g->d;
     int restore = ks__blas_serial();
-    bool failed = false;
-#pragma omp parallel for num_threads(g->threads) schedule(dynamic, 1)
-    for (int64_t from = 0; from < n; from += BLOCK) {
-        int64_t m = KS_MIN(BLOCK, n - from);
-        double *u = malloc((size_t)(m * (d + k)) * sizeof *u);
-        if (!u) {
-#pragma omp atomic write
-            failed = true;
-            continue;
+#pragma omp parallel num_threads(g->threads)
+    {
+        ks_err mine = {0};
+        ks__window window = {0};
+        double *u = NULL;
+        ks_status got = ks_alloc(&u, (size_t)BLOCK * (size_t)(g->d + k),
+                                 sizeof *u, "margins", &mine);
+        if (got == KS_OK) got = ks__window_open(&window, x, BLOCK, &mine);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t from = 0; from < x->n; from += BLOCK)
+            if (got == KS_OK)
+                got = margins(g, &window, from, KS_MIN(BLOCK, x->n - from), w,
+                              b, k, u, z, &mine);
+        if (got != KS_OK)
+#pragma omp critical(ks_fold_gram)
+        {
+            st = got;
+            if (err) *err = mine;
         }
-        double *out = u + m * d;
-        for (int64_t i = 0; i < m; i++)
-            to_units(g, x + (from + i) * d, u + i * d);
-        ks__gemm_f64(false, true, m, k, d, u, d, w, d, 0, out, k);
-        for (int64_t i = 0; i < m; i++)
-            for (int32_t c = 0; c < k; c++)
-                z[c * n + from + i] = (float)(out[i * k + c] + b[c]);
+        ks__window_close(&window);
         free(u);
     }
-    KS_CHECK(!failed, KS_NOMEM, "out of memory for margins");
-done:
     ks__blas_restore(restore);
     return st;
 }

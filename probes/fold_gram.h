@@ -5,7 +5,7 @@
 #ifndef KS_FOLD_GRAM_H
 #define KS_FOLD_GRAM_H
 
-#include "base.h"
+#include "l2.h"
 
 /* Features as they are kept: u = (x - shift) / unit, by all rows' mean and
  * deviation, so that no digits are lost; nothing that is fitted depends on it.
@@ -21,13 +21,16 @@ typedef struct ks_fold_gram {
     double *cross;        /* [n_parts, n_targets, d] sums of y u */
 } ks_fold_gram;
 
-/* x [n, d], KS_NUMERIC where one is not finite; part [n] below n_parts; y
- * [n_targets, n], or NULL with n_targets 0. out starts as {0}; a failed call
- * leaves {0}. */
-ks_status ks_fold_gram_open(ks_fold_gram *out, const float *x, int64_t n,
-                            int64_t d, const uint8_t *part, int32_t n_parts,
+/* x: rows, in memory or read as they are needed, the same bits; KS_NUMERIC
+ * where a value is not finite; part [n] below n_parts; y [n_targets, n], or
+ * NULL with n_targets 0. out starts as {0}; a failed call leaves {0}. */
+ks_status ks_fold_gram_open(ks_fold_gram *out, const ks_l2_source *x,
+                            const uint8_t *part, int32_t n_parts,
                             const double *y, int32_t n_targets, int threads,
                             ks_err *err);
+/* Bytes that it takes at most, and its margins but for w and z. */
+size_t ks_fold_gram_bytes(const ks_l2_source *x, int32_t n_parts,
+                          int32_t n_targets, int threads);
 void ks_fold_gram_close(ks_fold_gram *gram);
 
 /* Mean and deviation of u over the parts in `take`; inverse [d] is 1 over the
@@ -62,9 +65,9 @@ ks_status ks_fold_gram_cross(const ks_fold_gram *gram,
                              ks_err *err);
 
 /* z [k, n] = w.u + b for columns w [k, d], b [k], all rows. */
-ks_status ks_fold_gram_margins(const ks_fold_gram *gram, const float *x,
-                               int64_t n, const double *w, const double *b,
-                               int32_t k, float *z, ks_err *err);
+ks_status ks_fold_gram_margins(const ks_fold_gram *gram, const ks_l2_source *x,
+                               const double *w, const double *b, int32_t k,
+                               float *z, ks_err *err);
 
 /* b [n_b, d] = (a + ridge I)^-1 b; a [d, d] lower triangle is kept; scratch
  * [d, d]. KS_NUMERIC where that is not positive definite. */

@@ -290,7 +290,8 @@ static ks_status run_baseline(work *w, const float *all, const char *name,
     KS_TRY(ks_alloc(&x, (size_t)(d->n * width), sizeof *x, name, err));
     for (int64_t i = 0; i < d->n; i++)
         memcpy(x + i * width, all + i * N_SURFACE, (size_t)width * sizeof *x);
-    KS_TRY(ks_ridge_fit(&fit, x, width, w->y, 1, &w->folds, 1, err));
+    const ks_l2_source source = {.n = d->n, .d = width, .type = KS_F32, .x = x};
+    KS_TRY(ks_ridge_fit(&fit, &source, w->y, 1, &w->folds, 1, err));
     mix(w, &fit, NULL, 0, score);
     KS_TRY(
         ks__graded_measure(&b->figures, d, score, w->y, w->in->options, err));
@@ -332,20 +333,32 @@ done:
 /* --------------------------------------------------------------------- layers
  */
 
+typedef struct needs {
+    ks_l2_source x; /* as the file has it */
+    const ks_folds *folds;
+} needs;
+
+static size_t bytes(void *user, int threads, bool scratch) {
+    const needs *u = user;
+    (void)scratch; /* windows are counted either way */
+    return ks_ridge_bytes(&u->x, 2, u->folds, threads);
+}
+
 static ks_status fit_layer(work *w, const ks_series *series, int32_t cell,
                            ks_graded_series *out, ks_ridge *fit, float *score,
                            ks_err *err) {
     ks_status st = KS_OK;
     ks_err own = {0};
-    float *x = NULL;
+    ks__rows rows = {0};
+    const ks_acts_info *info = w->in->dataset->info;
+    needs user = {{.n = w->folds.n, .d = info->d, .type = info->dtype},
+                  &w->folds};
     int32_t layer = series->cells[cell].layer;
-    int threads = w->in->options->nest.threads;
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-    KS_TRY(ks__rows_read(&w->mine, series, layer,
-                         ks_ridge_bytes(w->in->grid->d, 2, &w->folds, threads),
-                         "regressions on a score", &x, err));
+    KS_TRY(ks__rows_open(&rows, &w->mine, series, layer, bytes, &user,
+                         "regressions on a score", err));
     st =
-        ks_ridge_fit(fit, x, w->in->grid->d, w->y, 2, &w->folds, threads, &own);
+        ks_ridge_fit(fit, &rows.source, w->y, 2, &w->folds, rows.threads, &own);
     KS_CHECK(st == KS_OK, st, "%s/%s layer %d, score \"%s\": %s",
              ks_stream_name(series->stream), ks_position_name(series->position),
              layer, w->out->name, own.text);
@@ -357,7 +370,7 @@ static ks_status fit_layer(work *w, const ks_series *series, int32_t cell,
     if (w->in->options->progress)
         w->in->options->progress(w->in->options->user, *w->done);
 done:
-    free(x);
+    ks__rows_close(&rows);
     return st;
 }
 

@@ -41,11 +41,23 @@ static int32_t count_layers(const ks_acts_file *file, const ks_grid_options *o,
     return n;
 }
 
-int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *o) {
-    int64_t n = 0;
+int32_t ks_grid_shapes(const ks_acts_file *file, const ks_grid_options *o,
+                       ks_grid_shape out[KS_N_STREAMS * KS_N_POSITIONS]) {
+    int32_t n = 0;
     for (int s = 0; s < KS_N_STREAMS; s++)
-        for (int p = 0; p < KS_N_POSITIONS; p++)
-            if (wants(file, o, s, p)) n += count_layers(file, o, s);
+        for (int p = 0; p < KS_N_POSITIONS; p++) {
+            int32_t cells = wants(file, o, s, p) ? count_layers(file, o, s) : 0;
+            if (cells)
+                out[n++] = (ks_grid_shape){(ks_stream)s, (ks_position)p, cells};
+        }
+    return n;
+}
+
+int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *o) {
+    ks_grid_shape shapes[KS_N_STREAMS * KS_N_POSITIONS];
+    int64_t n = 0;
+    for (int32_t k = ks_grid_shapes(file, o, shapes); k-- > 0;)
+        n += shapes[k].n_cells;
     return n;
 }
 
@@ -273,23 +285,22 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
               .folds = folds,
               .options = options,
               .out = out};
+    ks_grid_shape shapes[KS_N_STREAMS * KS_N_POSITIONS];
+    int32_t n_series = ks_grid_shapes(file, options, shapes);
     *out = (ks_grid){.d = info->d};
     for (int32_t s = 0; s < folds->n_seeds; s++) w.y[s] = dataset->y;
-    KS_CHECK(ks_grid_cells(file, options) > 0, KS_USAGE,
+    KS_CHECK(n_series > 0, KS_USAGE,
              "%s holds none of the streams, positions and layers asked for",
              path);
     KS_TRY(plan_lanes(&w, err));
     KS_TRY(ks_alloc(&out->series, KS_N_STREAMS * KS_N_POSITIONS,
                     sizeof *out->series, "series", err));
-    for (int s = 0; s < KS_N_STREAMS; s++)
-        for (int p = 0; p < KS_N_POSITIONS; p++) {
-            if (!wants(file, options, s, p) || !count_layers(file, options, s))
-                continue;
-            ks_series *series = &out->series[out->n_series++];
-            series->stream = (ks_stream)s;
-            series->position = (ks_position)p;
-            KS_TRY(run_series(&w, series, err));
-        }
+    for (int32_t k = 0; k < n_series; k++) {
+        ks_series *series = &out->series[out->n_series++];
+        series->stream = shapes[k].stream;
+        series->position = shapes[k].position;
+        KS_TRY(run_series(&w, series, err));
+    }
     KS_TRY(adjust(out, err));
 done:
     if (st != KS_OK) ks_grid_free(out);

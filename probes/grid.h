@@ -66,6 +66,15 @@ void ks_grid_free(ks_grid *grid);
 /* Bytes of what ks_grid_run would leave in out. */
 size_t ks_grid_kept(const ks_acts_file *file, const ks_folds *folds,
                     const ks_grid_options *options);
+/* Streams and positions that ks_grid_run would make series of, in order; their
+ * number. */
+typedef struct ks_grid_shape {
+    ks_stream stream;
+    ks_position position;
+    int32_t n_cells;
+} ks_grid_shape;
+int32_t ks_grid_shapes(const ks_acts_file *file, const ks_grid_options *options,
+                       ks_grid_shape out[KS_N_STREAMS * KS_N_POSITIONS]);
 /* Cells that ks_grid_run would fit. */
 int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *options);
 /* NULL: the grid has no such series. */

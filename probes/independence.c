@@ -5,6 +5,7 @@
 
 #include "correlate.h"
 #include "removed.h"
+#include "rows.h"
 #include "surface.h"
 
 typedef struct work {
@@ -13,40 +14,58 @@ typedef struct work {
     const ks_folds *folds;
     const ks_grid_options *options;
     bool all_layers;
-    float *z;          /* [n, features] */
-    float *buffer, *x; /* of one layer */
+    float *z; /* [n, features] */
     int64_t done;
     ks_independence *out;
 } work;
 
 /* ------------------------------------------------------------- correlations */
 
-enum { LABELS, SCORES, PREDICTIONS, N_TARGETS };
+enum {
+    LABELS,
+    SCORES,
+    PREDICTIONS,
+    N_TARGETS,
+    TOGETHER = 8 /* features in double at a time */
+};
+
+/* Features [from, from + n_x); x [n, n_x]: scratch. */
+static ks_status correlate_some(work *w, int32_t from, int32_t n_x, double *x,
+                                const double *t, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = w->d;
+    ks_independence *out = w->out;
+    ks_interval r[TOGETHER * N_TARGETS];
+    for (int64_t i = 0; i < d->n; i++)
+        for (int32_t j = 0; j < n_x; j++)
+            x[i * n_x + j] = (double)w->z[i * out->n_features + from + j];
+    KS_TRY(ks_correlate(x, n_x, t, N_TARGETS, d->n, d->group, d->n_groups,
+                        w->options->bootstrap, w->options->seed, r, err));
+    for (int32_t j = 0; j < n_x; j++)
+        out->features[from + j] =
+            (ks_surface_r){.name = ks_surface_feature(KS_SURFACE_ALL, from + j),
+                           .labels = r[j * N_TARGETS + LABELS],
+                           .scores = r[j * N_TARGETS + SCORES],
+                           .predictions = r[j * N_TARGETS + PREDICTIONS]};
+done:
+    return st;
+}
 
 static ks_status correlate(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = w->d;
-    ks_independence *out = w->out;
-    int32_t n_x = out->n_features;
-    const float *score = w->grid->series[out->of].score;
+    const float *score = w->grid->series[w->out->of].score;
     double *x = NULL, *t = NULL;
-    ks_interval r[KS_SURFACE_FEATURES * N_TARGETS];
-    KS_TRY(ks_alloc(&x, (size_t)(d->n * n_x), sizeof *x, "features", err));
+    KS_TRY(ks_alloc(&x, (size_t)(d->n * TOGETHER), sizeof *x, "features", err));
     KS_TRY(ks_alloc(&t, (size_t)(d->n * N_TARGETS), sizeof *t, "scores", err));
-    for (int64_t i = 0; i < d->n * n_x; i++) x[i] = (double)w->z[i];
     for (int64_t i = 0; i < d->n; i++) {
         t[i * N_TARGETS + LABELS] = d->y[i];
         t[i * N_TARGETS + SCORES] = (double)score[i];
         t[i * N_TARGETS + PREDICTIONS] = score[i] > 0;
     }
-    KS_TRY(ks_correlate(x, n_x, t, N_TARGETS, d->n, d->group, d->n_groups,
-                        w->options->bootstrap, w->options->seed, r, err));
-    for (int32_t j = 0; j < n_x; j++)
-        out->features[j] =
-            (ks_surface_r){.name = ks_surface_feature(KS_SURFACE_ALL, j),
-                           .labels = r[j * N_TARGETS + LABELS],
-                           .scores = r[j * N_TARGETS + SCORES],
-                           .predictions = r[j * N_TARGETS + PREDICTIONS]};
+    for (int32_t j = 0; j < w->out->n_features; j += TOGETHER)
+        KS_TRY(correlate_some(w, j, KS_MIN(TOGETHER, w->out->n_features - j), x,
+                              t, err));
 done:
     free(x);
     free(t);
@@ -55,25 +74,43 @@ done:
 
 /* ----------------------------------------------------------------- removing */
 
+/* Besides the rows: of a fit, beside z, which is there. */
+static size_t bytes(void *user, int threads, bool scratch) {
+    const work *w = user;
+    const ks_acts_info *info = w->d->info;
+    const ks_l2_source x = {.n = w->d->n, .d = info->d, .type = info->dtype};
+    return ks_removed_bytes(&x, w->out->n_features, w->folds, &w->options->nest,
+                            threads, scratch);
+}
+
+static const char WHAT[] = "probes of what is left without surface";
+
 static ks_status remove_from(work *w, const ks_series *series, int32_t cell,
                              ks_removed_layer *out, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = w->d;
     const ks_grid_options *o = w->options;
+    const ks_analysis_input in = {d, w->grid, w->folds, o};
+    ks_nest_options nest = o->nest;
+    ks__rows rows = {0};
     out->layer = series->cells[cell].layer;
     KS_TRY(
         ks_alloc(&out->score, (size_t)d->n, sizeof *out->score, "scores", err));
-    KS_TRY(ks_dataset_read(d, d->acts, d->row, series->stream, series->position,
-                           out->layer, w->buffer, w->x, err));
-    KS_TRY(ks_removed_fit(w->x, d->info->d, w->z, w->out->n_features, d->y,
-                          w->folds, &o->nest, out->score, &w->out->fits,
+    KS_TRY(ks__rows_open(&rows, &in, series, out->layer, bytes, w, WHAT, err));
+    nest.threads = rows.threads;
+    if (!rows.x) nest.scratch = o->room.scratch;
+    KS_TRY(ks_removed_fit(&rows.source, w->z, w->out->n_features, d->y,
+                          w->folds, &nest, out->score, &w->out->fits,
                           &w->out->unconverged, err));
-    ks_scored rows = ks_grid_scored(d, out->score);
-    KS_TRY(ks_stats_bootstrap(&rows, o->bootstrap, o->seed, out->metrics, err));
-    KS_TRY(ks_stats_balanced(&rows, series->cells[cell].score, o->bootstrap,
+    ks__rows_close(&rows);
+    ks_scored scored = ks_grid_scored(d, out->score);
+    KS_TRY(
+        ks_stats_bootstrap(&scored, o->bootstrap, o->seed, out->metrics, err));
+    KS_TRY(ks_stats_balanced(&scored, series->cells[cell].score, o->bootstrap,
                              o->seed, NULL, &out->minus, err));
     if (o->progress) o->progress(o->user, ++w->done);
 done:
+    ks__rows_close(&rows);
     return st;
 }
 
@@ -98,6 +135,17 @@ done:
 
 /* ---------------------------------------------------------------------- all */
 
+size_t ks_independence_bytes(const ks_dataset *d, const ks_folds *folds,
+                             const ks_grid_options *o) {
+    size_t n = (size_t)d->n, z = KS_SURFACE_FEATURES * n * sizeof(float);
+    const ks_l2_source x = {.n = d->n, .d = d->info->d, .type = d->info->dtype};
+    size_t fit =
+        ks_removed_bytes(&x, KS_SURFACE_FEATURES, folds, &o->nest, 1, true);
+    size_t sums =
+        (size_t)d->n_groups * TOGETHER * 2 * N_TARGETS * sizeof(double);
+    return z + KS_MAX(fit, (TOGETHER + N_TARGETS) * n * sizeof(double) + sums);
+}
+
 int64_t ks_independence_layers(const ks_grid *grid, bool all_layers) {
     int64_t n = 0;
     for (int32_t k = 0; k < grid->n_series; k++)
@@ -110,7 +158,6 @@ ks_status ks_independence_run(ks_independence *out, const ks_dataset *d,
                               const ks_grid_options *options, bool all_layers,
                               ks_err *err) {
     ks_status st = KS_OK;
-    size_t width = (size_t)d->info->d;
     work w = {.d = d,
               .grid = grid,
               .folds = folds,
@@ -128,18 +175,12 @@ ks_status ks_independence_run(ks_independence *out, const ks_dataset *d,
                     sizeof *out->features, "features", err));
     KS_TRY(ks_alloc(&out->removed, (size_t)KS_MAX(out->n_series, 1),
                     sizeof *out->removed, "series", err));
-    KS_TRY(ks_alloc(&w.buffer, (size_t)d->info->n_steps * width,
-                    sizeof *w.buffer, "activations of a layer", err));
-    KS_TRY(ks_alloc(&w.x, (size_t)d->n * width, sizeof *w.x,
-                    "activations of a layer", err));
     KS_TRY(ks_surface_features(d, KS_SURFACE_ALL, options->nest.threads, w.z,
                                err));
     KS_TRY(correlate(&w, err));
     KS_TRY(remove_all(&w, err));
 done:
     free(w.z);
-    free(w.buffer);
-    free(w.x);
     if (st != KS_OK) ks_independence_free(out);
     return st;
 }

@@ -43,6 +43,9 @@ ks_status ks_independence_run(ks_independence *out, const ks_dataset *dataset,
                               const ks_grid *grid, const ks_folds *folds,
                               const ks_grid_options *options, bool all_layers,
                               ks_err *err);
+/* Bytes that it takes at least, of a data set with text. */
+size_t ks_independence_bytes(const ks_dataset *dataset, const ks_folds *folds,
+                             const ks_grid_options *options);
 int64_t ks_independence_layers(const ks_grid *grid, bool all_layers);
 void ks_independence_free(ks_independence *out);
 

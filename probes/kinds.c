@@ -108,21 +108,41 @@ static ks_status run_published(work *w, const ks_kind *kind,
     return st;
 }
 
+/* Of probes that read `layers` layers behind the embeddings. */
+static int64_t inputs_of(const ks_recipe *recipe, int32_t layers, int64_t d) {
+    return recipe->input == KS_INPUT_BESIDE ? layers * d : d;
+}
+
+/* Beside the rows and what stays. */
+static double least_of(const ks_recipe *recipe, int32_t layers, int64_t d,
+                       const ks_folds *folds, const ks_kinds_options *o) {
+    bool published = o->published && recipe->input != KS_INPUT_EACH;
+    return ks_recipe_least(recipe, inputs_of(recipe, layers, d), folds) +
+           (published ? ks_published_bytes(o->n_rates, folds->n) : 0);
+}
+
 /* As many probes at a time as memory holds, and at least a fit's rates. */
 static ks_status fit_memory(const work *w, const ks_series *series,
-                            ks_trainer *trainer, ks_err *err) {
+                            const ks_stack *stack, ks_trainer *trainer,
+                            ks_err *err) {
     ks_status st = KS_OK;
     const ks_room *room = &w->grid_options->room;
-    double left = (double)ks_room_left(room);
-    double least = KS_TRAINED_RATES *
-                   ks_trainer_bytes(trainer, w->dataset->n, w->dataset->n);
+    const ks_recipe *recipe = trainer->recipe;
+    double left = (double)ks_room_left(room), one;
+    double least = least_of(recipe, stack->n_layers - stack->first, stack->d,
+                            w->folds, w->o);
     KS_CHECK(least <= left, KS_LIMIT,
              "%s at %s/%s: training its rates takes %.0f bytes, %s %.0f; more "
              "--memory, or fewer units",
-             trainer->recipe->name, ks_stream_name(series->stream),
+             recipe->name, ks_stream_name(series->stream),
              ks_position_name(series->position), least,
              room->limit ? "--memory leaves" : "this machine has", left);
-    if (room->limit) trainer->room = KS_MIN(trainer->room, left);
+    one =
+        KS_TRAINED_RATES *
+        ks_trainer_bytes(trainer, w->dataset->n,
+                         KS_TRAINED_EPOCHS * w->dataset->n / w->folds->n_folds);
+    if (room->limit)
+        trainer->room = KS_MIN(trainer->room, left - (least - one));
 done:
     return st;
 }
@@ -139,7 +159,7 @@ static ks_status run_recipe(work *w, const ks_series *series,
                       .position = series->position};
     KS_TRY(keep_layers(kind, stack, err));
     KS_TRY(ks_trainer_open(&trainer, recipe, stack, w->ops, w->dev, err));
-    KS_TRY(fit_memory(w, series, &trainer, err));
+    KS_TRY(fit_memory(w, series, stack, &trainer, err));
     KS_TRY(ks_alloc(&kind->probes, (size_t)trainer.n_probes,
                     sizeof *kind->probes, "probes", err));
     kind->n_probes = trainer.n_probes;
@@ -166,19 +186,37 @@ done:
 static ks_status run_series(work *w, const ks_series *series, ks_err *err) {
     ks_status st = KS_OK;
     ks_stack stack = {0};
-    bool all = false, mean = false;
+    ks_stack_options options = {.in_memory = !w->ops->unified,
+                                .room = w->grid_options->room};
     for (int32_t r = 0; r < w->o->n_recipes; r++) {
-        bool of_mean = w->o->recipes[r].input == KS_INPUT_MEAN;
-        mean |= of_mean;
-        all |= !of_mean;
+        const ks_recipe *recipe = &w->o->recipes[r];
+        bool of_mean = recipe->input == KS_INPUT_MEAN;
+        double least = least_of(recipe, series->n_cells, w->dataset->info->d,
+                                w->folds, w->o);
+        options.mean |= of_mean;
+        options.all |= !of_mean;
+        options.besides = KS_MAX(options.besides, least);
     }
-    KS_TRY(ks_stack_read(&stack, w->dataset, series, all, mean,
-                         &w->grid_options->room, err));
+    KS_TRY(ks_stack_read(&stack, w->dataset, series, &options, err));
     for (int32_t r = 0; r < w->o->n_recipes; r++)
         KS_TRY(run_recipe(w, series, &stack, &w->o->recipes[r], err));
 done:
     ks_stack_free(&stack);
     return st;
+}
+
+double ks_kinds_bytes(const ks_kinds_options *o, const ks_acts_info *info,
+                      int32_t cells, const ks_folds *folds, double *kept) {
+    double least = 0;
+    for (int32_t r = 0; r < o->n_recipes; r++) {
+        const ks_recipe *recipe = &o->recipes[r];
+        int32_t probes = recipe->input == KS_INPUT_EACH ? cells : 1;
+        double one = least_of(recipe, cells, info->d, folds, o);
+        least = KS_MAX(least, one);
+        *kept += ks_recipe_kept(recipe, inputs_of(recipe, cells, info->d),
+                                probes, folds, MOST_WEIGHTS);
+    }
+    return least + ks_stack_least(info);
 }
 
 ks_status ks_kinds_run(ks_kinds *out, ks_others *others,

@@ -1,22 +1,19 @@
 /* l1.c - see l1.h. */
 #include "l1.h"
 
-#include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "l1_lasso.h"
 #include "l2_fit.h"
 
 enum {
     F32_PASSES = 150, /* before all is double */
-    SWEEPS = 12,      /* of coordinate descent before it is made exact */
-    ROUNDS = 25,      /* of both, a step */
-    MOST_EXACT = 2048,
     FIRST_HESSIAN = 8 /* passes before it; the next ones after twice as many */
 };
 static const double LEAST_STEP = 1e-4, MOST_STEP = 1e6; /* of t */
-static const size_t MOST_METRICS = (size_t)512 << 20;   /* bytes */
+static const size_t MOST_METRICS = (size_t)1 << 30;     /* bytes */
 
 typedef struct state {
     double t, lambda;
@@ -26,9 +23,12 @@ typedef struct state {
     bool done;
 } state;
 
-/* A Hessian that the columns of one ratio share. */
+/* A Hessian that the columns of one hold share. With more features than rows,
+ * those rows decide what it is blind to, and a fold more or less makes all the
+ * difference; a ratio makes little. */
 typedef struct metric {
-    int32_t of; /* the column whose it is: the one with most training folds */
+    int32_t of; /* the column whose it is: of those not done, the one with the
+                   least lambda */
     float *b;   /* [d + 1, d + 1]; NULL: not formed, the first one serves */
 } metric;
 
@@ -86,11 +86,7 @@ done:
     return st;
 }
 
-static int training_folds(const work *w, int32_t k) {
-    return -__builtin_popcount(w->columns[k].hold);
-}
-
-/* Columns of one design and ratio share a metric. */
+/* Columns with the same training rows share a metric. */
 static ks_status group_columns(work *w, ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(ks_alloc(&w->metrics, (size_t)w->n, sizeof *w->metrics, "metrics",
@@ -99,12 +95,10 @@ static ks_status group_columns(work *w, ks_err *err) {
         const ks_l1_column *c = &w->columns[k];
         int32_t at = 0;
         while (at < w->n_metrics &&
-               (w->columns[w->metrics[at].of].ratio != c->ratio ||
+               (w->columns[w->metrics[at].of].hold != c->hold ||
                 w->columns[w->metrics[at].of].design != c->design))
             at++;
         if (at == w->n_metrics) w->metrics[w->n_metrics++].of = k;
-        if (training_folds(w, k) > training_folds(w, w->metrics[at].of))
-            w->metrics[at].of = k;
         w->states[k].metric = at;
     }
 done:
@@ -130,7 +124,10 @@ static ks_status refresh(work *w, ks_err *err) {
     KS_TRY(ks_alloc(&at, (size_t)d, sizeof *at, "Hessians", err));
     KS_TRY(ks_alloc(&due, (size_t)w->n_metrics, sizeof *due, "Hessians", err));
     for (int32_t a = 0; a < w->f.n_active; a++) {
-        state *c = &w->states[w->f.active[a]];
+        int32_t k = w->f.active[a];
+        state *c = &w->states[k];
+        metric *of = &w->metrics[c->metric];
+        if (!due[c->metric] || c->lambda < w->states[of->of].lambda) of->of = k;
         due[c->metric] = true;
         c->t = 1;
     }
@@ -183,125 +180,21 @@ static double missed(const work *w, int32_t k) {
 
 /* -------------------------------------------------------------------- steps */
 
-/* Minimises g.s + t s'Bs / 2 + lambda |w + s_w|_1 over s, which starts at 0;
- * q is B s. The last coordinate is b's. */
-typedef struct lasso {
-    const float *b; /* [m, m] */
-    const double *g, *x;
-    double *s, *q;
-    int32_t *list; /* [m] coordinates that are walked */
-    int64_t m;
-    double t, lambda;
-} lasso;
-
-/* One coordinate; returns how far its condition was off. */
-static double descend(const lasso *p, int64_t j) {
-    const float *row = p->b + j * p->m;
-    double curve = p->t * (double)row[j];
-    double old = p->x[j] + p->s[j];
-    double to = old - (p->g[j] + p->t * p->q[j]) / curve;
-    double shrink = j + 1 < p->m ? p->lambda / curve : 0;
-    double now = fabs(to) > shrink ? to - copysign(shrink, to) : 0;
-    double step = now - old;
-    if (step == 0) return 0;
-    p->s[j] = now == 0 ? -p->x[j] : p->s[j] + step;
-    for (int64_t i = 0; i < p->m; i++) p->q[i] += step * (double)row[i];
-    return fabs(step) * curve;
-}
-
-/* Sweeps over all coordinates and, in between, over those that moved; returns
- * how far a condition was off in the last one over all. */
-static double sweep(const lasso *p, double enough, int32_t *n) {
-    double off = 0, all = 0;
-    *n = 0;
-    for (int64_t j = 0; j < p->m; j++) {
-        bool walks = j + 1 == p->m || p->x[j] + p->s[j] != 0 ||
-                     fabs(p->g[j] + p->t * p->q[j]) > p->lambda;
-        if (!walks) continue;
-        p->list[(*n)++] = (int32_t)j;
-        double by = descend(p, j);
-        all = KS_MAX(all, by);
-    }
-    off = all;
-    for (int32_t k = 0; k < SWEEPS && off > enough; k++) {
-        off = 0;
-        for (int32_t i = 0; i < *n; i++) {
-            double by = descend(p, p->list[i]);
-            off = KS_MAX(off, by);
-        }
-    }
-    return all;
-}
-
-/* Coordinate descent is slow where features are alike: the exact solution for
- * the signs that it has found, or, where one would turn, as far as that.
- * a [n, n], delta [n]: scratch. */
-static void polish(const lasso *p, int32_t n, double *a, double *delta) {
-    int32_t k = 0, turns = -1;
-    for (int32_t i = 0; i < n; i++) {
-        int32_t j = p->list[i];
-        if (j + 1 == p->m || p->x[j] + p->s[j] != 0) p->list[k++] = j;
-    }
-    for (int32_t i = 0; i < k; i++) {
-        int32_t j = p->list[i];
-        double w = p->x[j] + p->s[j];
-        double pull = j + 1 < p->m ? copysign(p->lambda, w) : 0;
-        delta[i] = -(p->g[j] + p->t * p->q[j] + pull) / p->t;
-        for (int32_t l = 0; l <= i; l++)
-            a[i * k + l] = (double)p->b[j * p->m + p->list[l]];
-    }
-    if (LAPACKE_dposv_work(LAPACK_COL_MAJOR, 'U', k, 1, a, k, delta, k) != 0)
-        return;
-    double share = 1;
-    for (int32_t i = 0; i < k; i++) {
-        int32_t j = p->list[i];
-        double w = p->x[j] + p->s[j];
-        if (j + 1 == p->m || w * (w + share * delta[i]) >= 0) continue;
-        share = -w / delta[i];
-        turns = i;
-    }
-    for (int32_t i = 0; i < k; i++) {
-        int32_t j = p->list[i];
-        const float *row = p->b + j * p->m;
-        double step = i == turns ? -(p->x[j] + p->s[j]) : share * delta[i];
-        p->s[j] = i == turns ? -p->x[j] : p->s[j] + step;
-        for (int64_t l = 0; l < p->m; l++) p->q[l] += step * (double)row[l];
-    }
-}
-
-/* To `enough` over all coordinates, or as near as ROUNDS come. */
-static void solve_lasso(const lasso *p, double enough) {
-    double *scratch = NULL;
-    int32_t room = 0, n;
-    for (int32_t round = 0; round < ROUNDS; round++) {
-        if (sweep(p, enough, &n) <= enough) break;
-        if (n > MOST_EXACT) continue;
-        if (n > room) { /* without it there is coordinate descent */
-            free(scratch);
-            scratch = malloc((size_t)n * ((size_t)n + 1) * sizeof *scratch);
-            room = scratch ? n : 0;
-        }
-        if (scratch) polish(p, n, scratch, scratch + (int64_t)n * n);
-    }
-    free(scratch);
-}
-
-/* From base to the next v. scratch [2 m], list [m]. */
-static void step(work *w, int32_t k, double *scratch, int32_t *list) {
+/* From base to the next v. scratch [2 m]. */
+static void step(work *w, int32_t k, double *scratch, ks__lasso_part *of) {
     ks_l2_fitting *f = &w->f;
     state *c = &w->states[k];
     int64_t m = f->l2->d + 1, at = k * m;
-    lasso p = {.b = metric_of(w, k),
-               .g = f->g_base + at,
-               .x = f->base + at,
-               .s = scratch,
-               .q = scratch + m,
-               .m = m,
-               .t = c->t,
-               .lambda = c->lambda};
-    p.list = list;
+    ks__lasso p = {.b = metric_of(w, k),
+                   .g = f->g_base + at,
+                   .x = f->base + at,
+                   .s = scratch,
+                   .q = scratch + m,
+                   .m = m,
+                   .t = c->t,
+                   .lambda = c->lambda};
     memset(scratch, 0, (size_t)(2 * m) * sizeof *scratch);
-    solve_lasso(&p, KS_MAX(0.1 * w->tolerance, 0.03 * c->optimality));
+    ks__lasso_solve(&p, KS_MAX(0.1 * w->tolerance, 0.03 * c->optimality), of);
     for (int64_t j = 0; j < m; j++)
         f->v[at + j] = p.s[j] == -p.x[j] ? 0 : p.x[j] + p.s[j];
 }
@@ -344,14 +237,14 @@ static double measure(const work *w, int32_t k, double *s) {
 
 /* The next point of column k, or its end. */
 static void move(work *w, int32_t k, bool exact, double *scratch,
-                 int32_t *list) {
+                 ks__lasso_part *of) {
     ks_l2_fitting *f = &w->f;
     state *c = &w->states[k];
     int64_t m = f->l2->d + 1, at = k * m;
     double curvature = 0;
     if (!c->fresh && !accept(w, k, exact, &curvature)) {
         c->t = KS_MIN(3 * c->t, MOST_STEP);
-        step(w, k, scratch, list);
+        step(w, k, scratch, of);
         return;
     }
     if (!c->fresh) {
@@ -365,7 +258,7 @@ static void move(work *w, int32_t k, bool exact, double *scratch,
     memcpy(f->g_base + at, f->g + at, (size_t)m * sizeof *f->g);
     c->optimality = missed(w, k);
     c->done = c->optimality <= w->tolerance;
-    if (!c->done) step(w, k, scratch, list);
+    if (!c->done) step(w, k, scratch, of);
 }
 
 /* -------------------------------------------------------------------- rounds
@@ -382,19 +275,22 @@ static ks_status move_all(work *w, bool exact, ks_err *err) {
     ks_status st = KS_OK;
     size_t m = (size_t)w->f.l2->d + 1, threads = (size_t)w->f.l2->threads;
     double *scratch = NULL;
-    int32_t *lists = NULL;
+    ks__lasso_part *parts = NULL;
     KS_TRY(ks_alloc(&scratch, threads * 2 * m, sizeof *scratch, "steps", err));
-    KS_TRY(ks_alloc(&lists, threads * m, sizeof *lists, "steps", err));
+    KS_TRY(ks_alloc(&parts, threads, sizeof *parts, "steps", err));
+    for (size_t t = 0; t < threads; t++)
+        KS_TRY(ks__lasso_open(&parts[t], (int64_t)m, err));
 #pragma omp parallel for num_threads(w->f.l2->threads) schedule(dynamic, 1)
     for (int32_t a = 0; a < w->f.n_active; a++) {
         size_t thread = (size_t)omp_get_thread_num();
         move(w, w->f.active[a], exact, scratch + thread * 2 * m,
-             lists + thread * m);
+             &parts[thread]);
     }
     drop_done(w);
 done:
+    for (size_t t = 0; parts && t < threads; t++) ks__lasso_close(&parts[t]);
+    free(parts);
     free(scratch);
-    free(lists);
     return st;
 }
 
@@ -490,6 +386,15 @@ static void put_column(const work *w, int32_t k) {
     memcpy(c->weight, v, (size_t)(d + 1) * sizeof *v);
     for (int64_t j = 0; j < d; j++) /* from the centre to the mean */
         c->weight[d] += v[j] * (s->mean[j] - s->centre[j]) * s->inverse[j];
+}
+
+size_t ks_l1_bytes(int64_t d, int32_t n_holds, int threads) {
+    size_t m = (size_t)d + 1, square = m * m;
+    size_t metrics = (size_t)n_holds * square * sizeof(float);
+    if (metrics > MOST_METRICS) metrics = 0;
+    return square * (2 * sizeof(float) + sizeof(double)) + metrics +
+           (size_t)threads *
+               (ks__lasso_bytes((int64_t)m) + 2 * m * sizeof(double));
 }
 
 ks_status ks_l1_fit(ks_l2 *l2, ks_l1_column *columns, int32_t n_columns,

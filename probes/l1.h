@@ -12,11 +12,11 @@
  * Method: proximal Newton steps (Lee, Sun, Saunders, SIAM J. Optim. 24, 2014).
  * The smooth part's Hessian is replaced by t B. B is a quarter of the
  * class-balanced covariance of all rows first, the Hessian at w = 0, and later
- * the Hessian of one column of each ratio, formed anew after 8, 16, 32, ..
- * passes: fits of one ratio that hold out other folds share it. t is a number a
- * column, fitted to the curvature of its last step. Each step's lasso is solved
- * by coordinate descent and, for the signs that it finds, exactly. The loss
- * being convex, a step lowers the objective where
+ * the Hessian of one column of each set held out, formed anew after 8, 16, 32,
+ * .. passes: fits of other ratios share it. t is a number a column, fitted to
+ * the curvature of its last step. Each step's lasso (l1_lasso.h) is solved by
+ * coordinate descent on a working set and, for the signs that it finds,
+ * exactly. The loss being convex, a step lowers the objective where
  *     g(x + s).s + lambda (|x + s|_1 - |x|_1) <= 0,
  * so gradients alone tell; t grows until that holds, which it must once t B is
  * above the Hessian. B and t decide the path, not where it ends: a column is
@@ -43,6 +43,9 @@ typedef struct ks_l1_column {
 } ks_l1_column;
 
 /* Solves all columns. Errors as ks_l2_fit. */
+/* Bytes that it takes beside those of its solver (ks_l2_bytes), for columns of
+ * so many sets held out, by so many threads. */
+size_t ks_l1_bytes(int64_t d, int32_t n_holds, int threads);
 ks_status ks_l1_fit(ks_l2 *l2, ks_l1_column *columns, int32_t n_columns,
                     double tolerance, int32_t max_passes, ks_err *err);
 

@@ -94,6 +94,9 @@ typedef struct ks_l2_shape {
 /* Bytes that a solver on the CPU takes at most, open to close, by so many
  * threads; the caller's arrays of a column are not counted. */
 size_t ks_l2_bytes(const ks_l2_shape *shape, int threads, bool scratch);
+/* Of one thread's products: the panels that OpenBLAS packs, at most the 32 MiB
+ * that it reserves. */
+size_t ks_l2_blas_bytes(int64_t d);
 
 /* Takes in rows shifted and ordered by folds. Fails on a value that is not
  * finite (KS_NUMERIC), naming row and feature. */

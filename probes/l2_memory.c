@@ -1,10 +1,8 @@
 /* l2_memory.c - what a solver takes at most, added up ahead of it. */
 #include "l2_fit.h"
 
-/* Of one thread's products: the panels that OpenBLAS packs, at most the 32 MiB
- * that it reserves. */
-static size_t blas_bytes(size_t d) {
-    return KS_MIN((size_t)32 << 20, 8 * 384 * (d + 256));
+size_t ks_l2_blas_bytes(int64_t d) {
+    return KS_MIN((size_t)32 << 20, 8 * 384 * ((size_t)d + 256));
 }
 
 /* A thread's block of rows out of the file. */
@@ -58,6 +56,6 @@ size_t ks_l2_bytes(const ks_l2_shape *s, int threads, bool scratch) {
     size_t moments = designs * (size_t)s->n_folds * 3 * 8 * d +
                      designs * KS_L2_MAX_FOLDS * sizeof(ks_l2_moments);
     size_t kept = rows + moments + 4 * rank * d + 64 * d + ((size_t)1 << 20);
-    return (scratch ? 0 : 4 * n * d) + kept + t * blas_bytes(d) +
+    return (scratch ? 0 : 4 * n * d) + kept + t * ks_l2_blas_bytes(s->d) +
            KS_MAX(open_bytes(s, t, scratch), fit_bytes(s, t, scratch));
 }

@@ -1,6 +1,5 @@
-/* l2_scratch.c - the file of rows that do not fit in memory: made, written, and
- * read through the page cache or past it, whichever is faster. */
-#include <errno.h>
+/* l2_scratch.c - the file of rows that do not fit in memory: made, and read
+ * through the page cache or past it, whichever is faster. */
 #include <fcntl.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -8,61 +7,17 @@
 #include <unistd.h>
 
 #include "l2_state.h"
-
-/* A file in the folder that no name leads to. */
-static int open_nameless(const char *folder) {
-    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR)) return fd;
-    char *path = NULL; /* a file system that makes none: named for a moment */
-    if (asprintf(&path, "%s/.keystep-XXXXXX", folder) < 0) return -1;
-    fd = mkostemp(path, O_CLOEXEC);
-    if (fd >= 0) unlink(path);
-    free(path);
-    return fd;
-}
+#include "scratch.h"
 
 static int64_t file_bytes(const ks_l2 *l2) {
     return l2->n * (int64_t)ks_type_row_bytes(l2->file.type, l2->d);
 }
 
-/* All its space is taken now, so that a full disk is told before the work. */
 ks_status ks__l2_open_scratch(ks_l2 *l2, const char *folder, ks_err *err) {
-    ks_status st = KS_OK;
     int64_t bytes = file_bytes(l2);
     bytes =
         (bytes + KS_L2_FILE_ALIGN - 1) / KS_L2_FILE_ALIGN * KS_L2_FILE_ALIGN;
-    l2->file.fd = open_nameless(folder);
-    KS_CHECK(l2->file.fd >= 0, KS_IO,
-             "%s: cannot make a scratch file for rows that do not fit in "
-             "--memory: %s",
-             folder, strerror(errno));
-    int failed = fallocate(l2->file.fd, 0, 0, bytes) ? errno : 0;
-    KS_CHECK(!failed || failed == EOPNOTSUPP || failed == ENOSYS, KS_IO,
-             "%s: no room for a scratch file of %lld bytes, the rows of a "
-             "layer that do not fit in --memory: %s",
-             folder, (long long)bytes, strerror(failed));
-    if (failed)
-        KS_CHECK(ftruncate(l2->file.fd, bytes) == 0, KS_IO,
-                 "%s: no room for a scratch file of %lld bytes: %s", folder,
-                 (long long)bytes, strerror(errno));
-done:
-    return st;
-}
-
-ks_status ks__l2_write_scratch(const ks_l2 *l2, const char *from, size_t size,
-                               int64_t at, ks_err *err) {
-    while (size) {
-        ssize_t done = pwrite(l2->file.fd, from, size, at);
-        if (done < 0 && errno == EINTR) continue;
-        if (done <= 0)
-            return ks_fail(err, KS_IO,
-                           "the scratch file of a layer cannot be written: %s",
-                           done < 0 ? strerror(errno) : "nothing is taken");
-        from += done;
-        at += done;
-        size -= (size_t)done;
-    }
-    return KS_OK;
+    return ks__scratch_open(&l2->file.fd, folder, bytes, err);
 }
 
 /* Bytes that the kernel could keep in its page cache. */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "l2_state.h"
+#include "scratch.h"
 
 enum { PIECE = 512 << 10 /* bytes of the source that a thread reads */ };
 
@@ -121,9 +122,10 @@ static ks_status put_in_file(const filling *f, const char *rows, int64_t first,
         const int64_t *place = f->place + first;
         for (end = i + 1; end < n; end++)
             if (place[end] != place[i] + (end - i)) break;
-        KS_TRY(ks__l2_write_scratch(f->l2, rows + (size_t)i * f->row_bytes,
-                                    (size_t)(end - i) * f->row_bytes,
-                                    place[i] * (int64_t)f->row_bytes, err));
+        KS_TRY(ks__scratch_write(f->l2->file.fd,
+                                 rows + (size_t)i * f->row_bytes,
+                                 (size_t)(end - i) * f->row_bytes,
+                                 place[i] * (int64_t)f->row_bytes, err));
     }
 done:
     return st;

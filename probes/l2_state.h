@@ -61,12 +61,9 @@ ks_status ks__l2_take_rows(ks_l2 *l2, const ks_l2_source *source,
 ks_status ks__l2_name_bad_row(ks_l2 *l2, const ks_l2_source *source,
                               ks_err *err);
 
-/* l2_scratch.c. A file in the folder; bytes at a place of it; how it will be
- * read, to be called once it is written, and after the first pass in f32, which
- * took so long. */
+/* l2_scratch.c. A file in the folder; how it will be read, to be called once it
+ * is written, and after the first pass in f32, which took so long. */
 ks_status ks__l2_open_scratch(ks_l2 *l2, const char *folder, ks_err *err);
-ks_status ks__l2_write_scratch(const ks_l2 *l2, const char *from, size_t size,
-                               int64_t at, ks_err *err);
 void ks__l2_choose_way(ks_l2 *l2, ks_l2_way way);
 void ks__l2_weigh_way(ks_l2 *l2, double seconds);
 

@@ -32,13 +32,14 @@ ks_status ks_map_pairs_open(ks_map_pairs *out, const float *x, int64_t d_in,
                             const int64_t *mixed, int threads, ks_err *err) {
     ks_status st = KS_OK;
     size_t in = (size_t)d_in, to = (size_t)d_out, parts = (size_t)n_parts;
+    const ks_l2_source from = {.n = n, .d = d_in, .type = KS_F32, .x = x};
     *out = (ks_map_pairs){.d_out = d_out};
     KS_TRY(ks_alloc(&out->at, to, sizeof(double), "sums of a map", err));
     KS_TRY(ks_alloc(&out->y, parts * to, sizeof(double), "sums of a map", err));
     KS_TRY(
         ks_alloc(&out->yy, parts * to, sizeof(double), "sums of a map", err));
-    KS_TRY(ks_fold_gram_open(&out->x, x, n, d_in, part, n_parts, NULL, 0,
-                             threads, err));
+    KS_TRY(ks_fold_gram_open(&out->x, &from, part, n_parts, NULL, 0, threads,
+                             err));
     sum_targets(out, y, n, part);
     ks_fold_pairs rows = {
         .x = x, .y = y, .part = part, .n = n, .d_out = d_out, .at = out->at};

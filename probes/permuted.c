@@ -2,7 +2,6 @@
 #include <gsl/gsl_sort_double.h>
 #include <gsl/gsl_statistics_double.h>
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -97,21 +96,18 @@ static size_t bytes(void *user, int threads, bool scratch) {
                              scratch);
 }
 
-/* Of the host: a device has memory of its own. */
 static ks_status find_place(const ks_l2_source *source, const ks_folds *folds,
                             const ks_nest_options *options, const ks_room *room,
                             ks_l2_place *place, ks_err *err) {
     ks_status st = KS_OK;
-    ks_room_plan plan = {0};
-    ks_room none = {0};
+    ks_nest_options mine = *options;
     needs user = {source, folds};
-    int threads = options->threads ? options->threads : omp_get_max_threads();
-    KS_TRY(ks_room_choose(options->dev ? &none : room, 0, bytes, &user, 1,
-                          threads, "fits to permuted labels", &plan, err));
-    *place = (ks_l2_place){.ops = options->ops,
-                           .dev = options->dev,
-                           .threads = plan.threads,
-                           .scratch = plan.scratch};
+    KS_TRY(
+        ks_room_fit(room, bytes, &user, "fits to permuted labels", &mine, err));
+    *place = (ks_l2_place){.ops = mine.ops,
+                           .dev = mine.dev,
+                           .threads = mine.threads,
+                           .scratch = mine.scratch};
 done:
     return st;
 }

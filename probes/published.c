@@ -228,6 +228,12 @@ done:
     return st;
 }
 
+/* An evaluation set is a fifth of the rows, or somewhat more. */
+double ks_published_bytes(int32_t n_rates, int64_t n) {
+    return KS_PUBLISHED_SEEDS * N_WHAT * sizeof(float) *
+           ((double)n + n_rates * (double)KS_TRAINED_EPOCHS * (double)n / 4);
+}
+
 /* -------------------------------------------------------------------- rungs
  */
 

@@ -70,6 +70,9 @@ ks_status ks_published_run(ks_protocol *out, const ks_trainer *trainer,
                            const ks_trained *honest,
                            const ks_published_options *options, ks_err *err);
 
+/* Bytes that it takes beside the trainings themselves. */
+double ks_published_bytes(int32_t n_rates, int64_t n);
+
 /* Rows of a class kept, and the split of them: eval[0..*n_eval) and
  * train[0..*n_train), ascending, [n] each. Kept are as many of each class as
  * the smaller has; of each class ceil(a fifth) is evaluated. Which: places in

@@ -7,19 +7,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "window.h"
+
 enum { MOST = 64, BLOCK = 64 /* dimensions that a thread sums at a time */ };
 static const double RANK = 1e-10;
 
+/* The regression for one fold held out; as a source, what it leaves of x. */
 typedef struct work {
-    const float *x;
+    const ks_l2_source *x;
     int64_t n, d;
+    const float *z; /* [n, k] */
     int32_t k;
     const uint8_t *fold;
     uint32_t hold;
     int threads;
-    double *z;                   /* [n, k] standardised by the training rows */
-    double *mean;                /* [d] of x over the training rows */
-    double *coefficient;         /* [k, d] */
+    double centre[MOST], scale[MOST]; /* of z over the training rows; 0: it does
+                                         not vary there */
+    double *mean;                     /* [d] of x over the training rows */
+    double *coefficient;              /* [k, d] */
     double inverse[MOST * MOST]; /* of the features' Gram matrix, within its
                                     rank */
 } work;
@@ -28,7 +33,8 @@ static bool trains(const work *w, int64_t i) {
     return !(w->hold >> w->fold[i] & 1);
 }
 
-static void standardise(work *w, const float *z) {
+static void standardise(work *w) {
+    const float *z = w->z;
     for (int32_t f = 0; f < w->k; f++) {
         double sum = 0, squares = 0, n = 0;
         for (int64_t i = 0; i < w->n; i++) {
@@ -42,19 +48,26 @@ static void standardise(work *w, const float *z) {
         }
         double deviation = sqrt(squares / n);
         bool varies = deviation > 1e-12 * fabs(sum / n);
-        for (int64_t i = 0; i < w->n; i++)
-            w->z[i * w->k + f] =
-                varies ? ((double)z[i * w->k + f] - sum / n) / deviation : 0;
+        w->centre[f] = sum / n;
+        w->scale[f] = varies ? deviation : 0;
     }
+}
+
+/* The features of row i, standardised. */
+static void features(const work *w, int64_t i, double z[MOST]) {
+    for (int32_t f = 0; f < w->k; f++)
+        z[f] = w->scale[f] > 0
+                   ? ((double)w->z[i * w->k + f] - w->centre[f]) / w->scale[f]
+                   : 0;
 }
 
 static ks_status invert(work *w, ks_err *err) {
     ks_status st = KS_OK;
     int32_t k = w->k;
-    double gram[MOST * MOST] = {0}, value[MOST];
+    double gram[MOST * MOST] = {0}, value[MOST], z[MOST];
     for (int64_t i = 0; i < w->n; i++) {
-        const double *z = w->z + i * k;
         if (!trains(w, i)) continue;
+        features(w, i, z);
         for (int32_t a = 0; a < k; a++)
             for (int32_t b = 0; b < k; b++) gram[a * k + b] += z[a] * z[b];
     }
@@ -75,83 +88,149 @@ done:
     return st;
 }
 
-/* Means and coefficients of dimensions [begin, begin + width). */
-static void regress(work *w, int64_t begin, int64_t width) {
-    double product[MOST * BLOCK] = {0}, sum[BLOCK] = {0}, n = 0;
-    for (int64_t i = 0; i < w->n; i++) {
-        const float *x = w->x + i * w->d + begin;
-        if (!trains(w, i)) continue;
-        n++;
-        for (int64_t j = 0; j < width; j++) sum[j] += (double)x[j];
+/* Adds rows [from, from + n) at x, whose features are z [n, MOST]: sums of
+ * dimensions [begin, begin + width), and their products with the features. */
+static void add_rows(work *w, const float *x, const double *z, int64_t from,
+                     int64_t n, int64_t begin, int64_t width) {
+    double *sum = w->mean + begin;
+    for (int64_t i = 0; i < n; i++) {
+        const float *row = x + i * w->d + begin;
+        if (!trains(w, from + i)) continue;
+        for (int64_t j = 0; j < width; j++) sum[j] += (double)row[j];
         for (int32_t f = 0; f < w->k; f++) {
-            double z = w->z[i * w->k + f], *p = product + f * BLOCK;
-            for (int64_t j = 0; j < width; j++) p[j] += z * (double)x[j];
+            double *p = w->coefficient + f * w->d + begin;
+            double by = z[i * MOST + f];
+            for (int64_t j = 0; j < width; j++) p[j] += by * (double)row[j];
         }
     }
-    for (int64_t j = 0; j < width; j++) w->mean[begin + j] = sum[j] / n;
+}
+
+/* Sums to means, products to coefficients, of one dimension. */
+static void solve(work *w, double n, int64_t j) {
+    double product[MOST];
+    w->mean[j] /= n;
     for (int32_t f = 0; f < w->k; f++)
-        for (int64_t j = 0; j < width; j++) {
-            double v = 0;
-            for (int32_t g = 0; g < w->k; g++)
-                v += w->inverse[f * w->k + g] * product[g * BLOCK + j];
-            w->coefficient[f * w->d + begin + j] = v;
-        }
-}
-
-static void take_off(const work *w, int64_t i, double *row, float *out) {
-    const float *x = w->x + i * w->d;
-    for (int64_t j = 0; j < w->d; j++) row[j] = (double)x[j] - w->mean[j];
+        product[f] = w->coefficient[f * w->d + j];
     for (int32_t f = 0; f < w->k; f++) {
-        double z = w->z[i * w->k + f];
-        const double *c = w->coefficient + f * w->d;
-        for (int64_t j = 0; j < w->d; j++) row[j] -= z * c[j];
+        double v = 0;
+        for (int32_t g = 0; g < w->k; g++)
+            v += w->inverse[f * w->k + g] * product[g];
+        w->coefficient[f * w->d + j] = v;
     }
-    for (int64_t j = 0; j < w->d; j++) out[i * w->d + j] = (float)row[j];
 }
 
-ks_status ks_removed_residual(const float *x, int64_t d, const float *z,
-                              int32_t k, const uint8_t *fold, uint32_t hold,
-                              int64_t n, int threads, float *out, ks_err *err) {
+static ks_status regress(work *w, ks_err *err) {
     ks_status st = KS_OK;
-    double *rows = NULL;
-    work w = {.x = x, .n = n, .d = d, .k = k, .fold = fold, .hold = hold};
-    if (threads <= 0) threads = omp_get_max_threads();
-    KS_CHECK(k >= 1 && k <= MOST, KS_USAGE, "%d features, expected 1 to %d", k,
-             MOST);
-    KS_TRY(ks_alloc(&w.z, (size_t)(n * k), sizeof *w.z, "features", err));
-    KS_TRY(ks_alloc(&w.mean, (size_t)d, sizeof *w.mean, "features", err));
-    KS_TRY(ks_alloc(&w.coefficient, (size_t)(k * d), sizeof *w.coefficient,
-                    "features", err));
-    KS_TRY(ks_alloc(&rows, (size_t)threads * (size_t)d, sizeof *rows,
-                    "features", err));
-    standardise(&w, z);
-    KS_TRY(invert(&w, err));
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t begin = 0; begin < d; begin += BLOCK)
-        regress(&w, begin, KS_MIN(BLOCK, d - begin));
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < n; i++)
-        take_off(&w, i, rows + omp_get_thread_num() * d, out);
+    ks__window window = {0};
+    double *z = NULL, n = 0;
+    KS_TRY(ks__window_open(&window, w->x, KS_WINDOW, err));
+    KS_TRY(ks_alloc(&z, KS_WINDOW * MOST, sizeof *z, "features", err));
+    for (int64_t from = 0; from < w->n; from += KS_WINDOW) {
+        int64_t m = KS_MIN(KS_WINDOW, w->n - from);
+        const float *x;
+        KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+        KS_TRY(ks__window_get(&window, from, m, &x, err));
+        for (int64_t i = 0; i < m; i++) {
+            features(w, from + i, z + i * MOST);
+            n += trains(w, from + i);
+        }
+#pragma omp parallel for schedule(static) num_threads(w->threads)
+        for (int64_t begin = 0; begin < w->d; begin += BLOCK)
+            add_rows(w, x, z, from, m, begin, KS_MIN(BLOCK, w->d - begin));
+    }
+    for (int64_t j = 0; j < w->d; j++) solve(w, n, j);
 done:
-    free(w.z);
-    free(w.mean);
-    free(w.coefficient);
-    free(rows);
+    ks__window_close(&window);
+    free(z);
     return st;
 }
 
-ks_status ks_removed_fit(const float *x, int64_t d, const float *z, int32_t k,
+/* x: row i; row [d]: scratch. */
+static void take_off(const work *w, int64_t i, const float *x, double *row,
+                     float *out) {
+    double z[MOST];
+    features(w, i, z);
+    for (int64_t j = 0; j < w->d; j++) row[j] = (double)x[j] - w->mean[j];
+    for (int32_t f = 0; f < w->k; f++) {
+        const double *c = w->coefficient + f * w->d;
+        for (int64_t j = 0; j < w->d; j++) row[j] -= z[f] * c[j];
+    }
+    for (int64_t j = 0; j < w->d; j++) out[j] = (float)row[j];
+}
+
+/* What is left of rows [row, row + n): a source's read. */
+static ks_status read_left(void *user, int64_t row, int64_t n, void *out,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    const work *w = user;
+    ks__window window = {0};
+    double *one = NULL;
+    KS_TRY(ks__window_open(&window, w->x, KS_MIN(n, KS_WINDOW), err));
+    KS_TRY(ks_alloc(&one, (size_t)w->d, sizeof *one, "features", err));
+    for (int64_t from = 0; from < n; from += KS_WINDOW) {
+        int64_t m = KS_MIN(KS_WINDOW, n - from);
+        const float *x;
+        KS_TRY(ks__window_get(&window, row + from, m, &x, err));
+        for (int64_t i = 0; i < m; i++)
+            take_off(w, row + from + i, x + i * w->d, one,
+                     (float *)out + (from + i) * w->d);
+    }
+done:
+    ks__window_close(&window);
+    free(one);
+    return st;
+}
+
+static void close_work(work *w) {
+    free(w->mean);
+    free(w->coefficient);
+    *w = (work){0};
+}
+
+/* x, z, k, fold, hold and threads are there. */
+static ks_status open_work(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t k = (size_t)w->k, d = (size_t)w->x->d;
+    w->n = w->x->n, w->d = w->x->d;
+    if (w->threads <= 0) w->threads = omp_get_max_threads();
+    KS_CHECK(w->k >= 1 && w->k <= MOST, KS_USAGE,
+             "%d features, expected 1 to %d", w->k, MOST);
+    KS_TRY(ks_alloc(&w->mean, d, sizeof *w->mean, "features", err));
+    KS_TRY(ks_alloc(&w->coefficient, k * d, sizeof *w->coefficient, "features",
+                    err));
+    standardise(w);
+    KS_TRY(invert(w, err));
+    KS_TRY(regress(w, err));
+done:
+    if (st != KS_OK) close_work(w);
+    return st;
+}
+
+ks_status ks_removed_residual(const ks_l2_source *x, const float *z, int32_t k,
+                              const uint8_t *fold, uint32_t hold, int threads,
+                              float *out, ks_err *err) {
+    ks_status st = KS_OK;
+    work w = {
+        .x = x, .z = z, .k = k, .fold = fold, .hold = hold, .threads = threads};
+    KS_TRY(open_work(&w, err));
+    KS_TRY(read_left(&w, 0, w.n, out, err));
+done:
+    close_work(&w);
+    return st;
+}
+
+ks_status ks_removed_fit(const ks_l2_source *x, const float *z, int32_t k,
                          const int8_t *y, const ks_folds *folds,
                          const ks_nest_options *options, float *score,
                          int32_t *fits, int32_t *unconverged, ks_err *err) {
     ks_status st = KS_OK;
-    float *left = NULL;
     double *sum = NULL;
     ks_nest nest = {0};
+    work w = {0};
     ks_nest_options one = *options;
+    const ks_l2_source left = {
+        .n = x->n, .d = x->d, .type = KS_F32, .read = read_left, .user = &w};
     one.keep_weights = one.keep_inner = false;
-    KS_TRY(ks_alloc(&left, (size_t)(folds->n * d), sizeof *left,
-                    "activations of a layer", err));
     KS_TRY(ks_alloc(&sum, (size_t)folds->n, sizeof *sum, "scores", err));
     for (int32_t s = 0; s < folds->n_seeds; s++)
         for (int32_t f = 0; f < folds->n_folds; f++) {
@@ -160,19 +239,46 @@ ks_status ks_removed_fit(const float *x, int64_t d, const float *z, int32_t k,
             mine.fold += s * folds->n;
             one.outer = 1u << f;
             KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-            KS_TRY(ks_removed_residual(x, d, z, k, mine.fold, one.outer, mine.n,
-                                       one.threads, left, err));
-            KS_TRY(ks_nest_fit(&nest, left, d, &y, &mine, &one, err));
+            w = (work){.x = x,
+                       .z = z,
+                       .k = k,
+                       .fold = mine.fold,
+                       .hold = one.outer,
+                       .threads = one.threads};
+            KS_TRY(open_work(&w, err));
+            KS_TRY(ks_nest_fit_from(&nest, &left, &y, &mine, &one, err));
             for (int64_t i = 0; i < mine.n; i++)
                 if (mine.fold[i] == f) sum[i] += (double)nest.score[i];
             *fits += nest.columns;
             *unconverged += nest.unconverged;
             ks_nest_free(&nest);
+            close_work(&w);
         }
     for (int64_t i = 0; i < folds->n; i++)
         score[i] = (float)(sum[i] / folds->n_seeds);
 done:
-    free(left);
+    close_work(&w);
     free(sum);
     return st;
+}
+
+size_t ks_removed_bytes(const ks_l2_source *x, int32_t k, const ks_folds *folds,
+                        const ks_nest_options *options, int threads,
+                        bool scratch) {
+    size_t most = 0, d = (size_t)x->d;
+    ks_nest_options one = *options;
+    ks_folds mine = *folds;
+    mine.n_seeds = 1;
+    one.keep_weights = one.keep_inner = false;
+    for (int32_t f = 0; f < folds->n_folds; f++) {
+        one.outer = 1u << f;
+        most = KS_MAX(
+            most, ks_nest_bytes(x->d, KS_F32, &mine, &one, threads, scratch) +
+                      ks_nest_kept(x->d, &mine, &one));
+    }
+    return most + (size_t)folds->n * sizeof(double) +
+           (size_t)(k + 1) * d * sizeof(double) +
+           KS_WINDOW * MOST * sizeof(double) +
+           (size_t)threads *
+               (ks__window_bytes(x, KS_WINDOW) + d * sizeof(double));
 }

@@ -13,18 +13,23 @@
 #include "nest.h"
 
 /* out [n, d]: x less its regression on z [n, k], k at most 64, over rows whose
- * fold is not in `hold`. Of features that say the same (directions with less
- * than 1e-10 of the largest's variance) the solution of least norm; one that
- * is constant in training has no part. */
-ks_status ks_removed_residual(const float *x, int64_t d, const float *z,
-                              int32_t k, const uint8_t *fold, uint32_t hold,
-                              int64_t n, int threads, float *out, ks_err *err);
+ * fold is not in `hold`; no more than some hundred rows of x are read at once.
+ * Of features that say the same (directions with less than 1e-10 of the
+ * largest's variance) the solution of least norm; one that is constant in
+ * training has no part. */
+ks_status ks_removed_residual(const ks_l2_source *x, const float *z, int32_t k,
+                              const uint8_t *fold, uint32_t hold, int threads,
+                              float *out, ks_err *err);
 
 /* score [n]: out of fold, the mean over seeds. *fits and *unconverged are
  * added to. */
-ks_status ks_removed_fit(const float *x, int64_t d, const float *z, int32_t k,
+ks_status ks_removed_fit(const ks_l2_source *x, const float *z, int32_t k,
                          const int8_t *y, const ks_folds *folds,
                          const ks_nest_options *options, float *score,
                          int32_t *fits, int32_t *unconverged, ks_err *err);
+/* Bytes that it takes at most besides x and z, by so many threads. */
+size_t ks_removed_bytes(const ks_l2_source *x, int32_t k, const ks_folds *folds,
+                        const ks_nest_options *options, int threads,
+                        bool scratch);
 
 #endif

@@ -9,6 +9,7 @@
 #include "blas.h"
 #include "fold_gram.h"
 #include "holds.h"
+#include "window.h"
 
 double ks_ridge_strength(int32_t k) {
     return pow(10, -3 + 6.0 * k / (KS_RIDGE_STRENGTHS - 1));
@@ -157,14 +158,14 @@ static ks_status choose(work *w, int32_t seed, int32_t t, ks_err *err) {
     return KS_OK;
 }
 
-static ks_status run_seed(work *w, const float *x, int64_t d, int32_t seed,
+static ks_status run_seed(work *w, const ks_l2_source *x, int32_t seed,
                           int threads, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = w->folds;
-    KS_TRY(ks_fold_gram_open(&w->gram, x, f->n, d, f->fold + seed * f->n,
-                             f->n_folds, w->y, w->n_targets, threads, err));
+    KS_TRY(ks_fold_gram_open(&w->gram, x, f->fold + seed * f->n, f->n_folds,
+                             w->y, w->n_targets, threads, err));
     KS_TRY(solve_all(w, err));
-    KS_TRY(ks_fold_gram_margins(&w->gram, x, f->n, w->w, w->b,
+    KS_TRY(ks_fold_gram_margins(&w->gram, x, w->w, w->b,
                                 w->holds.n * KS_RIDGE_STRENGTHS * w->n_targets,
                                 w->margin, err));
     for (int32_t t = 0; t < w->n_targets; t++) KS_TRY(choose(w, seed, t, err));
@@ -173,10 +174,11 @@ done:
     return st;
 }
 
-ks_status ks_ridge_fit(ks_ridge *out, const float *x, int64_t d,
-                       const double *y, int32_t n_targets,
-                       const ks_folds *folds, int threads, ks_err *err) {
+ks_status ks_ridge_fit(ks_ridge *out, const ks_l2_source *x, const double *y,
+                       int32_t n_targets, const ks_folds *folds, int threads,
+                       ks_err *err) {
     ks_status st = KS_OK;
+    int64_t d = x->d;
     work w = {.folds = folds, .y = y, .n_targets = n_targets, .out = out};
     ks__holds_fill(&w.holds, folds, 0, true);
     *out = (ks_ridge){.n_fits = folds->n_seeds * folds->n_folds};
@@ -190,7 +192,7 @@ ks_status ks_ridge_fit(ks_ridge *out, const float *x, int64_t d,
     KS_TRY(ks_alloc(&w.b, columns, sizeof *w.b, "weights", err));
     KS_TRY(ks_alloc(&w.margin, columns * n, sizeof *w.margin, "margins", err));
     for (int32_t s = 0; s < folds->n_seeds; s++)
-        KS_TRY(run_seed(&w, x, d, s, threads, err));
+        KS_TRY(run_seed(&w, x, s, threads, err));
 done:
     free(w.w);
     free(w.b);
@@ -199,15 +201,24 @@ done:
     return st;
 }
 
-size_t ks_ridge_bytes(int64_t d, int32_t n_targets, const ks_folds *folds,
-                      int threads) {
+size_t ks_ridge_bytes(const ks_l2_source *x, int32_t n_targets,
+                      const ks_folds *folds, int threads) {
+    size_t d = (size_t)x->d, n = (size_t)folds->n, t = (size_t)threads;
+    size_t targets = (size_t)n_targets;
     ks_holds holds;
     ks__holds_fill(&holds, folds, 0, true);
-    size_t columns = (size_t)holds.n * KS_RIDGE_STRENGTHS * (size_t)n_targets;
-    size_t lanes = (size_t)(threads ? threads : omp_get_max_threads());
-    size_t wide = (size_t)d;
-    return ((size_t)folds->n_folds + 2 * lanes) * wide * wide * sizeof(double) +
-           columns * (wide * sizeof(double) + (size_t)folds->n * sizeof(float));
+    size_t columns = (size_t)holds.n * KS_RIDGE_STRENGTHS * targets;
+    return ks_fold_gram_bytes(x, folds->n_folds, n_targets, threads) +
+           t * ((2 * d + 2 * targets + 2) * d * sizeof(double) +
+                KS_WINDOW * columns * sizeof(double) + ks_l2_blas_bytes(x->d)) +
+           columns * (d * sizeof(double) + n * sizeof(float)) +
+           ks_ridge_kept(n_targets, folds);
+}
+
+size_t ks_ridge_kept(int32_t n_targets, const ks_folds *folds) {
+    return (size_t)n_targets * (size_t)folds->n_seeds *
+           ((size_t)folds->n * sizeof(float) +
+            (size_t)folds->n_folds * 2 * sizeof(double));
 }
 
 void ks_ridge_free(ks_ridge *ridge) {

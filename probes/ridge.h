@@ -22,13 +22,15 @@ typedef struct ks_ridge {
     double *loss;     /* [n_targets, n_fits] its error on the inner parts */
 } ks_ridge;
 
-/* x [n, d]; y [n_targets, n]. out starts as {0}; a failed call leaves {0}. */
-ks_status ks_ridge_fit(ks_ridge *out, const float *x, int64_t d,
-                       const double *y, int32_t n_targets,
-                       const ks_folds *folds, int threads, ks_err *err);
-/* Bytes that a fit takes at most besides x and y. threads 0: all. */
-size_t ks_ridge_bytes(int64_t d, int32_t n_targets, const ks_folds *folds,
-                      int threads);
+/* y [n_targets, n]. out starts as {0}; a failed call leaves {0}. */
+ks_status ks_ridge_fit(ks_ridge *out, const ks_l2_source *x, const double *y,
+                       int32_t n_targets, const ks_folds *folds, int threads,
+                       ks_err *err);
+/* Bytes that a fit takes at most besides x and y, by so many threads, and those
+ * of its result. */
+size_t ks_ridge_bytes(const ks_l2_source *x, int32_t n_targets,
+                      const ks_folds *folds, int threads);
+size_t ks_ridge_kept(int32_t n_targets, const ks_folds *folds);
 void ks_ridge_free(ks_ridge *ridge);
 
 #endif

@@ -1,6 +1,7 @@
 /* room.c - see room.h. */
 #include "room.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -48,6 +49,20 @@ ks_status ks_room_choose(const ks_room *room, size_t kept, ks_room_fn need,
     KS_CHECK(room->tested || least <= room->limit, KS_LIMIT,
              "--memory %zuM: %s need at least %zuM", room->limit / MIB, what,
              least / MIB + 2);
+done:
+    return st;
+}
+
+ks_status ks_room_fit(const ks_room *room, ks_room_fn need, void *user,
+                      const char *what, ks_nest_options *options, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_room none = {0};
+    ks_room_plan plan;
+    int threads = options->threads ? options->threads : omp_get_max_threads();
+    KS_TRY(ks_room_choose(options->dev ? &none : room, 0, need, user, 1,
+                          threads, what, &plan, err));
+    options->threads = plan.threads;
+    options->scratch = plan.scratch;
 done:
     return st;
 }

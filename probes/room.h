@@ -4,7 +4,7 @@
 #ifndef KS_ROOM_H
 #define KS_ROOM_H
 
-#include "base.h"
+#include "nest.h"
 
 typedef struct ks_room {
     size_t limit;        /* of what the process takes beyond start; 0: none */
@@ -33,5 +33,10 @@ typedef struct ks_room_plan {
 ks_status ks_room_choose(const ks_room *room, size_t kept, ks_room_fn need,
                          void *user, int lanes, int threads, const char *what,
                          ks_room_plan *out, ks_err *err);
+
+/* The same of one fit at a time: its threads and scratch file go to options. A
+ * fit on a device works in memory of its own, which is none of the room. */
+ks_status ks_room_fit(const ks_room *room, ks_room_fn need, void *user,
+                      const char *what, ks_nest_options *options, ks_err *err);
 
 #endif

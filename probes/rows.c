@@ -3,50 +3,61 @@
 
 #include <stdlib.h>
 
-#include "ops.h"
+#include "window.h"
 
-static size_t constant(void *user, int threads, bool scratch) {
-    (void)threads, (void)scratch;
-    return *(const size_t *)user;
+typedef struct needs {
+    ks_room_fn besides;
+    void *user;
+    size_t x; /* bytes of the rows */
+} needs;
+
+static size_t bytes(void *user, int threads, bool scratch) {
+    const needs *n = user;
+    return n->besides(n->user, threads, scratch) + (scratch ? 0 : n->x);
 }
 
-ks_status ks__rows_room(const ks_analysis_input *in, size_t bytes,
-                        const char *what, ks_err *err) {
-    ks_room_plan plan;
-    ks_room room = in->options->room;
-    room.tested = false;
-    return ks_room_choose(&room, 0, constant, &bytes, 1, 1, what, &plan, err);
-}
-
-ks_status ks__rows_read(const ks_analysis_input *in, const ks_series *series,
-                        int32_t layer, size_t besides, const char *what,
-                        float **x, ks_err *err) {
+static ks_status read_all(ks__rows *rows, ks_err *err) {
     ks_status st = KS_OK;
-    enum { PIECE = 256 }; /* rows as stored at a time */
-    const ks_dataset *d = in->dataset;
-    const ks_acts_info *info = d->info;
-    int64_t width = info->d;
-    size_t row = ks_type_row_bytes(info->dtype, width);
-    char *raw = NULL;
-    *x = NULL;
-    KS_TRY(ks__rows_room(in, besides + (size_t)(d->n * width) * sizeof **x,
-                         what, err));
-    KS_TRY(ks_alloc(x, (size_t)(d->n * width), sizeof **x,
+    const ks_l2_source *s = &rows->source;
+    ks__window window = {0};
+    KS_TRY(ks_alloc(&rows->x, (size_t)s->n * (size_t)s->d, sizeof *rows->x,
                     "activations of a layer", err));
-    KS_TRY(ks_alloc(&raw, PIECE, row, "rows", err));
-    for (int64_t i = 0; i < d->n; i += PIECE) {
-        int64_t n = KS_MIN(PIECE, d->n - i);
-        KS_TRY(ks_acts_gather(d->acts, series->stream, series->position, layer,
-                              d->row + i, n, raw, err));
-        for (int64_t k = 0; k < n; k++)
-            ks_dequantize(info->dtype, raw + (size_t)k * row,
-                          *x + (i + k) * width, width);
-    }
+    KS_TRY(ks__window_open(&window, s, KS_WINDOW, err));
+    for (int64_t i = 0; i < s->n; i += KS_WINDOW)
+        KS_TRY(ks__window_copy(&window, i, KS_MIN(KS_WINDOW, s->n - i),
+                               rows->x + i * s->d, err));
+    rows->source =
+        (ks_l2_source){.n = s->n, .d = s->d, .type = KS_F32, .x = rows->x};
 done:
-    free(raw);
-    if (st != KS_OK) {
-        free(*x);
-        *x = NULL;
-    }
+    ks__window_close(&window);
     return st;
+}
+
+ks_status ks__rows_open(ks__rows *out, const ks_analysis_input *in,
+                        const ks_series *series, int32_t layer,
+                        ks_room_fn besides, void *user, const char *what,
+                        ks_err *err) {
+    ks_status st = KS_OK;
+    ks_nest_options options = in->options->nest;
+    *out = (ks__rows){.layer = {.dataset = in->dataset,
+                                .file = in->dataset->acts,
+                                .place = in->dataset->row,
+                                .stream = series->stream,
+                                .position = series->position,
+                                .layer = layer}};
+    out->source = ks_layer_source(&out->layer);
+    needs all = {besides, user, 0};
+    all.x = (size_t)out->source.n * (size_t)out->source.d * sizeof(float);
+    options.dev = NULL; /* such solvers work on the host */
+    KS_TRY(ks_room_fit(&in->options->room, bytes, &all, what, &options, err));
+    out->threads = options.threads;
+    if (!options.scratch) KS_TRY(read_all(out, err));
+done:
+    if (st != KS_OK) ks__rows_close(out);
+    return st;
+}
+
+void ks__rows_close(ks__rows *rows) {
+    free(rows->x);
+    *rows = (ks__rows){0};
 }

@@ -1,18 +1,26 @@
-/* rows.h - one layer's rows in memory, for solvers that need them all at once
- * and in f32. Internal. */
+/* rows.h - one layer's rows for a solver that goes through them a few times: in
+ * memory, as f32, or, where --memory does not hold them, read anew from the
+ * file each time. The solver does not see which. Internal. */
 #ifndef KS_ROWS_H
 #define KS_ROWS_H
 
 #include "analyses.h"
+#include "layer.h"
 
-/* The data set's rows [n, d] of a layer; *x is allocated. `besides`: bytes that
- * its solver takes; KS_LIMIT where --memory does not leave as much for `what`.
- */
-ks_status ks__rows_read(const ks_analysis_input *in, const ks_series *series,
-                        int32_t layer, size_t besides, const char *what,
-                        float **x, ks_err *err);
-/* KS_LIMIT where --memory does not leave so many bytes on the host. */
-ks_status ks__rows_room(const ks_analysis_input *in, size_t bytes,
-                        const char *what, ks_err *err);
+typedef struct ks__rows {
+    ks_l2_source source;
+    ks_layer layer; /* that it reads; of no use when x is there */
+    float *x;
+    int threads; /* of the solver */
+} ks__rows;
+
+/* The data set's rows of a layer. besides: bytes that the solver takes; what:
+ * who needs them, for KS_LIMIT where --memory does not leave as much. The
+ * source borrows *out. */
+ks_status ks__rows_open(ks__rows *out, const ks_analysis_input *in,
+                        const ks_series *series, int32_t layer,
+                        ks_room_fn besides, void *user, const char *what,
+                        ks_err *err);
+void ks__rows_close(ks__rows *rows);
 
 #endif

@@ -2,7 +2,6 @@
 #include "sparse.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 
 #include "holds.h"
@@ -159,8 +158,18 @@ size_t ks_sparse_bytes(const ks_l2_source *source, const ks_folds *folds,
                                .n_folds = folds->n_folds,
                                .n_columns = (int32_t)columns + 1,
                                .n_splits = holds.n + 1};
-    return ks_l2_bytes(&shape, threads, scratch) + d * d * sizeof(float) +
-           columns * (size_t)folds->n * sizeof(float);
+    size_t n = (size_t)folds->n, outer = (size_t)folds->n_folds;
+    return ks_l2_bytes(&shape, threads, scratch) +
+           ks_l1_bytes(source->d, holds.n, threads) +
+           columns * (n * sizeof(float) + sizeof(ks_l1_column)) +
+           outer * KS_SPARSE_POINTS * (d + 1) * sizeof(double) +
+           KS_SPARSE_POINTS * n * sizeof(float) + ks_sparse_kept(source, folds);
+}
+
+size_t ks_sparse_kept(const ks_l2_source *source, const ks_folds *folds) {
+    size_t fits = (size_t)folds->n_seeds * (size_t)folds->n_folds;
+    return (fits * ((size_t)source->d + 1) + 2 * (size_t)folds->n) *
+           sizeof(float);
 }
 
 void ks_sparse_path_free(ks_sparse_path *path) {
@@ -233,15 +242,10 @@ ks_status ks_sparse_run(ks_sparse *out, ks_others *others,
                       .position = series->position};
     const ks_l2_source source = ks_layer_source(&layer);
     needs user = {&source, f};
-    ks_room none = {0};
-    ks_room_plan plan;
-    int threads = options.threads ? options.threads : omp_get_max_threads();
     out->layer = other.layer = layer.layer =
         series->cells[ks_series_usual(series, f->n_seeds * f->n_folds)].layer;
-    KS_TRY(ks_room_choose(options.dev ? &none : &in->options->room, 0, bytes,
-                          &user, 1, threads, "sparse probes", &plan, err));
-    options.threads = plan.threads;
-    options.scratch = plan.scratch;
+    KS_TRY(ks_room_fit(&in->options->room, bytes, &user, "sparse probes",
+                       &options, err));
     st = ks_sparse_fit(&path, &source, in->dataset->y, f, &options, &own);
     KS_CHECK(st == KS_OK, st, "%s/%s layer %d, L1: %s",
              ks_stream_name(series->stream), ks_position_name(series->position),

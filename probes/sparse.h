@@ -35,6 +35,8 @@ ks_status ks_sparse_fit(ks_sparse_path *out, const ks_l2_source *source,
 /* Bytes that it takes at most. */
 size_t ks_sparse_bytes(const ks_l2_source *source, const ks_folds *folds,
                        int threads, bool scratch);
+/* Those of its weights and scores. */
+size_t ks_sparse_kept(const ks_l2_source *source, const ks_folds *folds);
 void ks_sparse_path_free(ks_sparse_path *path);
 
 typedef struct ks_sparse_point {

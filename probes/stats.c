@@ -46,6 +46,12 @@ static int compare_rows(const void *a, const void *b, void *user) {
     return (i > j) - (i < j);
 }
 
+void ks__stats_order(const float *score, int64_t n, int64_t *order) {
+    for (int64_t i = 0; i < n; i++) order[i] = i;
+    qsort_r(order, (size_t)n, sizeof *order, compare_rows,
+            (void *)(uintptr_t)score);
+}
+
 /* Twice the weighted number of (important, removable) pairs won, and of
  * pairs, over rows in ascending order of score; weight NULL: 1 each. */
 static void count_wins(const scoring *s, const int64_t *order, int64_t n,
@@ -110,10 +116,8 @@ static ks_status make_scoring(scoring *s, const ks_scored *rows,
         p->right[y] += (score[i] > 0) == y;
         double off = 1 / (1 + exp(-(double)score[i])) - y;
         p->brier += off * off;
-        s->order[i] = i;
     }
-    qsort_r(s->order, (size_t)rows->n, sizeof *s->order, compare_rows,
-            (void *)(uintptr_t)score);
+    ks__stats_order(score, rows->n, s->order);
     KS_TRY(add_chain_pairs(s, err));
 done:
     if (st != KS_OK) free_scoring(s);

@@ -61,11 +61,13 @@ ks_status ks_stats_balanced(const ks_scored *a, const float *b_score,
                             ks_interval *of_a, ks_interval *difference,
                             ks_err *err);
 
-/* The parts of it, for other figures: how often each problem is in a draw, and
- * the interval of `value` by the draws' quantiles (sorted in place). */
+/* The parts of it, for other figures: how often each problem is in a draw, the
+ * interval of `value` by the draws' quantiles (sorted in place), and rows by
+ * ascending score, equal ones as they stand. */
 void ks__stats_draw(uint64_t seed, uint64_t replicate, int32_t n_groups,
                     double *weight);
 ks_interval ks__stats_interval(double value, double *draws, int32_t n);
+void ks__stats_order(const float *score, int64_t n, int64_t *order);
 
 /* Wilson's interval of k successes in n at 95%. */
 ks_interval ks_stats_wilson(int64_t k, int64_t n);

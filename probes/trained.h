@@ -65,6 +65,15 @@ void ks_trainer_close(ks_trainer *trainer);
  * so many rows and margins. */
 double ks_trainer_bytes(const ks_trainer *trainer, int64_t rows,
                         int64_t margins);
+double ks_recipe_bytes(const ks_recipe *recipe, int64_t n_inputs, int64_t rows,
+                       int64_t margins);
+/* Bytes that ks_trained_run takes at least, beside rows and result; those of
+ * the result of n_probes probes, whose weights are kept if they take no more
+ * than so many. */
+double ks_recipe_least(const ks_recipe *recipe, int64_t n_inputs,
+                       const ks_folds *folds);
+double ks_recipe_kept(const ks_recipe *recipe, int64_t n_inputs,
+                      int32_t n_probes, const ks_folds *folds, size_t weights);
 /* How many such probes are trained at once; at least 1. */
 int32_t ks_trainer_at_once(const ks_trainer *trainer, int64_t rows,
                            int64_t margins);

@@ -107,8 +107,14 @@ ks_status ks_trainer_open(ks_trainer *out, const ks_recipe *recipe,
     KS_CHECK(each || blocks > 0, KS_USAGE,
              "%s reads layers from 1 on, and --layers leaves none of them",
              recipe->name);
-    KS_TRY(ks_adamw_open(&out->data, ops, dev, mean ? stack->mean : stack->x,
-                         mean ? 1 : stack->n_layers, stack->n, stack->d, err));
+    const ks_adamw_file *file = mean ? &stack->mean_file : &stack->file;
+    if (file->matrices)
+        KS_TRY(ks_adamw_open_file(&out->data, ops, dev, file, stack->n,
+                                  stack->d, err));
+    else
+        KS_TRY(
+            ks_adamw_open(&out->data, ops, dev, mean ? stack->mean : stack->x,
+                          mean ? 1 : stack->n_layers, stack->n, stack->d, err));
     out->options = (ks_adamw_options){
         .layers = recipe->input == KS_INPUT_BESIDE ? blocks : 1,
         .n_hidden = recipe->n_hidden,
@@ -127,13 +133,55 @@ void ks_trainer_close(ks_trainer *trainer) {
     ks_adamw_close(&trainer->data);
 }
 
-/* Parameters lie twice in memory while they train (adamw.c), and once more in
- * PyTorch's order; a batch's inputs lie twice. */
+static int64_t padded(int64_t n, int64_t to) {
+    return (n + to - 1) / to * to;
+}
+
+/* Parameters as they train, and their two moments; once more in PyTorch's
+ * order; a batch's inputs, twice, and its layers (adamw_mlp.c). */
+double ks_recipe_bytes(const ks_recipe *r, int64_t n_inputs, int64_t rows,
+                       int64_t margins) {
+    enum { RANGE = 1024 };
+    int64_t in = padded(n_inputs, KS_ADAMW_PAD), wide = in;
+    double rows_at_once = KS_TRAINED_BATCH + 4, params = 0, units = 0;
+    for (int32_t k = 0; k < r->n_hidden; k++) {
+        int64_t out = padded(r->hidden[k], KS_ADAMW_UNITS);
+        params += (double)(in + 1) * (double)out;
+        units +=
+            (double)out * (k ? 1 : (double)padded(wide, RANGE) / RANGE + 1);
+        in = out;
+    }
+    params += (double)in + 1;
+    return sizeof(float) *
+           (4 * params + rows_at_once * (2 * (double)wide + 3 * units + RANGE) +
+            3 * (double)wide + 3 * (double)rows + (double)margins);
+}
+
 double ks_trainer_bytes(const ks_trainer *trainer, int64_t rows,
                         int64_t margins) {
-    double batch = 2.0 * (KS_TRAINED_BATCH + 4) * (double)trainer->n_inputs;
-    return sizeof(float) * (5.0 * (double)trainer->n_params + batch +
-                            3.0 * (double)rows + 3.0 * (double)margins);
+    return ks_recipe_bytes(trainer->recipe, trainer->n_inputs, rows, margins);
+}
+
+double ks_recipe_least(const ks_recipe *recipe, int64_t n_inputs,
+                       const ks_folds *f) {
+    int64_t margins = KS_TRAINED_EPOCHS * f->n / f->n_folds;
+    double fits = (double)f->n_seeds * f->n_folds; /* rows of each */
+    return KS_TRAINED_RATES * ks_recipe_bytes(recipe, n_inputs, f->n, margins) +
+           fits * 5 * (double)f->n;
+}
+
+double ks_recipe_kept(const ks_recipe *r, int64_t n_inputs, int32_t n_probes,
+                      const ks_folds *f, size_t weights) {
+    int64_t in = n_inputs;
+    double params = 0, fits = (double)f->n_seeds * f->n_folds;
+    for (int32_t k = 0; k < r->n_hidden; k++) {
+        params += (double)(in + 1) * r->hidden[k];
+        in = r->hidden[k];
+    }
+    params += (double)in + 1 + 2 * (double)n_inputs;
+    double all = sizeof(float) * fits * n_probes * params;
+    return (all > (double)weights ? 0 : all) +
+           sizeof(float) * n_probes * ((double)f->n_seeds + 2) * (double)f->n;
 }
 
 int32_t ks_trainer_at_once(const ks_trainer *trainer, int64_t rows,

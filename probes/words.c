@@ -268,8 +268,23 @@ done:
     return st;
 }
 
+void ks_words_bound(ks_words *w, size_t bytes) {
+    w->most = KS_MAX(bytes, 1);
+}
+
+/* A table of n-grams that grows is there twice. */
+static size_t bytes_of(const ks_words *w) {
+    return w->n_entries * sizeof *w->entries + w->n_grams * sizeof *w->grams +
+           w->n_slots * sizeof *w->slots * 3 / 2 +
+           (size_t)w->n * sizeof *w->row;
+}
+
 ks_status ks_words_end(ks_words *w, ks_err *err) {
     ks_status st = KS_OK;
+    KS_CHECK(!w->most || bytes_of(w) <= w->most, KS_LIMIT,
+             "the n-grams of the texts take more than the %zu MiB that are "
+             "left",
+             w->most >> 20);
     KS_TRY(ks_grow(&w->row, &w->row_capacity, (size_t)w->n + 2, sizeof *w->row,
                    "words", err));
     settle(w, w->row[w->n]);

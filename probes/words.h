@@ -29,6 +29,9 @@ typedef struct ks_words ks_words; /* rows of n-grams, in order of adding */
 
 ks_status ks_words_open(ks_words **out, ks_err *err);
 void ks_words_close(ks_words **words);
+/* From now on ks_words_end is KS_LIMIT once rows take more than so many bytes.
+ */
+void ks_words_bound(ks_words *words, size_t bytes);
 /* A row: the text's 1-5 grams. */
 ks_status ks_words_add(ks_words *words, const char *text, size_t n,
                        ks_err *err);
@@ -45,6 +48,10 @@ ks_status ks_words_end(ks_words *words, ks_err *err);
 ks_status ks_words_fit(const ks_words *words, ks_words_kind kind,
                        const int8_t *y, const ks_folds *folds, int threads,
                        float *score, double *strength, ks_err *err);
+
+/* Bytes that it takes at most, by so many threads. */
+size_t ks_words_bytes(const ks_words *words, const ks_folds *folds,
+                      int threads);
 
 /* Runs without white space. */
 int64_t ks_words_count(const char *text, size_t n);

@@ -6,7 +6,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "l2.h"
+#include "holds.h"
 
 static const double strengths[] = {0.01, 0.1, 1, 10, 100};
 enum { N_STRENGTHS = (int)KS_COUNT(strengths) };
@@ -269,6 +269,25 @@ static ks_status fit_seed(const ks_words *w, ks_words_kind kind,
 done:
     free(margins);
     return st;
+}
+
+/* Sets held out for inner parts; margins are kept of each at all strengths. */
+static int32_t count_holds(const ks_folds *folds) {
+    ks_holds holds;
+    ks__holds_fill(&holds, folds, 0, false);
+    return holds.n;
+}
+
+/* Of a thread: rows under a vocabulary, and what liblinear's trust region
+ * method has beside them, some ten vectors of features and as many of rows. */
+size_t ks_words_bytes(const ks_words *w, const ks_folds *folds, int threads) {
+    size_t n = (size_t)w->n;
+    size_t rows = (w->n_entries + 2 * n) * sizeof(struct feature_node) +
+                  n * 3 * sizeof(double);
+    size_t grams = (w->n_grams + 1) * (sizeof(int32_t) + sizeof(double));
+    size_t solver = 12 * (w->n_grams + 1 + n) * sizeof(double);
+    return (size_t)threads * (rows + grams + solver) +
+           (size_t)count_holds(folds) * N_STRENGTHS * n * sizeof(float);
 }
 
 ks_status ks_words_fit(const ks_words *words, ks_words_kind kind,

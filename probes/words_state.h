@@ -25,6 +25,7 @@ struct ks_words {
     size_t *row; /* [n + 1] first entry */
     size_t row_capacity;
     int64_t n;
+    size_t most; /* bytes of all of it; 0: no bound */
 };
 
 /* Next token of text from *from, which moves past it; false: none. */

@@ -14,8 +14,9 @@
 #include <string.h>
 
 #include "../blas.h"
-#include "../../probes/dataset.h"
+#include "../../probes/layer.h"
 #include "../../probes/published.h"
+#include "../../probes/window.h"
 #include "bench.h"
 
 enum { SEEDS = KS_PUBLISHED_SEEDS, BATCH = KS_TRAINED_BATCH };
@@ -71,22 +72,26 @@ done:
 static ks_status read_layers(adamw_bench *b, const ks_dataset *data,
                              ks_err *err) {
     ks_status st = KS_OK;
-    float *buffer = NULL, *x = NULL;
-    size_t d = (size_t)b->d;
+    ks__window window = {0};
     KS_CHECK(ks_acts_has(data->acts, KS_RESID, KS_MEAN), KS_USAGE,
              "%s has no resid at mean", b->path);
-    KS_TRY(ks_alloc(&buffer, (size_t)data->info->n_steps * d, sizeof(float),
-                    "a layer", err));
-    KS_TRY(ks_alloc(&x, (size_t)data->n * d, sizeof(float), "a layer", err));
     for (int32_t l = 0; l < b->n_layers; l++) {
-        KS_TRY(ks_dataset_read(data, data->acts, data->row, KS_RESID, KS_MEAN,
-                               l, buffer, x, err));
-        memcpy(b->x + (size_t)l * (size_t)b->n * d, x,
-               (size_t)b->n * d * sizeof(float));
+        ks_layer layer = {.dataset = data,
+                          .file = data->acts,
+                          .place = data->row,
+                          .stream = KS_RESID,
+                          .position = KS_MEAN,
+                          .layer = l};
+        ks_l2_source source = ks_layer_source(&layer);
+        float *to = b->x + (int64_t)l * b->n * b->d;
+        KS_TRY(ks__window_open(&window, &source, KS_WINDOW, err));
+        for (int64_t i = 0; i < b->n; i += KS_WINDOW)
+            KS_TRY(ks__window_copy(&window, i, KS_MIN(KS_WINDOW, b->n - i),
+                                   to + i * b->d, err));
+        ks__window_close(&window);
     }
 done:
-    free(buffer);
-    free(x);
+    ks__window_close(&window);
     return st;
 }
 

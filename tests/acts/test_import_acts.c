@@ -401,14 +401,16 @@ Test(import_acts, refuses_what_does_not_fit) {
     free(x);
 }
 
-/* One sentence about a damaged HDF5 file, whatever its library finds. */
+/* One sentence about a damaged HDF5 file, whatever its library finds, and
+ * nothing of the library's own beside it (test_import_array.c tries each
+ * byte). */
 Test(import_acts, damaged_h5, .timeout = 120) {
     char *bytes;
     size_t n;
     cr_assert(
         eq(int, ks_read_file(KS_TEST_DATA "/arrays/plain.h5", &bytes, &n, NULL),
            KS_OK));
-    for (size_t k = 0; k < KS_MIN(n, 2400); k += 15) {
+    for (size_t k = 0; k < KS_MIN(n, 2400); k += 41) {
         FILE *file = fopen(in_folder("x.h5"), "wb");
         bytes[k] = (char)(bytes[k] ^ 0xff);
         cr_assert(file && fwrite(bytes, 1, n, file) == n);

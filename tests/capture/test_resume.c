@@ -64,7 +64,7 @@ static int wait_for(pid_t child) {
 
 Test(resume, the_program_killed_at_random_moments) {
     if (access(KS_PROGRAM, X_OK) != 0) cr_skip_test("no program was built");
-    write_chains("chains.jsonl", 60);
+    write_chains("chains.jsonl", 16);
     double start = ks_seconds();
     cr_assert_eq(wait_for(start_program("a.h5", "--force")), 0);
     double whole = ks_seconds() - start;

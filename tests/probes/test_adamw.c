@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "adamw.h"
 #include "adamw_golden.h"
@@ -76,7 +77,23 @@ typedef struct many {
     float *param, *margin;
     int64_t n_params;
     bool early; /* probes end, and look at rows, at numbers of their own */
+    bool filed; /* rows lie in a file */
 } many;
+
+/* The rows of all layers as a file has them. */
+static ks_adamw_file put_rows(const float *x, FILE **file) {
+    enum { STRIDE = (D + 15) / 16 * 16 };
+    float row[STRIDE] = {0};
+    *file = tmpfile();
+    cr_assert(*file != NULL);
+    for (int i = 0; i < N; i++)
+        for (int l = 0; l < LAYERS; l++) {
+            memcpy(row, x + (l * N + i) * D, D * sizeof *row);
+            cr_assert_eq(fwrite(row, sizeof row, 1, *file), 1);
+        }
+    cr_assert_eq(fflush(*file), 0);
+    return (ks_adamw_file){fileno(*file), LAYERS};
+}
 
 static void many_open(many *m, int32_t n_hidden, int32_t layers) {
     memset(m, 0, sizeof *m);
@@ -99,8 +116,15 @@ static void many_open(many *m, int32_t n_hidden, int32_t layers) {
 static void many_train(many *m, int threads, int32_t first, int32_t n) {
     backend b = open_cpu(threads, NULL);
     ks_adamw_data *data = NULL;
+    FILE *file = NULL;
     ks_err err = {0};
-    ks_status st = ks_adamw_open(&data, b.ops, b.dev, m->x, LAYERS, N, D, &err);
+    ks_status st;
+    if (m->filed) {
+        ks_adamw_file of = put_rows(m->x, &file);
+        st = ks_adamw_open_file(&data, b.ops, b.dev, &of, N, D, &err);
+    } else {
+        st = ks_adamw_open(&data, b.ops, b.dev, m->x, LAYERS, N, D, &err);
+    }
     cr_assert_eq(st, KS_OK, "%s", err.text);
     m->n_params = ks_adamw_parameters(data, &m->options);
     free(m->param);
@@ -123,6 +147,7 @@ static void many_train(many *m, int threads, int32_t first, int32_t n) {
                                         .margin = m->margin + k * 90};
     st = ks_adamw_train(data, &m->options, m->probes + first, n, &err);
     cr_assert_eq(st, KS_OK, "%s", err.text);
+    if (file) fclose(file);
     ks_adamw_close(&data);
     ks_dev_close(&b.dev, b.ops);
 }
@@ -147,6 +172,15 @@ static void check_bits(int32_t n_hidden, int32_t layers) {
         cr_expect_eq(memcmp(a.margin, b.margin, PROBES * 90 * sizeof(float)),
                      0);
     }
+    b.filed = true;
+    for (int threads = 1; threads <= 2; threads++) {
+        many_train(&b, threads, 0, PROBES);
+        cr_expect_eq(memcmp(a.param, b.param, PROBES * bytes), 0,
+                     "rows of a file give other probes");
+        cr_expect_eq(memcmp(a.margin, b.margin, PROBES * 90 * sizeof(float)),
+                     0);
+    }
+    b.filed = false;
     for (int32_t k = 0; k < PROBES; k++) {
         many_train(&b, 2, k, 1);
         cr_expect_eq(
@@ -213,6 +247,36 @@ Test(adamw, an_early_end_keeps_the_schedule) {
         many_close(&whole);
         many_close(&cut);
     }
+}
+
+/* The file ends before the rows do. */
+Test(adamw, a_file_that_cannot_be_read_is_told) {
+    for (int32_t n_hidden = 0; n_hidden < 2; n_hidden++)
+        for (int threads = 1; threads <= 2; threads++) {
+            backend b = open_cpu(threads, NULL);
+            ks_adamw_data *data = NULL;
+            ks_err err = {0};
+            FILE *file;
+            many m;
+            many_open(&m, n_hidden, 3);
+            ks_adamw_file of = put_rows(m.x, &file);
+            cr_assert_eq(ftruncate(of.fd, 70 * 3 * 704 * 4), 0);
+            cr_assert_eq(
+                ks_adamw_open_file(&data, b.ops, b.dev, &of, N, D, &err),
+                KS_OK);
+            m.probes[0] = (ks_adamw_probe){
+                .rows = m.rows, .n_rows = N, .y = m.y, .lr = 1e-3};
+            cr_expect_eq(ks_adamw_train(data, &m.options, m.probes, 1, &err),
+                         KS_IO);
+            cr_expect(strstr(err.text, "scratch file"), "%s", err.text);
+            m.probes[0].standardise = true;
+            cr_expect_eq(ks_adamw_train(data, &m.options, m.probes, 1, &err),
+                         KS_IO);
+            fclose(file);
+            ks_adamw_close(&data);
+            ks_dev_close(&b.dev, b.ops);
+            many_close(&m);
+        }
 }
 
 Test(adamw, order_is_a_permutation) {

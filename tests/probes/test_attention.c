@@ -25,6 +25,8 @@ static int64_t offset[N + 1];
 static int8_t y[N];
 static uint8_t fold[N];
 static const ks_attention_rows rows = {N, D, offset, y, fold};
+static ks_l2_source tokens = {.d = D, .type = KS_F32, .x = x};
+static const char *scratch; /* folder */
 
 static double number(json_t *list, size_t i) {
     bool there = json_is_number(json_array_get(list, i));
@@ -42,6 +44,7 @@ static void read_golden(void) {
     for (size_t i = 0; i <= N; i++)
         offset[i] = (int64_t)number(json_object_get(golden, "offset"), i);
     cr_assert(offset[N] <= MOST_TOKENS);
+    tokens.n = offset[N];
     for (size_t i = 0; i < N; i++) {
         y[i] = (int8_t)number(json_object_get(golden, "y"), i);
         fold[i] = (uint8_t)number(json_object_get(golden, "fold"), i);
@@ -67,14 +70,11 @@ typedef struct fits {
 static ks_attention *open_rows(const struct ks_ops *ops, ks_dev *dev,
                                int threads) {
     ks_attention *a = NULL;
-    float *mine = malloc(sizeof x);
-    cr_assert(mine != NULL);
-    memcpy(mine, x, sizeof x);
-    cr_assert(eq(int,
-                 ks_attention_open(&a, ops, dev, &mine, &rows, threads, &err),
-                 KS_OK),
-              "%s", err.text);
-    cr_assert(mine == NULL);
+    const ks_l2_place place = {
+        .ops = ops, .dev = dev, .threads = threads, .scratch = scratch};
+    cr_assert(
+        eq(int, ks_attention_open(&a, &place, &tokens, &rows, &err), KS_OK),
+        "%s", err.text);
     return a;
 }
 
@@ -158,12 +158,16 @@ Test(attention, torch_ends_where_the_gradient_is_nothing) {
     ks_attention_close(&a);
 }
 
+/* Nor on where the tokens lie. */
 Test(attention, bits_do_not_depend_on_threads) {
     static fits one, two;
     solve(&one, NULL, NULL, 1);
-    solve(&two, NULL, NULL, 2);
-    cr_expect(memcmp(one.param, two.param, sizeof one.param) == 0);
-    cr_expect(memcmp(one.margin, two.margin, sizeof one.margin) == 0);
+    for (int threads = 1; threads <= 2; threads++) {
+        solve(&two, NULL, NULL, threads);
+        cr_expect(memcmp(one.param, two.param, sizeof one.param) == 0);
+        cr_expect(memcmp(one.margin, two.margin, sizeof one.margin) == 0);
+        scratch = "/tmp";
+    }
 }
 
 /* ------------------------------------------------- a backend of its own kind
@@ -275,13 +279,17 @@ Test(attention, the_lower_end_counts) {
 
 Test(attention, what_cannot_be_is_told) {
     ks_attention *a = NULL;
-    float *mine = malloc(sizeof x);
-    memcpy(mine, x, sizeof x);
-    mine[33 * D + 2] = NAN;
-    cr_assert(eq(int, ks_attention_open(&a, NULL, NULL, &mine, &rows, 1, &err),
+    ks_l2_place place = {.threads = 1};
+    float was = x[33 * D + 2];
+    x[33 * D + 2] = NAN;
+    cr_assert(eq(int, ks_attention_open(&a, &place, &tokens, &rows, &err),
                  KS_NUMERIC));
     cr_expect(strstr(err.text, "token 33, feature 2") != NULL, "%s", err.text);
-    free(mine);
+    x[33 * D + 2] = was;
+    place.scratch = "/nowhere";
+    cr_assert(
+        eq(int, ks_attention_open(&a, &place, &tokens, &rows, &err), KS_IO));
+    place.scratch = NULL;
     a = open_rows(NULL, NULL, 1);
     double start[PARAMS] = {0};
     ks_attention_column c = {.hold = 0xf, .strength = 1, .start = start};
@@ -290,12 +298,9 @@ Test(attention, what_cannot_be_is_told) {
     cr_expect(eq(int, ks_attention_fit(a, &c, 1, 1e-5, 9, &err), KS_USAGE));
     ks_attention_close(&a);
     offset[7] = offset[8];
-    mine = malloc(sizeof x);
-    memcpy(mine, x, sizeof x);
-    cr_expect(eq(int, ks_attention_open(&a, NULL, NULL, &mine, &rows, 1, &err),
+    cr_expect(eq(int, ks_attention_open(&a, &place, &tokens, &rows, &err),
                  KS_MISMATCH));
     cr_expect(strstr(err.text, "step 7") != NULL, "%s", err.text);
-    free(mine);
 }
 
 Test(attention, pools_and_scales_as_counted) {
@@ -303,7 +308,9 @@ Test(attention, pools_and_scales_as_counted) {
     double mean[D], inverse[D];
     float pooled[N * D];
     ks_attention_scale(a, 1u << 1, mean, inverse);
-    cr_assert(eq(int, ks_attention_pool(a, pooled, &err), KS_OK));
+    cr_assert(eq(int, ks_attention_pool(a, 0, 20, pooled, &err), KS_OK));
+    cr_assert(eq(int, ks_attention_pool(a, 20, N - 20, pooled + 20 * D, &err),
+                 KS_OK));
     for (int j = 0; j < D; j++) {
         double sum = 0, square = 0, n = 0;
         for (int i = 0; i < N; i++) {

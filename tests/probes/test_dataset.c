@@ -3,8 +3,8 @@
 #include <criterion/new/assert.h>
 #include <math.h>
 
-#include "dataset.h"
 #include "fixture.h"
+#include "layer.h"
 
 static fixture f;
 static ks_dataset *d;
@@ -73,12 +73,16 @@ Test(dataset, joins_labelled_valid_rows) {
 }
 
 Test(dataset, reads_the_rows_of_a_layer) {
-    static float buffer[ROWS * WIDTH], x[ROWS * WIDTH];
+    static float x[ROWS * WIDTH];
     cr_assert(eq(int, open_all(), KS_OK), "%s", err.text);
-    cr_assert(eq(int,
-                 ks_dataset_read(d, d->acts, d->row, KS_RESID, KS_BEFORE, 1,
-                                 buffer, x, &err),
-                 KS_OK));
+    ks_layer layer = {.dataset = d,
+                      .file = d->acts,
+                      .place = d->row,
+                      .stream = KS_RESID,
+                      .position = KS_BEFORE,
+                      .layer = 1};
+    ks_l2_source source = ks_layer_source(&layer);
+    cr_assert(eq(int, source.read(source.user, 0, d->n, x, &err), KS_OK));
     for (int64_t i = 0; i < d->n; i++) {
         float want[WIDTH];
         fill(&f, KS_BEFORE, 1, d->row[i], want);

@@ -20,6 +20,7 @@ static const double TOLERANCE = 1e-5; /* scores and weights are f32 */
 
 static json_t *golden;
 static float x[N * D];
+static const ks_l2_source rows = {.n = N, .d = D, .type = KS_F32, .x = x};
 static int8_t y[N];
 static uint8_t fold[SEEDS * N];
 static const ks_folds folds = {N, FOLDS, 2, SEEDS, fold};
@@ -77,7 +78,7 @@ static void expect_nest(const ks_nest *got, const char *name, bool chooses) {
 Test(directions, as_numpy_and_scikit_learn) {
     ks_nest got[KS_N_DIRECTIONS] = {{0}};
     cr_assert(
-        eq(int, ks_directions_fit(got, x, D, y, &folds, true, 2, &err), KS_OK),
+        eq(int, ks_directions_fit(got, &rows, y, &folds, true, 2, &err), KS_OK),
         "%s", err.text);
     expect_nest(&got[KS_MEAN_DIFFERENCE], "mean_difference", false);
     expect_nest(&got[KS_LDA], "lda", true);
@@ -98,12 +99,22 @@ Test(directions, as_numpy_and_scikit_learn) {
     }
 }
 
+static ks_status read_rows(void *user, int64_t row, int64_t n, void *out,
+                           ks_err *e) {
+    (void)user, (void)e;
+    memcpy(out, x + row * D, (size_t)(n * D) * sizeof *x);
+    return KS_OK;
+}
+
+/* Nor on whether rows lie in memory. */
 Test(directions, bits_do_not_depend_on_threads) {
     ks_nest one[KS_N_DIRECTIONS] = {{0}}, two[KS_N_DIRECTIONS] = {{0}};
+    const ks_l2_source read = {
+        .n = N, .d = D, .type = KS_F32, .read = read_rows};
     cr_assert(
-        eq(int, ks_directions_fit(one, x, D, y, &folds, true, 1, &err), 0));
+        eq(int, ks_directions_fit(one, &rows, y, &folds, true, 1, &err), 0));
     cr_assert(
-        eq(int, ks_directions_fit(two, x, D, y, &folds, true, 2, &err), 0));
+        eq(int, ks_directions_fit(two, &read, y, &folds, true, 2, &err), 0));
     for (int k = 0; k < KS_N_DIRECTIONS; k++) {
         cr_expect(
             memcmp(one[k].score, two[k].score, SEEDS * N * sizeof(float)) == 0);
@@ -115,9 +126,10 @@ Test(directions, bits_do_not_depend_on_threads) {
 /* The embedding of a full stop, say: no direction, no opinion. */
 Test(directions, rows_that_do_not_vary_say_nothing) {
     static float flat[N * D];
+    const ks_l2_source same = {.n = N, .d = D, .type = KS_F32, .x = flat};
     ks_nest got[KS_N_DIRECTIONS] = {{0}};
     cr_assert(
-        eq(int, ks_directions_fit(got, flat, D, y, &folds, true, 1, &err), 0));
+        eq(int, ks_directions_fit(got, &same, y, &folds, true, 1, &err), 0));
     for (int k = 0; k < KS_N_DIRECTIONS; k++) {
         for (int i = 0; i < SEEDS * N; i++)
             cr_expect(eq(flt, got[k].score[i], 0));
@@ -129,7 +141,7 @@ Test(directions, rows_that_do_not_vary_say_nothing) {
 Test(directions, odd_values_are_named) {
     ks_nest got[KS_N_DIRECTIONS] = {{0}};
     x[12 * D + 4] = NAN;
-    ks_status st = ks_directions_fit(got, x, D, y, &folds, false, 1, &err);
+    ks_status st = ks_directions_fit(got, &rows, y, &folds, false, 1, &err);
     cr_assert(eq(int, st, KS_NUMERIC));
     cr_expect(strstr(err.text, "row 12, feature 4") != NULL, "%s", err.text);
     cr_expect(got[0].score == NULL && got[1].score == NULL);

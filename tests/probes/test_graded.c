@@ -22,6 +22,7 @@ enum { N = 120, D = 8, FOLDS = 4, CHAINS_OF = 30 };
 
 static json_t *golden;
 static float x[N * D];
+static const ks_l2_source rows = {.n = N, .d = D, .type = KS_F32, .x = x};
 static double y[2 * N];
 static uint8_t fold[N];
 static int32_t chain[N];
@@ -59,10 +60,17 @@ static void drop_golden(void) {
 
 TestSuite(ridge, .init = read_golden, .fini = drop_golden);
 
+static ks_status read_rows(void *user, int64_t row, int64_t n, void *out,
+                           ks_err *e) {
+    (void)user, (void)e;
+    memcpy(out, x + row * D, (size_t)(n * D) * sizeof *x);
+    return KS_OK;
+}
+
 Test(ridge, as_scikit_learn) {
     const ks_folds folds = {N, FOLDS, 3, 1, fold};
     ks_ridge got = {0};
-    cr_assert(eq(int, ks_ridge_fit(&got, x, D, y, 2, &folds, 2, &err), KS_OK),
+    cr_assert(eq(int, ks_ridge_fit(&got, &rows, y, 2, &folds, 2, &err), KS_OK),
               "%s", err.text);
     for (size_t t = 0; t < 2; t++) {
         json_t *want = json_array_get(json_object_get(golden, "fits"), t);
@@ -78,7 +86,13 @@ Test(ridge, as_scikit_learn) {
                       "target %zu row %zu", t, i);
     }
     ks_ridge again = {0};
-    cr_assert(eq(int, ks_ridge_fit(&again, x, D, y, 2, &folds, 1, &err), 0));
+    cr_assert(eq(int, ks_ridge_fit(&again, &rows, y, 2, &folds, 1, &err), 0));
+    cr_expect(memcmp(got.score, again.score, 2 * N * sizeof(float)) == 0);
+    ks_ridge_free(&again);
+    /* rows that are read when they are needed */
+    const ks_l2_source read = {
+        .n = N, .d = D, .type = KS_F32, .read = read_rows};
+    cr_assert(eq(int, ks_ridge_fit(&again, &read, y, 2, &folds, 2, &err), 0));
     cr_expect(memcmp(got.score, again.score, 2 * N * sizeof(float)) == 0);
     ks_ridge_free(&got);
     ks_ridge_free(&again);
@@ -89,7 +103,7 @@ Test(ridge, odd_values_are_named) {
     ks_ridge got = {0};
     x[17 * D + 5] = INFINITY;
     cr_assert(
-        eq(int, ks_ridge_fit(&got, x, D, y, 1, &folds, 1, &err), KS_NUMERIC));
+        eq(int, ks_ridge_fit(&got, &rows, y, 1, &folds, 1, &err), KS_NUMERIC));
     cr_expect(strstr(err.text, "row 17, feature 5") != NULL, "%s", err.text);
     cr_expect(got.score == NULL);
 }

@@ -118,47 +118,56 @@ Test(l1, as_scikit_learn) {
     }
 }
 
-/* The objective and its conditions, from weights alone. */
+/* The conditions of a column on rows [n, d], from weights alone; returns its
+ * objective. */
+static double expect_conditions(const float *at, int n, int d,
+                                const int8_t *label, const uint8_t *of,
+                                const ks_l1_column *c, const char *name) {
+    double count[2] = {0}, objective = 0;
+    double *mean = calloc(3 * (size_t)d + 1, sizeof *mean);
+    double *scale = mean + d, *g = scale + d;
+    for (int i = 0; i < n; i++)
+        if (!(c->hold >> of[i] & 1)) count[label[i]]++;
+    for (int j = 0; j < d; j++) {
+        double all = count[0] + count[1];
+        for (int i = 0; i < n; i++)
+            if (!(c->hold >> of[i] & 1)) mean[j] += (double)at[i * d + j] / all;
+        for (int i = 0; i < n; i++)
+            if (!(c->hold >> of[i] & 1))
+                scale[j] += pow((double)at[i * d + j] - mean[j], 2) / all;
+        scale[j] = scale[j] > 0 ? sqrt(scale[j]) : 1;
+    }
+    for (int i = 0; i < n; i++) {
+        if (c->hold >> of[i] & 1) continue;
+        double z = c->weight[d], weight = 0.5 / count[label[i]];
+        for (int j = 0; j < d; j++)
+            z += c->weight[j] * ((double)at[i * d + j] - mean[j]) / scale[j];
+        double r = weight * (1 / (1 + exp(-z)) - label[i]);
+        objective += weight * log1p(exp(label[i] ? -z : z));
+        g[d] += r;
+        for (int j = 0; j < d; j++)
+            g[j] += r * ((double)at[i * d + j] - mean[j]) / scale[j];
+    }
+    for (int j = 0; j < d; j++) {
+        double w = c->weight[j];
+        objective += c->lambda * fabs(w);
+        cr_expect(le(dbl,
+                     w != 0 ? fabs(g[j] + copysign(c->lambda, w))
+                            : fabs(g[j]) - c->lambda,
+                     3e-8),
+                  "%s, ratio %g, feature %d", name, c->ratio, j);
+    }
+    cr_expect(le(dbl, fabs(g[d]), 3e-8));
+    free(mean);
+    return objective;
+}
+
 Test(l1, meets_the_conditions) {
     static fits all;
     solve(&all, 2, 1e-8);
     for (size_t k = 0; k < FITS; k++) {
-        const ks_l1_column *c = &all.column[k];
-        double count[2] = {0}, mean[D] = {0}, scale[D] = {0}, g[D + 1] = {0};
-        double objective = 0;
-        for (int i = 0; i < N; i++)
-            if (!(c->hold >> fold[i] & 1)) count[y[i]]++;
-        for (int j = 0; j < D; j++) {
-            double n = count[0] + count[1];
-            for (int i = 0; i < N; i++)
-                if (!(c->hold >> fold[i] & 1))
-                    mean[j] += (double)x[i * D + j] / n;
-            for (int i = 0; i < N; i++)
-                if (!(c->hold >> fold[i] & 1))
-                    scale[j] += pow((double)x[i * D + j] - mean[j], 2) / n;
-            scale[j] = scale[j] > 0 ? sqrt(scale[j]) : 1;
-        }
-        for (int i = 0; i < N; i++) {
-            if (c->hold >> fold[i] & 1) continue;
-            double z = c->weight[D], weight = 0.5 / count[y[i]];
-            for (int j = 0; j < D; j++)
-                z += c->weight[j] * ((double)x[i * D + j] - mean[j]) / scale[j];
-            double r = weight * (1 / (1 + exp(-z)) - y[i]);
-            objective += weight * log1p(exp(y[i] ? -z : z));
-            g[D] += r;
-            for (int j = 0; j < D; j++)
-                g[j] += r * ((double)x[i * D + j] - mean[j]) / scale[j];
-        }
-        for (int j = 0; j < D; j++) {
-            double w = c->weight[j];
-            objective += c->lambda * fabs(w);
-            cr_expect(le(dbl,
-                         w != 0 ? fabs(g[j] + copysign(c->lambda, w))
-                                : fabs(g[j]) - c->lambda,
-                         3e-8),
-                      "fit %zu feature %d", k, j);
-        }
-        cr_expect(le(dbl, fabs(g[D]), 3e-8));
+        double objective =
+            expect_conditions(x, N, D, y, fold, &all.column[k], "golden");
         json_t *fit = json_array_get(json_object_get(golden, "fits"), k);
         cr_expect(about(objective, field(fit, "objective"), 1e-9));
     }
@@ -329,9 +338,46 @@ Test(l1, features_that_vary_together_take_few_reads) {
     ks_l2_close(&l2);
 }
 
+/* Labels that rows could be told apart by in many ways: few weights are not 0,
+ * and they are the ones. */
+Test(l1, more_features_than_rows) {
+    enum { FEW = 60, LOTS = 300, RATIOS = 4 };
+    static const double ratios[RATIOS] = {0.5, 0.1, 0.03, 0.01};
+    static float many[FEW * LOTS];
+    static double weight[RATIOS][LOTS + 1];
+    static int8_t label[FEW];
+    static uint8_t of[FEW];
+    ks_l1_column columns[RATIOS];
+    ks_l2 *l2 = NULL;
+    for (int i = 0; i < FEW; i++) {
+        for (int j = 0; j < LOTS; j++)
+            many[i * LOTS + j] =
+                draw(11, (uint64_t)(i * LOTS + j)) + draw(12, (uint64_t)i);
+        label[i] = draw(13, (uint64_t)i) + 0.3f * many[i * LOTS + 5] > 0;
+        of[i] = (uint8_t)(i % 3);
+    }
+    const ks_l2_design design = {label, of};
+    for (int k = 0; k < RATIOS; k++)
+        columns[k] =
+            (ks_l1_column){.hold = 1, .ratio = ratios[k], .weight = weight[k]};
+    cr_assert(
+        eq(int, ks_l2_open(&l2, many, FEW, LOTS, &design, 1, 2, &err), KS_OK));
+    cr_assert(eq(int, ks_l1_fit(l2, columns, RATIOS, 1e-8, 500, &err), KS_OK));
+    for (int k = 0; k < RATIOS; k++) {
+        const ks_l1_column *c = &columns[k];
+        fprintf(stderr, "ratio %g: %d of %d features, %d passes\n", c->ratio,
+                c->dimensions, LOTS, c->passes);
+        cr_expect(c->converged, "ratio %g: missed by %g", c->ratio,
+                  c->optimality);
+        cr_expect(le(int, c->dimensions, FEW));
+        expect_conditions(many, FEW, LOTS, label, of, c, "wide");
+    }
+    ks_l2_close(&l2);
+}
+
 /* No label to find: what is found is a row's own label that leaked. */
 Test(l1, rows_are_scored_by_fits_that_never_saw_them) {
-    enum { FEW = 80, PURE = 30 };
+    enum { FEW = 80, PURE = WIDE };
     static float noise[FEW * PURE];
     static int8_t label[FEW];
     static uint8_t of[FEW];

@@ -9,8 +9,15 @@
 #include "label_shell.h"
 
 #define LABEL KEYSTEP_LABEL " --quiet"
+/* Enough to share a batch. */
+#define SOME " --problems " DATA "problems.jsonl --chains some"
 
-TestSuite(label, .init = make_folder, .fini = drop_folder);
+static void make_some(void) {
+    make_folder();
+    cr_assert(system("head -n 5 " DATA "chains.jsonl > some") == 0);
+}
+
+TestSuite(label, .init = make_some, .fini = drop_folder);
 
 static json_t *read_lines(const char *path) {
     json_t *all = json_object();
@@ -111,13 +118,13 @@ Test(label, equals_the_method_written_again) {
 
 /* Neither threads, nor batches, nor memory show in the files; a seed does. */
 Test(label, bits_depend_on_chains_and_seed) {
-    run(LABEL INPUT " --rollouts 3 --max-new 120 --out a --clean ka", 0);
-    run(LABEL INPUT " --rollouts 3 --max-new 120 --out b --clean kb --threads 1"
-                    " --batch-tokens 48 --memory 80M",
+    run(LABEL SOME " --rollouts 3 --max-new 120 --out a --clean ka", 0);
+    run(LABEL SOME " --rollouts 3 --max-new 120 --out b --clean kb --threads 1"
+                   " --batch-tokens 48 --memory 80M",
         0);
     cr_expect(same_files("a", "b"));
     cr_expect(same_files("ka", "kb"));
-    run(LABEL INPUT " --rollouts 3 --max-new 120 --out c --clean kc --seed 7",
+    run(LABEL SOME " --rollouts 3 --max-new 120 --out c --clean kc --seed 7",
         0);
     cr_expect(!same_files("a", "c"));
     /* a chain alone */
@@ -131,11 +138,11 @@ Test(label, bits_depend_on_chains_and_seed) {
 /* Stopped by a signal or killed, as often as it takes. */
 Test(label, resumes_to_the_same_files) {
     static const char *const signals[] = {"INT", "KILL", "TERM", "KILL"};
-    run(LABEL INPUT " --out a --clean ka", 0);
+    run(LABEL SOME " --out a --clean ka", 0);
     for (size_t i = 0; i < KS_COUNT(signals); i++) {
         char line[1024];
         snprintf(line, sizeof line,
-                 "timeout -s %s 0.%zu " LABEL INPUT
+                 "timeout -s %s 0.%zu " LABEL SOME
                  " --out b --clean kb --resume --threads 1",
                  signals[i], i + 2);
         int code = shell_run(line, text, sizeof text);
@@ -145,27 +152,27 @@ Test(label, resumes_to_the_same_files) {
     /* a line that a kill cut */
     if (access("b.part", F_OK) == 0)
         run("printf '{\"chain\":\"a0' >> b.part", 0);
-    run(LABEL INPUT " --out b --clean kb --resume", 0);
+    run(LABEL SOME " --out b --clean kb --resume", 0);
     cr_expect(same_files("a", "b") && same_files("ka", "kb"));
     cr_expect(access("b.part", F_OK) != 0);
 }
 
 Test(label, refuses_what_is_left_of_other_settings) {
-    run(LABEL INPUT " --out a --clean ka --threads 1 --rollouts 90 & p=$!;"
-                    " until [ -s a.part ]; do sleep 0.01; done;"
-                    " kill -INT $p; wait $p; test $? = 130 -a -e a.part",
+    run(LABEL SOME " --out a --clean ka --threads 1 --rollouts 90 & p=$!;"
+                   " until [ -s a.part ]; do sleep 0.01; done;"
+                   " kill -INT $p; wait $p; test $? = 130 -a -e a.part",
         0);
-    run(LABEL INPUT " --out a --clean ka", 1);
+    run(LABEL SOME " --out a --clean ka", 1);
     cr_expect(strstr(text, "--resume continues it"), "%s", text);
-    run(LABEL INPUT " --out a --clean ka --resume --seed 9", 1);
+    run(LABEL SOME " --out a --clean ka --resume --seed 9", 1);
     cr_expect(strstr(text, "begun with other settings"), "%s", text);
-    run("sed '1s/Now/Then/' " DATA "chains.jsonl > other", 0);
+    run("sed '1s/Now/Then/' some > other", 0);
     run(LABEL " --problems " DATA "problems.jsonl --chains other --rollouts 90"
               " --out a --clean ka --resume",
         1);
     cr_expect(strstr(text, "begun with other inputs"), "%s", text);
-    run(LABEL INPUT " --out a --clean ka --force --seed 9", 0);
-    run(LABEL INPUT " --out a --clean ka", 1);
+    run(LABEL SOME " --out a --clean ka --force --seed 9", 0);
+    run(LABEL SOME " --out a --clean ka", 1);
     cr_expect(strstr(text, "exists"), "%s", text);
 }
 

@@ -62,7 +62,7 @@ Test(label_said, keep_drops_what_greedy_removal_left_alone) {
     static const char here[] = KS_TEST_DATA "/../../experiments/demo-labels/";
     char line[1024];
     snprintf(line, sizeof line,
-             "grep -E '\"steps\": *1[1-4]' %sproblems.jsonl | head -n 25 > "
+             "grep -E '\"steps\": *1[1-4]' %sproblems.jsonl | head -n 6 > "
              "p; " KS_PROGRAM " generate --quiet --instruction= --model %smodel"
              " --problems p --out c",
              here, here);

@@ -262,12 +262,13 @@ Test(probe_kinds, bad_options_are_refused) {
 
 #endif
 
-/* All layers at once do not fit, one at a time does. start: as if the process
- * had taken nothing. */
-Test(stack, layers_beyond_the_memory_are_refused) {
+/* What does not fit lies in files. start: as if the process had taken nothing.
+ */
+Test(stack, layers_beyond_the_memory_lie_in_files) {
     static fixture g;
+    char words[64];
     ks_dataset *d = NULL;
-    ks_stack stack = {0};
+    ks_stack stack = {0}, filed = {0};
     ks_cell cells[LAYERS + 1] = {{0}};
     ks_series series = {.stream = KS_RESID,
                         .position = KS_MEAN,
@@ -278,29 +279,52 @@ Test(stack, layers_beyond_the_memory_are_refused) {
     fixture_make(&g);
     ks_dataset_paths paths = {.acts = g.acts, .labels = g.labels};
     cr_assert(eq(int, ks_dataset_open(&d, &paths, &err), KS_OK));
-    /* 480 steps of the file, 399 probed, in 4 layers, 6 wide, 4 bytes */
-    ks_room room = {.limit = 59400 - 1, .start = SIZE_MAX};
-    cr_expect(eq(i64, 24 * (ROWS + (LAYERS + 2) * d->n), 59400));
-    cr_expect(eq(int,
-                 ks_stack_read(&stack, d, &series, true, false, &room, &err),
-                 KS_LIMIT));
-    cr_expect(strstr(err.text, "59400 bytes") && strstr(err.text, "--memory"),
-              "%s", err.text);
-    cr_expect(eq(int,
-                 ks_stack_read(&stack, d, &series, false, true, &room, &err),
-                 KS_OK));
-    cr_expect(stack.x == NULL && stack.mean != NULL);
-    ks_stack_free(&stack);
-    room.limit++;
-    cr_assert(eq(int,
-                 ks_stack_read(&stack, d, &series, true, true, &room, &err),
-                 KS_OK));
+    /* in memory: layers and mean, copies of layers padded to 16, windows */
+    double bytes =
+        4 * ((LAYERS + 2) * 6.0 + (LAYERS + 2) * 16.0) * (double)d->n +
+        4 * 256 * 6 + 4 * 257 * 16;
+    ks_stack_options o = {
+        .all = true,
+        .mean = true,
+        .besides = 1000,
+        .room = {.limit = (size_t)bytes + 1000, .start = SIZE_MAX}};
+    cr_assert(eq(int, ks_stack_read(&stack, d, &series, &o, &err), KS_OK));
     for (int64_t k = 0; k < d->n * WIDTH; k++) {
         double mean = 0;
         for (int64_t l = 1; l <= LAYERS; l++)
             mean += (double)stack.x[l * d->n * WIDTH + k] / LAYERS;
         cr_assert(fabs(mean - (double)stack.mean[k]) <= 1e-5);
     }
+    o.room.limit--;
+    cr_expect(eq(int, ks_stack_read(&filed, d, &series, &o, &err), KS_LIMIT));
+    snprintf(words, sizeof words, "%.0f bytes", bytes);
+    cr_expect(strstr(err.text, words) && strstr(err.text, "--memory"), "%s",
+              err.text);
+    /* in files, to the bit */
+    o.room.scratch = g.dir;
+    cr_assert(eq(int, ks_stack_read(&filed, d, &series, &o, &err), KS_OK), "%s",
+              err.text);
+    cr_expect(filed.x == NULL && filed.mean == NULL);
+    cr_expect(eq(int, filed.file.matrices, LAYERS + 1));
+    cr_expect(eq(int, filed.mean_file.matrices, 1));
+    for (int64_t i = 0; i < d->n; i++) {
+        float row[(LAYERS + 1) * 16], mean[16];
+        cr_assert(pread(filed.file.fd, row, sizeof row,
+                        (off_t)(i * (int64_t)sizeof row)) == sizeof row);
+        cr_assert(pread(filed.mean_file.fd, mean, sizeof mean,
+                        (off_t)(i * (int64_t)sizeof mean)) == sizeof mean);
+        for (int l = 0; l <= LAYERS; l++)
+            cr_assert(memcmp(row + 16 * l, stack.x + (l * d->n + i) * WIDTH,
+                             WIDTH * sizeof *row) == 0);
+        cr_assert(memcmp(mean, stack.mean + i * WIDTH, WIDTH * sizeof *mean) ==
+                  0);
+        cr_assert(eq(flt, mean[WIDTH], 0));
+    }
+    /* a device takes none of them */
+    o.in_memory = true;
+    o.room.limit = 1000;
+    ks_stack_free(&filed);
+    cr_expect(eq(int, ks_stack_read(&filed, d, &series, &o, &err), KS_LIMIT));
     ks_stack_free(&stack);
     ks_dataset_close(&d);
     fixture_free(&g);

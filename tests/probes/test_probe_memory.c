@@ -11,18 +11,27 @@
 
 #ifdef KS_PROGRAM
 
-enum { CHAINS = 6000, STEPS = 20, ROWS = CHAINS * STEPS, WIDTH = 320 };
-/* A layer of the big file is 146 MiB. */
-#define LIMIT "48M"
-static const long LIMIT_KIB = 48 << 10;
-
 static char folder[64];
 
+/* An activation file of attn at mean: steps of 16 bytes, twenty a chain. */
+enum { STEPS = 20, BYTES = 16, MOST_CHAINS = 3200 };
+typedef struct shape {
+    const char *name;
+    int chains, width, layers;
+    int tokens; /* of a step, kept too; 0: they are not */
+} shape;
+
+/* A layer is 78 MiB. */
+static const shape big = {"big.h5", 3200, 320, 1, 0};
+static const shape small = {"small.h5", 50, 320, 1, 0};
+#define LIMIT "36M"
+enum { MOST = 36 };
+
 /* Latents common to all features, one of them the label's. */
-static void fill(float *x, int64_t row, int label) {
-    const uint64_t key[2] = {11, (uint64_t)row};
+static void fill(float *x, int width, int layer, int64_t row, int label) {
+    const uint64_t key[2] = {11 + (uint64_t)layer, (uint64_t)row};
     float latent[8];
-    for (int j = 0; j < WIDTH; j += 4) {
+    for (int j = 0; j < width; j += 4) {
         uint32_t word[4];
         ks_philox(key, (uint64_t)j, word);
         for (int k = 0; k < 4; k++) {
@@ -34,36 +43,72 @@ static void fill(float *x, int64_t row, int label) {
     x[9] += 0.5f * (float)label;
 }
 
-static void make_file(const char *name, int64_t chains, ks_type type) {
-    static ks_step_row steps[ROWS];
-    static ks_chain_row rows[CHAINS];
-    static char ids[CHAINS][12];
-    char path[96];
-    int64_t done, n = chains * STEPS;
+/* The rows [n] of a position, `times` for each step, a thousand at a time. */
+static void write_rows(ks_acts *acts, const shape *s, ks_position position,
+                       int times, const ks_step_row *steps) {
+    enum { PIECE = 1000 };
+    int64_t n = (int64_t)s->chains * STEPS * times;
+    float *x = malloc((size_t)(PIECE * s->width) * sizeof *x);
+    ks_err err = {0};
+    for (int l = 0; l < s->layers; l++)
+        for (int64_t i = 0; i < n; i += PIECE) {
+            int64_t some = KS_MIN(PIECE, n - i);
+            for (int64_t k = 0; k < some; k++)
+                fill(x + k * s->width, s->width, l, i + k,
+                     steps[(i + k) / times].label);
+            cr_assert_eq(
+                ks_acts_write(acts, KS_ATTN, position, l, i, some, x, &err),
+                KS_OK, "%s", err.text);
+        }
+    free(x);
+}
+
+/* The file, and beside it chains.jsonl with its text. */
+static void make_file(const shape *s) {
+    static ks_step_row steps[MOST_CHAINS * STEPS];
+    static ks_chain_row rows[MOST_CHAINS];
+    static char ids[MOST_CHAINS][12];
+    char path[96], text[STEPS * BYTES + 1];
+    int64_t done, n = (int64_t)s->chains * STEPS;
     ks_acts *acts = NULL;
     ks_err err = {0};
     ks_acts_options options = {.force = true};
-    for (int64_t c = 0; c < chains; c++) {
-        snprintf(ids[c], sizeof ids[c], "p%d", (int)c);
+    snprintf(path, sizeof path, "%s/%s", folder, "chains.jsonl");
+    FILE *file = fopen(path, "w");
+    for (int c = 0; c < s->chains; c++) {
+        snprintf(ids[c], sizeof ids[c], "p%d", c);
         rows[c] = (ks_chain_row){.id = ids[c], .problem = ids[c]};
-        memset(rows[c].text_sha256, 'a', 64);
-        for (int i = 0; i < STEPS; i++)
-            steps[c * STEPS + i] = (ks_step_row){.chain = (int32_t)c,
+        fprintf(
+            file,
+            "{\"id\":\"%s\",\"problem\":\"%s\",\"prompt\":\"Q\",\"steps\":[",
+            ids[c], ids[c]);
+        for (int i = 0; i < STEPS; i++) {
+            int at = i * BYTES, label = (i + c) % 3 == 0;
+            int tokens = KS_MAX(s->tokens, 1);
+            snprintf(text + at, BYTES + 1, "%-6s %7d. ",
+                     label ? "So" : "Now it", (i * 7919 + c * 31) % 9999);
+            steps[c * STEPS + i] = (ks_step_row){.chain = c,
                                                  .index = i,
-                                                 .token_begin = i,
-                                                 .token_end = i + 1,
-                                                 .byte_begin = i,
-                                                 .byte_end = i + 1,
+                                                 .token_begin = i * tokens,
+                                                 .token_end = (i + 1) * tokens,
+                                                 .byte_begin = at,
+                                                 .byte_end = at + BYTES,
                                                  .valid = 1,
-                                                 .label = (i + c) % 3 == 0};
+                                                 .label = (int8_t)label};
+            fprintf(file, "%s{\"begin\":%d,\"end\":%d}", i ? "," : "", at,
+                    at + BYTES);
+        }
+        fprintf(file, "],\"text\":\"%s\"}\n", text);
+        ks_sha256_of(text, strlen(text), rows[c].text_sha256);
     }
+    fclose(file);
     ks_acts_spec spec = {.streams = 1u << KS_ATTN,
                          .positions = 1u << KS_MEAN,
-                         .n_layers = 1,
-                         .d = WIDTH,
-                         .dtype = type,
+                         .n_layers = s->layers,
+                         .d = s->width,
+                         .dtype = KS_F32,
                          .n_steps = n,
-                         .n_chains = chains,
+                         .n_chains = s->chains,
                          .steps = steps,
                          .chains = rows,
                          .has_labels = true,
@@ -74,15 +119,12 @@ static void make_file(const char *name, int64_t chains, ks_type type) {
                          .isa = "avx2",
                          .backend = "cpu",
                          .config = "{}"};
-    snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (s->tokens) spec.positions |= 1u << KS_TOKENS;
+    snprintf(path, sizeof path, "%s/%s", folder, s->name);
     cr_assert_eq(ks_acts_create(&acts, path, &spec, &options, &done, &err),
                  KS_OK, "%s", err.text);
-    for (int64_t i = 0; i < n; i++) {
-        float x[WIDTH];
-        fill(x, i, steps[i].label);
-        cr_assert_eq(ks_acts_write(acts, KS_ATTN, KS_MEAN, 0, i, 1, x, &err),
-                     KS_OK, "%s", err.text);
-    }
+    write_rows(acts, s, KS_MEAN, 1, steps);
+    if (s->tokens) write_rows(acts, s, KS_TOKENS, s->tokens, steps);
     cr_assert_eq(ks_acts_commit(acts, 0, n, &err), KS_OK, "%s", err.text);
     cr_assert_eq(ks_acts_finish(&acts, &err), KS_OK, "%s", err.text);
 }
@@ -97,17 +139,17 @@ static void teardown(void) {
 
 TestSuite(probe_memory, .init = setup, .fini = teardown, .timeout = 300);
 
-/* Few columns, so that rows are what takes memory. A child makes the files: the
- * pages that this process has count in those of a program it starts. */
-static void make_files(void) {
+/* A child makes the files: the pages that this process has count in those of a
+ * program it starts. */
+static void make_files(const shape *one, const shape *other) {
     /* a sanitizer has memory of its own for each byte */
     if (getenv("KS_UNDER_SANITIZER"))
         cr_skip_test("memory is not the program's");
     pid_t child = fork();
     int status;
     if (child == 0) {
-        make_file("big.h5", CHAINS, KS_F32);
-        make_file("small.h5", 50, KS_F32);
+        make_file(one);
+        if (other) make_file(other);
         _exit(0);
     }
     cr_assert(waitpid(child, &status, 0) == child && status == 0);
@@ -135,50 +177,45 @@ static long peak(const char *line) {
     return after.ru_maxrss;
 }
 
-static bool same_output(const char *a, const char *b) {
-    static const char *const names[] = {"table.md", "metrics.csv",
-                                        "summary.json", "probes.h5"};
-    bool same = true;
-    for (size_t i = 0; i < KS_COUNT(names); i++) {
-        char x[128], y[128];
-        snprintf(x, sizeof x, "%s/%s/%s", folder, a, names[i]);
-        snprintf(y, sizeof y, "%s/%s/%s", folder, b, names[i]);
-        same = same && same_files(x, y);
-    }
-    return same;
+/* What libraries take once they have worked is in `least`; whole is what the
+ * command takes without --memory, whose output lies in folder "whole". */
+static void expect_bound(const char *what, const char *line, long least,
+                         long whole, const char *limit) {
+    char bounded[512];
+    snprintf(bounded, sizeof bounded, "%s --memory %s --out bound >/dev/null",
+             line, limit);
+    long bound = peak(bounded), most = strtol(limit, NULL, 10) << 10;
+    fprintf(stderr, "%s: peaks beside %ld KiB: %ld, with --memory %s: %ld\n",
+            what, least, whole - least, limit, bound - least);
+    cr_expect(bound - least <= most, "%s: %ld KiB beside %ld", what, bound,
+              least);
+    cr_expect_eq(run("diff -r whole bound >&2 && rm -r whole bound"), 0,
+                 "%s: other files", what);
 }
 
-Test(probe_memory, a_layer_of_three_times_the_limit) {
-    make_files();
-    /* what the libraries take once they have worked */
+/* What is too little is told with the least; that is enough. */
+static void layer_of_twice_the_limit(void) {
     long least = peak("$P --acts small.h5 --out tiny >/dev/null");
     long whole = peak("$P --acts big.h5 --out whole >/dev/null");
-    long bound =
-        peak("$P --acts big.h5 --memory " LIMIT " --out bound >/dev/null");
-    fprintf(stderr, "peaks beside %ld KiB: %ld, with --memory %s: %ld\n", least,
-            whole - least, LIMIT, bound - least);
-    cr_expect(whole - least > 3 * LIMIT_KIB, "%ld KiB beside %ld", whole,
-              least);
-    cr_expect(bound - least <= LIMIT_KIB, "%ld KiB beside %ld", bound, least);
-    cr_expect(same_output("whole", "bound"));
-}
-
-Test(probe_memory, too_little_is_told_with_the_least) {
-    make_files();
     cr_expect_eq(run("$P --acts big.h5 --memory 2M --out o 2>said"), 1);
     cr_expect_eq(run("test $(wc -l <said) = 1 && test ! -e o"), 0);
-    cr_expect_eq(run("m=$(sed -n 's/.*: probes of 120000 steps x 320 features "
-                     "need at least \\([0-9]*\\)M$/\\1/p' said); "
-                     "test $m -gt 2 && test $m -le 48 && "
-                     "$P --acts big.h5 --memory ${m}M --out o >/dev/null"),
-                 0, "the least that it names is enough");
+    char command[192], limit[16];
+    snprintf(command, sizeof command,
+             "sed -n 's/.*: probes of 64000 steps x 320 features need at least "
+             "\\([0-9]*M\\)$/\\1/p' %s/said | tr -d '\\n'",
+             folder);
+    cr_assert_eq(shell_run(command, limit, sizeof limit), 0);
+    long most = strtol(limit, NULL, 10);
+    cr_assert(most > 2 && most <= MOST, "%s", limit);
+    cr_expect(whole - least > 2 * most << 10, "%ld KiB beside %ld", whole,
+              least);
+    expect_bound("grid", "$P --acts big.h5", least, whole, limit);
 }
 
-Test(probe_memory, nothing_stays_of_a_run_that_ends_early) {
-    make_files();
+static void nothing_stays_of_a_run_that_ends_early(void) {
     /* the scratch file has no name while it is there */
     cr_expect_eq(
-        run("$P --bootstrap 1000000 --acts big.h5 --memory " LIMIT
+        run("rm -rf o; $P --bootstrap 1000000 --acts big.h5 --memory " LIMIT
             " --out o >/dev/null & for i in $(seq 600); do "
             "ls -l /proc/$!/fd 2>/dev/null | grep -q '/o/.*deleted' && break; "
             "sleep 0.05; done; kill -KILL $!; wait $!; "
@@ -189,9 +226,85 @@ Test(probe_memory, nothing_stays_of_a_run_that_ends_early) {
     cr_expect_eq(run("(ulimit -f 1024; $P --acts big.h5 --memory " LIMIT
                      " --out p 2>said >/dev/null); "
                      "test $? = 1 && test ! -e p && "
-                     "grep -q 'p: no room for a scratch file of 153600000 "
+                     "grep -q 'p: no room for a scratch file of 81920000 "
                      "bytes.*File too large' said"),
                  0);
+}
+
+Test(probe_memory, a_layer_beyond_the_limit) {
+    make_files(&big, &small);
+    layer_of_twice_the_limit();
+    nothing_stays_of_a_run_that_ends_early();
+}
+
+/* Every kind of probe and analysis, each alone: a layer is 12 MiB, six small
+ * ones are 15, and more of them at once would not fit. */
+Test(probe_memory, every_part_holds_the_limit) {
+    static const shape few = {"few.h5", 20, 256, 6, 0},
+                       layer = {"layer.h5", 640, 256, 1, 0},
+                       layers = {"layers.h5", 128, 256, 6, 0};
+    static const struct {
+        const shape *of;
+        const char *options, *limit;
+    } parts[] = {
+        {&layers, "--probes linear,lw-linear,linear-layer", "14M"},
+        {&layer, "--probes lda,mean-difference", "19M"},
+        {&layer, "--probes l1", "32M"},
+        {&layer, "--analyses surface --chains chains.jsonl", "19M"},
+    };
+    for (size_t i = 0; i < KS_COUNT(parts); i++) {
+        const char *name = parts[i].of->name, *options = parts[i].options;
+        char line[256];
+        if (!i || parts[i].of != parts[i - 1].of)
+            make_files(&few, parts[i].of); /* whose chains lie there then */
+        snprintf(line, sizeof line, "$P --acts few.h5 %s --out tiny >/dev/null",
+                 strstr(options, "surface") ? "" : options);
+        long least = peak(line);
+        cr_expect_eq(run("rm -r tiny"), 0);
+        snprintf(line, sizeof line, "$P --acts %s %s", name, options);
+        char all[512];
+        snprintf(all, sizeof all, "%s --out whole >/dev/null", line);
+        long whole = peak(all);
+        long rows = (long)parts[i].of->chains * STEPS * 256 * 4 >> 10;
+        cr_expect(whole - least > rows, "%s: %ld KiB beside %ld", options,
+                  whole, least);
+        expect_bound(options, line, least, whole, parts[i].limit);
+        /* told ahead of the grid */
+        snprintf(all, sizeof all,
+                 "%s --memory 4M --out o 2>said; test $? = 1 && test ! -e o && "
+                 "test $(wc -l <said) = 1 && "
+                 "grep -q -- 'need at least [0-9]*M; fewer ' said",
+                 line);
+        cr_expect_eq(run(all), 0, "%s", options);
+        run("cat said >&2");
+    }
+}
+
+/* Tokens of 25 MiB. */
+Test(probe_memory, tokens_beyond_the_limit) {
+    static const shape file = {"a.h5", 40, 256, 1, 32},
+                       few = {"few.h5", 20, 256, 1, 1};
+    make_files(&few, &file);
+    long least = peak("$P --acts few.h5 --probes attention --out tiny "
+                      ">/dev/null");
+    long whole =
+        peak("$P --acts a.h5 --probes attention --out whole >/dev/null");
+    cr_expect(whole - least > 20 << 10, "%ld KiB beside %ld", whole, least);
+    expect_bound("attention", "$P --acts a.h5 --probes attention", least, whole,
+                 "20M");
+}
+
+/* Text baselines: n-grams are counted ahead of the grid. */
+Test(probe_memory, text_that_does_not_fit_is_told) {
+    static const shape file = {"a.h5", 512, 32, 1, 0};
+    make_files(&file, NULL);
+    cr_expect_eq(run("P=$(echo \"$P\" | sed 's/--no-text//'); "
+                     "$P --acts a.h5 --chains chains.jsonl --memory 8M --out o "
+                     "2>said; test $? = 1 && test ! -e o && "
+                     "grep -q -- '--memory 8M: text baselines, which --no-text "
+                     "leaves out,' said"),
+                 0);
+    cr_expect_eq(run("cat said >&2"), 0);
 }
 
 #endif

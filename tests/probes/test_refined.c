@@ -263,15 +263,19 @@ Test(refined, attention_scores_rows_that_it_never_saw) {
         y[i] = draw(61, (uint64_t)i) < 0.5f;
         fold[i] = (uint8_t)(i / (FEW / 5));
     }
-    ks_attended_rows rows = {.rows = {FEW, D, offset, y, fold}, .x = x};
+    const ks_attention_rows rows = {FEW, D, offset, y, fold};
+    const ks_l2_source tokens = {.n = FEW * 3, .d = D, .type = KS_F32, .x = x};
     const ks_folds folds = {FEW, 5, 4, 1, fold};
     const ks_nest_options nest = {.threads = 2};
     cr_assert(
-        eq(int, ks_attended_fit_rows(&fit, &rows, &folds, &nest, 1, &err), 0),
+        eq(int,
+           ks_attended_fit_rows(&fit, &tokens, &rows, &folds, &nest, 1, &err),
+           0),
         "%s", err.text);
     for (int i = 0; i < FEW; i++) right += (fit.score[i] > 0) == y[i];
     cr_expect(lt(int, right, 42), "%d of %d", right, FEW);
     ks_attended_fit_free(&fit);
+    free(x);
 }
 
 Test(refined, attention_needs_tokens) {
@@ -282,20 +286,6 @@ Test(refined, attention_needs_tokens) {
     cr_expect(eq(int, st, KS_USAGE));
     cr_expect(strstr(err.text, "--positions mean,tokens") != NULL, "%s",
               err.text);
-}
-
-Test(refined, memory_that_is_not_there_is_told) {
-    ks_grid_options o = {.room = {.limit = (size_t)64 << 20,
-                                  .start = ks_process_bytes(),
-                                  .tested = true}};
-    const ks_analysis_input in = {.options = &o};
-    size_t some = (size_t)1 << 20, much = (size_t)1 << 30;
-    cr_expect(eq(int, ks__rows_room(&in, some, "tokens", &err), KS_OK));
-    cr_expect(eq(int, ks__rows_room(&in, much, "tokens", &err), KS_LIMIT));
-    cr_expect(strstr(err.text, "--memory 64M: tokens need at least 10") != NULL,
-              "%s", err.text);
-    o.room.limit = 0; /* all there is */
-    cr_expect(eq(int, ks__rows_room(&in, much, "tokens", &err), KS_OK));
 }
 
 /* --------------------------------------------------------------------- graded

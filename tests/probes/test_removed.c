@@ -89,22 +89,27 @@ static void free_golden(data *g) {
     free(g->group);
 }
 
+static ks_l2_source rows_of(const data *g) {
+    return (ks_l2_source){.n = g->n, .d = g->d, .type = KS_F32, .x = g->x};
+}
+
 Test(removed, residuals_equal_scikit_learn) {
     data g = read_golden();
+    const ks_l2_source rows = rows_of(&g);
     size_t size = (size_t)(g.n * g.d);
     float *left = calloc(size, sizeof *left),
           *again = calloc(size, sizeof *again);
     double *want = numbers(&g, "left", size);
-    cr_assert(eq(int,
-                 ks_removed_residual(g.x, g.d, g.z, g.k, g.fold, 1u << 1, g.n,
-                                     1, left, &err),
-                 KS_OK),
-              "%s", err.text);
+    cr_assert(
+        eq(int,
+           ks_removed_residual(&rows, g.z, g.k, g.fold, 1u << 1, 1, left, &err),
+           KS_OK),
+        "%s", err.text);
     cr_expect(close_f32("residuals", left, want, size, 2e-6, 2e-6));
-    cr_assert(eq(int,
-                 ks_removed_residual(g.x, g.d, g.z, g.k, g.fold, 1u << 1, g.n,
-                                     3, again, &err),
-                 KS_OK));
+    cr_assert(eq(
+        int,
+        ks_removed_residual(&rows, g.z, g.k, g.fold, 1u << 1, 3, again, &err),
+        KS_OK));
     cr_expect(memcmp(left, again, size * sizeof *left) == 0);
     free(left);
     free(again);
@@ -119,11 +124,12 @@ static void fit(const data *g, float *score, bool removed) {
                                .threads = 2};
     int32_t fits = 0, unconverged = 0;
     const int8_t *y = g->y;
+    const ks_l2_source rows = rows_of(g);
     ks_nest nest;
     if (removed) {
         cr_assert(eq(int,
-                     ks_removed_fit(g->x, g->d, g->z, g->k, g->y, &folds,
-                                    &options, score, &fits, &unconverged, &err),
+                     ks_removed_fit(&rows, g->z, g->k, g->y, &folds, &options,
+                                    score, &fits, &unconverged, &err),
                      KS_OK),
                   "%s", err.text);
         /* each outer fold alone: its inner parts and its refit */
@@ -296,19 +302,20 @@ Test(removed, a_label_beside_the_surface_stays) {
 Test(removed, test_rows_decide_nothing) {
     static float a[N * WIDTH], b[N * WIDTH];
     data g = planted(false);
-    cr_assert(eq(int,
-                 ks_removed_residual(g.x, WIDTH, g.z, FEATURES, g.fold, 1u << 2,
-                                     N, 2, a, &err),
-                 KS_OK));
+    const ks_l2_source rows = rows_of(&g);
+    cr_assert(eq(
+        int,
+        ks_removed_residual(&rows, g.z, FEATURES, g.fold, 1u << 2, 2, a, &err),
+        KS_OK));
     for (int64_t i = 0; i < N; i++)
         if (g.fold[i] == 2) {
             g.x[i * WIDTH] += 100;
             g.z[i * FEATURES] -= 50;
         }
-    cr_assert(eq(int,
-                 ks_removed_residual(g.x, WIDTH, g.z, FEATURES, g.fold, 1u << 2,
-                                     N, 2, b, &err),
-                 KS_OK));
+    cr_assert(eq(
+        int,
+        ks_removed_residual(&rows, g.z, FEATURES, g.fold, 1u << 2, 2, b, &err),
+        KS_OK));
     for (int64_t i = 0; i < N; i++) {
         bool same =
             memcmp(a + i * WIDTH, b + i * WIDTH, sizeof(float) * WIDTH) == 0;

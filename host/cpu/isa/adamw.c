@@ -14,15 +14,29 @@ enum {
 typedef struct linear {
     const ks_adamw_job *job;
     const ks_adamw_run *run;
-    float *m, *v;                     /* [n_params] */
-    int32_t row[KS_ADAMW_MOST_BATCH]; /* of the batch */
-    float z[KS_ADAMW_MOST_BATCH];     /* margins, then residuals */
+    float *m, *v;                        /* [n_params] */
+    int32_t row[KS_ADAMW_MOST_BATCH];    /* of the batch */
+    float z[KS_ADAMW_MOST_BATCH];        /* margins, then residuals */
+    const float *x[KS_ADAMW_MOST_BATCH]; /* rows that were found, of the first
+                                            layer */
+    int64_t hop;   /* from a row of a layer to that of the next */
+    float *buffer; /* [batch, wide] of the file's rows */
+    bool failed;   /* to read it */
 } linear;
 
-static const float *row_of(const linear *s, int32_t layer, int32_t row) {
+/* n rows, at most a batch: where they lie, or out of the file. */
+static void find(linear *s, const int32_t *row, int32_t n) {
     const ks_adamw_job *job = s->job;
-    return job->x +
-           ((int64_t)(s->run->layer + layer) * job->n + row) * job->stride;
+    int64_t wide = ks_adamw_wide(job), stride = job->stride;
+    s->hop = job->file ? stride : job->n * stride;
+    for (int32_t i = 0; i < n; i++) {
+        float *to = s->buffer + i * wide;
+        s->x[i] = job->file
+                      ? to
+                      : job->x + (s->run->layer * job->n + row[i]) * stride;
+        if (job->file && !ks__adamw_read(job, s->run, row[i], 0, wide, to))
+            s->failed = true;
+    }
 }
 
 /* Features at[0..VL) of x as the probe sees them; at is their place in wide. */
@@ -32,15 +46,15 @@ KS_INLINE vf see(const ks_adamw_run *r, const float *x, int64_t at) {
     return (a - vload(r->centre + at)) * vload(r->inverse + at);
 }
 
-/* z of n rows, n at most TOGETHER. */
-static void some_margins(const linear *s, const int32_t *row, int n, float *z) {
+/* z of n rows found, from `first` on, n at most TOGETHER. */
+static void some_margins(const linear *s, int32_t first, int n, float *z) {
     const ks_adamw_job *job = s->job;
     vf sum[TOGETHER];
     for (int i = 0; i < TOGETHER; i++) sum[i] = vset(0);
     for (int32_t l = 0; l < job->layers; l++) {
         const float *x[TOGETHER], *w = s->run->param + l * job->stride;
         for (int i = 0; i < TOGETHER; i++)
-            x[i] = row_of(s, l, row[i < n ? i : 0]);
+            x[i] = s->x[first + (i < n ? i : 0)] + l * s->hop;
         for (int64_t j = 0; j < job->stride; j += VL) {
             vf weight = vload(w + j);
             for (int i = 0; i < TOGETHER; i++)
@@ -52,9 +66,13 @@ static void some_margins(const linear *s, const int32_t *row, int n, float *z) {
         z[i] = vsum(sum[i]) + s->run->param[ks_adamw_wide(job)];
 }
 
-static void margins(const linear *s, const int32_t *row, int32_t n, float *z) {
-    for (int32_t i = 0; i < n; i += TOGETHER)
-        some_margins(s, row + i, KS_MIN(TOGETHER, n - i), z + i);
+static void margins(linear *s, const int32_t *row, int32_t n, float *z) {
+    for (int32_t from = 0; from < n; from += s->job->batch) {
+        int32_t m = KS_MIN(s->job->batch, n - from);
+        find(s, row + from, m);
+        for (int32_t i = 0; i < m; i += TOGETHER)
+            some_margins(s, i, KS_MIN(TOGETHER, m - i), z + from + i);
+    }
 }
 
 /* Gradient of 16 features: four chains of rows, added up in pairs. */
@@ -79,13 +97,13 @@ KS_INLINE void gradient(const linear *s, const float *const *x, int64_t j,
         out[q] = (g[0][q] + g[1][q]) + (g[2][q] + g[3][q]);
 }
 
-/* Gradient and step of all parameters. */
+/* Gradient and step of all parameters, on the rows whose margins are z. */
 static void step(linear *s, const ks_adamw_rate *rate) {
     const ks_adamw_job *job = s->job;
     float *param = s->run->param;
     for (int32_t l = 0; l < job->layers; l++) {
         const float *x[KS_ADAMW_MOST_BATCH];
-        for (int32_t i = 0; i < job->batch; i++) x[i] = row_of(s, l, s->row[i]);
+        for (int32_t i = 0; i < job->batch; i++) x[i] = s->x[i] + l * s->hop;
         for (int64_t j = 0; j < job->stride; j += KS_ADAMW_PAD) {
             int64_t at = l * job->stride + j;
             vf g[GROUP];
@@ -120,33 +138,42 @@ static void one_epoch(linear *s, int32_t epoch, ks_adamw_clock *clock) {
     }
 }
 
-static void train(const ks_adamw_job *job, const ks_adamw_run *r,
-                  float *moments) {
+/* memory: moments, and behind them rows of the file. False: it cannot be read.
+ */
+static bool train(const ks_adamw_job *job, const ks_adamw_run *r,
+                  float *memory) {
     int64_t n = ks_adamw_place(job, job->n_hidden + 1);
-    linear s = {.job = job, .run = r, .m = moments, .v = moments + n};
+    linear s = {.job = job, .run = r, .m = memory, .v = memory + n};
     ks_adamw_clock clock = {1, 1};
-    memset(moments, 0, 2 * (size_t)n * sizeof *moments);
-    for (int32_t e = 0; e < r->epochs && !ks_interrupted; e++) {
+    memset(memory, 0, 2 * (size_t)n * sizeof *memory);
+    s.buffer = memory + 2 * n;
+    for (int32_t e = 0; e < r->epochs && !ks_interrupted && !s.failed; e++) {
         one_epoch(&s, e, &clock);
         float *to = ks__adamw_margins(job, r, e);
         if (to) margins(&s, r->eval, r->n_eval, to);
     }
+    return !s.failed;
 }
 
 static ks_status train_linear(ks_dev *dev, const ks_adamw_job *job,
                               ks_err *err) {
     ks_status st = KS_OK;
-    float *moments = NULL;
+    float *memory = NULL;
+    bool good = true;
     int64_t n = 2 * ks_adamw_place(job, job->n_hidden + 1);
     int threads = KS_MAX(1, KS_MIN(dev->threads, job->n_runs));
-    KS_TRY(ks_alloc(&moments, (size_t)(threads * n), sizeof *moments, "moments",
+    if (job->file) n += job->batch * ks_adamw_wide(job);
+    KS_TRY(ks_alloc(&memory, (size_t)(threads * n), sizeof *memory, "moments",
                     err));
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)             \
+    reduction(&& : good)
     for (int32_t k = 0; k < job->n_runs; k++)
-        train(job, &job->runs[k], moments + omp_get_thread_num() * n);
+        good = train(job, &job->runs[k], memory + omp_get_thread_num() * n) &&
+               good;
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+    if (!good) st = ks__adamw_unread(err);
 done:
-    free(moments);
+    free(memory);
     return st;
 }
 

@@ -2,10 +2,36 @@
 #ifndef KS_ADAMW_ISA_H
 #define KS_ADAMW_ISA_H
 
+#include <errno.h>
+#include <unistd.h>
+
 #include "isa.h"
 
 /* A probe with hidden layers; adamw_mlp.c. */
 ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *, const ks_adamw_job *, ks_err *);
+
+/* Inputs [first, first + count) of a row out of the job's file; false: it
+ * cannot be read. */
+static inline bool ks__adamw_read(const ks_adamw_job *job,
+                                  const ks_adamw_run *r, int32_t row,
+                                  int64_t first, int64_t count, float *to) {
+    int64_t at = ((int64_t)row * job->file->matrices + r->layer) * job->stride;
+    size_t size = (size_t)count * sizeof *to, done = 0;
+    at = (at + first) * (int64_t)sizeof *to;
+    while (done < size) {
+        ssize_t got = pread(job->file->fd, (char *)to + done, size - done,
+                            at + (off_t)done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return false;
+        done += (size_t)got;
+    }
+    return true;
+}
+
+static inline ks_status ks__adamw_unread(ks_err *err) {
+    return ks_fail(err, KS_IO,
+                   "the scratch file of the probes' layers cannot be read");
+}
 
 /* Where run r keeps the margins of epoch e; NULL: not wanted. */
 static inline float *ks__adamw_margins(const ks_adamw_job *job,

@@ -33,6 +33,7 @@ typedef struct mlp {
     float *slope[KS_ADAMW_MOST_HIDDEN]; /* of the loss by what went into it */
     float *part;                        /* [ranges, batch, units] of layer 0 */
     float *z;                           /* [batch] */
+    bool failed;                        /* to read the job's file */
 } mlp;
 
 /* ------------------------------------------------------------------- inputs */
@@ -50,12 +51,33 @@ static void gather_row(const ks_adamw_run *r, const float *x, int64_t at,
                            vload(r->inverse + at + j));
 }
 
+/* Inputs of a range out of the file, [n, RANGE] into read; in memory they stay
+ * where they lie. */
+static void read_range(mlp *s, const int32_t *row, int32_t n, int64_t first,
+                       int64_t count, float *read) {
+    bool failed = false;
+    if (!s->job->file) return;
+    for (int32_t i = 0; i < n; i++)
+        failed |= !ks__adamw_read(s->job, s->run, row[i], first, count,
+                                  read + i * (int64_t)RANGE);
+    if (failed)
+#pragma omp atomic write
+        s->failed = true;
+}
+
 /* Inputs [first, first + count) of the rows, [n, STRIP] with zeros behind: from
- * one layer's rows, then from the next one's. */
+ * one layer's rows, then from the next one's; or what was read of the file. */
 static void gather(const mlp *s, const int32_t *row, int32_t n_rows, int32_t n,
-                   int64_t first, int64_t count, float *to) {
+                   int64_t first, int64_t count, const float *read, float *to) {
     const ks_adamw_job *job = s->job;
     int64_t end = first + count, part;
+    for (int32_t i = 0; job->file && i < n; i++)
+        if (i < n_rows)
+            gather_row(s->run, read + i * (int64_t)RANGE + first % RANGE, first,
+                       count, to + i * STRIP);
+        else
+            memset(to + i * STRIP, 0, (size_t)count * sizeof *to);
+    if (job->file) return;
     for (int64_t f = first; f < end; f += part, to += part) {
         int64_t layer = s->run->layer + f / job->stride;
         const float *x = job->x + layer * job->n * job->stride;
@@ -72,6 +94,7 @@ static void gather(const mlp *s, const int32_t *row, int32_t n_rows, int32_t n,
 /* Rows lie anywhere: the strip from f on is asked for ahead. */
 static void fetch(const mlp *s, const int32_t *row, int32_t n, int64_t f) {
     const ks_adamw_job *job = s->job;
+    if (job->file) return;
     int64_t layer = s->run->layer + f / job->stride;
     const float *x = job->x + layer * job->n * job->stride + f % job->stride;
     for (int32_t i = 0; i < n; i++)
@@ -91,15 +114,16 @@ static int32_t n_ranges(const ks_adamw_job *job) {
 }
 
 /* out [padded n, units] = the range's share of the rows' first layer. */
-static void forward_range(const mlp *s, int32_t range, const int32_t *row,
-                          int32_t n, float *strip, float *out) {
+static void forward_range(mlp *s, int32_t range, const int32_t *row, int32_t n,
+                          float *strip, float *read, float *out) {
     const ks_adamw_job *job = s->job;
     int64_t units = job->hidden[0], wide = ks_adamw_wide(job);
-    int64_t end = KS_MIN(wide, (range + 1) * (int64_t)RANGE);
+    int64_t begin = range * (int64_t)RANGE, end = KS_MIN(wide, begin + RANGE);
+    read_range(s, row, n, begin, end - begin, read);
     memset(out, 0, (size_t)(padded(n) * units) * sizeof *out);
-    for (int64_t f = range * (int64_t)RANGE; f < end; f += STRIP) {
+    for (int64_t f = begin; f < end; f += STRIP) {
         int64_t count = KS_MIN(STRIP, end - f);
-        gather(s, row, n, padded(n), f, count, strip);
+        gather(s, row, n, padded(n), f, count, read, strip);
         forward_block(out, strip, STRIP, padded(n), s->run->param + f * units,
                       count, units);
     }
@@ -107,19 +131,23 @@ static void forward_range(const mlp *s, int32_t range, const int32_t *row,
 
 /* One range of one step: the update of the batch behind, then its share of the
  * next batch's forward, strip by strip. */
-static void run_range(mlp *s, int32_t range) {
+static void run_range(mlp *s, int32_t range, float *read) {
     const ks_adamw_job *job = s->job;
     int32_t n = job->batch, wide_n = padded(n);
     int64_t units = job->hidden[0], wide = ks_adamw_wide(job);
-    int64_t end = KS_MIN(wide, (range + 1) * (int64_t)RANGE);
+    int64_t begin = range * (int64_t)RANGE, end = KS_MIN(wide, begin + RANGE);
     bool update = s->next > 0, forward = s->next < s->run->n_batches;
     float *out = s->part + range * (int64_t)wide_n * units;
     if (s->next > s->run->n_batches) return;
-    if (forward) memset(out, 0, (size_t)(wide_n * units) * sizeof *out);
-    for (int64_t f = range * (int64_t)RANGE; f < end; f += STRIP) {
+    if (forward) {
+        memset(out, 0, (size_t)(wide_n * units) * sizeof *out);
+        read_range(s, s->row[1], n, begin, end - begin, read);
+    }
+    for (int64_t f = begin; f < end; f += STRIP) {
         int64_t count = KS_MIN(STRIP, end - f), at = f * units;
         if (forward) {
-            gather(s, s->row[1], n, wide_n, f, count, s->x[1] + f * wide_n);
+            gather(s, s->row[1], n, wide_n, f, count, read,
+                   s->x[1] + f * wide_n);
             if (f + STRIP < end) fetch(s, s->row[1], n, f + STRIP);
         }
         if (update)
@@ -257,8 +285,22 @@ static void find_rows(mlp *s) {
             &s->order, (uint32_t)(s->next * job->batch + i))];
 }
 
-/* Margins of rows [from, from + n) of those to evaluate; memory: as a run's. */
-static void evaluate(const mlp *s, int32_t from, int32_t n, float *memory,
+/* Floats of parts and activations of a batch. */
+static int64_t batch_floats(const ks_adamw_job *job) {
+    int64_t floats = n_ranges(job) * (int64_t)job->hidden[0];
+    for (int32_t l = 0; l < job->n_hidden; l++) floats += job->hidden[l];
+    return floats * padded(job->batch);
+}
+
+/* Of a thread: those, and a range of a batch out of the file. */
+static int64_t thread_floats(const ks_adamw_job *job) {
+    return batch_floats(job) +
+           (job->file ? RANGE * (int64_t)padded(job->batch) : 0);
+}
+
+/* Margins of rows [from, from + n) of those to evaluate; memory: of a
+ * thread. */
+static void evaluate(mlp *s, int32_t from, int32_t n, float *memory,
                      float *to) {
     const ks_adamw_job *job = s->job;
     float *act[KS_ADAMW_MOST_HIDDEN], *part = memory;
@@ -270,15 +312,9 @@ static void evaluate(const mlp *s, int32_t from, int32_t n, float *memory,
         if (l < job->n_hidden) at += padded(n) * (int64_t)job->hidden[l];
     }
     for (int32_t r = 0; r < n_ranges(job); r++)
-        forward_range(s, r, s->run->eval + from, n, strip, part + r * size);
+        forward_range(s, r, s->run->eval + from, n, strip,
+                      memory + batch_floats(job), part + r * size);
     head_forward(s, act, part, n, to + from);
-}
-
-/* Floats of parts and activations of a batch. */
-static int64_t batch_floats(const ks_adamw_job *job) {
-    int64_t floats = n_ranges(job) * (int64_t)job->hidden[0];
-    for (int32_t l = 0; l < job->n_hidden; l++) floats += job->hidden[l];
-    return floats * padded(job->batch);
 }
 
 static void mlp_close(mlp *s) {
@@ -330,7 +366,9 @@ static int32_t begin_epoch(mlp *s, int32_t epoch) {
 }
 
 /* All steps of an epoch of a group, by all threads. */
-static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch) {
+static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch,
+                        float *memory) {
+    const ks_adamw_job *job = runs->job;
     int32_t ranges = n_ranges(runs->job), most = 0;
     for (int32_t k = 0; k < n; k++)
         most = KS_MAX(most, begin_epoch(&runs[k], epoch));
@@ -338,7 +376,9 @@ static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch) {
     for (int32_t b = 0; b <= most; b++) {
 #pragma omp for schedule(static)
         for (int32_t k = 0; k < n * ranges; k++)
-            run_range(&runs[k / ranges], k % ranges);
+            run_range(&runs[k / ranges], k % ranges,
+                      memory + omp_get_thread_num() * thread_floats(job) +
+                          batch_floats(job));
 #pragma omp for schedule(static, 1)
         for (int32_t k = 0; k < n; k++) {
             run_head(&runs[k]);
@@ -348,7 +388,7 @@ static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch) {
 }
 
 /* Margins after an epoch: batches of rows of all runs, by all threads.
- * memory: [threads, batch_floats]. */
+ * memory: [threads, thread_floats]. */
 static void group_margins(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch,
                           float *memory) {
     const ks_adamw_job *job = runs->job;
@@ -358,12 +398,12 @@ static void group_margins(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch,
                          (runs[k].run->n_eval + job->batch - 1) / job->batch);
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
     for (int32_t k = 0; k < n * batches; k++) {
-        const mlp *s = &runs[k / batches];
+        mlp *s = &runs[k / batches];
         float *to = ks__adamw_margins(job, s->run, epoch);
         int32_t from = k % batches * job->batch;
         if (to && from < s->run->n_eval)
             evaluate(s, from, KS_MIN(job->batch, s->run->n_eval - from),
-                     memory + omp_get_thread_num() * batch_floats(job), to);
+                     memory + omp_get_thread_num() * thread_floats(job), to);
     }
 }
 
@@ -382,8 +422,11 @@ static ks_status train_together(ks_dev *dev, const ks_adamw_job *job,
             KS_TRY(mlp_open(&runs[open], job, &job->runs[from + open], err));
         for (int32_t e = 0; e < job->epochs; e++) {
             KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-            group_epoch(dev, runs, n, e);
+            group_epoch(dev, runs, n, e, memory);
             group_margins(dev, runs, n, e, memory);
+            for (int32_t k = 0; k < n && st == KS_OK; k++)
+                if (runs[k].failed) st = ks__adamw_unread(err);
+            if (st != KS_OK) goto done;
         }
         while (open) mlp_close(&runs[--open]);
     }
@@ -399,9 +442,10 @@ static ks_status train_alone(const ks_adamw_job *job, const ks_adamw_run *run,
     mlp s;
     ks_status st = mlp_open(&s, job, run, err);
     if (st != KS_OK) return st;
-    for (int32_t e = 0; e < run->epochs && !ks_interrupted; e++) {
+    for (int32_t e = 0; e < run->epochs && !ks_interrupted && !s.failed; e++) {
         for (int32_t b = begin_epoch(&s, e); b >= 0; b--) {
-            for (int32_t r = 0; r < n_ranges(job); r++) run_range(&s, r);
+            for (int32_t r = 0; r < n_ranges(job); r++)
+                run_range(&s, r, memory + batch_floats(job));
             run_head(&s);
             find_rows(&s);
         }
@@ -410,7 +454,7 @@ static ks_status train_alone(const ks_adamw_job *job, const ks_adamw_run *run,
             evaluate(&s, at, KS_MIN(job->batch, run->n_eval - at), memory, to);
     }
     mlp_close(&s);
-    return KS_OK;
+    return s.failed ? ks__adamw_unread(err) : KS_OK;
 }
 
 /* Small runs: threads do not wait for one another in every step. */
@@ -420,7 +464,7 @@ static ks_status train_apart(ks_dev *dev, const ks_adamw_job *job,
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
     for (int32_t k = 0; k < job->n_runs; k++) {
         ks_err mine = {0};
-        float *own = memory + omp_get_thread_num() * batch_floats(job);
+        float *own = memory + omp_get_thread_num() * thread_floats(job);
         ks_status got = train_alone(job, &job->runs[k], own, &mine);
         if (got != KS_OK)
 #pragma omp critical(ks_adamw_apart)
@@ -441,7 +485,7 @@ ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *dev, const ks_adamw_job *job,
     int32_t ranges = n_ranges(job);
     bool apart = ranges == 1 ||
                  (job->n_runs >= dev->threads && ranges < 2 * dev->threads);
-    KS_TRY(ks_alloc(&memory, (size_t)(dev->threads * batch_floats(job)),
+    KS_TRY(ks_alloc(&memory, (size_t)(dev->threads * thread_floats(job)),
                     sizeof *memory, "a batch", err));
     KS_TRY(apart ? train_apart(dev, job, memory, err)
                  : train_together(dev, job, memory, err));

@@ -1,0 +1,129 @@
+/* evaluation_room.c - see evaluation_room.h. */
+#include "evaluation_room.h"
+
+#include "baselines_state.h"
+#include "layer.h"
+#include "ridge.h"
+
+typedef struct work {
+    const ks_evaluation *r;
+    const ks_grid_options *grid;
+    ks_grid_shape shapes[KS_N_STREAMS * KS_N_POSITIONS];
+    int32_t n_shapes;
+    ks_l2_source x; /* a layer as the file has it */
+    size_t kept;    /* bytes that are there when the next part begins */
+} work;
+
+/* A part's least bytes and, once it fits, what stays of it. */
+static ks_status add(work *w, size_t least, size_t stays, const char *what,
+                     const char *lowers, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_room *room = &w->grid->room;
+    size_t needs = w->kept + stays + least;
+    KS_CHECK(needs <= room->limit, KS_LIMIT,
+             "--memory %zuM: %s need at least %zuM; %s", room->limit >> 20,
+             what, (needs >> 20) + 2, lowers);
+    w->kept += stays;
+done:
+    return st;
+}
+
+static int64_t cells(const work *w) {
+    int64_t n = 0;
+    for (int32_t k = 0; k < w->n_shapes; k++) n += w->shapes[k].n_cells;
+    return n;
+}
+
+/* The grid's cells and the rivals' stay until the end. */
+static void add_grids(work *w) {
+    const ks_evaluation *r = w->r;
+    ks_grid_options mine = *w->grid;
+    size_t now = ks_process_bytes(), start = w->grid->room.start;
+    mine.nest.keep_weights = mine.nest.keep_inner = false;
+    w->kept = (now > start ? now - start : 0) +
+              ks_grid_kept(r->dataset->acts, &r->folds, w->grid);
+    for (int32_t i = 0; i < r->n_rivals; i++)
+        w->kept += ks_grid_kept(r->rivals[i].file, &r->folds, &mine);
+}
+
+static ks_status add_text(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_evaluation *r = w->r;
+    const ks_evaluation_options *o = r->options;
+    size_t n = (size_t)r->dataset->n;
+    if (!r->dataset->has_text) return KS_OK;
+    if (!o->no_text)
+        KS_TRY(ks__baselines_words_room(r->dataset, &r->folds, &w->grid->nest,
+                                        &w->grid->room, w->kept, err));
+    if (!(o->analyses >> KS_SURFACE & 1)) return KS_OK;
+    KS_TRY(add(w, ks_independence_bytes(r->dataset, &r->folds, w->grid),
+               (size_t)w->n_shapes * n * sizeof(float),
+               "probes of what is left without surface",
+               "fewer --folds, or leave surface out of --analyses", err));
+done:
+    return st;
+}
+
+static ks_status add_kinds(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_evaluation *r = w->r;
+    if (!r->options->kinds.n_recipes) return KS_OK;
+    for (int32_t k = 0; k < w->n_shapes; k++) {
+        double kept = 0;
+        double least = ks_kinds_bytes(&r->options->kinds, r->dataset->info,
+                                      w->shapes[k].n_cells, &r->folds, &kept);
+        KS_TRY(add(w, (size_t)least, (size_t)kept, "probes trained by AdamW",
+                   "fewer units, --layers, --seeds or --probes", err));
+    }
+done:
+    return st;
+}
+
+static ks_status add_refined(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_evaluation *r = w->r;
+    const ks_folds *f = &r->folds;
+    const ks_refined_options *o = &r->options->refined;
+    size_t n_cells = (size_t)cells(w), n = (size_t)r->dataset->n;
+    if (o->directions)
+        KS_TRY(add(w, ks_directions_bytes(&w->x, f, 1),
+                   n_cells * ks_directions_kept(f), "mean difference and LDA",
+                   "fewer --folds, --layers or --seeds, or leave them out of "
+                   "--probes",
+                   err));
+    if (o->l1)
+        KS_TRY(
+            add(w, ks_sparse_bytes(&w->x, f, 1, true),
+                (size_t)w->n_shapes * ks_sparse_kept(&w->x, f), "sparse probes",
+                "fewer --folds or --inner-folds, or leave l1 out of --probes",
+                err));
+    if (o->attention)
+        KS_TRY(add(w, ks_attended_bytes(r->dataset, f),
+                   n_cells * n * sizeof(float), "attention over tokens",
+                   "fewer --folds or --inner-folds, or leave attention out of "
+                   "--probes",
+                   err));
+    for (int32_t k = 0; k < o->n_graded; k++)
+        KS_TRY(add(w, ks_ridge_bytes(&w->x, 2, f, 1),
+                   n_cells * ks_ridge_kept(2, f), "regressions on a score",
+                   "fewer --folds, --layers or --seeds, or no --graded", err));
+done:
+    return st;
+}
+
+ks_status ks__evaluation_room(const ks_evaluation *r,
+                              const ks_grid_options *grid, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_acts_info *info = r->dataset->info;
+    work w = {.r = r,
+              .grid = grid,
+              .x = {.n = r->dataset->n, .d = info->d, .type = info->dtype}};
+    if (!grid->room.limit || grid->nest.dev) return KS_OK;
+    w.n_shapes = ks_grid_shapes(r->dataset->acts, grid, w.shapes);
+    add_grids(&w);
+    KS_TRY(add_text(&w, err));
+    KS_TRY(add_kinds(&w, err));
+    KS_TRY(add_refined(&w, err));
+done:
+    return st;
+}

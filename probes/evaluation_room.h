@@ -1,0 +1,16 @@
+/* evaluation_room.h - whether --memory is enough for all that an evaluation was
+ * asked for, found out ahead of it. Internal. */
+#ifndef KS_EVALUATION_ROOM_H
+#define KS_EVALUATION_ROOM_H
+
+#include "evaluation.h"
+
+/* KS_LIMIT for the first part behind the grid that needs more than what the
+ * limit leaves it beside all that stays of the parts before: how much at least,
+ * and which options lower it. The data set, folds and rivals are open; grid:
+ * options of the grid. Bytes of the least part on the host; what is found here
+ * holds for every part, so that none asks again. */
+ks_status ks__evaluation_room(const ks_evaluation *evaluation,
+                              const ks_grid_options *grid, ks_err *err);
+
+#endif
