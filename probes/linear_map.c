@@ -146,6 +146,7 @@ void ks_map_train_close(ks_map_train *t) {
 
 /* ---------------------------------------------------------------- one map */
 
+/* What a failure leaves is the caller's to free. */
 static ks_status open_map(ks_linear_map *out, const ks_map_train *train,
                           bool weight, ks_err *err) {
     ks_status st = KS_OK;
@@ -156,7 +157,6 @@ static ks_status open_map(ks_linear_map *out, const ks_map_train *train,
         KS_TRY(ks_alloc(&out->weight, in * to, sizeof(double), "map", err));
     KS_TRY(ks_alloc(&out->bias, to, sizeof(double), "map", err));
 done:
-    if (st != KS_OK) ks_linear_map_free(out);
     return st;
 }
 
@@ -287,7 +287,9 @@ done:
 ks_status ks_linear_map_mean(ks_linear_map *out, const ks_map_train *train,
                              ks_err *err) {
     ks_status st = open_map(out, train, false, err);
-    if (st == KS_OK)
+    if (st != KS_OK)
+        ks_linear_map_free(out);
+    else
         memcpy(out->bias, train->y_mean,
                (size_t)out->d_out * sizeof *out->bias);
     return st;
@@ -306,6 +308,7 @@ ks_status ks_linear_map_identity(ks_linear_map *out, const ks_map_train *train,
         out->bias[j] = train->of->x.shift[j] - train->of->at[j];
     }
 done:
+    if (st != KS_OK) ks_linear_map_free(out);
     return st;
 }
 

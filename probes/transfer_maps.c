@@ -257,16 +257,18 @@ static int threads_of(const work *w) {
     return asked ? asked : omp_get_max_threads();
 }
 
-/* Calls one(0) to one(n - 1) side by side, as threads and memory allow; bits do
- * not depend on how many. */
+/* Side by side, as threads and memory allow. */
+static int lanes_of(const work *w) {
+    int64_t bytes = 64 * w->d_in * (w->d_in + w->d_out);
+    return (int)KS_MIN(threads_of(w), KS_MAX(1, FIT_BYTES / KS_MAX(1, bytes)));
+}
+
+/* Calls one(0) to one(n - 1); bits do not depend on the lanes. */
 static ks_status side_by_side(work *w, int32_t n,
                               ks_status (*one)(work *, int32_t, ks_err *),
                               ks_err *err) {
     ks_status st = KS_OK;
-    int64_t bytes = 64 * w->d_in * (w->d_in + w->d_out);
-    int lanes =
-        (int)KS_MIN(threads_of(w), KS_MAX(1, FIT_BYTES / KS_MAX(1, bytes)));
-#pragma omp parallel for num_threads(lanes) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(lanes_of(w)) schedule(dynamic, 1)
     for (int32_t i = 0; i < n; i++) {
         ks_err mine = {0};
         ks_status got = one(w, i, &mine);

@@ -96,11 +96,12 @@ static double tic_step(double span) {
 static ks_status log_tics(double low, double high, ks_str *out, ks_err *err) {
     static const double steps[] = {1, 2, 5};
     ks_status st = KS_OK;
-    bool all = high / low < 2e3;
+    size_t n = high / low < 2e3 ? KS_COUNT(steps) : 1;
     const char *comma = "set xtics (";
-    for (double ten = pow(10, floor(log10(low))); ten <= high; ten *= 10)
-        for (size_t i = 0; i < (all ? KS_COUNT(steps) : 1); i++) {
-            double v = ten * steps[i];
+    int first = (int)floor(log10(low)), last = (int)floor(log10(high));
+    for (int ten = first; ten <= last; ten++)
+        for (size_t i = 0; i < n; i++) {
+            double v = steps[i] * pow(10, ten);
             if (v < low || v > high) continue;
             KS_TRY(ks_str_printf(out, err, "%s'%.6g' %.6g", comma, v, v));
             comma = ", ";

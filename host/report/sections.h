@@ -77,8 +77,8 @@ void ks__lines_of(ks_report *r, const ks_runs *runs, size_t run,
 
 /* Rows of the same: position and a column a key, of the point or the entry. */
 typedef struct ks_column_spec {
-    ks_column_kind kind; /* intervals, numbers or p */
     const char *name, *key;
+    ks_column_kind kind; /* intervals, numbers or p */
     bool of_entry;
 } ks_column_spec;
 void ks__columns_of(ks_report_table *t, const ks_column_spec *columns,

@@ -13,9 +13,9 @@ static json_t *analysis(const ks_runs *runs, size_t run, const char *name) {
 
 static void agreement(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_column_spec columns[] = {
-        {KS_COLUMN_WHOLE, "layer", "layer", false},
-        {KS_COLUMN_PERCENT, "agreement, %", "agreement", false},
-        {KS_COLUMN_RANGE, "correlation of scores", "correlation", false}};
+        {"layer", "layer", KS_COLUMN_WHOLE, false},
+        {"agreement, %", "agreement", KS_COLUMN_PERCENT, false},
+        {"correlation of scores", "correlation", KS_COLUMN_RANGE, false}};
     static const ks_lines_spec lines = {
         .file = "agreement",
         .title = "Agreement with the last layer's probe",
@@ -87,9 +87,9 @@ static void one_layer_transfer(ks_report *r, const ks_runs *runs, size_t run,
 
 static void layers_needed(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_column_spec columns[] = {
-        {KS_COLUMN_WHOLE, "layers", "n", false},
-        {KS_COLUMN_PERCENT, "balanced accuracy, %", "balanced_accuracy", false},
-        {KS_COLUMN_POINTS, "minus all layers, points", "minus_all", false}};
+        {"layers", "n", KS_COLUMN_WHOLE, false},
+        {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT, false},
+        {"minus all layers, points", "minus_all", KS_COLUMN_POINTS, false}};
     static const ks_lines_spec lines = {
         .file = "layers needed",
         .title = "How many layers are needed",
@@ -307,9 +307,9 @@ static void removed_bars(ks_report *r, const ks_runs *runs, size_t run,
 
 static void removed(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_column_spec columns[] = {
-        {KS_COLUMN_WHOLE, "layer", "layer", false},
-        {KS_COLUMN_PERCENT, "balanced accuracy, %", "balanced_accuracy", false},
-        {KS_COLUMN_POINTS, "change, points", "minus", false}};
+        {"layer", "layer", KS_COLUMN_WHOLE, false},
+        {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT, false},
+        {"change, points", "minus", KS_COLUMN_POINTS, false}};
     static const ks_lines_spec lines = {
         .file = "removed",
         .title = "After the surface is taken out",
@@ -365,9 +365,9 @@ void ks__section_surface(ks_report *r, const ks_runs *runs) {
 
 static void learning(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_column_spec columns[] = {
-        {KS_COLUMN_WHOLE, "layer", "layer", true},
-        {KS_COLUMN_WHOLE, "problems, mean over folds", "problems", false},
-        {KS_COLUMN_PERCENT, "balanced accuracy, %", "balanced_accuracy",
+        {"layer", "layer", KS_COLUMN_WHOLE, true},
+        {"problems, mean over folds", "problems", KS_COLUMN_WHOLE, false},
+        {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT,
          false}};
     static const ks_lines_spec lines = {
         .file = "learning",

@@ -289,10 +289,10 @@ static void layer_table(ks_report *r, const ks_runs *runs, size_t run) {
 /* p of each layer, as far as the run has them. */
 static void p_table(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_column_spec columns[] = {
-        {KS_COLUMN_WHOLE, "layer", "layer", false},
-        {KS_COLUMN_PERCENT, "balanced accuracy, %", "balanced_accuracy", false},
-        {KS_COLUMN_P, "p", "p", false},
-        {KS_COLUMN_P, "p (Holm)", "p_holm", false}};
+        {"layer", "layer", KS_COLUMN_WHOLE, false},
+        {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT, false},
+        {"p", "p", KS_COLUMN_P, false},
+        {"p (Holm)", "p_holm", KS_COLUMN_P, false}};
     static const ks_table_spec table = {
         .file = "layers p",
         .title = "Each layer against chance",

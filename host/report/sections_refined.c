@@ -36,9 +36,9 @@ static void directions(ks_report *r, const ks_runs *runs, size_t run) {
 
 static void direction_table(ks_report *r, const ks_runs *runs) {
     static const ks_column_spec columns[] = {
-        {KS_COLUMN_WHOLE, "layer", "layer", false},
-        {KS_COLUMN_PERCENT, "difference of means, %", "mean_difference", false},
-        {KS_COLUMN_PERCENT, "linear discriminant, %", "lda", false}};
+        {"layer", "layer", KS_COLUMN_WHOLE, false},
+        {"difference of means, %", "mean_difference", KS_COLUMN_PERCENT, false},
+        {"linear discriminant, %", "lda", KS_COLUMN_PERCENT, false}};
     ks_report_table *t = ks__table(r, "directions", "Directions by layer");
     t->note = "Balanced accuracy. The discriminant discounts features that "
               "vary together, the difference of means does not.";
@@ -83,11 +83,11 @@ static void cosine_table(ks_report *r, const ks_runs *runs) {
 
 static void sparse(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_column_spec columns[] = {
-        {KS_COLUMN_WHOLE, "layer", "layer", true},
-        {KS_COLUMN_COUNT, "dimensions", "dimensions", false},
-        {KS_COLUMN_PERCENT, "balanced accuracy, %", "balanced_accuracy", false},
-        {KS_COLUMN_POINTS, "lead of the chosen strength, points",
-         "chosen_minus_this", false}};
+        {"layer", "layer", KS_COLUMN_WHOLE, true},
+        {"dimensions", "dimensions", KS_COLUMN_COUNT, false},
+        {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT, false},
+        {"lead of the chosen strength, points", "chosen_minus_this",
+         KS_COLUMN_POINTS, false}};
     static const ks_lines_spec lines = {
         .file = "sparse",
         .title = "How few dimensions carry it",
