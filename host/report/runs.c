@@ -141,6 +141,11 @@ static const ks_field protocol_fields[] = {
     TEXT("position", NAME),        LIST_OF("steps", rung_fields, LIST),
     INTERVAL("difference", -1, 1), END};
 
+static const ks_field published_text_fields[] = {
+    NEEDED_TEXT("name", NAME),  WHOLE("inputs", 0, COUNT_MOST),
+    INTERVAL("accuracy", 0, 1), INTERVAL("balanced_accuracy", 0, 1),
+    NUMBER("sd", 0, 1),         END};
+
 static const ks_field agreement_layer[] = {LAYER, INTERVAL("agreement", 0, 1),
                                            INTERVAL("correlation", -1, 1), END};
 static const ks_field agreement_fields[] = {
@@ -286,6 +291,7 @@ static const ks_field summary_fields[] = {
     LIST_OF("strata", stratum_fields, LIST),
     LIST_OF("other_probes", other_fields, LIST),
     LIST_OF("protocols", protocol_fields, LIST),
+    LIST_OF("published_texts", published_text_fields, LIST),
     LIST_OF("directions", direction_fields, LIST),
     LIST_OF("sparse", sparse_fields, LIST),
     LIST_OF("attention", attention_fields, LIST),

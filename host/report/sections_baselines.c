@@ -385,6 +385,33 @@ static void protocol_bars(ks_report *r, const ks_runs *runs, size_t run) {
     ks__figure_end(f);
 }
 
+static void published_texts(ks_report *r, const ks_runs *runs) {
+    json_t *one;
+    size_t i;
+    ks_report_table *t = ks__table(r, "published-texts", "Text as published");
+    t->note = "The published text baselines on the evaluation steps of \"as "
+              "published\": a network of 128 and 64 units after 30 epochs, "
+              "nothing chosen. Steps of one chain stand on both sides: to be "
+              "held against that protocol alone.";
+    ks__run_column(t, runs);
+    ks__column(t, KS_COLUMN_TEXT, "reader");
+    ks__column(t, KS_COLUMN_WHOLE, "inputs");
+    ks__column(t, KS_COLUMN_PERCENT, "accuracy, %");
+    ks__column(t, KS_COLUMN_PERCENT, "balanced accuracy, %");
+    ks__column(t, KS_COLUMN_PERCENT, "SD over seeds, points");
+    for (size_t run = 0; run < runs->n; run++)
+        json_array_foreach(
+            json_object_get(runs->at[run].summary, "published_texts"), i, one) {
+            ks__run_cell(t, runs, run);
+            ks__cell_text(t, ks__named(r, one, "name"));
+            ks__cell_number(t, ks__number(one, "inputs"));
+            ks__cell_interval_of(t, json_object_get(one, "accuracy"));
+            ks__cell_interval_of(t, json_object_get(one, "balanced_accuracy"));
+            ks__cell_range(t, ks__number(one, "sd"), NAN, NAN);
+        }
+    ks__table_end(t);
+}
+
 void ks__section_protocols(ks_report *r, const ks_runs *runs) {
     ks__section(r, "protocols", "The published protocol beside the honest one",
                 "The published protocol splits steps at random and picks the "
@@ -403,4 +430,5 @@ void ks__section_protocols(ks_report *r, const ks_runs *runs) {
     ks__column(t, KS_COLUMN_TEXT, "what it is");
     for (size_t run = 0; run < runs->n; run++) protocol_rows(t, runs, run);
     ks__table_end(t);
+    published_texts(r, runs);
 }

@@ -93,6 +93,16 @@ Test(report_command, writes_everything) {
                      "- no comparison of protocols") != NULL);
 }
 
+Test(report_command, texts_as_published) {
+    cr_assert(eq(int,
+                 line("$K report %s/report/full --out report --no-pictures",
+                      KS_TEST_DATA),
+                 0),
+              "%s", read_back("stderr"));
+    const char *table = read_back("report/tables/published-texts.csv");
+    cr_expect(strstr(table, "TF-IDF,4321,") != NULL, "%s", table);
+}
+
 Test(report_command, the_same_bytes_again) {
     cr_assert(eq(int,
                  line("$K report run --chains %s --out report && "
