@@ -62,6 +62,13 @@ static inline void ks__gemm_f64(bool ta, bool tb, int64_t m, int64_t n,
                 (int)lda, b, (int)ldb, beta, c, (int)ldc);
 }
 
+/* c[m,n] = a b, b [n,n] symmetric, its lower triangle; row-major. */
+static inline void ks__symm_f64(int64_t m, int64_t n, const double *a,
+                                const double *b, double *c) {
+    cblas_dsymm(CblasRowMajor, CblasRight, CblasLower, (int)m, (int)n, 1.0, b,
+                (int)n, a, (int)n, 0.0, c, (int)n);
+}
+
 /* Lower triangle of g[d,d] += a^T a, a [n,d]. */
 static inline void ks__syrk_f32(int64_t d, int64_t n, const float *a,
                                 float *g) {

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "holds.h"
 #include "layer.h"
 
 const char *ks_analysis_name(ks_analysis analysis) {
@@ -24,10 +25,11 @@ static size_t bytes(void *user, int threads, bool scratch) {
                          threads, scratch);
 }
 
-ks_status ks__analysis_fit(ks_nest *out, const ks_analysis_input *in,
+/* The outer folds in the bit set `outer`, 0: all, of one layer. */
+static ks_status fit_layer(ks_nest *out, const ks_analysis_input *in,
                            const ks_series *series, int32_t layer,
-                           const int8_t *const *y, const ks_folds *folds,
-                           ks_err *err) {
+                           uint32_t outer, const int8_t *const *y,
+                           const ks_folds *folds, ks_err *err) {
     ks_status st = KS_OK;
     ks_nest_options options = in->options->nest;
     ks_layer of = {.dataset = in->dataset,
@@ -39,10 +41,39 @@ ks_status ks__analysis_fit(ks_nest *out, const ks_analysis_input *in,
     ks_l2_source source = ks_layer_source(&of);
     needs user = {&source, folds, &options};
     options.keep_weights = options.keep_inner = false;
+    options.outer = outer;
     KS_TRY(ks_room_fit(&in->options->room, bytes, &user, "an analysis",
                        &options, err));
     KS_TRY(ks_nest_fit_from(out, &source, y, folds, &options, err));
 done:
+    return st;
+}
+
+ks_status ks__analysis_fit(float *score, const ks_analysis_input *in,
+                           const ks_series *series, const int32_t *chosen,
+                           const int8_t *const *y, const ks_folds *folds,
+                           int32_t *fits, int32_t *unconverged, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_nest nest = {0};
+    int32_t n_folds = folds->n_folds;
+    for (int32_t c = 0; c < series->n_cells; c++) {
+        uint32_t outer = 0; /* of any seed */
+        for (int32_t s = 0; s < folds->n_seeds; s++)
+            outer |= ks__holds_choosing(chosen + s * n_folds, n_folds, c);
+        if (!outer) continue;
+        KS_TRY(fit_layer(&nest, in, series, series->cells[c].layer, outer, y,
+                         folds, err));
+        *fits += nest.columns;
+        *unconverged += nest.unconverged;
+        for (int64_t i = 0; i < folds->n_seeds * folds->n; i++) {
+            int64_t seed = i / folds->n;
+            if (chosen[seed * n_folds + folds->fold[i] % n_folds] == c)
+                score[i] = nest.score[i];
+        }
+        ks_nest_free(&nest);
+    }
+done:
+    ks_nest_free(&nest);
     return st;
 }
 

@@ -29,7 +29,9 @@ typedef struct ks_refinement {
     ks_interval *correlation; /* [n_cells] Pearson's, of their scores */
     /* over layers 1 and up, NaN for fewer than 3 */
     ks_interval trend;     /* Spearman's, of layer and balanced accuracy */
-    ks_interval near_best; /* share of them at most 3 points below the best */
+    ks_interval near_best; /* share of them at most 3 points below the best
+                              layer as chosen in the training folds: the largest
+                              of several figures is large by chance, too */
 } ks_refinement;
 
 /* Probes of one layer on another's activations. */
@@ -52,13 +54,14 @@ typedef struct ks_layers_needed {
 /* The control task (Hewitt and Liang 2019, "Designing and Interpreting Probes
  * with Control Tasks"): each different text has a random label of its own. */
 typedef struct ks_selectivity {
-    int32_t layer;
+    int32_t layer; /* that most folds chose; each fold's is its own choice */
     ks_interval real, control, selectivity; /* balanced accuracies; apart */
 } ks_selectivity;
 
 enum { KS_CURVE_POINTS = 4, KS_CURVE_DRAWS = 3 };
 typedef struct ks_learning_curve {
-    int32_t layer, n_points;
+    int32_t layer; /* that most folds chose; each fold's is its own choice */
+    int32_t n_points;
     double problems[KS_CURVE_POINTS];      /* that train, mean over folds */
     ks_interval accuracy[KS_CURVE_POINTS]; /* balanced */
 } ks_learning_curve;
@@ -100,8 +103,8 @@ ks_status ks_layer_transfer_run(ks_layer_transfer *out,
 ks_status ks_layers_needed_run(ks_layers_needed *out,
                                const ks_analysis_input *in,
                                const ks_series *series, ks_err *err);
-/* On the layer that most folds chose; fits and unconverged are added to. A
- * control whose training folds hold one class alone has NaN. */
+/* For each outer fold on the layer that it chose; fits and unconverged are
+ * added to. A control whose training folds hold one class alone has NaN. */
 ks_status ks_selectivity_run(ks_selectivity *out, const ks_analysis_input *in,
                              const ks_series *series, int32_t *fits,
                              int32_t *unconverged, ks_err *err);
@@ -113,11 +116,13 @@ ks_status ks_learning_curve_run(ks_learning_curve *out,
                                 const ks_series *series, int32_t *fits,
                                 int32_t *unconverged, ks_err *err);
 
-/* ks_nest_fit on a layer of the grid's file, in memory or in a scratch file as
- * the grid's room has it; weights and inner margins are not kept. */
-ks_status ks__analysis_fit(ks_nest *out, const ks_analysis_input *in,
-                           const ks_series *series, int32_t layer,
+/* ks_nest_fit on the layer that the grid chose for each outer fold in its
+ * training folds, in memory or in a scratch file as the grid's room has it.
+ * chosen: [folds->n_seeds, n_folds] places in cells. score [folds->n_seeds, n]:
+ * margins out of fold. fits and unconverged are added to. */
+ks_status ks__analysis_fit(float *score, const ks_analysis_input *in,
+                           const ks_series *series, const int32_t *chosen,
                            const int8_t *const *y, const ks_folds *folds,
-                           ks_err *err);
+                           int32_t *fits, int32_t *unconverged, ks_err *err);
 
 #endif

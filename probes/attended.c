@@ -24,6 +24,7 @@ typedef struct work {
     const ks_attention_rows *rows;
     const ks_folds *folds;
     ks_l2_place place;
+    uint32_t outer; /* folds asked for (nest.h) */
     uint64_t seed;
     ks_holds holds;                /* inner, then outer */
     ks_attention_column *columns;  /* [holds, strengths, STARTS] */
@@ -110,7 +111,7 @@ static int32_t column_of(int32_t hold, int32_t strength) {
 
 /* Place of the first fold's set: behind the inner ones. */
 static int32_t first_outer(const work *w) {
-    return w->holds.n - w->folds->n_folds;
+    return w->holds.n - ks__holds_n_asked(w->outer, w->folds->n_folds);
 }
 
 int32_t ks__attended_end(const ks_attention_column *ends, int32_t n) {
@@ -215,15 +216,17 @@ ks_status ks_attended_fit_rows(ks_attended_fit *out, const ks_l2_source *tokens,
                         .dev = o->dev,
                         .threads = o->threads,
                         .scratch = o->scratch},
+              .outer = o->outer,
               .seed = seed,
               .out = out};
     *out = (ks_attended_fit){0};
-    ks__holds_fill(&w.holds, folds, 0, true);
+    ks__holds_fill(&w.holds, folds, o->outer, true);
     KS_TRY(ks_attention_open(&w.attention, &w.place, tokens, rows, err));
     KS_TRY(alloc_all(&w, err));
     KS_TRY(find_starts(&w, err));
     KS_TRY(fit_all(&w, err));
-    for (int32_t k = 0; k < folds->n_folds; k++) KS_TRY(choose(&w, k, err));
+    for (int32_t k = 0; k < folds->n_folds; k++)
+        if (ks__holds_asked(o->outer, k)) KS_TRY(choose(&w, k, err));
 done:
     ks_attention_close(&w.attention);
     free(w.columns);
@@ -349,25 +352,33 @@ done:
     return st;
 }
 
-/* What one seed adds to the means. */
-static void add_fit(ks_attended *out, const layer_tokens *rows,
-                    const ks_attended_fit *fit, float *score, int32_t n_seeds) {
+/* Sums over seeds and test rows: of several tokens the four figures of where
+ * the attention is, and how many rows. */
+enum { ENTROPY, FIRST, LAST, EVEN, LOOKED_AT, N_LOOKS };
+
+typedef struct gathered {
+    double look[N_LOOKS];
+    float *score; /* [n] mean over seeds */
+    int32_t n_seeds, fits, unconverged;
+} gathered;
+
+/* Of the folds in `outer`. */
+static void add_fit(gathered *g, const layer_tokens *rows,
+                    const ks_attended_fit *fit, uint32_t outer) {
     const ks_attention_rows *r = &rows->rows;
-    double sum[4] = {0}, n = 0;
     for (int64_t i = 0; i < r->n; i++) {
         int64_t tokens = r->offset[i + 1] - r->offset[i];
-        score[rows->order[i]] += fit->score[i] / (float)n_seeds;
+        if (!ks__holds_asked(outer, r->fold[i])) continue;
+        g->score[rows->order[i]] += fit->score[i] / (float)g->n_seeds;
         if (tokens < 2) continue;
-        n++;
-        sum[0] += (double)fit->entropy[i];
-        sum[1] += (double)fit->first[i];
-        sum[2] += (double)fit->last[i];
-        sum[3] += 1 / (double)tokens;
+        g->look[ENTROPY] += (double)fit->entropy[i];
+        g->look[FIRST] += (double)fit->first[i];
+        g->look[LAST] += (double)fit->last[i];
+        g->look[EVEN] += 1 / (double)tokens;
+        g->look[LOOKED_AT]++;
     }
-    out->entropy += sum[0] / n / n_seeds;
-    out->first += sum[1] / n / n_seeds;
-    out->last += sum[2] / n / n_seeds;
-    out->even += sum[3] / n / n_seeds;
+    g->fits += fit->fits;
+    g->unconverged += fit->unconverged;
 }
 
 typedef struct needs {
@@ -414,61 +425,87 @@ size_t ks_attended_bytes(const ks_dataset *d, const ks_folds *folds) {
     return least;
 }
 
+/* One layer of one seed's folds in `outer`, 0: all. */
+static ks_status run_layer(gathered *g, const ks_analysis_input *in,
+                           ks_stream stream, int32_t layer, int32_t seed,
+                           uint32_t outer, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_folds *f = in->folds;
+    layer_tokens tokens = {0};
+    ks_attended_fit fit = {0};
+    ks_err own = {0};
+    ks_nest_options nest = in->options->nest;
+    KS_TRY(order_rows(&tokens, in->dataset, f, seed, err));
+    tokens.file = in->dataset->acts;
+    tokens.stream = stream, tokens.layer = layer;
+    const ks_attention_rows *rows = &tokens.rows;
+    const ks_folds one = {rows->n, f->n_folds, f->n_inner, 1, rows->fold};
+    const ks_l2_source source = {.n = rows->offset[rows->n],
+                                 .d = rows->d,
+                                 .type = in->dataset->info->dtype,
+                                 .read = read_tokens,
+                                 .user = &tokens};
+    needs user = {rows, f};
+    nest.outer = outer;
+    KS_TRY(ks_room_fit(&in->options->room, bytes, &user,
+                       "attention over tokens", &nest, err));
+    st = ks_attended_fit_rows(&fit, &source, rows, &one, &nest,
+                              in->options->seed + (uint64_t)seed, &own);
+    KS_CHECK(st == KS_OK, st, "%s/tokens layer %d, attention: %s",
+             ks_stream_name(stream), layer, own.text);
+    add_fit(g, &tokens, &fit, outer);
+done:
+    ks_attended_fit_free(&fit);
+    free_tokens(&tokens);
+    return st;
+}
+
 ks_status ks_attended_run(ks_attended *out, ks_others *others,
                           const ks_analysis_input *in, const ks_series *series,
                           int32_t cell, int32_t *fits, int32_t *unconverged,
                           ks_err *err) {
     ks_status st = KS_OK;
     const ks_grid_options *o = in->options;
-    const ks_cell *mean = &series->cells[cell];
     const ks_folds *f = in->folds;
-    layer_tokens tokens = {0};
-    ks_attended_fit fit = {0};
-    ks_err own = {0};
+    int32_t usual = ks_series_usual(series, f->n_seeds * f->n_folds);
+    const ks_cell *named = &series->cells[cell < 0 ? usual : cell];
+    const float *mean = cell < 0 ? series->score : named->score;
     ks_other other = {.probe = "attention",
                       .note = "attention over the step's tokens; strength "
                               "chosen in the training folds",
                       .stream = series->stream,
                       .position = series->position,
-                      .layer = mean->layer};
+                      .layer = cell < 0 ? -1 : named->layer};
+    gathered g = {.n_seeds = f->n_seeds};
     ks_scored scored;
-    *out = (ks_attended){.stream = series->stream, .layer = mean->layer};
-    KS_TRY(ks_alloc(&other.score, (size_t)in->dataset->n, sizeof(float),
-                    "scores", err));
-    for (int32_t s = 0; s < f->n_seeds; s++) {
-        KS_TRY(order_rows(&tokens, in->dataset, f, s, err));
-        tokens.file = in->dataset->acts;
-        tokens.stream = series->stream, tokens.layer = mean->layer;
-        const ks_attention_rows *rows = &tokens.rows;
-        const ks_folds one = {rows->n, f->n_folds, f->n_inner, 1, rows->fold};
-        const ks_l2_source source = {.n = rows->offset[rows->n],
-                                     .d = rows->d,
-                                     .type = in->dataset->info->dtype,
-                                     .read = read_tokens,
-                                     .user = &tokens};
-        needs user = {rows, f};
-        ks_nest_options nest = o->nest;
-        KS_TRY(ks_room_fit(&o->room, bytes, &user, "attention over tokens",
-                           &nest, err));
-        st = ks_attended_fit_rows(&fit, &source, rows, &one, &nest,
-                                  o->seed + (uint64_t)s, &own);
-        KS_CHECK(st == KS_OK, st, "%s/tokens layer %d, attention: %s",
-                 ks_stream_name(series->stream), mean->layer, own.text);
-        add_fit(out, &tokens, &fit, other.score, f->n_seeds);
-        *fits += fit.fits;
-        *unconverged += fit.unconverged;
-        ks_attended_fit_free(&fit);
-        free_tokens(&tokens);
-    }
-    scored = ks_grid_scored(in->dataset, other.score);
-    KS_TRY(ks_stats_balanced(&scored, mean->score, o->bootstrap, o->seed,
+    *out = (ks_attended){.stream = series->stream, .layer = named->layer};
+    KS_TRY(ks_alloc(&g.score, (size_t)in->dataset->n, sizeof(float), "scores",
+                    err));
+    for (int32_t s = 0; s < f->n_seeds; s++)
+        for (int32_t c = 0; c < series->n_cells; c++) {
+            uint32_t outer = 0;
+            if (cell < 0)
+                outer = ks__holds_choosing(series->chosen + s * f->n_folds,
+                                           f->n_folds, c);
+            if (cell < 0 ? outer != 0 : c == cell)
+                KS_TRY(run_layer(&g, in, series->stream, series->cells[c].layer,
+                                 s, outer, err));
+        }
+    *fits += g.fits;
+    *unconverged += g.unconverged;
+    out->entropy = g.look[ENTROPY] / g.look[LOOKED_AT];
+    out->first = g.look[FIRST] / g.look[LOOKED_AT];
+    out->last = g.look[LAST] / g.look[LOOKED_AT];
+    out->even = g.look[EVEN] / g.look[LOOKED_AT];
+    scored = ks_grid_scored(in->dataset, g.score);
+    KS_TRY(ks_stats_balanced(&scored, mean, o->bootstrap, o->seed,
                              &out->accuracy, &out->less_mean, err));
-    out->mean = mean->metrics[KS_BALANCED_ACCURACY];
-    st = ks_others_add(others, &other, in->dataset, in->grid, o, err);
-    other.score = NULL;
+    out->mean =
+        (cell < 0 ? series->metrics : named->metrics)[KS_BALANCED_ACCURACY];
+    other.score = g.score;
+    g.score = NULL;
+    KS_TRY(ks_others_add(others, &other, in->dataset, in->grid, o, err));
 done:
-    free(other.score);
-    ks_attended_fit_free(&fit);
-    free_tokens(&tokens);
+    free(g.score);
     return st;
 }

@@ -20,7 +20,8 @@ typedef struct ks_attended_fit {
 /* Nested choice of strength (nest.h) on one seed's folds. Every fit starts from
  * q = 0 and from a random q, with w of the L2 probe of the mean, and the end
  * with the lower objective counts. tokens and rows: as of ks_attention_open,
- * and where, by threads and scratch of options. folds: n_seeds 1, in the order
+ * and where, by threads and scratch of options; its `outer`: the folds to do
+ * (nest.h), scores of the others' rows stay 0. folds: n_seeds 1, in the order
  * of the rows. */
 ks_status ks_attended_fit_rows(ks_attended_fit *out, const ks_l2_source *tokens,
                                const ks_attention_rows *rows,
@@ -32,21 +33,22 @@ ks_status ks_attended_fit_rows(ks_attended_fit *out, const ks_l2_source *tokens,
 int32_t ks__attended_end(const ks_attention_column *ends, int32_t n);
 void ks_attended_fit_free(ks_attended_fit *fit);
 
-/* One stream and layer. */
+/* One stream and layer, or the layers that the outer folds chose. */
 typedef struct ks_attended {
     ks_stream stream;
-    int32_t layer;
+    int32_t layer;               /* that most folds chose */
     ks_interval accuracy;        /* balanced */
-    ks_interval mean, less_mean; /* of the layer's L2 probe at `mean`, and this
-                                    less that, paired */
+    ks_interval mean, less_mean; /* of the same layers' L2 probes at `mean`, and
+                                    this less that, paired */
     /* over test rows of several tokens: entropy of attention over log of the
      * tokens, its share on the first and the last token, and what one token
      * has if all have the same */
     double entropy, first, last, even;
 } ks_attended;
 
-/* `series`: of the grid, at `mean`; a file with tokens of its stream. Scores go
- * to others; fits and unconverged are added to. */
+/* `series`: of the grid, at `mean`; a file with tokens of its stream. cell: a
+ * layer of it, -1: for each outer fold the one that it chose. Scores go to
+ * others; fits and unconverged are added to. */
 ks_status ks_attended_run(ks_attended *out, ks_others *others,
                           const ks_analysis_input *in, const ks_series *series,
                           int32_t cell, int32_t *fits, int32_t *unconverged,

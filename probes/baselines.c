@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "baselines_state.h"
+#include "philox.h"
 #include "surface.h"
 #include "words.h"
 
@@ -35,8 +36,24 @@ ks_status ks__baseline_finish(work *w, ks_baseline *b, ks_err *err) {
     return st;
 }
 
-/* ----------------------------------------------------------------- majorities
+/* -------------------------------------------------------- without a look at it
  */
+
+/* What anything must beat, with the scatter that so many steps have. */
+static ks_status coin(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const uint64_t key[2] = {w->options->seed, 0x636f696e};
+    ks_baseline *b;
+    KS_TRY(ks__baseline_add(w, "random", "a fair coin for each step", &b, err));
+    for (int64_t i = 0; i < w->d->n; i++) {
+        uint32_t words[4];
+        ks_philox(key, (uint64_t)i, words);
+        b->score[i] = ks_philox_unit(words[0]) - 0.5f;
+    }
+    KS_TRY(ks__baseline_finish(w, b, err));
+done:
+    return st;
+}
 
 static ks_status majority(work *w, ks_err *err) {
     ks_status st = KS_OK;
@@ -224,7 +241,7 @@ done:
 
 int32_t ks_baselines_count(const ks_dataset *dataset,
                            const ks_baseline_options *options) {
-    int32_t n = 5 + options->n_scores;
+    int32_t n = 6 + options->n_scores;
     if (dataset->has_text) n += options->words ? 7 : 3;
     return n;
 }
@@ -237,6 +254,7 @@ ks_status ks_baselines_run(ks_baselines *out, const ks_dataset *dataset,
     *out = (ks_baselines){0};
     KS_TRY(ks_alloc(&out->at, (size_t)ks_baselines_count(dataset, options),
                     sizeof *out->at, "baselines", err));
+    KS_TRY(coin(&w, err));
     KS_TRY(majority(&w, err));
     KS_TRY(chain_majority(&w, err));
     KS_TRY(dense(&w, "position", "the step's index and its square",

@@ -44,7 +44,8 @@ typedef struct ks_baseline_options {
     void *user;
 } ks_baseline_options;
 
-/* majority: the class with more training rows.
+/* random: a fair coin for each step.
+ * majority: the class with more training rows.
  * chain majority: the share of important ones among the chain's other labelled
  *   steps, above or below one half. It reads labels of the test chain's other
  *   steps, so it is no predictor but a measure of how far recognising the

@@ -50,7 +50,7 @@ static void readable(ks_claims *all, const ks_evaluation *r, int32_t main) {
     ks_claim *c = claim(
         all, "readable", KS_PERCENT,
         "Can importance be read off the activations?",
-        "yes: the best layer's interval lies above 55% and its exact test "
+        "yes: the best layer's interval lies above 55% and p of its test "
         "within chains is below 5% after Holm; no: the interval lies below "
         "55%");
     name(c, s, "best layer, balanced accuracy");
@@ -86,9 +86,9 @@ static void layers(ks_claims *all, const ks_evaluation *r, int32_t main) {
     if (a->refinement) {
         ks_claim *c =
             claim(all, "spread", KS_PERCENT, "Is it spread over the layers?",
-                  "yes: at least half of the layers lie within 3 "
-                  "points of the best, with the whole interval; no: "
-                  "fewer, with the whole interval");
+                  "yes: at least half of the layers lie at most 3 points "
+                  "below the best layer as chosen in the training folds, with "
+                  "the whole interval; no: fewer, with the whole interval");
         name(c, s, "layers near the best");
         c->figure = a->refinement[main].near_best;
         c->verdict = c->figure.low >= 0.5   ? KS_YES
@@ -147,8 +147,8 @@ static void removed(ks_claims *all, const ks_evaluation *r, int32_t main) {
     ks_claim *c = claim(all, "surface-removed", KS_PERCENT,
                         "Does it hold without the surface features?",
                         "yes: with the features taken out of the activations "
-                        "balanced accuracy lies above 55% with its interval; "
-                        "no: below");
+                        "of the best layer balanced accuracy lies above 55% "
+                        "with its interval; no: below");
     name(c, &r->grid.series[main], "less surface features");
     c->figure = i->removed[main].at[0].metrics[KS_BALANCED_ACCURACY];
     c->verdict = ks_verdict_of(c->figure, NAN, 0.55, 0.55);
@@ -189,7 +189,7 @@ static void text(ks_claims *all, const ks_evaluation *r, int32_t main) {
 }
 
 static void rivals(ks_claims *all, const ks_evaluation *r, int32_t main) {
-    for (int32_t i = 0; i < r->n_rivals && all->n + 8 < KS_MOST_CLAIMS; i++) {
+    for (int32_t i = 0; i < r->n_rivals && all->n + 1 < KS_MOST_CLAIMS; i++) {
         const ks_acts_info *info = ks_acts_get_info(r->rivals[i].file);
         const char *id = info->random_weights >= 0 ? "weights"
                          : info->context_none      ? "context"

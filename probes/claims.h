@@ -19,7 +19,7 @@ typedef enum ks_unit {
     KS_NUMBER
 } ks_unit;
 
-enum { KS_MOST_CLAIMS = 24 };
+enum { KS_MOST_CLAIMS = 32 }; /* 16 of them rivals */
 
 typedef struct ks_claim {
     const char *id;       /* "before" */

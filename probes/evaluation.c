@@ -73,7 +73,8 @@ static ks_status compare(const ks_evaluation *r, const ks_series *best,
     ks_status st = KS_OK;
     KS_TRY(ks_stats_balanced(&rows, other, r->options->grid.bootstrap,
                              r->options->grid.seed, NULL, &gain->points, err));
-    KS_TRY(ks_p_paired(&rows, other, r->options->grid.seed, &gain->p, err));
+    KS_TRY(ks_p_paired(&rows, other, KS_CROSS_VALIDATED, r->options->grid.seed,
+                       &gain->p, err));
 done:
     return st;
 }
@@ -296,6 +297,35 @@ static ks_status run_kinds(ks_evaluation *r, const ks_grid_options *grid,
     return st;
 }
 
+/* ------------------------------------------------------- text, as published */
+
+/* Other activations that are one vector a step are sentence embeddings. */
+static ks_status run_published_texts(ks_evaluation *r,
+                                     const ks_grid_options *grid, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_evaluation_options *o = r->options;
+    ks_published_vectors *vectors = NULL;
+    int32_t n = 0;
+    if (!o->kinds.published) return KS_OK;
+    KS_TRY(ks_alloc(&vectors, (size_t)KS_MAX(r->n_rivals, 1), sizeof *vectors,
+                    "vectors", err));
+    for (int32_t i = 0; i < r->n_rivals; i++) {
+        const ks_rival *rival = &r->rivals[i];
+        const ks_series *s = rival->grid.series;
+        if (rival->grid.n_series == 1 && s->n_cells == 1)
+            vectors[n++] = (ks_published_vectors){
+                rival->name, rival->file, rival->place,
+                s->stream,   s->position, s->cells[0].layer};
+    }
+    if (o->begin) o->begin(o->grid.user, "text as published", "reader", n + 1);
+    st = ks_published_texts_run(&r->published_texts, r->dataset, !o->no_text,
+                                vectors, n, grid, err);
+    if (o->end) o->end(o->grid.user);
+done:
+    free(vectors);
+    return st;
+}
+
 /* ------------------------------------------------------------------ refined */
 
 static ks_status run_refined(ks_evaluation *r, ks_err *err) {
@@ -475,6 +505,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(run_independence(r, err));
     KS_TRY(run_rivals(r, &grid, err));
     KS_TRY(run_kinds(r, &grid, err));
+    KS_TRY(run_published_texts(r, &grid, err));
     KS_TRY(run_refined(r, err));
     KS_TRY(adjust(r, err));
     ks_claims_of(&r->claims, r);
@@ -503,6 +534,7 @@ void ks_evaluation_free(ks_evaluation *r) {
     ks_baselines_free(&r->baselines);
     ks_analyses_free(&r->analyses);
     ks_kinds_free(&r->kinds);
+    ks_published_texts_free(&r->published_texts);
     ks_refined_free(&r->refined);
     ks_others_free(&r->others);
     ks_independence_free(&r->independence);

@@ -11,6 +11,7 @@
 #include "independence.h"
 #include "kinds.h"
 #include "others.h"
+#include "published_text.h"
 #include "refined.h"
 
 /* What the best layer of a series has beyond another scoring, in balanced
@@ -76,6 +77,7 @@ typedef struct ks_evaluation {
     ks_analyses analyses;
     ks_claims claims;
     ks_kinds kinds; /* trained by AdamW */
+    ks_published_texts published_texts;
     ks_refined refined;
     ks_others others; /* probes of other kinds */
     ks_rival *rivals;

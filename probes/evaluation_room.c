@@ -85,6 +85,7 @@ static ks_status add_refined(work *w, ks_err *err) {
     const ks_folds *f = &r->folds;
     const ks_refined_options *o = &r->options->refined;
     size_t n_cells = (size_t)cells(w), n = (size_t)r->dataset->n;
+    int32_t n_targets = 1 + f->n_seeds * f->n_folds; /* graded.c */
     if (o->directions)
         KS_TRY(add(w, ks_directions_bytes(&w->x, f, 1),
                    n_cells * ks_directions_kept(f), "mean difference and LDA",
@@ -104,8 +105,9 @@ static ks_status add_refined(work *w, ks_err *err) {
                    "--probes",
                    err));
     for (int32_t k = 0; k < o->n_graded; k++)
-        KS_TRY(add(w, ks_ridge_bytes(&w->x, 2, f, 1),
-                   n_cells * ks_ridge_kept(2, f), "regressions on a score",
+        KS_TRY(add(w, ks_ridge_bytes(&w->x, n_targets, f, 1),
+                   n_cells * ks_ridge_kept(n_targets, f),
+                   "regressions on a score",
                    "fewer --folds, --layers or --seeds, or no --graded", err));
 done:
     return st;

@@ -162,6 +162,18 @@ static ks_status protocol_lines(csv *c, ks_err *err) {
         KS_TRY(line(c, &at, NAN, "all", "all", r->n_eval, values, r->balanced,
                     err));
     }
+    c->split = ks_rung_name(KS_RUNG_PUBLISHED);
+    c->info = NULL;
+    for (int32_t i = 0; i < c->evaluation->published_texts.n; i++) {
+        const ks_published_text *t = &c->evaluation->published_texts.at[i];
+        double values[KS_N_METRICS] = {t->rung.accuracy.value,
+                                       t->rung.balanced.value, NAN, NAN, NAN};
+        char name[80];
+        snprintf(name, sizeof name, "published %s", t->name);
+        place at = {"", "", name, ""};
+        KS_TRY(line(c, &at, NAN, "all", "all", t->rung.n_eval, values,
+                    t->rung.balanced, err));
+    }
 done:
     c->split = NULL;
     return st;

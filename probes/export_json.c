@@ -231,6 +231,8 @@ ks_status ks_export_json(const ks_evaluation *r, json_t **out, ks_err *err) {
     json_object_set_new(*out, "baselines", json_baselines(r));
     json_object_set_new(*out, "rivals", json_rivals(r, n_fits));
     json_object_set_new(*out, "protocols", ks__protocols_json(&r->kinds));
+    json_object_set_new(*out, "published_texts",
+                        ks__published_texts_json(&r->published_texts));
     json_object_set_new(*out, "other_probes", json_others(&r->others));
     json_object_set_new(*out, "strata", json_strata(r));
     json_object_set_new(*out, "analyses", ks__json_analyses(r));

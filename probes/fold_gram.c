@@ -242,6 +242,74 @@ double ks_fold_gram_add(const ks_fold_gram *g, uint64_t take, double weight,
     return n;
 }
 
+double ks_fold_gram_about(const ks_fold_gram *g, uint64_t take,
+                          const double *mean, const double *inverse,
+                          double *a) {
+    int64_t d = g->d;
+    double n = 0;
+    memset(a, 0, (size_t)(d * d) * sizeof *a);
+    for (int32_t k = 0; k < g->n_parts; k++) {
+        if (!(take >> k & 1)) continue;
+        const double *sum = g->sum + k * d, *gram = g->gram + k * d * d;
+        double m = g->count[k];
+        n += m;
+        for (int64_t i = 0; i < d; i++)
+            for (int64_t j = 0; j <= i; j++)
+                a[i * d + j] += gram[i * d + j] - mean[i] * sum[j] -
+                                mean[j] * (sum[i] - m * mean[i]);
+    }
+    for (int64_t i = 0; i < d; i++)
+        for (int64_t j = 0; j <= i; j++)
+            a[i * d + j] *= inverse[i] * inverse[j];
+    return n;
+}
+
+static ks_status cross_part(const ks_fold_gram *g, int32_t part,
+                            const ks_fold_pairs *p, double *cross,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t d = g->d, to = p->d_out, m = 0;
+    double *u = NULL, *v = NULL;
+    KS_TRY(ks_alloc(&u, (size_t)(BLOCK * d), sizeof *u, "moments", err));
+    KS_TRY(ks_alloc(&v, (size_t)(BLOCK * to), sizeof *v, "moments", err));
+    for (int64_t i = 0; i <= p->n; i++) {
+        if (m == BLOCK || (i == p->n && m)) {
+            ks__gemm_f64(true, false, to, d, m, v, to, u, d, 1, cross, d);
+            m = 0;
+        }
+        if (i == p->n || p->part[i] != part) continue;
+        const float *y = p->y + (p->pair ? p->pair[i] : i) * to;
+        to_units(g, p->x + i * d, u + m * d);
+        for (int64_t j = 0; j < to; j++)
+            v[m * to + j] = (double)y[j] - p->at[j];
+        m++;
+    }
+done:
+    free(u);
+    free(v);
+    return st;
+}
+
+ks_status ks_fold_gram_cross(const ks_fold_gram *g, const ks_fold_pairs *pairs,
+                             double *cross, ks_err *err) {
+    ks_status st = KS_OK;
+    int restore = ks__blas_serial();
+#pragma omp parallel for num_threads(g->threads) schedule(dynamic, 1)
+    for (int32_t k = 0; k < g->n_parts; k++) {
+        ks_err mine = {0};
+        ks_status got =
+            cross_part(g, k, pairs, cross + k * pairs->d_out * g->d, &mine);
+        if (got != KS_OK)
+#pragma omp critical(ks_fold_gram)
+        {
+            st = got;
+            if (err) *err = mine;
+        }
+    }
+    ks__blas_restore(restore);
+    return st;
+}
+
 /* Of rows [from, from + m), m at most BLOCK; u [m, d + k]: scratch. */
 static ks_status margins(const ks_fold_gram *g, ks__window *window,
                          int64_t from, int64_t m, const double *w,

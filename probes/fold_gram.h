@@ -43,6 +43,27 @@ double ks_fold_gram_moments(const ks_fold_gram *gram, uint64_t take,
 double ks_fold_gram_add(const ks_fold_gram *gram, uint64_t take, double weight,
                         const double *inverse, double *mean, double *a);
 
+/* a [d, d], lower triangle: the sum over the parts in `take` of
+ * (u - mean)(u - mean)', each feature times inverse; mean: any point. Returns
+ * the number of rows. */
+double ks_fold_gram_about(const ks_fold_gram *gram, uint64_t take,
+                          const double *mean, const double *inverse, double *a);
+
+/* Sums with as many targets as another matrix has features, by matrix products:
+ * cross [n_parts, d_out, d], adds the sums of (y - at) u' over pairs of row i
+ * of x and row pair[i] (NULL: i) of y [n, d_out]; at [d_out]. x, part and n as
+ * at the opening. */
+typedef struct ks_fold_pairs {
+    const float *x, *y;
+    const uint8_t *part;
+    int64_t n, d_out;
+    const double *at;
+    const int64_t *pair;
+} ks_fold_pairs;
+ks_status ks_fold_gram_cross(const ks_fold_gram *gram,
+                             const ks_fold_pairs *pairs, double *cross,
+                             ks_err *err);
+
 /* z [k, n] = w.u + b for columns w [k, d], b [k], all rows. */
 ks_status ks_fold_gram_margins(const ks_fold_gram *gram, const ks_l2_source *x,
                                const double *w, const double *b, int32_t k,

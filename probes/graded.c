@@ -16,7 +16,10 @@ typedef struct work {
     const ks_analysis_input *in; /* of the labelled rows */
     ks_analysis_input mine;      /* of the scored ones */
     ks_folds folds;
-    double *y; /* [2, n] target, and what the last baseline leaves of it */
+    double *y;    /* [1 + n_fits, n] target; for each fit what the last baseline
+                     leaves of it, that baseline fitted without the fit's test
+                     rows, and for a training row without that one either */
+    double *left; /* [n] what it leaves of test rows, out of fold */
     ks_graded *out;
     int64_t *done;
 } work;
@@ -228,28 +231,36 @@ done:
 /* --------------------------------------------------------------------- mixing
  */
 
+/* Targets that are held against each other. */
+typedef enum asked { RANK, LEFT } asked;
+
+/* Which target of w->y a fit is asked for. */
+static int32_t target_of(asked t, int32_t fit) {
+    return t == LEFT ? 1 + fit : 0;
+}
+
 /* Mean over seeds of the scores of target t, each row's of the matrix that its
  * fold chose; chosen NULL: the first. */
 static void mix(const work *w, const ks_ridge *fits, const int32_t *chosen,
-                int32_t t, float *score) {
+                asked t, float *score) {
     const ks_folds *f = &w->folds;
     for (int64_t i = 0; i < f->n; i++) {
         double sum = 0;
         for (int32_t s = 0; s < f->n_seeds; s++) {
             int32_t fit = s * f->n_folds + f->fold[s * f->n + i];
             const ks_ridge *of = &fits[chosen ? chosen[fit] : 0];
-            sum += (double)of->score[((int64_t)t * f->n_seeds + s) * f->n + i];
+            int64_t at = (int64_t)target_of(t, fit) * f->n_seeds + s;
+            sum += (double)of->score[at * f->n + i];
         }
         score[i] = (float)(sum / f->n_seeds);
     }
 }
 
 /* For each fit the matrix with the least inner error for target t. */
-static void choose(const ks_ridge *fits, int32_t n, int32_t t,
-                   int32_t *chosen) {
+static void choose(const ks_ridge *fits, int32_t n, asked t, int32_t *chosen) {
     int32_t n_fits = fits[0].n_fits;
     for (int32_t k = 0; k < n_fits; k++) {
-        int32_t at = t * n_fits + k;
+        int32_t at = target_of(t, k) * n_fits + k;
         chosen[k] = 0;
         for (int32_t l = 1; l < n; l++)
             if (fits[l].loss[at] < fits[chosen[k]].loss[at]) chosen[k] = l;
@@ -278,32 +289,42 @@ static ks_status surface(const ks_dataset *d, int64_t i, float *row,
 }
 
 static ks_status run_baseline(work *w, const float *all, const char *name,
-                              const char *note, int32_t width, float *score,
-                              ks_err *err) {
+                              const char *note, int32_t width, ks_ridge *fit,
+                              float *score, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = w->out->rows;
     ks_graded_baseline *b = &w->out->baselines[w->out->n_baselines++];
-    ks_ridge fit = {0};
     float *x = NULL;
     b->name = name;
     b->note = note;
     KS_TRY(ks_alloc(&x, (size_t)(d->n * width), sizeof *x, name, err));
     for (int64_t i = 0; i < d->n; i++)
         memcpy(x + i * width, all + i * N_SURFACE, (size_t)width * sizeof *x);
+    ks_ridge_free(fit); /* of the baseline before */
     const ks_l2_source source = {.n = d->n, .d = width, .type = KS_F32, .x = x};
-    KS_TRY(ks_ridge_fit(&fit, &source, w->y, 1, &w->folds, 1, err));
-    mix(w, &fit, NULL, 0, score);
+    KS_TRY(ks_ridge_fit(fit, &source, w->y, 1, &w->folds, true, 1, err));
+    mix(w, fit, NULL, RANK, score);
     KS_TRY(
         ks__graded_measure(&b->figures, d, score, w->y, w->in->options, err));
 done:
     free(x);
-    ks_ridge_free(&fit);
     return st;
+}
+
+/* fit: of the last baseline. */
+static void take_off(work *w, const ks_ridge *fit, const float *score) {
+    int64_t n = w->out->rows->n;
+    for (int64_t i = 0; i < n; i++) w->left[i] = w->y[i] - (double)score[i];
+    for (int64_t k = 0; k < fit->n_fits; k++)
+        for (int64_t i = 0; i < n; i++)
+            w->y[target_of(LEFT, (int32_t)k) * n + i] =
+                w->y[i] - (double)fit->inner[k * n + i];
 }
 
 static ks_status run_baselines(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = w->out->rows;
+    ks_ridge fit = {0};
     float *all = NULL, *score = NULL;
     KS_TRY(ks_alloc(&all, (size_t)(d->n * N_SURFACE), sizeof *all, "surface",
                     err));
@@ -311,20 +332,20 @@ static ks_status run_baselines(work *w, ks_err *err) {
     for (int64_t i = 0; i < d->n; i++)
         KS_TRY(surface(d, i, all + i * N_SURFACE, err));
     KS_TRY(run_baseline(w, all, "position", "the step's index and its square",
-                        N_POSITION, score, err));
-    KS_TRY(run_baseline(w, all, "position+length",
-                        d->has_text
-                            ? "index and square, bytes, tokens and words"
-                            : "index and square, bytes and tokens",
-                        d->has_text ? N_LENGTH : N_LENGTH - 1, score, err));
+                        N_POSITION, &fit, score, err));
+    KS_TRY(
+        run_baseline(w, all, "position+length",
+                     d->has_text ? "index and square, bytes, tokens and words"
+                                 : "index and square, bytes and tokens",
+                     d->has_text ? N_LENGTH : N_LENGTH - 1, &fit, score, err));
     if (d->has_text)
         KS_TRY(run_baseline(w, all, "surface",
                             "those, and shares of the step's words and numbers "
                             "that stand in the question",
-                            N_SURFACE, score, err));
-    for (int64_t i = 0; i < d->n; i++)
-        w->y[d->n + i] = w->y[i] - (double)score[i];
+                            N_SURFACE, &fit, score, err));
+    take_off(w, &fit, score);
 done:
+    ks_ridge_free(&fit);
     free(all);
     free(score);
     return st;
@@ -341,7 +362,8 @@ typedef struct needs {
 static size_t bytes(void *user, int threads, bool scratch) {
     const needs *u = user;
     (void)scratch; /* windows are counted either way */
-    return ks_ridge_bytes(&u->x, 2, u->folds, threads);
+    return ks_ridge_bytes(&u->x, 1 + u->folds->n_seeds * u->folds->n_folds,
+                          u->folds, threads);
 }
 
 static ks_status fit_layer(work *w, const ks_series *series, int32_t cell,
@@ -357,13 +379,13 @@ static ks_status fit_layer(work *w, const ks_series *series, int32_t cell,
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
     KS_TRY(ks__rows_open(&rows, &w->mine, series, layer, bytes, &user,
                          "regressions on a score", err));
-    st =
-        ks_ridge_fit(fit, &rows.source, w->y, 2, &w->folds, rows.threads, &own);
+    st = ks_ridge_fit(fit, &rows.source, w->y, 1 + w->out->n_fits, &w->folds,
+                      false, rows.threads, &own);
     KS_CHECK(st == KS_OK, st, "%s/%s layer %d, score \"%s\": %s",
              ks_stream_name(series->stream), ks_position_name(series->position),
              layer, w->out->name, own.text);
     out->layer[cell] = layer;
-    mix(w, fit, NULL, 0, score);
+    mix(w, fit, NULL, RANK, score);
     KS_TRY(ks__graded_measure(&out->layers[cell], w->out->rows, score, w->y,
                               w->in->options, err));
     ++*w->done;
@@ -384,12 +406,12 @@ static ks_status finish(work *w, ks_graded_series *out, const ks_ridge *fits,
     size_t n_fits = (size_t)fits[0].n_fits;
     KS_TRY(ks_alloc(&chosen, n_fits, sizeof *chosen, "layers", err));
     KS_TRY(ks_alloc(&out->chosen, n_fits, sizeof *chosen, "layers", err));
-    choose(fits, out->n_layers, 1, chosen);
-    mix(w, fits, chosen, 1, score);
-    KS_TRY(ks__graded_measure(&residual, d, score, w->y + d->n, o, err));
+    choose(fits, out->n_layers, LEFT, chosen);
+    mix(w, fits, chosen, LEFT, score);
+    KS_TRY(ks__graded_measure(&residual, d, score, w->left, o, err));
     out->surface_free = residual.spearman;
-    choose(fits, out->n_layers, 0, chosen);
-    mix(w, fits, chosen, 0, out->score);
+    choose(fits, out->n_layers, RANK, chosen);
+    mix(w, fits, chosen, RANK, out->score);
     KS_TRY(ks__graded_measure(&out->best, d, out->score, w->y, o, err));
     for (size_t k = 0; k < n_fits; k++) out->chosen[k] = out->layer[chosen[k]];
     KS_TRY(band(&out->bands[0], d, out->score, 0, -1, o, err));
@@ -437,7 +459,9 @@ ks_status ks_graded_run(ks_graded *out, const char *score,
     KS_TRY(rank_targets(out, err));
     KS_TRY(make_folds(&w, err));
     w.mine = (ks_analysis_input){out->rows, in->grid, &w.folds, in->options};
-    KS_TRY(ks_alloc(&w.y, 2 * n, sizeof *w.y, "scores", err));
+    KS_TRY(ks_alloc(&w.y, (1 + (size_t)out->n_fits) * n, sizeof *w.y, "scores",
+                    err));
+    KS_TRY(ks_alloc(&w.left, n, sizeof *w.left, "scores", err));
     memcpy(w.y, out->target, n * sizeof *w.y);
     KS_TRY(run_baselines(&w, err));
     KS_TRY(ks_alloc(&out->series, (size_t)in->grid->n_series,
@@ -446,6 +470,7 @@ ks_status ks_graded_run(ks_graded *out, const char *score,
         KS_TRY(run_series(&w, &in->grid->series[k], err));
 done:
     free(w.y);
+    free(w.left);
     return st;
 }
 

@@ -79,8 +79,8 @@ static ks_status add_intervals(ks_series *series, const ks_dataset *d,
             &rows, o->bootstrap, o->seed,
             best ? series->metrics : series->cells[i].metrics, &mine);
         if (got == KS_OK)
-            got = ks_p_within(&rows, best ? &series->p : &series->cells[i].p,
-                              &mine);
+            got = ks_p_within(&rows, KS_CROSS_VALIDATED,
+                              best ? &series->p : &series->cells[i].p, &mine);
         if (got == KS_OK && best)
             got = ks_calibrate(&rows, o->bootstrap, o->seed,
                                &series->calibration, &mine);

@@ -20,7 +20,22 @@ void ks__holds_fill(ks_holds *all, const ks_folds *f, uint32_t asked,
         for (int32_t part = 0; ks__holds_asked(asked, k) && part < f->n_inner;
              part++)
             ks__hold_inner(all, f, k, part);
-    for (int32_t k = 0; tested && k < f->n_folds; k++) ks__hold(all, 1u << k);
+    for (int32_t k = 0; tested && k < f->n_folds; k++)
+        if (ks__holds_asked(asked, k)) ks__hold(all, 1u << k);
+}
+
+int32_t ks__holds_n_asked(uint32_t asked, int32_t n_folds) {
+    int32_t n = 0;
+    for (int32_t k = 0; k < n_folds; k++) n += ks__holds_asked(asked, k);
+    return n;
+}
+
+uint32_t ks__holds_choosing(const int32_t *chosen, int32_t n_folds,
+                            int32_t cell) {
+    uint32_t set = 0;
+    for (int32_t k = 0; k < n_folds; k++)
+        if (chosen[k] == cell) set |= 1u << k;
+    return set;
 }
 
 double ks__holds_loss(ks_holds *all, const ks_folds *f, int32_t seed, int32_t k,

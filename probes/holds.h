@@ -20,8 +20,13 @@ int32_t ks__hold_inner(ks_holds *all, const ks_folds *folds, int32_t k,
 static inline bool ks__holds_asked(uint32_t asked, int32_t fold) {
     return !asked || asked >> fold & 1;
 }
+int32_t ks__holds_n_asked(uint32_t asked, int32_t n_folds);
+/* The folds of one seed that chose a cell (grid.h); chosen [n_folds]. 0: none,
+ * and then there is nothing to ask for. */
+uint32_t ks__holds_choosing(const int32_t *chosen, int32_t n_folds,
+                            int32_t cell);
 /* The sets of the inner parts of all folds asked for; tested: and behind them
- * those of the folds themselves. */
+ * those of these folds themselves. */
 void ks__holds_fill(ks_holds *all, const ks_folds *folds, uint32_t asked,
                     bool tested);
 

@@ -14,7 +14,8 @@ typedef struct work {
     const ks_folds *folds;
     const ks_grid_options *options;
     bool all_layers;
-    float *z; /* [n, features] */
+    float *z;   /* [n, features] */
+    float *one; /* [n] scores of one layer */
     int64_t done;
     ks_independence *out;
 } work;
@@ -85,48 +86,81 @@ static size_t bytes(void *user, int threads, bool scratch) {
 
 static const char WHAT[] = "probes of what is left without surface";
 
-static ks_status remove_from(work *w, const ks_series *series, int32_t cell,
-                             ks_removed_layer *out, ks_err *err) {
+/* Adds the scores of the probes of one layer, of all its outer fits or of those
+ * that are asked for. */
+static ks_status add_layer(work *w, const ks_series *series, int32_t cell,
+                           const bool *asked, float *score, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = w->d;
     const ks_grid_options *o = w->options;
     const ks_analysis_input in = {d, w->grid, w->folds, o};
     ks_nest_options nest = o->nest;
     ks__rows rows = {0};
-    out->layer = series->cells[cell].layer;
-    KS_TRY(
-        ks_alloc(&out->score, (size_t)d->n, sizeof *out->score, "scores", err));
-    KS_TRY(ks__rows_open(&rows, &in, series, out->layer, bytes, w, WHAT, err));
+    KS_TRY(ks__rows_open(&rows, &in, series, series->cells[cell].layer, bytes,
+                         w, WHAT, err));
     nest.threads = rows.threads;
     if (!rows.x) nest.scratch = o->room.scratch;
     KS_TRY(ks_removed_fit(&rows.source, w->z, w->out->n_features, d->y,
-                          w->folds, &nest, out->score, &w->out->fits,
+                          w->folds, asked, &nest, w->one, &w->out->fits,
                           &w->out->unconverged, err));
-    ks__rows_close(&rows);
-    ks_scored scored = ks_grid_scored(d, out->score);
-    KS_TRY(
-        ks_stats_bootstrap(&scored, o->bootstrap, o->seed, out->metrics, err));
-    KS_TRY(ks_stats_balanced(&scored, series->cells[cell].score, o->bootstrap,
-                             o->seed, NULL, &out->minus, err));
-    if (o->progress) o->progress(o->user, ++w->done);
+    for (int64_t i = 0; i < d->n; i++) score[i] += w->one[i];
 done:
     ks__rows_close(&rows);
     return st;
 }
 
-static ks_status remove_all(work *w, ks_err *err) {
+/* For each outer fold the layer that it chose in its training folds. */
+static ks_status add_chosen(work *w, const ks_series *series, float *score,
+                            ks_err *err) {
     ks_status st = KS_OK;
     int32_t n_fits = w->folds->n_seeds * w->folds->n_folds;
+    bool asked[KS_MAX_SEEDS * KS_L2_MAX_FOLDS];
+    for (int32_t c = 0; c < series->n_cells; c++) {
+        bool any = false;
+        for (int32_t k = 0; k < n_fits; k++)
+            any |= asked[k] = series->chosen[k] == c;
+        if (any) KS_TRY(add_layer(w, series, c, asked, score, err));
+    }
+done:
+    return st;
+}
+
+/* Of a cell, or (-1) of the chosen ones. */
+static ks_status remove_from(work *w, const ks_series *series, int32_t cell,
+                             ks_removed_layer *out, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = w->d;
+    const ks_grid_options *o = w->options;
+    int32_t n_fits = w->folds->n_seeds * w->folds->n_folds;
+    int32_t named = cell < 0 ? ks_series_usual(series, n_fits) : cell;
+    const float *whole = cell < 0 ? series->score : series->cells[cell].score;
+    out->layer = series->cells[named].layer;
+    KS_TRY(
+        ks_alloc(&out->score, (size_t)d->n, sizeof *out->score, "scores", err));
+    if (cell < 0)
+        KS_TRY(add_chosen(w, series, out->score, err));
+    else
+        KS_TRY(add_layer(w, series, cell, NULL, out->score, err));
+    ks_scored rows = ks_grid_scored(d, out->score);
+    KS_TRY(ks_stats_bootstrap(&rows, o->bootstrap, o->seed, out->metrics, err));
+    KS_TRY(ks_stats_balanced(&rows, whole, o->bootstrap, o->seed, NULL,
+                             &out->minus, err));
+    if (o->progress) o->progress(o->user, ++w->done);
+done:
+    return st;
+}
+
+static ks_status remove_all(work *w, ks_err *err) {
+    ks_status st = KS_OK;
     for (int32_t k = 0; k < w->grid->n_series; k++) {
         const ks_series *series = &w->grid->series[k];
         ks_removed_series *out = &w->out->removed[k];
-        int32_t usual = ks_series_usual(series, n_fits);
         int32_t n = w->all_layers ? series->n_cells : 1;
         KS_TRY(ks_alloc(&out->at, (size_t)n, sizeof *out->at, "layers", err));
         while (out->n_layers < n) {
             int32_t i = out->n_layers++;
-            KS_TRY(remove_from(w, series, w->all_layers ? i : usual,
-                               &out->at[i], err));
+            KS_TRY(remove_from(w, series, w->all_layers ? i : -1, &out->at[i],
+                               err));
         }
     }
 done:
@@ -175,12 +209,14 @@ ks_status ks_independence_run(ks_independence *out, const ks_dataset *d,
                     sizeof *out->features, "features", err));
     KS_TRY(ks_alloc(&out->removed, (size_t)KS_MAX(out->n_series, 1),
                     sizeof *out->removed, "series", err));
+    KS_TRY(ks_alloc(&w.one, (size_t)d->n, sizeof *w.one, "scores", err));
     KS_TRY(ks_surface_features(d, KS_SURFACE_ALL, options->nest.threads, w.z,
                                err));
     KS_TRY(correlate(&w, err));
     KS_TRY(remove_all(&w, err));
 done:
     free(w.z);
+    free(w.one);
     if (st != KS_OK) ks_independence_free(out);
     return st;
 }

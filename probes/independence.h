@@ -15,11 +15,12 @@ typedef struct ks_surface_r {
 } ks_surface_r;
 
 typedef struct ks_removed_layer {
-    int32_t layer;
-    float *score; /* [n] of the probe on what is left */
+    int32_t layer; /* unless it is of all layers: that most folds chose, and
+                      each fold's is its own choice */
+    float *score;  /* [n] of the probe on what is left */
     ks_interval metrics[KS_N_METRICS];
     ks_interval minus; /* balanced accuracy, paired, less that of the probe on
-                          the same layer as it is */
+                          the same layers as they are */
 } ks_removed_layer;
 
 typedef struct ks_removed_series {
@@ -37,8 +38,9 @@ typedef struct ks_independence {
 } ks_independence;
 
 /* Features of KS_SURFACE_ALL. all_layers: take them out of every layer of the
- * grid; else of each series' usual one. options: as of the grid; progress
- * counts layers. out starts as {0}; a failed call leaves {0}. */
+ * grid; else, for each outer fold, of the layer that it chose. options: as of
+ * the grid; progress counts layers. out starts as {0}; a failed call leaves
+ * {0}. */
 ks_status ks_independence_run(ks_independence *out, const ks_dataset *dataset,
                               const ks_grid *grid, const ks_folds *folds,
                               const ks_grid_options *options, bool all_layers,

@@ -3,6 +3,7 @@
  * (ks_folds), so every point is scored on the same rows. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "analyses.h"
 #include "philox.h"
@@ -47,10 +48,11 @@ done:
 typedef struct work {
     const ks_analysis_input *in;
     const ks_series *series;
-    const ks_cell *cell;
-    uint8_t *fold; /* [draws, n] */
-    int32_t *rank; /* [n_groups] */
-    double *sums;  /* [n_groups, 4]: rows and right ones by class */
+    const int32_t *chosen; /* [n_folds] of the first seed: places in cells */
+    uint8_t *fold;         /* [draws, n] */
+    float *score;          /* [draws, n] */
+    int32_t *rank;         /* [n_groups] */
+    double *sums;          /* [n_groups, 4]: rows and right ones by class */
     int32_t *fits, *unconverged;
 } work;
 
@@ -87,24 +89,34 @@ static ks_status fit_point(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = w->in->folds;
     const int8_t *sets[KS_CURVE_DRAWS];
-    ks_nest nest = {0};
+    int32_t chosen[KS_CURVE_DRAWS * KS_L2_MAX_FOLDS];
     ks_err own = {0};
     ks_folds folds = {.n = f->n,
                       .n_folds = f->n_folds,
                       .n_inner = f->n_inner,
                       .n_seeds = KS_CURVE_DRAWS,
                       .fold = w->fold};
-    for (int s = 0; s < KS_CURVE_DRAWS; s++) sets[s] = w->in->dataset->y;
-    st = ks__analysis_fit(&nest, w->in, w->series, w->cell->layer, sets, &folds,
-                          &own);
+    for (int s = 0; s < KS_CURVE_DRAWS; s++) {
+        sets[s] = w->in->dataset->y;
+        memcpy(chosen + s * f->n_folds, w->chosen,
+               (size_t)f->n_folds * sizeof *chosen);
+    }
+    st = ks__analysis_fit(w->score, w->in, w->series, chosen, sets, &folds,
+                          w->fits, w->unconverged, &own);
     KS_CHECK(st == KS_OK, st, "learning curve: %s", own.text);
-    *w->fits += nest.columns;
-    *w->unconverged += nest.unconverged;
     for (int s = 0; s < KS_CURVE_DRAWS; s++)
-        add_right(w, nest.score + s * f->n, 1.0 / KS_CURVE_DRAWS);
+        add_right(w, w->score + s * f->n, 1.0 / KS_CURVE_DRAWS);
 done:
-    ks_nest_free(&nest);
     return st;
+}
+
+/* All training problems: the grid's own scores, of the first seed's folds as
+ * the other points. */
+static void take_point(work *w) {
+    const ks_folds *f = w->in->folds;
+    for (int64_t i = 0; i < f->n; i++)
+        w->score[i] = w->series->cells[w->chosen[f->fold[i]]].nest.score[i];
+    add_right(w, w->score, 1);
 }
 
 /* Folds of each draw with `keep` problems that train. */
@@ -135,8 +147,8 @@ static ks_status point(work *w, ks_learning_curve *out, int share,
         KS_TRY(draw_problems(w, keep, err));
         if (!can_train(w)) return KS_OK;
         KS_TRY(fit_point(w, err));
-    } else { /* the first seed's folds, as the other points */
-        add_right(w, w->cell->nest.score, 1);
+    } else {
+        take_point(w);
     }
     KS_TRY(ks_stats_of_sums(w->sums, d->n_groups, 4, balanced, NULL, 1,
                             w->in->options->bootstrap, w->in->options->seed,
@@ -154,19 +166,22 @@ ks_status ks_learning_curve_run(ks_learning_curve *out,
     ks_status st = KS_OK;
     const ks_folds *f = in->folds;
     size_t n = (size_t)in->dataset->n, groups = (size_t)in->dataset->n_groups;
-    work w = {.in = in, .series = series};
+    work w = {.in = in, .series = series, .chosen = series->chosen};
+    int32_t usual = ks_series_usual(series, f->n_seeds * f->n_folds);
     w.fits = fits;
     w.unconverged = unconverged;
-    w.cell = &series->cells[ks_series_usual(series, f->n_seeds * f->n_folds)];
-    *out = (ks_learning_curve){.layer = w.cell->layer};
+    *out = (ks_learning_curve){.layer = series->cells[usual].layer};
     if (2 * f->n_folds > 32) return KS_OK; /* the solver's limit of folds */
     KS_TRY(ks_alloc(&w.fold, KS_CURVE_DRAWS * n, 1, "folds", err));
+    KS_TRY(
+        ks_alloc(&w.score, KS_CURVE_DRAWS * n, sizeof *w.score, "scores", err));
     KS_TRY(ks_alloc(&w.rank, groups, sizeof *w.rank, "problems", err));
     KS_TRY(ks_alloc(&w.sums, 4 * groups, sizeof *w.sums, "problems", err));
     for (int k = 0; k < KS_CURVE_POINTS; k++)
         KS_TRY(point(&w, out, SHARE[k], err));
 done:
     free(w.fold);
+    free(w.score);
     free(w.rank);
     free(w.sums);
     return st;

@@ -10,365 +10,328 @@
 
 enum { BLOCK = 256 };
 
-/* --------------------------------------------------------------------- sums */
+/* -------------------------------------------------------------------- pairs */
 
-ks_status ks_map_sums_open(ks_map_sums *out, int64_t d_in, int64_t d_out,
-                           ks_err *err) {
-    ks_status st = KS_OK;
-    size_t in = (size_t)d_in, to = (size_t)d_out;
-    *out = (ks_map_sums){.d_in = d_in, .d_out = d_out};
-    KS_TRY(ks_alloc(&out->x, in, sizeof(double), "sums of a map", err));
-    KS_TRY(ks_alloc(&out->y, to, sizeof(double), "sums of a map", err));
-    KS_TRY(ks_alloc(&out->xx, in * in, sizeof(double), "sums of a map", err));
-    KS_TRY(ks_alloc(&out->xy, in * to, sizeof(double), "sums of a map", err));
-    KS_TRY(ks_alloc(&out->yy, to, sizeof(double), "sums of a map", err));
-done:
-    if (st != KS_OK) ks_map_sums_close(out);
-    return st;
-}
-
-void ks_map_sums_close(ks_map_sums *s) {
-    free(s->x);
-    free(s->y);
-    free(s->xx);
-    free(s->xy);
-    free(s->yy);
-    *s = (ks_map_sums){0};
-}
-
-void ks_map_sums_clear(ks_map_sums *s) {
-    size_t in = (size_t)s->d_in, to = (size_t)s->d_out;
-    s->n = 0;
-    memset(s->x, 0, in * sizeof(double));
-    memset(s->y, 0, to * sizeof(double));
-    memset(s->xx, 0, in * in * sizeof(double));
-    memset(s->xy, 0, in * to * sizeof(double));
-    memset(s->yy, 0, to * sizeof(double));
-}
-
-static void take_rows(const float *from, const int64_t *row, const double *at,
-                      int64_t n, int64_t d, double *out) {
+static void sum_targets(ks_map_pairs *p, const float *y, int64_t n,
+                        const uint8_t *part) {
+    int64_t to = p->d_out;
     for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < d; j++)
-            out[i * d + j] = (double)from[row[i] * d + j] - at[j];
-}
-
-ks_status ks_map_cross_rows(double *xy, int64_t d_in, int64_t d_out,
-                            const float *x, const int64_t *row_x,
-                            const double *at_x, const float *y,
-                            const int64_t *row_y, const double *at_y, int64_t n,
-                            ks_err *err) {
-    ks_status st = KS_OK;
-    int64_t in = d_in, to = d_out;
-    double *a = NULL, *b = NULL;
-    int threads = ks__blas_serial();
-    KS_TRY(ks_alloc(&a, (size_t)(BLOCK * in), sizeof *a, "rows", err));
-    KS_TRY(ks_alloc(&b, (size_t)(BLOCK * to), sizeof *b, "rows", err));
-    for (int64_t at = 0, m; at < n; at += m) {
-        m = KS_MIN(BLOCK, n - at);
-        take_rows(x, row_x + at, at_x, m, in, a);
-        take_rows(y, row_y + at, at_y, m, to, b);
-        ks__gemm_f64(true, false, in, to, m, a, in, b, to, 1, xy, to);
-    }
-done:
-    ks__blas_restore(threads);
-    free(a);
-    free(b);
-    return st;
-}
-
-ks_status ks_map_sums_rows(ks_map_sums *s, const float *x, const int64_t *row_x,
-                           const double *at_x, const float *y,
-                           const int64_t *row_y, const double *at_y, int64_t n,
-                           ks_err *err) {
-    ks_status st = KS_OK;
-    int64_t in = s->d_in, to = s->d_out;
-    double *a = NULL;
-    int threads = ks__blas_serial();
-    KS_TRY(ks_alloc(&a, (size_t)(BLOCK * in), sizeof *a, "rows", err));
-    for (int64_t at = 0, m; at < n; at += m) {
-        m = KS_MIN(BLOCK, n - at);
-        take_rows(x, row_x + at, at_x, m, in, a);
-        for (int64_t i = 0; i < m; i++)
-            for (int64_t j = 0; j < in; j++) s->x[j] += a[i * in + j];
-        ks__gemm_f64(true, false, in, in, m, a, in, a, in, 1, s->xx, in);
-    }
+        for (int64_t j = 0; j < to; j++) p->at[j] += (double)y[i * to + j];
+    for (int64_t j = 0; j < to; j++) p->at[j] /= (double)n;
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < to; j++) {
-            double v = (double)y[row_y[i] * to + j] - at_y[j];
-            s->y[j] += v;
-            s->yy[j] += v * v;
+            double v = (double)y[i * to + j] - p->at[j];
+            p->y[part[i] * to + j] += v;
+            p->yy[part[i] * to + j] += v * v;
         }
-    KS_TRY(ks_map_cross_rows(s->xy, in, to, x, row_x, at_x, y, row_y, at_y, n,
+}
+
+ks_status ks_map_pairs_open(ks_map_pairs *out, const float *x, int64_t d_in,
+                            const float *y, int64_t d_out, int64_t n,
+                            const uint8_t *part, int32_t n_parts,
+                            const int64_t *mixed, int threads, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t in = (size_t)d_in, to = (size_t)d_out, parts = (size_t)n_parts;
+    const ks_l2_source from = {.n = n, .d = d_in, .type = KS_F32, .x = x};
+    *out = (ks_map_pairs){.d_out = d_out};
+    KS_TRY(ks_alloc(&out->at, to, sizeof(double), "sums of a map", err));
+    KS_TRY(ks_alloc(&out->y, parts * to, sizeof(double), "sums of a map", err));
+    KS_TRY(
+        ks_alloc(&out->yy, parts * to, sizeof(double), "sums of a map", err));
+    KS_TRY(ks_fold_gram_open(&out->x, &from, part, n_parts, NULL, 0, threads,
                              err));
-    s->n += (double)n;
+    sum_targets(out, y, n, part);
+    ks_fold_pairs rows = {
+        .x = x, .y = y, .part = part, .n = n, .d_out = d_out, .at = out->at};
+    for (int k = 0; k < KS_MAP_PAIRINGS; k++) {
+        rows.pair = k == KS_MAP_MIXED ? mixed : NULL;
+        KS_TRY(ks_alloc(&out->cross[k], parts * to, in * sizeof(double),
+                        "sums of a map", err));
+        KS_TRY(ks_fold_gram_cross(&out->x, &rows, out->cross[k], err));
+    }
 done:
-    ks__blas_restore(threads);
-    free(a);
+    if (st != KS_OK) ks_map_pairs_close(out);
     return st;
 }
 
-static void add(double *to, const double *more, int64_t n) {
-    for (int64_t i = 0; i < n; i++) to[i] += more[i];
+void ks_map_pairs_close(ks_map_pairs *p) {
+    ks_fold_gram_close(&p->x);
+    free(p->at);
+    free(p->y);
+    free(p->yy);
+    for (int k = 0; k < KS_MAP_PAIRINGS; k++) free(p->cross[k]);
+    *p = (ks_map_pairs){0};
 }
 
-void ks_map_sums_add(ks_map_sums *s, const ks_map_sums *more) {
-    int64_t in = s->d_in, to = s->d_out;
-    s->n += more->n;
-    add(s->x, more->x, in);
-    add(s->y, more->y, to);
-    add(s->xx, more->xx, in * in);
-    add(s->xy, more->xy, in * to);
-    add(s->yy, more->yy, to);
+/* ----------------------------------------------------------------- training */
+
+/* Means and deviations of y over the parts. */
+static void target_moments(ks_map_train *t, uint64_t take) {
+    const ks_map_pairs *p = t->of;
+    int64_t to = p->d_out;
+    for (int64_t j = 0; j < to; j++) {
+        double sum = 0, squares = 0;
+        for (int32_t k = 0; k < p->x.n_parts; k++) {
+            if (!(take >> k & 1)) continue;
+            sum += p->y[k * to + j];
+            squares += p->yy[k * to + j];
+        }
+        double mean = sum / t->n, variance = squares / t->n - mean * mean;
+        t->y_mean[j] = mean;
+        /* what rounding leaves of a constant is no variance */
+        t->y_scale[j] = variance > 1e-12 * squares / t->n ? sqrt(variance) : 0;
+    }
 }
 
-/* ---------------------------------------------------------------- beginning */
+void ks__map_cross(const ks_map_train *t, int pairing, uint64_t take,
+                   double *out) {
+    const ks_map_pairs *p = t->of;
+    int64_t in = p->x.d, to = p->d_out;
+    memset(out, 0, (size_t)(in * to) * sizeof *out);
+    for (int32_t k = 0; k < p->x.n_parts; k++) {
+        if (!(take >> k & 1)) continue;
+        const double *sum = p->x.sum + k * in, *y = p->y + k * to;
+        const double *cross = p->cross[pairing] + k * to * in;
+        for (int64_t o = 0; o < to; o++) {
+            double rest = y[o] - p->x.count[k] * t->y_mean[o];
+            for (int64_t j = 0; j < in; j++)
+                out[o * in + j] += cross[o * in + j] - t->y_mean[o] * sum[j] -
+                                   rest * t->mean[j];
+        }
+    }
+    for (int64_t o = 0; o < to; o++)
+        for (int64_t j = 0; j < in; j++) out[o * in + j] *= t->inverse[j];
+}
 
-static ks_status open_map(ks_linear_map *out, const ks_map_sums *train,
-                          ks_err *err) {
+ks_status ks_map_train_open(ks_map_train *out, const ks_map_pairs *pairs,
+                            uint64_t take, ks_err *err) {
     ks_status st = KS_OK;
-    size_t in = (size_t)train->d_in, to = (size_t)train->d_out;
-    *out = (ks_linear_map){.d_in = train->d_in, .d_out = train->d_out};
-    KS_CHECK(train->n >= 2, KS_MISMATCH,
+    size_t in = (size_t)pairs->x.d, to = (size_t)pairs->d_out;
+    *out = (ks_map_train){.of = pairs};
+    KS_TRY(ks_alloc(&out->mean, in, sizeof(double), "map", err));
+    KS_TRY(ks_alloc(&out->inverse, in, sizeof(double), "map", err));
+    KS_TRY(ks_alloc(&out->covariance, in * in, sizeof(double), "map", err));
+    KS_TRY(ks_alloc(&out->y_mean, to, sizeof(double), "map", err));
+    KS_TRY(ks_alloc(&out->y_scale, to, sizeof(double), "map", err));
+    for (int k = 0; k < KS_MAP_PAIRINGS; k++)
+        KS_TRY(ks_alloc(&out->cross[k], in * to, sizeof(double), "map", err));
+    for (int32_t k = 0; k < pairs->x.n_parts; k++)
+        if (take >> k & 1) out->n += pairs->x.count[k];
+    KS_CHECK(out->n >= 2, KS_MISMATCH,
              "a map between activations needs two steps or more to be fitted "
              "on, found %.0f",
-             train->n);
-    KS_TRY(ks_alloc(&out->weight, in * to, sizeof(double), "map", err));
-    KS_TRY(ks_alloc(&out->bias, to, sizeof(double), "map", err));
-    KS_TRY(ks_alloc(&out->mean, to, sizeof(double), "map", err));
-    KS_TRY(ks_alloc(&out->scale, to, sizeof(double), "map", err));
-    for (size_t j = 0; j < to; j++) {
-        double mean = train->y[j] / train->n;
-        double variance = train->yy[j] / train->n - mean * mean;
-        out->mean[j] = mean;
-        /* what rounding leaves of a constant is no variance */
-        out->scale[j] =
-            variance > 1e-12 * train->yy[j] / train->n ? sqrt(variance) : 0;
+             out->n);
+    ks_fold_gram_moments(&pairs->x, take, out->mean, out->inverse);
+    ks_fold_gram_add(&pairs->x, take, 1, out->inverse, out->mean,
+                     out->covariance);
+    target_moments(out, take);
+    for (int k = 0; k < KS_MAP_PAIRINGS; k++) {
+        ks__map_cross(out, k, take, out->cross[k]);
+        for (size_t i = 0; i < in * to; i++) out->cross[k][i] /= out->n;
     }
 done:
-    if (st != KS_OK) ks_linear_map_free(out);
+    if (st != KS_OK) ks_map_train_close(out);
+    return st;
+}
+
+void ks_map_train_close(ks_map_train *t) {
+    free(t->mean);
+    free(t->inverse);
+    free(t->covariance);
+    free(t->y_mean);
+    free(t->y_scale);
+    for (int k = 0; k < KS_MAP_PAIRINGS; k++) free(t->cross[k]);
+    *t = (ks_map_train){0};
+}
+
+/* ---------------------------------------------------------------- one map */
+
+/* What a failure leaves is the caller's to free. */
+static ks_status open_map(ks_linear_map *out, const ks_map_train *train,
+                          bool weight, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t in = (size_t)train->of->x.d, to = (size_t)train->of->d_out;
+    *out = (ks_linear_map){
+        .of = train->of, .d_in = train->of->x.d, .d_out = train->of->d_out};
+    if (weight)
+        KS_TRY(ks_alloc(&out->weight, in * to, sizeof(double), "map", err));
+    KS_TRY(ks_alloc(&out->bias, to, sizeof(double), "map", err));
+done:
     return st;
 }
 
 void ks_linear_map_free(ks_linear_map *map) {
     free(map->weight);
     free(map->bias);
-    free(map->mean);
-    free(map->scale);
     *map = (ks_linear_map){0};
 }
 
-/* sum (x - mean) (y - mean)' out of sums about a fixed point */
-static double *centred(const double *xy, const double *x, const double *y,
-                       double n, int64_t in, int64_t to, ks_err *err) {
-    double *out;
-    if (ks_alloc(&out, (size_t)(in * to), sizeof *out, "map", err) != KS_OK)
-        return NULL;
-    for (int64_t i = 0; i < in; i++)
-        for (int64_t j = 0; j < to; j++)
-            out[i * to + j] = xy[i * to + j] - x[i] * y[j] / n;
-    return out;
-}
-
-/* bias = mean y - mean x weight */
-static void set_bias(ks_linear_map *map, const ks_map_sums *train) {
-    for (int64_t j = 0; j < map->d_out; j++) map->bias[j] = map->mean[j];
-    for (int64_t i = 0; i < map->d_in; i++) {
-        double mean = train->x[i] / train->n;
-        for (int64_t j = 0; j < map->d_out; j++)
-            map->bias[j] -= mean * map->weight[i * map->d_out + j];
+/* bias = mean y - weight (mean x - shift) */
+static void set_bias(ks_linear_map *map, const ks_map_train *train) {
+    const double *unit = train->of->x.unit;
+    for (int64_t o = 0; o < map->d_out; o++) {
+        map->bias[o] = train->y_mean[o];
+        for (int64_t j = 0; j < map->d_in; j++)
+            map->bias[o] -=
+                map->weight[o * map->d_in + j] * unit[j] * train->mean[j];
     }
 }
 
-/* --------------------------------------------------------------------- fits */
-
-/* 1 / deviation of x, 0 for a constant feature, whose row and column of the
- * centred moments then become those of a unit that nothing else knows. */
-static void standardise(const ks_map_sums *train, double *k, double *xy,
-                        double *inverse) {
-    int64_t in = train->d_in, to = train->d_out;
-    double n = train->n;
-    for (int64_t i = 0; i < in; i++) {
-        double variance = k[i * in + i] / n;
-        inverse[i] =
-            variance > 1e-12 * train->xx[i * in + i] / n && variance > 0
-                ? 1 / sqrt(variance)
-                : 0;
-    }
-    for (int64_t i = 0; i < in; i++) {
-        for (int64_t j = 0; j < in; j++)
-            k[i * in + j] *= inverse[i] * inverse[j] / n;
-        if (inverse[i] == 0) k[i * in + i] = 1;
-        for (int64_t j = 0; j < to; j++) xy[i * to + j] *= inverse[i] / n;
-    }
-}
-
-ks_status ks_linear_map_ridge(ks_linear_map *out, const ks_map_sums *train,
-                              double strength, ks_err *err) {
+ks_status ks_linear_map_ridge(ks_linear_map *out, const ks_map_train *train,
+                              int pairing, double strength, ks_err *err) {
     ks_status st = KS_OK;
-    int64_t in = train->d_in, to = train->d_out;
-    double *k = NULL, *xy = NULL, *inverse = NULL;
+    const ks_fold_gram *x = &train->of->x;
+    int64_t in = x->d, to = train->of->d_out;
+    double *scratch = NULL;
     int threads = ks__blas_serial();
-    KS_TRY(open_map(out, train, err));
-    k = centred(train->xx, train->x, train->x, train->n, in, in, err);
-    xy = centred(train->xy, train->x, train->y, train->n, in, to, err);
-    KS_CHECK(k && xy, KS_NOMEM, "out of memory for a map of %lld features",
-             (long long)in);
-    KS_TRY(ks_alloc(&inverse, (size_t)in, sizeof *inverse, "map", err));
-    standardise(train, k, xy, inverse);
-    for (int64_t i = 0; i < in; i++) k[i * in + i] += strength;
-    lapack_int info =
-        LAPACKE_dposv(LAPACK_ROW_MAJOR, 'L', (lapack_int)in, (lapack_int)to, k,
-                      (lapack_int)in, xy, (lapack_int)to);
-    KS_CHECK(info == 0, KS_NUMERIC,
-             "a map of %lld features cannot be solved at strength %g",
-             (long long)in, strength);
-    for (int64_t i = 0; i < in; i++)
-        for (int64_t j = 0; j < to; j++)
-            out->weight[i * to + j] = inverse[i] * xy[i * to + j];
+    KS_TRY(open_map(out, train, true, err));
+    KS_TRY(ks_alloc(&scratch, (size_t)(in * in), sizeof *scratch, "map", err));
+    memcpy(out->weight, train->cross[pairing],
+           (size_t)(in * to) * sizeof *out->weight);
+    KS_TRY(ks__solve_ridge(train->covariance, in, strength, out->weight,
+                           (int32_t)to, scratch, err));
+    for (int64_t o = 0; o < to; o++)
+        for (int64_t j = 0; j < in; j++)
+            out->weight[o * in + j] *=
+                x->unit[j] > 0 ? train->inverse[j] / x->unit[j] : 0;
     set_bias(out, train);
 done:
     ks__blas_restore(threads);
-    free(k);
-    free(xy);
-    free(inverse);
+    free(scratch);
     if (st != KS_OK) ks_linear_map_free(out);
     return st;
 }
 
-/* sum of squares of X R, X'X centred = k */
-static ks_status spread(const double *k, const ks_linear_map *map, double *out,
-                        ks_err *err) {
+/* |X R|^2 / n of centred rows, R' the map's weight. */
+static ks_status spread(const ks_linear_map *map, const ks_map_train *train,
+                        const double *deviation, double *out, ks_err *err) {
+    ks_status st = KS_OK;
     int64_t in = map->d_in, to = map->d_out;
-    double *kr;
-    ks_status st = ks_alloc(&kr, (size_t)(in * to), sizeof *kr, "map", err);
-    if (st != KS_OK) return st;
-    ks__gemm_f64(false, false, in, to, in, k, in, map->weight, to, 0, kr, to);
+    double *k = NULL, *rk = NULL;
+    KS_TRY(ks_alloc(&k, (size_t)(in * in), sizeof *k, "map", err));
+    KS_TRY(ks_alloc(&rk, (size_t)(in * to), sizeof *rk, "map", err));
+    for (int64_t i = 0; i < in; i++)
+        for (int64_t j = 0; j <= i; j++)
+            k[i * in + j] =
+                train->covariance[i * in + j] * deviation[i] * deviation[j];
+    ks__symm_f64(to, in, map->weight, k, rk);
     *out = 0;
-    for (int64_t i = 0; i < in * to; i++) *out += kr[i] * map->weight[i];
-    free(kr);
-    return KS_OK;
+    for (int64_t i = 0; i < in * to; i++) *out += rk[i] * map->weight[i];
+done:
+    free(k);
+    free(rk);
+    return st;
 }
 
-ks_status ks_linear_map_procrustes(ks_linear_map *out, const ks_map_sums *train,
-                                   ks_err *err) {
+/* The map's weight: R' of x'y (overwritten); *sum: of its singular values. */
+static ks_status turn(ks_linear_map *map, double *xy, double *sum,
+                      ks_err *err) {
     ks_status st = KS_OK;
-    int64_t in = train->d_in, to = train->d_out, least = KS_MIN(in, to);
-    double *k = NULL, *xy = NULL, *u = NULL, *s = NULL, *vt = NULL;
-    double sum = 0, squares = 0;
-    int64_t rank = 0;
-    int threads = ks__blas_serial();
-    KS_TRY(open_map(out, train, err));
-    k = centred(train->xx, train->x, train->x, train->n, in, in, err);
-    xy = centred(train->xy, train->x, train->y, train->n, in, to, err);
-    KS_CHECK(k && xy, KS_NOMEM, "out of memory for a map of %lld features",
-             (long long)in);
+    int64_t in = map->d_in, to = map->d_out, least = KS_MIN(in, to), rank = 0;
+    double *u = NULL, *s = NULL, *vt = NULL;
     KS_TRY(ks_alloc(&u, (size_t)(in * least), sizeof *u, "map", err));
     KS_TRY(ks_alloc(&s, (size_t)least, sizeof *s, "map", err));
     KS_TRY(ks_alloc(&vt, (size_t)(least * to), sizeof *vt, "map", err));
-    lapack_int info = LAPACKE_dgesdd(LAPACK_ROW_MAJOR, 'S', (lapack_int)in,
-                                     (lapack_int)to, xy, (lapack_int)to, s, u,
-                                     (lapack_int)least, vt, (lapack_int)to);
+    /* y'x row-major is x'y column-major: u holds its columns as rows */
+    lapack_int info = LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', (lapack_int)in,
+                                     (lapack_int)to, xy, (lapack_int)in, s, u,
+                                     (lapack_int)in, vt, (lapack_int)least);
     KS_CHECK(info == 0, KS_NUMERIC,
              "the singular values of a cross-covariance of %lld x %lld did not "
              "converge",
              (long long)in, (long long)to);
     double rounding = (double)KS_MAX(in, to) * 0x1p-52 * s[0];
-    while (rank < least && s[rank] > rounding) sum += s[rank++];
-    if (rank > 0) {
-        ks__gemm_f64(false, false, in, to, rank, u, least, vt, to, 0,
-                     out->weight, to);
-        KS_TRY(spread(k, out, &squares, err));
-    }
+    while (rank < least && s[rank] > rounding) *sum += s[rank++];
+    /* weight [to, in] = V U' over the first `rank`: vt [least, to] of columns
+     * is, by rows, V [to, least] */
+    if (rank > 0)
+        ks__gemm_f64(false, false, to, in, rank, vt, least, u, in, 0,
+                     map->weight, in);
+done:
+    free(u);
+    free(s);
+    free(vt);
+    return st;
+}
+
+ks_status ks_linear_map_procrustes(ks_linear_map *out,
+                                   const ks_map_train *train, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_fold_gram *x = &train->of->x;
+    int64_t in = x->d, to = train->of->d_out;
+    double *xy = NULL, *deviation = NULL, sum = 0, squares = 0;
+    int threads = ks__blas_serial();
+    KS_TRY(open_map(out, train, true, err));
+    KS_TRY(ks_alloc(&xy, (size_t)(in * to), sizeof *xy, "map", err));
+    KS_TRY(ks_alloc(&deviation, (size_t)in, sizeof *deviation, "map", err));
+    for (int64_t j = 0; j < in; j++)
+        deviation[j] =
+            train->inverse[j] > 0 ? x->unit[j] / train->inverse[j] : 0;
+    for (int64_t o = 0; o < to; o++)
+        for (int64_t j = 0; j < in; j++)
+            xy[o * in + j] =
+                train->cross[KS_MAP_TRUE][o * in + j] * deviation[j];
+    KS_TRY(turn(out, xy, &sum, err));
+    KS_TRY(spread(out, train, deviation, &squares, err));
     double factor = squares > 0 ? sum / squares : 0;
     for (int64_t i = 0; i < in * to; i++) out->weight[i] *= factor;
     set_bias(out, train);
 done:
     ks__blas_restore(threads);
-    free(k);
     free(xy);
-    free(u);
-    free(s);
-    free(vt);
+    free(deviation);
     if (st != KS_OK) ks_linear_map_free(out);
     return st;
 }
 
-ks_status ks_linear_map_mean(ks_linear_map *out, const ks_map_sums *train,
+ks_status ks_linear_map_mean(ks_linear_map *out, const ks_map_train *train,
                              ks_err *err) {
-    ks_status st = open_map(out, train, err);
-    if (st == KS_OK) set_bias(out, train);
+    ks_status st = open_map(out, train, false, err);
+    if (st != KS_OK)
+        ks_linear_map_free(out);
+    else
+        memcpy(out->bias, train->y_mean,
+               (size_t)out->d_out * sizeof *out->bias);
     return st;
 }
 
-ks_status ks_linear_map_identity(ks_linear_map *out, const ks_map_sums *train,
-                                 const double *at_x, const double *at_y,
+ks_status ks_linear_map_identity(ks_linear_map *out, const ks_map_train *train,
                                  ks_err *err) {
     ks_status st = KS_OK;
-    KS_CHECK(train->d_in == train->d_out, KS_USAGE,
+    int64_t in = train->of->x.d, to = train->of->d_out;
+    KS_CHECK(in == to, KS_USAGE,
              "activations of %lld and %lld dimensions: no map is the identity",
-             (long long)train->d_in, (long long)train->d_out);
-    KS_TRY(open_map(out, train, err));
-    for (int64_t j = 0; j < out->d_out; j++) {
-        out->weight[j * out->d_out + j] = 1;
-        out->bias[j] = at_x[j] - at_y[j];
-    }
-done:
-    return st;
-}
-
-/* ------------------------------------------------------------- what it does */
-
-/* With r = y - bias, sum (r_j - w_j.x)^2 = rr - 2 w.xr + w.(xx) w. */
-ks_status ks_linear_map_loss(const ks_linear_map *map, const ks_map_sums *held,
-                             double *error, double *total, ks_err *err) {
-    ks_status st = KS_OK;
-    int64_t in = map->d_in, to = map->d_out;
-    double *xw = NULL, *squares = NULL, n = held->n;
-    int threads = ks__blas_serial();
-    *error = *total = 0;
-    KS_TRY(ks_alloc(&xw, (size_t)(in * to), sizeof *xw, "map", err));
-    KS_TRY(ks_alloc(&squares, (size_t)to, sizeof *squares, "map", err));
-    ks__gemm_f64(false, false, in, to, in, held->xx, in, map->weight, to, 0, xw,
-                 to);
-    for (int64_t j = 0; j < to; j++)
-        squares[j] =
-            held->yy[j] + map->bias[j] * (n * map->bias[j] - 2 * held->y[j]);
-    for (int64_t i = 0; i < in; i++)
-        for (int64_t j = 0; j < to; j++)
-            squares[j] += map->weight[i * to + j] *
-                          (xw[i * to + j] - 2 * (held->xy[i * to + j] -
-                                                 map->bias[j] * held->x[i]));
+             (long long)in, (long long)to);
+    KS_TRY(open_map(out, train, true, err));
     for (int64_t j = 0; j < to; j++) {
-        if (map->scale[j] == 0) continue;
-        double m = map->mean[j], unit = map->scale[j] * map->scale[j];
-        *error += squares[j] / unit;
-        *total += (held->yy[j] + m * (n * m - 2 * held->y[j])) / unit;
+        out->weight[j * in + j] = 1;
+        out->bias[j] = train->of->x.shift[j] - train->of->at[j];
     }
 done:
-    ks__blas_restore(threads);
-    free(xw);
-    free(squares);
+    if (st != KS_OK) ks_linear_map_free(out);
     return st;
 }
 
 ks_status ks_linear_map_apply(const ks_linear_map *map, const float *x,
-                              const int64_t *row, const double *at_x,
-                              const double *at_y, int64_t n, double *out,
+                              const int64_t *row, int64_t n, double *out,
                               ks_err *err) {
     ks_status st = KS_OK;
     int64_t in = map->d_in, to = map->d_out;
     double *a = NULL;
     int threads = ks__blas_serial();
     KS_TRY(ks_alloc(&a, (size_t)(BLOCK * in), sizeof *a, "rows", err));
-    for (int64_t at = 0, m; at < n; at += m) {
-        m = KS_MIN(BLOCK, n - at);
-        take_rows(x, row + at, at_x, m, in, a);
+    for (int64_t begin = 0, m; begin < n; begin += m) {
+        m = KS_MIN(BLOCK, n - begin);
         for (int64_t i = 0; i < m; i++)
-            for (int64_t j = 0; j < to; j++)
-                out[(at + i) * to + j] = map->bias[j] + at_y[j];
-        ks__gemm_f64(false, false, m, to, in, a, in, map->weight, to, 1,
-                     out + at * to, to);
+            for (int64_t j = 0; j < in; j++)
+                a[i * in + j] =
+                    (double)x[row[begin + i] * in + j] - map->of->x.shift[j];
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t o = 0; o < to; o++)
+                out[(begin + i) * to + o] = map->bias[o] + map->of->at[o];
+        if (map->weight)
+            ks__gemm_f64(false, true, m, to, in, a, in, map->weight, in, 1,
+                         out + begin * to, to);
     }
 done:
     ks__blas_restore(threads);

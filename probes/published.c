@@ -7,7 +7,7 @@
 
 #include "shuffle.h"
 
-static const uint64_t seeds[KS_PUBLISHED_SEEDS] = {42, 43, 44};
+const uint64_t ks_published_seeds[KS_PUBLISHED_SEEDS] = {42, 43, 44};
 
 const char *ks_rung_name(int rung) {
     static const char *const names[KS_N_RUNGS] = {
@@ -155,8 +155,9 @@ static ks_status plan_seed(work *w, int32_t s, ks_err *err) {
     KS_TRY(ks_alloc(&fold, all, 1, "folds", err));
     KS_TRY(ks_alloc(&y, all, 1, "labels", err));
     KS_TRY(alloc_rows(&t[STEPS], in->n, err));
-    KS_TRY(ks__published_split(w->removable, in->n, seeds[s], t[STEPS].rows,
-                               &t[STEPS].n_train, eval, &t[STEPS].n_eval, err));
+    KS_TRY(ks__published_split(w->removable, in->n, ks_published_seeds[s],
+                               t[STEPS].rows, &t[STEPS].n_train, eval,
+                               &t[STEPS].n_eval, err));
     memcpy(t[STEPS].rows + t[STEPS].n_train, eval,
            (size_t)t[STEPS].n_eval * sizeof *eval);
     weigh(w, &t[STEPS], false);
@@ -173,10 +174,12 @@ static ks_status plan_seed(work *w, int32_t s, ks_err *err) {
                            .group = group,
                            .n_groups = in->n_groups,
                            .ids = in->ids};
-    KS_TRY(ks_split_folds(&some, KS_PUBLISHED_FOLDS, seeds[s], fold, err));
+    KS_TRY(ks_split_folds(&some, KS_PUBLISHED_FOLDS, ks_published_seeds[s],
+                          fold, err));
     KS_TRY(by_fold(w, &t[PROBLEMS], kept, n, fold, false, err));
     KS_TRY(by_fold(w, &t[CHOOSE], kept, n, fold, true, err));
-    KS_TRY(ks_split_folds(in, KS_PUBLISHED_FOLDS, seeds[s], fold, err));
+    KS_TRY(ks_split_folds(in, KS_PUBLISHED_FOLDS, ks_published_seeds[s], fold,
+                          err));
     KS_TRY(by_fold(w, &t[ALL], NULL, (int32_t)in->n, fold, false, err));
     KS_TRY(by_fold(w, &t[CHOOSE_ALL], NULL, (int32_t)in->n, fold, true, err));
 done:
@@ -209,7 +212,7 @@ static ks_status train_all(work *w, ks_err *err) {
                              .rows = t->rows,
                              .n_rows = t->n_train,
                              .y = w->removable,
-                             .key = {seeds[s], 0},
+                             .key = {ks_published_seeds[s], 0},
                              .lr = w->o->rates[k % w->o->n_rates],
                              .decay = KS_TRAINED_DECAY,
                              .class_weight = {t->weight[0], t->weight[1]},
@@ -372,7 +375,7 @@ static ks_status count_rung(const work *w, ks_rung *rung, int number,
             KS_CHECK(isfinite(margin[i]), KS_NUMERIC,
                      "%s as published, seed %d: the score of row %d is not a "
                      "finite number",
-                     w->trainer->recipe->name, (int)seeds[s], row);
+                     w->trainer->recipe->name, (int)ks_published_seeds[s], row);
             add_row(sums + (int64_t)in->group[row] * N_SETS * OF_SET, set, y,
                     important == y);
         }

@@ -35,6 +35,8 @@ enum {
 };
 enum { KS_PUBLISHED_SEEDS = 3, KS_PUBLISHED_FOLDS = 5, KS_MOST_RATES = 8 };
 
+extern const uint64_t ks_published_seeds[KS_PUBLISHED_SEEDS]; /* 42, 43, 44 */
+
 const char *ks_rung_name(int rung);
 const char *ks_rung_note(int rung);
 

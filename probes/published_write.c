@@ -72,8 +72,50 @@ done:
     return st;
 }
 
+ks_status ks__published_texts_table(const ks_published_texts *texts,
+                                    bool markdown, ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_text_grid t = {.n_columns = 5};
+    static const char *const names[] = {"reader", "inputs", "balanced, %",
+                                        "accuracy, %", "SD"};
+    if (!texts->n) return KS_OK;
+    KS_TRY(ks__text_title(out, markdown, err, "Text as published"));
+    KS_TRY(ks__grid_heading(&t, names, err));
+    for (int32_t k = 0; k < texts->n; k++) {
+        const ks_published_text *text = &texts->at[k];
+        ks_text_cell *row = ks__grid_row(&t, err);
+        KS_CHECK(row, KS_NOMEM, "out of memory for a table");
+        snprintf(row[0], KS_TEXT_CELL, "%.39s", text->name);
+        snprintf(row[1], KS_TEXT_CELL, "%d", text->n_inputs[0]);
+        ks__cell_interval(row[2], text->rung.balanced, false);
+        ks__cell_interval(row[3], text->rung.accuracy, false);
+        snprintf(row[4], KS_TEXT_CELL, "%.1f", 100 * text->rung.sd);
+    }
+    KS_TRY(ks__grid_write(&t, markdown, out, err));
+    KS_TRY(ks__text_wrapped(
+        "The published text baselines on the evaluation steps of \"as "
+        "published\": a network of 128 and 64 units after 30 epochs, nothing "
+        "chosen. Steps of one chain stand on both sides, so these are to be "
+        "held against that row alone.",
+        0, out, err));
+    KS_TRY(ks_str_printf(out, err, "\n"));
+done:
+    free(t.at);
+    return st;
+}
+
 /* --------------------------------------------------------------------- JSON
  */
+
+static json_t *json_seeds(const ks_rung *r) {
+    json_t *seeds = json_array();
+    for (int s = 0; s < KS_PUBLISHED_SEEDS; s++)
+        json_array_append_new(seeds,
+                              json_pack("{s:f,s:i,s:f}", "rate", r->rate[s],
+                                        "epoch", (int)r->epoch[s], "accuracy",
+                                        r->seed_accuracy[s]));
+    return seeds;
+}
 
 static json_t *json_rung(const ks_rung *r, int number) {
     json_t *one = json_pack(
@@ -81,15 +123,25 @@ static json_t *json_rung(const ks_rung *r, int number) {
         ks_rung_note(number), "n", (json_int_t)r->n_eval, "accuracy",
         ks__json_interval(r->accuracy), "balanced_accuracy",
         ks__json_interval(r->balanced), "sd", ks__json_number(r->sd));
-    if (number == KS_RUNG_HONEST) return one;
-    json_t *seeds = json_array();
-    for (int s = 0; s < KS_PUBLISHED_SEEDS; s++)
-        json_array_append_new(seeds,
-                              json_pack("{s:f,s:i,s:f}", "rate", r->rate[s],
-                                        "epoch", (int)r->epoch[s], "accuracy",
-                                        r->seed_accuracy[s]));
-    json_object_set_new(one, "by_seed", seeds);
+    if (number != KS_RUNG_HONEST)
+        json_object_set_new(one, "by_seed", json_seeds(r));
     return one;
+}
+
+json_t *ks__published_texts_json(const ks_published_texts *texts) {
+    json_t *list = json_array();
+    for (int32_t k = 0; k < texts->n; k++) {
+        const ks_published_text *text = &texts->at[k];
+        const ks_rung *r = &text->rung;
+        json_array_append_new(
+            list, json_pack("{s:s,s:i,s:I,s:o,s:o,s:o,s:o}", "name", text->name,
+                            "inputs", (int)text->n_inputs[0], "n",
+                            (json_int_t)r->n_eval, "accuracy",
+                            ks__json_interval(r->accuracy), "balanced_accuracy",
+                            ks__json_interval(r->balanced), "sd",
+                            ks__json_number(r->sd), "by_seed", json_seeds(r)));
+    }
+    return list;
 }
 
 json_t *ks__protocols_json(const ks_kinds *kinds) {

@@ -184,10 +184,8 @@ done:
 
 static ks_status attend_series(work *w, const ks_series *s, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_folds *f = w->in->folds;
-    int32_t usual = ks_series_usual(s, f->n_seeds * f->n_folds);
-    for (int32_t c = 0; c < s->n_cells; c++) {
-        if (!w->o->attention_all && c != usual) continue;
+    bool all = w->o->attention_all;
+    for (int32_t c = all ? 0 : -1; c < (all ? s->n_cells : 0); c++) {
         KS_TRY(ks_attended_run(&w->out->attended[w->out->n_attended], w->others,
                                w->in, s, c, &w->out->fits, &w->out->unconverged,
                                err));

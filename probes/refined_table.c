@@ -88,9 +88,10 @@ static ks_status sparse(const ks_evaluation *r, bool markdown, ks_str *out,
     KS_TRY(ks__grid_write(&t, markdown, out, err));
     KS_TRY(ks_str_printf(
         out, err,
-        "Needed: the fewest dimensions at which the strength that the training "
-        "folds choose\nis not better: the interval of its lead includes "
-        "0.\n\n"));
+        "Each outer fold on the layer that it chose; named is what most chose. "
+        "Needed: the fewest\ndimensions at which the strength that the "
+        "training folds choose is not better: the\ninterval of its lead "
+        "includes 0.\n\n"));
 done:
     free(t.at);
     return st;

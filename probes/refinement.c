@@ -58,18 +58,20 @@ done:
 
 enum { MOST_LAYERS = 512 };
 
-/* total: right rows of each layer by class, then rows by class. Layers are in
- * ascending order, so their places rank like their numbers. */
+/* total: right rows by class of each layer, then of the layers chosen in the
+ * training folds, then rows by class. Layers are in ascending order, so their
+ * places rank like their numbers. What is near is held against the chosen ones:
+ * the largest of many figures that err alike lies above them by chance, and
+ * further the more they err. */
 static void over_layers(const double *total, const void *user, double *out) {
     int32_t n = *(const int32_t *)user;
-    const double *rows = total + 2 * n;
+    const double *chosen = total + 2 * n, *rows = chosen + 2;
     double accuracy[MOST_LAYERS], place[MOST_LAYERS], scratch[2 * MOST_LAYERS];
-    double best = 0, near = 0;
+    double best = 0.5 * (chosen[0] / rows[0] + chosen[1] / rows[1]), near = 0;
     for (int32_t l = 0; l < n; l++) {
         accuracy[l] =
             0.5 * (total[2 * l] / rows[0] + total[2 * l + 1] / rows[1]);
         place[l] = l;
-        best = KS_MAX(best, accuracy[l]);
         if (isnan(accuracy[l])) { /* a draw of one class */
             out[0] = out[1] = NAN;
             return;
@@ -92,13 +94,14 @@ static ks_status over(ks_refinement *out, const ks_analysis_input *in,
     ks_interval got[2];
     out->trend = out->near_best = (ks_interval){NAN, NAN, NAN};
     if (n < 3 || n > MOST_LAYERS) return KS_OK;
-    size_t width = 2 * (size_t)n + 2;
+    size_t width = 2 * (size_t)n + 4;
     KS_TRY(ks_alloc(&sums, (size_t)d->n_groups * width, sizeof *sums,
                     "accuracies", err));
     for (int64_t i = 0; i < d->n; i++) {
         double *t = sums + (size_t)d->group[i] * width;
         int y = d->y[i];
-        t[2 * n + y]++;
+        t[2 * n + y] += (s->score[i] > 0) == y;
+        t[2 * n + 2 + y]++;
         for (int32_t l = 0; l < n; l++)
             t[2 * l + y] += (s->cells[first + l].score[i] > 0) == y;
     }

@@ -221,8 +221,9 @@ done:
 
 ks_status ks_removed_fit(const ks_l2_source *x, const float *z, int32_t k,
                          const int8_t *y, const ks_folds *folds,
-                         const ks_nest_options *options, float *score,
-                         int32_t *fits, int32_t *unconverged, ks_err *err) {
+                         const bool *asked, const ks_nest_options *options,
+                         float *score, int32_t *fits, int32_t *unconverged,
+                         ks_err *err) {
     ks_status st = KS_OK;
     double *sum = NULL;
     ks_nest nest = {0};
@@ -238,6 +239,7 @@ ks_status ks_removed_fit(const ks_l2_source *x, const float *z, int32_t k,
             mine.n_seeds = 1;
             mine.fold += s * folds->n;
             one.outer = 1u << f;
+            if (asked && !asked[s * folds->n_folds + f]) continue;
             KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
             w = (work){.x = x,
                        .z = z,

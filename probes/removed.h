@@ -21,12 +21,14 @@ ks_status ks_removed_residual(const ks_l2_source *x, const float *z, int32_t k,
                               const uint8_t *fold, uint32_t hold, int threads,
                               float *out, ks_err *err);
 
-/* score [n]: out of fold, the mean over seeds. *fits and *unconverged are
- * added to. */
+/* score [n]: out of fold, the mean over seeds. asked [seeds, folds]: the outer
+ * fits to do, NULL: all; one left out adds nothing to the mean. *fits and
+ * *unconverged are added to. */
 ks_status ks_removed_fit(const ks_l2_source *x, const float *z, int32_t k,
                          const int8_t *y, const ks_folds *folds,
-                         const ks_nest_options *options, float *score,
-                         int32_t *fits, int32_t *unconverged, ks_err *err);
+                         const bool *asked, const ks_nest_options *options,
+                         float *score, int32_t *fits, int32_t *unconverged,
+                         ks_err *err);
 /* Bytes that it takes at most besides x and z, by so many threads. */
 size_t ks_removed_bytes(const ks_l2_source *x, int32_t k, const ks_folds *folds,
                         const ks_nest_options *options, int threads,

@@ -131,6 +131,25 @@ static double inner_error(work *w, int32_t seed, int32_t k, int32_t strength,
     return error;
 }
 
+/* Rows of a fit: each by the one that held it out. */
+static void put_inner(work *w, int32_t seed, int32_t k, int32_t strength,
+                      int32_t t) {
+    const ks_folds *f = w->folds;
+    const uint8_t *fold = f->fold + seed * f->n;
+    int64_t fit = (int64_t)t * w->out->n_fits + seed * f->n_folds + k;
+    float *to = w->out->inner + fit * f->n;
+    for (int32_t part = -1; part < f->n_inner; part++) {
+        uint32_t set =
+            part < 0 ? 1u << k : ks_nest_hold(f->n_folds, f->n_inner, k, part);
+        uint32_t in = part < 0 ? set : set & ~(1u << k);
+        const float *z =
+            w->margin +
+            column_of(w, ks__hold(&w->holds, set), strength, t) * f->n;
+        for (int64_t i = 0; i < f->n; i++)
+            if (in >> fold[i] & 1) to[i] = z[i];
+    }
+}
+
 static ks_status choose(work *w, int32_t seed, int32_t t, ks_err *err) {
     const ks_folds *f = w->folds;
     ks_ridge *out = w->out;
@@ -154,6 +173,7 @@ static ks_status choose(work *w, int32_t seed, int32_t t, ks_err *err) {
         const float *z = w->margin + column_of(w, outer, best, t) * f->n;
         for (int64_t i = 0; i < f->n; i++)
             if (fold[i] == k) score[i] = z[i];
+        if (out->inner) put_inner(w, seed, k, best, t);
     }
     return KS_OK;
 }
@@ -175,8 +195,8 @@ done:
 }
 
 ks_status ks_ridge_fit(ks_ridge *out, const ks_l2_source *x, const double *y,
-                       int32_t n_targets, const ks_folds *folds, int threads,
-                       ks_err *err) {
+                       int32_t n_targets, const ks_folds *folds,
+                       bool keep_inner, int threads, ks_err *err) {
     ks_status st = KS_OK;
     int64_t d = x->d;
     work w = {.folds = folds, .y = y, .n_targets = n_targets, .out = out};
@@ -188,6 +208,8 @@ ks_status ks_ridge_fit(ks_ridge *out, const ks_l2_source *x, const double *y,
                     sizeof(float), "scores", err));
     KS_TRY(ks_alloc(&out->strength, fits, sizeof(double), "fits", err));
     KS_TRY(ks_alloc(&out->loss, fits, sizeof(double), "fits", err));
+    if (keep_inner)
+        KS_TRY(ks_alloc(&out->inner, fits * n, sizeof(float), "scores", err));
     KS_TRY(ks_alloc(&w.w, columns * (size_t)d, sizeof *w.w, "weights", err));
     KS_TRY(ks_alloc(&w.b, columns, sizeof *w.b, "weights", err));
     KS_TRY(ks_alloc(&w.margin, columns * n, sizeof *w.margin, "margins", err));
@@ -225,5 +247,6 @@ void ks_ridge_free(ks_ridge *ridge) {
     free(ridge->score);
     free(ridge->strength);
     free(ridge->loss);
+    free(ridge->inner);
     *ridge = (ks_ridge){0};
 }

@@ -71,34 +71,37 @@ ks_status ks_selectivity_run(ks_selectivity *out, const ks_analysis_input *in,
     ks_status st = KS_OK;
     const ks_dataset *d = in->dataset;
     const ks_folds *f = in->folds;
-    const ks_cell *cell =
-        &series->cells[ks_series_usual(series, f->n_seeds * f->n_folds)];
+    int32_t usual = ks_series_usual(series, f->n_seeds * f->n_folds);
+    size_t n = (size_t)d->n;
     const int8_t *sets[KS_MAX_SEEDS];
-    const ks_nest *one;
-    ks_nest nest = {0};
     ks_interval none = {NAN, NAN, NAN};
     ks_err own = {0};
     int8_t *y = NULL;
-    float *score = NULL;
-    *out = (ks_selectivity){cell->layer, none, none, none};
-    KS_TRY(ks_alloc(&y, (size_t)d->n, 1, "control labels", err));
-    KS_TRY(ks_alloc(&score, (size_t)d->n, sizeof *score, "scores", err));
+    float *score = NULL, *by_seed = NULL;
+    *out = (ks_selectivity){series->cells[usual].layer, none, none, none};
+    KS_TRY(ks_alloc(&y, n, 1, "control labels", err));
+    KS_TRY(ks_alloc(&score, n, sizeof *score, "scores", err));
+    KS_TRY(ks_alloc(&by_seed, (size_t)f->n_seeds * n, sizeof *by_seed, "scores",
+                    err));
     KS_TRY(control_labels(d, in->options->seed, y, err));
     for (int32_t s = 0; s < f->n_seeds; s++) sets[s] = y;
-    st = ks__analysis_fit(&nest, in, series, cell->layer, sets, f, &own);
+    st = ks__analysis_fit(by_seed, in, series, series->chosen, sets, f, fits,
+                          unconverged, &own);
     if (st == KS_MISMATCH) { /* few texts: a part of one class */
         st = KS_OK;
         goto done;
     }
     KS_CHECK(st == KS_OK, st, "control task: %s", own.text);
-    *fits += nest.columns;
-    *unconverged += nest.unconverged;
-    one = &nest;
-    ks_nest_mix(&one, NULL, f, score);
-    KS_TRY(compare(out, in, cell->score, y, score, err));
+    for (int64_t i = 0; i < d->n; i++) {
+        double sum = 0;
+        for (int32_t s = 0; s < f->n_seeds; s++)
+            sum += (double)by_seed[s * d->n + i];
+        score[i] = (float)(sum / f->n_seeds);
+    }
+    KS_TRY(compare(out, in, series->score, y, score, err));
 done:
-    ks_nest_free(&nest);
     free(y);
     free(score);
+    free(by_seed);
     return st;
 }

@@ -36,16 +36,19 @@ static int64_t fold_in(double *dist, int64_t used, const chain_table *c,
 }
 
 /* dist counts from the least sum that can be. */
-static ks_status tail(const chain_table *chains, int32_t n_chains, double *p,
-                      ks_err *err) {
+static ks_status tail(const chain_table *chains, int32_t n_chains,
+                      double variance, double *p, ks_err *err) {
     ks_status st = KS_OK;
     double *dist = NULL, *pdf = NULL;
     unsigned widest = 0;
     int64_t most = 0, found = 0, used = 0;
+    double expected = 0;
     for (int32_t c = 0; c < n_chains; c++) {
         const chain_table *t = &chains[c];
         unsigned sum = t->important + t->predicted;
-        found += t->both - (sum > t->n ? sum - t->n : 0);
+        unsigned low = sum > t->n ? sum - t->n : 0;
+        found += t->both - low;
+        if (t->n) expected += (double)t->important * t->predicted / t->n - low;
         most += KS_MIN(t->important, t->predicted);
         widest = KS_MAX(widest, t->n);
     }
@@ -56,8 +59,10 @@ static ks_status tail(const chain_table *chains, int32_t n_chains, double *p,
     dist[0] = 1;
     for (int32_t c = 0; c < n_chains; c++)
         used = fold_in(dist, used, &chains[c], pdf);
+    double from = expected + ((double)found - expected) / sqrt(variance);
     *p = 0;
-    for (int64_t i = used; i >= found; i--) *p += dist[i];
+    for (int64_t i = used; i >= 0 && (double)i >= from - 1e-9; i--)
+        *p += dist[i];
     *p = KS_MIN(*p, 1.0);
 done:
     free(dist);
@@ -65,7 +70,8 @@ done:
     return st;
 }
 
-ks_status ks_p_within(const ks_scored *rows, double *p, ks_err *err) {
+ks_status ks_p_within(const ks_scored *rows, double variance, double *p,
+                      ks_err *err) {
     ks_status st = KS_OK;
     chain_table *chains = NULL;
     KS_TRY(ks_alloc(&chains, (size_t)rows->n_chains, sizeof *chains, "chains",
@@ -78,7 +84,7 @@ ks_status ks_p_within(const ks_scored *rows, double *p, ks_err *err) {
         t->predicted += predicted;
         t->both += important && predicted;
     }
-    KS_TRY(tail(chains, rows->n_chains, p, err));
+    KS_TRY(tail(chains, rows->n_chains, variance, p, err));
 done:
     free(chains);
     return st;
@@ -121,8 +127,8 @@ static double some_signs(const double *d, int32_t n, double found,
     return (double)(1 + far) / (1 + KS_FLIPS);
 }
 
-ks_status ks_p_paired(const ks_scored *a, const float *b_score, uint64_t seed,
-                      double *p, ks_err *err) {
+ks_status ks_p_paired(const ks_scored *a, const float *b_score, double variance,
+                      uint64_t seed, double *p, ks_err *err) {
     ks_status st = KS_OK;
     double *d = NULL, count[2] = {0, 0}, found = 0;
     int32_t n = 0;
@@ -136,6 +142,7 @@ ks_status ks_p_paired(const ks_scored *a, const float *b_score, uint64_t seed,
     for (int32_t g = 0; g < a->n_groups; g++)
         if (d[g] != 0) d[n++] = d[g];
     for (int32_t g = 0; g < n; g++) found += d[g];
+    found /= sqrt(variance);
     *p = n <= MOST_EXACT ? all_signs(d, n, found)
                          : some_signs(d, n, found, seed);
 done:

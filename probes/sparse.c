@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "holds.h"
 #include "l1.h"
@@ -21,6 +22,7 @@ typedef struct work {
     ks_l2 *l2;
     const ks_folds *folds;
     const int8_t *y;
+    uint32_t outer; /* folds asked for (nest.h) */
     ks_holds holds; /* inner, then outer */
     ks_l1_column *columns;
     float *margin; /* [holds, KS_SPARSE_POINTS, n] */
@@ -76,7 +78,8 @@ static ks_status run_seed(work *w, int32_t seed, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = w->folds;
     int32_t n = w->holds.n * KS_SPARSE_POINTS;
-    int32_t outer = (w->holds.n - f->n_folds) * KS_SPARSE_POINTS;
+    int32_t outer = (w->holds.n - ks__holds_n_asked(w->outer, f->n_folds)) *
+                    KS_SPARSE_POINTS;
     for (int32_t i = 0; i < n; i++)
         w->columns[i] = (ks_l1_column){
             .design = seed,
@@ -88,7 +91,23 @@ static ks_status run_seed(work *w, int32_t seed, ks_err *err) {
     w->out->fits += n;
     for (int32_t i = 0; i < n; i++)
         w->out->unconverged += !w->columns[i].converged;
-    for (int32_t k = 0; k < f->n_folds; k++) KS_TRY(choose(w, seed, k, err));
+    for (int32_t k = 0; k < f->n_folds; k++)
+        if (ks__holds_asked(w->outer, k)) KS_TRY(choose(w, seed, k, err));
+done:
+    return st;
+}
+
+static ks_status alloc_path(ks_sparse_path *out, const ks_folds *f, int64_t d,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = (size_t)f->n, fits = (size_t)f->n_seeds * (size_t)f->n_folds;
+    KS_TRY(ks_alloc(&out->weight, fits * (size_t)d, sizeof(float), "weights",
+                    err));
+    KS_TRY(ks_alloc(&out->bias, fits, sizeof(float), "weights", err));
+    KS_TRY(ks_alloc(&out->score, n, sizeof(float), "scores", err));
+    KS_TRY(
+        ks_alloc(&out->of, n * KS_SPARSE_POINTS, sizeof(float), "scores", err));
+    KS_TRY(ks_alloc(&out->point, fits, sizeof(int32_t), "fits", err));
 done:
     return st;
 }
@@ -97,19 +116,13 @@ static ks_status alloc_all(work *w, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = w->folds;
     size_t n = (size_t)f->n, columns = (size_t)w->holds.n * KS_SPARSE_POINTS;
-    size_t d = (size_t)w->d, fits = (size_t)f->n_seeds * (size_t)f->n_folds;
+    size_t d = (size_t)w->d;
     KS_TRY(ks_alloc(&w->columns, columns, sizeof *w->columns, "columns", err));
     KS_TRY(
         ks_alloc(&w->margin, columns * n, sizeof *w->margin, "margins", err));
     KS_TRY(ks_alloc(&w->weight, (size_t)f->n_folds * KS_SPARSE_POINTS * (d + 1),
                     sizeof *w->weight, "weights", err));
-    KS_TRY(ks_alloc(&w->out->weight, fits * d, sizeof(float), "weights", err));
-    KS_TRY(ks_alloc(&w->out->bias, fits, sizeof(float), "weights", err));
-    KS_TRY(ks_alloc(&w->out->score, n, sizeof(float), "scores", err));
-    KS_TRY(ks_alloc(&w->out->of, n * KS_SPARSE_POINTS, sizeof(float), "scores",
-                    err));
-    KS_TRY(ks_alloc(&w->out->point, (size_t)(f->n_seeds * f->n_folds),
-                    sizeof(int32_t), "fits", err));
+    KS_TRY(alloc_path(w->out, f, w->d, err));
 done:
     return st;
 }
@@ -122,6 +135,7 @@ ks_status ks_sparse_fit(ks_sparse_path *out, const ks_l2_source *source,
     work w = {.folds = folds,
               .y = y,
               .d = source->d,
+              .outer = o->outer,
               .max_passes = o->max_passes ? o->max_passes : KS_DEFAULT_PASSES,
               .tolerance = o->tolerance > 0 ? o->tolerance : TOLERANCE,
               .out = out};
@@ -130,7 +144,7 @@ ks_status ks_sparse_fit(ks_sparse_path *out, const ks_l2_source *source,
                                .threads = o->threads,
                                .scratch = o->scratch};
     *out = (ks_sparse_path){0};
-    ks__holds_fill(&w.holds, folds, 0, true);
+    ks__holds_fill(&w.holds, folds, o->outer, true);
     for (int32_t s = 0; s < folds->n_seeds; s++)
         designs[s] = (ks_l2_design){y, folds->fold + s * folds->n};
     KS_TRY(alloc_all(&w, err));
@@ -221,35 +235,88 @@ static size_t bytes(void *user, int threads, bool scratch) {
     return ks_sparse_bytes(u->source, u->folds, threads, scratch);
 }
 
+/* Adds one seed's path of the folds in `outer`. */
+static void add_path(ks_sparse_path *all, const ks_sparse_path *one,
+                     const ks_folds *f, int32_t seed, uint32_t outer,
+                     int64_t d) {
+    for (int64_t i = 0; i < f->n; i++)
+        all->score[i] += one->score[i] / (float)f->n_seeds;
+    for (int64_t i = 0; i < KS_SPARSE_POINTS * f->n; i++)
+        all->of[i] += one->of[i] / (float)f->n_seeds;
+    for (int32_t p = 0; p < KS_SPARSE_POINTS; p++) {
+        all->dimensions[p] += one->dimensions[p] / f->n_seeds;
+        all->lambda[p] += one->lambda[p] / f->n_seeds;
+    }
+    for (int32_t k = 0; k < f->n_folds; k++) {
+        int32_t fit = seed * f->n_folds + k;
+        if (!ks__holds_asked(outer, k)) continue;
+        all->point[fit] = one->point[k];
+        all->bias[fit] = one->bias[k];
+        memcpy(all->weight + fit * d, one->weight + k * d,
+               (size_t)d * sizeof *one->weight);
+    }
+    all->fits += one->fits;
+    all->unconverged += one->unconverged;
+}
+
+/* The folds of one seed that chose the layer `cell`. */
+static ks_status run_layer(ks_sparse_path *all, const ks_analysis_input *in,
+                           const ks_series *series, int32_t cell, int32_t seed,
+                           uint32_t outer, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_folds one = *in->folds;
+    ks_nest_options options = in->options->nest;
+    ks_sparse_path path = {0};
+    ks_err own = {0};
+    ks_layer layer = {.dataset = in->dataset,
+                      .file = in->dataset->acts,
+                      .place = in->dataset->row,
+                      .stream = series->stream,
+                      .position = series->position,
+                      .layer = series->cells[cell].layer};
+    const ks_l2_source source = ks_layer_source(&layer);
+    needs user = {&source, &one};
+    one.n_seeds = 1;
+    one.fold += seed * one.n;
+    options.outer = outer;
+    KS_TRY(ks_room_fit(&in->options->room, bytes, &user, "sparse probes",
+                       &options, err));
+    st = ks_sparse_fit(&path, &source, in->dataset->y, &one, &options, &own);
+    KS_CHECK(st == KS_OK, st, "%s/%s layer %d, L1: %s",
+             ks_stream_name(series->stream), ks_position_name(series->position),
+             layer.layer, own.text);
+    add_path(all, &path, in->folds, seed, outer, source.d);
+done:
+    ks_sparse_path_free(&path);
+    return st;
+}
+
 ks_status ks_sparse_run(ks_sparse *out, ks_others *others,
                         const ks_analysis_input *in, const ks_series *series,
                         int32_t *fits, int32_t *unconverged, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = in->folds;
-    ks_nest_options options = in->options->nest;
+    int32_t n_fits = f->n_seeds * f->n_folds;
     ks_sparse_path path = {0};
-    ks_err own = {0};
     ks_other other = {.probe = "L1",
-                      .note = "L1-regularised logistic regression on the layer "
-                              "that most folds chose; strength chosen in the "
+                      .note = "L1-regularised logistic regression; layer (that "
+                              "of the best row) and strength chosen in the "
                               "training folds",
                       .stream = series->stream,
-                      .position = series->position};
-    ks_layer layer = {.dataset = in->dataset,
-                      .file = in->dataset->acts,
-                      .place = in->dataset->row,
-                      .stream = series->stream,
-                      .position = series->position};
-    const ks_l2_source source = ks_layer_source(&layer);
-    needs user = {&source, f};
-    out->layer = other.layer = layer.layer =
-        series->cells[ks_series_usual(series, f->n_seeds * f->n_folds)].layer;
-    KS_TRY(ks_room_fit(&in->options->room, bytes, &user, "sparse probes",
-                       &options, err));
-    st = ks_sparse_fit(&path, &source, in->dataset->y, f, &options, &own);
-    KS_CHECK(st == KS_OK, st, "%s/%s layer %d, L1: %s",
-             ks_stream_name(series->stream), ks_position_name(series->position),
-             out->layer, own.text);
+                      .position = series->position,
+                      .layer = -1};
+    out->layer = series->cells[ks_series_usual(series, n_fits)].layer;
+    KS_TRY(alloc_path(&path, f, in->grid->d, err));
+    KS_TRY(ks_alloc(&out->layers, (size_t)n_fits, sizeof *out->layers, "layers",
+                    err));
+    for (int32_t k = 0; k < n_fits; k++)
+        out->layers[k] = series->cells[series->chosen[k]].layer;
+    for (int32_t s = 0; s < f->n_seeds; s++)
+        for (int32_t c = 0; c < series->n_cells; c++) {
+            uint32_t outer = ks__holds_choosing(series->chosen + s * f->n_folds,
+                                                f->n_folds, c);
+            if (outer) KS_TRY(run_layer(&path, in, series, c, s, outer, err));
+        }
     *fits += path.fits;
     *unconverged += path.unconverged;
     KS_TRY(ks__sparse_measure(out, in, &path, err));
@@ -265,6 +332,7 @@ done:
 }
 
 void ks_sparse_free(ks_sparse *sparse) {
+    free(sparse->layers);
     free(sparse->weight);
     free(sparse->bias);
     *sparse = (ks_sparse){0};

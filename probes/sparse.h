@@ -1,6 +1,6 @@
 /* sparse.h - how few dimensions carry the signal: L1-regularised logistic
- * regression (l1.h) along a path of strengths, on the layer that most folds
- * chose in the grid. */
+ * regression (l1.h) along a path of strengths, for each outer fold on the layer
+ * that it chose in the grid. */
 #ifndef KS_SPARSE_H
 #define KS_SPARSE_H
 
@@ -27,7 +27,8 @@ typedef struct ks_sparse_path {
     int32_t fits, unconverged;
 } ks_sparse_path;
 
-/* Of folds->n rows; options: threads, scratch, backend, tolerance and passes.
+/* Of folds->n rows; options: threads, scratch, backend, tolerance and passes,
+ * and `outer`, the folds to do: those of others stay 0.
  * Scores are means over seeds. out starts as {0}; a failed call leaves {0}. */
 ks_status ks_sparse_fit(ks_sparse_path *out, const ks_l2_source *source,
                         const int8_t *y, const ks_folds *folds,
@@ -48,7 +49,8 @@ typedef struct ks_sparse_point {
 /* Of one series. needed: the fewest dimensions of a point that the chosen
  * strength does not beat: the interval of its lead includes 0. NaN: none. */
 typedef struct ks_sparse {
-    int32_t layer;
+    int32_t layer;   /* that most folds chose */
+    int32_t *layers; /* [n_fits] of each fit; owned */
     ks_sparse_point points[KS_SPARSE_POINTS];
     ks_interval accuracy; /* balanced, of the chosen strength */
     double needed;

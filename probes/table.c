@@ -120,7 +120,7 @@ static ks_status write_layers(const ks_evaluation *r, bool markdown,
         out, err,
         "* the layer with the least loss on inner parts of the training "
         "folds, chosen\nanew for every fold; test rows were read once. "
-        "ns: not significant at 5%% by an\nexact test of whether steps of a "
+        "ns: not significant at 5%% by a\ntest of whether steps of a "
         "chain are told apart, after Holm over the\nlayers. Permuted labels: "
         "training labels permuted within folds, %d times, on\nthe layer "
         "chosen most: mean [95%% of the permutations].\n\n",
@@ -376,6 +376,7 @@ ks_status ks_table_write(const ks_evaluation *evaluation, bool markdown,
     }
     KS_TRY(write_others(r, markdown, out, err));
     KS_TRY(ks__protocols_table(&r->kinds, markdown, out, err));
+    KS_TRY(ks__published_texts_table(&r->published_texts, markdown, out, err));
     if (markdown) {
         KS_TRY(write_strata(r, markdown, out, err));
         KS_TRY(ks_independence_table(&r->independence, &r->grid, markdown, out,

@@ -40,9 +40,9 @@ static ks_status refinement(const ks_evaluation *r, bool markdown, ks_str *out,
     KS_TRY(ks_str_printf(
         out, err,
         "Trend: Spearman's correlation of layer and balanced accuracy. Within "
-        "3 points:\nlayers that far below the best at most. Half as last: from "
-        "which layer on scores\ncorrelate with the last layer's by 0.5 or "
-        "more; summary.json has all layers.\n\n"));
+        "3 points:\nlayers that far below best (chosen in the training folds) "
+        "at most. Half as last: from\nwhich layer on scores correlate with the "
+        "last layer's by 0.5 or more; summary.json\nhas all layers.\n\n"));
 done:
     free(t.at);
     return st;
@@ -125,8 +125,8 @@ static ks_status learning(const ks_evaluation *r, bool markdown, ks_str *out,
     if (!most->n_points) goto done;
     t.n_columns = most->n_points + 1;
     KS_TRY(ks__text_title(out, markdown, err,
-                          "Training problems, balanced accuracy, % (the layer "
-                          "chosen most)"));
+                          "Training problems, balanced accuracy, % (best "
+                          "layer, chosen by fold)"));
     snprintf(row[0], KS_TEXT_CELL, "series");
     for (int32_t i = 0; i < most->n_points; i++)
         snprintf(row[i + 1], KS_TEXT_CELL, "%.0f", most->problems[i]);

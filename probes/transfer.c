@@ -2,8 +2,11 @@
  * compared and how, and has it done. */
 #include "transfer.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "significance.h"
 
 const double ks_map_strengths[KS_N_MAP_STRENGTHS] = {
     1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000};
@@ -12,6 +15,33 @@ const char *ks_map_name(ks_map_kind kind) {
     static const char *const names[] = {"ridge", "procrustes", "shuffled",
                                         "identity", "mean"};
     return (size_t)kind < KS_COUNT(names) ? names[kind] : "?";
+}
+
+/* ----------------------------------------------------------------- p values */
+
+ks_status ks__transfer_p(ks_transfer_p *out, const ks_scored *rows,
+                         double variance, const float *other, uint64_t seed,
+                         ks_err *err) {
+    ks_status st = KS_OK;
+    *out = (ks_transfer_p){NAN, NAN, NAN, NAN};
+    KS_TRY(ks_p_within(rows, variance, &out->p, err));
+    if (other)
+        KS_TRY(ks_p_paired(rows, other, KS_CROSS_VALIDATED, seed, &out->minus,
+                           err));
+done:
+    return st;
+}
+
+ks_status ks__transfer_holm(ks_transfer_p *const *all, int32_t n, ks_err *err) {
+    ks_status st = KS_OK;
+    double p[KS_MAX_SETS * KS_MAX_SETS], minus[KS_MAX_SETS * KS_MAX_SETS];
+    for (int32_t i = 0; i < n; i++) p[i] = all[i]->p, minus[i] = all[i]->minus;
+    KS_TRY(ks_p_holm(p, n, p, err));
+    KS_TRY(ks_p_holm(minus, n, minus, err));
+    for (int32_t i = 0; i < n; i++)
+        all[i]->p_holm = p[i], all[i]->minus_holm = minus[i];
+done:
+    return st;
 }
 
 /* ---------------------------------------------------------------- one set */

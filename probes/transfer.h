@@ -88,6 +88,13 @@ typedef enum ks_map_kind {
 
 const char *ks_map_name(ks_map_kind kind);
 
+/* p values of a balanced accuracy (ks_p_within) and of its difference
+ * (ks_p_paired; NaN on a diagonal), each also adjusted by Holm over the cells
+ * of its matrix, of maps over the pairs of a kind of map. */
+typedef struct ks_transfer_p {
+    double p, p_holm, minus, minus_holm;
+} ks_transfer_p;
+
 /* Self's probe on cross's activations, mapped. */
 typedef struct ks_transfer_map {
     bool there;
@@ -96,6 +103,7 @@ typedef struct ks_transfer_map {
     ks_interval minus_own;             /* less self's probe on its own */
     ks_interval agreement;             /* with self's probe on its own */
     ks_interval r2;                    /* of the map, on held-out problems */
+    ks_transfer_p p;                   /* against self's labels; minus_own */
 } ks_transfer_map;
 
 /* Labels of self, activations of cross. */
@@ -109,6 +117,7 @@ typedef struct ks_transfer_cell {
     ks_interval against_cross; /* self's own probe, cross's labels: balanced
                                   accuracy; NaN: cross has none */
     ks_interval kappa, same;   /* of the two label sets */
+    ks_transfer_p p;           /* against self's labels; minus_self */
     ks_transfer_map maps[KS_N_MAPS];
     double *strength;    /* [fits] of the ridge map; NULL: no maps */
     int32_t *from_layer; /* [fits] cross's, which the maps start from */
@@ -129,6 +138,7 @@ typedef struct ks_transfer_task {
     ks_interval metrics[KS_N_METRICS];
     ks_interval minus_within; /* balanced accuracy, less the tested set's own
                                  cross-validated probe */
+    ks_transfer_p p;          /* minus_within */
     int32_t layer;            /* chosen in the set trained on; -1: by fold */
     double strength;
     int64_t n_train;
@@ -175,6 +185,15 @@ ks_status ks_transfer_json(const ks_transfer *transfer, json_t **out,
 
 /* ----------------------------------------------------------- its parts (own)
  */
+
+/* Scores of rows and, unless NULL, cross-validated others of the same rows: p
+ * and minus. variance: of the scores as in significance.h, 1 where none of the
+ * rows trained them. */
+ks_status ks__transfer_p(ks_transfer_p *out, const ks_scored *rows,
+                         double variance, const float *other, uint64_t seed,
+                         ks_err *err);
+/* Adjusts those of one matrix, [n] up to KS_MAX_SETS^2. */
+ks_status ks__transfer_holm(ks_transfer_p *const *all, int32_t n, ks_err *err);
 
 /* Fills rows for sets[0..n_sets) of rows->set; transfer_rows.c */
 ks_status ks__transfer_rows(ks_transfer_rows *rows, const ks_transfer *transfer,

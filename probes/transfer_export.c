@@ -48,6 +48,42 @@ FIGURE(ks_transfer_task, task_auc, c->metrics[KS_AUC])
 FIGURE(ks_transfer_task, task_within_auc, c->metrics[KS_WITHIN_AUC])
 FIGURE(ks_transfer_task, minus_within, c->minus_within)
 
+/* Of each cell the p values, and those of its difference: `minus` and "_p". */
+static void add_p(json_t *object, const char *minus, const void *cells,
+                  size_t size, int32_t n,
+                  const ks_transfer_p *(*of)(const void *)) {
+    json_t *lists[] = {json_array(), json_array(), json_array(), json_array()};
+    char name[64];
+    for (int32_t i = 0; i < n; i++)
+        for (int k = 0; k < 4; k++) {
+            json_t *row = json_array();
+            for (int32_t j = 0; j < n; j++) {
+                const char *cell =
+                    (const char *)cells + (size_t)(i * n + j) * size;
+                const ks_transfer_p *p = of(cell);
+                const double values[] = {p->p, p->p_holm, p->minus,
+                                         p->minus_holm};
+                json_array_append_new(row, *(const bool *)cell
+                                               ? ks__json_number(values[k])
+                                               : json_null());
+            }
+            json_array_append_new(lists[k], row);
+        }
+    for (int k = 0; k < 4; k++) {
+        snprintf(name, sizeof name, "%s%sp%s", k < 2 ? "" : minus,
+                 k < 2 ? "" : "_", k % 2 ? "_holm" : "");
+        json_object_set_new(object, name, lists[k]);
+    }
+}
+
+static const ks_transfer_p *cell_p(const void *cell) {
+    return &((const ks_transfer_cell *)cell)->p;
+}
+
+static const ks_transfer_p *task_p(const void *cell) {
+    return &((const ks_transfer_task *)cell)->p;
+}
+
 static json_t *names_of(const ks_transfer *t, const int32_t *set, int32_t n) {
     json_t *names = json_array();
     for (int32_t k = 0; k < n; k++)
@@ -106,6 +142,11 @@ static json_t *map_json(const ks_transfer *t, const ks_transfer_rows *r,
         ks__json_interval(m->agreement), "r2", ks__json_interval(m->r2),
         "from_layer_by_fold", integers(c->from_layer, fits), "strength_by_fold",
         kind == KS_MAP_RIDGE ? reals(c->strength, fits) : json_null());
+    json_object_set_new(one, "p", ks__json_number(m->p.p));
+    json_object_set_new(one, "p_holm", ks__json_number(m->p.p_holm));
+    json_object_set_new(one, "minus_own_p", ks__json_number(m->p.minus));
+    json_object_set_new(one, "minus_own_p_holm",
+                        ks__json_number(m->p.minus_holm));
     return one;
 }
 
@@ -179,6 +220,7 @@ static json_t *models_json(const ks_transfer *t, const ks_transfer_models *m) {
     for (size_t i = 0; i < KS_COUNT(figures); i++)
         json_object_set_new(one, figures[i].name,
                             matrix(m->cells, size, n, figures[i].of));
+    add_p(one, "minus_self", m->cells, size, n, cell_p);
     json_object_set_new(one, "best_layer_by_fold", layers_json(m));
     json_object_set_new(one, "carried_by_ridge", carried(m, KS_MAP_RIDGE));
     json_object_set_new(one, "carried_by_procrustes",
@@ -218,6 +260,7 @@ static json_t *tasks_json(const ks_transfer *t, const ks_transfer_tasks *m) {
     for (size_t i = 0; i < KS_COUNT(figures); i++)
         json_object_set_new(one, figures[i].name,
                             matrix(m->cells, size, n, figures[i].of));
+    add_p(one, "minus_within", m->cells, size, n, task_p);
     json_object_set_new(one, "fits", fits);
     return one;
 }
@@ -270,27 +313,36 @@ static void set_sets(line *l, const char *train_y, const char *train_x,
     l->sets[TEST_X] = test_x;
 }
 
-static ks_status put(const line *l, const char *figure, ks_interval v,
-                     ks_err *err) {
+static ks_status put_p(const line *l, const char *figure, ks_interval v,
+                       double p, double p_holm, ks_err *err) {
     ks_status st = KS_OK;
-    const double values[] = {v.value, v.low, v.high};
+    const double values[] = {v.value, v.low, v.high, p, p_holm};
     if (isnan(v.value)) return KS_OK;
     KS_TRY(ks_str_printf(l->out, err, "%s,%s,%s,", l->part, l->stream,
                          l->position));
     for (int i = 0; i < 4; i++) KS_TRY(ks__csv_field(l->out, l->sets[i], err));
     KS_TRY(ks_str_printf(l->out, err, "%s,%s,%lld,", l->map, figure,
                          (long long)l->n));
-    for (int i = 0; i < 3; i++)
-        KS_TRY(ks__csv_number(l->out, values[i], i == 2, err));
+    for (int i = 0; i < 5; i++)
+        KS_TRY(ks__csv_number(l->out, values[i], i == 4, err));
 done:
     return st;
 }
 
+static ks_status put(const line *l, const char *figure, ks_interval v,
+                     ks_err *err) {
+    return put_p(l, figure, v, NAN, NAN, err);
+}
+
+/* p values stand beside balanced accuracy. */
 static ks_status put_metrics(const line *l, const ks_interval *metrics,
-                             ks_err *err) {
+                             const ks_transfer_p *p, ks_err *err) {
     ks_status st = KS_OK;
-    for (int m = 0; m < KS_N_METRICS; m++)
-        KS_TRY(put(l, ks_metric_name((ks_metric)m), metrics[m], err));
+    for (int m = 0; m < KS_N_METRICS; m++) {
+        bool tested = m == KS_BALANCED_ACCURACY;
+        KS_TRY(put_p(l, ks_metric_name((ks_metric)m), metrics[m],
+                     tested ? p->p : NAN, tested ? p->p_holm : NAN, err));
+    }
 done:
     return st;
 }
@@ -299,8 +351,9 @@ static ks_status put_map(line *l, const ks_transfer_map *m, const char *self,
                          const char *cross, ks_err *err) {
     ks_status st = KS_OK;
     set_sets(l, self, self, self, cross);
-    KS_TRY(put_metrics(l, m->metrics, err));
-    KS_TRY(put(l, "balanced_accuracy_minus_own", m->minus_own, err));
+    KS_TRY(put_metrics(l, m->metrics, &m->p, err));
+    KS_TRY(put_p(l, "balanced_accuracy_minus_own", m->minus_own, m->p.minus,
+                 m->p.minus_holm, err));
     KS_TRY(put(l, "agreement_with_own", m->agreement, err));
     KS_TRY(put(l, "r2", m->r2, err));
     set_sets(l, self, self, cross, cross);
@@ -314,8 +367,9 @@ static ks_status put_cell(line *l, const ks_transfer_cell *c, const char *self,
     ks_status st = KS_OK;
     set_sets(l, self, cross, self, cross);
     l->map = "";
-    KS_TRY(put_metrics(l, c->metrics, err));
-    KS_TRY(put(l, "balanced_accuracy_minus_self", c->minus_self, err));
+    KS_TRY(put_metrics(l, c->metrics, &c->p, err));
+    KS_TRY(put_p(l, "balanced_accuracy_minus_self", c->minus_self, c->p.minus,
+                 c->p.minus_holm, err));
     KS_TRY(put(l, "agreement_with_self", c->agreement, err));
     if (self == cross) return KS_OK;
     set_sets(l, self, self, cross, self);
@@ -362,9 +416,10 @@ static ks_status put_tasks(const ks_transfer *t, const ks_transfer_tasks *m,
         const ks_transfer_set *to = &t->sets[m->set[i % m->n_sets]];
         set_sets(&l, from, from, to->source->name, to->source->name);
         l.n = to->dataset->n;
-        KS_TRY(put_metrics(&l, m->cells[i].metrics, err));
-        KS_TRY(put(&l, "balanced_accuracy_minus_within",
-                   m->cells[i].minus_within, err));
+        const ks_transfer_task *c = &m->cells[i];
+        KS_TRY(put_metrics(&l, c->metrics, &c->p, err));
+        KS_TRY(put_p(&l, "balanced_accuracy_minus_within", c->minus_within,
+                     c->p.minus, c->p.minus_holm, err));
     }
 done:
     return st;
@@ -375,7 +430,8 @@ ks_status ks_transfer_csv(const ks_transfer *t, ks_str *out, ks_err *err) {
     KS_TRY(ks_str_printf(out, err,
                          "part,stream,position,trained_labels,"
                          "trained_activations,scored_labels,"
-                         "scored_activations,map,figure,n,value,low,high\n"));
+                         "scored_activations,map,figure,n,value,low,high,"
+                         "p,p_holm\n"));
     for (int32_t i = 0; i < t->n_models; i++)
         KS_TRY(put_models(t, &t->models[i], out, err));
     for (int32_t i = 0; i < t->n_tasks; i++)

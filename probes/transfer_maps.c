@@ -11,13 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "holds.h"
 #include "linear_map.h"
 #include "shuffle.h"
 #include "transfer.h"
 
 enum { BLOCK = 256 };
 
-/* Of all threads together: what a fit of a map holds is some eight matrices. */
+/* Of all threads together: what a fit of maps holds is some sixteen matrices.
+ */
 static const int64_t FIT_BYTES = (int64_t)4 << 30;
 
 typedef struct work {
@@ -27,12 +29,14 @@ typedef struct work {
     int32_t self, cross;
     const ks_series *probe, *from;
     int64_t d_in, d_out;
-    float *x, *y;            /* [n_all, d] the layers at hand */
-    double *at_x, *at_y;     /* [d] means of all rows: for the digits alone */
-    int64_t *mixed;          /* [n_seeds, n_all] row paired with i instead */
-    ks_map_sums *folds;      /* [n_folds + 1] of one seed; last: no fold */
-    double **mixed_cross;    /* [n_folds + 1] xy of the pairs mixed up */
-    float *score[KS_N_MAPS]; /* [n_seeds, n] */
+    float *x, *y;   /* [n_all, d] the layers at hand */
+    int64_t *mixed; /* [n_seeds, n_all] row paired with i instead */
+    uint8_t *part;  /* [n_all] fold of the seed at hand; n_folds: in none */
+    ks_map_pairs pairs;
+    int32_t seed, like; /* at hand: fits with the layers of fit `like` */
+    ks_holds holds;     /* what their inner parts hold out */
+    double *r2; /* [n_folds, n_inner, pairings, strengths] of inner parts */
+    float *score[KS_N_MAPS];    /* [n_seeds, n] */
     double *squares[KS_N_MAPS]; /* [n_seeds, n_problems, 2] */
     ks__mapped *out;
 } work;
@@ -63,13 +67,6 @@ done:
     return st;
 }
 
-static void means(const float *x, int64_t n, int64_t d, double *out) {
-    memset(out, 0, (size_t)d * sizeof *out);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < d; j++) out[j] += (double)x[i * d + j];
-    for (int64_t j = 0; j < d; j++) out[j] /= (double)n;
-}
-
 /* Pairs that do not belong together, within each fold. */
 static void mix(const work *w, int32_t seed, int64_t *list) {
     const ks_transfer_rows *r = w->rows;
@@ -89,131 +86,88 @@ static void mix(const work *w, int32_t seed, int64_t *list) {
     }
 }
 
-/* The sums of fold f (n_folds: of the rows in none). */
-static ks_status sum_fold(work *w, int32_t seed, int32_t f, ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_transfer_rows *r = w->rows;
-    const uint8_t *fold = r->all_fold + seed * r->n_all;
-    const int64_t *mixed = w->mixed + seed * r->n_all;
-    uint8_t want = f == r->folds.n_folds ? 255 : (uint8_t)f;
-    size_t cells = (size_t)(w->d_in * w->d_out);
-    int64_t *here = NULL, *other = NULL, n = 0;
-    KS_TRY(ks_alloc(&here, (size_t)r->n_all, sizeof *here, "rows", err));
-    KS_TRY(ks_alloc(&other, (size_t)r->n_all, sizeof *other, "rows", err));
-    for (int64_t i = 0; i < r->n_all; i++)
-        if (fold[i] == want) {
-            here[n] = i;
-            other[n++] = mixed[i];
-        }
-    ks_map_sums_clear(&w->folds[f]);
-    memset(w->mixed_cross[f], 0, cells * sizeof(double));
-    KS_TRY(ks_map_sums_rows(&w->folds[f], w->x, here, w->at_x, w->y, here,
-                            w->at_y, n, err));
-    KS_TRY(ks_map_cross_rows(w->mixed_cross[f], w->d_in, w->d_out, w->x, other,
-                             w->at_x, w->y, here, w->at_y, n, err));
-done:
-    free(here);
-    free(other);
-    return st;
+/* ---------------------------------------------------------------- strengths */
+
+static bool same_layers(const work *w, int32_t a, int32_t b) {
+    return w->probe->chosen[a] == w->probe->chosen[b] &&
+           w->from->chosen[a] == w->from->chosen[b];
 }
 
-/* --------------------------------------------------------------- one fold */
-
-/* What one thread needs to fit and choose. */
-typedef struct fit {
-    ks_map_sums train, held;
-    double *train_mixed, *held_mixed;
-    double *mapped; /* [BLOCK, d_out] */
-} fit;
-
-static ks_status open_fit(fit *t, const work *w, ks_err *err) {
-    ks_status st = KS_OK;
-    size_t cells = (size_t)(w->d_in * w->d_out);
-    KS_TRY(ks_map_sums_open(&t->train, w->d_in, w->d_out, err));
-    KS_TRY(ks_map_sums_open(&t->held, w->d_in, w->d_out, err));
-    KS_TRY(ks_alloc(&t->train_mixed, cells, sizeof(double), "map", err));
-    KS_TRY(ks_alloc(&t->held_mixed, cells, sizeof(double), "map", err));
-    KS_TRY(ks_alloc(&t->mapped, (size_t)(BLOCK * w->d_out), sizeof(double),
-                    "map", err));
-done:
-    return st;
+static int32_t fit_of(const work *w, int32_t f) {
+    return w->seed * w->rows->folds.n_folds + f;
 }
 
-static void close_fit(fit *t) {
-    ks_map_sums_close(&t->train);
-    ks_map_sums_close(&t->held);
-    free(t->train_mixed);
-    free(t->held_mixed);
-    free(t->mapped);
+/* All parts but those held out; the rows of no fold always train. */
+static uint64_t training(const work *w, uint32_t hold) {
+    return ((UINT64_C(1) << (w->rows->folds.n_folds + 1)) - 1) &
+           ~(uint64_t)hold;
 }
 
-/* Training folds are those not in hold; held-out ones those in hold but f. */
-static void gather(const work *w, fit *t, uint32_t hold, int32_t f) {
-    size_t cells = (size_t)(w->d_in * w->d_out);
-    ks_map_sums_clear(&t->train);
-    ks_map_sums_clear(&t->held);
-    memset(t->train_mixed, 0, cells * sizeof(double));
-    memset(t->held_mixed, 0, cells * sizeof(double));
-    for (int32_t k = 0; k <= w->rows->folds.n_folds; k++) {
-        bool out = k < w->rows->folds.n_folds && hold >> k & 1;
-        if (out && k == f) continue;
-        double *mixed = out ? t->held_mixed : t->train_mixed;
-        ks_map_sums_add(out ? &t->held : &t->train, &w->folds[k]);
-        for (size_t i = 0; i < cells; i++) mixed[i] += w->mixed_cross[k][i];
-    }
+static double *r2_of(const work *w, int32_t f, int32_t part) {
+    return w->r2 + (int64_t)(f * w->rows->folds.n_inner + part) *
+                       KS_MAP_PAIRINGS * KS_N_MAP_STRENGTHS;
 }
 
-/* Mean R^2 on the inner parts, of each strength, for pairs as they are and
- * mixed up; the best of either. */
-static ks_status choose(const work *w, fit *t, int32_t f, double best[2],
-                        ks_err *err) {
+/* One set of folds held out, for every outer fold of which it is an inner part:
+ * the rest of the set is what the loss is of. */
+static ks_status try_hold(work *w, int32_t h, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *folds = &w->rows->folds;
-    double r2[2][KS_N_MAP_STRENGTHS] = {{0}};
-    ks_linear_map map = {0};
-    for (int32_t part = 0; part < folds->n_inner; part++) {
-        gather(w, t, ks_nest_hold(folds->n_folds, folds->n_inner, f, part), f);
-        for (int m = 0; m < 2; m++) {
-            ks_map_sums train = t->train, held = t->held;
-            if (m) train.xy = t->train_mixed, held.xy = t->held_mixed;
-            for (int c = 0; c < KS_N_MAP_STRENGTHS; c++) {
-                double error, total;
-                KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
-                KS_TRY(ks_linear_map_ridge(&map, &train, ks_map_strengths[c],
-                                           err));
-                KS_TRY(ks_linear_map_loss(&map, &held, &error, &total, err));
-                ks_linear_map_free(&map);
-                r2[m][c] += 1 - error / total;
-            }
+    enum { ONE = KS_MAP_PAIRINGS * KS_N_MAP_STRENGTHS };
+    uint32_t set = w->holds.set[h];
+    uint64_t held[KS_L2_MAX_FOLDS];
+    double got[KS_L2_MAX_FOLDS * ONE], *to[KS_L2_MAX_FOLDS];
+    int32_t n = 0;
+    ks_map_train train = {0};
+    KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+    for (int32_t f = 0; f < folds->n_folds; f++)
+        for (int32_t part = 0; part < folds->n_inner; part++) {
+            if (!same_layers(w, w->like, fit_of(w, f)) ||
+                ks_nest_hold(folds->n_folds, folds->n_inner, f, part) != set)
+                continue;
+            held[n] = set & ~(1u << f);
+            to[n++] = r2_of(w, f, part);
         }
-    }
-    for (int m = 0; m < 2; m++) {
-        int top = 0;
-        for (int c = 1; c < KS_N_MAP_STRENGTHS; c++)
-            if (r2[m][c] > r2[m][top]) top = c;
-        best[m] = ks_map_strengths[top];
-    }
+    KS_TRY(ks_map_train_open(&train, &w->pairs, training(w, set), err));
+    KS_TRY(ks_map_path(&train, held, n, ks_map_strengths, KS_N_MAP_STRENGTHS,
+                       got, err));
+    for (int32_t i = 0; i < n; i++)
+        memcpy(to[i], got + i * ONE, ONE * sizeof *got);
 done:
-    ks_linear_map_free(&map);
+    ks_map_train_close(&train);
     return st;
 }
 
-static ks_status make_map(const work *w, const fit *t, ks_map_kind kind,
-                          const double strength[2], ks_linear_map *map,
-                          ks_err *err) {
-    ks_map_sums train = t->train;
+/* The strength with the best mean R^2 on a fold's inner parts. */
+static double choose(const work *w, int32_t f, int pairing) {
+    double sum[KS_N_MAP_STRENGTHS] = {0};
+    int top = 0;
+    for (int32_t part = 0; part < w->rows->folds.n_inner; part++)
+        for (int c = 0; c < KS_N_MAP_STRENGTHS; c++)
+            sum[c] += r2_of(w, f, part)[pairing * KS_N_MAP_STRENGTHS + c];
+    for (int c = 1; c < KS_N_MAP_STRENGTHS; c++)
+        if (sum[c] > sum[top]) top = c;
+    return ks_map_strengths[top];
+}
+
+/* ----------------------------------------------------------------- one fold */
+
+static ks_status make_map(const ks_map_train *train, ks_map_kind kind,
+                          const double strength[KS_MAP_PAIRINGS],
+                          ks_linear_map *map, ks_err *err) {
     switch (kind) {
     case KS_MAP_RIDGE:
-        return ks_linear_map_ridge(map, &train, strength[0], err);
+        return ks_linear_map_ridge(map, train, KS_MAP_TRUE,
+                                   strength[KS_MAP_TRUE], err);
     case KS_MAP_PROCRUSTES:
-        return ks_linear_map_procrustes(map, &train, err);
+        return ks_linear_map_procrustes(map, train, err);
     case KS_MAP_SHUFFLED:
-        train.xy = t->train_mixed;
-        return ks_linear_map_ridge(map, &train, strength[1], err);
+        return ks_linear_map_ridge(map, train, KS_MAP_MIXED,
+                                   strength[KS_MAP_MIXED], err);
     case KS_MAP_IDENTITY:
-        return ks_linear_map_identity(map, &train, w->at_x, w->at_y, err);
+        return ks_linear_map_identity(map, train, err);
     default:
-        return ks_linear_map_mean(map, &train, err);
+        return ks_linear_map_mean(map, train, err);
     }
 }
 
@@ -228,43 +182,42 @@ static double score_of(const ks_nest *nest, int32_t fit_at, const double *x) {
     return z;
 }
 
-static void add_squares(const work *w, const ks_linear_map *map, int64_t row,
+static void add_squares(const work *w, const ks_map_train *train, int64_t row,
                         const double *mapped, double squares[2]) {
     const float *y = w->y + row * w->d_out;
     for (int64_t j = 0; j < w->d_out; j++) {
-        if (map->scale[j] == 0) continue;
-        double error = ((double)y[j] - mapped[j]) / map->scale[j];
+        double unit = train->y_scale[j];
+        if (unit == 0) continue;
+        double error = ((double)y[j] - mapped[j]) / unit;
         double there =
-            ((double)y[j] - map->mean[j] - w->at_y[j]) / map->scale[j];
+            ((double)y[j] - train->y_mean[j] - w->pairs.at[j]) / unit;
         squares[0] += error * error;
         squares[1] += there * there;
     }
 }
 
-/* The steps of the fold, mapped, held against what is there, and scored. */
-static ks_status test_map(const work *w, fit *t, int32_t fit_at,
-                          ks_map_kind kind, const ks_linear_map *map,
-                          ks_err *err) {
+/* The steps of the fold, mapped, held against what is there, and scored.
+ * mapped: [BLOCK, d_out]. */
+static ks_status test_map(const work *w, int32_t f, ks_map_kind kind,
+                          const ks_map_train *train, const ks_linear_map *map,
+                          double *mapped, ks_err *err) {
     ks_status st = KS_OK;
     const ks_transfer_rows *r = w->rows;
-    int32_t seed = fit_at / r->folds.n_folds, f = fit_at % r->folds.n_folds;
-    const uint8_t *fold = r->all_fold + seed * r->n_all;
+    int32_t fit_at = fit_of(w, f);
     const ks_nest *nest = &w->probe->cells[w->probe->chosen[fit_at]].nest;
     int64_t rows[BLOCK], n = 0;
     for (int64_t i = 0; i <= r->n_all; i++) {
-        if (i < r->n_all && fold[i] == f) rows[n++] = i;
+        if (i < r->n_all && w->part[i] == f) rows[n++] = i;
         if (n == 0 || (n < BLOCK && i < r->n_all)) continue;
-        KS_TRY(ks_linear_map_apply(map, w->x, rows, w->at_x, w->at_y, n,
-                                   t->mapped, err));
+        KS_TRY(ks_linear_map_apply(map, w->x, rows, n, mapped, err));
         for (int64_t k = 0; k < n; k++) {
-            const double *mapped = t->mapped + k * w->d_out;
-            int64_t problem = seed * r->n_problems + r->problem[rows[k]];
+            const double *one = mapped + k * w->d_out;
+            int64_t problem = w->seed * r->n_problems + r->problem[rows[k]];
             int64_t at = r->labelled[rows[k]];
-            add_squares(w, map, rows[k], mapped,
-                        w->squares[kind] + 2 * problem);
+            add_squares(w, train, rows[k], one, w->squares[kind] + 2 * problem);
             if (at >= 0)
-                w->score[kind][seed * r->view.n + at] =
-                    (float)score_of(nest, fit_at, mapped);
+                w->score[kind][w->seed * r->view.n + at] =
+                    (float)score_of(nest, fit_at, one);
         }
         n = 0;
     }
@@ -272,52 +225,53 @@ done:
     return st;
 }
 
-static ks_status run_fit(const work *w, int32_t fit_at, ks_err *err) {
+static ks_status run_fit(work *w, int32_t f, ks_err *err) {
     ks_status st = KS_OK;
-    int32_t f = fit_at % w->rows->folds.n_folds;
-    double strength[2] = {0, 0};
+    double strength[KS_MAP_PAIRINGS], *mapped = NULL;
+    ks_map_train train = {0};
     ks_linear_map map = {0};
-    fit t = {0};
-    KS_TRY(open_fit(&t, w, err));
-    KS_TRY(choose(w, &t, f, strength, err));
-    w->out->strength[fit_at] = strength[0];
-    gather(w, &t, 1u << f, f);
+    if (!same_layers(w, w->like, fit_of(w, f))) return KS_OK;
+    for (int k = 0; k < KS_MAP_PAIRINGS; k++) strength[k] = choose(w, f, k);
+    w->out->strength[fit_of(w, f)] = strength[KS_MAP_TRUE];
+    KS_TRY(ks_alloc(&mapped, (size_t)(BLOCK * w->d_out), sizeof *mapped, "map",
+                    err));
+    KS_TRY(ks_map_train_open(&train, &w->pairs, training(w, 1u << f), err));
     for (int k = 0; k < KS_N_MAPS; k++) {
         if (!w->out->there[k]) continue;
-        KS_TRY(make_map(w, &t, (ks_map_kind)k, strength, &map, err));
-        KS_TRY(test_map(w, &t, fit_at, (ks_map_kind)k, &map, err));
+        KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+        KS_TRY(make_map(&train, (ks_map_kind)k, strength, &map, err));
+        KS_TRY(test_map(w, f, (ks_map_kind)k, &train, &map, mapped, err));
         ks_linear_map_free(&map);
     }
 done:
     ks_linear_map_free(&map);
-    close_fit(&t);
+    ks_map_train_close(&train);
+    free(mapped);
     return st;
 }
 
 /* ---------------------------------------------------------------- all folds */
 
-static bool same_layers(const work *w, int32_t a, int32_t b) {
-    return w->probe->chosen[a] == w->probe->chosen[b] &&
-           w->from->chosen[a] == w->from->chosen[b];
-}
-
-/* Fits side by side, as threads and memory allow. */
-static int lanes_of(const work *w) {
+static int threads_of(const work *w) {
     int asked = w->transfer->options->grid.nest.threads;
-    int threads = asked ? asked : omp_get_max_threads();
-    int64_t bytes = 8 * (3 * w->d_in * w->d_in + 8 * w->d_in * w->d_out);
-    return (int)KS_MIN(threads, KS_MAX(1, FIT_BYTES / bytes));
+    return asked ? asked : omp_get_max_threads();
 }
 
-/* The fits of one seed whose layers are those of fit `like`; bits do not depend
- * on the threads. */
-static ks_status run_seed(work *w, int32_t seed, int32_t like, ks_err *err) {
+/* Side by side, as threads and memory allow. */
+static int lanes_of(const work *w) {
+    int64_t bytes = 64 * w->d_in * (w->d_in + w->d_out);
+    return (int)KS_MIN(threads_of(w), KS_MAX(1, FIT_BYTES / KS_MAX(1, bytes)));
+}
+
+/* Calls one(0) to one(n - 1); bits do not depend on the lanes. */
+static ks_status side_by_side(work *w, int32_t n,
+                              ks_status (*one)(work *, int32_t, ks_err *),
+                              ks_err *err) {
     ks_status st = KS_OK;
-    const ks_folds *folds = &w->rows->folds;
 #pragma omp parallel for num_threads(lanes_of(w)) schedule(dynamic, 1)
-    for (int32_t f = 0; f <= folds->n_folds; f++) {
+    for (int32_t i = 0; i < n; i++) {
         ks_err mine = {0};
-        ks_status got = sum_fold(w, seed, f, &mine);
+        ks_status got = one(w, i, &mine);
         if (got != KS_OK)
 #pragma omp critical(ks_transfer_maps)
         {
@@ -325,20 +279,25 @@ static ks_status run_seed(work *w, int32_t seed, int32_t like, ks_err *err) {
             if (err) *err = mine;
         }
     }
-    if (st != KS_OK) return st;
-#pragma omp parallel for num_threads(lanes_of(w)) schedule(dynamic, 1)
-    for (int32_t f = 0; f < folds->n_folds; f++) {
-        ks_err mine = {0};
-        ks_status got = KS_OK;
-        if (same_layers(w, like, seed * folds->n_folds + f))
-            got = run_fit(w, seed * folds->n_folds + f, &mine);
-        if (got != KS_OK)
-#pragma omp critical(ks_transfer_maps)
-        {
-            st = got;
-            if (err) *err = mine;
-        }
-    }
+    return st;
+}
+
+/* The fits of one seed whose layers are those of fit `like`. */
+static ks_status run_seed(work *w, uint32_t asked, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_transfer_rows *r = w->rows;
+    int32_t n_folds = r->folds.n_folds;
+    const uint8_t *fold = r->all_fold + w->seed * r->n_all;
+    for (int64_t i = 0; i < r->n_all; i++)
+        w->part[i] = (uint8_t)KS_MIN(fold[i], n_folds);
+    KS_TRY(ks_map_pairs_open(
+        &w->pairs, w->x, w->d_in, w->y, w->d_out, r->n_all, w->part,
+        n_folds + 1, w->mixed + w->seed * r->n_all, threads_of(w), err));
+    ks__holds_fill(&w->holds, &r->folds, asked, false);
+    KS_TRY(side_by_side(w, w->holds.n, try_hold, err));
+    KS_TRY(side_by_side(w, n_folds, run_fit, err));
+done:
+    ks_map_pairs_close(&w->pairs);
     return st;
 }
 
@@ -350,13 +309,12 @@ static ks_status run_layers(work *w, int32_t like, ks_err *err) {
                       w->x, err));
     KS_TRY(read_layer(w, w->self, w->probe->cells[w->probe->chosen[like]].layer,
                       w->y, err));
-    means(w->x, w->rows->n_all, w->d_in, w->at_x);
-    means(w->y, w->rows->n_all, w->d_out, w->at_y);
-    for (int32_t s = 0; s < folds->n_seeds; s++) {
-        bool any = false;
+    w->like = like;
+    for (w->seed = 0; w->seed < folds->n_seeds; w->seed++) {
+        uint32_t asked = 0;
         for (int32_t f = 0; f < folds->n_folds; f++)
-            any |= same_layers(w, like, s * folds->n_folds + f);
-        if (any) KS_TRY(run_seed(w, s, like, err));
+            if (same_layers(w, like, fit_of(w, f))) asked |= 1u << f;
+        if (asked) KS_TRY(run_seed(w, asked, err));
     }
 done:
     return st;
@@ -369,18 +327,11 @@ static ks_status alloc_work(work *w, ks_err *err) {
     size_t in = (size_t)w->d_in, to = (size_t)w->d_out;
     KS_TRY(ks_alloc(&w->x, n * in, sizeof *w->x, "activations", err));
     KS_TRY(ks_alloc(&w->y, n * to, sizeof *w->y, "activations", err));
-    KS_TRY(ks_alloc(&w->at_x, in, sizeof *w->at_x, "means", err));
-    KS_TRY(ks_alloc(&w->at_y, to, sizeof *w->at_y, "means", err));
     KS_TRY(ks_alloc(&w->mixed, seeds * n, sizeof *w->mixed, "rows", err));
-    size_t folds = (size_t)r->folds.n_folds + 1;
-    KS_TRY(ks_alloc(&w->folds, folds, sizeof *w->folds, "folds", err));
-    KS_TRY(
-        ks_alloc(&w->mixed_cross, folds, sizeof *w->mixed_cross, "folds", err));
-    for (size_t f = 0; f < folds; f++) {
-        KS_TRY(ks_map_sums_open(&w->folds[f], w->d_in, w->d_out, err));
-        KS_TRY(ks_alloc(&w->mixed_cross[f], in * to, sizeof(double),
-                        "sums of a map", err));
-    }
+    KS_TRY(ks_alloc(&w->part, n, sizeof *w->part, "rows", err));
+    KS_TRY(ks_alloc(&w->r2, (size_t)(r->folds.n_folds * r->folds.n_inner),
+                    KS_MAP_PAIRINGS * KS_N_MAP_STRENGTHS * sizeof *w->r2,
+                    "losses", err));
     for (int k = 0; k < KS_N_MAPS; k++) {
         KS_TRY(ks_alloc(&w->score[k], seeds * (size_t)r->view.n, sizeof(float),
                         "scores", err));
@@ -392,22 +343,15 @@ done:
 }
 
 static void free_work(work *w) {
-    size_t folds = (size_t)w->rows->folds.n_folds + 1;
-    for (size_t f = 0; f < folds; f++) {
-        if (w->folds) ks_map_sums_close(&w->folds[f]);
-        if (w->mixed_cross) free(w->mixed_cross[f]);
-    }
     for (int k = 0; k < KS_N_MAPS; k++) {
         free(w->score[k]);
         free(w->squares[k]);
     }
     free(w->x);
     free(w->y);
-    free(w->at_x);
-    free(w->at_y);
     free(w->mixed);
-    free(w->folds);
-    free(w->mixed_cross);
+    free(w->part);
+    free(w->r2);
 }
 
 /* Means of scores over seeds, sums of squares. */

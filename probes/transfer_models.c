@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "significance.h"
 #include "transfer.h"
 
 typedef struct work {
@@ -166,6 +167,14 @@ static ks_status paired(const work *w, int32_t self, const float *a,
     return ks_stats_balanced(&rows, b, o->bootstrap, o->seed, NULL, out, err);
 }
 
+static ks_status p_values(const work *w, int32_t self, const float *score,
+                          const float *other, ks_transfer_p *out, ks_err *err) {
+    ks_dataset view = view_of(w, self);
+    ks_scored rows = ks_grid_scored(&view, score);
+    return ks__transfer_p(out, &rows, KS_CROSS_VALIDATED, other,
+                          w->transfer->options->grid.seed, err);
+}
+
 static ks_status fill_cell(const work *w, int32_t self, int32_t cross,
                            ks_err *err) {
     ks_status st = KS_OK;
@@ -184,6 +193,8 @@ static ks_status fill_cell(const work *w, int32_t self, int32_t cross,
         c->layer[i] = s->cells[s->chosen[i]].layer;
     KS_TRY(paired(w, self, s->score, own->score, &c->minus_self, err));
     KS_TRY(agreement(w, s->score, own->score, &c->agreement, err));
+    KS_TRY(p_values(w, self, s->score, self == cross ? NULL : own->score, &c->p,
+                    err));
     c->against_cross = c->kappa = c->same = none;
     if (w->rows->y[cross]) {
         KS_TRY(against(w, own->score, cross, &c->against_cross, err));
@@ -210,6 +221,7 @@ static ks_status fill_map(const work *w, int32_t self, int32_t cross,
     KS_TRY(ks_stats_bootstrap(&rows, o->bootstrap, o->seed, map->metrics, err));
     KS_TRY(paired(w, self, score, own, &map->minus_own, err));
     KS_TRY(agreement(w, score, own, &map->agreement, err));
+    KS_TRY(p_values(w, self, score, own, &map->p, err));
     map->against_cross = (ks_interval){NAN, NAN, NAN};
     if (w->rows->y[cross])
         KS_TRY(against(w, score, cross, &map->against_cross, err));
@@ -260,6 +272,23 @@ done:
     return st;
 }
 
+/* Cells among themselves, and the pairs of each kind of map. */
+static ks_status adjust(const work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_transfer_p *list[KS_MAX_SETS * KS_MAX_SETS];
+    for (int k = -1; k < KS_N_MAPS; k++) {
+        int32_t n = 0;
+        for (int32_t i = 0; i < w->n * w->n; i++) {
+            ks_transfer_cell *c = &w->models->cells[i];
+            if (k < 0 && c->there) list[n++] = &c->p;
+            if (k >= 0 && c->maps[k].there) list[n++] = &c->maps[k].p;
+        }
+        if (n) KS_TRY(ks__transfer_holm(list, n, err));
+    }
+done:
+    return st;
+}
+
 ks_status ks__transfer_models(ks_transfer *t, ks_transfer_models *m,
                               ks_err *err) {
     ks_status st = KS_OK;
@@ -273,6 +302,7 @@ ks_status ks__transfer_models(ks_transfer *t, ks_transfer_models *m,
         for (int32_t cross = 0; cross < w.n; cross++)
             if (w.rows->y[self]) KS_TRY(fill_cell(&w, self, cross, err));
     KS_TRY(run_maps(&w, err));
+    KS_TRY(adjust(&w, err));
 done:
     for (size_t i = 0; w.grids && i < cells; i++) ks_grid_free(&w.grids[i]);
     free(w.grids);

@@ -65,6 +65,7 @@ static ks_status run_within(work *w, int32_t k, ks_err *err) {
     KS_TRY(st);
     memcpy(own->metrics, w->within[k].series->metrics, sizeof own->metrics);
     own->minus_within = (ks_interval){NAN, NAN, NAN};
+    own->p = (ks_transfer_p){w->within[k].series->p, NAN, NAN, NAN};
     own->layer = -1;
     own->strength = NAN;
     own->n_train = d->n;
@@ -358,6 +359,8 @@ static ks_status run_pair(work *w, int32_t from, int32_t to, ks_err *err) {
     KS_TRY(ks_stats_balanced(&rows, w->within[to].series->score,
                              o->grid.bootstrap, o->grid.seed, NULL,
                              &task->minus_within, err));
+    KS_TRY(ks__transfer_p(&task->p, &rows, 1, w->within[to].series->score,
+                          o->grid.seed, err));
     task->layer = b.layer;
     task->strength = b.strength;
     task->n_train = t.n;
@@ -373,6 +376,7 @@ ks_status ks__transfer_tasks(ks_transfer *t, ks_transfer_tasks *tasks,
                              ks_err *err) {
     ks_status st = KS_OK;
     work w = {.transfer = t, .tasks = tasks};
+    ks_transfer_p *list[KS_MAX_SETS * KS_MAX_SETS];
     int32_t n = tasks->n_sets;
     KS_TRY(ks_alloc(&tasks->cells, (size_t)(n * n), sizeof *tasks->cells,
                     "sets", err));
@@ -381,6 +385,8 @@ ks_status ks__transfer_tasks(ks_transfer *t, ks_transfer_tasks *tasks,
     for (int32_t from = 0; from < n; from++)
         for (int32_t to = 0; to < n; to++)
             if (from != to) KS_TRY(run_pair(&w, from, to, err));
+    for (int32_t i = 0; i < n * n; i++) list[i] = &tasks->cells[i].p;
+    KS_TRY(ks__transfer_holm(list, n * n, err));
 done:
     for (int32_t k = 0; w.within && k < n; k++) ks_grid_free(&w.within[k]);
     free(w.within);

@@ -301,6 +301,41 @@ done:
     return st;
 }
 
+/* \w of Python: letters, numbers of all kinds and the underscore. */
+static bool plain(int32_t c) {
+    kind of = kind_of(c);
+    switch (utf8proc_category(c)) {
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+        return false;
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_NO:
+        return true;
+    default:
+        return of == LETTER || of == DIGIT || c == '_';
+    }
+}
+
+ks_status ks_words_add_plain(ks_words *w, const char *text, size_t n,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    window seen = {.longest = KS_WORDS_LONGEST, .shortest = 1};
+    for (size_t i = 0, begin, width; i < n;) {
+        int32_t length = 0, token = 0;
+        begin = i;
+        for (; i < n && plain(at(text, n, i, &width)); i += width) length++;
+        if (length >= 2) {
+            KS_TRY(token_of(w, text + begin, i - begin, &token, err));
+            KS_TRY(slide(w, KS_WORDS_STEP, &seen, token, err));
+        }
+        if (i == begin) i += width;
+    }
+    KS_TRY(ks_words_end(w, err));
+done:
+    return st;
+}
+
 /* ------------------------------------------------------------------ overlap */
 
 int64_t ks_words_count(const char *text, size_t n) {

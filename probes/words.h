@@ -35,6 +35,10 @@ void ks_words_bound(ks_words *words, size_t bytes);
 /* A row: the text's 1-5 grams. */
 ks_status ks_words_add(ks_words *words, const char *text, size_t n,
                        ks_err *err);
+/* The same of scikit-learn's default tokens: two and more letters, digits or
+ * underscores in a row, lower-cased; everything else parts them. */
+ks_status ks_words_add_plain(ks_words *words, const char *text, size_t n,
+                             ks_err *err);
 /* n-grams of words up to `longest` (at most 5), or of 2 to 5 characters, for
  * the row that ks_words_end ends; those of a row's calls are added up. */
 ks_status ks_words_take(ks_words *words, ks_words_part part, int32_t longest,

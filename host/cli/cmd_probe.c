@@ -98,8 +98,8 @@ static const struct argp_option option_list[] = {
      "hidden layers, each half as wide as the one before. Concept directions: "
      "mean-difference, lda. l1: how few dimensions carry the signal. "
      "attention: "
-     "over the step's tokens (capture --positions mean,tokens), on the layer "
-     "that most folds chose at mean; attention:all: on all layers",
+     "over the step's tokens (capture --positions mean,tokens), on each fold's "
+     "best layer at mean; attention:all: on all layers",
      0},
     {"graded", KEY_GRADED, "SCORE,..", 0,
      "scores of the label lines, such as influence,drop, to regress on "
@@ -107,7 +107,8 @@ static const struct argp_option option_list[] = {
      0},
     {"protocol", KEY_PROTOCOL, "honest|published", 0,
      "published: also the published protocol, with all steps from it to the "
-     "honest one, for --probes (default: linear,mlp,lw-linear,lw-mlp)",
+     "honest one, for --probes (default: linear,mlp,lw-linear,lw-mlp), and the "
+     "published text baselines",
      0},
     {"published-rates", KEY_RATES, "LIST", 0,
      "learning rates of the published protocol (default 3e-4); of several the "

@@ -34,8 +34,8 @@ static const struct argp_option option_list[] = {
      0},
     {"title", KEY_TITLE, "TEXT", 0, "of the report", 0},
     {"chains-shown", KEY_SHOWN, "N", 0,
-     "most chains of a run in the page, spread over how well the probe does "
-     "(default 200)",
+     "most chains of a run in the page, spread over how well the probe does, "
+     "and at most 8 MiB of all runs (default: 200 in 2 MiB)",
      0},
     {"strip", KEY_STRIP, "ID", 0,
      "the chain of the picture of one chain (default: a typical one)", 0},
@@ -142,7 +142,7 @@ int ks_cmd_report(int argc, char **argv) {
         NULL,
         NULL,
         NULL};
-    input in = {.options = {.shown = 200}};
+    input in = {0};
     ks_err err = {0};
     ks_report_done done;
     ks_cli_common_init(&in.common);

@@ -125,13 +125,39 @@ void ks__absent(ks_report *r, const char *text) {
         r->absent[r->n_absent++] = text;
 }
 
+static const char *name_of(const ks_report_part *part, ks_part_kind kind) {
+    if (part->kind != kind) return NULL;
+    return kind == KS_PART_TABLE ? part->table->name : part->figure->name;
+}
+
+/* Is there a table, or a figure, of that name? */
+static bool is_taken(const ks_report *r, ks_part_kind kind, const char *name) {
+    for (size_t s = 0; s < r->n_sections; s++)
+        for (size_t p = 0; p < r->sections[s].n_parts; p++) {
+            const char *other = name_of(&r->sections[s].parts[p], kind);
+            if (other && strcmp(other, name) == 0) return true;
+        }
+    return false;
+}
+
+/* The name, or NAME-2, NAME-3, .. where another has it: names from files are
+ * cut and lose what cannot stand in a file's name. */
+static const char *free_name(ks_report *r, ks_part_kind kind,
+                             const char *name) {
+    const char *own = name;
+    for (int i = 2; r->st == KS_OK && is_taken(r, kind, own); i++)
+        own = ks__report_text(r, "%s-%d", name, i);
+    return own;
+}
+
 ks_report_table *ks__table(ks_report *r, const char *name, const char *title) {
     static ks_report dead = {.st = KS_NOMEM};
     static ks_report_table none = {.of = &dead};
+    const char *own = free_name(r, KS_PART_TABLE, name);
     ks_report_table *t = ks__report_memory(r, sizeof *t);
     ks_report_part *part = t ? new_part(r) : NULL;
     if (!part) return &none;
-    *t = (ks_report_table){.of = r, .name = name, .title = title};
+    *t = (ks_report_table){.of = r, .name = own, .title = title};
     part->kind = KS_PART_TABLE;
     part->table = t;
     return t;
@@ -141,6 +167,7 @@ ks_report_figure *ks__figure(ks_report *r, ks_figure_kind kind,
                              const char *name, const char *title) {
     static ks_report dead = {.st = KS_NOMEM};
     static ks_report_figure none = {.of = &dead};
+    const char *own = free_name(r, KS_PART_FIGURE, name);
     ks_report_figure *f = ks__report_memory(r, sizeof *f);
     ks_report_part *part = f ? new_part(r) : NULL;
     if (!part) {
@@ -149,7 +176,7 @@ ks_report_figure *ks__figure(ks_report *r, ks_figure_kind kind,
     }
     *f = (ks_report_figure){.of = r,
                             .kind = kind,
-                            .name = name,
+                            .name = own,
                             .title = title,
                             .finding = "",
                             .x_label = "",
@@ -272,6 +299,8 @@ void ks__cell_show(const ks_report_cell *c, ks_column_kind kind, char *out,
         snprintf(out, n, "%.0f", c->value);
     else if (kind == KS_COLUMN_NUMBER)
         snprintf(out, n, "%.3f", round_to(c->value, 1e-3));
+    else if (kind == KS_COLUMN_COUNT)
+        snprintf(out, n, "%.1f", c->value);
     else if (kind == KS_COLUMN_PERCENT)
         show_range(c, 100, "%.1f", "%.1f [%.1f, %.1f]", 0.1, out, n);
     else if (kind == KS_COLUMN_POINTS)

@@ -17,6 +17,7 @@ typedef enum ks_column_kind {
     KS_COLUMN_TEXT,
     KS_COLUMN_WHOLE,   /* 3264 */
     KS_COLUMN_NUMBER,  /* 0.981 */
+    KS_COLUMN_COUNT,   /* 61.2: a mean of counts */
     KS_COLUMN_PERCENT, /* 96.8 [96.1, 97.4]: value, low, high as fractions */
     KS_COLUMN_POINTS,  /* +4.9 [+4.1, +5.8]: likewise, a difference */
     KS_COLUMN_RANGE,   /* 0.21 [0.16, 0.26]: a correlation, a Brier score */
@@ -162,8 +163,9 @@ ks_report_section *ks__section(ks_report *r, const char *name,
 void ks__section_text(ks_report *r, const char *text);
 void ks__absent(ks_report *r, const char *text);
 
-/* Into the last section. Neither is ever NULL: after a failure it is one that
- * takes nothing. */
+/* Into the last section. Where another table (figure) has the name, it becomes
+ * NAME-2 and so on. Neither is ever NULL: after a failure it is one that takes
+ * nothing. */
 ks_report_table *ks__table(ks_report *r, const char *name, const char *title);
 ks_report_figure *ks__figure(ks_report *r, ks_figure_kind kind,
                              const char *name, const char *title);

@@ -22,8 +22,8 @@ static ks_status finish(json_t *object, json_t **out, ks_err *err) {
 /* ------------------------------------------------------------------ tables */
 
 static const char *kind_name(ks_column_kind kind) {
-    static const char *const names[] = {"text",   "whole", "number", "percent",
-                                        "points", "range", "p"};
+    static const char *const names[] = {"text",    "whole",  "number", "count",
+                                        "percent", "points", "range",  "p"};
     return names[kind];
 }
 
@@ -35,6 +35,7 @@ static json_t *cell_json(const ks_report_cell *c, ks_column_kind kind) {
         return isnan(c->value) ? json_null()
                                : json_integer((json_int_t)c->value);
     case KS_COLUMN_NUMBER:
+    case KS_COLUMN_COUNT:
     case KS_COLUMN_P:
         return number(c->value);
     default:

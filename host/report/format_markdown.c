@@ -71,26 +71,26 @@ done:
     return st;
 }
 
-static ks_status write_part(const ks_report_part *part, bool pictures,
-                            ks_str *out, ks_err *err) {
+/* A table's title stands above it unless it is the section's own. */
+static ks_status write_part(const ks_report_part *part, const char *section,
+                            bool pictures, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     switch (part->kind) {
     case KS_PART_TEXT:
         return paragraph(out, "", part->text, err);
     case KS_PART_TABLE:
-        KS_TRY(paragraph(out, "### ", part->table->title, err));
+        if (strcmp(part->table->title, section) != 0)
+            KS_TRY(paragraph(out, "### ", part->table->title, err));
         KS_TRY(ks__table_markdown(part->table, out, err));
         KS_TRY(ks_str_printf(out, err, "\n"));
         if (part->table->note)
             KS_TRY(paragraph(out, "", part->table->note, err));
         break;
     case KS_PART_FIGURE:
-        if (!pictures) {
-            KS_TRY(paragraph(out, "", part->figure->finding, err));
-            break;
-        }
+        KS_TRY(paragraph(out, "", part->figure->finding, err));
+        if (!pictures) break;
         KS_TRY(ks_str_printf(out, err, "!["));
-        KS_TRY(add_text(out, part->figure->finding, err));
+        KS_TRY(add_text(out, part->figure->title, err));
         KS_TRY(ks_str_printf(out, err, "](figures/%s.svg)\n\n",
                              part->figure->name));
         break;
@@ -108,7 +108,8 @@ ks_status ks__report_markdown(const ks_report *r, bool pictures, ks_str *out,
         KS_TRY(paragraph(out, "## ", section->title, err));
         if (section->lead) KS_TRY(paragraph(out, "", section->lead, err));
         for (size_t p = 0; p < section->n_parts; p++)
-            KS_TRY(write_part(&section->parts[p], pictures, out, err));
+            KS_TRY(write_part(&section->parts[p], section->title, pictures, out,
+                              err));
     }
     if (r->n_absent) KS_TRY(ks_str_printf(out, err, "## Not there\n\n"));
     for (size_t i = 0; i < r->n_absent; i++) {

@@ -2,6 +2,7 @@
 #include "plot_parts.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Okabe and Ito's colours, which people tell apart however they see colours,
@@ -61,6 +62,38 @@ double ks__plot_shown(double v, int digits) {
 
 /* ------------------------------------------------------------------- frame */
 
+enum { LETTER = 8 }; /* pixels of one in a title, about */
+
+static size_t letters(const char *text) {
+    size_t n = 0;
+    for (; *text; text++) n += (*text & 0xC0) != 0x80;
+    return n;
+}
+
+/* On two lines where one has not the room: cut at the blank nearest to the
+ * middle. */
+static ks_status title(const char *text, double width, ks_str *out,
+                       ks_err *err) {
+    ks_status st = KS_OK;
+    const char *middle = text + strlen(text) / 2, *cut = NULL;
+    ks_str first = {0};
+    for (const char *at = text; *at; at++)
+        if (*at == ' ' && at > text &&
+            (!cut || labs(at - middle) < labs(cut - middle)))
+            cut = at;
+    if (!cut || LETTER * (double)letters(text) < width - 20) {
+        KS_TRY(ks__plot_named(out, "set title ", text, "", err));
+    } else {
+        KS_TRY(ks_str_add(&first, text, (size_t)(cut - text), err));
+        KS_TRY(ks__plot_named(out, "set title ", first.data, ".\"\\n\".", err));
+        KS_TRY(ks__plot_quoted(out, cut + 1, err));
+    }
+    KS_TRY(ks_str_printf(out, err, " textcolor rgb '#222222'\n"));
+done:
+    ks_str_free(&first);
+    return st;
+}
+
 static ks_status frame(const ks_report_figure *f, ks_picture picture,
                        double width, double height, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
@@ -79,8 +112,7 @@ static ks_status frame(const ks_report_figure *f, ks_picture picture,
     KS_TRY(ks_str_printf(out, err,
                          "set encoding utf8\nset output '%s.%s.new'\n", f->name,
                          picture == KS_PICTURE_SVG ? "svg" : "png"));
-    KS_TRY(ks__plot_named(out, "set title ", f->title,
-                          " textcolor rgb '#222222'\n", err));
+    KS_TRY(title(f->title, width, out, err));
     KS_TRY(ks__plot_named(out, "set xlabel ",
                           f->kind == KS_FIGURE_STRIP
                               ? "step; beneath it its label: \u25CF important, "
@@ -315,7 +347,13 @@ static ks_status heat(const ks_report_figure *f, ks_str *out, ks_err *err) {
                        "'#fdb863', 1 '#b35806'"
                      : "0 '#f7fbff', 0.25 '#c6dbef', 0.5 '#6baed6', 0.75 "
                        "'#2171b5', 1 '#08306b'"));
-    KS_TRY(ks_str_printf(out, err, "plot $map with image pixels"));
+    /* an image has two rows and two columns or more */
+    KS_TRY(ks_str_printf(
+        out, err,
+        f->n_rows > 1 && f->n_columns > 1
+            ? "plot $map with image pixels"
+            : "plot $map using 1:2:($1-0.5):($1+0.5):($2-0.5):($2+0.5):3 with "
+              "boxxyerror lc palette"));
     if (numbers)
         KS_TRY(ks_str_printf(
             out, err,
@@ -336,7 +374,7 @@ static double height_of(const ks_report_figure *f) {
         return 110 + 27 * total;
     case KS_FIGURE_HEAT:
     case KS_FIGURE_STRIP:
-        return 150 + KS_MIN(26.0 * (double)f->n_rows, 620.0);
+        return 150 + KS_MAX(110.0, KS_MIN(26.0 * (double)f->n_rows, 620.0));
     default:
         return f->diagonal ? 660 : 500;
     }
@@ -347,7 +385,10 @@ ks_status ks__plot_script(const ks_report_figure *f, ks_picture picture,
     ks_status st = KS_OK;
     double width = f->diagonal ? 640 : 900;
     if (f->kind == KS_FIGURE_HEAT)
-        width = KS_MAX(620, KS_MIN(260.0 + 64.0 * (double)f->n_columns, 900.0));
+        width =
+            KS_MAX(620, KS_MIN(KS_MAX(260.0 + 64.0 * (double)f->n_columns,
+                                      30 + LETTER * (double)letters(f->title)),
+                               900.0));
     KS_TRY(frame(f, picture, width, height_of(f), out, err));
     if (f->kind == KS_FIGURE_LINES)
         KS_TRY(ks__plot_lines(f, out, err));

@@ -91,6 +91,26 @@ static double tic_step(double span) {
     return pow(10, ceil(log10(span / 16)));
 }
 
+/* 1, 2, 5, 10, .. of an axis by logarithms, every one or, where those would
+ * stand too close, the powers of ten. */
+static ks_status log_tics(double low, double high, ks_str *out, ks_err *err) {
+    static const double steps[] = {1, 2, 5};
+    ks_status st = KS_OK;
+    size_t n = high / low < 2e3 ? KS_COUNT(steps) : 1;
+    const char *comma = "set xtics (";
+    int first = (int)floor(log10(low)), last = (int)floor(log10(high));
+    for (int ten = first; ten <= last; ten++)
+        for (size_t i = 0; i < n; i++) {
+            double v = steps[i] * pow(10, ten);
+            if (v < low || v > high) continue;
+            KS_TRY(ks_str_printf(out, err, "%s'%.6g' %.6g", comma, v, v));
+            comma = ", ";
+        }
+    if (*comma == ',') KS_TRY(ks_str_printf(out, err, ")\n"));
+done:
+    return st;
+}
+
 static ks_status line_axes(const ks_report_figure *f, ks_str *out,
                            ks_err *err) {
     ks_status st = KS_OK;
@@ -106,10 +126,12 @@ static ks_status line_axes(const ks_report_figure *f, ks_str *out,
                              "set arrow from graph 0,0 to graph 1,1 nohead lc "
                              "rgb '#555555' dt 2 lw 1.5 back\n",
                              times * f->low, times * f->high);
-    if (f->log_x)
+    if (f->log_x) {
+        KS_TRY(log_tics(low * 0.9, high * 1.1, out, err));
         return ks_str_printf(out, err,
                              "set logscale x\nset xrange [%.6g:%.6g]\n",
                              low * 0.9, high * 1.1);
+    }
     double pad = (high - low) * 0.02;
     KS_TRY(ks_str_printf(out, err, "set xrange [%.6g:%.6g]\n", low - pad,
                          high + pad));

@@ -9,9 +9,10 @@
 #include "sections.h"
 #include "shown.h"
 
-/* All runs' texts and scores in the page, in bytes. */
-#define ROOM ((size_t)8 << 20)
-enum { QUESTION = 4000, MOST_GRADED = 12, STRIP_STEPS = 60 };
+/* All runs' texts and scores in the page, in MiB: by default, and where
+ * somebody asked for a number of chains. */
+enum { ROOM = 2, ROOM_ASKED = 8 };
+enum { SHOWN = 200, QUESTION = 4000, MOST_GRADED = 12, STRIP_STEPS = 60 };
 
 typedef struct builder {
     ks_report *report;
@@ -192,8 +193,16 @@ done:
     return st;
 }
 
-static ks_status run_json(const builder *b, const ks_shown *s, size_t room,
-                          json_t *into, ks_err *err) {
+static size_t most_shown(const builder *b) {
+    return b->options->shown ? b->options->shown : SHOWN;
+}
+
+static int room_of(const builder *b) {
+    return b->options->shown ? ROOM_ASKED : ROOM;
+}
+
+static ks_status run_json(const builder *b, const ks_shown *s, json_t *into,
+                          ks_err *err) {
     ks_status st = KS_OK;
     ks_report *r = b->report;
     json_t *positions = json_array(), *chains = json_array();
@@ -202,8 +211,10 @@ static ks_status run_json(const builder *b, const ks_shown *s, size_t room,
         "%zu of %lld chains, spread over how well the probe does on them%s. "
         "Every score is from a fit that never saw the chain's problem.",
         s->n_shown, (long long)s->steps.n_chains,
-        s->n_shown < KS_MIN(b->options->shown, s->n)
-            ? ks__report_text(r, " (more would take over %zu MiB)", room >> 20)
+        s->n_shown < KS_MIN(most_shown(b), s->n)
+            ? ks__report_text(
+                  r, " (more would take over %d MiB%s)", room_of(b),
+                  b->options->shown ? "" : ", which --chains-shown N allows")
             : "");
     if (s->n_shown == (size_t)s->steps.n_chains)
         words = ks__report_text(
@@ -311,8 +322,8 @@ done:
     return st;
 }
 
-static ks_status one_run(builder *b, size_t run, size_t room, bool *stripped,
-                         ks_reader *out, ks_err *err) {
+static ks_status one_run(builder *b, size_t run, bool *stripped, ks_reader *out,
+                         ks_err *err) {
     ks_status st = KS_OK;
     ks_shown shown = {0};
     const ks_run *at = &b->runs->at[run];
@@ -324,13 +335,14 @@ static ks_status one_run(builder *b, size_t run, size_t room, bool *stripped,
         return KS_OK;
     }
     KS_TRY(ks__shown_read(&shown, at, b->chains, b->options->n_chains, err));
-    KS_TRY(ks__shown_choose(&shown, b->options->shown, room, err));
+    KS_TRY(ks__shown_choose(&shown, most_shown(b),
+                            ((size_t)room_of(b) << 20) / b->runs->n, err));
     if (!shown.n_shown) {
         ks__absent_in(b->report, b->runs, run,
                       "none of its chains is in the files that --chains names");
         goto done;
     }
-    KS_TRY(run_json(b, &shown, room, out->runs, err));
+    KS_TRY(run_json(b, &shown, out->runs, err));
     chain = b->options->strip ? named_chain(&shown, b->options->strip)
                               : typical_chain(&shown);
     if (chain) strip(b, run, &shown, chain);
@@ -357,7 +369,7 @@ ks_status ks__reader_build(ks_reader *out, ks_report *r, const ks_runs *runs,
                 "The probe's scores on one chain whose problem it never saw; "
                 "the reader has more.");
     for (size_t i = 0; i < runs->n; i++)
-        KS_TRY(one_run(&b, i, ROOM / runs->n, &stripped, out, err));
+        KS_TRY(one_run(&b, i, &stripped, out, err));
     KS_CHECK(!options->strip || stripped, KS_MISMATCH,
              "--strip %s: no such chain among those of the runs and --chains",
              options->strip);

@@ -12,7 +12,8 @@ typedef struct ks_reader_options {
     size_t n_chains;
     const char *const *labels; /* files: graded scores beside the probe's */
     size_t n_labels;
-    size_t shown;      /* chains of a run, at most */
+    size_t shown;      /* chains of a run, at most, and 8 MiB of all runs; 0:
+                          200 and 2 MiB, so that the page stays small */
     const char *strip; /* the chain of the picture; NULL: a typical one */
 } ks_reader_options;
 

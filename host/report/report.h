@@ -12,7 +12,8 @@ typedef struct ks_report_options {
     const char *title; /* NULL: made of the runs */
     const char *const *chains, *const *labels; /* files for the reader */
     size_t n_chains, n_labels;
-    size_t shown;      /* chains of a run in the reader, at most */
+    size_t shown;      /* chains of a run in the reader, at most; 0: 200, and no
+                          more than 2 MiB of them */
     const char *strip; /* the chain of the picture; NULL: a typical one */
     bool force;        /* replace the report that is in out */
     bool no_d3;        /* the page shows gnuplot's pictures */

@@ -141,6 +141,11 @@ static const ks_field protocol_fields[] = {
     TEXT("position", NAME),        LIST_OF("steps", rung_fields, LIST),
     INTERVAL("difference", -1, 1), END};
 
+static const ks_field published_text_fields[] = {
+    NEEDED_TEXT("name", NAME),  WHOLE("inputs", 0, COUNT_MOST),
+    INTERVAL("accuracy", 0, 1), INTERVAL("balanced_accuracy", 0, 1),
+    NUMBER("sd", 0, 1),         END};
+
 static const ks_field agreement_layer[] = {LAYER, INTERVAL("agreement", 0, 1),
                                            INTERVAL("correlation", -1, 1), END};
 static const ks_field agreement_fields[] = {
@@ -208,8 +213,12 @@ static const ks_field direction_fields[] = {
 static const ks_field sparse_point[] = {
     NUMBER("dimensions", 0, COUNT_MOST), INTERVAL("balanced_accuracy", 0, 1),
     INTERVAL("chosen_minus_this", -1, 1), END};
-static const ks_field sparse_fields[] = {
-    WHERE, LAYER, LIST_OF("points", sparse_point, LIST), END};
+static const ks_field sparse_fields[] = {WHERE,
+                                         LAYER,
+                                         INTERVAL("balanced_accuracy", 0, 1),
+                                         NUMBER("needed", 0, COUNT_MOST),
+                                         LIST_OF("points", sparse_point, LIST),
+                                         END};
 /* its position is tokens */
 static const ks_field attention_fields[] = {
     NEEDED_TEXT("stream", NAME),
@@ -282,6 +291,7 @@ static const ks_field summary_fields[] = {
     LIST_OF("strata", stratum_fields, LIST),
     LIST_OF("other_probes", other_fields, LIST),
     LIST_OF("protocols", protocol_fields, LIST),
+    LIST_OF("published_texts", published_text_fields, LIST),
     LIST_OF("directions", direction_fields, LIST),
     LIST_OF("sparse", sparse_fields, LIST),
     LIST_OF("attention", attention_fields, LIST),
@@ -295,24 +305,48 @@ static const ks_field summary_fields[] = {
         .name = (n), .kind = KS_FIELD_INTERVALS, .low = (low_at), .high = 1,   \
         .most = SETS                                                           \
     }
+/* p values of a square, and of its differences */
+#define P_SQUARE(n)                                                            \
+    { .name = (n), .kind = KS_FIELD_MATRIX, .low = 0, .high = 1, .most = SETS }
+static const ks_field map_fields[] = {NEEDED_TEXT("probe_of", NAME),
+                                      NEEDED_TEXT("activations_of", NAME),
+                                      NEEDED_TEXT("map", NAME),
+                                      INTERVAL("balanced_accuracy", 0, 1),
+                                      INTERVAL("minus_own", -1, 1),
+                                      INTERVAL("agreement", 0, 1),
+                                      INTERVAL("r2", -COUNT_MOST, 1),
+                                      P,
+                                      NUMBER("minus_own_p", 0, 1),
+                                      NUMBER("minus_own_p_holm", 0, 1),
+                                      END};
 #define SETS_NAMED                                                             \
     { .name = "names", .kind = KS_FIELD_TEXTS, .needed = true, .most = SETS }
-static const ks_field model_fields[] = {WHERE,
-                                        SETS_NAMED,
-                                        SQUARE("balanced_accuracy", 0),
-                                        SQUARE("accuracy", 0),
-                                        SQUARE("minus_self", -1),
-                                        SQUARE("agreement", 0),
-                                        SQUARE("label_agreement", 0),
-                                        SQUARE("carried_by_ridge", 0),
-                                        SQUARE("carried_by_procrustes", 0),
-                                        END};
+static const ks_field model_fields[] = {
+    WHERE,
+    SETS_NAMED,
+    SQUARE("balanced_accuracy", 0),
+    SQUARE("accuracy", 0),
+    SQUARE("minus_self", -1),
+    SQUARE("agreement", 0),
+    SQUARE("label_agreement", 0),
+    SQUARE("carried_by_ridge", 0),
+    SQUARE("carried_by_procrustes", 0),
+    P_SQUARE("p"),
+    P_SQUARE("p_holm"),
+    P_SQUARE("minus_self_p"),
+    P_SQUARE("minus_self_p_holm"),
+    LIST_OF("maps", map_fields, SETS *SETS * 8),
+    END};
 static const ks_field task_fields[] = {WHERE,
                                        SETS_NAMED,
                                        TEXT("model", NAME),
                                        SQUARE("balanced_accuracy", 0),
                                        SQUARE("accuracy", 0),
                                        SQUARE("minus_within", -1),
+                                       P_SQUARE("p"),
+                                       P_SQUARE("p_holm"),
+                                       P_SQUARE("minus_within_p"),
+                                       P_SQUARE("minus_within_p_holm"),
                                        END};
 static const ks_field transfer_fields[] = {
     TEXT("format", NAME), WHOLE("format_version", 1, 1),
@@ -333,8 +367,9 @@ static ks_status check_sets(const json_t *transfer, const char *path,
                  f++) {
                 key = f->name;
                 value = json_object_get(entry, key);
-                if (f->kind == KS_FIELD_INTERVALS && json_is_array(value) &&
-                    json_array_size(value) != n)
+                if (f->kind != KS_FIELD_INTERVALS && f->kind != KS_FIELD_MATRIX)
+                    continue;
+                if (json_is_array(value) && json_array_size(value) != n)
                     return ks_fail(err, KS_FORMAT,
                                    "%s: %s[%zu].%s has %zu rows, expected %zu, "
                                    "one for each of names",

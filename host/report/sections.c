@@ -132,23 +132,27 @@ void ks__fit_range(ks_report_figure *f, double low, double high) {
 
 /* The highest of a line and where, for a sentence. */
 static const char *line_words(ks_report *r, const ks_report_figure *f,
-                              const ks_report_line *line) {
+                              const ks_report_line *line, const char *before,
+                              const char *behind) {
     const ks_report_point *high = NULL;
     double times = f->percent ? 100 : 1;
     for (size_t i = line->first; i < line->first + line->n; i++)
         if (!isnan(f->points[i].y) && (!high || f->points[i].y > high->y))
             high = &f->points[i];
-    if (!high) return ks__report_text(r, "%s: not defined", line->name);
-    return ks__report_text(r, "%s: highest %.*f at %g", line->name,
-                           f->percent ? 1 : 3, times * high->y, high->x);
+    if (!high) return ks__report_text(r, "%s not defined", line->name);
+    return ks__report_text(
+        r, "%s %.*f%s at %s%.*g%s", line->name, f->percent ? 1 : 3,
+        times * high->y, f->percent ? "%" : "", before, high->x < 1000 ? 3 : 9,
+        round(high->x) > 99 ? round(high->x) : high->x, behind);
 }
 
 const char *ks__lines_finding(ks_report *r, const ks_report_figure *f,
-                              const char *what) {
+                              const char *what, const char *before,
+                              const char *behind) {
     const char *text = what;
-    for (size_t i = 0; i < f->n_lines; i++)
-        text = ks__report_text(r, "%s%s %s", text, i ? ";" : ".",
-                               line_words(r, f, &f->lines[i]));
+    for (size_t i = 0; before && i < f->n_lines; i++)
+        text = ks__report_text(r, "%s%s %s", text, i ? ";" : ". Highest:",
+                               line_words(r, f, &f->lines[i], before, behind));
     return ks__report_text(r, "%s.", text);
 }
 

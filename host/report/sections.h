@@ -58,11 +58,51 @@ json_t *ks__best_series(const ks_run *run);
 /* The whole run says nothing about WHAT. */
 void ks__absent_in(ks_report *r, const ks_runs *runs, size_t run,
                    const char *what);
+/* ------------------------------------------------- entries with points in them
+ */
+
+/* Lines over the points of entries {stream, position, list: [{x, y}]}; y: key
+ * of an interval. */
+typedef struct ks_lines_spec {
+    const char *file, *more; /* of its name; more: may be NULL */
+    const char *title, *finding, *before, *behind; /* ks__lines_finding */
+    const char *list, *x, *y;                      /* keys */
+    const char *x_label, *y_label;
+    const char *reference; /* a line at `at`; NULL: none */
+    double at, low, high;  /* low, high: as ks__fit_range takes them */
+    bool percent, log_x, whole_x;
+} ks_lines_spec;
+void ks__lines_of(ks_report *r, const ks_runs *runs, size_t run,
+                  const json_t *all, const ks_lines_spec *spec);
+
+/* Rows of the same: position and a column a key, of the point or the entry. */
+typedef struct ks_column_spec {
+    const char *name, *key;
+    ks_column_kind kind; /* intervals, numbers or p */
+    bool of_entry;
+} ks_column_spec;
+void ks__columns_of(ks_report_table *t, const ks_column_spec *columns,
+                    size_t n);
+/* named: the run's name in front, where there are several. */
+void ks__rows_of(ks_report_table *t, const ks_runs *runs, size_t run,
+                 const json_t *all, const char *list,
+                 const ks_column_spec *columns, size_t n, bool named);
+/* A table of one run. */
+typedef struct ks_table_spec {
+    const char *file, *title, *note, *list;
+    const ks_column_spec *columns;
+    size_t n_columns;
+} ks_table_spec;
+void ks__table_of(ks_report *r, const ks_runs *runs, size_t run,
+                  const json_t *all, const ks_table_spec *spec);
+
 /* Rounds low down and high up to a tenth, at least [0.4, 1] of accuracies, and
  * keeps all values of the figure inside. */
 void ks__fit_range(ks_report_figure *f, double low, double high);
-/* "mean 51.1 at 0, highest 96.8 at 8; ..", of a figure with lines. */
+/* "WHAT. Highest: mean 96.8% at layer 8; ..", of a figure with lines; before
+ * and behind: words around x, as "layer " and ""; before NULL: WHAT alone. */
 const char *ks__lines_finding(ks_report *r, const ks_report_figure *f,
-                              const char *what);
+                              const char *what, const char *before,
+                              const char *behind);
 
 #endif

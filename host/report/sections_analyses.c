@@ -12,41 +12,33 @@ static json_t *analysis(const ks_runs *runs, size_t run, const char *name) {
 /* ------------------------------------------------------------------- depth */
 
 static void agreement(ks_report *r, const ks_runs *runs, size_t run) {
-    json_t *one, *layer, *all = analysis(runs, run, "agreement");
-    size_t i, k;
-    ks_report_figure *f = ks__figure(
-        r, KS_FIGURE_LINES, ks__file_of(r, runs, run, "agreement", NULL),
-        ks__of_run(r, runs, run, "Agreement with the last layer's probe"));
-    f->x_label = "layer (0: embedding)";
-    f->y_label = "steps judged alike, %";
-    f->percent = f->whole_x = true;
-    json_array_foreach(all, i, one) {
-        ks__line(f, ks__where(r, &runs->at[run], one), ks__tone(one));
-        json_array_foreach(json_object_get(one, "layers"), k, layer)
-            ks__point_interval(f, ks__number(layer, "layer"),
-                               json_object_get(layer, "agreement"));
-    }
-    ks__fit_range(f, 0.5, 1);
-    f->finding = ks__lines_finding(
-        r, f,
-        "Percent of steps that a layer's probe and the last one's judge "
-        "alike");
-    ks__figure_end(f);
-    ks_report_table *t = ks__table(
-        r, ks__file_of(r, runs, run, "agreement", NULL),
-        ks__of_run(r, runs, run, "Each layer's probe with the last layer's"));
-    ks__column(t, KS_COLUMN_TEXT, "position");
-    ks__column(t, KS_COLUMN_WHOLE, "layer");
-    ks__column(t, KS_COLUMN_PERCENT, "agreement, %");
-    ks__column(t, KS_COLUMN_RANGE, "correlation of scores");
-    json_array_foreach(all, i, one)
-        json_array_foreach(json_object_get(one, "layers"), k, layer) {
-        ks__cell_text(t, ks__where(r, &runs->at[run], one));
-        ks__cell_number(t, ks__number(layer, "layer"));
-        ks__cell_interval_of(t, json_object_get(layer, "agreement"));
-        ks__cell_interval_of(t, json_object_get(layer, "correlation"));
-    }
-    ks__table_end(t);
+    static const ks_column_spec columns[] = {
+        {"layer", "layer", KS_COLUMN_WHOLE, false},
+        {"agreement, %", "agreement", KS_COLUMN_PERCENT, false},
+        {"correlation of scores", "correlation", KS_COLUMN_RANGE, false}};
+    static const ks_lines_spec lines = {
+        .file = "agreement",
+        .title = "Agreement with the last layer's probe",
+        .finding = "Steps that a layer's probe judges as the last layer's "
+                   "does: all of them at the last layer itself",
+        .list = "layers",
+        .x = "layer",
+        .y = "agreement",
+        .x_label = "layer (0: embedding)",
+        .y_label = "steps judged alike, %",
+        .low = 0.5,
+        .high = 1,
+        .percent = true,
+        .whole_x = true};
+    static const ks_table_spec table = {
+        .file = "agreement",
+        .title = "Each layer's probe with the last layer's",
+        .list = "layers",
+        .columns = columns,
+        .n_columns = KS_COUNT(columns)};
+    const json_t *all = analysis(runs, run, "agreement");
+    ks__lines_of(r, runs, run, all, &lines);
+    ks__table_of(r, runs, run, all, &table);
 }
 
 static void one_layer_transfer(ks_report *r, const ks_runs *runs, size_t run,
@@ -67,8 +59,9 @@ static void one_layer_transfer(ks_report *r, const ks_runs *runs, size_t run,
     f->y_label = "trained on layer";
     f->percent = true;
     f->low = 0.5, f->high = 1;
-    f->finding = "Balanced accuracy of each layer's probe on every layer; the "
-                 "table has the figures.";
+    f->finding = "Balanced accuracy in percent of a layer's probe on another "
+                 "layer's activations: where rows look alike, layers say it in "
+                 "the same direction.";
     ks__column(t, KS_COLUMN_TEXT, "trained on");
     json_array_foreach(layers, i, value) {
         const char *label =
@@ -93,40 +86,36 @@ static void one_layer_transfer(ks_report *r, const ks_runs *runs, size_t run,
 }
 
 static void layers_needed(ks_report *r, const ks_runs *runs, size_t run) {
-    json_t *one, *size, *all = analysis(runs, run, "layers_needed");
-    size_t i, k;
-    ks_report_figure *f = ks__figure(
-        r, KS_FIGURE_LINES, ks__file_of(r, runs, run, "layers needed", NULL),
-        ks__of_run(r, runs, run, "How many layers are needed"));
-    f->x_label = "layers that the probe sees";
-    f->y_label = "balanced accuracy, %";
-    f->percent = f->whole_x = true;
-    ks__reference(f, "chance", 0.5);
-    json_array_foreach(all, i, one) {
-        ks__line(f, ks__where(r, &runs->at[run], one), ks__tone(one));
-        json_array_foreach(json_object_get(one, "sizes"), k, size)
-            ks__point_interval(f, ks__number(size, "n"),
-                               json_object_get(size, "balanced_accuracy"));
-    }
-    ks__fit_range(f, 0.4, 1);
-    f->finding = ks__lines_finding(
-        r, f, "Balanced accuracy in percent by the number of layers");
-    ks__figure_end(f);
-    ks_report_table *t =
-        ks__table(r, ks__file_of(r, runs, run, "layers needed", NULL),
-                  ks__of_run(r, runs, run, "The best subset of layers"));
-    ks__column(t, KS_COLUMN_TEXT, "position");
-    ks__column(t, KS_COLUMN_WHOLE, "layers");
-    ks__column(t, KS_COLUMN_PERCENT, "balanced accuracy, %");
-    ks__column(t, KS_COLUMN_POINTS, "minus all layers, points");
-    json_array_foreach(all, i, one)
-        json_array_foreach(json_object_get(one, "sizes"), k, size) {
-        ks__cell_text(t, ks__where(r, &runs->at[run], one));
-        ks__cell_number(t, ks__number(size, "n"));
-        ks__cell_interval_of(t, json_object_get(size, "balanced_accuracy"));
-        ks__cell_interval_of(t, json_object_get(size, "minus_all"));
-    }
-    ks__table_end(t);
+    static const ks_column_spec columns[] = {
+        {"layers", "n", KS_COLUMN_WHOLE, false},
+        {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT, false},
+        {"minus all layers, points", "minus_all", KS_COLUMN_POINTS, false}};
+    static const ks_lines_spec lines = {
+        .file = "layers needed",
+        .title = "How many layers are needed",
+        .finding = "Balanced accuracy when a probe sees the scores of a set of "
+                   "layers, which were taken in the training folds",
+        .before = "size ",
+        .behind = "",
+        .list = "sizes",
+        .x = "n",
+        .y = "balanced_accuracy",
+        .x_label = "layers that the probe sees",
+        .y_label = "balanced accuracy, %",
+        .reference = "chance",
+        .at = 0.5,
+        .low = 0.4,
+        .high = 1,
+        .percent = true,
+        .whole_x = true};
+    static const ks_table_spec table = {.file = "layers needed",
+                                        .title = "The best subset of layers",
+                                        .list = "sizes",
+                                        .columns = columns,
+                                        .n_columns = KS_COUNT(columns)};
+    const json_t *all = analysis(runs, run, "layers_needed");
+    ks__lines_of(r, runs, run, all, &lines);
+    ks__table_of(r, runs, run, all, &table);
 }
 
 void ks__section_depth(ks_report *r, const ks_runs *runs) {
@@ -229,6 +218,18 @@ void ks__section_controls(ks_report *r, const ks_runs *runs) {
 
 /* ----------------------------------------------------------------- surface */
 
+/* A feature's name in words. */
+static const char *feature_words(ks_report *r, const char *name) {
+    static const char *const words[][2] = {
+        {"relative_position", "relative position"},
+        {"tfidf_mean_before", "likeness to the steps before, mean"},
+        {"tfidf_max_before", "likeness to the steps before, most"},
+        {"tfidf_prompt", "likeness to the question"}};
+    for (size_t i = 0; i < KS_COUNT(words); i++)
+        if (strcmp(words[i][0], name) == 0) return words[i][1];
+    return ks__report_brief(r, name, 80);
+}
+
 static void features(ks_report *r, const ks_runs *runs, size_t run) {
     json_t *one,
         *all = json_object_get(analysis(runs, run, "surface"), "features");
@@ -246,7 +247,7 @@ static void features(ks_report *r, const ks_runs *runs, size_t run) {
     ks__column(t, KS_COLUMN_RANGE, "with scores");
     ks__column(t, KS_COLUMN_RANGE, "with predictions");
     json_array_foreach(all, i, one) {
-        const char *name = ks__named(r, one, "name");
+        const char *name = feature_words(r, ks__text(one, "name"));
         json_t *with = json_object_get(one, "with_scores");
         if (!isnan(ks__number(with, "value"))) /* not the same in all steps */
             ks__bar_interval(f, NULL, name, -1, with);
@@ -256,8 +257,9 @@ static void features(ks_report *r, const ks_runs *runs, size_t run) {
         ks__cell_interval_of(t, json_object_get(one, "with_predictions"));
     }
     ks__fit_range(f, -0.3, 0.3);
-    f->finding = "Correlation of each surface feature with the probe's score; "
-                 "the table has the figures.";
+    f->finding =
+        "How far each thing that can be read off a step's surface goes "
+        "along with the probe's score: 0 not at all, 1 in step.";
     ks__table_end(t);
     ks__figure_end(f);
 }
@@ -303,60 +305,48 @@ static void removed_bars(ks_report *r, const ks_runs *runs, size_t run,
     ks__figure_end(f);
 }
 
-static void removed_lines(ks_report *r, const ks_runs *runs, size_t run,
-                          const json_t *all) {
-    json_t *one, *layer;
-    size_t i, k;
-    ks_report_figure *f = ks__figure(
-        r, KS_FIGURE_LINES, ks__file_of(r, runs, run, "removed", NULL),
-        ks__of_run(r, runs, run, "After the surface is taken out"));
-    f->x_label = "layer (0: embedding)";
-    f->y_label = "balanced accuracy, %";
-    f->percent = f->whole_x = true;
-    ks__reference(f, "chance", 0.5);
-    json_array_foreach(all, i, one) {
-        ks__line(f, ks__where(r, &runs->at[run], one), ks__tone(one));
-        json_array_foreach(json_object_get(one, "layers"), k, layer) {
-            ks__point_interval(f, ks__number(layer, "layer"),
-                               json_object_get(layer, "balanced_accuracy"));
-        }
-    }
-    ks__fit_range(f, 0.4, 1);
-    f->finding = ks__lines_finding(
-        r, f, "Balanced accuracy in percent without what the surface explains");
-    ks__figure_end(f);
-}
-
 static void removed(ks_report *r, const ks_runs *runs, size_t run) {
-    json_t *one, *layer,
+    static const ks_column_spec columns[] = {
+        {"layer", "layer", KS_COLUMN_WHOLE, false},
+        {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT, false},
+        {"change, points", "minus", KS_COLUMN_POINTS, false}};
+    static const ks_lines_spec lines = {
+        .file = "removed",
+        .title = "After the surface is taken out",
+        .finding = "Balanced accuracy on what place, length and words of a "
+                   "step do not explain",
+        .before = "layer ",
+        .behind = "",
+        .list = "layers",
+        .x = "layer",
+        .y = "balanced_accuracy",
+        .x_label = "layer (0: embedding)",
+        .y_label = "balanced accuracy, %",
+        .reference = "chance",
+        .at = 0.5,
+        .low = 0.4,
+        .high = 1,
+        .percent = true,
+        .whole_x = true};
+    static const ks_table_spec table = {
+        .file = "removed",
+        .title = "After the surface is taken out",
+        .note = "change: less the same layer's probe on the activations as "
+                "they are, paired.",
+        .list = "layers",
+        .columns = columns,
+        .n_columns = KS_COUNT(columns)};
+    json_t *one,
         *all = json_object_get(analysis(runs, run, "surface"), "removed");
-    size_t i, k, most = 0;
+    size_t i, most = 0;
     json_array_foreach(all, i, one) {
         most = KS_MAX(most, json_array_size(json_object_get(one, "layers")));
     }
     if (most > 1)
-        removed_lines(r, runs, run, all);
+        ks__lines_of(r, runs, run, all, &lines);
     else
         removed_bars(r, runs, run, all);
-    ks_report_table *t =
-        ks__table(r, ks__file_of(r, runs, run, "removed", NULL),
-                  ks__of_run(r, runs, run, "After the surface is taken out"));
-    t->note = "change: less the same layer's probe on the activations as "
-              "they are, paired.";
-    ks__column(t, KS_COLUMN_TEXT, "position");
-    ks__column(t, KS_COLUMN_WHOLE, "layer");
-    ks__column(t, KS_COLUMN_PERCENT, "balanced accuracy, %");
-    ks__column(t, KS_COLUMN_POINTS, "change, points");
-    json_array_foreach(all, i, one) {
-        json_array_foreach(json_object_get(one, "layers"), k, layer) {
-            ks__cell_text(t, ks__where(r, &runs->at[run], one));
-            ks__cell_number(t, ks__number(layer, "layer"));
-            ks__cell_interval_of(t,
-                                 json_object_get(layer, "balanced_accuracy"));
-            ks__cell_interval_of(t, json_object_get(layer, "minus"));
-        }
-    }
-    ks__table_end(t);
+    ks__table_of(r, runs, run, all, &table);
 }
 
 void ks__section_surface(ks_report *r, const ks_runs *runs) {
@@ -373,45 +363,43 @@ void ks__section_surface(ks_report *r, const ks_runs *runs) {
 
 /* ------------------------------------------------------------------ curves */
 
+static void learning(ks_report *r, const ks_runs *runs, size_t run) {
+    static const ks_column_spec columns[] = {
+        {"layer", "layer", KS_COLUMN_WHOLE, true},
+        {"problems, mean over folds", "problems", KS_COLUMN_WHOLE, false},
+        {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT,
+         false}};
+    static const ks_lines_spec lines = {
+        .file = "learning",
+        .title = "Learning curve",
+        .finding = "Balanced accuracy by the number of problems that train",
+        .before = "",
+        .behind = " problems",
+        .list = "points",
+        .x = "problems",
+        .y = "balanced_accuracy",
+        .x_label = "problems to train on",
+        .y_label = "balanced accuracy, %",
+        .reference = "chance",
+        .at = 0.5,
+        .low = 0.4,
+        .high = 1,
+        .percent = true};
+    static const ks_table_spec table = {.file = "learning",
+                                        .title = "Learning curve",
+                                        .list = "points",
+                                        .columns = columns,
+                                        .n_columns = KS_COUNT(columns)};
+    const json_t *all = analysis(runs, run, "learning_curve");
+    ks__lines_of(r, runs, run, all, &lines);
+    ks__table_of(r, runs, run, all, &table);
+    if (runs->at[run].summary && !json_array_size(all))
+        ks__absent_in(r, runs, run, "no learning curve");
+}
+
 void ks__section_curves(ks_report *r, const ks_runs *runs) {
     ks__section(r, "learning", "How many problems it takes",
                 "The chosen layer trained on fewer problems, tested on the "
                 "same ones.");
-    for (size_t run = 0; run < runs->n; run++) {
-        json_t *one, *point, *all = analysis(runs, run, "learning_curve");
-        size_t i, k;
-        ks_report_figure *f = ks__figure(
-            r, KS_FIGURE_LINES, ks__file_of(r, runs, run, "learning", NULL),
-            ks__of_run(r, runs, run, "Learning curve"));
-        ks_report_table *t =
-            ks__table(r, ks__file_of(r, runs, run, "learning", NULL),
-                      ks__of_run(r, runs, run, "Learning curve"));
-        f->x_label = "problems to train on";
-        f->y_label = "balanced accuracy, %";
-        f->percent = true;
-        ks__reference(f, "chance", 0.5);
-        ks__column(t, KS_COLUMN_TEXT, "position");
-        ks__column(t, KS_COLUMN_WHOLE, "layer");
-        ks__column(t, KS_COLUMN_WHOLE, "problems, mean over folds");
-        ks__column(t, KS_COLUMN_PERCENT, "balanced accuracy, %");
-        json_array_foreach(all, i, one) {
-            const char *where = ks__where(r, &runs->at[run], one);
-            ks__line(f, where, ks__tone(one));
-            json_array_foreach(json_object_get(one, "points"), k, point) {
-                json_t *interval = json_object_get(point, "balanced_accuracy");
-                ks__point_interval(f, ks__number(point, "problems"), interval);
-                ks__cell_text(t, where);
-                ks__cell_number(t, ks__number(one, "layer"));
-                ks__cell_number(t, ks__number(point, "problems"));
-                ks__cell_interval_of(t, interval);
-            }
-        }
-        ks__fit_range(f, 0.4, 1);
-        f->finding = ks__lines_finding(
-            r, f, "Balanced accuracy in percent by problems to train on");
-        if (runs->at[run].summary && !json_array_size(all))
-            ks__absent_in(r, runs, run, "no learning curve");
-        ks__table_end(t);
-        ks__figure_end(f);
-    }
+    for (size_t run = 0; run < runs->n; run++) learning(r, runs, run);
 }

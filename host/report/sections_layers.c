@@ -13,19 +13,27 @@ static ks_column_kind kind_of_unit(const char *unit) {
     return KS_COLUMN_RANGE;
 }
 
-/* "+4.9 [+4.1, +5.8] points": units differ from row to row. */
-static const char *figure_words(ks_report *r, const json_t *claim) {
+/* "+4.9 points" and "[+4.1, +5.8]": units differ from row to row. */
+static void figure_cells(ks_report_table *t, const json_t *claim) {
+    ks_report *r = t->of;
     json_t *figure = json_object_get(claim, "figure");
-    const char *unit = ks__text(claim, "unit");
-    char shown[128];
-    ks_report_cell cell = {NULL, ks__number(figure, "value"),
-                           ks__number(figure, "low"),
-                           ks__number(figure, "high")};
-    ks__cell_show(&cell, kind_of_unit(unit), shown, sizeof shown);
-    if (unit && strcmp(unit, "percent") == 0) unit = "%";
-    if (unit && strcmp(unit, "number") == 0) unit = NULL;
-    return ks__report_text(r, "%s%s%s", shown, unit ? " " : "",
-                           unit ? ks__report_brief(r, unit, 40) : "");
+    const char *unit = ks__text(claim, "unit"), *range;
+    ks_column_kind kind = kind_of_unit(unit);
+    char one[64], all[128];
+    ks_report_cell cell = {NULL, ks__number(figure, "value"), NAN, NAN};
+    ks__cell_show(&cell, kind, one, sizeof one);
+    cell.low = ks__number(figure, "low");
+    cell.high = ks__number(figure, "high");
+    ks__cell_show(&cell, kind, all, sizeof all);
+    range = strchr(all, '[');
+    if (!unit || strcmp(unit, "number") == 0 || isnan(cell.value))
+        unit = "";
+    else if (kind == KS_COLUMN_PERCENT)
+        unit = "%";
+    else
+        unit = ks__report_text(r, " %s", ks__report_brief(r, unit, 40));
+    ks__cell_text(t, ks__report_text(r, "%s%s", one, unit));
+    ks__cell_text(t, range ? ks__report_text(r, "%s", range) : "");
 }
 
 static void add_claims(ks_report_table *t, const ks_runs *runs, size_t run) {
@@ -38,10 +46,10 @@ static void add_claims(ks_report_table *t, const ks_runs *runs, size_t run) {
         ks__run_cell(t, runs, run);
         ks__cell_text(t,
                       ks__report_brief(r, ks__text(claim, "question"), 1000));
-        ks__cell_text(t, figure_words(r, claim));
+        figure_cells(t, claim);
         ks__cell_number(t, ks__number(claim, "p"));
-        ks__cell_text(t, rule ? ks__report_brief(r, rule, 1000) : "");
         ks__cell_text(t, ks__named(r, claim, "verdict"));
+        ks__cell_text(t, rule ? ks__report_brief(r, rule, 1000) : "");
         ks__cell_text(t, note ? ks__report_brief(r, note, 1000) : "");
     }
     if (!json_array_size(all))
@@ -56,10 +64,11 @@ void ks__section_claims(ks_report *r, const ks_runs *runs) {
     ks__run_column(t, runs);
     ks__column(t, KS_COLUMN_TEXT, "question");
     ks__column(t, KS_COLUMN_TEXT, "figure");
+    ks__column(t, KS_COLUMN_TEXT, "95% interval");
     ks__column(t, KS_COLUMN_P, "p");
-    ks__column(t, KS_COLUMN_TEXT, "rule");
     ks__column(t, KS_COLUMN_TEXT, "verdict");
-    ks__column(t, KS_COLUMN_TEXT, "note");
+    ks__column(t, KS_COLUMN_TEXT, "rule");
+    ks__column(t, KS_COLUMN_TEXT, "what the figure is");
     for (size_t i = 0; i < runs->n; i++)
         if (runs->at[i].summary) add_claims(t, runs, i);
     ks__table_end(t);
@@ -153,7 +162,10 @@ static void layer_lines(ks_report *r, const ks_runs *runs, size_t run,
     }
     ks__fit_range(f, 0.4, 1);
     f->finding = ks__lines_finding(
-        r, f, "Balanced accuracy in percent over layers, by position");
+        r, f,
+        "How well each layer tells the steps, by the position that is "
+        "read",
+        "layer ", "");
     ks__figure_end(f);
 }
 
@@ -276,6 +288,19 @@ static void layer_table(ks_report *r, const ks_runs *runs, size_t run) {
 
 /* p of each layer, as far as the run has them. */
 static void p_table(ks_report *r, const ks_runs *runs, size_t run) {
+    static const ks_column_spec columns[] = {
+        {"layer", "layer", KS_COLUMN_WHOLE, false},
+        {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT, false},
+        {"p", "p", KS_COLUMN_P, false},
+        {"p (Holm)", "p_holm", KS_COLUMN_P, false}};
+    static const ks_table_spec table = {
+        .file = "layers p",
+        .title = "Each layer against chance",
+        .note = "p: one-sided; p (Holm): corrected over the layers of the "
+                "position.",
+        .list = "layers",
+        .columns = columns,
+        .n_columns = KS_COUNT(columns)};
     json_t *series, *layer,
         *all = json_object_get(runs->at[run].summary, "probes");
     size_t i, k;
@@ -286,27 +311,7 @@ static void p_table(ks_report *r, const ks_runs *runs, size_t run) {
         }
     }
     if (!any) return;
-    ks_report_table *t =
-        ks__table(r, ks__file_of(r, runs, run, "layers p", NULL),
-                  ks__of_run(r, runs, run, "Each layer against chance"));
-    t->note = "p: one-sided; p (Holm): corrected over the layers of the "
-              "position.";
-    ks__column(t, KS_COLUMN_TEXT, "position");
-    ks__column(t, KS_COLUMN_WHOLE, "layer");
-    ks__column(t, KS_COLUMN_PERCENT, "balanced accuracy, %");
-    ks__column(t, KS_COLUMN_P, "p");
-    ks__column(t, KS_COLUMN_P, "p (Holm)");
-    json_array_foreach(all, i, series) {
-        json_array_foreach(json_object_get(series, "layers"), k, layer) {
-            ks__cell_text(t, ks__where(r, &runs->at[run], series));
-            ks__cell_number(t, ks__number(layer, "layer"));
-            ks__cell_interval_of(t,
-                                 json_object_get(layer, "balanced_accuracy"));
-            ks__cell_number(t, ks__number(layer, "p"));
-            ks__cell_number(t, ks__number(layer, "p_holm"));
-        }
-    }
-    ks__table_end(t);
+    ks__table_of(r, runs, run, all, &table);
 }
 
 static void best_table(ks_report *r, const ks_runs *runs) {
@@ -377,9 +382,11 @@ static void runs_lines(ks_report *r, const ks_runs *runs) {
         }
     }
     ks__fit_range(f, 0.4, 1);
-    f->finding = ks__lines_finding(r, f,
-                                   "Balanced accuracy in percent over "
-                                   "the share of layers passed");
+    f->finding = ks__lines_finding(
+        r, f,
+        "How well each run tells the steps over the share of layers "
+        "passed",
+        "depth ", "");
     ks__figure_end(f);
 }
 

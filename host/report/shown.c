@@ -168,6 +168,12 @@ static size_t cost_of(const ks_shown *s, const ks_shown_chain *c) {
            (size_t)c->n * layers * 4 / 3 + 300;
 }
 
+/* Of n in order, the i-th of `wanted`: the first and the last are among them.
+ */
+static size_t place_of(size_t n, size_t wanted, size_t i) {
+    return wanted > 1 ? i * (n - 1) / (wanted - 1) : n / 2;
+}
+
 ks_status ks__shown_choose(ks_shown *s, size_t most, size_t bytes,
                            ks_err *err) {
     ks_status st = KS_OK;
@@ -176,15 +182,16 @@ ks_status ks__shown_choose(ks_shown *s, size_t most, size_t bytes,
     KS_TRY(ks_alloc((void *)&order, s->n, sizeof *order, "chains", err));
     for (size_t i = 0; i < s->n; i++) order[i] = &s->at[i];
     qsort((void *)order, s->n, sizeof *order, by_right);
-    for (size_t i = 0; i < wanted; i++) {
-        /* the first and the last are among them */
-        size_t place = wanted > 1 ? i * (s->n - 1) / (wanted - 1) : s->n / 2;
-        size_t cost = cost_of(s, order[place]);
-        if (used + cost > bytes) continue;
-        used += cost;
-        order[place]->shown = true;
-        s->n_shown++;
+    /* fewer until they have room: all kinds of chains stay among them */
+    for (; wanted; wanted = KS_MIN(wanted - 1, wanted * bytes / used)) {
+        used = 0;
+        for (size_t i = 0; i < wanted; i++)
+            used += cost_of(s, order[place_of(s->n, wanted, i)]);
+        if (used <= bytes) break;
     }
+    for (size_t i = 0; i < wanted; i++)
+        order[place_of(s->n, wanted, i)]->shown = true;
+    s->n_shown = wanted;
 done:
     free((void *)order);
     return st;

@@ -76,6 +76,53 @@ Test(analyses, layers_agree_with_the_last_by_counting) {
     cr_expect(lt(dbl, fabs(got->trend.value), 0.51));
 }
 
+/* Twenty layers that know equally much and err apart from each other: the
+ * largest of their figures is so by chance, and most are far below it. */
+Test(analyses, layers_that_err_alike_are_near_the_best) {
+    enum { N = 300, CELLS = 20 };
+    static float score[CELLS][N], chosen[N];
+    static int8_t y[N];
+    static int32_t group[N];
+    ks_cell cells[CELLS] = {{0}};
+    double right[CELLS] = {0}, most = 0, of_chosen = 0, far = 0, near = 0;
+    for (int i = 0; i < N; i++) {
+        y[i] = i % 2;
+        group[i] = i / 5;
+        for (int c = 0; c < CELLS; c++) {
+            bool hit = draw(70, (uint64_t)c * N + (uint64_t)i) < 0.7f;
+            score[c][i] = (y[i] == 1) == hit ? 1 : -1;
+            right[c] += hit / (double)N;
+        }
+        chosen[i] = score[group[i] % 3][i]; /* by fold, as it were */
+        of_chosen += ((chosen[i] > 0) == y[i]) / (double)N;
+    }
+    for (int c = 0; c < CELLS; c++) {
+        cells[c] = (ks_cell){.layer = c + 1, .score = score[c]};
+        most = KS_MAX(most, right[c]);
+    }
+    for (int c = 0; c < CELLS; c++) {
+        far += right[c] < most - 0.03;
+        near += right[c] >= of_chosen - 0.03;
+    }
+    cr_assert(gt(dbl, far, CELLS / 2.0));
+    ks_dataset d = {.n = N,
+                    .y = y,
+                    .group = group,
+                    .chain = group,
+                    .n_groups = N / 5,
+                    .n_chains = N / 5};
+    ks_series series = {.n_cells = CELLS, .cells = cells, .score = chosen};
+    ks_grid_options o = {.bootstrap = 200, .seed = 1};
+    ks_analysis_input in = {&d, NULL, NULL, &o};
+    ks_refinement got = {0};
+    cr_assert(eq(int, ks_refine(&got, &in, &series, &err), KS_OK), "%s",
+              err.text);
+    cr_expect(about(got.near_best.value, near / CELLS, 1e-12));
+    cr_expect(gt(dbl, got.near_best.high, 0.5));
+    free(got.agreement);
+    free(got.correlation);
+}
+
 /* ------------------------------------------------------------ layer transfer
  */
 
@@ -249,6 +296,27 @@ Test(analyses, more_problems_are_better_and_all_are_the_grid_s) {
         ge(dbl, got->accuracy[last].value + 0.01, got->accuracy[0].value));
     for (int k = 0; k <= last; k++)
         cr_expect(gt(dbl, got->accuracy[k].value, 0.8));
+}
+
+/* Labels that nothing tells: outer folds choose different layers. Whatever is
+ * said about the best layer is said of each fold's own choice, which never saw
+ * the fold; a layer that all folds share would have been chosen by them all. */
+Test(analyses, layers_are_chosen_without_the_test_rows) {
+    for (int row = 0; row < ROWS; row++)
+        if (f.y[row] >= 0) f.y[row] = draw(35, (uint64_t)row) < 0.5f;
+    write_labels(&f, f.labels);
+    const ks_series *s = run();
+    const ks_learning_curve *curve = &evaluation.analyses.learning_curve[0];
+    const ks_removed_layer *removed = evaluation.independence.removed[0].at;
+    double best = s->metrics[KS_BALANCED_ACCURACY].value;
+    bool differ = false;
+    for (int fit = 1; fit < 5; fit++) differ |= s->chosen[fit] != s->chosen[0];
+    cr_assert(differ, "all folds chose one layer: nothing is tested");
+    cr_expect(eq(dbl, evaluation.analyses.selectivity[0].real.value, best));
+    cr_expect(about(curve->accuracy[curve->n_points - 1].value, best, 1e-12));
+    cr_expect(about(removed->minus.value,
+                    removed->metrics[KS_BALANCED_ACCURACY].value - best,
+                    1e-12));
 }
 
 /* ---------------------------------------------------------------------- claims

@@ -167,8 +167,9 @@ Test(evaluation, baselines_know_what_they_should) {
     cr_expect(eq(dbl, balanced("majority"), 0.5));
     cr_expect(gt(dbl, balanced("bag of words"), 0.99)); /* Alpha and beta */
     cr_expect(gt(dbl, balanced("TF-IDF 1-5 grams"), 0.99));
-    const char *blind[] = {"position", "relative position", "position+length"};
-    for (int i = 0; i < 3; i++) {
+    const char *blind[] = {"random", "position", "relative position",
+                           "position+length"};
+    for (size_t i = 0; i < KS_COUNT(blind); i++) {
         ks_interval b = find(blind[i])->metrics[KS_BALANCED_ACCURACY];
         cr_expect(b.low < 0.5 && b.high > 0.5, "%s: %g to %g", blind[i], b.low,
                   b.high);

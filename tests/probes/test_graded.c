@@ -70,8 +70,9 @@ static ks_status read_rows(void *user, int64_t row, int64_t n, void *out,
 Test(ridge, as_scikit_learn) {
     const ks_folds folds = {N, FOLDS, 3, 1, fold};
     ks_ridge got = {0};
-    cr_assert(eq(int, ks_ridge_fit(&got, &rows, y, 2, &folds, 2, &err), KS_OK),
-              "%s", err.text);
+    cr_assert(
+        eq(int, ks_ridge_fit(&got, &rows, y, 2, &folds, true, 2, &err), KS_OK),
+        "%s", err.text);
     for (size_t t = 0; t < 2; t++) {
         json_t *want = json_array_get(json_object_get(golden, "fits"), t);
         for (size_t k = 0; k < FOLDS; k++) {
@@ -86,24 +87,49 @@ Test(ridge, as_scikit_learn) {
                       "target %zu row %zu", t, i);
     }
     ks_ridge again = {0};
-    cr_assert(eq(int, ks_ridge_fit(&again, &rows, y, 2, &folds, 1, &err), 0));
+    cr_assert(
+        eq(int, ks_ridge_fit(&again, &rows, y, 2, &folds, false, 1, &err), 0));
     cr_expect(memcmp(got.score, again.score, 2 * N * sizeof(float)) == 0);
     ks_ridge_free(&again);
     /* rows that are read when they are needed */
     const ks_l2_source read = {
         .n = N, .d = D, .type = KS_F32, .read = read_rows};
-    cr_assert(eq(int, ks_ridge_fit(&again, &read, y, 2, &folds, 2, &err), 0));
+    cr_assert(
+        eq(int, ks_ridge_fit(&again, &read, y, 2, &folds, false, 2, &err), 0));
     cr_expect(memcmp(got.score, again.score, 2 * N * sizeof(float)) == 0);
     ks_ridge_free(&got);
     ks_ridge_free(&again);
+}
+
+/* What a fit says of its training rows comes from fits that never saw the row
+ * nor the test rows: other targets there change nothing. */
+Test(ridge, inner_predictions_know_nothing_of_test_rows) {
+    const ks_folds folds = {N, FOLDS, 3, 1, fold};
+    enum { TEST = 2 };
+    ks_ridge a = {0}, b = {0};
+    int changed = 0;
+    cr_assert(eq(int, ks_ridge_fit(&a, &rows, y, 1, &folds, true, 2, &err), 0));
+    for (size_t i = 0; i < N; i++)
+        if (fold[i] == TEST) y[i] = 5 - 3 * y[i];
+    cr_assert(eq(int, ks_ridge_fit(&b, &rows, y, 1, &folds, true, 2, &err), 0));
+    for (size_t i = 0; i < N; i++) {
+        size_t at = TEST * N + i;
+        cr_assert(eq(flt, a.inner[at], b.inner[at]), "row %zu", i);
+        if (fold[i] == TEST)
+            cr_assert(eq(flt, a.inner[at], a.score[i]), "row %zu", i);
+        changed += a.inner[i] != b.inner[i]; /* of fold 0: the others differ */
+    }
+    cr_expect(gt(int, changed, N / 2));
+    ks_ridge_free(&a);
+    ks_ridge_free(&b);
 }
 
 Test(ridge, odd_values_are_named) {
     const ks_folds folds = {N, FOLDS, 3, 1, fold};
     ks_ridge got = {0};
     x[17 * D + 5] = INFINITY;
-    cr_assert(
-        eq(int, ks_ridge_fit(&got, &rows, y, 1, &folds, 1, &err), KS_NUMERIC));
+    cr_assert(eq(int, ks_ridge_fit(&got, &rows, y, 1, &folds, false, 1, &err),
+                 KS_NUMERIC));
     cr_expect(strstr(err.text, "row 17, feature 5") != NULL, "%s", err.text);
     cr_expect(got.score == NULL);
 }

@@ -215,9 +215,11 @@ Test(refined, one_dimension_is_needed_where_one_tells) {
     cr_expect(eq(dbl, s->needed, 1));
     cr_expect(gt(dbl, s->accuracy.low, 0.95));
     cr_expect(eq(int, evaluation.refined.unconverged, 0));
-    cr_expect(eq(int, evaluation.refined.fits, 2 * 15 * KS_SPARSE_POINTS));
+    /* 15 sets held out; more where folds chose different layers */
+    cr_expect(ge(int, evaluation.refined.fits, 2 * 15 * KS_SPARSE_POINTS));
+    for (int k = 0; k < 5; k++) cr_expect(eq(int, s->layers[k], s->layer));
     const ks_other *o = other_of("L1", KS_MEAN);
-    cr_expect(eq(int, o->layer, TELLING_LAYER));
+    cr_expect(eq(int, o->layer, -1));
     cr_expect(
         eq(dbl, o->metrics[KS_BALANCED_ACCURACY].value, s->accuracy.value));
     json_t *list = summary("sparse");
@@ -410,6 +412,68 @@ Test(refined, weights_in_the_file_give_the_scores) {
         }
     }
     H5Fclose(file);
+}
+
+/* Labels that nothing tells, so that outer folds choose different layers: L1
+ * and attention are each fold's on its own. */
+Test(refined, layers_are_chosen_without_the_test_rows) {
+    static float x[LAYERS + 1][ROWS * WIDTH];
+    for (int row = 0; row < ROWS; row++)
+        if (f.y[row] >= 0) f.y[row] = draw(35, (uint64_t)row) < 0.5f;
+    write_scores();
+    options.refined.l1 = options.refined.attention = true;
+    options.grid.nest.keep_weights = true;
+    run();
+    const ks_series *series = &evaluation.grid.series[0];
+    const ks_sparse *s = &evaluation.refined.sparse[0];
+    const ks_dataset *d = evaluation.dataset;
+    bool differ = false;
+    for (int k = 0; k < 5; k++) {
+        differ |= series->chosen[k] != series->chosen[0];
+        cr_expect(
+            eq(int, s->layers[k], series->cells[series->chosen[k]].layer));
+    }
+    cr_assert(differ, "all folds chose one layer: nothing is tested");
+    for (int l = 0; l <= LAYERS; l++)
+        cr_assert(
+            eq(int,
+               ks_acts_read(d->acts, KS_RESID, KS_MEAN, l, 0, ROWS, x[l], &err),
+               KS_OK));
+    const ks_other *o = other_of("L1", KS_MEAN);
+    for (int64_t i = 0; i < d->n; i++) {
+        int fit = evaluation.fold[i];
+        const ks_nest *nest = &series->cells[series->chosen[fit]].nest;
+        const float *row = x[s->layers[fit]] + d->row[i] * WIDTH;
+        double z = (double)s->bias[fit];
+        for (int j = 0; j < WIDTH; j++)
+            z += (double)(s->weight[fit * WIDTH + j] *
+                          (row[j] - nest->mean[fit * WIDTH + j]) /
+                          nest->scale[fit * WIDTH + j]);
+        cr_expect(lt(dbl, fabs(z - (double)o->score[i]), 1e-4 * (1 + fabs(z))),
+                  "row %lld", (long long)i);
+    }
+    const ks_attended *a = &evaluation.refined.attended[0];
+    o = other_of("attention", KS_MEAN);
+    cr_expect(
+        eq(dbl, a->mean.value, series->metrics[KS_BALANCED_ACCURACY].value));
+    cr_expect(eq(dbl, a->less_mean.value, o->minus_best.value));
+    const ks_analysis_input in = {d, &evaluation.grid, &evaluation.folds,
+                                  &options.grid};
+    ks_others each = {0};
+    for (int32_t c = 0; c < series->n_cells; c++) {
+        ks_attended one;
+        int32_t fits = 0, unconverged = 0;
+        cr_assert(eq(int,
+                     ks_attended_run(&one, &each, &in, series, c, &fits,
+                                     &unconverged, &err),
+                     KS_OK),
+                  "%s", err.text);
+    }
+    for (int64_t i = 0; i < d->n; i++)
+        cr_assert(eq(flt, o->score[i],
+                     each.at[series->chosen[evaluation.fold[i]]].score[i]),
+                  "row %lld", (long long)i);
+    ks_others_free(&each);
 }
 
 Test(refined, tables_name_all_that_was_asked_for) {

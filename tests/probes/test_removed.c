@@ -128,8 +128,8 @@ static void fit(const data *g, float *score, bool removed) {
     ks_nest nest;
     if (removed) {
         cr_assert(eq(int,
-                     ks_removed_fit(&rows, g->z, g->k, g->y, &folds, &options,
-                                    score, &fits, &unconverged, &err),
+                     ks_removed_fit(&rows, g->z, g->k, g->y, &folds, NULL,
+                                    &options, score, &fits, &unconverged, &err),
                      KS_OK),
                   "%s", err.text);
         /* each outer fold alone: its inner parts and its refit */

@@ -9,7 +9,7 @@
 #include "philox.h"
 #include "significance.h"
 
-enum { MOST = 512 };
+enum { MOST = 512 }; /* and the rows of noise */
 static float score[MOST], other[MOST];
 static int8_t y[MOST];
 static int32_t chain[MOST];
@@ -60,7 +60,7 @@ Test(significance, within_chains_as_scipy) {
         ks_scored rows = read_rows(c);
         double p;
         ks_err err = {0};
-        cr_assert(eq(int, ks_p_within(&rows, &p, &err), KS_OK));
+        cr_assert(eq(int, ks_p_within(&rows, 1, &p, &err), KS_OK));
         near(p, number(c, "p"), 1e-9);
     }
     cr_assert(i >= 5);
@@ -76,7 +76,7 @@ Test(significance, within_knows_nothing_of_chains) {
         y[i] = (int8_t)chain[i];
         score[i] = y[i] ? 1.0f : -1.0f;
     }
-    cr_assert(eq(int, ks_p_within(&rows, &p, &err), KS_OK));
+    cr_assert(eq(int, ks_p_within(&rows, 1, &p, &err), KS_OK));
     near(p, 1, 1e-12);
 }
 
@@ -90,7 +90,7 @@ Test(significance, within_of_two_thousand_steps_is_exact_far_out) {
         y[i] = i & 1;
         score[i] = y[i] ? 1.0f : -1.0f;
     }
-    cr_assert(eq(int, ks_p_within(&rows, &p, &err), KS_OK));
+    cr_assert(eq(int, ks_p_within(&rows, 1, &p, &err), KS_OK));
     double lg = lgamma(MOST + 1.0) - 2 * lgamma(MOST / 2 + 1.0);
     near(log(p), -lg, 1e-9);
 }
@@ -102,7 +102,7 @@ Test(significance, paired_as_scipy) {
         ks_scored rows = read_rows(c);
         ks_err err = {0};
         double p, want = number(c, "p");
-        cr_assert(eq(int, ks_p_paired(&rows, other, 1, &p, &err), KS_OK));
+        cr_assert(eq(int, ks_p_paired(&rows, other, 1, 1, &p, &err), KS_OK));
         if (json_is_true(json_object_get(c, "exact"))) {
             near(p, want, 1e-9);
         } else { /* both are drawn */
@@ -119,8 +119,99 @@ Test(significance, paired_with_itself_is_one) {
         read_rows(json_array_get(json_object_get(golden, "paired"), 3));
     ks_err err = {0};
     double p;
-    cr_assert(eq(int, ks_p_paired(&rows, score, 1, &p, &err), KS_OK));
+    cr_assert(eq(int, ks_p_paired(&rows, score, 1, 1, &p, &err), KS_OK));
     cr_assert(eq(dbl, p, 1));
+}
+
+/* One chain of 12 with 6 important and 6 predicted, 5 of them both: 2 beyond
+ * what is expected, so with four times the variance 1 beyond it counts. */
+Test(significance, more_variance_is_less_far) {
+    enum { N = 12 };
+    const ks_scored rows = {N, score, y, chain, chain, 1, 1};
+    ks_err err = {0};
+    double p;
+    for (int i = 0; i < N; i++) {
+        chain[i] = 0;
+        y[i] = i < 6;
+        score[i] = i < 5 || i == 6 ? 1.0f : -1.0f;
+    }
+    cr_assert(eq(int, ks_p_within(&rows, 1, &p, &err), KS_OK));
+    near(p, (6 * 6 + 1) / 924.0, 1e-12);
+    cr_assert(eq(int, ks_p_within(&rows, 4, &p, &err), KS_OK));
+    near(p, (15 * 15 + 6 * 6 + 1) / 924.0, 1e-12);
+}
+
+/* Noise and labels that it does not tell, cross-validated with the difference
+ * of the class means: p is below 5% in no more than 5% of trials, and would be
+ * in too many if predictions were taken as given. */
+enum { TRIALS = 400, PROBLEMS = 60, EACH = 8, WIDE = 16, FOLDS = 5 };
+enum { NOISE_ROWS = PROBLEMS * EACH };
+
+static double noise(uint64_t trial, uint64_t place) {
+    const uint64_t key[2] = {trial, 0x6e6f697365};
+    uint32_t word[4];
+    ks_philox(key, place, word);
+    return (double)ks_philox_unit(word[0]) - 0.5;
+}
+
+/* Scores of the first `wide` features. */
+static void cross_validate(double (*x)[WIDE], int wide, float *out) {
+    for (int f = 0; f < FOLDS; f++) {
+        double mean[2][WIDE] = {{0}}, n[2] = {0, 0};
+        for (int i = 0; i < NOISE_ROWS; i++) {
+            if (chain[i] % FOLDS == f) continue;
+            n[y[i]]++;
+            for (int j = 0; j < wide; j++) mean[y[i]][j] += x[i][j];
+        }
+        for (int i = 0; i < NOISE_ROWS; i++) {
+            double z = 0;
+            if (chain[i] % FOLDS != f) continue;
+            for (int j = 0; j < wide; j++) {
+                double a = mean[0][j] / n[0], b = mean[1][j] / n[1];
+                z += (b - a) * (x[i][j] - (a + b) / 2);
+            }
+            out[i] = (float)z;
+        }
+    }
+}
+
+Test(significance, cross_validated_noise_is_no_finding) {
+    static double x[NOISE_ROWS][WIDE], less[NOISE_ROWS][WIDE];
+    const ks_scored rows = {NOISE_ROWS, score,    y,       chain,
+                            chain,      PROBLEMS, PROBLEMS};
+    ks_err err = {0};
+    int plain[2] = {0, 0}, told[2] = {0, 0};
+    for (uint64_t t = 0; t < TRIALS; t++) {
+        double p[2][2];
+        for (uint64_t i = 0; i < NOISE_ROWS; i++) {
+            chain[i] = (int32_t)(i / EACH);
+            y[i] = noise(t, i << 8 | 64) < -0.1;
+            for (uint64_t j = 0; j < WIDE; j++) {
+                x[i][j] = noise(t, i << 8 | j);
+                less[i][j] = noise(t, i << 8 | 32 | j);
+            }
+        }
+        cross_validate(x, WIDE, score);
+        cross_validate(less, 2, other);
+        for (int v = 0; v < 2; v++) {
+            double variance = v ? KS_CROSS_VALIDATED : 1;
+            cr_assert(
+                eq(int, ks_p_within(&rows, variance, &p[0][v], &err), KS_OK));
+            cr_assert(eq(int,
+                         ks_p_paired(&rows, other, variance, t, &p[1][v], &err),
+                         KS_OK));
+        }
+        for (int k = 0; k < 2; k++) {
+            plain[k] += p[k][0] < 0.05;
+            told[k] += p[k][1] < 0.05;
+        }
+    }
+    for (int k = 0; k < 2; k++) {
+        fprintf(stderr, "p below 5%%: %d, and as given %d of %d\n", told[k],
+                plain[k], TRIALS);
+        cr_expect(le(int, told[k], TRIALS / 20));
+        cr_expect(gt(int, plain[k], TRIALS / 20 + 8));
+    }
 }
 
 Test(significance, holm_as_statsmodels) {

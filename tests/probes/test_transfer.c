@@ -186,6 +186,21 @@ Test(transfer, a_turned_copy_carries_the_probe_over) {
         cr_expect(epsilon_eq(dbl, c->maps[k].minus_own.value,
                              mapped(c, k) - balanced(own), 1e-6));
     }
+    /* p of each, and of its difference; one pair has nothing to adjust for */
+    cr_expect(lt(dbl, own->p.p_holm, 1e-6));
+    cr_expect(isnan(own->p.minus));
+    cr_expect(eq(dbl, c->p.p_holm, 2 * c->p.p));
+    for (int k = 0; k < KS_N_MAPS; k++) {
+        const ks_transfer_p *p = &c->maps[k].p;
+        bool carries = k == KS_MAP_RIDGE || k == KS_MAP_PROCRUSTES;
+        cr_expect(eq(dbl, p->p, p->p_holm));
+        cr_expect(eq(dbl, p->minus, p->minus_holm));
+        if (k != KS_MAP_IDENTITY) /* a part of the copy lies as it did */
+            cr_expect(carries ? p->p < 1e-6 : p->p > 1e-3, "%d: %g", k, p->p);
+        cr_expect(carries ? p->minus > 0.05 : p->minus < 0.01, "%d: %g", k,
+                  p->minus);
+    }
+    cr_expect(eq(dbl, c->maps[KS_MAP_MEAN].p.p, 1));
     cr_expect(near_half(mapped(c, KS_MAP_SHUFFLED)), "%f",
               mapped(c, KS_MAP_SHUFFLED));
     cr_expect(lt(dbl, c->maps[KS_MAP_SHUFFLED].r2.value, 0.05));
@@ -322,6 +337,8 @@ Test(transfer, trained_on_one_task_tested_on_another) {
     const ks_transfer_task *c = t.tasks[0].cells;
     for (int i = 0; i < 4; i++) {
         cr_expect(gt(dbl, c[i].metrics[KS_BALANCED_ACCURACY].value, 0.95));
+        cr_expect(lt(dbl, c[i].p.p_holm, 1e-6));
+        cr_expect(eq(int, isnan(c[i].p.minus_holm), i == 0 || i == 3));
         if (i == 0 || i == 3) continue;
         cr_expect(eq(int, c[i].layer, TELLING_LAYER));
         cr_expect(eq(i64, c[i].n_train, CHAINS * (STEPS - 1) - 1));

@@ -114,6 +114,12 @@ Test(transfer_command, writes_matrices) {
               "the same labels on the same activations");
     cr_expect(eq(dbl, value_at(m, "agreement", 1, 1), 1));
     cr_expect(eq(dbl, value_at(m, "label_kappa", 0, 1), 1));
+    double p = json_number_value(at(json_object_get(m, "p"), 0, 0));
+    cr_expect(p > 0 && p < 0.05, "%g", p);
+    p = json_number_value(at(json_object_get(m, "minus_self_p_holm"), 0, 2));
+    cr_expect(p > 0 && p <= 1, "%g", p);
+    bool own = json_is_null(at(json_object_get(m, "minus_self_p"), 0, 0));
+    cr_expect(own, "nothing to compare");
     bool none = json_is_null(at(json_object_get(m, "agreement"), 2, 0));
     cr_expect(none, "a control has no labels");
     cr_expect(eq(dbl, value_at(m, "carried_by_ridge", 0, 0),
@@ -127,7 +133,7 @@ Test(transfer_command, writes_matrices) {
     for (const char *line = csv; *line; line = strchr(line, '\n') + 1) {
         int commas = 0;
         for (const char *c = line; *c != '\n'; c++) commas += *c == ',';
-        cr_assert(eq(int, commas, 12));
+        cr_assert(eq(int, commas, 14));
     }
     cr_expect(strstr(csv, "\nmodels,resid,mean,A,A,B,B,ridge,balanced_acc") !=
               NULL);

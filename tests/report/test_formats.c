@@ -227,6 +227,44 @@ Test(report_formats, gnuplot_takes_names_as_names) {
     drop_temporary(folder);
 }
 
+/* A heat map of one row is drawn, and a title that has no room on one line
+ * stands on two. */
+Test(report_formats, one_row_and_a_long_title) {
+    char folder[64], path[160];
+    make_temporary(folder, "plot");
+    if (system("command -v gnuplot >/dev/null") != 0) {
+        drop_temporary(folder);
+        cr_skip_test("no gnuplot (./check --all installs it)");
+    }
+    ks_report_figure *f = ks__figure(
+        &report, KS_FIGURE_HEAT, "row",
+        "A title of many words that goes on and on, far beyond what a picture "
+        "of nine hundred pixels has room for, to its very last word");
+    ks__heat_row(f, "r");
+    f->percent = true;
+    f->low = 0, f->high = 1;
+    for (int i = 0; i < 2; i++) {
+        ks__heat_column(f, i ? "b" : "a");
+        ks__heat_value(f, i);
+    }
+    ks__figure_end(f);
+    bool drawn = false;
+    ks_err err = {0};
+    cr_assert(eq(int, ks__plot_all(&report, folder, &drawn, &err), KS_OK), "%s",
+              err.text);
+    char *svg = NULL;
+    snprintf(path, sizeof path, "%s/row.svg", folder);
+    cr_assert(eq(int, ks_read_file(path, &svg, NULL, NULL), KS_OK));
+    cr_expect(strstr(svg, "far beyond what a picture") == NULL, "one line");
+    cr_expect(strstr(svg, "to its very last word") != NULL);
+    /* gnuplot draws no image of one row, and says nothing */
+    cr_assert(eq(int, ks__plot_script(f, KS_PICTURE_SVG, &text, NULL), KS_OK));
+    cr_expect(strstr(text.data, "with image") == NULL);
+    cr_expect(strstr(text.data, "with boxxyerror lc palette") != NULL);
+    free(svg);
+    drop_temporary(folder);
+}
+
 Test(report_formats, gnuplot_that_fails_leaves_nothing) {
     char folder[64], path[512], out[64];
     make_temporary(folder, "plot");

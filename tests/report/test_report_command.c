@@ -93,6 +93,16 @@ Test(report_command, writes_everything) {
                      "- no comparison of protocols") != NULL);
 }
 
+Test(report_command, texts_as_published) {
+    cr_assert(eq(int,
+                 line("$K report %s/report/full --out report --no-pictures",
+                      KS_TEST_DATA),
+                 0),
+              "%s", read_back("stderr"));
+    const char *table = read_back("report/tables/published-texts.csv");
+    cr_expect(strstr(table, "TF-IDF,4321,") != NULL, "%s", table);
+}
+
 Test(report_command, the_same_bytes_again) {
     cr_assert(eq(int,
                  line("$K report run --chains %s --out report && "
@@ -132,6 +142,103 @@ Test(report_command, force_takes_its_own_files_alone) {
     cr_expect(there("report/tables/Mine.csv"));
     cr_expect(there("report/notes.txt"));
     cr_expect(there("precious.csv"));
+}
+
+/* Entries of transfer.json: model ("": across models), position, sets. */
+static void write_entries(FILE *file, const char *list,
+                          const char *const (*entry)[4], size_t n) {
+    fprintf(file, ",\"%s\":[", list);
+    for (size_t i = 0; i < n; i++)
+        fprintf(file,
+                "%s{\"stream\":\"resid\",\"model\":\"%s\",\"position\":\"%s\","
+                "\"names\":[\"%s\",\"%s\"],\"balanced_accuracy\":[[{\"value\":"
+                "0.9,\"low\":0.8,\"high\":1},null],[null,null]]}",
+                i ? "," : "", entry[i][0], entry[i][1], entry[i][2],
+                entry[i][3]);
+    fprintf(file, "]");
+}
+
+/* Two groups of sets were compared at one stream and position, and a model's
+ * name fills that of the file. */
+Test(report_command, groups_of_sets_at_one_place) {
+#define LONG "a-model-of-a-name-that-goes-on-and-on-beyond-sixty-characters/"
+    static const char *const models[][4] = {
+        {"", "mean", "a", "b"}, {"", "mean", "c", "d"}, {"", "last", "c", "d"}};
+    static const char *const tasks[][4] = {{LONG "1", "mean", "a", "c"},
+                                           {LONG "1", "last", "a", "c"},
+                                           {LONG "2", "mean", "b", "d"}};
+    char path[160];
+    snprintf(path, sizeof path, "%s/run/transfer.json", f.dir);
+    FILE *file = fopen(path, "w");
+    cr_assert(file != NULL);
+    fprintf(file, "{\"format\":\"keystep transfer\"");
+    write_entries(file, "across_models", models, KS_COUNT(models));
+    write_entries(file, "across_tasks", tasks, KS_COUNT(tasks));
+    fprintf(file, "}");
+    fclose(file);
+    cr_assert(eq(int, line("$K report run --out report"), 0), "%s",
+              read_back("stderr"));
+    json_t *report = json_loads(read_back("report/report.json"), 0, NULL);
+    json_t *names = json_object(), *titles = json_object(), *section, *part;
+    size_t i, k, n = 0;
+    json_array_foreach(json_object_get(report, "sections"), i, section) {
+        json_array_foreach(json_object_get(section, "parts"), k, part) {
+            json_t *figure = json_object_get(part, "figure");
+            if (!figure) continue;
+            json_object_set(names,
+                            json_string_value(json_object_get(figure, "name")),
+                            figure);
+            json_object_set(titles,
+                            json_string_value(json_object_get(figure, "title")),
+                            figure);
+            n++;
+        }
+    }
+    cr_expect(gt(sz, n, 5));
+    cr_expect(eq(sz, json_object_size(names), n));
+    cr_expect(eq(sz, json_object_size(titles), n));
+    cr_expect(json_object_get(names, "models-resid-mean") != NULL);
+    cr_expect(json_object_get(names, "models-resid-mean-2") != NULL);
+    json_decref(names);
+    json_decref(titles);
+    json_decref(report);
+}
+
+Test(report_command, transfer_with_p_values_and_controls) {
+    char path[160];
+    snprintf(path, sizeof path, "%s/run/transfer.json", f.dir);
+    FILE *file = fopen(path, "w");
+    cr_assert(file != NULL);
+    fputs("{\"format\":\"keystep transfer\",\"across_models\":[{\"stream\":"
+          "\"resid\",\"position\":\"mean\",\"names\":[\"a\",\"control\"],"
+          "\"balanced_accuracy\":[[{\"value\":0.875,\"low\":0.1,\"high\":0.9},"
+          "{\"value\":0.5,\"low\":0.1,\"high\":0.9}],[null,null]],"
+          "\"minus_self\":[[{\"value\":0.0,\"low\":0.1,\"high\":0.9},"
+          "{\"value\":-0.375,\"low\":0.1,\"high\":0.9}],[null,null]],"
+          "\"p\":[[0.0001,0.5],[null,null]],"
+          "\"p_holm\":[[0.0002,0.625],[null,null]],"
+          "\"minus_self_p\":[[null,0.002],[null,null]],"
+          "\"minus_self_p_holm\":[[null,0.004],[null,null]],"
+          "\"maps\":[{\"probe_of\":\"a\",\"activations_of\":\"control\","
+          "\"map\":\"shuffled\","
+          "\"balanced_accuracy\":{\"value\":0.5,\"low\":0.1,\"high\":0.9},"
+          "\"minus_own\":{\"value\":-0.25,\"low\":0.1,\"high\":0.9},"
+          "\"r2\":{\"value\":-0.125,\"low\":0.1,\"high\":0.9},"
+          "\"p\":0.75,\"p_holm\":0.75,\"minus_own_p\":0.03125,"
+          "\"minus_own_p_holm\":0.0625}]}]}",
+          file);
+    fclose(file);
+    cr_assert(eq(int, line("$K report run --out report --no-pictures"), 0),
+              "%s", read_back("stderr"));
+    const char *table = read_back("report/tables/across-models.md");
+    cr_expect(strstr(table, "| resid mean | a | control | 50.0 [10.0, 90.0] | "
+                            "0.625 | -37.5 [+10.0, +90.0] | 0.004 |") != NULL,
+              "%s", table);
+    cr_expect(strstr(table, "| control | a |") == NULL, "%s", table);
+    table = read_back("report/tables/maps.md");
+    cr_expect(strstr(table, "| shuffled | 50.0 [10.0, 90.0] | 0.750 | -25.0 "
+                            "[+10.0, +90.0] | 0.062 | n/a | -0.125") != NULL,
+              "%s", table);
 }
 
 Test(report_command, goes_on_without_gnuplot) {

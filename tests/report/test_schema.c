@@ -112,6 +112,7 @@ ParameterizedTestParameters(report_schema, wrong) {
         {"claims 0 p", "2", "claims[0].p is 2, expected a number from 0 to 1"},
         {"rows steps", "1e3", "rows.steps is a real number"},
         {"protocols 0 steps 1 sd", "\"\"", "protocols[0].steps[1].sd is a"},
+        {"published_texts 0 inputs", "-1", "published_texts[0].inputs is -1"},
     };
     return cr_make_param_array(change, all, KS_COUNT(all));
 }

@@ -260,24 +260,33 @@ keystep.oneBar = function (svg, figure, bar, at) {
 keystep.heat = function (svg, figure, width) {
   const [rows, columns] = [figure.rows.length, figure.columns.length];
   const strip = figure.kind === 'strip';
-  const left = 52;
-  const cell = Math.min((width - left - 8) / columns, strip ? 34 : 64);
+  const long = Math.max(...figure.rows.map((name) => name.length));
+  const left = Math.max(52, Math.min(width * 0.38, 32 + 6.6 * long));
+  const widest = Math.max(...figure.columns.map((name) => name.length));
+  const cell = Math.min((width - left - 8) / columns,
+    strip ? 34 : Math.max(64, Math.min(150, 7 * widest + 12)));
   const tall = strip ? Math.max(9, Math.min(20, 320 / rows)) : Math.max(15, Math.min(24, 560 / rows));
-  const bottom = 8 + rows * tall;
+  // beside few rows there is no room for what they are: it stands above them
+  const above = rows * tall < 6.6 * figure.y_label.length;
+  const bottom = (above ? 26 : 8) + rows * tall;
   const height = bottom + (strip ? 62 : 44);
   svg.attr('viewBox', `0 0 ${width} ${height}`);
   const deep = (value) => (value - figure.low) / (figure.high - figure.low);
   const sequential = d3.interpolateRgbBasis(
     ['#f7fbff', '#c6dbef', '#6baed6', '#2171b5', '#08306b']);
-  const diverging = d3.interpolateRgbBasis(
-    ['#2166ac', '#92c5de', '#f7f7f7', '#fdb863', '#b35806']);
+  // through these colours, so that white is white
+  const middles = ['#2166ac', '#92c5de', '#f7f7f7', '#fdb863', '#b35806'];
+  const scale = d3.scaleLinear([0, 0.25, 0.5, 0.75, 1], middles);
+  const diverging = (part) => scale(part);
   const part = (value) => Math.max(0, Math.min(1, deep(value)));
   figure.values.forEach((row, r) => row.forEach((value, c) => {
     const [px, py] = [left + c * cell, bottom - (r + 1) * tall];
     const box = svg.append('rect').attr('x', px).attr('y', py)
       .attr('width', cell - 0.5).attr('height', tall - 0.5)
-      .attr('fill', value === null ? 'var(--wash)'
-        : (figure.diverging ? diverging : sequential)(part(value)));
+      .attr('fill', value === null ? 'none'
+        : (figure.diverging ? diverging : sequential)(part(value)))
+      .attr('stroke', value === null ? 'var(--line)' : null)
+      .attr('pointer-events', 'all');
     keystep.hover(box.datum(value), () =>
       `${figure.y_label} ${figure.rows[r]}, ${figure.x_label} ${figure.columns[c]}\n` +
       keystep.number(value, figure.percent));
@@ -288,7 +297,7 @@ keystep.heat = function (svg, figure, width) {
       .style('pointer-events', 'none')
       .text(figure.percent ? (100 * value).toFixed(0) : value.toFixed(1));
   }));
-  keystep.heatNames(svg, figure, { left, bottom, cell, tall, strip, height });
+  keystep.heatNames(svg, figure, { left, bottom, cell, tall, strip, height, above });
 };
 
 keystep.heatNames = function (svg, figure, at) {
@@ -301,17 +310,21 @@ keystep.heatNames = function (svg, figure, at) {
         .text(figure.labels[c] === 1 ? '●' : figure.labels[c] === 0 ? '○' : '·');
     if (c % every === 0)
       svg.append('text').attr('x', middle).attr('y', at.bottom + (at.strip ? 32 : 16))
-        .attr('text-anchor', 'middle').text(keystep.cut(name, Math.max(3, at.cell * every / 6)));
+        .attr('text-anchor', 'middle').text(keystep.cut(name, Math.max(3, Math.floor(at.cell * every / 6.6))));
   });
   const step = Math.ceil(13 / at.tall);
   figure.rows.forEach((name, r) => {
     if (r % step === 0)
       svg.append('text').attr('x', at.left - 7).attr('y', at.bottom - (r + 0.5) * at.tall)
-        .attr('dy', '.35em').attr('text-anchor', 'end').text(name);
+        .attr('dy', '.35em').attr('text-anchor', 'end')
+        .text(keystep.cut(name, Math.floor((at.left - 26) / 6.4)));
   });
   svg.append('text').attr('x', at.left).attr('y', at.height - 6).text(figure.x_label);
-  svg.append('text').attr('transform', `translate(11,${8 + (at.bottom - 8) / 2}) rotate(-90)`)
-    .attr('text-anchor', 'middle').text(figure.y_label);
+  const name = svg.append('text').text(figure.y_label);
+  if (at.above) name.attr('x', at.left - 7).attr('y', 16).attr('text-anchor', 'end');
+  else
+    name.attr('transform', `translate(11,${8 + (at.bottom - 8) / 2}) rotate(-90)`)
+      .attr('text-anchor', 'middle');
 };
 
 // ------------------------------------------------------------------------ all

@@ -10,16 +10,24 @@ keystep.cell = function (cell, kind) {
   if (kind === 'whole') return [String(cell)];
   if (kind === 'p') return [cell < 0.001 ? '<0.001' : cell.toFixed(3)];
   if (kind === 'number') return [keystep.number(cell, false)];
+  if (kind === 'count') return [cell.toFixed(1)];
   const show = (value) => kind === 'points'
     ? keystep.signed(keystep.number(value, percent)) : keystep.number(value, percent);
   if (cell.low === null || cell.high === null) return [show(cell.value)];
   return [show(cell.value), `[${show(cell.low)}, ${show(cell.high)}]`];
 };
 
-keystep.table = function (table) {
+// untitled: the heading above says it already.
+keystep.table = function (table, untitled) {
   const head = keystep.make('tr');
-  table.columns.forEach((column) => head.append(keystep.make(
-    'th', { scope: 'col', class: column.kind === 'text' ? 'text' : null }, column.name)));
+  // words that are short stand on one line, sentences have some width
+  const kinds = table.columns.map((column, c) => {
+    if (column.kind !== 'text') return 'value';
+    const most = Math.max(0, ...table.rows.map((row) => (row[c] || '').length));
+    return most <= 24 ? 'text short' : most > 60 ? 'text long' : 'text';
+  });
+  table.columns.forEach((column, c) => head.append(keystep.make(
+    'th', { scope: 'col', class: column.kind === 'text' ? kinds[c] : null }, column.name)));
   const body = keystep.make('tbody');
   for (const row of table.rows) {
     const line = keystep.make('tr');
@@ -27,12 +35,13 @@ keystep.table = function (table) {
       const kind = table.columns[c].kind;
       const [value, range] = keystep.cell(cell, kind);
       line.append(keystep.make(c === 0 ? 'th' : 'td', {
-        scope: c === 0 ? 'row' : null, class: kind === 'text' ? 'text' : 'value',
+        scope: c === 0 ? 'row' : null, class: kinds[c],
       }, value, range ? keystep.make('span', { class: 'span' }, ` ${range}`) : null));
     });
     body.append(line);
   }
-  const node = keystep.make('table', null, keystep.make('caption', null, table.title),
+  const node = keystep.make('table', null,
+    keystep.make('caption', { class: untitled ? 'hidden' : null }, table.title),
     keystep.make('thead', null, head), body);
   const wrap = keystep.make('div', {
     class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `Table: ${table.title}`,
@@ -59,9 +68,9 @@ keystep.claims = function (table) {
       keystep.make('span', { class: known ? `verdict ${of('verdict')}` : 'verdict' },
         known ? keystep.verdicts[of('verdict')] : of('verdict')),
       keystep.make('p', { class: 'ask' }, of('question')),
-      keystep.make('p', { class: 'amount' }, words(`${of('figure')}${p}`),
+      keystep.make('p', { class: 'amount' }, words(`${of('figure')} ${of('95% interval')}${p}`),
         keystep.make('span', { class: 'small' },
-          [of('run'), of('note')].filter((text) => text).join(': '))),
+          [of('run'), of('what the figure is')].filter((text) => text).join(': '))),
       keystep.make('p', { class: 'rule small' }, of('rule') ? `Rule: ${words(of('rule'))}` : '')));
   }
   return list;
@@ -84,7 +93,7 @@ keystep.section = function (section, pictures) {
     figures = null;
     if (part.table)
       node.append(part.table.name === 'claims' ? keystep.claims(part.table)
-        : keystep.table(part.table));
+        : keystep.table(part.table, part.table.title === section.title));
     else node.append(keystep.make('p', null, part.text));
   }
   return node;
