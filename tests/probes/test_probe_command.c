@@ -68,9 +68,9 @@ Test(probe_command, writes_tables_and_files) {
                          "within_chain_auc,brier,ci_low,ci_high\n",
                          133),
                  0));
-    /* 2 positions x (4 layers x (5 folds + 1) + best), twice; permuted; 12
+    /* 2 positions x (4 layers x (5 folds + 1) + best), twice; permuted; 13
      * baselines, 10 of them fitted on 5 folds; heading */
-    cr_expect(eq(int, count(csv, "\n"), 2 * 2 * 25 + 2 + 12 + 50 + 1));
+    cr_expect(eq(int, count(csv, "\n"), 2 * 2 * 25 + 2 + 13 + 50 + 1));
     for (const char *line = csv; *line; line = strchr(line, '\n') + 1) {
         int commas = 0;
         for (const char *at = line; *at != '\n'; at++) commas += *at == ',';
@@ -136,7 +136,7 @@ Test(probe_command, prints_json) {
     json_t *summary = json_loads(read_back("stdout"), 0, NULL);
     cr_assert(summary != NULL);
     cr_expect(
-        eq(sz, json_array_size(json_object_get(summary, "baselines")), 5));
+        eq(sz, json_array_size(json_object_get(summary, "baselines")), 6));
     json_decref(summary);
 }
 
