@@ -391,10 +391,11 @@ done:
     return st;
 }
 
-/* The kernel maps what lies around a page along with it, within 64 KiB. */
+/* The kernel maps what lies around a page along with it: within 64 KiB, or all
+ * of a large folio. */
 static void let_go(const ks_acts_file *f, const uint8_t *from,
                    const uint8_t *to) {
-    enum { AROUND = 64 << 10 };
+    enum { AROUND = 2 << 20 };
     size_t begin = (size_t)(from - f->map.data) / AROUND;
     size_t end = (size_t)(to - f->map.data) / AROUND + 2;
     begin = begin ? (begin - 1) * AROUND : 0;
