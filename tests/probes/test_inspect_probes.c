@@ -78,7 +78,7 @@ Test(inspect_probes, tables) {
     cr_expect(eq(int, (int)json_integer_value(json_object_get(o, "rows")),
                  2 * 25 + 2 + 5 + 15));
     cr_expect(eq(sz, json_array_size(json_object_get(o, "best layers")), 2));
-    cr_expect(eq(sz, json_array_size(json_object_get(o, "baselines")), 5));
+    cr_expect(eq(sz, json_array_size(json_object_get(o, "baselines")), 6));
     json_t *csv = json_object_get(o, "best layers");
     json_t *s = inspect_json("summary.json");
     json_t *summary = json_object_get(s, "probes");
@@ -95,7 +95,7 @@ Test(inspect_probes, tables) {
                  (int)json_integer_value(
                      json_object_get(json_array_get(summary, 0), "best layer")),
                  TELLING_LAYER));
-    cr_expect(eq(sz, json_array_size(json_object_get(s, "baselines")), 5));
+    cr_expect(eq(sz, json_array_size(json_object_get(s, "baselines")), 6));
     json_decref(o);
     o = inspect_json(""); /* the folder */
     cr_expect(json_equal(o, s) != 0);
