@@ -173,7 +173,7 @@ static ks_status prefix(ks_baselines_work *w, ks_err *err) {
     ks_words *all = NULL;
     KS_TRY(build(&all, w->d, prefix_of, &w->options->room, 0, err));
     KS_TRY(fit(w, "TF-IDF prefix",
-               "1-5 grams of the step and, apart from them, 1-2 grams of the "
+               "1-5 grams of the step and, apart from them, the words of the "
                "question and all steps before it",
                KS_WORDS_COMMON, all, err));
 done:

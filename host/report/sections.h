@@ -44,6 +44,9 @@ const char *ks__where(ks_report *r, const ks_run *run, const json_t *object);
 int ks__tone(const json_t *object);
 /* Of list, the entry with this stream and position; NULL: none. */
 json_t *ks__same_where(const json_t *list, const json_t *where);
+/* Does a baseline read labels of the steps that it is tested on? Then it is a
+ * measure and no rival. */
+bool ks__reads_labels(const json_t *baseline);
 
 /* interval: {"value","low","high"} or NULL. */
 void ks__cell_interval_of(ks_report_table *t, const json_t *interval);

@@ -264,23 +264,12 @@ static void features(ks_report *r, const ks_runs *runs, size_t run) {
     ks__figure_end(f);
 }
 
-/* The layer's probe on the activations as they are. */
-static json_t *as_it_is(const ks_runs *runs, size_t run, const json_t *where,
-                        double layer) {
-    json_t *one, *series = ks__same_where(
-                     json_object_get(runs->at[run].summary, "probes"), where);
-    size_t i;
-    json_array_foreach(json_object_get(series, "layers"), i, one) {
-        if (ks__number(one, "layer") == layer)
-            return json_object_get(one, "balanced_accuracy");
-    }
-    return NULL;
-}
-
-/* One layer a position: both ways, side by side. */
+/* One row a position, both ways side by side: each fold on the layer that it
+ * chose, as `best` is. */
 static void removed_bars(ks_report *r, const ks_runs *runs, size_t run,
                          const json_t *all) {
-    json_t *one, *layer;
+    json_t *one, *layer, *whole,
+        *probes = json_object_get(runs->at[run].summary, "probes");
     size_t i, k;
     ks_report_figure *f = ks__figure(
         r, KS_FIGURE_BARS, ks__file_of(r, runs, run, "removed", NULL),
@@ -289,19 +278,17 @@ static void removed_bars(ks_report *r, const ks_runs *runs, size_t run,
     f->percent = true;
     ks__reference(f, "chance", 0.5);
     json_array_foreach(all, i, one) {
-        json_array_foreach(json_object_get(one, "layers"), k, layer) {
-            double number = ks__number(layer, "layer");
-            const char *group = ks__report_text(
-                r, "%s, layer %.0f", ks__where(r, &runs->at[run], one), number);
-            ks__bar_interval(f, group, "as it is", ks__tone(one),
-                             as_it_is(runs, run, one, number));
+        const char *group = ks__where(r, &runs->at[run], one);
+        whole = ks__same_where(probes, one);
+        ks__bar_interval(f, group, "as it is", ks__tone(one),
+                         ks__member(whole, "best", "balanced_accuracy"));
+        json_array_foreach(json_object_get(one, "layers"), k, layer)
             ks__bar_interval(f, group, "surface taken out", ks__tone(one),
                              json_object_get(layer, "balanced_accuracy"));
-        }
     }
     ks__fit_range(f, 0.4, 1);
-    f->finding = "Balanced accuracy in percent of a layer's probe, and of one "
-                 "on what surface features do not explain.";
+    f->finding = "Balanced accuracy in percent of the best layer's probe, and "
+                 "of one on what surface features do not explain.";
     ks__figure_end(f);
 }
 
@@ -331,8 +318,9 @@ static void removed(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_table_spec table = {
         .file = "removed",
         .title = "After the surface is taken out",
-        .note = "change: less the same layer's probe on the activations as "
-                "they are, paired.",
+        .note = "layer: the one that most folds chose; each fold is on its "
+                "own. change: less the best layer's probe on the activations "
+                "as they are, paired.",
         .list = "layers",
         .columns = columns,
         .n_columns = KS_COUNT(columns)};

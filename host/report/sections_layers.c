@@ -120,7 +120,7 @@ static void best_baseline(ks_report_figure *f, const ks_run *run) {
     json_array_foreach(all, i, one) {
         double v = ks__number(ks__member(one, "metrics", "balanced_accuracy"),
                               "value");
-        if (v > most) most = v, best = one;
+        if (v > most && !ks__reads_labels(one)) most = v, best = one;
     }
     /* on top of the line of chance it would only hide its name */
     if (best && most > 0.51)
