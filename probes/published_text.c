@@ -269,6 +269,13 @@ done:
 /* ---------------------------------------------------------------------- all
  */
 
+/* Where memory does not hold one of them. */
+static ks_status left_out(const char *name, const ks_err *why) {
+    ks_log(KS_LOG_INFO, "probe: %s as published is left out: %s", name,
+           why->text);
+    return KS_OK;
+}
+
 /* One of them on what w has; taken back where memory does not hold it. */
 static ks_status run(work *w, const char *name, ks_published_texts *out,
                      ks_err *err) {
@@ -281,10 +288,8 @@ static ks_status run(work *w, const char *name, ks_published_texts *out,
         KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
         st = train(w, s, text, &inner);
         if (st == KS_LIMIT) {
-            ks_log(KS_LOG_INFO, "probe: %s as published is left out: %s", name,
-                   inner.text);
             out->n--;
-            return KS_OK;
+            return left_out(name, &inner);
         }
         KS_CHECK(st == KS_OK, st, "%s as published: %s", name, inner.text);
     }
@@ -296,12 +301,20 @@ done:
 static ks_status run_words(work *w, ks_published_texts *out, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = w->dataset;
+    const ks_room *room = &w->grid->room;
     ks_words *words = NULL;
+    ks_err inner = {0};
     KS_TRY(ks_words_open(&words, err));
+    if (room->limit) ks_words_bound(words, ks_room_left(room));
     for (int64_t i = 0; i < d->n; i++) {
         size_t n;
         const char *text = ks_dataset_text(d, i, &n);
-        KS_TRY(ks_words_add_plain(words, text, n, err));
+        st = ks_words_add_plain(words, text, n, &inner);
+        if (st == KS_LIMIT) {
+            st = left_out("TF-IDF", &inner);
+            goto done;
+        }
+        KS_CHECK(st == KS_OK, st, "%s", inner.text);
     }
     w->words = words;
     KS_TRY(run(w, "TF-IDF", out, err));
@@ -324,6 +337,14 @@ static ks_status run_vectors(work *w, const ks_published_vectors *v,
     const ks_l2_source source = ks_layer_source(&layer);
     ks__window window = {0};
     float *x = NULL;
+    size_t bytes = (size_t)(n * d) * sizeof *x,
+           left = ks_room_left(&w->grid->room);
+    if (bytes > left) {
+        ks_err why = {0};
+        (void)ks_fail(&why, KS_LIMIT,
+                      "its vectors take %zu bytes, there are %zu", bytes, left);
+        return left_out(v->name, &why);
+    }
     KS_TRY(ks_alloc(&x, (size_t)(n * d), sizeof *x, "vectors", err));
     KS_TRY(ks__window_open(&window, &source, KS_WINDOW, err));
     for (int64_t from = 0; from < n; from += KS_WINDOW)

@@ -160,22 +160,53 @@ Test(published_text, is_what_pytorch_trains) {
     ks_published_texts_free(&got);
 }
 
-/* Too little memory: it is left out, and nothing else is. */
+static ks_grid_options bound(size_t limit) {
+    return (ks_grid_options){
+        .nest = {.threads = 1},
+        .room = {.limit = limit, .start = ks_process_bytes()},
+        .bootstrap = 100,
+        .seed = 1};
+}
+
+/* Too little memory, for the net or for the n-grams: it is left out, and
+ * nothing else is. */
 Test(published_text, what_does_not_fit_is_left_out) {
     static rows r;
     open_rows(&r);
-    const ks_grid_options grid = {
-        .nest = {.threads = 1},
-        .room = {.limit = 1 << 20, .start = ks_process_bytes()},
-        .bootstrap = 100,
-        .seed = 1};
+    static const size_t limits[] = {1 << 20, 1};
+    for (size_t k = 0; k < KS_COUNT(limits); k++) {
+        const ks_grid_options grid = bound(limits[k]);
+        ks_published_texts got = {0};
+        cr_assert(
+            eq(int,
+               ks_published_texts_run(&got, &r.d, true, NULL, 0, &grid, &err),
+               KS_OK),
+            "%s", err.text);
+        cr_expect(eq(int, got.n, 0));
+        ks_published_texts_free(&got);
+    }
+}
+
+Test(published_vectors, what_do_not_fit_are_left_out) {
+    static fixture f;
+    fixture_make(&f);
+    const ks_dataset_paths paths = {.acts = f.acts, .labels = f.labels};
+    const ks_grid_options grid = bound(1);
+    ks_dataset *d = NULL;
     ks_published_texts got = {0};
-    cr_assert(eq(int,
-                 ks_published_texts_run(&got, &r.d, true, NULL, 0, &grid, &err),
-                 KS_OK),
-              "%s", err.text);
+    cr_assert(eq(int, ks_dataset_open(&d, &paths, &err), KS_OK), "%s",
+              err.text);
+    const ks_published_vectors vectors = {"noise",  d->acts, d->row,
+                                          KS_RESID, KS_MEAN, 0};
+    cr_assert(
+        eq(int,
+           ks_published_texts_run(&got, d, false, &vectors, 1, &grid, &err),
+           KS_OK),
+        "%s", err.text);
     cr_expect(eq(int, got.n, 0));
     ks_published_texts_free(&got);
+    ks_dataset_close(&d);
+    fixture_free(&f);
 }
 
 /* Vectors of a layer that tells the label, and of one that does not; without
