@@ -74,9 +74,9 @@ Test(inspect_probes, weights_and_scores) {
 
 Test(inspect_probes, tables) {
     json_t *o = inspect_json("metrics.csv");
-    /* as test_probe_command.c counts them, with five baselines, three fitted */
+    /* as test_probe_command.c counts them, with six baselines, three fitted */
     cr_expect(eq(int, (int)json_integer_value(json_object_get(o, "rows")),
-                 2 * 25 + 2 + 5 + 15));
+                 2 * 25 + 2 + 6 + 15));
     cr_expect(eq(sz, json_array_size(json_object_get(o, "best layers")), 2));
     cr_expect(eq(sz, json_array_size(json_object_get(o, "baselines")), 6));
     json_t *csv = json_object_get(o, "best layers");
