@@ -45,10 +45,10 @@ typedef struct ks_attention_column {
 } ks_attention_column;
 
 /* tokens: what is read of them, one a row; they are kept standardised where
- * `place` says, in memory of the host or the backend, or in a scratch file, of
+ * `at` says, in memory of the host or the backend, or in a scratch file, of
  * which a block a thread is in memory: the same bits. rows are borrowed.
  * KS_NUMERIC names a value that is not finite. */
-ks_status ks_attention_open(ks_attention **out, const ks_l2_place *place,
+ks_status ks_attention_open(ks_attention **out, const ks_l2_place *at,
                             const ks_l2_source *tokens,
                             const ks_attention_rows *rows, ks_err *err);
 void ks_attention_close(ks_attention **attention);

@@ -33,7 +33,6 @@ size_t ks__lasso_bytes(int64_t m);
 
 /* Until no coordinate's condition is off by more than `enough`, or as near as
  * some rounds come. */
-void ks__lasso_solve(const ks__lasso *lasso, double enough,
-                     ks__lasso_part *part);
+void ks__lasso_solve(const ks__lasso *p, double enough, ks__lasso_part *of);
 
 #endif
