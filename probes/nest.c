@@ -350,6 +350,16 @@ void ks_nest_choose(const ks_nest *const *nests, int32_t n_nests,
     }
 }
 
+void ks_mean_over_seeds(const float *by_seed, const ks_folds *folds,
+                        float *score) {
+    for (int64_t i = 0; i < folds->n; i++) {
+        double sum = 0;
+        for (int32_t s = 0; s < folds->n_seeds; s++)
+            sum += (double)by_seed[s * folds->n + i];
+        score[i] = (float)(sum / folds->n_seeds);
+    }
+}
+
 void ks_nest_mix(const ks_nest *const *nests, const int32_t *chosen,
                  const ks_folds *folds, float *score) {
     for (int64_t i = 0; i < folds->n; i++) {

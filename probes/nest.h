@@ -93,6 +93,9 @@ double ks_nest_loss(const float *margin, const int8_t *y, const uint8_t *fold,
  * first on a tie. chosen: [n_fits]. */
 void ks_nest_choose(const ks_nest *const *nests, int32_t n_nests,
                     int32_t *chosen);
+/* score [n]: the mean over seeds of by_seed [n_seeds, n]. */
+void ks_mean_over_seeds(const float *by_seed, const ks_folds *folds,
+                        float *score);
 /* score [n]: the mean over seeds of the out-of-fold margins, each row's from
  * the nest chosen for its fold; chosen NULL: nests[0] for all. */
 void ks_nest_mix(const ks_nest *const *nests, const int32_t *chosen,

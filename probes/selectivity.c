@@ -92,12 +92,7 @@ ks_status ks_selectivity_run(ks_selectivity *out, const ks_analysis_input *in,
         goto done;
     }
     KS_CHECK(st == KS_OK, st, "control task: %s", own.text);
-    for (int64_t i = 0; i < d->n; i++) {
-        double sum = 0;
-        for (int32_t s = 0; s < f->n_seeds; s++)
-            sum += (double)by_seed[s * d->n + i];
-        score[i] = (float)(sum / f->n_seeds);
-    }
+    ks_mean_over_seeds(by_seed, f, score);
     KS_TRY(compare(out, in, series->score, y, score, err));
 done:
     free(y);

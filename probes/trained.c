@@ -208,15 +208,6 @@ done:
     return st;
 }
 
-static void average(const ks_folds *f, ks_trained *t) {
-    for (int64_t i = 0; i < f->n; i++) {
-        double sum = 0;
-        for (int32_t s = 0; s < f->n_seeds; s++)
-            sum += (double)t->by_seed[s * f->n + i];
-        t->score[i] = (float)(sum / f->n_seeds);
-    }
-}
-
 ks_status ks_trained_run(ks_trained *out, const ks_trainer *trainer,
                          const ks_stack *stack, ks_trained_options *options,
                          ks_err *err) {
@@ -252,7 +243,8 @@ ks_status ks_trained_run(ks_trained *out, const ks_trainer *trainer,
         options->done += n;
         if (options->progress) options->progress(options->user, options->done);
     }
-    for (int32_t k = 0; k < trainer->n_probes; k++) average(f, &out[k]);
+    for (int32_t k = 0; k < trainer->n_probes; k++)
+        ks_mean_over_seeds(out[k].by_seed, f, out[k].score);
 done:
     for (int32_t k = 0; w.fits && k < w.n_fits; k++) {
         free(w.fits[k].rows);
