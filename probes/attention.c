@@ -149,11 +149,7 @@ static ks_status take_tokens(ks_attention *a, const ks_l2_source *tokens,
     } else {
         KS_TRY(
             ks_alloc(&a->u, (size_t)tokens->n, row, "tokens of a layer", err));
-        KS_TRY(ks__window_open(&window, tokens, KS_WINDOW, err));
-        for (int64_t i = 0; i < tokens->n; i += KS_WINDOW)
-            KS_TRY(ks__window_copy(&window, i, KS_MIN(KS_WINDOW, tokens->n - i),
-                                   a->u + i * tokens->d, err));
-        ks__window_close(&window);
+        KS_TRY(ks__window_all(tokens, a->u, err));
         here = (ks_l2_source){
             .n = tokens->n, .d = tokens->d, .type = KS_F32, .x = a->u};
     }

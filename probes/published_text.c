@@ -335,7 +335,6 @@ static ks_status run_vectors(work *w, const ks_published_vectors *v,
                       .position = v->position,
                       .layer = v->layer};
     const ks_l2_source source = ks_layer_source(&layer);
-    ks__window window = {0};
     float *x = NULL;
     size_t bytes = (size_t)(n * d) * sizeof *x,
            left = ks_room_left(&w->grid->room);
@@ -346,16 +345,12 @@ static ks_status run_vectors(work *w, const ks_published_vectors *v,
         return left_out(v->name, &why);
     }
     KS_TRY(ks_alloc(&x, (size_t)(n * d), sizeof *x, "vectors", err));
-    KS_TRY(ks__window_open(&window, &source, KS_WINDOW, err));
-    for (int64_t from = 0; from < n; from += KS_WINDOW)
-        KS_TRY(ks__window_copy(&window, from, KS_MIN(KS_WINDOW, n - from),
-                               x + from * d, err));
+    KS_TRY(ks__window_all(&source, x, err));
     w->vectors = x;
     w->width = d;
     KS_TRY(run(w, v->name, out, err));
 done:
     w->vectors = NULL;
-    ks__window_close(&window);
     free(x);
     return st;
 }

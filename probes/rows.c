@@ -19,17 +19,12 @@ static size_t bytes(void *user, int threads, bool scratch) {
 static ks_status read_all(ks__rows *rows, ks_err *err) {
     ks_status st = KS_OK;
     const ks_l2_source *s = &rows->source;
-    ks__window window = {0};
     KS_TRY(ks_alloc(&rows->x, (size_t)s->n * (size_t)s->d, sizeof *rows->x,
                     "activations of a layer", err));
-    KS_TRY(ks__window_open(&window, s, KS_WINDOW, err));
-    for (int64_t i = 0; i < s->n; i += KS_WINDOW)
-        KS_TRY(ks__window_copy(&window, i, KS_MIN(KS_WINDOW, s->n - i),
-                               rows->x + i * s->d, err));
+    KS_TRY(ks__window_all(s, rows->x, err));
     rows->source =
         (ks_l2_source){.n = s->n, .d = s->d, .type = KS_F32, .x = rows->x};
 done:
-    ks__window_close(&window);
     return st;
 }
 

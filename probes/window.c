@@ -25,8 +25,9 @@ done:
     return st;
 }
 
-ks_status ks__window_copy(ks__window *w, int64_t row, int64_t n, float *x,
-                          ks_err *err) {
+/* Rows [row, row + n) into x [n, d]. */
+static ks_status copy(ks__window *w, int64_t row, int64_t n, float *x,
+                      ks_err *err) {
     ks_status st = KS_OK;
     const ks_l2_source *s = w->of;
     size_t bytes = ks_type_row_bytes(s->type, s->d);
@@ -50,13 +51,25 @@ ks_status ks__window_get(ks__window *w, int64_t row, int64_t n, const float **x,
         return KS_OK;
     }
     *x = w->x;
-    return ks__window_copy(w, row, n, w->x, err);
+    return copy(w, row, n, w->x, err);
 }
 
 void ks__window_close(ks__window *w) {
     free(w->x);
     free(w->raw);
     *w = (ks__window){0};
+}
+
+ks_status ks__window_all(const ks_l2_source *of, float *x, ks_err *err) {
+    ks_status st = KS_OK;
+    ks__window window = {0};
+    KS_TRY(ks__window_open(&window, of, KS_WINDOW, err));
+    for (int64_t i = 0; i < of->n; i += KS_WINDOW)
+        KS_TRY(
+            copy(&window, i, KS_MIN(KS_WINDOW, of->n - i), x + i * of->d, err));
+done:
+    ks__window_close(&window);
+    return st;
 }
 
 size_t ks__window_bytes(const ks_l2_source *of, int64_t rows) {

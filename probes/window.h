@@ -20,10 +20,9 @@ ks_status ks__window_open(ks__window *window, const ks_l2_source *of,
 /* *x: rows [row, row + n), until the next call. */
 ks_status ks__window_get(ks__window *window, int64_t row, int64_t n,
                          const float **x, ks_err *err);
-/* The same into x [n, d]. */
-ks_status ks__window_copy(ks__window *window, int64_t row, int64_t n, float *x,
-                          ks_err *err);
 void ks__window_close(ks__window *window);
+/* All rows into x [n, d], which a window's rows at a time go through. */
+ks_status ks__window_all(const ks_l2_source *of, float *x, ks_err *err);
 size_t ks__window_bytes(const ks_l2_source *of, int64_t rows);
 
 /* KS_NUMERIC for the first value of rows x [n, d], the first of them row `row`,

@@ -72,7 +72,6 @@ done:
 static ks_status read_layers(adamw_bench *b, const ks_dataset *data,
                              ks_err *err) {
     ks_status st = KS_OK;
-    ks__window window = {0};
     KS_CHECK(ks_acts_has(data->acts, KS_RESID, KS_MEAN), KS_USAGE,
              "%s has no resid at mean", b->path);
     for (int32_t l = 0; l < b->n_layers; l++) {
@@ -84,14 +83,10 @@ static ks_status read_layers(adamw_bench *b, const ks_dataset *data,
                           .layer = l};
         ks_l2_source source = ks_layer_source(&layer);
         float *to = b->x + (int64_t)l * b->n * b->d;
-        KS_TRY(ks__window_open(&window, &source, KS_WINDOW, err));
-        for (int64_t i = 0; i < b->n; i += KS_WINDOW)
-            KS_TRY(ks__window_copy(&window, i, KS_MIN(KS_WINDOW, b->n - i),
-                                   to + i * b->d, err));
-        ks__window_close(&window);
+        source.n = b->n; /* the first of them */
+        KS_TRY(ks__window_all(&source, to, err));
     }
 done:
-    ks__window_close(&window);
     return st;
 }
 
