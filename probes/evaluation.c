@@ -253,9 +253,9 @@ static ks_status run_independence(ks_evaluation *r, ks_err *err) {
         return KS_OK;
     if (r->options->begin)
         r->options->begin(o->user, "surface taken out", "layer",
-                          ks_independence_layers(&r->grid, false));
+                          r->grid.n_series);
     st = ks_independence_run(&r->independence, r->dataset, &r->grid, &r->folds,
-                             o, false, err);
+                             o, err);
     if (r->options->end) r->options->end(o->user);
     KS_TRY(st);
     r->other_fits += r->independence.fits;

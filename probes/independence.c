@@ -13,7 +13,6 @@ typedef struct work {
     const ks_grid *grid;
     const ks_folds *folds;
     const ks_grid_options *options;
-    bool all_layers;
     float *z;   /* [n, features] */
     float *one; /* [n] scores of one layer */
     int64_t done;
@@ -86,8 +85,8 @@ static size_t bytes(void *user, int threads, bool scratch) {
 
 static const char WHAT[] = "probes of what is left without surface";
 
-/* Adds the scores of the probes of one layer, of all its outer fits or of those
- * that are asked for. */
+/* Adds the scores of the probes of one layer, of the outer fits that are asked
+ * for. */
 static ks_status add_layer(work *w, const ks_series *series, int32_t cell,
                            const bool *asked, float *score, ks_err *err) {
     ks_status st = KS_OK;
@@ -125,25 +124,19 @@ done:
     return st;
 }
 
-/* Of a cell, or (-1) of the chosen ones. */
-static ks_status remove_from(work *w, const ks_series *series, int32_t cell,
+static ks_status remove_from(work *w, const ks_series *series,
                              ks_removed_layer *out, ks_err *err) {
     ks_status st = KS_OK;
     const ks_dataset *d = w->d;
     const ks_grid_options *o = w->options;
     int32_t n_fits = w->folds->n_seeds * w->folds->n_folds;
-    int32_t named = cell < 0 ? ks_series_usual(series, n_fits) : cell;
-    const float *whole = cell < 0 ? series->score : series->cells[cell].score;
-    out->layer = series->cells[named].layer;
+    out->layer = series->cells[ks_series_usual(series, n_fits)].layer;
     KS_TRY(
         ks_alloc(&out->score, (size_t)d->n, sizeof *out->score, "scores", err));
-    if (cell < 0)
-        KS_TRY(add_chosen(w, series, out->score, err));
-    else
-        KS_TRY(add_layer(w, series, cell, NULL, out->score, err));
+    KS_TRY(add_chosen(w, series, out->score, err));
     ks_scored rows = ks_grid_scored(d, out->score);
     KS_TRY(ks_stats_bootstrap(&rows, o->bootstrap, o->seed, out->metrics, err));
-    KS_TRY(ks_stats_balanced(&rows, whole, o->bootstrap, o->seed, NULL,
+    KS_TRY(ks_stats_balanced(&rows, series->score, o->bootstrap, o->seed, NULL,
                              &out->minus, err));
     if (o->progress) o->progress(o->user, ++w->done);
 done:
@@ -155,13 +148,9 @@ static ks_status remove_all(work *w, ks_err *err) {
     for (int32_t k = 0; k < w->grid->n_series; k++) {
         const ks_series *series = &w->grid->series[k];
         ks_removed_series *out = &w->out->removed[k];
-        int32_t n = w->all_layers ? series->n_cells : 1;
-        KS_TRY(ks_alloc(&out->at, (size_t)n, sizeof *out->at, "layers", err));
-        while (out->n_layers < n) {
-            int32_t i = out->n_layers++;
-            KS_TRY(remove_from(w, series, w->all_layers ? i : -1, &out->at[i],
-                               err));
-        }
+        KS_TRY(ks_alloc(&out->at, 1, sizeof *out->at, "layers", err));
+        out->n_layers = 1;
+        KS_TRY(remove_from(w, series, out->at, err));
     }
 done:
     return st;
@@ -180,24 +169,12 @@ size_t ks_independence_bytes(const ks_dataset *d, const ks_folds *folds,
     return z + KS_MAX(fit, (TOGETHER + N_TARGETS) * n * sizeof(double) + sums);
 }
 
-int64_t ks_independence_layers(const ks_grid *grid, bool all_layers) {
-    int64_t n = 0;
-    for (int32_t k = 0; k < grid->n_series; k++)
-        n += all_layers ? grid->series[k].n_cells : 1;
-    return n;
-}
-
 ks_status ks_independence_run(ks_independence *out, const ks_dataset *d,
                               const ks_grid *grid, const ks_folds *folds,
-                              const ks_grid_options *options, bool all_layers,
-                              ks_err *err) {
+                              const ks_grid_options *options, ks_err *err) {
     ks_status st = KS_OK;
-    work w = {.d = d,
-              .grid = grid,
-              .folds = folds,
-              .options = options,
-              .all_layers = all_layers,
-              .out = out};
+    work w = {
+        .d = d, .grid = grid, .folds = folds, .options = options, .out = out};
     *out = (ks_independence){0};
     if (!d->has_text) return KS_OK;
     out->n_features = ks_surface_n_features(KS_SURFACE_ALL);

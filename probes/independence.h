@@ -37,18 +37,15 @@ typedef struct ks_independence {
     int32_t fits, unconverged;
 } ks_independence;
 
-/* Features of KS_SURFACE_ALL. all_layers: take them out of every layer of the
- * grid; else, for each outer fold, of the layer that it chose. options: as of
- * the grid; progress counts layers. out starts as {0}; a failed call leaves
- * {0}. */
+/* Features of KS_SURFACE_ALL, taken out for each outer fold of the layer that
+ * it chose. options: as of the grid; progress counts series. out starts as {0};
+ * a failed call leaves {0}. */
 ks_status ks_independence_run(ks_independence *out, const ks_dataset *dataset,
                               const ks_grid *grid, const ks_folds *folds,
-                              const ks_grid_options *options, bool all_layers,
-                              ks_err *err);
+                              const ks_grid_options *options, ks_err *err);
 /* Bytes that it takes at least, of a data set with text. */
 size_t ks_independence_bytes(const ks_dataset *dataset, const ks_folds *folds,
                              const ks_grid_options *options);
-int64_t ks_independence_layers(const ks_grid *grid, bool all_layers);
 void ks_independence_free(ks_independence *out);
 
 /* A section of the table; nothing without features. */
