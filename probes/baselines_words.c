@@ -52,12 +52,7 @@ static ks_status fit(ks_baselines_work *w, const char *name, const char *note,
                           &threads, err));
     KS_TRY(ks_words_fit(all, kind, d->y, f, threads, b->by_seed, b->strength,
                         err));
-    for (int64_t i = 0; i < d->n; i++) {
-        double sum = 0;
-        for (int32_t s = 0; s < f->n_seeds; s++)
-            sum += (double)b->by_seed[s * d->n + i];
-        b->score[i] = (float)(sum / f->n_seeds);
-    }
+    ks_mean_over_seeds(b->by_seed, f, b->score);
     KS_TRY(ks__baseline_finish(w, b, err));
 done:
     return st;
@@ -119,16 +114,40 @@ done:
     return st;
 }
 
+/* -------------------------------------------------------------------- kinds
+ */
+
+/* Those of the same rows stand together: one building serves them. */
+static const struct {
+    row_fn row;
+    ks_words_kind kind;
+    const char *name, *note;
+} kinds[] = {
+    {words_of, KS_WORDS_BAG, "bag of words",
+     "counts of the step's words, numbers and signs"},
+    {words_of, KS_WORDS_TFIDF, "TF-IDF 1-5 grams",
+     "1-5 grams of the step's words, numbers and signs"},
+    {characters_of, KS_WORDS_COMMON, "TF-IDF characters",
+     "2-5 grams of the characters of the step's words and the blanks around "
+     "them"},
+    {prefix_of, KS_WORDS_COMMON, "TF-IDF prefix",
+     "1-5 grams of the step and, apart from them, the words of the question "
+     "and all steps before it"}};
+
+static bool begins_rows(size_t k) {
+    return k == 0 || kinds[k].row != kinds[k - 1].row;
+}
+
 ks_status ks__baselines_words_room(const ks_dataset *d, const ks_folds *folds,
                                    const ks_nest_options *nest,
                                    const ks_room *room, size_t kept,
                                    ks_err *err) {
     ks_status st = KS_OK;
-    static const row_fn rows[] = {words_of, characters_of, prefix_of};
     ks_words *all = NULL;
     int threads;
-    for (size_t k = 0; k < KS_COUNT(rows); k++) {
-        KS_TRY(build(&all, d, rows[k], room, kept, err));
+    for (size_t k = 0; k < KS_COUNT(kinds); k++) {
+        if (!begins_rows(k)) continue;
+        KS_TRY(build(&all, d, kinds[k].row, room, kept, err));
         KS_TRY(choose_threads(all, folds, nest, room, kept, &threads, err));
         ks_words_close(&all);
     }
@@ -137,55 +156,17 @@ done:
     return st;
 }
 
-/* -------------------------------------------------------------------- kinds
- */
-
-static ks_status words(ks_baselines_work *w, ks_err *err) {
-    ks_status st = KS_OK;
-    ks_words *all = NULL;
-    KS_TRY(build(&all, w->d, words_of, &w->options->room, 0, err));
-    KS_TRY(fit(w, "bag of words",
-               "counts of the step's words, numbers and signs", KS_WORDS_BAG,
-               all, err));
-    KS_TRY(fit(w, "TF-IDF 1-5 grams",
-               "1-5 grams of the step's words, numbers and signs",
-               KS_WORDS_TFIDF, all, err));
-done:
-    ks_words_close(&all);
-    return st;
-}
-
-static ks_status characters(ks_baselines_work *w, ks_err *err) {
-    ks_status st = KS_OK;
-    ks_words *all = NULL;
-    KS_TRY(build(&all, w->d, characters_of, &w->options->room, 0, err));
-    KS_TRY(fit(w, "TF-IDF characters",
-               "2-5 grams of the characters of the step's words and the blanks "
-               "around them",
-               KS_WORDS_COMMON, all, err));
-done:
-    ks_words_close(&all);
-    return st;
-}
-
-static ks_status prefix(ks_baselines_work *w, ks_err *err) {
-    ks_status st = KS_OK;
-    ks_words *all = NULL;
-    KS_TRY(build(&all, w->d, prefix_of, &w->options->room, 0, err));
-    KS_TRY(fit(w, "TF-IDF prefix",
-               "1-5 grams of the step and, apart from them, the words of the "
-               "question and all steps before it",
-               KS_WORDS_COMMON, all, err));
-done:
-    ks_words_close(&all);
-    return st;
-}
-
 ks_status ks__baselines_words(ks_baselines_work *w, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(words(w, err));
-    KS_TRY(characters(w, err));
-    KS_TRY(prefix(w, err));
+    ks_words *all = NULL;
+    for (size_t k = 0; k < KS_COUNT(kinds); k++) {
+        if (begins_rows(k)) {
+            ks_words_close(&all);
+            KS_TRY(build(&all, w->d, kinds[k].row, &w->options->room, 0, err));
+        }
+        KS_TRY(fit(w, kinds[k].name, kinds[k].note, kinds[k].kind, all, err));
+    }
 done:
+    ks_words_close(&all);
     return st;
 }
