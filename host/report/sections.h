@@ -56,7 +56,8 @@ void ks__bar_interval(ks_report_figure *f, const char *group, const char *name,
 /* A name from a file, on one line and not too long. */
 const char *ks__named(ks_report *r, const json_t *object, const char *key);
 
-/* The series whose best layer does best; NULL: the run has none. */
+/* The series whose best layer does best on held-out steps (so what is said of
+ * it as the best is chosen on them); NULL: the run has none. */
 json_t *ks__best_series(const ks_run *run);
 /* The whole run says nothing about WHAT. */
 void ks__absent_in(ks_report *r, const ks_runs *runs, size_t run,

@@ -69,8 +69,8 @@ static void baseline_bars(ks_report *r, const ks_runs *runs, size_t run) {
     if (i < n && best)
         f->finding = ks__report_text(
             r,
-            "Best layer at %s: %.1f%%. Best without the activations, %s: "
-            "%.1f%%.",
+            "Best layer at %s, of the positions the highest: %.1f%%. The "
+            "highest without the activations, %s: %.1f%%.",
             ks__where(r, at, best),
             100 * ks__number(ks__member(best, "best", "balanced_accuracy"),
                              "value"),

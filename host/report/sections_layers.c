@@ -351,15 +351,16 @@ static void best_table(ks_report *r, const ks_runs *runs) {
 
 /* -------------------------------------------------------------------- runs */
 
-/* The runs' best positions in one picture. */
+/* The runs in one picture, each at the position that did best on held-out
+ * steps: a choice made on test data, so its title says how it was made. */
 static void runs_lines(ks_report *r, const ks_runs *runs) {
     size_t with = 0;
     for (size_t i = 0; i < runs->n; i++) with += runs->at[i].summary != NULL;
     if (with < 2) return;
     ks_report_figure *f =
         ks__figure(r, KS_FIGURE_LINES, "layers-of-all",
-                   "Balanced accuracy over depth, each run at its best "
-                   "position");
+                   "Balanced accuracy over depth, each run at the position of "
+                   "its highest figure");
     f->x_label = "depth: layer / last layer";
     f->y_label = "balanced accuracy, %";
     f->percent = true;
