@@ -6,13 +6,10 @@
 #include <criterion/new/assert.h>
 #include <cuda_runtime.h>
 
+#include "build_name.h"
+
 #define OK(call) cr_assert(eq(int, (int)(call), (int)cudaSuccess))
 #define GIVES(error, call) cr_expect(eq(int, (int)(call), (int)(error)))
-
-/* Is this the build of that name (plain, asan, race)? */
-static inline bool built(const char *build) {
-    return strcmp(SIMT_BUILD, build) == 0;
-}
 
 /* The caller's, for cudaFree. */
 static inline float *device_floats(int n) {

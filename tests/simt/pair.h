@@ -3,6 +3,7 @@
 #ifndef KS_SIMT_PAIR_H
 #define KS_SIMT_PAIR_H
 
+#include "build_name.h"
 #include "control.h"
 #include "forward/golden.h"
 
@@ -117,10 +118,7 @@ static inline void fill_ids(int32_t *ids, int32_t n, int32_t n_vocab) {
 /* Of n cases: all where numbers are looked at, the first few where accesses are
  * (asan, race) and lines (cover). */
 static inline size_t cases_here(size_t n, size_t few) {
-    bool slow = strcmp(SIMT_BUILD, "asan") == 0 ||
-                strcmp(SIMT_BUILD, "race") == 0 ||
-                strcmp(SIMT_BUILD, "cover") == 0;
-    return slow ? few : n;
+    return built("asan") || built("race") || built("cover") ? few : n;
 }
 
 /* The larger error so far; a NaN stays. */

@@ -14,7 +14,7 @@
  * error code (bad launch sizes, over-long copies) is answered with that code,
  * and said on stderr. Fresh device and shared memory holds NaN (0xff bytes).
  *
- * Three builds (SIMT_BUILD): plain; asan (Address and UB sanitizers); race
+ * Three builds (build_name.h): plain; asan (Address and UB sanitizers); race
  * (kernels compiled with -fsanitize=thread against the hooks of race.cpp,
  * which see every load and store: races within and between blocks, memory
  * never written, cp.async data not waited for, exact bounds, use after free).

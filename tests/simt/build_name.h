@@ -1,0 +1,15 @@
+/* build_name.h - which build of the simulator a test runs in. */
+#ifndef KS_SIMT_BUILD_NAME_H
+#define KS_SIMT_BUILD_NAME_H
+
+#include <stdbool.h>
+#include <string.h>
+
+/* plain, asan, race, cover; gpu: a real device. */
+extern const char simt_build[];
+
+static inline bool built(const char *build) {
+    return strcmp(simt_build, build) == 0;
+}
+
+#endif
