@@ -387,6 +387,9 @@ static ks_status fill_spec(ks_capture_job *job, ks_err *err) {
     KS_TRY(write_config(job, err));
     KS_TRY(fill_chain_rows(job, err));
     KS_TRY(ks_model_hash(job->engine->model, err));
+    if (o->random_weights >= 0) /* which decides the model's hash */
+        KS_TRY(ks_model_randomize(job->engine->model,
+                                  (uint64_t)o->random_weights, err));
     job->spec =
         (ks_acts_spec){.streams = o->streams,
                        .positions = o->positions,

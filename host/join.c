@@ -40,9 +40,8 @@ static ks_status find_shards(const ks_join_options *o, char **paths,
         KS_TRY(ks_str_printf(&missing, err, "%s%s%s", n > 1 ? ", " : "", path,
                              why_missing(path)));
     }
-    KS_CHECK(n == 0, KS_EXISTS, "%d of %d shards %s missing: %s%s", n,
-             o->shards, n == 1 ? "is" : "are", missing.data,
-             n > NAMED ? ", .." : "");
+    KS_CHECK(n == 0, KS_IO, "%d of %d shards %s missing: %s%s", n, o->shards,
+             n == 1 ? "is" : "are", missing.data, n > NAMED ? ", .." : "");
 done:
     ks_str_free(&missing);
     return st;

@@ -27,8 +27,8 @@ typedef struct ks_join_sum {
 typedef void (*ks_join_fn)(void *user, uint64_t done, uint64_t all);
 
 /* Written aside, synced, renamed; a failed join leaves nothing behind.
- *   KS_EXISTS   a shard is missing or unfinished (the sentence names it); out
- *               is there, or another process writes it
+ *   KS_IO       a shard is missing or unfinished (the sentence names it)
+ *   KS_EXISTS   out is there, or another process writes it
  *   KS_MISMATCH a shard of another run, by both values of what differs
  *   KS_FORMAT   a shard is damaged
  *   KS_INTERRUPTED */

@@ -203,7 +203,8 @@ ks_status ks__score_take_over(ks_score_job *job, bool *whole, ks_err *err) {
                         &found, err));
     if (found != KS_FOUND_WHOLE) return KS_OK;
     job->from = o->out;
-    KS_TRY(ks_shard_note_check(&job->note, o->out, err));
+    st = ks_shard_note_check(&job->note, o->out, err);
+    if (st != KS_OK) return ks_fail_more(err, st, AFRESH);
     KS_TRY(ks_jsonl_read(o->out, adopt, job, err));
     KS_CHECK(job->n_done == ks_score_chains(job), KS_MISMATCH,
              "%s has %zu of the %zu chains of %s" AFRESH, o->out, job->n_done,

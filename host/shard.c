@@ -147,7 +147,7 @@ ks_status ks__shard_note_read(const char *path, json_t **out, ks_err *err) {
     size_t n = 0;
     *out = NULL;
     KS_TRY(note_path(path, &from, err));
-    KS_CHECK(ks_file_exists(from), KS_EXISTS,
+    KS_CHECK(ks_file_exists(from), KS_FORMAT,
              "%s: %s is not there, which says what it is a shard of", path,
              from);
     KS_TRY(ks_read_file(from, &text, &n, err));
@@ -171,11 +171,7 @@ ks_status ks_shard_note_check(const ks_shard_note *note, const char *path,
     json_t *here = NULL, *there = NULL;
     char where[PATH_MAX];
     if (!note->shard.n || !path) return KS_OK;
-    st = ks__shard_note_read(path, &there, err);
-    if (st != KS_OK) {
-        st = ks_fail_more(err, st, "; --force makes it anew");
-        goto done;
-    }
+    KS_TRY(ks__shard_note_read(path, &there, err));
     json_object_del(there, "lines");
     json_object_del(there, "bytes");
     json_object_del(there, "sha256");

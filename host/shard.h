@@ -44,7 +44,7 @@ typedef struct ks_shard_note {
 /* Of a finished file. Nothing where note->shard.n is 0 or path is NULL. */
 ks_status ks_shard_note_write(const ks_shard_note *note, const char *path,
                               ks_err *err);
-/* A finished file that was found: KS_EXISTS without a note, KS_MISMATCH where
+/* A finished file that was found: KS_FORMAT without a note, KS_MISMATCH where
  * that says otherwise. Nothing in the same cases as above. */
 ks_status ks_shard_note_check(const ks_shard_note *note, const char *path,
                               ks_err *err);

@@ -61,9 +61,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     }
 }
 
+/* Less than that takes no time. */
+enum { SHOWN_FROM = 64 << 20 };
+
 static void show(void *user, uint64_t done, uint64_t all) {
     input *in = user;
-    if (!in->progress)
+    if (!in->progress && all >= SHOWN_FROM)
         in->progress = ks_progress_open("join", "MiB", (double)all / (1 << 20));
     ks_progress_set(in->progress, (double)done / (1 << 20));
 }

@@ -174,7 +174,9 @@ static ks_status look_at_whole(ks_generate_work *w, ks_err *err) {
     ks_status st = KS_OK;
     const char *out = w->in->common.out;
     w->from = out;
-    KS_TRY(ks_shard_note_check(&w->note, out, err));
+    st = ks_shard_note_check(&w->note, out, err);
+    if (st != KS_OK) st = ks_fail_more(err, st, "; --force starts afresh");
+    KS_TRY(st);
     KS_TRY(ks_jsonl_read(out, adopt, w, err));
     KS_CHECK(w->n_done == w->n_asked, KS_MISMATCH,
              "%s has %zu of the %zu chains that are asked for; --force starts "
