@@ -43,6 +43,7 @@ static const struct argp_option option_list[] = {
      0},
     KS_CLI_FORCE,
     KS_CLI_RESUME,
+    KS_CLI_SHARD,
     /* help_filter makes the texts of these and of --compat */
     {"method", KEY_METHOD, "NAME", 0, "", 0},
     {"influence", KEY_INFLUENCE, "KIND", 0, "", 0},
@@ -169,8 +170,8 @@ static char *help_filter(int key, const char *help, void *user) {
     return made.data ? made.data : (char *)help;
 }
 
-static void check(const input *in, struct argp_state *state) {
-    const ks_cli_common *c = &in->common;
+static void check(input *in, struct argp_state *state) {
+    ks_cli_common *c = &in->common;
     if (!c->model) argp_error(state, "--model is missing");
     if (!c->problems) argp_error(state, "--problems is missing");
     if (!c->chains) argp_error(state, "--chains is missing");
@@ -187,6 +188,8 @@ static void check(const input *in, struct argp_state *state) {
         argp_error(state, "--method external and --ranking go together");
     if (in->options.method == KS_LABEL_RANDOM && in->options.orders == 0)
         argp_error(state, "--method random takes --orders of 1 or more");
+    const char **made[] = {&c->out, &c->clean, &in->options.prefixes};
+    ks_cli_shard_outputs(c, made, KS_COUNT(made), state);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -301,6 +304,7 @@ static ks_status take_common(input *in, ks_err *err) {
     if (c->seeded) o->seed = c->seed;
     o->force = c->force;
     o->resume = c->resume;
+    o->shard = c->shard;
     o->memory = c->memory;
     o->engine = (ks_engine_options){
         .backend = c->backend,
@@ -467,9 +471,7 @@ static ks_status run(input *in, ks_err *err) {
         st = say_cost(job, in->common.json, err);
         goto done;
     }
-    if (!in->common.quiet)
-        progress =
-            ks_progress_open("label", "chain", (double)ks_label_chains(job));
+    progress = ks_progress_open("label", "chain", (double)ks_label_chains(job));
     st = ks_label_run(job, progress ? show : NULL, progress, &summary, err);
     ks_progress_close(&progress);
     KS_TRY(st);
