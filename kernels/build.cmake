@@ -1,6 +1,7 @@
-# The CUDA backend with nvcc. Sets KS_CUDA_OBJECTS and KS_CUDA_LINK; both are
-# empty where it is left out. The runtime is linked in, statically: it looks for
-# libcuda itself, so the program starts where there is no driver.
+# The CUDA backend with nvcc. Sets KS_CUDA_OBJECTS, KS_CUDA_LINK and
+# KS_CUDA_BUILT ("sm_80 sm_86"); all are empty where it is left out. The runtime
+# is linked in, statically: it looks for libcuda itself, so the program starts
+# where there is no driver.
 set(KS_CUDA AUTO CACHE STRING "the CUDA backend: AUTO (where nvcc is), ON, OFF")
 set_property(CACHE KS_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(KS_CUDA_ARCHS "80;86;89;90a;100;120" CACHE STRING
@@ -8,6 +9,7 @@ set(KS_CUDA_ARCHS "80;86;89;90a;100;120" CACHE STRING
 set(KS_CUDA_FLAGS "" CACHE STRING "further options of nvcc, ;-separated")
 set(KS_CUDA_OBJECTS)
 set(KS_CUDA_LINK)
+set(KS_CUDA_BUILT)
 if(NOT KS_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "KS_CUDA is ${KS_CUDA}: AUTO, ON or OFF")
 endif()
@@ -55,8 +57,8 @@ if(NOT built)
   message(FATAL_ERROR "KS_CUDA_ARCHS is '${KS_CUDA_ARCHS}'; this nvcc knows: "
     "${known}")
 endif()
-list(JOIN built " " built)
-message(STATUS "CUDA backend: ${built} (${KS_NVCC})")
+list(JOIN built " " KS_CUDA_BUILT)
+message(STATUS "CUDA backend: ${KS_CUDA_BUILT} (${KS_NVCC})")
 
 # nvcc's own stubs hold local statics: without guards nothing needs libstdc++.
 set(flags -std=c++17 -O3 ${codes} -I${CMAKE_SOURCE_DIR}/host

@@ -1,5 +1,6 @@
 /* main.c - finds the subcommand. */
 #include "../blas.h"
+#include "build.h"
 #include "cli.h"
 
 #include <errno.h>
@@ -124,8 +125,8 @@ int main(int argc, char **argv) {
         return KS_EXIT_DONE;
     }
     if (strcmp(name, "--version") == 0) {
-        puts("keystep " KS_VERSION);
-        return KS_EXIT_DONE;
+        ks_build_print();
+        return close_output(name, KS_EXIT_DONE);
     }
     for (size_t i = 0; i < KS_COUNT(commands); i++)
         if (strcmp(commands[i].name, name) == 0) {

@@ -38,4 +38,21 @@ Test(start, unless_the_user_says_how) {
     cr_expect_eq(count("'10000'"), 0, "%s", said);
 }
 
+/* Scripts read these lines. */
+Test(start, version_names_the_build) {
+    static const char *const lines[] = {
+        "\ncommit: ", "\ncompiler: ", "\nlibc: glibc ",
+        "\ninstruction sets: v2 avx2 avx512\n", "\nbackends: cpu"};
+    cr_assert_eq(shell_run(KS_PROGRAM " --version", said, sizeof said), 0);
+    cr_expect(strncmp(said, "keystep " KS_VERSION "\n",
+                      strlen("keystep " KS_VERSION "\n")) == 0,
+              "%s", said);
+    for (size_t i = 0; i < KS_COUNT(lines); i++)
+        cr_expect(strstr(said, lines[i]), "no '%s' in %s", lines[i] + 1, said);
+    cr_expect_eq(
+        shell_run(KS_PROGRAM " --version 2>&1 >/dev/full", said, sizeof said),
+        1);
+    cr_expect(strstr(said, "cannot write"), "%s", said);
+}
+
 #endif
