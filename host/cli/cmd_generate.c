@@ -285,8 +285,7 @@ static ks_status run(ks_generate_work *w, ks_err *err) {
         return KS_OK;
     }
     KS_TRY(list_requests(w, err));
-    if (!c->quiet)
-        w->progress = ks_progress_open("generate", "chain", (double)w->n_asked);
+    w->progress = ks_progress_open("generate", "chain", (double)w->n_asked);
     w->options.progress = show;
     double start = ks_seconds();
     st = ks_generate_on(&w->engines, &w->options, w->requests, w->n_requests,

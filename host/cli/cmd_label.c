@@ -467,9 +467,7 @@ static ks_status run(input *in, ks_err *err) {
         st = say_cost(job, in->common.json, err);
         goto done;
     }
-    if (!in->common.quiet)
-        progress =
-            ks_progress_open("label", "chain", (double)ks_label_chains(job));
+    progress = ks_progress_open("label", "chain", (double)ks_label_chains(job));
     st = ks_label_run(job, progress ? show : NULL, progress, &summary, err);
     ks_progress_close(&progress);
     KS_TRY(st);

@@ -349,7 +349,6 @@ static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &in->common;
     char *paths[N_FILES] = {NULL};
-    in->stages.quiet = c->quiet;
     bool made = false;
     ks_dev *dev = NULL;
     const struct ks_ops *ops = NULL;

@@ -306,9 +306,8 @@ static ks_status score_chains(input *in, ks_err *err) {
     if (c->template_)
         KS_TRY(ks_template_find(c->template_, &options.which, err));
     KS_TRY(ks_score_open(&job, &options, err));
-    if (!c->quiet)
-        in->progress =
-            ks_progress_open("score", "chain", (double)ks_score_chains(job));
+    in->progress =
+        ks_progress_open("score", "chain", (double)ks_score_chains(job));
     in->since = ks_seconds();
     st = ks_score_run(job, show, in, &sum, err);
     ks_progress_close(&in->progress);
