@@ -7,12 +7,13 @@
 #include <string.h>
 
 #include "generate_work.h"
+#include "sections.h"
 
 enum { KEY_INSTRUCTION = KS_KEY_OWN, KEY_TOKENIZER };
 /* The method's budget of new tokens. */
 enum { MOST_NEW = 8000 };
 
-static const struct argp_option option_list[] = {
+const struct argp_option ks_cmd_generate_options[] = {
     KS_CLI_MODEL,
     KS_CLI_PROBLEMS,
     KS_CLI_OUT,
@@ -70,7 +71,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 }
 
 static const struct argp argp = {
-    .options = option_list,
+    .options = ks_cmd_generate_options,
     .parser = parse,
     .args_doc = "--model PATH --problems FILE --out FILE",
     .doc = "Lets a model solve problems and writes its reasoning as chains, "

@@ -20,6 +20,8 @@ struct command {
 static const struct command commands[] = {
     {"demo", ks_cmd_demo, true,
      "all of the below on the embedded model, to a table"},
+    {"run", ks_cmd_run, false,
+     "an experiment: all of the below, from one file"},
     {"generate", ks_cmd_generate, false, "problems -> reasoning chains"},
     {"import", ks_cmd_import, false,
      "other tools' outputs -> chains; acts: activations"},
@@ -37,6 +39,7 @@ static const struct command commands[] = {
      "probes -> npz, safetensors, ONNX for other programs"},
     {"inspect", ks_cmd_inspect, false,
      "what is in a model or in a file of ours"},
+    {"diff", ks_cmd_diff, false, "in what two runs differ"},
     {"verify", ks_cmd_verify, false, "check that activation files are whole"},
     {"bench", ks_cmd_bench, true, "measure this machine"},
     {"tokenize", ks_cmd_tokenize, false, "plumbing: text <-> token ids"},
