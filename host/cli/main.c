@@ -38,6 +38,7 @@ static const struct command commands[] = {
     {"verify", ks_cmd_verify, false, "check that activation files are whole"},
     {"bench", ks_cmd_bench, true, "measure this machine"},
     {"tokenize", ks_cmd_tokenize, false, "plumbing: text <-> token ids"},
+    {"status", ks_cmd_status, false, "how far a run is"},
     {"score", ks_cmd_score, false,
      "plumbing: log-probabilities of a continuation"},
     {"text", ks_cmd_text, false,
