@@ -31,6 +31,9 @@ ks_status ks_slurm_parse(ks_slurm_options *options, const char *list,
  * mapping of names for the jobs of one kind of stage. */
 ks_status ks_slurm_from_json(ks_slurm_options *options, json_t *mapping,
                              const char *where, ks_err *err);
+/* Takes over a copy of one that was checked. */
+ks_status ks_slurm_set(ks_slurm_options *options, const ks_slurm_option *option,
+                       ks_err *err);
 void ks_slurm_free(ks_slurm_options *options);
 
 /* ----------------------------------------------------------------- scripts */

@@ -108,6 +108,14 @@ done:
     return st;
 }
 
+ks_status ks_slurm_set(ks_slurm_options *options, const ks_slurm_option *option,
+                       ks_err *err) {
+    const char *kind = option->kind ? option->kind : "";
+    const char *value = option->value;
+    return add(options, kind, strlen(kind), option->name, strlen(option->name),
+               value, value ? strlen(value) : 0, "--slurm", err);
+}
+
 /* Length up to a comma that stands outside of brackets. */
 static size_t piece(const char *list) {
     int depth = 0;

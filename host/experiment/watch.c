@@ -284,15 +284,21 @@ static int shards_by_name(const char *name) {
     return is && shard >= 1 && shard <= of && of <= MOST_SHARDS ? of : 0;
 }
 
-/* As it was submitted last, else as the youngest task was called. */
-static int count_shards(const reading *r, const ks_watch_stage *s) {
-    char path[PATH_MAX];
-    double age = INFINITY;
-    int n = 0;
+/* Into how many shards a stage was submitted last; 0: it was not, or whole. */
+static int submitted_shards(const reading *r, const ks_watch_stage *s) {
     for (size_t i = r->jobs ? r->jobs->n : 0; i-- > 0;)
         if (strcmp(r->jobs->at[i].stage, s->id) == 0)
             return r->jobs->at[i].part == KS_JOB_STAGE ? 0
                                                        : r->jobs->at[i].shards;
+    return 0;
+}
+
+/* As the youngest task is called; before there is one as it was submitted. A
+ * stage has no more shards than lines, whatever it was submitted as. */
+static int count_shards(const reading *r, const ks_watch_stage *s) {
+    char path[PATH_MAX];
+    double age = INFINITY;
+    int n = 0, submitted = submitted_shards(r, s);
     path_of(r, s, "", "", "", path);
     DIR *folder = opendir(path);
     const struct dirent *entry;
@@ -306,7 +312,7 @@ static int count_shards(const reading *r, const ks_watch_stage *s) {
         }
     }
     if (folder) closedir(folder);
-    return n;
+    return n && (!submitted || n <= submitted) ? n : submitted;
 }
 
 static ks_watch_state state_of(const ks_watch_stage *s) {
