@@ -9,7 +9,7 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config
 libopenblas-openmp-dev liblapacke-dev libhdf5-dev libjansson-dev libpcre2-dev
 libutf8proc-dev libgmp-dev libssl-dev libgsl-dev liblinear-dev libzip-dev
-node-d3"
+libyaml-dev node-d3"
 TEST_PACKAGES="libcriterion-dev"
 # Heavy parts that only some tests need: ./check --all.
 ALL_PACKAGES="g++ clang-14 libclang-rt-14-dev llvm-14 libomp-14-dev

@@ -143,7 +143,9 @@ void ks_log_level_set(ks_log_level level);
 void ks_log(ks_log_level level, const char *format, ...) KS_PRINTF(2, 3);
 
 /* Progress on stderr: a bar with rate and time left on a terminal, a plain
- * line every few seconds elsewhere. unit: "tok", "fit". */
+ * line every few seconds elsewhere. unit: "tok", "fit". Where the environment
+ * has KEYSTEP_PROGRESS=FILE, whatever the level of words, FILE is a JSON object
+ * of the same, renewed at most once a second (docs/formats.md). */
 typedef struct ks_progress ks_progress;
 ks_progress *ks_progress_open(const char *what, const char *unit, double total);
 void ks_progress_set(ks_progress *progress, double done);
@@ -157,7 +159,7 @@ void ks_progress_note(ks_progress *progress, const char *format, ...)
     KS_PRINTF(2, 3);
 void ks_progress_close(ks_progress **progress);
 
-/* SIGINT and SIGTERM set it; long loops look at it between batches. */
+/* SIGINT, SIGTERM and SIGUSR1 set it; long loops look at it between batches. */
 extern volatile int ks_interrupted;
 
 /* -------------------------------------------------------------- JSON Lines */

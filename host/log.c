@@ -31,7 +31,34 @@ struct ks_progress {
     bool rated, at_most; /* ks_progress_rate said what follows */
     char rate_unit[32];
     double rate, left;
+    const char *file; /* of KEYSTEP_PROGRESS, NULL: none */
+    double filed;     /* when it was written */
 };
+
+/* A figure that JSON may not have is null. */
+static json_t *figure(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+/* For whoever watches from outside. Renamed, so that it is never read half
+ * written; not synced, since after a crash nobody counts on it. Fails silently:
+ * progress is a courtesy. */
+static void write_progress(ks_progress *p, double now) {
+    double rate = p->rated ? p->rate : p->done / (now - p->start);
+    double left = p->rated ? p->left : (p->total - p->done) / rate;
+    if (p->done >= p->total) left = 0;
+    p->filed = now;
+    char *fresh = NULL;
+    if (asprintf(&fresh, "%s.new", p->file) < 0) return;
+    json_t *all = json_pack(
+        "{s:s,s:s,s:f,s:f,s:o,s:s,s:o}", "what", p->what, "unit", p->unit,
+        "done", p->done, "total", p->total, "rate", figure(rate), "rate_unit",
+        p->rated ? p->rate_unit : p->unit, "left", figure(left));
+    if (all && json_dump_file(all, fresh, JSON_REAL_PRECISION(9)) == 0)
+        (void)rename(fresh, p->file);
+    json_decref(all);
+    free(fresh);
+}
 
 ks_progress *ks_progress_open(const char *what, const char *unit,
                               double total) {
@@ -42,6 +69,9 @@ ks_progress *ks_progress_open(const char *what, const char *unit,
     p->total = total;
     p->start = p->shown = ks_seconds();
     p->terminal = isatty(STDERR_FILENO) == 1;
+    p->file = getenv("KEYSTEP_PROGRESS");
+    if (p->file && !*p->file) p->file = NULL;
+    if (p->file) write_progress(p, p->start);
     return p;
 }
 
@@ -114,6 +144,7 @@ void ks_progress_set(ks_progress *p, double done) {
     if (!p) return;
     p->done = done;
     double now = ks_seconds();
+    if (p->file && now - p->filed >= 1.0) write_progress(p, now);
     if (level_now == KS_LOG_QUIET) return;
     if (now - p->shown >= (p->terminal ? 0.1 : 3.0)) show(p, now, false);
 }
@@ -121,6 +152,7 @@ void ks_progress_set(ks_progress *p, double done) {
 void ks_progress_close(ks_progress **progress) {
     ks_progress *p = *progress;
     if (!p) return;
+    if (p->file) write_progress(p, ks_seconds());
     if (level_now != KS_LOG_QUIET) show(p, ks_seconds(), true);
     free(p);
     *progress = NULL;

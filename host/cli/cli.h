@@ -17,7 +17,9 @@ enum {
 };
 
 /* Runs argp with our conventions: --help, --version, usage errors exit 2,
- * "keystep NAME" as program name. Returns KS_EXIT_DONE or KS_EXIT_USAGE. */
+ * "keystep NAME" as program name. Returns KS_EXIT_DONE or KS_EXIT_USAGE. Where
+ * the environment has KEYSTEP_PARSE_ONLY, a good parse ends the program with
+ * KS_EXIT_DONE: whoever makes command lines can have them checked. */
 int ks_cli_parse(const struct argp *argp, const char *name, int argc,
                  char **argv, void *input);
 
@@ -233,7 +235,8 @@ int ks_cli_lines(ks_cli_line_fn answer, void *user);
 
 /* Prints "keystep NAME: sentence" on stderr, returns the exit code for it. */
 int ks_cli_failed(const char *name, const ks_err *err);
-/* Installs SIGINT and SIGTERM handlers that set ks_interrupted. */
+/* Installs handlers of SIGINT, SIGTERM and SIGUSR1 (schedulers' word that time
+ * is nearly up) that set ks_interrupted. */
 void ks_cli_catch_signals(void);
 
 int ks_cmd_text(int argc, char **argv);
@@ -252,6 +255,7 @@ int ks_cmd_report(int argc, char **argv);
 int ks_cmd_export(int argc, char **argv);
 int ks_cmd_inspect(int argc, char **argv);
 int ks_cmd_verify(int argc, char **argv);
+int ks_cmd_run(int argc, char **argv);
 int ks_cmd_demo(int argc, char **argv);
 int ks_cmd_bench(int argc, char **argv);
 

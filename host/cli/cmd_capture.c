@@ -8,6 +8,7 @@
 
 #include "../capture.h"
 #include "cli.h"
+#include "sections.h"
 
 enum { KEY_RANDOM = KS_KEY_OWN, KEY_TRUNCATE, KEY_TOKENIZER };
 
@@ -18,7 +19,7 @@ typedef struct input {
     bool truncate;
 } input;
 
-static const struct argp_option option_list[] = {
+const struct argp_option ks_cmd_capture_options[] = {
     KS_CLI_MODEL,
     KS_CLI_CHAINS,
     KS_CLI_LABELS,
@@ -256,7 +257,7 @@ static ks_status capture(ks_capture_job *job, bool json, ks_err *err) {
 
 int ks_cmd_capture(int argc, char **argv) {
     static const struct argp argp = {
-        .options = option_list,
+        .options = ks_cmd_capture_options,
         .parser = parse,
         .args_doc = "--model PATH --chains FILE --out FILE",
         .doc = "Runs the chains through the model and stores the activations "

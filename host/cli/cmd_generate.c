@@ -7,12 +7,13 @@
 #include <string.h>
 
 #include "generate_work.h"
+#include "sections.h"
 
 enum { KEY_INSTRUCTION = KS_KEY_OWN, KEY_TOKENIZER };
 /* The method's budget of new tokens. */
 enum { MOST_NEW = 8000 };
 
-static const struct argp_option option_list[] = {
+const struct argp_option ks_cmd_generate_options[] = {
     KS_CLI_MODEL,
     KS_CLI_PROBLEMS,
     KS_CLI_OUT,
@@ -67,7 +68,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 }
 
 static const struct argp argp = {
-    .options = option_list,
+    .options = ks_cmd_generate_options,
     .parser = parse,
     .args_doc = "--model PATH --problems FILE --out FILE",
     .doc = "Lets a model solve problems and writes its reasoning as chains, "
@@ -285,8 +286,7 @@ static ks_status run(ks_generate_work *w, ks_err *err) {
         return KS_OK;
     }
     KS_TRY(list_requests(w, err));
-    if (!c->quiet)
-        w->progress = ks_progress_open("generate", "chain", (double)w->n_asked);
+    w->progress = ks_progress_open("generate", "chain", (double)w->n_asked);
     w->options.progress = show;
     double start = ks_seconds();
     st = ks_generate_on(&w->engines, &w->options, w->requests, w->n_requests,

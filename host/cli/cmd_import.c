@@ -6,6 +6,7 @@
 
 #include "../import.h"
 #include "cli.h"
+#include "sections.h"
 
 enum {
     KEY_FROM = KS_KEY_OWN,
@@ -26,7 +27,7 @@ typedef struct input {
     ks_import_options options;
 } input;
 
-static const struct argp_option option_list[] = {
+const struct argp_option ks_cmd_import_options[] = {
     {"from", KEY_FROM, "KIND", 0,
      "text, messages or gsm8k (default: each line by its fields)", 0},
     KS_CLI_OUT,
@@ -115,7 +116,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 }
 
 static const struct argp argp = {
-    .options = option_list,
+    .options = ks_cmd_import_options,
     .parser = parse,
     .args_doc = "FILE",
     .doc =

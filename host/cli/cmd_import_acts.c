@@ -274,7 +274,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 
 static void show(void *user, int64_t steps, int64_t of) {
     input *in = user;
-    if (!in->progress && !in->common.quiet)
+    if (!in->progress)
         in->progress = ks_progress_open("import", "step", (double)of);
     if (in->progress) ks_progress_set(in->progress, (double)steps);
 }

@@ -4,6 +4,7 @@
 
 #include "../../probes/label.h"
 #include "cli.h"
+#include "sections.h"
 #include "label.h"
 
 enum {
@@ -32,7 +33,7 @@ typedef struct input {
     ks_label_options options;
 } input;
 
-static const struct argp_option option_list[] = {
+const struct argp_option ks_cmd_label_options[] = {
     KS_CLI_MODEL,
     KS_CLI_PROBLEMS,
     KS_CLI_CHAINS,
@@ -43,7 +44,7 @@ static const struct argp_option option_list[] = {
      0},
     KS_CLI_FORCE,
     KS_CLI_RESUME,
-    /* help_filter makes the texts of these and of --compat */
+    /* ks_cmd_label_help makes the texts of these and of --compat */
     {"method", KEY_METHOD, "NAME", 0, "", 0},
     {"influence", KEY_INFLUENCE, "KIND", 0, "", 0},
     {"per-token", KEY_PER_TOKEN, NULL, 0,
@@ -153,7 +154,7 @@ static int find_name(const char *option, const char *arg,
 }
 
 /* Texts that are made of the tables; what it gives back argp frees. */
-static char *help_filter(int key, const char *help, void *user) {
+char *ks_cmd_label_help(int key, const char *help, void *user) {
     ks_str made = {0};
     (void)user;
     if (key == KEY_METHOD)
@@ -266,9 +267,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 }
 
 static const struct argp argp = {
-    .options = option_list,
+    .options = ks_cmd_label_options,
     .parser = parse,
-    .help_filter = help_filter,
+    .help_filter = ks_cmd_label_help,
     .args_doc = "--model PATH --problems FILE --chains FILE --out FILE "
                 "--clean FILE\n--compare A.jsonl B.jsonl\nselect|greedy",
     .doc = "Labels each step of a chain by what the model still answers "
@@ -467,9 +468,7 @@ static ks_status run(input *in, ks_err *err) {
         st = say_cost(job, in->common.json, err);
         goto done;
     }
-    if (!in->common.quiet)
-        progress =
-            ks_progress_open("label", "chain", (double)ks_label_chains(job));
+    progress = ks_progress_open("label", "chain", (double)ks_label_chains(job));
     st = ks_label_run(job, progress ? show : NULL, progress, &summary, err);
     ks_progress_close(&progress);
     KS_TRY(st);

@@ -8,6 +8,7 @@
 #include "../../probes/export.h"
 #include "../../probes/table.h"
 #include "probe_options.h"
+#include "sections.h"
 
 enum {
     KEY_RIVAL = KS_KEY_OWN,
@@ -45,7 +46,7 @@ typedef struct input {
 
 /* ------------------------------------------------------------------ options */
 
-static const struct argp_option option_list[] = {
+const struct argp_option ks_cmd_probe_options[] = {
     KS_CLI_ACTS,
     KS_CLI_LABELS,
     KS_CLI_LABELS_ON,
@@ -349,7 +350,6 @@ static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &in->common;
     char *paths[N_FILES] = {NULL};
-    in->stages.quiet = c->quiet;
     bool made = false;
     ks_dev *dev = NULL;
     const struct ks_ops *ops = NULL;
@@ -415,7 +415,7 @@ done:
 
 int ks_cmd_probe(int argc, char **argv) {
     static const struct argp argp = {
-        option_list,
+        ks_cmd_probe_options,
         parse,
         "--acts FILE --out FOLDER",
         "Trains an L2-regularised logistic regression on every layer and "

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "sections.h"
 
 enum {
     KEY_TITLE = KS_KEY_OWN,
@@ -23,7 +24,7 @@ typedef struct input {
     const char *chains[MOST], *labels[MOST];
 } input;
 
-static const struct argp_option option_list[] = {
+const struct argp_option ks_cmd_report_options[] = {
     {"out", KS_KEY_OUT, "FOLDER", 0,
      "for index.html, report.md, report.json, tables/ and figures/", 0},
     {"chains", KS_KEY_CHAINS, "FILE", 0,
@@ -131,7 +132,7 @@ static void say(const input *in, const ks_report_done *done) {
 
 int ks_cmd_report(int argc, char **argv) {
     static const struct argp argp = {
-        option_list,
+        ks_cmd_report_options,
         parse,
         "RUN... --out FOLDER",
         "Tables (CSV, Markdown, LaTeX, JSON), pictures (SVG, PNG) and one "

@@ -8,6 +8,7 @@
 #include "../prompt.h"
 #include "../score.h"
 #include "cli.h"
+#include "sections.h"
 
 enum { KEY_WHAT = KS_KEY_OWN, KEY_TOKENIZER };
 
@@ -27,7 +28,7 @@ typedef struct input {
     size_t ids_capacity, logprobs_capacity;
 } input;
 
-static const struct argp_option option_list[] = {
+const struct argp_option ks_cmd_score_options[] = {
     KS_CLI_MODEL,
     KS_CLI_CHAINS,
     {"out", KS_KEY_OUT, "FILE", 0,
@@ -118,7 +119,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 }
 
 static const struct argp argp = {
-    .options = option_list,
+    .options = ks_cmd_score_options,
     .parser = parse,
     .args_doc = "--model PATH\n--model PATH --chains FILE --out FILE",
     .doc =
@@ -306,9 +307,8 @@ static ks_status score_chains(input *in, ks_err *err) {
     if (c->template_)
         KS_TRY(ks_template_find(c->template_, &options.which, err));
     KS_TRY(ks_score_open(&job, &options, err));
-    if (!c->quiet)
-        in->progress =
-            ks_progress_open("score", "chain", (double)ks_score_chains(job));
+    in->progress =
+        ks_progress_open("score", "chain", (double)ks_score_chains(job));
     in->since = ks_seconds();
     st = ks_score_run(job, show, in, &sum, err);
     ks_progress_close(&in->progress);

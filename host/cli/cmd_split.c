@@ -5,6 +5,7 @@
 #include "../chains.h"
 #include "../prompt.h"
 #include "cli.h"
+#include "sections.h"
 
 enum { KEY_TOKENIZER = KS_KEY_OWN };
 
@@ -13,7 +14,7 @@ typedef struct input {
     const char *tokenizer;
 } input;
 
-static const struct argp_option option_list[] = {
+const struct argp_option ks_cmd_split_options[] = {
     KS_CLI_CHAINS,
     KS_CLI_OUT,
     KS_CLI_FORCE,
@@ -36,7 +37,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 }
 
 static const struct argp argp = {
-    .options = option_list,
+    .options = ks_cmd_split_options,
     .parser = parse,
     .args_doc = "--chains FILE",
     .doc = "Cuts the text of chains into steps: after . ? ! before a space or "

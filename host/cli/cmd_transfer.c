@@ -7,6 +7,7 @@
 #include "../../probes/transfer.h"
 #include "../dev.h"
 #include "probe_options.h"
+#include "sections.h"
 
 enum {
     KEY_SET = KS_KEY_OWN,
@@ -31,7 +32,7 @@ typedef struct input {
 
 /* ------------------------------------------------------------------ options */
 
-static const struct argp_option option_list[] = {
+const struct argp_option ks_cmd_transfer_options[] = {
     {"set", KEY_SET, "NAME=ACTS[:LABELS]", 0,
      "activations with their labels (default: the file's own, if any); twice "
      "or more. Without labels, or of random weights, a set lends its "
@@ -187,7 +188,6 @@ static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &in->common;
     char *paths[N_FILES] = {NULL};
-    in->stages.quiet = c->quiet;
     bool made = false;
     ks_dev *dev = NULL;
     const struct ks_ops *ops = NULL;
@@ -238,7 +238,7 @@ done:
 
 int ks_cmd_transfer(int argc, char **argv) {
     static const struct argp argp = {
-        option_list,
+        ks_cmd_transfer_options,
         parse,
         "--set NAME=ACTS[:LABELS] --set .. --out FOLDER",
         "Carries probes from one set of activations to another. Sets on the "

@@ -279,6 +279,7 @@ int ks_cli_parse(const struct argp *argp, const char *name, int argc,
     argv[0] = program; /* argp names itself after it, also in --help */
     error_t failed = argp_parse(argp, argc, argv, 0, NULL, input);
     argv[0] = was;
+    if (!failed && getenv("KEYSTEP_PARSE_ONLY")) exit(KS_EXIT_DONE);
     return failed ? KS_EXIT_USAGE : KS_EXIT_DONE;
 }
 
@@ -381,5 +382,6 @@ void ks_cli_catch_signals(void) {
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);
     signal(SIGXFSZ, SIG_IGN); /* a limit on files is a write that fails */
 }

@@ -19,6 +19,8 @@ struct command {
 static const struct command commands[] = {
     {"demo", ks_cmd_demo, true,
      "all of the below on the embedded model, to a table"},
+    {"run", ks_cmd_run, false,
+     "an experiment: all of the below, from one file"},
     {"generate", ks_cmd_generate, false, "problems -> reasoning chains"},
     {"import", ks_cmd_import, false,
      "other tools' outputs -> chains; acts: activations"},

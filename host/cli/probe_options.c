@@ -59,7 +59,7 @@ done:
 void ks_cli_stage_begin(void *stages, const char *what, const char *unit,
                         int64_t total) {
     ks_cli_stages *s = stages;
-    if (!s->quiet) s->bar = ks_progress_open(what, unit, (double)total);
+    s->bar = ks_progress_open(what, unit, (double)total);
 }
 
 void ks_cli_stage_show(void *stages, int64_t done) {

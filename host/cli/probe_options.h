@@ -21,7 +21,6 @@ ks_status ks_cli_folder(const char *out, bool force, int n,
 /* A progress bar for one stage after another: begin, show and end are what
  * options of evaluations and transfers take, with it as their user. */
 typedef struct ks_cli_stages {
-    bool quiet;
     ks_progress *bar;
 } ks_cli_stages;
 void ks_cli_stage_begin(void *stages, const char *what, const char *unit,

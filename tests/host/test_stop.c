@@ -112,13 +112,69 @@ Test(stop, an_interrupted_generate_resumes) {
         fprintf(file, "{\"id\":\"%d\",\"question\":\"Ada has %d.\"}\n", i, i);
     fclose(file);
     cr_assert_eq(keystep(GENERATE "--out a.jsonl"), 0, "%s", said);
-    int code = stop_it(GENERATE "--memory 2M --out b.jsonl", SIGTERM,
+    int code = stop_it(GENERATE "--memory 2M --out b.jsonl", SIGUSR1,
                        "b.jsonl.part", 1);
     if (code == 0) cr_skip_test("the machine was too fast");
     cr_assert_eq(code, 130);
     cr_expect(access("b.jsonl", F_OK) != 0);
     cr_assert_eq(keystep(GENERATE "--out b.jsonl --resume"), 0, "%s", said);
     cr_expect_eq(system("cmp a.jsonl b.jsonl && ! ls b.jsonl.*"), 0);
+}
+
+static json_t *progress_in(const char *path) {
+    json_t *o = json_load_file(path, 0, NULL);
+    cr_assert(o, "%s", path);
+    return o;
+}
+
+static double figure_of(const json_t *o, const char *name) {
+    return json_number_value(json_object_get(o, name));
+}
+
+Test(stop, progress_reaches_a_file_without_a_word) {
+    write_chains(3);
+    cr_assert_eq(setenv("KEYSTEP_PROGRESS", "now.json", 1), 0);
+    cr_assert_eq(keystep(CAPTURE "--out a.h5"), 0, "%s", said);
+    json_t *o = progress_in("now.json");
+    cr_expect_str_eq(json_string_value(json_object_get(o, "what")), "capture");
+    cr_expect_str_eq(json_string_value(json_object_get(o, "unit")), "tok");
+    cr_expect(figure_of(o, "total") > 100 &&
+              figure_of(o, "done") == figure_of(o, "total"));
+    cr_expect(figure_of(o, "rate") > 0);
+    cr_expect(json_is_number(json_object_get(o, "left")) &&
+              figure_of(o, "left") == 0);
+    cr_expect_eq(json_object_size(o), 7);
+    json_decref(o);
+    cr_expect_eq(keystep("score --quiet --threads 1 --model m --chains c.jsonl "
+                         "--out s.jsonl"),
+                 0, "%s", said);
+    o = progress_in("now.json");
+    cr_expect_str_eq(json_string_value(json_object_get(o, "what")), "score");
+    cr_expect_str_eq(json_string_value(json_object_get(o, "rate_unit")), "tok");
+    json_decref(o);
+    /* a place that cannot be written is no reason to fail */
+    cr_assert_eq(setenv("KEYSTEP_PROGRESS", "no/such/folder", 1), 0);
+    cr_expect_eq(keystep(CAPTURE "--out b.h5"), 0, "%s", said);
+    cr_expect_eq(unsetenv("KEYSTEP_PROGRESS"), 0);
+    cr_expect_eq(system("cmp a.h5 b.h5 && ! ls now.json.new 2>/dev/null"), 0);
+}
+
+Test(stop, a_command_line_can_be_checked_alone) {
+    cr_assert_eq(setenv("KEYSTEP_PARSE_ONLY", "1", 1), 0);
+    cr_expect_eq(keystep("capture --model none --chains none --out x.h5"), 0);
+    cr_expect_str_eq(said, "");
+    cr_expect_eq(keystep("capture --model none --chains none --out x.h5 "
+                         "--dtype f64"),
+                 2);
+    cr_expect(strstr(said, "--dtype takes bf16, f16 or f32"), "%s", said);
+    cr_expect_eq(keystep("label --model none"), 2);
+    cr_expect(strstr(said, "--problems is missing"), "%s", said);
+    cr_expect_eq(keystep("import acts --chains none --steps mean=x.npy "
+                         "--order steps,d --first-layer 0 --model-name m "
+                         "--out x.h5"),
+                 0, "%s", said);
+    cr_expect_eq(unsetenv("KEYSTEP_PARSE_ONLY"), 0);
+    cr_expect_eq(system("! ls x.h5* 2>/dev/null"), 0);
 }
 
 /* A million draws a layer: minutes, were they not left. */

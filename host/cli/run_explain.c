@@ -1,0 +1,299 @@
+/* run_explain.c - a plan held against the commands' own parsers, and shown. */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "run_common.h"
+
+/* ------------------------------------------------------------ a short child */
+
+typedef struct said {
+    ks_str out, err;
+    int code; /* -1: ended by a signal */
+} said;
+
+static void said_free(said *s) {
+    ks_str_free(&s->out);
+    ks_str_free(&s->err);
+}
+
+static ks_status read_all(FILE *file, ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    char piece[4096];
+    size_t n;
+    rewind(file);
+    KS_TRY(ks_str_add(out, "", 0, err));
+    while ((n = fread(piece, 1, sizeof piece, file)) > 0)
+        KS_TRY(ks_str_add(out, piece, n, err));
+done:
+    return st;
+}
+
+/* The command itself, to its end; folder NULL: here. */
+static ks_status ask(char *const *words, const char *folder, bool parse_only,
+                     said *s, ks_err *err) {
+    ks_status st = KS_OK;
+    FILE *out = tmpfile(), *bad = tmpfile();
+    int status;
+    *s = (said){.code = -1};
+    KS_CHECK(out && bad, KS_IO, "cannot make a temporary file: %s",
+             strerror(errno));
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int nothing = open("/dev/null", O_RDONLY);
+        if (dup2(nothing, 0) < 0 || dup2(fileno(out), 1) < 0 ||
+            dup2(fileno(bad), 2) < 0 || (folder && chdir(folder) != 0))
+            _exit(127);
+        if (parse_only) setenv("KEYSTEP_PARSE_ONLY", "1", 1);
+        unsetenv("KEYSTEP_PROGRESS");
+        execv("/proc/self/exe", words);
+        _exit(127);
+    }
+    KS_CHECK(pid > 0, KS_IO, "cannot start a process: %s", strerror(errno));
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+    if (WIFEXITED(status)) s->code = WEXITSTATUS(status);
+    KS_TRY(read_all(out, &s->out, err));
+    KS_TRY(read_all(bad, &s->err, err));
+done:
+    if (out) fclose(out);
+    if (bad) fclose(bad);
+    return st;
+}
+
+/* ------------------------------------------------------------ command lines */
+
+/* The setting whose name the sentence has, as an option or a word; else the
+ * section. */
+static const ks_doc *named_in(const ks_exp_stage *s, const char *sentence) {
+    for (size_t i = 0; i < s->doc.n; i++) {
+        const ks_doc *item = &s->doc.items[i];
+        char option[80];
+        snprintf(option, sizeof option, "--%.70s", item->key);
+        for (char *c = option; *c; c++)
+            if (*c == '_') *c = '-';
+        const char *at = strstr(sentence, option);
+        size_t n = strlen(option);
+        if (at && !strchr("-abcdefghijklmnopqrstuvwxyz", at[n])) return item;
+        if (at && !at[n]) return item;
+    }
+    return &s->doc;
+}
+
+static ks_status check_stage(const ks_exp_run *run, int stage, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_exp_stage *s = &run->plan.stages[stage];
+    ks_exp_task task = {.stage = stage};
+    ks_exp_site site = {0};
+    char **words = NULL;
+    said got = {0};
+    KS_TRY(ks_exp_task_words(run, &task, &site, 0, &words, err));
+    KS_TRY(ask(words, NULL, true, &got, err));
+    if (got.code == 0) goto done;
+    char *sentence = got.err.data;
+    sentence[strcspn(sentence, "\n")] = 0;
+    char front[64];
+    snprintf(front, sizeof front, "keystep %s: ", s->section->name);
+    if (strncmp(sentence, front, strlen(front)) == 0) sentence += strlen(front);
+    const ks_doc *at = named_in(s, sentence);
+    KS_CHECK(at->file, KS_USAGE, "%s: %s", s->section->name, sentence);
+    KS_CHECK(false, KS_USAGE, "%s: %s: %s", ks_doc_where(at).text,
+             s->section->name, sentence);
+done:
+    ks_exp_words_free(words);
+    said_free(&got);
+    return st;
+}
+
+ks_status ks_cli_check_stages(const ks_exp_run *run, ks_err *err) {
+    ks_status st = KS_OK;
+    for (size_t i = 0; i < run->plan.n_stages; i++)
+        if (ks_exp_run_state(run, (int)i) != KS_EXP_DONE)
+            KS_TRY(check_stage(run, (int)i, err));
+done:
+    return st;
+}
+
+/* -------------------------------------------------------------------- costs */
+
+/* Of a stage whose inputs are there: what its command says of the cost, NULL
+ * where it has no dry run or says nothing. *why: what is in the way. */
+static ks_status cost_of(const ks_exp_run *run, int stage, json_t **cost,
+                         char why[512], ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_exp_stage *s = &run->plan.stages[stage];
+    ks_exp_task task = {.stage = stage};
+    ks_exp_site site = {0};
+    char **words = NULL, **more = NULL;
+    said got = {0};
+    size_t n = 0;
+    *cost = NULL;
+    *why = 0;
+    for (size_t i = 0; i < s->n_inputs; i++) {
+        int of = s->inputs[i].stage;
+        if (of < 0 || ks_exp_run_state(run, of) == KS_EXP_DONE) continue;
+        snprintf(why, 512, "its %s is still to be made", s->inputs[i].role);
+        return KS_OK;
+    }
+    if (!ks_section_has(s->section, "dry-run")) return KS_OK;
+    KS_TRY(ks_exp_task_words(run, &task, &site, 0, &words, err));
+    while (words[n]) n++;
+    KS_TRY(ks_alloc(&more, n + 3, sizeof *more, "a command", err));
+    memcpy(more, words, n * sizeof *more);
+    more[n] = (char *)(uintptr_t) "--dry-run";
+    more[n + 1] = (char *)(uintptr_t) "--json";
+    /* in a run's folder that is there, for the paths in it */
+    bool there = ks_exp_is_run(run->folder);
+    KS_TRY(ask(more, there ? run->folder : NULL, false, &got, err));
+    if (got.code == 0) *cost = json_loads(got.out.data, 0, NULL);
+    if (!*cost)
+        snprintf(why, 512, "%.*s", (int)strcspn(got.err.data, "\n"),
+                 got.err.data);
+done:
+    free(more);
+    ks_exp_words_free(words);
+    said_free(&got);
+    return st;
+}
+
+static void print_bytes(const char *what, json_t *bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = json_number_value(bytes);
+    size_t u = 0;
+    if (!json_is_number(bytes)) return;
+    for (; value >= 1024 && u + 1 < KS_COUNT(units); u++) value /= 1024;
+    printf(u ? ", %s %.1f %s" : ", %s %.0f %s", what, value, units[u]);
+}
+
+/* The figures that commands have in common, where they have them. */
+static void print_cost(json_t *cost) {
+    static const struct {
+        const char *name, *shown;
+    } counts[] = {{"chains", "chains"},
+                  {"problems", "problems"},
+                  {"steps", "steps"},
+                  {"tokens", "tokens"},
+                  {"computed", "tokens through the model"}};
+    bool first = true;
+    fputs("      ", stdout);
+    for (size_t i = 0; i < KS_COUNT(counts); i++) {
+        json_t *n = json_object_get(cost, counts[i].name);
+        if (!json_is_number(n)) continue;
+        printf("%s%.0f %s", first ? "" : ", ", json_number_value(n),
+               counts[i].shown);
+        first = false;
+    }
+    print_bytes("file", json_object_get(cost, "file_bytes"));
+    print_bytes("memory", json_object_get(cost, "memory_bytes"));
+    json_t *seconds = json_object_get(cost, "seconds");
+    if (json_is_number(seconds))
+        printf(", about %s", ks_cli_time_of(json_number_value(seconds)).text);
+    putchar('\n');
+}
+
+/* --------------------------------------------------------------------- plan */
+
+static const char *state_word(const ks_exp_run *run, int stage, bool to_do) {
+    switch (ks_exp_run_state(run, stage)) {
+    case KS_EXP_DONE:
+        return "done";
+    case KS_EXP_GONE:
+        return to_do ? "to be made again: its files are gone"
+                     : "done, its files are gone and not needed";
+    case KS_EXP_STALE:
+        return "to be made again: its inputs are others now";
+    case KS_EXP_BEGUN:
+        return "begun";
+    default:
+        return "to do";
+    }
+}
+
+static ks_status show_stage(const ks_exp_run *run, int stage, bool to_do,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_exp_stage *s = &run->plan.stages[stage];
+    ks_exp_task task = {.stage = stage};
+    ks_exp_site site = {0};
+    ks_str line = {0};
+    char **words = NULL, why[512];
+    json_t *cost = NULL;
+    KS_TRY(ks_exp_task_words(run, &task, &site, 0, &words, err));
+    KS_TRY(ks_exp_words_shown(words, &line, err));
+    printf("\n%2d  %s  %s\n", stage + 1, s->id, ks_cli_stage_is(s).text);
+    printf("      %s\n", state_word(run, stage, to_do));
+    const char *other = ks_exp_run_other_version(run, stage);
+    if (other) printf("      made by keystep %s\n", other);
+    printf("      $ %s\n", line.data);
+    if (to_do) KS_TRY(cost_of(run, stage, &cost, why, err));
+    if (cost) print_cost(cost);
+    if (to_do && !cost && *why) printf("      cost not known: %s\n", why);
+done:
+    json_decref(cost);
+    ks_exp_words_free(words);
+    ks_str_free(&line);
+    return st;
+}
+
+static ks_status explain_json(const ks_exp_run *run, const bool *to_do,
+                              ks_err *err) {
+    ks_status st = KS_OK;
+    json_t *stages = json_array();
+    for (size_t i = 0; i < run->plan.n_stages; i++) {
+        const ks_exp_stage *s = &run->plan.stages[i];
+        ks_exp_task task = {.stage = (int)i};
+        ks_exp_site site = {0};
+        char **words = NULL, why[512] = "";
+        json_t *cost = NULL, *command = json_array();
+        KS_TRY(ks_exp_task_words(run, &task, &site, 0, &words, err));
+        for (size_t k = 0; words[k]; k++)
+            json_array_append_new(command, json_string(words[k]));
+        ks_exp_words_free(words);
+        if (to_do[i]) KS_TRY(cost_of(run, (int)i, &cost, why, err));
+        json_array_append_new(
+            stages,
+            json_pack("{s:s,s:s,s:s,s:s,s:s,s:b,s:s,s:o,s:o,s:s}", "id", s->id,
+                      "key", s->key, "stage", s->section->name, "cells",
+                      s->cells, "what", s->what, "to_do", (int)to_do[i],
+                      "state", state_word(run, (int)i, to_do[i]), "command",
+                      command, "cost", cost ? cost : json_null(), "why", why));
+    }
+    ks_cli_print_json(json_pack("{s:s,s:s,s:O}", "name", run->exp.name, "out",
+                                run->shown, "stages", stages));
+done:
+    json_decref(stages);
+    return st;
+}
+
+ks_status ks_cli_explain(ks_exp_run *run, bool json, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_exp_plan *p = &run->plan;
+    bool *to_do = NULL;
+    KS_TRY(ks_cli_check_stages(run, err));
+    KS_TRY(ks_alloc(&to_do, p->n_stages + 1, sizeof *to_do, "stages", err));
+    int n = ks_exp_to_do(run, to_do);
+    if (json) {
+        st = explain_json(run, to_do, err);
+        goto done;
+    }
+    printf("%s%s%s\n", run->exp.name, *run->exp.about ? ": " : "",
+           run->exp.about);
+    printf("%zu cells, %zu stages, %d of them to do; all in %s\n",
+           run->exp.n_cells, p->n_stages, n, run->shown);
+    for (size_t i = 0; i < run->exp.n_cells && run->exp.n_cells > 1; i++) {
+        printf("  %s:", p->cells[i].cell->name);
+        for (size_t k = 0; k < p->cells[i].n_stages; k++)
+            printf(" %d", p->cells[i].stages[k] + 1);
+        putchar('\n');
+    }
+    printf("\n$ cd %s\n", run->folder);
+    for (size_t i = 0; i < p->n_stages; i++)
+        KS_TRY(show_stage(run, (int)i, to_do[i], err));
+done:
+    free(to_do);
+    return st;
+}
