@@ -50,7 +50,14 @@ typedef struct ks_acts_spec {
     int64_t random_weights; /* seed of the random-weights control, or -1 */
     const char *model_name, *model_sha256, *tokenizer_hash, *isa, *backend;
     const char *config; /* JSON text of the settings that decide bits */
+    /* "2/4", and the ks_acts_spec_hash of the run that it is a shard of; NULL:
+     * it is all of a run. */
+    const char *shard, *whole_sha256;
 } ks_acts_spec;
+
+/* Identity of a spec but for instruction set, backend and program version. */
+ks_status ks_acts_spec_hash(const ks_acts_spec *spec, char hex[65],
+                            ks_err *err);
 
 /* ----------------------------------------------------------------- writing */
 
@@ -127,11 +134,17 @@ typedef struct ks_acts_info {
     int64_t random_weights;
     const char *model_name, *model_sha256, *tokenizer_hash, *isa, *backend;
     const char *config, *program_version;
+    const char *shard, *whole_sha256; /* as in the spec; NULL: no shard */
+    int32_t n_shards; /* of a file that keystep join made virtual; else 0 */
 } ks_acts_info;
 
-/* Also opens virtual data sets over shards; a missing or short shard is an
- * error (the HDF5 library would silently read fill values). */
+/* Also opens virtual data sets over shards; a missing or short shard, or one
+ * of another run, is an error (the HDF5 library would silently read fill
+ * values). */
 ks_status ks_acts_open(ks_acts_file **out, const char *path, ks_err *err);
+/* The same, and a single shard is refused: for who takes the file for all that
+ * there is. */
+ks_status ks_acts_open_whole(ks_acts_file **out, const char *path, ks_err *err);
 void ks_acts_close(ks_acts_file **file);
 const ks_acts_info *ks_acts_get_info(const ks_acts_file *file);
 bool ks_acts_has(const ks_acts_file *file, ks_stream stream,

@@ -48,11 +48,11 @@ static ks_status make_fresh(ks_acts *acts, const ks_acts_spec *spec,
     char hash[65];
     unlink(acts->journal_path);
     KS_TRY(probe_space(acts, spec, err));
-    KS_TRY(ks__acts_build(acts->part, spec, &acts->layout, err));
+    KS_TRY(ks__acts_build(acts->part, spec, &acts->layout, NULL, err));
     KS_TRY(open_part(acts, err));
     KS_TRY(reserve_space(acts, err));
     if (fsync(acts->fd) != 0) KS_TRY(io_error(err, acts->part, "sync"));
-    KS_TRY(ks__acts_spec_hash(spec, hash, err));
+    KS_TRY(ks_acts_spec_hash(spec, hash, err));
     KS_TRY(ks__journal_create(&acts->journal, acts->journal_path, hash,
                               acts->layout.file_bytes, NULL, 0, err));
 done:
@@ -107,8 +107,8 @@ static ks_status compare_steps(const char *path, const ks_acts_info *have,
     }
     return ks_fail(err, KS_MISMATCH,
                    "%s was made from other chains or "
-                   "settings",
-                   path);
+                   "settings%s",
+                   path, want->shard ? ", in this shard or in another" : "");
 }
 
 /* The file's spec hash differs: say where. */
@@ -121,6 +121,10 @@ static ks_status name_difference(const char *path, const ks_acts_info *have,
     if ((int64_t)have->field != (int64_t)want->field)                          \
     return differs_in(err, path, what, (int64_t)have->field,                   \
                       (int64_t)want->field)
+    if (!have->shard != !want->shard)
+        return differs(err, path, "shard", have->shard ? have->shard : "none",
+                       want->shard ? want->shard : "none");
+    if (have->shard) TEXT(shard, "shard");
     TEXT(model_name, "model");
     TEXT(model_sha256, "model content SHA-256");
     TEXT(tokenizer_hash, "tokenizer");
@@ -221,7 +225,7 @@ static ks_status take_up(ks_acts *acts, const ks_acts_spec *spec, bool force,
     char hash[65];
     KS_TRY(ks__acts_open_any(&file, acts->part, err));
     const ks_acts_info *have = ks_acts_get_info(file);
-    KS_TRY(ks__acts_spec_hash(spec, hash, err));
+    KS_TRY(ks_acts_spec_hash(spec, hash, err));
     if (strcmp(hash, file->spec_hash) != 0)
         KS_TRY(name_difference(acts->part, have, spec, err));
     KS_CHECK(file->layout.n_sets == acts->layout.n_sets, KS_FORMAT,
@@ -259,7 +263,7 @@ static ks_status is_complete(const char *path, const ks_acts_spec *spec,
     ks_acts_file *file = NULL;
     char hash[65];
     KS_TRY(ks_acts_open(&file, path, err));
-    KS_TRY(ks__acts_spec_hash(spec, hash, err));
+    KS_TRY(ks_acts_spec_hash(spec, hash, err));
     if (strcmp(hash, file->spec_hash) != 0)
         KS_TRY(name_difference(path, &file->info, spec, err));
     KS_TRY(compare_machine(path, &file->info, spec, err));

@@ -1,7 +1,8 @@
-/* acts_format.c - sizes an activation file and makes it with HDF5: groups,
- * attributes, steps, chains, and empty data sets whose rows are written later
- * at fixed offsets. The same spec gives the same bytes: no times, no names of
- * machines, alignment and allocation fixed. */
+/* acts_format.c - makes an activation file with HDF5: groups, attributes,
+ * steps, chains, and empty data sets whose rows are written later at fixed
+ * offsets, or virtual ones over the files of shards. The same spec gives the
+ * same bytes: no times, no names of machines, alignment and allocation fixed.
+ */
 #include "acts_format.h"
 
 #include <errno.h>
@@ -11,161 +12,8 @@
 
 /* Large data sets start on a page, so that they can be mapped and read
  * directly; small ones stay packed. */
-enum { ALIGN_FROM = 16384, ALIGN_TO = 4096 };
+enum { ALIGN_FROM = 16384 };
 enum { MAX_STRING = 60000 }; /* an object header message holds 64 KiB */
-
-/* ------------------------------------------------------------------ sizing */
-
-static ks_status check_spec(const ks_acts_spec *spec, ks_err *err) {
-    ks_status st = KS_OK;
-    uint32_t streams = (1u << KS_N_STREAMS) - 1;
-    uint32_t positions = (1u << KS_N_POSITIONS) - 1;
-    KS_CHECK(spec->streams && !(spec->streams & ~streams), KS_USAGE,
-             "no stream, or an unknown one, to keep activations of");
-    KS_CHECK(spec->positions && !(spec->positions & ~positions), KS_USAGE,
-             "no position, or an unknown one, to keep activations of");
-    KS_CHECK(!spec->context_none || !(spec->positions & 1u << KS_BEFORE),
-             KS_USAGE,
-             "position 'before' needs context: a step alone has "
-             "nothing ahead of it");
-    KS_CHECK(spec->dtype == KS_BF16 || spec->dtype == KS_F16 ||
-                 spec->dtype == KS_F32,
-             KS_USAGE, "activations are stored as bf16, f16 or f32, not as %s",
-             ks_type_name(spec->dtype));
-    KS_CHECK(spec->n_layers > 0 && spec->d > 0, KS_USAGE,
-             "a model of %d layers and width %d has no activations",
-             spec->n_layers, spec->d);
-    for (int32_t i = 0; i < spec->n_listed; i++)
-        KS_CHECK(spec->listed[i] > (i ? spec->listed[i - 1] : -1) &&
-                     spec->listed[i] <
-                         spec->n_layers + (spec->streams == 1u << KS_RESID),
-                 KS_USAGE, "layer %d is out of order or beyond the model's %d",
-                 spec->listed[i], spec->n_layers);
-    KS_CHECK(spec->n_steps > 0 && spec->n_chains > 0, KS_USAGE,
-             "there is no step to keep activations of");
-    for (int64_t i = 0; i < spec->n_steps; i++) {
-        const ks_step_row *s = &spec->steps[i];
-        KS_CHECK(s->chain >= 0 && s->chain < spec->n_chains &&
-                     s->token_begin >= 0 && s->token_begin <= s->token_end,
-                 KS_INTERNAL,
-                 "step %lld of the activations has chain %d of "
-                 "%lld and tokens %d to %d",
-                 (long long)i, s->chain, (long long)spec->n_chains,
-                 s->token_begin, s->token_end);
-    }
-done:
-    return st;
-}
-
-/* total += a * b * c, false past what an off_t can count. */
-static bool add_product(uint64_t *total, uint64_t a, uint64_t b, uint64_t c) {
-    uint64_t p;
-    return !__builtin_mul_overflow(a, b, &p) &&
-           !__builtin_mul_overflow(p, c, &p) &&
-           !__builtin_add_overflow(*total, p, total) &&
-           *total < (uint64_t)INT64_MAX / 2;
-}
-
-static size_t longest(const ks_acts_spec *spec, bool problem) {
-    size_t n = 0;
-    for (int64_t i = 0; i < spec->n_chains; i++) {
-        const ks_chain_row *c = &spec->chains[i];
-        n = KS_MAX(n, strlen(problem ? c->problem : c->id));
-    }
-    return n;
-}
-
-ks_status ks__acts_plan(ks__acts_layout *layout, const ks_acts_spec *spec,
-                        ks_err *err) {
-    ks_status st = KS_OK;
-    *layout = (ks__acts_layout){0};
-    KS_TRY(check_spec(spec, err));
-    layout->row_bytes = (size_t)spec->d * (spec->dtype == KS_F32 ? 4 : 2);
-    layout->n_listed = spec->n_listed;
-    layout->listed = spec->listed;
-    for (int64_t i = 0; i < spec->n_steps; i++)
-        layout->n_tokens +=
-            spec->steps[i].token_end - spec->steps[i].token_begin;
-    bool fits = true;
-    for (ks_stream s = 0; s < KS_N_STREAMS; s++)
-        for (ks_position p = 0; p < KS_N_POSITIONS; p++) {
-            if (!(spec->streams & 1u << s) || !(spec->positions & 1u << p))
-                continue;
-            ks__acts_set *set = &layout->sets[layout->n_sets++];
-            *set = (ks__acts_set){
-                s,
-                p,
-                spec->n_listed ? spec->n_listed
-                               : spec->n_layers + (s == KS_RESID),
-                p == KS_TOKENS ? layout->n_tokens : spec->n_steps,
-                0,
-                0};
-            fits = fits &&
-                   add_product(&layout->raw_bytes, (uint64_t)set->n_layers,
-                               (uint64_t)set->n_rows, layout->row_bytes + 4);
-        }
-    size_t step_bytes = 6 * sizeof(int32_t) + 2;
-    size_t chain_bytes = longest(spec, false) + longest(spec, true) + 67;
-    fits = fits &&
-           add_product(&layout->raw_bytes, (uint64_t)spec->n_steps, step_bytes,
-                       1) &&
-           add_product(&layout->raw_bytes, (uint64_t)spec->n_chains,
-                       chain_bytes, 1);
-    KS_CHECK(fits, KS_LIMIT,
-             "%lld steps of %d layers of width %d are more "
-             "than a file can hold",
-             (long long)spec->n_steps, spec->n_layers, spec->d);
-done:
-    return st;
-}
-
-uint64_t ks_acts_file_bytes(const ks_acts_spec *spec) {
-    ks__acts_layout layout;
-    if (ks__acts_plan(&layout, spec, NULL) != KS_OK) return UINT64_MAX;
-    /* headers and at most a page of alignment for each of two sets a pair */
-    uint64_t each = 2 * (1024 + ALIGN_TO);
-    return layout.raw_bytes + 65536 + each * (uint64_t)layout.n_sets;
-}
-
-/* ---------------------------------------------------------------- identity */
-
-static void hash_text(ks_sha256 *hash, const char *text) {
-    ks_sha256_add(hash, text, strlen(text) + 1);
-}
-
-ks_status ks__acts_spec_hash(const ks_acts_spec *spec, char hex[65],
-                             ks_err *err) {
-    ks_sha256 *hash = NULL;
-    ks_status st = ks_sha256_open(&hash, err);
-    if (st != KS_OK) return st;
-    int64_t numbers[] = {
-        KS__ACTS_VERSION, spec->streams,    spec->positions,     spec->n_layers,
-        spec->d,          spec->dtype,      spec->context_none,  spec->n_steps,
-        spec->n_chains,   spec->has_labels, spec->random_weights};
-    ks_sha256_add(hash, numbers, sizeof numbers);
-    if (spec->n_listed) /* nothing, where all layers are there */
-        ks_sha256_add(hash, spec->listed,
-                      (size_t)spec->n_listed * sizeof *spec->listed);
-    hash_text(hash, spec->model_name);
-    hash_text(hash, spec->model_sha256);
-    hash_text(hash, spec->tokenizer_hash);
-    hash_text(hash, spec->config);
-    for (int64_t i = 0; i < spec->n_steps; i++) {
-        const ks_step_row *s = &spec->steps[i];
-        int32_t row[] = {s->chain,       s->index,
-                         s->token_begin, s->token_end,
-                         s->byte_begin,  s->byte_end,
-                         s->valid,       spec->has_labels ? s->label : 0};
-        ks_sha256_add(hash, row, sizeof row);
-    }
-    for (int64_t i = 0; i < spec->n_chains; i++) {
-        hash_text(hash, spec->chains[i].id);
-        hash_text(hash, spec->chains[i].problem);
-        hash_text(hash, spec->chains[i].text_sha256);
-    }
-    ks_sha256_close(&hash, hex);
-    return KS_OK;
-}
 
 /* -------------------------------------------------------------- attributes */
 
@@ -239,7 +87,7 @@ static ks_status put_attributes(hid_t file, const char *path,
                                 const ks_acts_spec *spec, ks_err *err) {
     ks_status st = KS_OK;
     char hash[65];
-    KS_TRY(ks__acts_spec_hash(spec, hash, err));
+    KS_TRY(ks_acts_spec_hash(spec, hash, err));
     KS_TRY(put_text(file, path, "format", "keystep activations", 0, err));
     KS_TRY(put_int(file, path, "format_version", KS__ACTS_VERSION, err));
     KS_TRY(put_text(file, path, "program_version", KS_VERSION, KS__ACTS_WORD,
@@ -259,6 +107,9 @@ static ks_status put_attributes(hid_t file, const char *path,
     KS_TRY(put_int(file, path, "random_weights", spec->random_weights, err));
     KS_TRY(put_text(file, path, "config", spec->config, 0, err));
     KS_TRY(put_text(file, path, "spec_sha256", hash, 0, err));
+    if (!spec->shard) return KS_OK;
+    KS_TRY(put_text(file, path, "shard", spec->shard, 0, err));
+    KS_TRY(put_text(file, path, "whole_sha256", spec->whole_sha256, 0, err));
 done:
     return st;
 }
@@ -347,7 +198,8 @@ static const char *chain_text(const ks_chain_row *row, int field) {
 static ks_status put_chains(hid_t file, const char *path,
                             const ks_acts_spec *spec, ks_err *err) {
     static const char *const names[] = {"id", "problem", "text_sha256"};
-    size_t widths[] = {longest(spec, false) + 1, longest(spec, true) + 1, 65};
+    size_t widths[] = {ks__acts_longest(spec, false) + 1,
+                       ks__acts_longest(spec, true) + 1, 65};
     ks_status st = KS_OK;
     hid_t type = -1;
     char *column = NULL;
@@ -400,9 +252,46 @@ done:
     return st;
 }
 
+/* Rows of the parts one after another; a part without rows has none to map. */
+static ks_status put_virtual(hid_t at, const char *path, const char *name,
+                             hid_t type, const void *fill,
+                             const hsize_t *extent, const ks__acts_parts *parts,
+                             int set_at, ks_err *err) {
+    ks_status st = KS_OK;
+    hid_t how = H5Pcreate(H5P_DATASET_CREATE), from = -1, set = -1;
+    hid_t space = H5Screate_simple(3, extent, NULL);
+    hsize_t start[] = {0, 0, 0};
+    char source[96];
+    bool good = H5Pset_obj_track_times(how, false) >= 0 &&
+                H5Pset_fill_value(how, type, fill) >= 0;
+    for (int32_t i = 0; good && i < parts->n; i++) {
+        const ks__acts_set *part = &parts->layouts[i]->sets[set_at];
+        hsize_t rows[] = {extent[0], (hsize_t)part->n_rows, extent[2]};
+        snprintf(source, sizeof source, "/activations/%s/%s",
+                 ks_stream_name(part->stream),
+                 ks_position_name(part->position));
+        if (part->n_rows == 0) continue;
+        from = H5Screate_simple(3, rows, NULL);
+        good = from >= 0 &&
+               H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, rows,
+                                   NULL) >= 0 &&
+               H5Pset_virtual(how, space, parts->names[i], source, from) >= 0;
+        start[1] += rows[1];
+        ks__h5_drop(&from);
+    }
+    if (good && H5Sselect_all(space) >= 0)
+        set = H5Dcreate2(at, name, type, space, H5P_DEFAULT, how, H5P_DEFAULT);
+    if (set < 0) st = ks__h5_fail(err, path, "make a virtual data set");
+    ks__h5_drop(&set);
+    ks__h5_drop(&space);
+    ks__h5_drop(&how);
+    return st;
+}
+
+/* Checksums lie beside rows: none where these are virtual. */
 static ks_status put_sets(hid_t file, const char *path,
                           const ks_acts_spec *spec, ks__acts_layout *layout,
-                          ks_err *err) {
+                          const ks__acts_parts *parts, ks_err *err) {
     /* quiet NaN of each storage type, little-endian */
     static const uint8_t nan_f32[] = {0, 0, 0xc0, 0x7f};
     static const uint8_t nan_bf16[] = {0xc0, 0x7f}, nan_f16[] = {0, 0x7e};
@@ -412,10 +301,11 @@ static ks_status put_sets(hid_t file, const char *path,
     ks_status st = KS_OK;
     hid_t type = ks__h5_type(spec->dtype);
     hid_t acts = make_group(file, "activations");
-    hid_t sums = make_group(file, "checksums");
+    hid_t sums = parts ? -1 : make_group(file, "checksums");
     hid_t acts_stream = -1, sums_stream = -1;
-    KS_TRY(put_text(sums, path, "algorithm",
-                    "CRC-32C of the stored bytes of a row [d]", 0, err));
+    if (!parts)
+        KS_TRY(put_text(sums, path, "algorithm",
+                        "CRC-32C of the stored bytes of a row [d]", 0, err));
     for (int i = 0; i < layout->n_sets; i++) {
         ks__acts_set *set = &layout->sets[i];
         if (i == 0 || set->stream != set[-1].stream) {
@@ -423,13 +313,19 @@ static ks_status put_sets(hid_t file, const char *path,
             ks__h5_drop(&acts_stream);
             ks__h5_drop(&sums_stream);
             acts_stream = make_group(acts, name);
-            sums_stream = make_group(sums, name);
+            if (!parts) sums_stream = make_group(sums, name);
         }
         const char *name = ks_position_name(set->position);
         hsize_t extent[] = {(hsize_t)set->n_layers, (hsize_t)set->n_rows,
                             (hsize_t)spec->d};
-        KS_TRY(put_empty(sums_stream, path, name, H5T_STD_U32LE, NULL, 2,
-                         extent, &set->sums_at, err));
+        if (parts && set->n_rows > 0) {
+            KS_TRY(put_virtual(acts_stream, path, name, type, nan, extent,
+                               parts, i, err));
+            continue;
+        }
+        if (!parts)
+            KS_TRY(put_empty(sums_stream, path, name, H5T_STD_U32LE, NULL, 2,
+                             extent, &set->sums_at, err));
         KS_TRY(put_empty(acts_stream, path, name, type, nan, 3, extent,
                          &set->data_at, err));
     }
@@ -450,7 +346,7 @@ static hid_t create_file(const char *path) {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     hid_t file = -1;
     if (how >= 0 && access >= 0 && H5Pset_obj_track_times(how, false) >= 0 &&
-        H5Pset_alignment(access, ALIGN_FROM, ALIGN_TO) >= 0 &&
+        H5Pset_alignment(access, ALIGN_FROM, KS__ACTS_ALIGN) >= 0 &&
         H5Pset_file_locking(access, false, true) >= 0)
         file = H5Fcreate(path, H5F_ACC_TRUNC, how, access);
     ks__h5_drop(&access);
@@ -459,7 +355,8 @@ static hid_t create_file(const char *path) {
 }
 
 ks_status ks__acts_build(const char *path, const ks_acts_spec *spec,
-                         ks__acts_layout *layout, ks_err *err) {
+                         ks__acts_layout *layout, const ks__acts_parts *parts,
+                         ks_err *err) {
     ks_status st = KS_OK;
     ks__h5 was;
     ks__h5_enter(&was);
@@ -472,9 +369,10 @@ ks_status ks__acts_build(const char *path, const ks_acts_spec *spec,
         goto done;
     }
     KS_TRY(put_attributes(file, path, spec, err));
+    if (parts) KS_TRY(put_int(file, path, "shards", parts->n, err));
     KS_TRY(put_steps(file, path, spec, err));
     KS_TRY(put_chains(file, path, spec, err));
-    KS_TRY(put_sets(file, path, spec, layout, err));
+    KS_TRY(put_sets(file, path, spec, layout, parts, err));
     hid_t closing = file;
     file = -1;
     if (H5Fclose(closing) < 0) KS_TRY(ks__h5_fail(err, path, "close"));

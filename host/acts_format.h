@@ -11,7 +11,8 @@ enum {
     KS__ACTS_VERSION = 1,
     KS__ACTS_SETS = KS_N_STREAMS * KS_N_POSITIONS,
     /* bytes of the attributes that a forced resume may have to lengthen */
-    KS__ACTS_WORD = 64
+    KS__ACTS_WORD = 64,
+    KS__ACTS_ALIGN = 4096 /* large data sets start at multiples of it */
 };
 
 /* One /activations/<stream>/<position> [n_layers, n_rows, d] and its
@@ -38,12 +39,22 @@ typedef struct ks__acts_layout {
 /* Checks the spec and sizes every set; offsets come with build. */
 ks_status ks__acts_plan(ks__acts_layout *layout, const ks_acts_spec *spec,
                         ks_err *err);
-/* Makes the HDF5 file at path with everything but the rows; fills offsets. */
+/* Bytes of the longest id, or problem, of the chains. */
+size_t ks__acts_longest(const ks_acts_spec *spec, bool problem);
+
+/* The files whose rows, one after another, are those of a virtual file:
+ * names [n] as HDF5 finds them, layouts [n] with the same sets. */
+typedef struct ks__acts_parts {
+    int32_t n;
+    const char *const *names;
+    const ks__acts_layout *const *layouts;
+} ks__acts_parts;
+
+/* Makes the HDF5 file at path with everything but the rows; fills offsets.
+ * parts not NULL: activations are virtual data sets over them. */
 ks_status ks__acts_build(const char *path, const ks_acts_spec *spec,
-                         ks__acts_layout *layout, ks_err *err);
-/* Identity of a spec but for instruction set, backend and program version. */
-ks_status ks__acts_spec_hash(const ks_acts_spec *spec, char hex[65],
-                             ks_err *err);
+                         ks__acts_layout *layout, const ks__acts_parts *parts,
+                         ks_err *err);
 /* Rewrites isa, backend and program_version in place ("avx2+avx512"). */
 ks_status ks__acts_amend(const char *path, const char *isa, const char *backend,
                          const char *version, ks_err *err);
@@ -88,7 +99,7 @@ struct ks_acts_file {
     ks_step_row *steps;
     ks_chain_row *chains;
     int32_t *listed;
-    char *texts[9], *ids, *problems, *hashes, spec_hash[65];
+    char *texts[11], *ids, *problems, *hashes, spec_hash[65];
 };
 
 /* Attributes, chains and steps of an opened file, checked. Inside
@@ -110,10 +121,11 @@ const uint8_t *ks__acts_mapped_sums(const ks_acts_file *file,
 typedef ks_status (*ks__acts_source_fn)(void *user, const char *path,
                                         ks_err *err);
 /* The sources of one virtual data set: present, of this type, large enough,
- * and together as many values as the set has. Inside ks__h5_enter. */
-ks_status ks__acts_check_virtual(hid_t set, const char *path, const char *what,
-                                 ks__acts_source_fn each, void *user,
-                                 ks_err *err);
+ * together as many values as the set has, and, where keystep join made it, the
+ * shards of this run in their order. Inside ks__h5_enter. */
+ks_status ks__acts_check_virtual(const ks_acts_file *joined, hid_t set,
+                                 const char *what, ks__acts_source_fn each,
+                                 void *user, ks_err *err);
 
 /* ----------------------------------------------------------------- journal */
 

@@ -74,7 +74,37 @@ done:
 }
 
 /* indices of texts */
-enum { FORMAT, MODEL, SHA, TOKENIZER, ISA, BACKEND, CONFIG, VERSION, WORD };
+enum {
+    FORMAT,
+    MODEL,
+    SHA,
+    TOKENIZER,
+    ISA,
+    BACKEND,
+    CONFIG,
+    VERSION,
+    SHARD,
+    WHOLE,
+    WORD
+};
+
+/* Of a shard which one it is and of what; of a joined file how many it has. */
+static ks_status get_shard(ks_acts_file *f, ks_err *err) {
+    ks_status st = KS_OK;
+    int64_t n = 0;
+    char **t = f->texts;
+    if (H5Aexists(f->file, "shard") > 0) {
+        KS_TRY(get_text(f->file, f->path, "shard", &t[SHARD], err));
+        KS_TRY(get_text(f->file, f->path, "whole_sha256", &t[WHOLE], err));
+        f->info.shard = t[SHARD];
+        f->info.whole_sha256 = t[WHOLE];
+    }
+    if (H5Aexists(f->file, "shards") > 0)
+        KS_TRY(get_int(f->file, f->path, "shards", 1, INT32_MAX, &n, err));
+    f->info.n_shards = (int32_t)n;
+done:
+    return st;
+}
 
 static ks_status get_attributes(ks_acts_file *f, ks_err *err) {
     ks_status st = KS_OK;
@@ -123,6 +153,7 @@ static ks_status get_attributes(ks_acts_file *f, ks_err *err) {
     info->backend = t[BACKEND];
     info->config = t[CONFIG];
     info->program_version = t[VERSION];
+    KS_TRY(get_shard(f, err));
 done:
     return st;
 }

@@ -61,7 +61,7 @@ static ks_status open_set(const ks_acts_file *f, const char *name, hid_t type,
              "%s: %s is not stored as its dtype attribute says", f->path, name);
     H5D_layout_t layout = H5Pget_layout(how);
     if (layout == H5D_VIRTUAL) {
-        KS_TRY(ks__acts_check_virtual(*set, f->path, name, NULL, NULL, err));
+        KS_TRY(ks__acts_check_virtual(f, *set, name, NULL, NULL, err));
     } else {
         KS_CHECK(layout == H5D_CONTIGUOUS && H5Pget_external_count(how) == 0,
                  KS_FORMAT,
@@ -150,8 +150,11 @@ done:
 static ks_status open_structure(ks_acts_file *f, ks_err *err) {
     ks_status st = KS_OK;
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
-    if (H5Pset_file_locking(access, false, true) >= 0)
-        f->file = H5Fopen(f->path, H5F_ACC_RDONLY, access);
+    /* shards lie beside the file, not beside a link to it */
+    char *real = realpath(f->path, NULL);
+    if (real && H5Pset_file_locking(access, false, true) >= 0)
+        f->file = H5Fopen(real, H5F_ACC_RDONLY, access);
+    free(real);
     if (f->file < 0) KS_TRY(ks__h5_fail(err, f->path, "open as HDF5"));
     KS_TRY(ks__acts_get_meta(f, err));
     KS_TRY(get_sets(f, err));
@@ -205,6 +208,18 @@ ks_status ks_acts_open(ks_acts_file **out, const char *path, ks_err *err) {
                     path, part);
         free(part);
     }
+    return st;
+}
+
+ks_status ks_acts_open_whole(ks_acts_file **out, const char *path,
+                             ks_err *err) {
+    ks_status st = ks_acts_open(out, path, err);
+    if (st != KS_OK || !(*out)->info.shard) return st;
+    st = ks_fail(err, KS_MISMATCH,
+                 "%s: is shard %.32s of a run; keystep join makes one file of "
+                 "all of them",
+                 path, (*out)->info.shard);
+    ks_acts_close(out);
     return st;
 }
 

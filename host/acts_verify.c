@@ -8,11 +8,12 @@
 #include <string.h>
 
 #include "ops.h"
+#include "shard.h"
 
 /* ----------------------------------------------------------------- sources */
 
-/* A shard's path as HDF5 finds it: beside the joined file unless absolute,
- * "." is the file itself. */
+/* A shard's path as HDF5 finds it: beside the joined file (what a link to that
+ * means) unless absolute, "." is the file itself. */
 static ks_status source_path(const char *joined, const char *name, char **out,
                              ks_err *err) {
     if (name[0] == '/' || strcmp(name, ".") == 0) {
@@ -20,10 +21,10 @@ static ks_status source_path(const char *joined, const char *name, char **out,
         return *out ? KS_OK
                     : ks_fail(err, KS_NOMEM, "out of memory for a path");
     }
-    char *copy = strdup(joined);
-    if (!copy) return ks_fail(err, KS_NOMEM, "out of memory for a path");
-    ks_status st = ks_path_join(out, dirname(copy), name, err);
-    free(copy);
+    char *real = realpath(joined, NULL);
+    if (!real) return ks_fail(err, KS_IO, "%s: cannot tell its folder", joined);
+    ks_status st = ks_path_join(out, dirname(real), name, err);
+    free(real);
     return st;
 }
 
@@ -75,10 +76,37 @@ done:
     return st;
 }
 
+/* Is the file at path one of the shards that joined was made of, behind those
+ * up to *last? */
+static ks_status check_origin(const ks_acts_file *joined, const char *path,
+                              hid_t file, int32_t *last, ks_err *err) {
+    ks_status st = KS_OK;
+    char *shard = NULL, *whole = NULL;
+    ks_shard which;
+    static const char expected[] = "a shard";
+    if (!joined->info.n_shards) return KS_OK;
+    KS_TRY(ks__h5_text(file, path, "shard", expected, &shard, err));
+    KS_TRY(ks__h5_text(file, path, "whole_sha256", expected, &whole, err));
+    KS_CHECK(strcmp(whole, joined->spec_hash) == 0, KS_MISMATCH,
+             "%s: is a shard of another run than %s was joined from "
+             "(%.12s..., expected %.12s...)",
+             path, joined->path, whole, joined->spec_hash);
+    KS_CHECK(ks_shard_read(shard, &which) && which.n == joined->info.n_shards &&
+                 which.k > *last,
+             KS_MISMATCH, "%s: is shard %.32s, expected one behind %d of %d",
+             path, shard, *last, joined->info.n_shards);
+    *last = which.k;
+done:
+    free(shard);
+    free(whole);
+    return st;
+}
+
 /* The source data set is there, of the type, contiguous within its file's
  * length, and holds the `points` values that the mapping takes. */
-static ks_status check_source(const char *path, const char *name, hid_t type,
-                              hid_t wanted, hssize_t points, ks_err *err) {
+static ks_status check_source(const ks_acts_file *joined, const char *path,
+                              const char *name, hid_t type, hid_t wanted,
+                              hssize_t points, int32_t *last, ks_err *err) {
     ks_status st = KS_OK;
     hid_t access = -1, file = -1, set = -1, have = -1, space = -1;
     hsize_t extent[H5S_MAX_RANK];
@@ -92,6 +120,7 @@ static ks_status check_source(const char *path, const char *name, hid_t type,
     H5Pset_file_locking(access, false, true);
     file = H5Fopen(path, H5F_ACC_RDONLY, access);
     if (file < 0) KS_TRY(ks__h5_fail(err, path, "open as HDF5"));
+    KS_TRY(check_origin(joined, path, file, last, err));
     set = H5Dopen2(file, name, H5P_DEFAULT);
     KS_CHECK(set >= 0, KS_FORMAT, "%s: the shard has no data set %s", path,
              name);
@@ -122,15 +151,23 @@ done:
     return st;
 }
 
-ks_status ks__acts_check_virtual(hid_t set, const char *path, const char *what,
-                                 ks__acts_source_fn each, void *user,
-                                 ks_err *err) {
+ks_status ks__acts_check_virtual(const ks_acts_file *joined, hid_t set,
+                                 const char *what, ks__acts_source_fn each,
+                                 void *user, ks_err *err) {
     ks_status st = KS_OK;
+    const char *path = joined->path;
+    int32_t last = 0;
+    static const char elsewhere[] = "HDF5_VDS_PREFIX";
     hid_t how = H5Dget_create_plist(set), type = H5Dget_type(set);
     hid_t space = H5Dget_space(set), to = -1, from = -1;
     char *file = NULL, *name = NULL, *source = NULL;
     size_t count = 0;
     hssize_t covered = 0;
+    /* the library looks there first, and we beside the file */
+    KS_CHECK(!getenv(elsewhere), KS_UNSUPPORTED,
+             "%s: is joined from shards, and %s is set, which has other files "
+             "read in their place: unset it",
+             path, elsewhere);
     if (H5Pget_virtual_count(how, &count) < 0)
         KS_TRY(ks__h5_fail(err, path, "read the sources of a data set"));
     for (size_t i = 0; i < count; i++) {
@@ -146,7 +183,8 @@ ks_status ks__acts_check_virtual(hid_t set, const char *path, const char *what,
                  file);
         covered += points;
         KS_TRY(source_path(path, file, &source, err));
-        KS_TRY(check_source(source, name, type, from, points, err));
+        KS_TRY(
+            check_source(joined, source, name, type, from, points, &last, err));
         if (each) KS_TRY(each(user, source, err));
         free(file);
         free(name);
@@ -198,9 +236,8 @@ static ks_status list_sources(const ks_acts_file *f, names *all, ks_err *err) {
     for (int i = 0; i < f->layout.n_sets; i++)
         if (f->virtual[i] >= 0)
             KS_TRY(ks__acts_check_virtual(
-                f->virtual[i], f -> path,
-                ks_position_name(f->layout.sets[i].position), remember, all,
-                err));
+                f, f->virtual[i], ks_position_name(f->layout.sets[i].position),
+                remember, all, err));
 done:
     ks__h5_leave(&was);
     return st;

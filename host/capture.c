@@ -55,9 +55,6 @@ ks_status ks_capture_open(ks_capture_job **out,
     job->cost.open_seconds = ks_seconds() - start;
     KS_TRY(ks__capture_plan(job, err));
     job->cost.plan_seconds = ks_seconds() - start - job->cost.open_seconds;
-    if (options->random_weights >= 0)
-        KS_TRY(ks_model_randomize(job->engine->model,
-                                  (uint64_t)options->random_weights, err));
     *out = job;
     job = NULL;
 done:

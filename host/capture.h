@@ -13,6 +13,7 @@
 #include "acts.h"
 #include "chains.h"
 #include "engines.h"
+#include "shard.h"
 
 typedef struct ks_capture_options {
     const char *model;           /* as for ks_engine_open */
@@ -27,6 +28,7 @@ typedef struct ks_capture_options {
     bool context_none; /* each step alone, behind a BOS where there is one */
     bool truncate;     /* cut chains at the model's context */
     bool force, resume;
+    ks_shard shard;         /* n 0: all chains */
     int64_t random_weights; /* seed of the control with random weights, or -1 */
     ks_engine_options engine; /* backend: also a list, "cuda:0,cuda:1"; "cuda"
                                  takes every device that there is */
@@ -76,7 +78,9 @@ typedef struct ks_capture_job {
     ks_step_row *steps; /* [spec.n_steps] */
     size_t n_steps, steps_capacity;
     int64_t *token_row; /* [n_steps + 1] rows of KS_TOKENS before a step */
-    ks_chain_row *chain_rows;
+    ks_chain_row *chain_rows; /* [chains.n] */
+    size_t first, end;        /* the chains that are captured: the shard's */
+    char shard[32], whole_sha256[65]; /* of the spec */
     char *config;
     ks_acts_spec spec;
     int32_t batch_tokens;         /* packing limit */

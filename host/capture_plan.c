@@ -70,6 +70,13 @@ static ks_status tokenize(const ks_capture_job *job, const ks_chain *chain,
     return check_ids(job, chain, tokens, err);
 }
 
+/* Chains of other shards are read, cut and tokenised as well: what is wrong
+ * with any is found by all, and the identity of the whole takes their tokens.
+ */
+static bool is_mine(const ks_capture_job *job, int32_t c) {
+    return (size_t)c >= job->first && (size_t)c < job->end;
+}
+
 /* ------------------------------------------------------------ context: full */
 
 static ks_status chain_steps(ks_capture_job *job, int32_t c,
@@ -128,7 +135,7 @@ static ks_status plan_chain(ks_capture_job *job, int32_t c, ks_str *text,
         if (!job->options.truncate || by_memory)
             return too_long(job, chain, n, by_memory, longest, err);
         n = (size_t)longest;
-        job->cost.truncated++;
+        job->cost.truncated += is_mine(job, c);
     }
     ks_capture_seq seq = {.token = (int64_t)job->n_ids,
                           .n_tokens = (int32_t)n,
@@ -136,6 +143,7 @@ static ks_status plan_chain(ks_capture_job *job, int32_t c, ks_str *text,
                           .step = (int64_t)job->n_steps,
                           .n_steps = chain->n_steps};
     KS_TRY(chain_steps(job, c, tokens, (int32_t)n, err));
+    if (!is_mine(job, c)) return KS_OK;
     KS_TRY(add_ids(job, tokens->ids, n, err));
     if (n == 0) {
         KS_TRY(add_ids(job, &(int32_t){STAND_IN}, 1, err));
@@ -175,20 +183,20 @@ static ks_status plan_lone_step(ks_capture_job *job, int32_t c, int32_t i,
         if (!job->options.truncate || by_memory)
             return too_long(job, chain, n, by_memory, (int32_t)longest, err);
         n = longest;
-        job->cost.truncated++;
+        job->cost.truncated += is_mine(job, c);
     }
     int32_t last = whole ? ahead + (int32_t)n : ahead;
-    KS_TRY(add_seq(job,
-                   (ks_capture_seq){.token = (int64_t)job->n_ids,
-                                    .n_tokens = KS_MAX(ahead + (int32_t)n, 1),
-                                    .chain = c,
-                                    .step = (int64_t)job->n_steps,
-                                    .n_steps = 1},
-                   err));
+    ks_capture_seq seq = {.token = (int64_t)job->n_ids,
+                          .n_tokens = KS_MAX(ahead + (int32_t)n, 1),
+                          .chain = c,
+                          .step = (int64_t)job->n_steps,
+                          .n_steps = 1};
     KS_TRY(add_step(job,
                     (ks_step_row){c, i, ahead, last, span.begin, span.end,
                                   last > ahead, label_of(job, line, i)},
                     err));
+    if (!is_mine(job, c)) return KS_OK;
+    KS_TRY(add_seq(job, seq, err));
     if (ahead) KS_TRY(add_ids(job, &bos, 1, err));
     KS_TRY(add_ids(job, tokens->ids, n, err));
     if (ahead + n == 0) KS_TRY(add_ids(job, &(int32_t){STAND_IN}, 1, err));
@@ -342,18 +350,46 @@ static ks_status fill_chain_rows(ks_capture_job *job, ks_err *err) {
     return KS_OK;
 }
 
+/* From the whole, whose identity is kept, to the shard: its steps and chains
+ * alone, counted from its own first. */
+static ks_status take_shard(ks_capture_job *job, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_shard shard = job->options.shard;
+    size_t begin = 0, end, n = job->n_steps;
+    KS_TRY(ks_acts_spec_hash(&job->spec, job->whole_sha256, err));
+    while (begin < n && (size_t)job->steps[begin].chain < job->first) begin++;
+    end = begin;
+    while (end < n && (size_t)job->steps[end].chain < job->end) end++;
+    KS_CHECK(begin < end, KS_USAGE,
+             "%s: none of the chains %zu to %zu, shard %d/%d, has a step; "
+             "fewer shards are larger",
+             job->options.chains, job->first + 1, job->end, shard.k, shard.n);
+    job->n_steps = end - begin;
+    memmove(job->steps, job->steps + begin, job->n_steps * sizeof *job->steps);
+    for (size_t i = 0; i < job->n_steps; i++)
+        job->steps[i].chain -= (int32_t)job->first;
+    for (size_t i = 0; i < job->n_seqs; i++)
+        job->seqs[i].step -= (int64_t)begin;
+    snprintf(job->shard, sizeof job->shard, "%d/%d", shard.k, shard.n);
+    job->spec.n_steps = (int64_t)job->n_steps;
+    job->spec.n_chains = (int64_t)(job->end - job->first);
+    job->spec.chains = job->chain_rows + job->first;
+    job->spec.shard = job->shard;
+    job->spec.whole_sha256 = job->whole_sha256;
+done:
+    return st;
+}
+
 static ks_status fill_spec(ks_capture_job *job, ks_err *err) {
     ks_status st = KS_OK;
     const ks_capture_options *o = &job->options;
     const ks_model *model = job->engine->model;
     KS_TRY(write_config(job, err));
     KS_TRY(fill_chain_rows(job, err));
-    KS_TRY(ks_alloc(&job->token_row, job->n_steps + 1, sizeof *job->token_row,
-                    "steps", err));
-    for (size_t i = 0; i < job->n_steps; i++)
-        job->token_row[i + 1] = job->token_row[i] + job->steps[i].token_end -
-                                job->steps[i].token_begin;
     KS_TRY(ks_model_hash(job->engine->model, err));
+    if (o->random_weights >= 0) /* which decides the model's hash */
+        KS_TRY(ks_model_randomize(job->engine->model,
+                                  (uint64_t)o->random_weights, err));
     job->spec =
         (ks_acts_spec){.streams = o->streams,
                        .positions = o->positions,
@@ -373,6 +409,12 @@ static ks_status fill_spec(ks_capture_job *job, ks_err *err) {
                        .isa = job->engine->ops->isa,
                        .backend = job->engine->ops->name,
                        .config = job->config};
+    if (o->shard.n) KS_TRY(take_shard(job, err));
+    KS_TRY(ks_alloc(&job->token_row, job->n_steps + 1, sizeof *job->token_row,
+                    "steps", err));
+    for (size_t i = 0; i < job->n_steps; i++)
+        job->token_row[i + 1] = job->token_row[i] + job->steps[i].token_end -
+                                job->steps[i].token_begin;
 done:
     return st;
 }
@@ -395,7 +437,7 @@ static uint64_t store_bytes(const ks_capture_job *job) {
 
 static void fill_cost(ks_capture_job *job) {
     ks_capture_cost *cost = &job->cost;
-    cost->chains = (int64_t)job->chains.n;
+    cost->chains = job->spec.n_chains;
     cost->steps = (int64_t)job->n_steps;
     cost->tokens = (int64_t)job->n_ids;
     for (size_t i = 0; i < job->n_steps; i++) {
@@ -445,6 +487,9 @@ ks_status ks__capture_plan(ks_capture_job *job, ks_err *err) {
     ks_tokens tokens = {0};
     ks_str text = {0};
     KS_TRY(read_inputs(job, err));
+    KS_TRY(ks_shard_range(job->options.shard, job->chains.n,
+                          job->options.chains, "chains", &job->first, &job->end,
+                          err));
     for (size_t c = 0; c < job->chains.n; c++) {
         if (job->options.context_none)
             KS_TRY(plan_lone_steps(job, (int32_t)c, &tokens, err));

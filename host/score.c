@@ -242,8 +242,8 @@ done:
 static ks__scored *next_item(ks_score_job *job) {
     ks__scored *item = NULL;
     pthread_mutex_lock(&job->mutex);
-    while (job->next < job->chains.n && job->items[job->next].line) job->next++;
-    if (job->next < job->chains.n) item = &job->items[job->next++];
+    while (job->next < job->end && job->items[job->next].line) job->next++;
+    if (job->next < job->end) item = &job->items[job->next++];
     pthread_mutex_unlock(&job->mutex);
     return item;
 }
@@ -272,7 +272,8 @@ static void tell(void *user, const ks_generate_stats *so_far) {
     ks_generate_stats_add(&job->stats, so_far, &w->told);
     w->told = *so_far;
     if (job->progress)
-        job->progress(job->user, job->n_done, job->chains.n, &job->stats);
+        job->progress(job->user, job->n_done, ks_score_chains(job),
+                      &job->stats);
     pthread_mutex_unlock(&job->mutex);
 }
 
@@ -295,7 +296,7 @@ static ks_status run_all(ks_score_job *job, ks_err *err) {
     const ks_score_options *o = &job->options;
     size_t store = o->memory;
     if (job->engines.at[0]->ops->unified) store /= 2;
-    int size = ks_crew_size(&job->engines, store, job->chains.n);
+    int size = ks_crew_size(&job->engines, store, ks_score_chains(job));
     size_t memory = ks_crew_memory(&job->engines, size, o->memory);
     KS_TRY(ks_alloc(&job->workers, (size_t)size, sizeof *job->workers,
                     "workers", err));
@@ -307,12 +308,12 @@ static ks_status run_all(ks_score_job *job, ks_err *err) {
     if (st == KS_INTERRUPTED)
         st = ks_fail(err, st,
                      "%s keeps %zu of %zu chains; --resume goes on from there",
-                     job->part.path, job->n_done, job->chains.n);
+                     job->part.path, job->n_done, ks_score_chains(job));
     else
         st = ks_fail_more(err, st,
                           "; %s keeps %zu of %zu chains, --resume goes on from "
                           "there",
-                          job->part.path, job->n_done, job->chains.n);
+                          job->part.path, job->n_done, ks_score_chains(job));
 done:
     free(job->workers);
     job->workers = NULL;
@@ -332,11 +333,11 @@ ks_status ks_score_run(ks_score_job *job, ks_score_fn progress, void *user,
         KS_TRY(run_all(job, err));
         KS_TRY(ks__score_write(job, err));
     }
-    sum->chains = job->chains.n;
+    sum->chains = ks_score_chains(job);
     sum->taken_over = job->n_taken_over;
     sum->stats = job->stats;
     sum->took = ks_seconds() - start;
-    for (size_t i = 0; i < job->chains.n; i++) {
+    for (size_t i = job->first; i < job->end; i++) {
         sum->steps += job->chains.at[i].n_steps;
         sum->without += ks__score_without(job->items[i].line);
     }
@@ -466,6 +467,9 @@ ks_status ks_score_open(ks_score_job **out, const ks_score_options *options,
     pthread_mutex_init(&job->mutex, NULL);
     KS_TRY(check_files(options, err));
     KS_TRY(ks_chains_read(&job->chains, options->chains, KS_KEEP_FIELDS, err));
+    KS_TRY(ks_shard_range(options->shard, job->chains.n, options->chains,
+                          "chains", &job->first, &job->end, err));
+    job->next = job->first;
     if (options->problems)
         KS_TRY(ks_problems_read(&job->problems, options->problems,
                                 KS_KEEP_FIELDS, err));
@@ -480,7 +484,7 @@ done:
 }
 
 size_t ks_score_chains(const ks_score_job *job) {
-    return job->chains.n;
+    return job->end - job->first;
 }
 
 void ks_score_close(ks_score_job **at) {
@@ -493,6 +497,7 @@ void ks_score_close(ks_score_job **at) {
     ks_part_close(&job->part, false);
     free(job->items);
     json_decref(job->settings);
+    json_decref(job->noted);
     pthread_mutex_destroy(&job->mutex);
     ks_prompt_close(&job->prompt);
     ks_problems_free(&job->problems);

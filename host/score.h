@@ -11,6 +11,7 @@
 #include "engines.h"
 #include "generate.h"
 #include "prompt.h"
+#include "shard.h"
 
 typedef enum ks_score_kind {
     KS_SCORE_LOGPROB, /* mean log P of the step's tokens, each given all that
@@ -37,6 +38,7 @@ typedef struct ks_score_options {
     uint32_t kinds;       /* bit set of ks_score_kind */
     ks_template which;    /* KS_TEMPLATE_AUTO: the model's */
     bool force, resume;
+    ks_shard shard;           /* n 0: all chains */
     size_t memory;            /* as ks_generate_options.room; 0: any */
     ks_engine_options engine; /* backend: also a list */
 } ks_score_options;

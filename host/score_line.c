@@ -33,6 +33,33 @@ done:
     return st;
 }
 
+/* What the shard's note tells. */
+static ks_status describe_shard(ks_score_job *job, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_sha256 *hash = NULL;
+    json_t *what = json_array();
+    KS_TRY(ks_sha256_open(&hash, err));
+    for (size_t i = 0; i < job->chains.n; i++) {
+        const char *id = job->chains.at[i].id;
+        ks_sha256_add(hash, id, strlen(id) + 1);
+        ks_sha256_add(hash, job->items[i].inputs, sizeof job->items[i].inputs);
+    }
+    ks_sha256_close(&hash, job->inputs);
+    for (int kind = 0; kind < KS_SCORE_N_KINDS; kind++)
+        if (job->options.kinds >> kind & 1)
+            json_array_append_new(
+                what, json_string(ks_score_name((ks_score_kind)kind)));
+    job->noted = json_copy(job->settings);
+    KS_TRY(ks_json_set(job->noted, "what", json_incref(what), "settings", err));
+    job->note = (ks_shard_note){job->options.shard, "score",       "out",
+                                "chains",           job->chains.n, job->first,
+                                job->end,           job->inputs,   job->noted};
+done:
+    json_decref(what);
+    ks_sha256_close(&hash, NULL);
+    return st;
+}
+
 ks_status ks__score_settle(ks_score_job *job, ks_err *err) {
     ks_status st = KS_OK;
     const ks_engine *e = job->engines.at[0];
@@ -48,6 +75,7 @@ ks_status ks__score_settle(ks_score_job *job, ks_err *err) {
                            "settings", err));
     for (size_t i = 0; i < job->chains.n; i++)
         KS_TRY(hash_inputs(&job->items[i], err));
+    if (job->options.shard.n) KS_TRY(describe_shard(job, err));
 done:
     return st;
 }
@@ -144,7 +172,11 @@ static ks_status adopt(void *user, size_t number, json_t *line, ks_err *err) {
     st = ks_json_same(job->settings, json_object_get(line, "scoring"), other,
                       err);
     if (st != KS_OK) return ks_fail_more(err, st, AFRESH);
-    ks__scored *item = &job->items[c - job->chains.at];
+    size_t at = (size_t)(c - job->chains.at);
+    KS_CHECK(at >= job->first && at < job->end, KS_MISMATCH,
+             "%s: chain %.60s is not in shard %d/%d" AFRESH, where, id,
+             job->options.shard.k, job->options.shard.n);
+    ks__scored *item = &job->items[at];
     KS_TRY(ks_json_string(line, "inputs_sha256", where, &inputs, &n, err));
     KS_CHECK(
         strcmp(inputs, item->inputs) == 0, KS_MISMATCH,
@@ -171,10 +203,12 @@ ks_status ks__score_take_over(ks_score_job *job, bool *whole, ks_err *err) {
                         &found, err));
     if (found != KS_FOUND_WHOLE) return KS_OK;
     job->from = o->out;
+    st = ks_shard_note_check(&job->note, o->out, err);
+    if (st != KS_OK) return ks_fail_more(err, st, AFRESH);
     KS_TRY(ks_jsonl_read(o->out, adopt, job, err));
-    KS_CHECK(job->n_done == job->chains.n, KS_MISMATCH,
+    KS_CHECK(job->n_done == ks_score_chains(job), KS_MISMATCH,
              "%s has %zu of the %zu chains of %s" AFRESH, o->out, job->n_done,
-             job->chains.n, o->chains);
+             ks_score_chains(job), o->chains);
     *whole = true;
 done:
     return st;
@@ -184,9 +218,10 @@ ks_status ks__score_write(ks_score_job *job, ks_err *err) {
     ks_status st = KS_OK;
     ks_str all = {0};
     KS_TRY(ks_str_add(&all, "", 0, err));
-    for (size_t i = 0; i < job->chains.n; i++)
+    for (size_t i = job->first; i < job->end; i++)
         KS_TRY(ks_jsonl_add(&all, job->items[i].line, err));
     KS_TRY(ks_write_out(job->options.out, all.data, all.length, true, err));
+    KS_TRY(ks_shard_note_write(&job->note, job->options.out, err));
     ks_part_close(&job->part, true);
 done:
     ks_str_free(&all);

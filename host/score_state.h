@@ -46,9 +46,13 @@ struct ks_score_job {
     ks_prompt prompt;
     ks_problems problems;
     ks_chains chains;
-    ks__scored *items; /* [chains.n] */
-    int32_t longest;   /* tokens of a question */
-    json_t *settings;  /* of every line's "scoring" */
+    ks__scored *items;  /* [chains.n] */
+    size_t first, end;  /* the chains that are scored: the shard's */
+    ks_shard_note note; /* of OUT */
+    char inputs[65];    /* SHA-256 of all items' */
+    json_t *noted;      /* settings, and what is scored */
+    int32_t longest;    /* tokens of a question */
+    json_t *settings;   /* of every line's "scoring" */
     ks_part part;
     const char *from; /* whose lines are taken over */
     pthread_mutex_t mutex;

@@ -343,7 +343,7 @@ ks_status ks_dataset_open(ks_dataset **out, const ks_dataset_paths *paths,
                        ? KS_KEEP_OBJECTS
                        : KS_KEEP_FIELDS;
     KS_TRY(ks_alloc(&d, 1, sizeof *d, "data set", err));
-    KS_TRY(ks_acts_open(&d->acts, paths->acts, err));
+    KS_TRY(ks_acts_open_whole(&d->acts, paths->acts, err));
     d->info = ks_acts_get_info(d->acts);
     KS_CHECK(paths->labels || d->info->has_labels, KS_USAGE,
              "%s carries no labels: --labels is needed", paths->acts);

@@ -83,7 +83,7 @@ static ks_status open_rival(const ks_evaluation *r, ks_rival *rival,
                             const ks_grid_options *options, ks_err *err) {
     ks_status st = KS_OK;
     size_t n = (size_t)r->dataset->n;
-    KS_TRY(ks_acts_open(&rival->file, rival->path, err));
+    KS_TRY(ks_acts_open_whole(&rival->file, rival->path, err));
     KS_TRY(ks_alloc(&rival->place, n, sizeof *rival->place, "rows", err));
     KS_TRY(ks_dataset_match(r->dataset, rival->file, rival->path, rival->place,
                             err));

@@ -233,6 +233,9 @@ ks_status ks_label_open(ks_label_job **out, const ks_label_options *options,
     KS_TRY(ks_problems_read(&job->problems, options->problems, KS_KEEP_FIELDS,
                             err));
     KS_TRY(ks_chains_read(&job->chains, options->chains, KS_KEEP_OBJECTS, err));
+    KS_TRY(ks_shard_range(options->shard, job->chains.n, options->chains,
+                          "chains", &job->first, &job->end, err));
+    job->next = job->first;
     if (options->ranking) KS_TRY(ks__rankings_read(job, err));
     KS_TRY(open_model(job, err));
     choose_cues(job);
@@ -272,10 +275,11 @@ void ks_label_close(ks_label_job **at) {
 
 ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
                                const char **id) {
-    *id = job->chains.at[i].id;
-    return job->items[i].skip;
+    size_t at = job->first + (size_t)i;
+    *id = job->chains.at[at].id;
+    return job->items[at].skip;
 }
 
 int64_t ks_label_chains(const ks_label_job *job) {
-    return (int64_t)job->chains.n;
+    return (int64_t)(job->end - job->first);
 }

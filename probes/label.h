@@ -16,6 +16,7 @@
 #include "generate.h"
 #include "influence.h"
 #include "search.h"
+#include "shard.h"
 #include "suppress.h"
 
 /* How the steps are ranked and where removal starts. */
@@ -83,8 +84,9 @@ typedef struct ks_label_options {
     double enough; /* tau, of sufficiency, attainability and necessity */
     uint64_t seed;
     bool force, resume;
-    size_t memory; /* bytes of keys and values and of all buffers; 0: no limit
-                      but the store's default */
+    ks_shard shard; /* n 0: all chains */
+    size_t memory;  /* bytes of keys and values and of all buffers; 0: no limit
+                       but the store's default */
     ks_engine_options engine;
 } ks_label_options;
 /* Settings of the method. */

@@ -290,7 +290,7 @@ ks_status ks_label_estimate(ks_label_job *job, ks_label_cost *out,
     int64_t *texts = NULL;
     KS_TRY(ks_alloc(&sizes, job->chains.n, sizeof *sizes, "chains", err));
     KS_TRY(ks_alloc(&texts, job->chains.n, sizeof *texts, "chains", err));
-    for (size_t i = 0; i < job->chains.n; i++)
+    for (size_t i = job->first; i < job->end; i++)
         sizes[i] = size_of(job, &job->items[i], &texts[i]);
     job->count = &count;
     /* where another judge starts is not read: it knows what influences do */

@@ -173,7 +173,11 @@ static ks_status take_answer(struct ks_label_job *job, json_t *object,
              where, key);
     snprintf(place, sizeof place, "%s: '%.80s' of chain %.80s", where, key, id);
     KS_TRY(check_answer(kind, answer, job->options.rollouts, place, err));
-    ks__item *item = &job->items[chain - job->chains.at];
+    size_t at = (size_t)(chain - job->chains.at);
+    KS_CHECK(at >= job->first && at < job->end, KS_MISMATCH,
+             "%s: chain %s is not in shard %d/%d", where, id,
+             job->options.shard.k, job->options.shard.n);
+    ks__item *item = &job->items[at];
     json_t *before = json_object_get(item->known, key);
     KS_CHECK(!before || json_equal(before, answer), KS_FORMAT,
              "%s is answered for a second time, and otherwise", place);
@@ -253,11 +257,17 @@ static ks_status look_at_whole(struct ks_label_job *job, int64_t *lines,
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
     const char *others[] = {o->clean, o->prefixes};
+    const char *const names[] = {"clean", "prefixes"};
     whole w = {job, 0};
+    ks_shard_note note = ks__shard_note_of(job, "out");
+    KS_TRY(ks_shard_note_check(&note, o->out, err));
     KS_TRY(ks_jsonl_read(o->out, compare_line, &w, err));
-    for (size_t i = 0; i < KS_COUNT(others) && w.lines > 0; i++)
+    for (size_t i = 0; i < KS_COUNT(others) && w.lines > 0; i++) {
         KS_CHECK(!others[i] || ks_file_exists(others[i]), KS_EXISTS,
                  "%s is whole, but %s is not there", o->out, others[i]);
+        note.output = names[i];
+        KS_TRY(ks_shard_note_check(&note, others[i], err));
+    }
     *lines = w.lines;
 done:
     if (st == KS_OK) return st;

@@ -11,8 +11,7 @@ enum { IN_FLIGHT = 32, MOST_ACTIVE = 512 };
 
 static ks__item *next_item(struct ks_label_job *job) {
     pthread_mutex_lock(&job->mutex);
-    ks__item *item =
-        job->next < job->chains.n ? &job->items[job->next++] : NULL;
+    ks__item *item = job->next < job->end ? &job->items[job->next++] : NULL;
     pthread_mutex_unlock(&job->mutex);
     return item;
 }
@@ -67,7 +66,7 @@ static void tell(void *user, const ks_generate_stats *so_far) {
     ks_generate_stats_add(&job->stats, so_far, &w->told);
     w->told = *so_far;
     if (job->progress)
-        job->progress(job->user, (int64_t)job->n_done, (int64_t)job->chains.n,
+        job->progress(job->user, (int64_t)job->n_done, ks_label_chains(job),
                       &job->stats);
     pthread_mutex_unlock(&job->mutex);
 }
@@ -115,16 +114,19 @@ done:
 
 /* ----------------------------------------------------------------- writing */
 
-static ks_status write_lines(const struct ks_label_job *job, const char *path,
+static ks_status write_lines(const struct ks_label_job *job, const char *output,
+                             const char *path,
                              json_t *(*line)(const ks__item *), ks_err *err) {
     ks_status st = KS_OK;
     ks_str all = {0};
     KS_TRY(ks_str_add(&all, "", 0, err));
-    for (size_t i = 0; i < job->chains.n; i++) {
+    for (size_t i = job->first; i < job->end; i++) {
         json_t *object = line(&job->items[i]);
         if (object) KS_TRY(ks_jsonl_add(&all, object, err));
     }
     KS_TRY(ks_write_out(path, all.data, all.length, true, err));
+    ks_shard_note note = ks__shard_note_of(job, output);
+    KS_TRY(ks_shard_note_write(&note, path, err));
 done:
     ks_str_free(&all);
     return st;
@@ -143,7 +145,7 @@ static json_t *prefix_line(const ks__item *item) {
 }
 
 static void sum_up(const struct ks_label_job *job, ks_label_summary *sum) {
-    for (size_t i = 0; i < job->chains.n; i++) {
+    for (size_t i = job->first; i < job->end; i++) {
         const ks__item *item = &job->items[i];
         sum->chains++;
         sum->skipped[item->skip]++;
@@ -175,7 +177,7 @@ static ks_status run_all(struct ks_label_job *job, int size, ks_err *err) {
     if (job->longest > 0)
         st = ks_crew_run(&job->engines, size, work, job, err);
     else /* all are filtered: nothing is asked */
-        for (size_t i = 0; i < job->chains.n && st == KS_OK; i++) {
+        for (size_t i = job->first; i < job->end && st == KS_OK; i++) {
             ks__item_advance(&job->items[i]);
             st = fail_of(&job->items[i], err);
         }
@@ -193,7 +195,7 @@ static ks_status run_all(struct ks_label_job *job, int size, ks_err *err) {
 /* None waits for an answer to a question that nobody asked. */
 static ks_status check_done(const struct ks_label_job *job, ks_err *err) {
     ks_status st = KS_OK;
-    for (size_t i = 0; i < job->chains.n; i++) {
+    for (size_t i = job->first; i < job->end; i++) {
         const ks__item *item = &job->items[i];
         KS_CHECK(ks__item_done(item), KS_INTERNAL,
                  "chain %s: stage %d waits for an answer, and no question is "
@@ -212,7 +214,7 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     int64_t lines = 0;
     bool host = job->engines.at[0]->ops->unified;
     size_t store = host ? o->memory / 2 : o->memory;
-    int size = ks_crew_size(&job->engines, store, job->chains.n);
+    int size = ks_crew_size(&job->engines, store, job->end - job->first);
     job->progress = progress;
     job->user = user;
     *summary = (ks_label_summary){0};
@@ -220,7 +222,7 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     if (lines > 0) {
         bool curve = o->method == KS_LABEL_CURVE;
         *summary = (ks_label_summary){.whole = true,
-                                      .chains = (int64_t)job->chains.n,
+                                      .chains = ks_label_chains(job),
                                       .labelled = curve ? 0 : lines,
                                       .curves = curve ? lines : 0};
         goto done;
@@ -230,9 +232,10 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     KS_TRY(check_done(job, err));
     sum_up(job, summary);
     summary->seconds = ks_seconds() - start;
-    if (o->clean) KS_TRY(write_lines(job, o->clean, clean_line, err));
-    if (o->prefixes) KS_TRY(write_lines(job, o->prefixes, prefix_line, err));
-    if (o->out) KS_TRY(write_lines(job, o->out, label_line, err));
+    if (o->clean) KS_TRY(write_lines(job, "clean", o->clean, clean_line, err));
+    if (o->prefixes)
+        KS_TRY(write_lines(job, "prefixes", o->prefixes, prefix_line, err));
+    if (o->out) KS_TRY(write_lines(job, "out", o->out, label_line, err));
     ks_part_close(&job->part, true);
 done:
     free(job->workers);

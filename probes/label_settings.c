@@ -93,3 +93,10 @@ done:
     ks_sha256_close(&hash, NULL);
     return st;
 }
+
+ks_shard_note ks__shard_note_of(const struct ks_label_job *job,
+                                const char *output) {
+    return (ks_shard_note){job->options.shard, "label",       output,
+                           "chains",           job->chains.n, job->first,
+                           job->end,           job->inputs,   job->sampling};
+}

@@ -127,9 +127,10 @@ struct ks_label_job {
     ks_prompt prompt;
     ks_problems problems;
     ks_chains chains;
-    json_t *rankings;                /* chain -> {"start","order"}, or NULL */
-    char ranking[65];                /* SHA-256 of its file */
-    ks__item *items;                 /* [chains.n] */
+    json_t *rankings;  /* chain -> {"start","order"}, or NULL */
+    char ranking[65];  /* SHA-256 of its file */
+    ks__item *items;   /* [chains.n] */
+    size_t first, end; /* the chains that are labelled: the shard's */
     json_t *settings, *all_settings; /* of answers, with those of labels */
     json_t *made;                    /* {"version","backend","isa"} */
     json_t *made_by;  /* the same, of all runs that the journal tells of */
@@ -157,6 +158,9 @@ struct ks_label_job {
 
 /* Of the items, which are open. */
 ks_status ks__settings_open(struct ks_label_job *job, ks_err *err);
+/* Of the output by this option, for its shard. */
+ks_shard_note ks__shard_note_of(const struct ks_label_job *job,
+                                const char *output);
 json_t *ks__compat_names(uint32_t compat);
 /* Of options.ranking, all that can be told of it before the model runs. */
 ks_status ks__rankings_read(struct ks_label_job *job, ks_err *err);

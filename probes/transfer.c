@@ -80,7 +80,7 @@ static ks_status open_set(const ks_transfer_options *o, ks_transfer_set *s,
     ks_status st = KS_OK;
     const ks_transfer_source *source = s->source;
     ks_dataset_paths paths = {.acts = source->acts, .labels = source->labels};
-    KS_TRY(ks_acts_open(&s->file, source->acts, err));
+    KS_TRY(ks_acts_open_whole(&s->file, source->acts, err));
     s->info = ks_acts_get_info(s->file);
     s->control = s->info->random_weights >= 0;
     KS_CHECK(!s->control || !source->labels, KS_USAGE,

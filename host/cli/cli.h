@@ -7,7 +7,7 @@
 
 #include <argp.h>
 
-#include "../base.h"
+#include "../shard.h"
 
 enum {
     KS_EXIT_DONE = 0,
@@ -39,6 +39,8 @@ typedef struct ks_cli_common {
     int batch_tokens;
     uint64_t seed;
     double temperature, top_p;
+    ks_shard shard;
+    char shard_names[3][PATH_MAX]; /* of outputs */
 } ks_cli_common;
 
 void ks_cli_common_init(ks_cli_common *common);
@@ -75,6 +77,7 @@ enum {
     KS_KEY_CLEAN,
     KS_KEY_COMPAT,
     KS_KEY_QUIET,
+    KS_KEY_SHARD,
     KS_KEY_OWN = 2000 /* a command's own keys start here */
 };
 
@@ -195,6 +198,19 @@ enum {
 #define KS_CLI_QUIET                                                           \
     { "quiet", KS_KEY_QUIET, NULL, 0, "no words on stderr but errors", 0 }
 
+#define KS_CLI_SHARD                                                           \
+    {                                                                          \
+        "shard", KS_KEY_SHARD, "K/N", 0,                                       \
+            "only the K-th of N shares of the input, into files with .K-of-N " \
+            "ahead of the extension; keystep join puts them together",         \
+            0                                                                  \
+    }
+
+/* With --shard: the n output paths (at most 3; NULL: none) become those of the
+ * shard, kept in common; - is a usage error. */
+void ks_cli_shard_outputs(ks_cli_common *common, const char **const *paths,
+                          size_t n, struct argp_state *state);
+
 /* The clean chains to project labels from, NULL without --labels-on original;
  * a usage error where --labels, --clean and --labels-on do not go together. */
 const char *ks_cli_clean(const ks_cli_common *common, struct argp_state *state);
@@ -247,6 +263,7 @@ int ks_cmd_generate(int argc, char **argv);
 int ks_cmd_split(int argc, char **argv);
 int ks_cmd_import(int argc, char **argv);
 int ks_cmd_import_acts(int argc, char **argv);
+int ks_cmd_join(int argc, char **argv);
 int ks_cmd_label(int argc, char **argv);
 int ks_cmd_capture(int argc, char **argv);
 int ks_cmd_probe(int argc, char **argv);

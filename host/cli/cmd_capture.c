@@ -28,6 +28,7 @@ const struct argp_option ks_cmd_capture_options[] = {
     {"out", KS_KEY_OUT, "FILE", 0, "the activations, HDF5", 0},
     KS_CLI_FORCE,
     KS_CLI_RESUME,
+    KS_CLI_SHARD,
     KS_CLI_STREAMS,
     KS_CLI_POSITIONS,
     KS_CLI_CONTEXT,
@@ -59,8 +60,8 @@ static int64_t seed_of(const char *text, struct argp_state *state) {
     return value;
 }
 
-static void check(const input *in, struct argp_state *state) {
-    const ks_cli_common *c = &in->common;
+static void check(input *in, struct argp_state *state) {
+    ks_cli_common *c = &in->common;
     const char *missing = !c->model    ? "--model"
                           : !c->chains ? "--chains"
                           : !c->out    ? "--out"
@@ -71,6 +72,7 @@ static void check(const input *in, struct argp_state *state) {
     if (c->context_none && c->positions & 1u << KS_BEFORE)
         argp_error(state, "position 'before' needs --context full");
     ks_cli_clean(c, state);
+    ks_cli_shard_outputs(c, (const char **[]){&c->out}, 1, state);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -286,6 +288,7 @@ int ks_cmd_capture(int argc, char **argv) {
                                   .truncate = in.truncate,
                                   .force = c->force,
                                   .resume = c->resume,
+                                  .shard = c->shard,
                                   .random_weights = in.random_weights,
                                   .engine = {.backend = c->backend,
                                              .threads = c->threads,

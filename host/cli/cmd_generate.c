@@ -19,6 +19,7 @@ const struct argp_option ks_cmd_generate_options[] = {
     KS_CLI_OUT,
     KS_CLI_FORCE,
     KS_CLI_RESUME,
+    KS_CLI_SHARD,
     KS_CLI_SAMPLES,
     KS_CLI_TEMPERATURE,
     KS_CLI_TOP_P,
@@ -61,6 +62,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (in->common.json && in->common.out &&
             strcmp(in->common.out, "-") == 0)
             argp_error(state, "--json and --out - both want standard output");
+        ks_cli_shard_outputs(&in->common, (const char **[]){&in->common.out}, 1,
+                             state);
         return 0;
     default:
         return ks_cli_common_key(&in->common, key, arg, state);
@@ -177,9 +180,11 @@ static ks_status prepare_prompts(ks_generate_work *w, ks_err *err) {
     for (size_t i = 0; i < n; i++) {
         KS_TRY(prepare_prompt(w, i, err));
         good += w->fits[i] == KS_FIT_GOOD;
+        bool mine = i >= w->first && i < w->end;
+        if (mine && w->fits[i] == KS_FIT_GOOD) w->n_asked += (size_t)w->samples;
+        if (!mine) w->fits[i] = KS_FIT_OTHERS;
     }
-    w->n_asked = good * (size_t)w->samples;
-    KS_CHECK(w->n_asked > 0, KS_LIMIT,
+    KS_CHECK(good > 0, KS_LIMIT,
              "%s: problem %s has a prompt of %zu tokens, the model's context "
              "is %d; no other problem fits either",
              w->in->common.problems, w->problems.at[0].id, w->tokens[0].n,
@@ -244,6 +249,32 @@ static void show(void *user, const ks_generate_stats *so_far) {
     ks__generate_progress(user, so_far);
 }
 
+/* What the shard's note tells. */
+static ks_status describe_shard(ks_generate_work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_sha256 *hash = NULL;
+    const ks_cli_common *c = &w->in->common;
+    if (!c->shard.n) return KS_OK;
+    KS_TRY(ks_sha256_open(&hash, err));
+    for (size_t i = 0; i < w->problems.n; i++) {
+        const ks_problem *p = &w->problems.at[i];
+        const char *answer = p->answer ? p->answer : "";
+        ks_sha256_add(hash, p->id, strlen(p->id) + 1);
+        ks_sha256_add(hash, p->question, strlen(p->question) + 1);
+        ks_sha256_add(hash, p->answer ? "=" : "", 1);
+        ks_sha256_add(hash, answer, strlen(answer) + 1);
+    }
+    ks_sha256_close(&hash, w->inputs);
+    w->noted = json_copy(w->settings);
+    KS_TRY(ks_json_set(w->noted, "samples", json_integer(w->samples),
+                       "settings", err));
+    w->note = (ks_shard_note){c->shard,   "generate",    "out",
+                              "problems", w->problems.n, w->first,
+                              w->end,     w->inputs,     w->noted};
+done:
+    return st;
+}
+
 static ks_status write_all(ks_generate_work *w, ks_err *err) {
     ks_status st = KS_OK;
     ks_str all = {0};
@@ -251,6 +282,7 @@ static ks_status write_all(ks_generate_work *w, ks_err *err) {
     for (size_t i = 0; i < w->n; i++)
         if (w->chains[i]) KS_TRY(ks_jsonl_add(&all, w->chains[i], err));
     KS_TRY(ks_write_out(w->in->common.out, all.data, all.length, true, err));
+    KS_TRY(ks_shard_note_write(&w->note, w->in->common.out, err));
     ks_part_close(&w->part, true);
 done:
     ks_str_free(&all);
@@ -272,12 +304,15 @@ static ks_status run(ks_generate_work *w, ks_err *err) {
     bool whole;
     KS_TRY(check_files(w->in, err));
     KS_TRY(ks_problems_read(&w->problems, c->problems, KS_KEEP_FIELDS, err));
+    KS_TRY(ks_shard_range(c->shard, w->problems.n, c->problems, "problems",
+                          &w->first, &w->end, err));
     KS_TRY(open_model(w, err));
     KS_TRY(settle(w, err));
     w->samples = c->samples ? c->samples : 1;
     w->n = w->problems.n * (size_t)w->samples;
     KS_TRY(ks_alloc(&w->chains, w->n, sizeof *w->chains, "chains", err));
     KS_TRY(prepare_prompts(w, err));
+    KS_TRY(describe_shard(w, err));
     if (c->dry_run) return ks__generate_plan(w, err);
     KS_TRY(ks__generate_take_over(w, &whole, err));
     if (whole) {
@@ -289,8 +324,9 @@ static ks_status run(ks_generate_work *w, ks_err *err) {
     w->progress = ks_progress_open("generate", "chain", (double)w->n_asked);
     w->options.progress = show;
     double start = ks_seconds();
-    st = ks_generate_on(&w->engines, &w->options, w->requests, w->n_requests,
-                        keep, w, &w->stats, err);
+    if (w->n_requests > 0)
+        st = ks_generate_on(&w->engines, &w->options, w->requests,
+                            w->n_requests, keep, w, &w->stats, err);
     ks_progress_rate(w->progress, "tok",
                      (double)w->stats.sampled / (ks_seconds() - start), 0,
                      false);
@@ -322,6 +358,7 @@ static void finish(ks_generate_work *w) {
     free(w->places);
     free(w->names);
     json_decref(w->settings);
+    json_decref(w->noted);
     ks_prompt_close(&w->prompt);
     ks_problems_free(&w->problems);
     ks_tokenizer_close(&w->tokenizer);

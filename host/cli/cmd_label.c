@@ -44,6 +44,7 @@ const struct argp_option ks_cmd_label_options[] = {
      0},
     KS_CLI_FORCE,
     KS_CLI_RESUME,
+    KS_CLI_SHARD,
     /* ks_cmd_label_help makes the texts of these and of --compat */
     {"method", KEY_METHOD, "NAME", 0, "", 0},
     {"influence", KEY_INFLUENCE, "KIND", 0, "", 0},
@@ -170,8 +171,8 @@ char *ks_cmd_label_help(int key, const char *help, void *user) {
     return made.data ? made.data : (char *)help;
 }
 
-static void check(const input *in, struct argp_state *state) {
-    const ks_cli_common *c = &in->common;
+static void check(input *in, struct argp_state *state) {
+    ks_cli_common *c = &in->common;
     if (!c->model) argp_error(state, "--model is missing");
     if (!c->problems) argp_error(state, "--problems is missing");
     if (!c->chains) argp_error(state, "--chains is missing");
@@ -188,6 +189,8 @@ static void check(const input *in, struct argp_state *state) {
         argp_error(state, "--method external and --ranking go together");
     if (in->options.method == KS_LABEL_RANDOM && in->options.orders == 0)
         argp_error(state, "--method random takes --orders of 1 or more");
+    const char **made[] = {&c->out, &c->clean, &in->options.prefixes};
+    ks_cli_shard_outputs(c, made, KS_COUNT(made), state);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -302,6 +305,7 @@ static ks_status take_common(input *in, ks_err *err) {
     if (c->seeded) o->seed = c->seed;
     o->force = c->force;
     o->resume = c->resume;
+    o->shard = c->shard;
     o->memory = c->memory;
     o->engine = (ks_engine_options){
         .backend = c->backend,

@@ -46,6 +46,7 @@ const struct argp_option ks_cmd_score_options[] = {
     KS_CLI_TEMPLATE,
     KS_CLI_FORCE,
     KS_CLI_RESUME,
+    KS_CLI_SHARD,
     KS_CLI_BACKENDS,
     KS_CLI_THREADS,
     KS_CLI_MEMORY,
@@ -75,13 +76,14 @@ static void read_kinds(input *in, const char *text, struct argp_state *state) {
 }
 
 /* Plumbing takes a model and one device. */
-static void check(const input *in, struct argp_state *state) {
-    const ks_cli_common *c = &in->common;
+static void check(input *in, struct argp_state *state) {
+    ks_cli_common *c = &in->common;
     if (!c->model) argp_error(state, "--model is missing");
     if (c->chains) {
         if (!c->out) argp_error(state, "--out is missing");
         if (c->out && c->json && strcmp(c->out, "-") == 0)
             argp_error(state, "--json and --out - both want standard output");
+        ks_cli_shard_outputs(c, (const char **[]){&c->out}, 1, state);
         return;
     }
     const char *of_chains = c->out              ? "out"
@@ -92,6 +94,7 @@ static void check(const input *in, struct argp_state *state) {
                             : c->resume         ? "resume"
                             : c->force          ? "force"
                             : c->json           ? "json"
+                            : c->shard.n        ? "shard"
                                                 : NULL;
     if (of_chains)
         argp_error(state, "--%s goes with --chains, which is missing",
@@ -299,6 +302,7 @@ static ks_status score_chains(input *in, ks_err *err) {
         .kinds = in->kinds ? in->kinds : both,
         .force = c->force,
         .resume = c->resume,
+        .shard = c->shard,
         .memory = c->memory,
         .engine = {.backend = c->backend,
                    .threads = c->threads,

@@ -248,6 +248,12 @@ error_t ks_cli_common_key(ks_cli_common *c, int key, char *arg,
         is_one_of(arg, "clean", "original", "labels-on", s);
         c->labels_on = arg;
         return 0;
+    case KS_KEY_SHARD:
+        if (!ks_shard_read(arg, &c->shard))
+            argp_error(s,
+                       "--shard takes K/N, such as 2/4, N up to %d, got '%s'",
+                       KS_MOST_SHARDS, arg);
+        return 0;
     case KS_KEY_DTYPE:
         c->dtype = storage_type(arg, s);
         return 0;
@@ -259,6 +265,21 @@ error_t ks_cli_common_key(ks_cli_common *c, int key, char *arg,
     if (file_key(c, key, arg) == 0) return 0;
     if (flag_key(c, key) == 0) return 0;
     return number_key(c, key, arg, s);
+}
+
+void ks_cli_shard_outputs(ks_cli_common *c, const char **const *paths, size_t n,
+                          struct argp_state *state) {
+    for (size_t i = 0; c->shard.n && i < n; i++) {
+        ks_err err;
+        const char *path = *paths[i];
+        if (!path) continue;
+        if (strcmp(path, "-") == 0)
+            argp_error(state, "--shard takes files: a shard is named by its "
+                              "output, and - has no name");
+        if (ks_shard_path(c->shard, path, c->shard_names[i], &err) != KS_OK)
+            argp_error(state, "%s", err.text);
+        *paths[i] = c->shard_names[i];
+    }
 }
 
 const char *ks_cli_clean(const ks_cli_common *c, struct argp_state *state) {

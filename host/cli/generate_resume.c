@@ -132,7 +132,11 @@ static ks_status find_place(const ks_generate_work *w, const char *where,
         snprintf(number, sizeof number, "%ld", sample);
     KS_CHECK(strcmp(given, number) == 0, KS_MISMATCH,
              "%s: sample '%.40s' of 0 to %d", where, given, w->samples - 1);
-    *at = (size_t)(p - w->problems.at) * (size_t)w->samples + (size_t)sample;
+    size_t at_problem = (size_t)(p - w->problems.at);
+    KS_CHECK(at_problem >= w->first && at_problem < w->end, KS_MISMATCH,
+             "%s: problem %.80s is not in shard %d/%d", where, problem,
+             w->in->common.shard.k, w->in->common.shard.n);
+    *at = at_problem * (size_t)w->samples + (size_t)sample;
 done:
     return st;
 }
@@ -170,6 +174,9 @@ static ks_status look_at_whole(ks_generate_work *w, ks_err *err) {
     ks_status st = KS_OK;
     const char *out = w->in->common.out;
     w->from = out;
+    st = ks_shard_note_check(&w->note, out, err);
+    if (st != KS_OK) st = ks_fail_more(err, st, "; --force starts afresh");
+    KS_TRY(st);
     KS_TRY(ks_jsonl_read(out, adopt, w, err));
     KS_CHECK(w->n_done == w->n_asked, KS_MISMATCH,
              "%s has %zu of the %zu chains that are asked for; --force starts "

@@ -15,8 +15,9 @@ typedef struct ks_generate_input {
 /* Problems that no chain is sampled for. */
 typedef enum ks_fit {
     KS_FIT_GOOD,
-    KS_FIT_LONG, /* the context leaves no room behind its prompt */
-    KS_FIT_EMPTY /* its prompt has no token */
+    KS_FIT_LONG,  /* the context leaves no room behind its prompt */
+    KS_FIT_EMPTY, /* its prompt has no token */
+    KS_FIT_OTHERS /* another shard's */
 } ks_fit;
 
 /* Everything of one call; chain i is sample i % samples of problem
@@ -30,6 +31,7 @@ typedef struct ks_generate_work {
     ks_problems problems;
     int32_t samples;
     size_t n;             /* chains, had all problems fitted */
+    size_t first, end;    /* problems that are asked: the shard's */
     size_t n_asked;       /* chains */
     size_t n_done;        /* of them */
     json_t **chains;      /* [n], NULL: not there yet, or not asked for */
@@ -44,6 +46,9 @@ typedef struct ks_generate_work {
     ks_generate_options options;
     ks_compose compose;
     json_t *settings;
+    ks_shard_note note; /* of the output */
+    char inputs[65];    /* SHA-256 of the problems */
+    json_t *noted;      /* settings and samples */
     ks_part part;
     const char *from; /* whose lines are taken over: OUT.part, or OUT */
     ks_progress *progress;

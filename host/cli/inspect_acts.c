@@ -55,6 +55,12 @@ static ks_status describe(const ks_acts_info *a, const char *path, json_t *o,
         ks__put(o, "chains", json_integer(a->n_chains)) &&
         ks__put(o, "steps", json_integer(a->n_steps)) &&
         ks__put(o, "steps without a token", json_integer(a->n_steps - valid));
+    if (a->shard)
+        good = good && ks__put(o, "shard", ks__text(a->shard)) &&
+               ks__put(o, "of the run", ks__text(a->whole_sha256));
+    if (a->n_shards)
+        good =
+            good && ks__put(o, "joined from shards", json_integer(a->n_shards));
     if (a->random_weights >= 0)
         good = good && ks__put(o, "random weights of seed",
                                json_integer(a->random_weights));

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "chains.h"
+#include "shard.h"
 #include "inspect.h"
 
 typedef enum kind { UNKNOWN, PROBLEMS, CHAINS, LABELS, JOURNAL } kind;
@@ -158,15 +159,60 @@ static bool say(const tally *t, bool torn, json_t *o) {
     return good && ks__put(o, "fields", keys_of(t->fields));
 }
 
+static const char note_end[] = ".shard.json";
+
+/* Of a shard, what its note says; *is: it is one. */
+static ks_status say_shard(const char *path, json_t *o, bool *is, ks_err *err) {
+    ks_status st = KS_OK;
+    static const char *const names[] = {"command", "output", "shard", "input"};
+    char *beside = NULL;
+    json_t *note = NULL;
+    KS_CHECK(asprintf(&beside, "%s%s", path, note_end) >= 0, KS_NOMEM,
+             "out of memory for a path");
+    *is = ks_file_exists(beside);
+    free(beside);
+    if (!*is) return KS_OK;
+    KS_TRY(ks__shard_note_read(path, &note, err));
+    for (size_t i = 0; i < KS_COUNT(names); i++)
+        KS_CHECK(
+            ks__put(o, names[i], json_incref(json_object_get(note, names[i]))),
+            KS_NOMEM, "no memory to describe %s", path);
+done:
+    json_decref(note);
+    return st;
+}
+
+static ks_status say_note(const char *path, json_t *o, ks_err *err) {
+    ks_status st = KS_OK;
+    char *of = strndup(path, strlen(path) - strlen(note_end));
+    json_t *note = NULL;
+    KS_CHECK(of, KS_NOMEM, "out of memory for a path");
+    KS_TRY(ks__shard_note_read(of, &note, err));
+    KS_CHECK(ks__put(o, "kind", json_string("note of a shard")) &&
+                 !json_object_update(o, note),
+             KS_NOMEM, "no memory to describe %s", path);
+done:
+    json_decref(note);
+    free(of);
+    return st;
+}
+
 ks_status ks__inspect_lines(const char *path, json_t *o, ks_err *err) {
+    if (ks__ends_with(path, note_end)) return say_note(path, o, err);
     tally t = {.names = json_object(),
                .problems = json_object(),
                .scores = json_object(),
                .fields = json_object()};
     ks_status st = ks_jsonl_read(path, add, &t, err);
-    bool part = ks__ends_with(path, ".part"), torn = false;
+    bool part = ks__ends_with(path, ".part"), torn = false, shard = false;
     if (t.kind == JOURNAL) {
         st = ks__inspect_journal(path, o, err);
+        goto done;
+    }
+    ks_status told = say_shard(path, o, &shard, err);
+    if (told != KS_OK) st = told;
+    if (st == KS_OK && shard && t.lines == 0) {
+        ks__put(o, "kind", json_string("shard without a line"));
         goto done;
     }
     if (st == KS_INTERRUPTED || (st == KS_OK && t.lines == 0))

@@ -28,6 +28,7 @@ static const struct command commands[] = {
     {"label", ks_cmd_label, false, "chains -> which steps carry the answer"},
     {"capture", ks_cmd_capture, false,
      "chains -> activations of every layer, HDF5"},
+    {"join", ks_cmd_join, false, "outputs of --shard K/N -> one file"},
     {"probe", ks_cmd_probe, true, "activations + labels -> probes and tables"},
     {"transfer", ks_cmd_transfer, true,
      "probes across models and across tasks"},

@@ -274,8 +274,8 @@ static void join(const fixture *f, const char *path, const char *a,
     g.spec.steps = steps;
     ks__acts_layout layout;
     cr_assert_eq(ks__acts_plan(&layout, &g.spec, &err), KS_OK, "%s", err.text);
-    cr_assert_eq(ks__acts_build(path, &g.spec, &layout, &err), KS_OK, "%s",
-                 err.text);
+    cr_assert_eq(ks__acts_build(path, &g.spec, &layout, NULL, &err), KS_OK,
+                 "%s", err.text);
     hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
     H5Ldelete(file, "/checksums", H5P_DEFAULT);
     hid_t type = ks__h5_type(f->spec.dtype);
