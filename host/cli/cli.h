@@ -259,6 +259,7 @@ int ks_cmd_text(int argc, char **argv);
 int ks_cmd_tokenize(int argc, char **argv);
 int ks_cmd_score(int argc, char **argv);
 int ks_cmd_status(int argc, char **argv);
+int ks_cmd_launch(int argc, char **argv);
 int ks_cmd_generate(int argc, char **argv);
 int ks_cmd_split(int argc, char **argv);
 int ks_cmd_import(int argc, char **argv);
