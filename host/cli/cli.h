@@ -274,6 +274,7 @@ int ks_cmd_export(int argc, char **argv);
 int ks_cmd_inspect(int argc, char **argv);
 int ks_cmd_verify(int argc, char **argv);
 int ks_cmd_run(int argc, char **argv);
+int ks_cmd_diff(int argc, char **argv);
 int ks_cmd_demo(int argc, char **argv);
 int ks_cmd_bench(int argc, char **argv);
 

@@ -8,6 +8,7 @@
 #include "export.h"
 #include "gguf.h"
 #include "inspect.h"
+#include "run_common.h"
 
 enum { KEY_TENSORS = KS_KEY_OWN };
 
@@ -138,13 +139,15 @@ static ks_status inspect_text(const char *path, json_t *o, ks_err *err) {
     return st;
 }
 
-/* A model's folder, or one that keystep probe filled. */
+/* A model's folder, or one that keystep probe or run filled. */
 static ks_status inspect_folder(const input *in, json_t *o, ks_err *err) {
     ks_status st = KS_OK;
     char *config = NULL, *summary = NULL;
     KS_TRY(ks_path_join(&config, in->path, "config.json", err));
     KS_TRY(ks_path_join(&summary, in->path, "summary.json", err));
-    if (!ks_file_exists(config) && ks_file_exists(summary))
+    if (ks_exp_is_run(in->path))
+        st = ks__inspect_run(in->path, o, err);
+    else if (!ks_file_exists(config) && ks_file_exists(summary))
         st = inspect_text(summary, o, err);
     else
         st = ks__inspect_model(in->path, in->tensors, o, err);
@@ -191,8 +194,9 @@ int ks_cmd_inspect(int argc, char **argv) {
         .args_doc = "FILE\ndevices",
         .doc = "What is in FILE: a model (GGUF, safetensors or folder), a "
                "tokenizer.json, activations (HDF5; also an interrupted .part "
-               "and its journal), problems, chains or labels (JSON Lines), or "
-               "what probe writes. All of it is checked on the way. `devices`: "
+               "and its journal), problems, chains or labels (JSON Lines), "
+               "what probe writes, or the folder of a run. All of it is "
+               "checked on the way. `devices`: "
                "what this build can compute on here (a file of that name is "
                "./devices)."};
     input in = {0};

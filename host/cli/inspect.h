@@ -47,6 +47,9 @@ ks_status ks__inspect_metrics(const char *path, json_t *o, ks_err *err);
 ks_status ks__inspect_summary(const char *path, json_t *summary, json_t *o,
                               ks_err *err);
 
+/* run_figures.c: the folder of an experiment's run */
+ks_status ks__inspect_run(const char *folder, json_t *o, ks_err *err);
+
 /* inspect_devices.c: no file, but what this build can compute on */
 ks_status ks__inspect_devices(json_t *o, ks_err *err);
 

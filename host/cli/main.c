@@ -41,6 +41,7 @@ static const struct command commands[] = {
      "probes -> npz, safetensors, ONNX for other programs"},
     {"inspect", ks_cmd_inspect, false,
      "what is in a model or in a file of ours"},
+    {"diff", ks_cmd_diff, false, "in what two runs differ"},
     {"verify", ks_cmd_verify, false, "check that activation files are whole"},
     {"bench", ks_cmd_bench, true, "measure this machine"},
     {"tokenize", ks_cmd_tokenize, false, "plumbing: text <-> token ids"},

@@ -41,9 +41,13 @@ ks_status ks_cli_explain(ks_exp_run *run, bool json, ks_err *err);
 
 /* ---------------------------------------------------------- run_figures.c */
 
-/* {"name","program","hosts","cells":[{"name","stages":[..],"probes":[..]}]} of
- * a run's folder, from its own files alone. */
-ks_status ks_cli_run_describe(const char *folder, json_t **out, ks_err *err);
+/* run.json of a folder, its form checked; *out is the caller's. */
+ks_status ks_cli_run_read(const char *folder, json_t **out, ks_err *err);
+/* [{"stage","state","took","program","host","of"}], what is known of each. */
+json_t *ks_cli_run_stages(const char *folder, json_t *run);
+/* [{"cell","probe","stream","position","balanced_accuracy","low","high"}], of
+ * the layer that is best by the training folds. */
+json_t *ks_cli_run_found(const char *folder, json_t *run);
 /* What a run found, on standard output: a line a position of each cell. */
 ks_status ks_cli_run_sum_up(const ks_exp_run *run, bool json, ks_err *err);
 

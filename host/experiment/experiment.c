@@ -44,7 +44,7 @@ done:
 static void drop_false(ks_doc *map) {
     size_t kept = 0;
     bool truth = true;
-    if (map->kind != KS_DOC_MAP) return;
+    if (map->kind == KS_DOC_TEXT) return;
     for (size_t i = 0; i < map->n; i++) {
         if (ks_doc_truth(&map->items[i], &truth) && !truth)
             ks_doc_free(&map->items[i]);
@@ -103,7 +103,7 @@ static ks_status read_grid(grid *g, ks_exp *e, ks_err *err) {
     drop_false(matrix);
     for (size_t i = 0; i < matrix->n; i++) {
         ks_doc *values = &matrix->items[i];
-        drop_false(values);
+        if (values->kind == KS_DOC_MAP) drop_false(values);
         KS_CHECK(!both || strcmp(values->key, "model") != 0, KS_USAGE,
                  "%s: matrix.model: model, line %zu, lists models already",
                  ks_doc_where(values).text, model->line);
@@ -185,6 +185,7 @@ done:
 
 static ks_status make_cell(ks_exp *e, const grid *g, size_t number,
                            ks_err *err) {
+    static const char *const lists[] = {"probe", "baselines"};
     ks_status st = KS_OK;
     ks_exp_cell *cell = &e->cells[number];
     ks_str name = {0};
@@ -201,6 +202,10 @@ static ks_status make_cell(ks_exp *e, const grid *g, size_t number,
         KS_TRY(take_point(cell, a, value, err));
     }
     drop_false(&cell->root);
+    for (size_t i = 0; i < KS_COUNT(lists); i++) {
+        ks_doc *list = ks_doc_find(&cell->root, lists[i]);
+        if (list && list->kind == KS_DOC_LIST) drop_false(list);
+    }
     if (!g->n) KS_TRY(ks_str_printf(&name, err, "%s", e->name));
     cell->name = name.data;
     name.data = NULL;

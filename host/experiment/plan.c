@@ -352,8 +352,14 @@ static ks_status plan_probes(builder *b, const cell_files *f, ks_err *err) {
              "%s: probe: nothing gives its labels: labels or label is missing",
              ks_doc_where(first).text);
     KS_TRY(ks_alloc(&from, n + 1, sizeof *from, "baselines", err));
-    for (size_t i = 0; i < n; i++)
-        KS_TRY(plan_baseline(b, f, &baselines->items[i], &from[i], err));
+    for (size_t i = 0; i < n; i++) {
+        bool wanted = false;
+        const char *name = ks_exp_text(&baselines->items[i], "name");
+        for (size_t k = 0; (one = ks_exp_probe(b->draft.cell->cell, k)); k++)
+            wanted |= is_wanted(one, name);
+        if (wanted)
+            KS_TRY(plan_baseline(b, f, &baselines->items[i], &from[i], err));
+    }
     for (size_t i = 0; (one = ks_exp_probe(b->draft.cell->cell, i)); i++)
         KS_TRY(plan_probe(b, f, one, baselines, from, err));
 done:
