@@ -69,7 +69,7 @@ static int count_of(const char *value) {
     if (!digits || !*digits || strlen(digits) > 3 ||
         strspn(digits, "0123456789") != strlen(digits))
         return -1;
-    return atoi(digits);
+    return (int)strtol(digits, NULL, 10);
 }
 
 static bool same_text(const char *a, const char *b) {

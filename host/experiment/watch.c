@@ -276,12 +276,30 @@ static void read_task(const reading *r, const ks_watch_stage *s,
 
 /* ----------------------------------------------------------------- stages */
 
+/* Past `before`; false: text has something else there. */
+static bool skip(const char **text, const char *before) {
+    size_t n = strlen(before);
+    if (strncmp(*text, before, n) != 0) return false;
+    *text += n;
+    return true;
+}
+
+/* Past digits, which are from 1 to most. */
+static bool skip_number(const char **text, long most, long *out) {
+    char *end;
+    if (**text < '0' || **text > '9') return false;
+    *out = strtol(*text, &end, 10);
+    *text = end;
+    return *out >= 1 && *out <= most;
+}
+
 /* task-2-of-4.json: 4 */
 static int shards_by_name(const char *name) {
-    int shard = 0, of = 0, end = 0;
-    bool is = sscanf(name, "task-%7d-of-%7d.json%n", &shard, &of, &end) == 2 &&
-              end == (int)strlen(name);
-    return is && shard >= 1 && shard <= of && of <= MOST_SHARDS ? of : 0;
+    long shard, of;
+    bool is = skip(&name, "task-") && skip_number(&name, MOST_SHARDS, &shard) &&
+              skip(&name, "-of-") && skip_number(&name, MOST_SHARDS, &of) &&
+              strcmp(name, ".json") == 0;
+    return is && shard <= of ? (int)of : 0;
 }
 
 /* Into how many shards a stage was submitted last; 0: it was not, or whole. */
@@ -370,12 +388,15 @@ done:
 
 /* RUN/run.lock is there while a coordinator is, and says which. */
 static bool is_seen_to(const reading *r) {
-    char path[PATH_MAX], line[256], host[128] = "";
-    long pid = 0;
+    char path[PATH_MAX], line[256];
+    const char *at = line;
+    long pid;
     snprintf(path, sizeof path, "%s/run.lock", r->run);
     ks__watch_last_line(path, line, sizeof line);
-    if (sscanf(line, "process %ld on %127s", &pid, host) != 2) return false;
-    if (strcmp(host, r->host) != 0 || pid <= 0) return true;
+    if (!skip(&at, "process ") || !skip_number(&at, INT_MAX, &pid) ||
+        !skip(&at, " on "))
+        return false;
+    if (strcmp(at, r->host) != 0) return true; /* who can tell from here */
     return kill((pid_t)pid, 0) == 0 || errno != ESRCH;
 }
 

@@ -187,3 +187,21 @@ Test(launch, refusals) {
               2);
     has(out, "expected a path of letters");
 }
+
+/* Three processes make what one does. */
+Test(launch, processes_of_this_machine) {
+    char out[1 << 14], command[1024];
+    cr_assert(launch("--local 3 --set probe=false --set report=false", out,
+                     sizeof out) == 0,
+              "%s", out);
+    snprintf(command, sizeof command,
+             "cd %s && %s run x.yaml --set probe=false --set report=false "
+             "--out one 2>&1 && mkdir copied && cp run/stages/capture-*/"
+             "acts.?-of-3.h5 copied && %s join --out copied/acts.h5 --shards 3 "
+             "--copy 2>&1 && cmp copied/acts.h5 one/stages/capture-*/acts.h5",
+             folder, KS_PROGRAM, KS_PROGRAM);
+    cr_assert(shell_run(command, out, sizeof out) == 0, "%s", out);
+    snprintf(command, sizeof command, "%s status %s/run", KS_PROGRAM, folder);
+    cr_assert(shell_run(command, out, sizeof out) == 0);
+    has(out, "x: 1 of 1 stages done\n");
+}
