@@ -208,46 +208,6 @@ static ks_watch_state recorded(const reading *r, const ks_watch_task *t,
     return KS_WATCH_STOPPED;
 }
 
-/* What the queue knows counts more than what a task wrote before it was put
- * there again; a job that is not there any more runs nothing. */
-static void ask_queue(const reading *r, const ks_watch_stage *s,
-                      ks_job_part part, ks_watch_task *t) {
-    const ks_job *job = NULL;
-    int task = 0;
-    for (size_t i = 0; r->jobs && i < r->jobs->n; i++)
-        if (strcmp(r->jobs->at[i].stage, s->id) == 0 &&
-            r->jobs->at[i].part == part) {
-            const ks_job *one = &r->jobs->at[i];
-            int in = part == KS_JOB_SHARDS
-                         ? (t->shard - 1) / one->shards_a_task + 1
-                         : 0;
-            bool has = part != KS_JOB_SHARDS;
-            for (size_t k = 0; k < one->n_tasks; k++)
-                has |= one->tasks[k] == in;
-            if (has) job = one;
-            if (has) task = in;
-        }
-    if (!job || t->state == KS_WATCH_DONE) return;
-    t->job = job->id;
-    if (!r->queue) {
-        if (t->state == KS_WATCH_WAITING) t->state = KS_WATCH_QUEUED;
-        return;
-    }
-    const ks_queued *queued = ks_queue_find(r->queue, job->id, task);
-    if (!queued) {
-        if (t->state == KS_WATCH_RUNNING || part == KS_JOB_SHARDS)
-            t->state = t->state == KS_WATCH_FAILED ? KS_WATCH_FAILED
-                                                   : KS_WATCH_STOPPED;
-        return;
-    }
-    bool pending = strcmp(queued->state, "PENDING") == 0;
-    if (pending)
-        ks__watch_text(t->reason, sizeof t->reason, queued->reason);
-    else if (t->state != KS_WATCH_RUNNING)
-        ks__watch_text(t->host, sizeof t->host, queued->node);
-    t->state = pending ? KS_WATCH_QUEUED : KS_WATCH_RUNNING;
-}
-
 static void read_task(const reading *r, const ks_watch_stage *s,
                       const char *name, ks_job_part part, ks_watch_task *t) {
     char path[PATH_MAX];
@@ -257,7 +217,7 @@ static void read_task(const reading *r, const ks_watch_stage *s,
     t->attempts = attempts_of(record);
     text_of(record, "host", t->host, sizeof t->host);
     t->state = recorded(r, t, record);
-    ask_queue(r, s, part, t);
+    ks__watch_job(r->run, s, part, r->jobs, r->queue, t);
     if (t->state == KS_WATCH_RUNNING) {
         read_progress(r, s, name, t);
         path_of(r, s, "task-", name, ".json", path);
@@ -269,8 +229,9 @@ static void read_task(const reading *r, const ks_watch_stage *s,
         snprintf(t->log, sizeof t->log, "%s", path + strlen(r->run) + 1);
         ks__watch_last_line(path, t->said, sizeof t->said);
     }
-    if (t->state == KS_WATCH_FAILED)
+    if (recorded(r, t, record) == KS_WATCH_FAILED)
         text_of(record, "why", t->said, sizeof t->said);
+    ks__watch_job_words(r->run, s, part, r->jobs, t);
     json_decref(record);
 }
 

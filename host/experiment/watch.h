@@ -66,6 +66,17 @@ void ks_watch_free(ks_watch *watch);
 /* watch_left.c: fills the times that are left. */
 void ks__watch_left(ks_watch *watch);
 
+/* watch_jobs.c: what Slurm says of a task whose own record was read. What the
+ * queue knows counts more than what a task wrote before it was put there again;
+ * a job that is not there any more runs nothing. queue NULL: nobody knows. */
+void ks__watch_job(const char *run, const ks_watch_stage *stage,
+                   ks_job_part part, const ks_jobs *jobs, const ks_queue *queue,
+                   ks_watch_task *task);
+/* The last words of a job that failed before its task had any of its own. */
+void ks__watch_job_words(const char *run, const ks_watch_stage *stage,
+                         ks_job_part part, const ks_jobs *jobs,
+                         ks_watch_task *task);
+
 /* watch_files.c. A JSON object of at most a few megabytes; NULL: it is not
  * there, no file, or no object. */
 json_t *ks__watch_json(const char *path);

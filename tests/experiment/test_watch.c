@@ -130,7 +130,7 @@ Test(watch, the_time_left) {
 
 Test(watch, states_with_a_queue) {
     static const char *const states[] = {"queued", "running", "stopped",
-                                         "stopped"};
+                                         "failed"};
     ks_watch w = {0};
     ks_jobs jobs = {0};
     ks_queue queue = {0};
@@ -139,8 +139,10 @@ Test(watch, states_with_a_queue) {
     char stage[] = "capture-bb", submitted[] = "";
     ks_job job = {stage, KS_JOB_SHARDS, 4, 1, tasks, 4, 17, submitted};
     jobs = (ks_jobs){&job, 1, 1};
-    /* 1 was put back into the queue; 2 runs; 3 ran and its job is gone; 4 never
-     * came to it */
+    /* 1 was put back into the queue; 2 runs; 3 ran and its job is gone; 4
+     * failed before it wrote anything */
+    put("slurm/capture-bb.4.failures", "once\n");
+    put("slurm/capture-bb.17_4.log", "x.yaml: gone\n");
     put("stages/capture-bb/task-1-of-4.json",
         "{\"state\":\"running\",\"host\":\"node1\",\"pid\":5}");
     put("stages/capture-bb/task-3-of-4.json",
@@ -154,6 +156,8 @@ Test(watch, states_with_a_queue) {
         is_text(ks_watch_state_name(w.stages[1].shards[i].state), states[i]);
     is_text(w.stages[1].shards[0].reason, "BeginTime");
     is_text(w.stages[1].shards[1].host, "node2");
+    is_text(w.stages[1].shards[3].said, "x.yaml: gone");
+    is_text(w.stages[1].shards[3].log, "slurm/capture-bb.17_4.log");
     cr_assert(w.active);
     ks_watch_free(&w);
     ks_queue_free(&queue);
