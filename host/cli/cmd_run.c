@@ -1,5 +1,6 @@
 /* cmd_run.c - keystep run: an experiment from one file, stage after stage, each
  * of them a command of ours. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -173,8 +174,11 @@ done:
 
 static ks_status run_task(input *in, ks_exp_run *run, ks_err *err) {
     ks_status st = KS_OK;
+    char *scratch = in->scratch ? realpath(in->scratch, NULL) : NULL;
     ks_exp_options options = {
-        .scratch = in->scratch, .tell = ks_cli_tell, .user = &in->talk};
+        .scratch = scratch, .tell = ks_cli_tell, .user = &in->talk};
+    KS_CHECK(!in->scratch || scratch, KS_IO, "--scratch %s: %s", in->scratch,
+             strerror(errno));
     in->talk.run = run;
     in->task.stage = ks_exp_plan_find(&run->plan, in->stage);
     KS_CHECK(in->task.stage >= 0, KS_USAGE,
@@ -182,6 +186,7 @@ static ks_status run_task(input *in, ks_exp_run *run, ks_err *err) {
              run->shown);
     KS_TRY(ks_exp_execute_task(run, &in->task, &options, err));
 done:
+    free(scratch);
     return st;
 }
 

@@ -67,21 +67,21 @@ done:
 
 /* ------------------------------------------------------------ command lines */
 
-/* The setting whose name the sentence has, as an option or a word; else the
- * section. */
+/* The setting that the sentence names first, as an option; else the section. */
 static const ks_doc *named_in(const ks_exp_stage *s, const char *sentence) {
+    const ks_doc *found = &s->doc;
+    const char *first = sentence + strlen(sentence);
     for (size_t i = 0; i < s->doc.n; i++) {
-        const ks_doc *item = &s->doc.items[i];
         char option[80];
-        snprintf(option, sizeof option, "--%.70s", item->key);
+        snprintf(option, sizeof option, "--%.70s", s->doc.items[i].key);
         for (char *c = option; *c; c++)
             if (*c == '_') *c = '-';
         const char *at = strstr(sentence, option);
         size_t n = strlen(option);
-        if (at && !strchr("-abcdefghijklmnopqrstuvwxyz", at[n])) return item;
-        if (at && !at[n]) return item;
+        bool whole = at && !(at[n] == '-' || (at[n] >= 'a' && at[n] <= 'z'));
+        if (whole && at < first) found = &s->doc.items[i], first = at;
     }
-    return &s->doc;
+    return found;
 }
 
 static ks_status check_stage(const ks_exp_run *run, int stage, ks_err *err) {

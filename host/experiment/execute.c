@@ -397,6 +397,7 @@ ks_status ks_exp_execute_task(ks_exp_run *run, const ks_exp_task *task,
     st = open_pool(&p, run, options, err);
     if (st == KS_OK) {
         for (size_t i = 0; i < run->plan.n_stages; i++) p.dealt[i] = true;
+        p.n_to_do = ks_exp_to_do(run, p.to_do);
         st = add_job(&p, t, err);
     }
     if (st == KS_OK) st = work(&p, err);

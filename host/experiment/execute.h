@@ -29,7 +29,7 @@ typedef struct ks_exp_options {
     int threads; /* of all workers together; 0: as many as it may use. With one
                     worker and 0 commands decide themselves */
     int retries; /* of each task */
-    const char *scratch; /* NULL: outputs are made in place */
+    const char *scratch; /* absolute; NULL: outputs are made in place */
     void (*tell)(void *user, const ks_exp_event *event); /* may be NULL */
     void *user;
 } ks_exp_options;

@@ -31,9 +31,8 @@ ks_exp_task_name ks_exp_task_name_of(const ks_exp_task *task);
 typedef struct ks_exp_site {
     int threads;         /* 0: all that it may use */
     const char *backend; /* in place of the experiment's; NULL: that */
-    const char *scratch; /* folder on the node where outputs are made, then
-                            moved; NULL: they are made in place */
-    bool anew;           /* what is there is made again */
+    const char *scratch; /* folder on the node, absolute, where outputs are
+                            made, then moved; NULL: they are made in place */
 } ks_exp_site;
 
 /* The words of a task's command n (0..), argv of a child in RUN: the caller's,

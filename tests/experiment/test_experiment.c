@@ -1,0 +1,179 @@
+/* What experiment.yaml may say and what is said of what it may not: file, line,
+ * key, expected, found; and YAML that is meant ill. */
+#include "fixture.h"
+
+#ifdef KS_PROGRAM
+
+TestSuite(experiment, .init = make_folder, .fini = drop_folder, .timeout = 120);
+
+struct wrong {
+    const char *yaml, *sentence;
+};
+
+static void refuse(const struct wrong *all, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        write_experiment(all[i].yaml);
+        int code = keystep("run x.yaml");
+        cr_expect(code == 1 || code == 2, "%s: exit code %d", all[i].yaml,
+                  code);
+        cr_expect(strstr(said, all[i].sentence), "%s\nsaid %slacks %s",
+                  all[i].yaml, said, all[i].sentence);
+        cr_expect(access("runs", F_OK) != 0, "%s: left something", all[i].yaml);
+    }
+}
+
+Test(experiment, what_is_wrong_is_named_with_its_line) {
+    static const struct wrong all[] = {
+        {SMALL "captur: {}\n",
+         "x.yaml line 12: captur: there is no such key; did you mean capture?"},
+        {HEAD "capture: {postions: mean}\n",
+         "x.yaml line 5: capture.postions: there is no such key; did you mean "
+         "positions?"},
+        {HEAD "capture:\n  positions: mean\n  out: y.h5\n",
+         "x.yaml line 7: capture.out: --out is not set in this section"},
+        {HEAD "capture: {}\nprobe: {folds: many}\n",
+         "x.yaml line 6: probe.folds: expected a whole number, found 'many'"},
+        {HEAD "capture: {}\nprobe: {folds: \"3\"}\n",
+         "expected a whole number, found '3'"},
+        {HEAD "capture: {}\nprobe: {no-text: 3}\n",
+         "probe.no-text: expected true or false, found '3'"},
+        {HEAD "capture: {context: half}\n",
+         "capture.context: expected one of the words full|none, found 'half'"},
+        {HEAD "capture: {positions: {mean: 1}}\n", "found a mapping"},
+        {HEAD "capture:\n  positions: [mean]\n  layers: 3\n",
+         "line 7: capture.layers: there is no such key"},
+        {HEAD "capture: {}\nprobe: {}\nreport: {charts: d4}\n",
+         "line 7: report.charts: expected one of the words d3|svg"},
+        {HEAD "capture: {positions: [mean, midle]}\n",
+         "x.yaml line 5: capture: --positions: 'midle' is none of"},
+        {HEAD "capture: {context: none, positions: before}\n",
+         "x.yaml line 5: capture: position 'before' needs --context full"},
+        {HEAD "capture: {}\nprobe:\n  folds: 3\n  inner-folds: 4\n",
+         "x.yaml line 8: probe: --inner-folds 4: at most one less than"},
+        {HEAD "probe: {}\n", "line 5: probe: nothing gives its activations"},
+        {"name: x\nmodel: m\nchains: c.jsonl\ncapture: {}\nprobe: {}\n",
+         "line 5: probe: nothing gives its labels"},
+        {"name: x\nmodel: m\ngenerate: {}\n",
+         "line 3: generate: nothing gives its problems"},
+        {"name: x\nchains: c.jsonl\ncapture: {}\n",
+         "line 3: capture: nothing gives its model: model is missing"},
+        {HEAD "generate: {}\n", "line 5: chains and generate: both give"},
+        {HEAD "capture: {}\ntransfer: {}\n",
+         "line 6: transfer: its sets are the cells of the grid"},
+        {HEAD "report: {}\n", "report: there is nothing to report"},
+        {"name: x\nmodel: nowhere\nchains: c.jsonl\ncapture: {}\n",
+         "x.yaml line 2: model: "},
+        {"model: m\n", "x.yaml: name is missing"},
+        {"name: ../x\nmodel: m\n", "is no name for a folder"},
+        {SMALL "baselines: [{name: a, capture: {}, acts: y.h5}]\n",
+         "baselines.a: expected one of capture, score, acts, scores, found 2"},
+        {SMALL "baselines: [{capture: {}}]\n", "item 1 has no name"},
+        {SMALL "machine: {treads: 2}\n", "did you mean threads?"},
+        {SMALL "launch: {ranks: 0}\n",
+         "launch.ranks: expected a whole number from 1"},
+        {HEAD "matrix: {capture.context: full}\ncapture: {}\n",
+         "matrix.capture.context" + 7},
+        {HEAD "capture: {}\nmatrix: {capture.context: [full, full]}\n",
+         "two cells are named 'context full'"}};
+    refuse(all, KS_COUNT(all));
+}
+
+Test(experiment, hostile_yaml_is_refused_in_a_sentence) {
+    static const struct wrong all[] = {
+        {"", "x.yaml: nothing is in it"},
+        {"- a\n- b\n", "expected a mapping of sections, found a list"},
+        {HEAD "capture: {}\nname: y\n",
+         "x.yaml line 6: key 'name' is given twice, first in line 1"},
+        {HEAD "capture: {random-weights: 1, random_weights: 2}\n",
+         "is given twice"},
+        {HEAD "capture: !!python/object {}\n", "values with tags"},
+        {HEAD "capture: {positions: !x mean}\n", "values with tags"},
+        {HEAD "a: &a [1]\n<<: *a\n", "merge keys (<<) are not taken"},
+        {HEAD "capture: *nothing\n", "no anchor &nothing stands before it"},
+        {HEAD "capture: &c {positions: *c}\n", "no anchor &c stands before it"},
+        {HEAD "capture: {random-weights: 99999999999999999999}\n",
+         "expected a whole number, found '99999999999999999999'"},
+        {HEAD "capture: {random-weights: 0x10}\n", "expected a whole number"},
+        {HEAD "capture: {positions: \"mean\\0\"}\n", "a NUL character"},
+        {HEAD "capture: {positions: [mean\n", "x.yaml line"},
+        {HEAD "? [a, b]\n: c\n", "a key that is no word"},
+        {HEAD "--- \nname: y\n", "a second document begins"},
+        {HEAD "about: \xff\xfe\n", "x.yaml line 5: byte 57 is no UTF-8"},
+        {HEAD "a: [[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]\n",
+         "more than 16 levels deep"},
+        {"a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
+         "c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
+         "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
+         "e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\n",
+         "more than 20000 values, aliases counted"}};
+    refuse(all, KS_COUNT(all));
+    char *deep = malloc(1 << 19);
+    memset(deep, '[', 1 << 19);
+    write_text("x.yaml", deep, 1 << 19);
+    expect_run("run x.yaml", 1);
+    expect_said("more than 16 levels deep");
+    char *long_one = calloc(1, (2 << 20) + 1);
+    memset(long_one, '#', 2 << 20);
+    write_text("x.yaml", long_one, 2 << 20);
+    expect_run("run x.yaml", 1);
+    expect_said("expected at most 1048576");
+    write_text("x.yaml", "name: x\nabout: a\0b\n", 19);
+    expect_run("run x.yaml", 1);
+    expect_said("x.yaml line");
+    free(deep);
+    free(long_one);
+}
+
+Test(experiment, anchors_underscores_and_sets_mean_what_they_say) {
+    char a[128], b[128];
+    write_experiment(HEAD "capture:\n  random-weights: 1\n  positions: mean\n");
+    plan_says("x.yaml", "capture", "key", a);
+    write_experiment("about: &one mean\n" HEAD
+                     "capture:\n  random_weights: 1\n  positions: [*one]\n");
+    plan_says("x.yaml", "capture", "key", b);
+    cr_expect_str_eq(a, b);
+    write_experiment(HEAD "capture: {}\n");
+    plan_says("x.yaml --set capture.positions=[mean] "
+              "--set capture.random-weights=1",
+              "capture", "key", b);
+    cr_expect_str_eq(a, b);
+    plan_says("x.yaml", "capture", "key", b);
+    cr_expect_str_neq(a, b);
+    expect_run("run x.yaml --set capture.context=half", 2);
+    expect_said("--set capture.context: capture.context: expected one of");
+    expect_run("run x.yaml --set name", 2);
+    expect_said("--set takes KEY=VALUE");
+    expect_run("run x.yaml --set capture=false", 2);
+    expect_said("no section says what to do");
+}
+
+Test(experiment, a_grid_shares_what_its_cells_have_in_common) {
+    write_experiment(SMALL "matrix:\n  probe.folds: [3, 4]\n  half:\n"
+                           "    a: {capture.context: full}\n"
+                           "    b: {capture.context: none}\n");
+    expect_run("run x.yaml --explain", 0);
+    expect_said("4 cells, 6 stages, 6 of them to do");
+    expect_said("folds 3, a; folds 4, a");
+    expect_said("about ");
+    expect_said("cost not known: its acts is still to be made");
+    expect_run("run x.yaml --explain --set matrix.half.b=false", 0);
+    expect_said("2 cells, 3 stages");
+}
+
+/* The form that the documentation ends with is the program's own. */
+Test(experiment, reference_is_the_documentation) {
+    char *docs = NULL;
+    size_t n = 0;
+    cr_assert_eq(ks_read_file(KS_TEST_DATA "/../../docs/experiments.md", &docs,
+                              &n, NULL),
+                 KS_OK);
+    expect_run("run --reference", 0);
+    size_t k = strlen(said);
+    cr_assert(n > k && k > 1000);
+    cr_expect(memcmp(docs + n - k, said, k) == 0,
+              "docs/experiments.md is not up to date: it has to end with what "
+              "keystep run --reference prints");
+    free(docs);
+}
+
+#endif

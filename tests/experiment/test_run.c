@@ -1,0 +1,257 @@
+/* keystep run: keys, what is done and stays done, interruptions, folders that
+ * move, one task at a time, and what inspect and diff say afterwards. */
+#include <fcntl.h>
+#include <glob.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "fixture.h"
+
+#ifdef KS_PROGRAM
+
+TestSuite(run, .init = make_folder, .fini = drop_folder, .timeout = 300);
+
+/* ------------------------------------------------------------------- keys */
+
+Test(run, keys_follow_content_and_settings_and_not_places) {
+    char capture[128], probe[128], key[128];
+    write_experiment(SMALL);
+    plan_says("x.yaml", "capture", "key", capture);
+    plan_says("x.yaml", "probe", "key", probe);
+    plan_says("x.yaml --set probe.bootstrap=200", "capture", "key", key);
+    cr_expect_str_eq(key, capture, "a probe's setting captures anew");
+    plan_says("x.yaml --set probe.bootstrap=200", "probe", "key", key);
+    cr_expect_str_neq(key, probe);
+    plan_says("x.yaml --set capture.dtype=f32", "probe", "key", key);
+    cr_expect_str_neq(key, probe, "a probe of other activations is the same");
+    plan_says("x.yaml --set machine.threads=1 --set machine.memory=1G",
+              "capture", "key", key);
+    cr_expect_str_eq(key, capture, "the machine is part of a key");
+    cr_assert_eq(system("mkdir away && cp -r m c.jsonl l.jsonl x.yaml away"),
+                 0);
+    plan_says("away/x.yaml", "probe", "key", key);
+    cr_expect_str_eq(key, probe, "a path is part of a key");
+    cr_assert_eq(system("echo ' ' >>m/config.json"), 0);
+    plan_says("x.yaml", "capture", "key", key);
+    cr_expect_str_neq(key, capture, "a model's content is no part of a key");
+}
+
+/* ------------------------------------------------------------- done, twice */
+
+Test(run, what_is_done_stays_done_and_what_changed_is_made) {
+    write_experiment(SMALL "report: {no-pictures: true}\n");
+    expect_run("run x.yaml", 0);
+    expect_said("[3/3] report-");
+    expect_said("best layer's balanced accuracy");
+    cr_expect_eq(access("runs/x/report/index.html", R_OK), 0);
+    expect_run("run x.yaml", 0);
+    expect_silence(": done in");
+    expect_run("run runs/x", 0);
+    expect_silence(": done in");
+    expect_run("run runs/x --set probe.bootstrap=150", 0);
+    expect_silence("] capture");
+    expect_said("] probe-");
+    /* and its setting stays with the folder */
+    expect_run("run runs/x", 0);
+    expect_silence("] probe-");
+    /* the same bytes again: nothing that was made of them is made anew */
+    expect_run("run runs/x --again capture", 0);
+    expect_said("] capture-");
+    expect_silence("] probe-");
+    expect_run("run runs/x --again nothing", 2);
+    expect_said("no stage of this run has that name");
+    write_experiment("name: y\nmodel: m\nchains: c.jsonl\ncapture: {}\n");
+    expect_run("run x.yaml --out runs/x", 1);
+    expect_said("holds experiment 'x', not 'y'");
+}
+
+Test(run, inputs_that_changed_make_stages_anew) {
+    write_experiment(SMALL);
+    expect_run("run x.yaml", 0);
+    write_chains(26);
+    expect_run("run x.yaml", 0);
+    expect_said("] capture-");
+    expect_said("] probe-");
+    /* activations that were deleted to save room are not missed ... */
+    cr_assert_eq(system("rm runs/x/stages/capture-*/acts.h5"), 0);
+    expect_run("run x.yaml", 0);
+    expect_silence("] capture-");
+    /* ... until another probe needs them */
+    expect_run("run x.yaml --set probe.bootstrap=150", 0);
+    expect_said("] capture-");
+}
+
+Test(run, a_folder_that_moved_goes_on_and_is_read_elsewhere) {
+    write_experiment(SMALL);
+    expect_run("run x.yaml", 0);
+    cr_assert_eq(system("mkdir deep && mv runs/x deep/z && rm x.yaml && "
+                        "rm deep/z/stages/probe-*/stage.json"),
+                 0);
+    expect_run("run deep/z", 0);
+    expect_silence("] capture-");
+    expect_said("] probe-");
+    cr_assert_eq(system("mv deep/z . && rm -r m c.jsonl l.jsonl"), 0);
+    expect_run("inspect z", 0);
+    expect_said("run of an experiment");
+    expect_said("resid mean");
+    expect_run("run z", 0); /* all done: the inputs are not asked for */
+}
+
+Test(run, diff_tells_settings_inputs_and_figures) {
+    write_experiment(SMALL);
+    expect_run("run x.yaml --out a", 0);
+    expect_run("run x.yaml --out same", 0);
+    expect_run("diff a same", 0);
+    expect_said("No difference.");
+    write_chains(30);
+    expect_run("run x.yaml --out b --set capture.positions=last --set "
+               "probe.folds=4",
+               0);
+    expect_run("diff a b", 0);
+    expect_said("capture.positions: [\"mean\", \"last\"] -> last");
+    expect_said("probe.folds: 3 -> 4");
+    expect_said("chains of capture");
+    expect_said("resid, mean: ");
+    expect_said("-> (not there)");
+    cr_assert_eq(shell_run(KS_PROGRAM " diff a b --json", said, sizeof said),
+                 0);
+    json_t *all = json_loads(said, 0, NULL);
+    cr_assert(all != NULL);
+    cr_expect_eq(
+        json_integer_value(json_array_get(
+            json_object_get(json_object_get(all, "settings"), "probe.folds"),
+            1)),
+        4);
+    json_decref(all);
+    expect_run("diff a m", 1);
+    expect_said("m: is no run's folder");
+}
+
+/* ------------------------------------------------------------- interrupted */
+
+static pid_t start(const char *const *words) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        int to = open("words", O_WRONLY | O_CREAT | O_APPEND, 0666);
+        dup2(to, 1);
+        dup2(to, 2);
+        execv(KS_PROGRAM, (char **)(uintptr_t)words);
+        _exit(127);
+    }
+    cr_assert(pid > 0);
+    return pid;
+}
+
+/* Until a file of the pattern is there with some bytes, 60 s at most. */
+static void wait_for(const char *pattern, off_t bytes) {
+    for (int i = 0; i < 6000; i++) {
+        glob_t found;
+        struct stat info;
+        bool there = glob(pattern, 0, NULL, &found) == 0;
+        bool enough = there && stat(found.gl_pathv[0], &info) == 0 &&
+                      info.st_size >= bytes;
+        if (there) globfree(&found);
+        if (enough) return;
+        nanosleep(&(struct timespec){0, 10000000}, NULL);
+    }
+    cr_assert_fail("%s never came", pattern);
+}
+
+static int end_of(pid_t pid) {
+    int status;
+    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Enough chains that a capture is met at work. */
+static void write_many(void) {
+    write_chains(getenv("KS_UNDER_SANITIZER") ? 150 : 1500);
+    write_experiment(HEAD "capture: {positions: mean}\nmachine: {threads: 1, "
+                          "batch-tokens: 64}\n");
+}
+
+static void expect_same_as_alone(void) {
+    expect_run("capture --model m --chains c.jsonl --positions mean --out "
+               "alone.h5 --quiet",
+               0);
+    cr_expect_eq(system("cmp alone.h5 runs/x/stages/capture-*/acts.h5"), 0);
+}
+
+Test(run, interrupted_it_goes_on_to_the_same_bytes) {
+    write_many();
+    pid_t pid = start((const char *[]){"keystep", "run", "x.yaml", NULL});
+    wait_for("runs/x/stages/capture-*/acts.h5.journal", 600);
+    /* another one is told whose it is */
+    expect_run("run x.yaml", 1);
+    expect_said("runs/x is being run by process ");
+    kill(pid, SIGTERM);
+    cr_expect_eq(end_of(pid), 130);
+    expect_run("run x.yaml --explain", 0);
+    expect_said("begun");
+    cr_expect_eq(system("ls runs/x/stages/capture-*/acts.h5.part >/dev/null"),
+                 0);
+    expect_run("run runs/x", 0);
+    expect_said("] capture-");
+    cr_expect_neq(system("ls runs/x/stages/capture-*/acts.h5.* 2>/dev/null"),
+                  0);
+    cr_expect_eq(system("grep -q 'were there already' "
+                        "runs/x/stages/capture-*/log.txt"),
+                 0);
+    expect_same_as_alone();
+}
+
+Test(run, a_task_on_scratch_moves_what_it_has) {
+    char key[128], line[256];
+    write_many();
+    cr_assert_eq(mkdir("node", 0777), 0);
+    plan_says("x.yaml", "capture", "key", key);
+    /* a run that is planned and has nothing done */
+    pid_t pid = start((const char *[]){"keystep", "run", "x.yaml", NULL});
+    wait_for("runs/x/stages/capture-*/task-whole.json", 1);
+    kill(pid, SIGKILL);
+    end_of(pid);
+    nanosleep(&(struct timespec){1, 0}, NULL); /* its child ends with it */
+    pid = start((const char *[]){"keystep", "run", "runs/x", "--stage", key,
+                                 "--scratch", "node", NULL});
+    wait_for("node/keystep-*/acts.h5.journal", 600);
+    kill(pid, SIGUSR1);
+    cr_expect_eq(end_of(pid), 130);
+    cr_expect_eq(system("ls runs/x/stages/capture-*/acts.h5.part >/dev/null"),
+                 0);
+    cr_expect_neq(system("ls -d node/* 2>/dev/null"), 0);
+    snprintf(line, sizeof line, "run runs/x --stage %s --scratch node", key);
+    expect_run(line, 0);
+    cr_expect_eq(system("grep -q 'were there already' "
+                        "runs/x/stages/capture-*/log.txt"),
+                 0);
+    cr_expect_neq(system("ls -d node/* 2>/dev/null"), 0);
+    cr_expect_neq(system("ls runs/x/stages/capture-*/acts.h5.* 2>/dev/null"),
+                  0);
+    expect_same_as_alone();
+    expect_run(line, 0);
+    expect_silence("] capture-");
+    expect_run("run runs/x --stage 0123 --scratch node", 2);
+    expect_said("has no stage, or several, of that key");
+}
+
+Test(run, a_stage_that_fails_holds_back_what_needs_it_alone) {
+    write_experiment(HEAD "capture: {}\nbaselines:\n"
+                          "  - {name: a, scores: bad.jsonl}\n"
+                          "probe: [{name: good, baselines: [], folds: 3, "
+                          "no-text: true, analyses: none}, {name: bad}]\n");
+    write_text("bad.jsonl", "{}\n", 3);
+    expect_run("run x.yaml", 1);
+    expect_said("1 of 3 stages failed: probe-");
+    expect_said("bad.jsonl");
+    expect_said("log.txt]");
+    expect_run("inspect runs/x", 0);
+    expect_said("x good resid");
+    expect_said("failed");
+    write_experiment("name: x\nmodel: m\nproblems: p.jsonl\nsplit: {}\n"
+                     "chains: c2.jsonl\n");
+    expect_run("run x.yaml", 1);
+    expect_said("line 5: chains: ");
+}
+
+#endif
