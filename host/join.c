@@ -65,7 +65,7 @@ typedef struct lines {
     char *const *paths;
     FILE *to;
     const char *to_path;
-    json_t *first; /* note of shard 1 */
+    json_t *first; /* note of shard 1, borrowed */
     ks_join_fn progress;
     void *user;
     uint64_t all; /* bytes */
@@ -99,53 +99,70 @@ static ks_status compare_settings(const lines *l, int32_t i,
     return KS_MISMATCH;
 }
 
-/* Shard i of the run that shard 0 is of, with the lines that are its share. */
-static ks_status compare_note(const lines *l, int32_t i, json_t *note,
+/* The note is of shard i, with the lines that are its share. */
+static ks_status check_place(const lines *l, int32_t i, const json_t *note,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    char which[32];
+    const ks_shard shard = {i + 1, l->options->shards};
+    const json_t *input = json_object_get(note, "input");
+    const char *is = json_string_value(json_object_get(note, "shard"));
+    json_int_t n = json_integer_value(json_object_get(input, "n"));
+    json_int_t from = json_integer_value(json_object_get(input, "begin"));
+    json_int_t to = json_integer_value(json_object_get(input, "end"));
+    size_t begin, end;
+    snprintf(which, sizeof which, "%d/%d", shard.k, shard.n);
+    KS_CHECK(strcmp(is, which) == 0, KS_MISMATCH,
+             "%s: is shard %.32s, expected %s", l->paths[i], is, which);
+    KS_TRY(ks_shard_range(shard, (size_t)n, l->paths[i], "inputs", &begin, &end,
+                          err));
+    KS_CHECK((size_t)from == begin && (size_t)to == end, KS_MISMATCH,
+             "%s: takes %lld to %lld of its input's %lld, expected %zu to %zu",
+             l->paths[i], (long long)from, (long long)to, (long long)n, begin,
+             end);
+done:
+    return st;
+}
+
+/* All that the input is, but for which part of it. */
+static ks_status compare_inputs(const lines *l, int32_t i, const json_t *there,
+                                ks_err *err) {
+    ks_status st = KS_OK;
+    static const char *const own[] = {"begin", "end"};
+    char where[1024];
+    json_t *here = json_deep_copy(json_object_get(l->first, "input"));
+    KS_CHECK(here, KS_NOMEM, "out of memory for a note");
+    for (size_t k = 0; k < KS_COUNT(own); k++)
+        KS_TRY(ks_json_set(here, own[k],
+                           json_incref(json_object_get(there, own[k])),
+                           l->paths[i], err));
+    snprintf(where, sizeof where,
+             "%.400s and %.400s are shards of different "
+             "inputs",
+             l->paths[0], l->paths[i]);
+    KS_TRY(ks_json_same(here, there, where, err));
+done:
+    json_decref(here);
+    return st;
+}
+
+/* Shard i of the run that shard 0 is of. */
+static ks_status compare_note(const lines *l, int32_t i, const json_t *note,
                               ks_err *err) {
     ks_status st = KS_OK;
     static const char *const texts[] = {"command", "output"};
-    char which[32], where[PATH_MAX + 64];
-    const ks_shard shard = {i + 1, l->options->shards};
-    json_t *input = json_object_get(note, "input"), *rest = NULL;
-    size_t n = (size_t)json_integer_value(json_object_get(input, "n"));
-    size_t begin, end;
-    snprintf(which, sizeof which, "%d/%d", shard.k, shard.n);
-    const char *is = json_string_value(json_object_get(note, "shard"));
-    KS_CHECK(strcmp(is, which) == 0, KS_MISMATCH,
-             "%s: is shard %.32s, expected %s", l->paths[i], is, which);
-    KS_TRY(ks_shard_range(shard, n, l->paths[i], "inputs", &begin, &end, err));
-    KS_CHECK(json_integer_value(json_object_get(input, "begin")) ==
-                     (json_int_t)begin &&
-                 json_integer_value(json_object_get(input, "end")) ==
-                     (json_int_t)end,
-             KS_MISMATCH,
-             "%s: takes %lld to %lld of its input's %zu, expected %zu to %zu",
-             l->paths[i],
-             (long long)json_integer_value(json_object_get(input, "begin")),
-             (long long)json_integer_value(json_object_get(input, "end")), n,
-             begin, end);
-    snprintf(where, sizeof where, "%s is a shard of another run than %s",
-             l->paths[i], l->paths[0]);
+    KS_TRY(check_place(l, i, note, err));
     for (size_t k = 0; k < KS_COUNT(texts); k++) {
         const char *a = json_string_value(json_object_get(l->first, texts[k]));
         const char *b = json_string_value(json_object_get(note, texts[k]));
         KS_CHECK(strcmp(a, b) == 0, KS_MISMATCH,
-                 "%s: its %s is '%.80s', that of the first '%.80s'", where,
-                 texts[k], b, a);
+                 "%s is a shard of another run than %s: its %s is '%.80s', "
+                 "that of the first '%.80s'",
+                 l->paths[i], l->paths[0], texts[k], b, a);
     }
     KS_TRY(compare_settings(l, i, json_object_get(note, "settings"), err));
-    rest = json_deep_copy(json_object_get(l->first, "input"));
-    KS_CHECK(rest, KS_NOMEM, "out of memory for a note");
-    static const char *const own[] = {"begin", "end"};
-    for (size_t k = 0; k < KS_COUNT(own); k++)
-        KS_TRY(ks_json_set(rest, own[k],
-                           json_incref(json_object_get(input, own[k])), where,
-                           err));
-    snprintf(where, sizeof where, "%s and %s are shards of different inputs",
-             l->paths[0], l->paths[i]);
-    KS_TRY(ks_json_same(rest, input, where, err));
+    KS_TRY(compare_inputs(l, i, json_object_get(note, "input"), err));
 done:
-    json_decref(rest);
     return st;
 }
 
@@ -188,35 +205,30 @@ done:
 
 static ks_status join_lines(lines *l, ks_err *err) {
     ks_status st = KS_OK;
-    json_t *note = NULL;
+    json_t *notes = json_array(), *note;
     int32_t n = l->options->shards;
     KS_CHECK(!l->options->copy, KS_USAGE,
              "--copy is for activations: %s holds JSON Lines, which are always "
              "copied",
              l->paths[0]);
-    /* all notes before the first byte */
+    KS_CHECK(notes, KS_NOMEM, "out of memory for notes");
     for (int32_t i = 0; i < n; i++) {
         KS_TRY(ks__shard_note_read(l->paths[i], &note, err));
-        if (i == 0) l->first = json_incref(note);
+        KS_CHECK(!json_array_append_new(notes, note), KS_NOMEM,
+                 "out of memory for notes");
+        if (i == 0) l->first = note;
         KS_TRY(compare_note(l, i, note, err));
         l->all += (uint64_t)json_integer_value(json_object_get(note, "bytes"));
-        json_decref(note);
-        note = NULL;
     }
     l->to = fopen(l->to_path, "wbe");
     if (!l->to) KS_TRY(io_error(err, l->to_path, "create"));
-    for (int32_t i = 0; i < n; i++) {
-        KS_TRY(ks__shard_note_read(l->paths[i], &note, err));
-        KS_TRY(copy_lines(l, i, note, err));
-        json_decref(note);
-        note = NULL;
-    }
+    for (int32_t i = 0; i < n; i++)
+        KS_TRY(copy_lines(l, i, json_array_get(notes, (size_t)i), err));
     if (fflush(l->to) != 0 || fsync(fileno(l->to)) != 0)
         KS_TRY(io_error(err, l->to_path, "write"));
 done:
     if (l->to) fclose(l->to);
-    json_decref(note);
-    json_decref(l->first);
+    json_decref(notes);
     return st;
 }
 
