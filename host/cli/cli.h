@@ -258,6 +258,8 @@ void ks_cli_catch_signals(void);
 int ks_cmd_text(int argc, char **argv);
 int ks_cmd_tokenize(int argc, char **argv);
 int ks_cmd_score(int argc, char **argv);
+int ks_cmd_status(int argc, char **argv);
+int ks_cmd_launch(int argc, char **argv);
 int ks_cmd_generate(int argc, char **argv);
 int ks_cmd_split(int argc, char **argv);
 int ks_cmd_import(int argc, char **argv);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "experiment.h"
+#include "slurm.h"
 
 enum { MOST_NAME = 64 };
 
@@ -77,6 +78,21 @@ done:
     return st;
 }
 
+/* Options of sbatch, for all jobs or, in a mapping, for those of one kind. */
+static ks_status check_slurm(const ks_doc *map, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_slurm_options options = {0};
+    json_t *mapping = NULL;
+    KS_TRY(expect_map(map, "launch.slurm", err));
+    mapping = ks_doc_json(map);
+    KS_CHECK(mapping, KS_NOMEM, "out of memory for launch.slurm");
+    KS_TRY(ks_slurm_from_json(&options, mapping, ks_doc_where(map).text, err));
+done:
+    json_decref(mapping);
+    ks_slurm_free(&options);
+    return st;
+}
+
 static ks_status check_launch(const ks_doc *map, ks_err *err) {
     static const char *const keys[] = {"ranks", "retries", "scratch", "slurm"};
     ks_status st = KS_OK;
@@ -90,10 +106,7 @@ static ks_status check_launch(const ks_doc *map, ks_err *err) {
         } else if (strcmp(item->key, "scratch") == 0) {
             KS_TRY(expect_text(item, "launch.scratch", "a path", err));
         } else if (strcmp(item->key, "slurm") == 0) {
-            KS_TRY(expect_map(item, "launch.slurm", err));
-            for (size_t k = 0; k < item->n; k++)
-                KS_TRY(expect_text(&item->items[k], item->items[k].key,
-                                   "a text", err));
+            KS_TRY(check_slurm(item, err));
         } else {
             return ks_unknown_key(item, "launch", keys, KS_COUNT(keys), err);
         }
