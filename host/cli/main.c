@@ -37,6 +37,7 @@ static const struct command commands[] = {
      "what is in a model or in a file of ours"},
     {"verify", ks_cmd_verify, false, "check that activation files are whole"},
     {"bench", ks_cmd_bench, true, "measure this machine"},
+    {"plan", ks_cmd_plan, false, "what an experiment would take, on paper"},
     {"tokenize", ks_cmd_tokenize, false, "plumbing: text <-> token ids"},
     {"score", ks_cmd_score, false,
      "plumbing: log-probabilities of a continuation"},
