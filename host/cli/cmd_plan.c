@@ -283,6 +283,22 @@ static ks_status print_text(const ks_plan_shape *m, const ks_plan_device *on,
         ks_plan_weight_bytes(m) / ks_plan_parameters(m), on->title, memory));
     KS_TRY(print_stages(s, &out, err));
     KS_TRY(print_values(v, &out, err));
+    for (int i = 0; i < KS_PLAN_STAGES; i++) {
+        double held = s[i].memory - ks_plan_weight_bytes(m);
+        double least = (on->memory - held) / ks_plan_parameters(m);
+        if (s[i].fits || i == KS_PLAN_PROBE) continue;
+        if (least > 0)
+            KS_TRY(ks_str_printf(&out, err,
+                                 "%s does not fit a device: at most %.2f bytes "
+                                 "a weight would fit.\n",
+                                 ks_plan_stage_name((ks_plan_stage_kind)i),
+                                 least));
+        else
+            KS_TRY(ks_str_printf(&out, err,
+                                 "%s does not fit a device, whatever its "
+                                 "weights take.\n",
+                                 ks_plan_stage_name((ks_plan_stage_kind)i)));
+    }
     if (s[KS_PLAN_LABEL].refused)
         KS_TRY(
             ks_str_printf(&out, err,
