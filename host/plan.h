@@ -63,24 +63,23 @@ typedef struct ks_plan_kernels {
     int32_t n;
 } ks_plan_kernels;
 
-/* A packed batch of so many tokens, in chains of `context`; steps of so many
+/* A packed batch of t tokens, in chains of `context`; steps of so many
  * tokens are pooled at five positions. scored: log-softmax of given tokens. */
-ks_plan_kernels ks_plan_prefill(const ks_plan_shape *m, double tokens,
+ks_plan_kernels ks_plan_prefill(const ks_plan_shape *m, double t,
                                 double context, double step, bool scored);
-/* One token of each of `forks` continuations: `prefix` tokens in common, `own`
+/* One token of each of t continuations: `prefix` tokens in common, `own`
  * of each, on average. */
-ks_plan_kernels ks_plan_decode(const ks_plan_shape *m, double forks,
-                               double prefix, double own);
-/* Cotangents of `targets` steps of so many tokens against one forward of a
- * chain. n 0 for a mixture of experts: refused. */
+ks_plan_kernels ks_plan_decode(const ks_plan_shape *m, double t, double prefix,
+                               double own);
+/* Cotangents of `targets` steps of `step` tokens against one forward of a
+ * chain of t. n 0 for a mixture of experts: refused. */
 ks_plan_kernels ks_plan_backward(const ks_plan_shape *m, double targets,
-                                 double tokens, double step);
-/* Bytes, FLOP, least seconds of all calls. device NULL: no seconds. */
+                                 double t, double step);
+/* Bytes, FLOP, least seconds of all calls. on NULL: no seconds. */
 typedef struct ks_plan_work {
     double bytes, flops, seconds;
 } ks_plan_work;
-ks_plan_work ks_plan_sum(const ks_plan_kernels *kernels,
-                         const ks_plan_device *device);
+ks_plan_work ks_plan_sum(const ks_plan_kernels *k, const ks_plan_device *on);
 
 /* -------------------------------------------------------------------- stages
  */
@@ -128,7 +127,7 @@ double ks_plan_token_bytes(const ks_plan_shape *m);
  * The suppositions are label_cost.c's. */
 double ks_plan_label_tokens(const ks_plan_asked *a, double *sampled,
                             double *backward);
-void ks_plan_stages(const ks_plan_shape *m, const ks_plan_device *device,
+void ks_plan_stages(const ks_plan_shape *m, const ks_plan_device *on,
                     const ks_plan_asked *a, ks_plan_stage out[KS_PLAN_STAGES]);
 
 #endif

@@ -1,5 +1,5 @@
-/* plan_tables.c - the devices and models that are known by name: the files of plan/,
- * in the program as they lie there. */
+/* plan_tables.c - the devices and models that are known by name: the files of
+ * plan/, in the program as they lie there. */
 #include <ctype.h>
 #include <string.h>
 #include <strings.h>

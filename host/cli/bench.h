@@ -93,7 +93,7 @@ ks_status ks_bench_to_text(const json_t *rows, const json_t *machine,
 
 /* bench_csv.c: rows of strings, empty fields left out; new. KS_FORMAT names
  * file and line. */
-ks_status ks_bench_csv_read(const char *path, json_t **rows, ks_err *err);
+ks_status ks_bench_csv_read(const char *path, json_t **out, ks_err *err);
 
 /* bench_machine.c: the columns behind a bench's own, an object; new. */
 ks_status ks_bench_machine(json_t **out, const ks_cli_common *common,

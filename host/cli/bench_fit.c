@@ -41,8 +41,10 @@ static ks_status solve(const double *x, const double *y, int32_t n, int32_t k,
     for (size_t i = 0; i < rows; i++) {
         double power = 1;
         gsl_vector_set(values, i, y[i]);
-        for (size_t j = 0; j < terms; j++, power *= x[i])
+        for (size_t j = 0; j < terms; j++) {
             gsl_matrix_set(design, i, j, power);
+            power *= x[i];
+        }
     }
     KS_CHECK(gsl_multifit_linear(design, values, c, cov, &squares, work) == 0,
              KS_NUMERIC, "a fit through %d points did not come out", n);
