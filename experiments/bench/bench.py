@@ -293,6 +293,7 @@ def bench_io(options, scratch):
 def bench_gemm(options, _scratch):
     rows = table(options, "gemm", "--pairs", options.pairs)
     write(options, "gemm", rows)
+    rows = [row for row in rows if row["pair"] == "all"]
     return [figure(f"product on {kind} weights / sgemm on f32, rows >= 512, "
                    "shapes of SmolLM2-135M",
                    [row["ratio"] for row in rows

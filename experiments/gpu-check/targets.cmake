@@ -17,7 +17,8 @@ set_source_files_properties(${CMAKE_SOURCE_DIR}/host/cli/main.c PROPERTIES
 function(gpu_check_program name library build)
   add_executable(${name} ${here}/main.cpp ${here}/runner.cpp ${here}/bench.cpp
     ${here}/bench_ops.cpp ${here}/bench_attention.cpp
-    ${simt}/build_name.c ${tests} ${cli} ${ARGN})
+    ${simt}/build_name.c ${tests} ${cli}
+    $<TARGET_OBJECTS:ks_commit_object> ${ARGN})
   target_include_directories(${name} BEFORE PRIVATE ${here}/shim)
   target_include_directories(${name} PRIVATE ${here} ${simt}
     ${CMAKE_SOURCE_DIR}/tests ${CMAKE_SOURCE_DIR}/host

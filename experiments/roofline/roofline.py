@@ -6,27 +6,29 @@ docs/roofline.md. Everything is computed, nothing measured.
     experiments/roofline/roofline.py >docs/roofline.md
 """
 
-# H100 SXM5, NVIDIA's data sheet: HBM3, dense bf16 tensor cores, f32, double.
-BANDWIDTH = 3.35e12
-TENSOR = 989e12
-FLOAT = 67e12
-DOUBLE = 34e12
-UNITS = {TENSOR: "tensor", FLOAT: "f32", DOUBLE: "double"}
+import json
+import os
 
-# From the models' config.json. experts: (of a layer, active a token); weights:
-# bytes an element of the large matrices (bf16; MXFP4: 4 bits + 1 scale of 8 a
-# 32). windowed: layers with a window, and its keys.
-MODELS = [
-    {"name": "Qwen2.5-1.5B", "layers": 28, "d": 1536, "heads": 12, "kv": 2,
-     "dim": 128, "ff": 8960, "vocab": 151936, "experts": None, "weights": 2,
-     "windowed": (0, 0)},
-    {"name": "Qwen2.5-7B", "layers": 28, "d": 3584, "heads": 28, "kv": 4,
-     "dim": 128, "ff": 18944, "vocab": 152064, "experts": None, "weights": 2,
-     "windowed": (0, 0)},
-    {"name": "gpt-oss-20b", "layers": 24, "d": 2880, "heads": 64, "kv": 8,
-     "dim": 64, "ff": 2880, "vocab": 201088, "experts": (32, 4),
-     "weights": 4.25 / 8, "windowed": (12, 128)},
-]
+TABLES = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                      "../../host/plan")
+
+
+def load(name):
+    with open(os.path.join(TABLES, name), encoding="utf-8") as file:
+        return {row["name"]: row for row in json.load(file)}
+
+
+# The tables that keystep plan has. A model's experts: (of a layer, active a
+# token); weights: bytes an element of the MLP's matrices (bf16, where nothing
+# is said; MXFP4: 4 bits + 1 scale of 8 a 32). windowed: layers with a window,
+# and its keys.
+DEVICE = load("devices.json")["h100"]
+BANDWIDTH, TENSOR, FLOAT, DOUBLE = (
+    DEVICE[key] for key in ("bandwidth", "tensor", "float", "double"))
+UNITS = {TENSOR: "tensor", FLOAT: "f32", DOUBLE: "double"}
+MODELS = [{"experts": None, "weights": 2, "windowed": (0, 0)} | row
+          for name, row in load("models.json").items()
+          if name in ("Qwen2.5-1.5B", "Qwen2.5-7B", "gpt-oss-20b")]
 TOKENS, CONTEXT = 8192, 4096    # prefill: two chains of 4096 tokens
 FORKS, PREFIX, OWN = 64, 2048, 512  # decode: 64 continuations of one prefix
 STEP = 40                       # tokens a reasoning step

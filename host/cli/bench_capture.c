@@ -20,6 +20,7 @@ static const char *const kind_names[N_KINDS] = {"products", "forward", "pooled",
 
 typedef struct capture_bench {
     ks_bench *bench;
+    ks_bench_source source;
     ks_capture_job *job[N_KINDS]; /* of the two captures */
     char *path[N_KINDS];          /* of the files that they write */
     bool mine[N_KINDS];           /* nothing lay there before */
@@ -38,8 +39,8 @@ static ks_status open_job(capture_bench *b, kind what, const char *name,
                           uint32_t streams, uint32_t positions, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &b->bench->in->common;
-    ks_capture_options options = {.model = c->model,
-                                  .chains = c->chains,
+    ks_capture_options options = {.model = b->source.model,
+                                  .chains = b->source.chains,
                                   .streams = streams,
                                   .positions = positions,
                                   .dtype = KS_BF16,
@@ -197,46 +198,58 @@ done:
 
 /* -------------------------------------------------------------------- table */
 
-static ks_status pair_row(const capture_bench *b, kind what, int pair,
-                          ks_err *err) {
-    double s = b->seconds[what][pair], forward = b->seconds[FORWARD][pair];
-    int64_t tokens = b->job[POOLED]->cost.tokens;
+typedef struct row {
+    json_t *pair; /* taken over */
+    double seconds, share, over, low, high;
+} row;
+
+static ks_status add_row(const capture_bench *b, kind what, row r,
+                         ks_err *err) {
+    const ks_capture_job *job = b->job[POOLED];
+    int64_t tokens = job->cost.tokens;
     return ks_bench_row(
         b->bench,
-        json_pack("{s:s,s:i,s:I,s:f,s:f,s:f,s:f,s:n,s:n,s:I}", "what",
-                  kind_names[what], "pair", pair + 1, "tokens",
-                  (json_int_t)tokens, "seconds", s, "tokens_per_s",
-                  (double)tokens / s, "products_share",
-                  b->seconds[PRODUCTS][pair] / s, "over_forward",
-                  s / forward - 1, "over_forward_low", "over_forward_high",
-                  "file_bytes", (json_int_t)b->bytes[what]),
+        json_pack(
+            "{s:s,s:o,s:s,s:i,s:i,s:I,s:f,s:f,s:f,s:f,s:o,s:o,s:I}", "what",
+            kind_names[what], "pair", r.pair, "model", job->engine->model->name,
+            "layers", job->engine->model->config.n_layers, "width",
+            job->engine->model->config.d_model, "tokens", (json_int_t)tokens,
+            "seconds", r.seconds, "tokens_per_s", (double)tokens / r.seconds,
+            "products_share", r.share, "over_forward", r.over,
+            "over_forward_low", ks_bench_real(r.low), "over_forward_high",
+            ks_bench_real(r.high), "file_bytes", (json_int_t)b->bytes[what]),
         err);
+}
+
+static ks_status pair_row(const capture_bench *b, kind what, int pair,
+                          ks_err *err) {
+    double s = b->seconds[what][pair];
+    row r = {.pair = json_integer(pair + 1),
+             .seconds = s,
+             .share = b->seconds[PRODUCTS][pair] / s,
+             .over = s / b->seconds[FORWARD][pair] - 1,
+             .low = NAN,
+             .high = NAN};
+    return add_row(b, what, r, err);
 }
 
 /* Medians, and the mean of what a kind takes over the forward, paired. */
 static ks_status summary_row(const capture_bench *b, kind what, int pairs,
                              double *work, ks_err *err) {
-    int64_t tokens = b->job[POOLED]->cost.tokens;
     double *over = work, *share = work + pairs, *times = work + 2 * pairs;
     for (int i = 0; i < pairs; i++) {
         times[i] = b->seconds[what][i];
         over[i] = times[i] / b->seconds[FORWARD][i] - 1;
         share[i] = b->seconds[PRODUCTS][i] / times[i];
     }
-    ks_spread s = ks_bench_spread(times, pairs);
     ks_spread o = ks_bench_spread(over, pairs);
-    json_t *low = isfinite(o.low) ? json_real(o.low) : json_null();
-    json_t *high = isfinite(o.high) ? json_real(o.high) : json_null();
-    return ks_bench_row(
-        b->bench,
-        json_pack("{s:s,s:s,s:I,s:f,s:f,s:f,s:f,s:o,s:o,s:I}", "what",
-                  kind_names[what], "pair", "all", "tokens", (json_int_t)tokens,
-                  "seconds", s.median, "tokens_per_s",
-                  (double)tokens / s.median, "products_share",
-                  ks_bench_spread(share, pairs).median, "over_forward", o.mean,
-                  "over_forward_low", low, "over_forward_high", high,
-                  "file_bytes", (json_int_t)b->bytes[what]),
-        err);
+    row r = {.pair = json_string("all"),
+             .seconds = ks_bench_spread(times, pairs).median,
+             .share = ks_bench_spread(share, pairs).median,
+             .over = o.mean,
+             .low = o.low,
+             .high = o.high};
+    return add_row(b, what, r, err);
 }
 
 static ks_status write_rows(const capture_bench *b, int pairs, ks_err *err) {
@@ -260,6 +273,8 @@ static ks_status open_bench(capture_bench *b, int pairs, ks_err *err) {
     ks_status st = KS_OK;
     float *x = NULL;
     const uint32_t five = (1u << KS_TOKENS) - 1;
+    KS_TRY(ks_bench_source_open(&b->source, b->bench->in,
+                                "keystep-bench-chains.jsonl", 30, err));
     KS_TRY(open_job(b, POOLED, "keystep-bench.h5", 1u << KS_RESID, five, err));
     KS_TRY(open_job(b, ALL, "keystep-bench-all.h5", (1u << KS_N_STREAMS) - 1,
                     (1u << KS_N_POSITIONS) - 1, err));
@@ -299,6 +314,7 @@ static void close_bench(capture_bench *b) {
         free(b->path[k]);
         free(b->seconds[k]);
     }
+    ks_bench_source_close(&b->source);
     free(b->groups);
     free(b->work);
 }
@@ -307,8 +323,6 @@ ks_status ks_bench_capture(ks_bench *bench, ks_err *err) {
     ks_status st = KS_OK;
     capture_bench b = {.bench = bench};
     int pairs = bench->in->repeats;
-    KS_CHECK(bench->in->common.model && bench->in->common.chains, KS_USAGE,
-             "bench capture needs --model and --chains");
     KS_TRY(open_bench(&b, pairs, err));
     /* the first pair, which makes the buffers and maps the weights, is not
      * counted */

@@ -24,20 +24,38 @@ typedef struct gemm_bench {
     int repeats;
 } gemm_bench;
 
-static ks_status add_row(gemm_bench *b, shape s, ks_type type, figures *f,
+static ks_status add_row(gemm_bench *b, shape s, ks_type type, json_t *pair,
+                         ks_spread ours, ks_spread blas, double ratio,
                          ks_err *err) {
-    ks_spread ours = ks_bench_spread(f->ours, f->n);
-    ks_spread blas = ks_bench_spread(f->blas, f->n);
-    ks_spread ratio = ks_bench_spread(f->ratio, f->n);
     return ks_bench_row(
         b->bench,
-        json_pack("{s:I,s:I,s:I,s:s,s:s,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "m",
-                  s.m, "n", s.n, "k", s.k, "type", ks_type_name(type), "isa",
-                  b->ops->isa, "threads", ks_dev_threads(b->dev), "gflops",
-                  ours.median, "gflops_q1", ours.q1, "gflops_q3", ours.q3,
-                  "blas_gflops", blas.median, "blas_gflops_q1", blas.q1,
-                  "blas_gflops_q3", blas.q3, "ratio", ratio.median),
+        json_pack("{s:I,s:I,s:I,s:s,s:o,s:s,s:i,s:f,s:o,s:o,s:f,s:o,s:o,s:f}",
+                  "m", s.m, "n", s.n, "k", s.k, "type", ks_type_name(type),
+                  "pair", pair, "isa", b->ops->isa, "threads",
+                  ks_dev_threads(b->dev), "gflops", ours.median, "gflops_q1",
+                  ks_bench_real(ours.q1), "gflops_q3", ks_bench_real(ours.q3),
+                  "blas_gflops", blas.median, "blas_gflops_q1",
+                  ks_bench_real(blas.q1), "blas_gflops_q3",
+                  ks_bench_real(blas.q3), "ratio", ratio),
         err);
+}
+
+/* A row a pair, then the medians. */
+static ks_status add_rows(gemm_bench *b, shape s, ks_type type, figures *f,
+                          ks_err *err) {
+    ks_status st = KS_OK;
+    for (int i = 0; i < f->n; i++) {
+        ks_spread ours = {.median = f->ours[i], .q1 = NAN, .q3 = NAN};
+        ks_spread blas = {.median = f->blas[i], .q1 = NAN, .q3 = NAN};
+        KS_TRY(add_row(b, s, type, json_integer(i + 1), ours, blas, f->ratio[i],
+                       err));
+    }
+    KS_TRY(add_row(b, s, type, json_string("all"),
+                   ks_bench_spread(f->ours, f->n),
+                   ks_bench_spread(f->blas, f->n),
+                   ks_bench_spread(f->ratio, f->n).median, err));
+done:
+    return st;
 }
 
 /* Weights of any type whose values are small: every byte the same, scales
@@ -133,7 +151,7 @@ static ks_status bench_types(gemm_bench *b, const char *types, shape s,
         KS_TRY(parse_type(item, &type, err));
         if (s.k % ks_type_block(type)) continue; /* no such weights exist */
         KS_TRY(measure(b, s, type, f, err));
-        KS_TRY(add_row(b, s, type, f, err));
+        KS_TRY(add_rows(b, s, type, f, err));
     }
 done:
     return st;

@@ -12,6 +12,8 @@ enum { HEAD_ROWS = 64 };
 
 typedef struct influence_bench {
     ks_bench *bench;
+    ks_bench_source source; /* where no --input is given */
+    const char *model;
     ks_engine *engine;
     ks_influence_job *job;
     json_t *input;
@@ -52,7 +54,7 @@ static ks_status read_input(influence_bench *b, ks_err *err) {
     ks_status st = KS_OK;
     const char *path = b->bench->in->input;
     char *text = NULL;
-    size_t length, n;
+    size_t length;
     json_error_t where;
     KS_TRY(ks_read_file(path, &text, &length, err));
     b->input = json_loadb(text, length, 0, &where);
@@ -60,13 +62,57 @@ static ks_status read_input(influence_bench *b, ks_err *err) {
              where.text);
     KS_TRY(take_integers(b, "ids", &b->ids, &b->n_tokens, err));
     KS_TRY(take_integers(b, "bounds", &b->bounds, &b->n_steps, err));
-    n = (size_t)--b->n_steps;
+    b->n_steps--;
+done:
+    free(text);
+    return st;
+}
+
+static json_t *integers(const int32_t *of, int32_t n) {
+    json_t *list = json_array();
+    for (int32_t i = 0; i < n; i++)
+        json_array_append_new(list, json_integer(of[i]));
+    return list;
+}
+
+/* The first of the chains, as --input would say it. */
+static ks_status make_input(influence_bench *b, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_tokenizer *tokenizer = NULL;
+    ks_chains chains = {0};
+    ks_bench_tokens tokens = {0};
+    ks_bench_input in = *b->bench->in;
+    in.out_data = NULL; /* the matrix, not the chains */
+    KS_TRY(ks_bench_source_open(&b->source, &in, "keystep-bench-chains.jsonl",
+                                1, err));
+    KS_TRY(ks_tokenizer_open(&tokenizer, b->source.model, err));
+    KS_TRY(ks_chains_read(&chains, b->source.chains, KS_KEEP_FIELDS, err));
+    KS_TRY(ks_bench_tokenize(&tokens, tokenizer, &chains.at[0], err));
+    b->input =
+        json_pack("{s:o,s:o}", "ids", integers(tokens.ids, tokens.n_tokens),
+                  "bounds", integers(tokens.bounds, tokens.n_steps + 1));
+    KS_CHECK(b->input, KS_NOMEM, "no memory for a chain");
+    b->model = b->source.model;
+    b->n_tokens = tokens.n_tokens, b->n_steps = tokens.n_steps;
+    b->ids = tokens.ids, b->bounds = tokens.bounds;
+    tokens = (ks_bench_tokens){0};
+done:
+    ks_bench_tokens_free(&tokens);
+    ks_chains_free(&chains);
+    ks_tokenizer_close(&tokenizer);
+    return st;
+}
+
+static ks_status open_input(influence_bench *b, ks_err *err) {
+    ks_status st = KS_OK;
+    b->model = b->bench->in->common.model;
+    KS_TRY(b->bench->in->input ? read_input(b, err) : make_input(b, err));
+    size_t n = (size_t)b->n_steps;
     KS_TRY(ks_alloc(&b->matrix, n * n, sizeof *b->matrix, "a matrix", err));
     for (int32_t k = 1; k < b->n_steps; k++)
         if (b->bounds[k + 1] > b->bounds[k] && b->bounds[k] > b->bounds[0])
             b->target_rows += b->bounds[k + 1] - 1 - b->bounds[0];
 done:
-    free(text);
     return st;
 }
 
@@ -153,8 +199,9 @@ static ks_status add_row(const influence_bench *b, json_t *pair, double ours,
                          double bare, double ratio, ks_err *err) {
     return ks_bench_row(
         b->bench,
-        json_pack("{s:o,s:i,s:i,s:I,s:f,s:f,s:f}", "pair", pair, "tokens",
-                  b->bounds[b->n_steps], "steps", b->n_steps, "target_rows",
+        json_pack("{s:o,s:s,s:i,s:i,s:I,s:f,s:f,s:f}", "pair", pair, "model",
+                  b->engine->model->name, "tokens", b->bounds[b->n_steps],
+                  "steps", b->n_steps, "target_rows",
                   (json_int_t)b->target_rows, "seconds", ours,
                   "products_seconds", bare, "over_products", ratio),
         err);
@@ -220,8 +267,8 @@ static ks_status open_bench(influence_bench *b, ks_err *err) {
     float *x = NULL;
     if (b->bench->in->out_data)
         KS_TRY(ks_refuse_existing(b->bench->in->out_data, c->force, err));
-    KS_TRY(read_input(b, err));
-    KS_TRY(ks_engine_open(&b->engine, c->model, &options, err));
+    KS_TRY(open_input(b, err));
+    KS_TRY(ks_engine_open(&b->engine, b->model, &options, err));
     KS_TRY(ks_influence_open(&b->job, b->engine, err));
     const ks_engine *e = b->engine;
     const ks_config *m = &e->model->config;
@@ -248,6 +295,7 @@ static void close_bench(influence_bench *b) {
     if (b->out.data) b->engine->ops->free(b->engine->dev, &b->out);
     ks_influence_close(&b->job);
     ks_engine_close(&b->engine);
+    ks_bench_source_close(&b->source);
     json_decref(b->input);
     free(b->ids), free(b->bounds), free(b->matrix);
     free(b->ours), free(b->bare), free(b->ratio);
@@ -257,8 +305,9 @@ ks_status ks_bench_influence(ks_bench *bench, ks_err *err) {
     ks_status st = KS_OK;
     influence_bench b = {.bench = bench};
     int pairs = bench->in->repeats;
-    KS_CHECK(bench->in->common.model && bench->in->input, KS_USAGE,
-             "bench influence needs --model and --input");
+    KS_CHECK(bench->in->common.model || !bench->in->input, KS_USAGE,
+             "bench influence --input is tokens of a model: --model is "
+             "missing");
     KS_TRY(open_bench(&b, err));
     for (int i = -1; i < pairs; i++) {
         KS_TRY(run_pair(&b, i, err));

@@ -112,24 +112,24 @@ done:
 static ks_status add_rows(io_bench *b, int pairs, ks_err *err) {
     ks_status st = KS_OK;
     for (int i = 0; i < pairs; i++)
-        KS_TRY(ks_bench_row(b->bench,
-                            json_pack("{s:i,s:I,s:f,s:f,s:f,s:n,s:n}", "pair",
-                                      i + 1, "bytes", (json_int_t)b->bytes,
-                                      "keystep_mb_s", b->rate[0][i], "dd_mb_s",
-                                      b->rate[1][i], "ratio", b->ratio[i],
-                                      "ratio_low", "ratio_high"),
-                            err));
+        KS_TRY(ks_bench_row(
+            b->bench,
+            json_pack("{s:i,s:i,s:I,s:f,s:f,s:f,s:n,s:n}", "pair", i + 1, "mib",
+                      b->bench->in->mib, "bytes", (json_int_t)b->bytes,
+                      "keystep_mb_s", b->rate[0][i], "dd_mb_s", b->rate[1][i],
+                      "ratio", b->ratio[i], "ratio_low", "ratio_high"),
+            err));
     ks_spread ours = ks_bench_spread(b->rate[0], pairs);
     ks_spread theirs = ks_bench_spread(b->rate[1], pairs);
     ks_spread ratio = ks_bench_spread(b->ratio, pairs);
-    KS_TRY(ks_bench_row(b->bench,
-                        json_pack("{s:s,s:I,s:f,s:f,s:f,s:o,s:o}", "pair",
-                                  "all", "bytes", (json_int_t)b->bytes,
-                                  "keystep_mb_s", ours.median, "dd_mb_s",
-                                  theirs.median, "ratio", ratio.mean,
-                                  "ratio_low", ks_bench_real(ratio.low),
-                                  "ratio_high", ks_bench_real(ratio.high)),
-                        err));
+    KS_TRY(ks_bench_row(
+        b->bench,
+        json_pack("{s:s,s:i,s:I,s:f,s:f,s:f,s:o,s:o}", "pair", "all", "mib",
+                  b->bench->in->mib, "bytes", (json_int_t)b->bytes,
+                  "keystep_mb_s", ours.median, "dd_mb_s", theirs.median,
+                  "ratio", ratio.mean, "ratio_low", ks_bench_real(ratio.low),
+                  "ratio_high", ks_bench_real(ratio.high)),
+        err));
 done:
     return st;
 }

@@ -249,6 +249,10 @@ typedef ks_status (*ks_cli_line_fn)(void *user, json_t *in, json_t **out,
                                     ks_err *err);
 int ks_cli_lines(ks_cli_line_fn answer, void *user);
 
+/* The folder with the embedded models (models/demo-a) and their problems
+ * (problems-a.jsonl); *out is malloc'd. KS_IO where it is nowhere. */
+ks_status ks_cli_demo_folder(char **out, ks_err *err);
+
 /* Prints "keystep NAME: sentence" on stderr, returns the exit code for it. */
 int ks_cli_failed(const char *name, const ks_err *err);
 /* Installs handlers of SIGINT, SIGTERM and SIGUSR1 (schedulers' word that time
@@ -277,5 +281,6 @@ int ks_cmd_run(int argc, char **argv);
 int ks_cmd_diff(int argc, char **argv);
 int ks_cmd_demo(int argc, char **argv);
 int ks_cmd_bench(int argc, char **argv);
+int ks_cmd_plan(int argc, char **argv);
 
 #endif

@@ -8,7 +8,6 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -27,38 +26,8 @@ typedef struct demo {
     tally tally;
     const char *which; /* "a" or "b" */
     int n_problems;
-    char data[PATH_MAX]; /* folder with models/ and problems-X.jsonl */
+    char *data; /* folder with models/ and problems-X.jsonl; owned */
 } demo;
-
-/* --------------------------------------------------------- embedded data */
-
-/* The folder lies in the source tree or in share/ beside the program. */
-static ks_status find_data(demo *d, ks_err *err) {
-    const char *named = getenv("KEYSTEP_DEMO");
-    char exe[PATH_MAX], at[PATH_MAX * 2];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    if (n < 0) n = 0;
-    exe[n] = 0;
-    for (int i = 0; i < 2 && n > 0; i++) { /* folder of the program */
-        char *slash = strrchr(exe, '/');
-        if (i == 0 && slash) *slash = 0;
-    }
-    static const char *const places[] = {"/../../experiments/demo",
-                                         "/../share/keystep/demo"};
-    for (size_t i = 0; i < KS_COUNT(places) + 1; i++) {
-        if (i == 0 && !named) continue;
-        if (i == 0)
-            snprintf(at, sizeof at, "%s", named);
-        else
-            snprintf(at, sizeof at, "%s%s", exe, places[i - 1]);
-        if (realpath(at, d->data)) return KS_OK;
-    }
-    return ks_fail(err, KS_IO,
-                   "the embedded model is not there: looked for "
-                   "../../experiments/demo and ../share/keystep/demo beside "
-                   "%s; KEYSTEP_DEMO names another folder",
-                   exe);
-}
 
 /* ------------------------------------------------------------------ labels */
 
@@ -431,12 +400,14 @@ int ks_cmd_demo(int argc, char **argv) {
     d.common.seed = 1;
     int code = ks_cli_parse(&argp, "demo", argc, argv, &d);
     if (code != KS_EXIT_DONE) return code;
-    if (find_data(&d, &err) != KS_OK) return ks_cli_failed("demo", &err);
+    if (ks_cli_demo_folder(&d.data, &err) != KS_OK)
+        return ks_cli_failed("demo", &err);
     if (make_paths(&d, &p, &err) == KS_OK && prepare(&d, &p, &err) == KS_OK)
         code = d.common.json ? walk_to_json(&d, &p, &err) : walk(&d, &p, &err);
     else
         code = ks_cli_failed("demo", &err);
     free_paths(&p);
+    free(d.data);
     if (code == KS_EXIT_DONE)
         ks_log(KS_LOG_INFO,
                "\nModel and problems are constructed; the figures say nothing "

@@ -45,6 +45,7 @@ static const struct command commands[] = {
     {"diff", ks_cmd_diff, false, "in what two runs differ"},
     {"verify", ks_cmd_verify, false, "check that activation files are whole"},
     {"bench", ks_cmd_bench, true, "measure this machine"},
+    {"plan", ks_cmd_plan, false, "what an experiment would take, on paper"},
     {"tokenize", ks_cmd_tokenize, false, "plumbing: text <-> token ids"},
     {"score", ks_cmd_score, false,
      "plumbing: log-probabilities of a continuation"},

@@ -77,8 +77,8 @@ Test(bench_command, gemm_measures_both_and_writes_csv) {
                        ""),
                  0, "%s", out);
     json_t *rows = table("gemm --shapes 64x256x256 --types f32,q4_1 --pairs 3");
-    cr_assert_eq(json_array_size(rows), 2);
-    for (size_t i = 0; i < 2; i++) {
+    cr_assert_eq(json_array_size(rows), 8); /* three pairs, and all */
+    for (size_t i = 3; i < 8; i += 4) {
         cr_expect_gt(number(rows, i, "gflops"), 0);
         cr_expect_gt(number(rows, i, "blas_gflops"), 0);
         cr_expect_leq(number(rows, i, "gflops_q1"), number(rows, i, "gflops"));
@@ -154,6 +154,65 @@ Test(bench_command, capture_rows_of_every_kind) {
     cr_expect_eq(files(), 1); /* chains.jsonl */
 }
 
+/* On nothing but the program: the embedded model, chains made of its problems.
+ */
+Test(bench_command, capture_and_label_without_a_model) {
+    json_decref(table("capture --n-chains 2 --pairs 1"));
+    json_t *rows = table("label --n-chains 1 --samples 2 --pairs 1");
+    cr_assert_eq(json_array_size(rows), 8); /* four parts, and all */
+    double steps = number(rows, 4, "steps");
+    cr_expect_gt(steps, 4);
+    cr_expect_eq(number(rows, 4, "questions"), steps);
+    cr_expect_eq(number(rows, 4, "samples"), 2 * steps);
+    cr_expect_eq(number(rows, 6, "questions"), steps + 1);
+    double shares = 0;
+    for (size_t i = 4; i < 8; i++) {
+        cr_expect_gt(number(rows, i, "tokens"), 0);
+        cr_expect_gt(number(rows, i, "seconds"), 0);
+        shares += number(rows, i, "share_of_parts");
+        json_t *row = json_array_get(rows, i);
+        cr_expect(json_string_value(json_object_get(row, "machine")));
+        cr_expect(json_string_value(json_object_get(row, "commit")));
+    }
+    cr_expect_float_eq(shares, 1, 1e-4);
+    json_decref(rows);
+    cr_expect_eq(files(), 0);
+    json_decref(table("influence --pairs 1 --out-data m.json"));
+    cr_expect_eq(files(), 1);
+}
+
+Test(bench_command, scale_fits_its_sizes) {
+    cr_assert_eq(
+        bench("scale --over rows=200,400,600 --width 8 --data-layers 2 "
+              "--pairs 2 --json --out t.csv",
+              "2>words"),
+        0, "%s", out);
+    json_t *all = json_loads(out, 0, NULL);
+    json_t *rows = json_object_get(all, "rows");
+    json_t *fit = json_array_get(json_object_get(all, "fits"), 0);
+    cr_assert_eq(json_array_size(rows), 9);
+    cr_expect_eq(number(rows, 8, "at"), 600);
+    cr_expect_gt(number(rows, 8, "per_s"), 0);
+    cr_expect(json_is_number(json_object_get(fit, "b")));
+    cr_expect(json_is_number(json_object_get(fit, "p_curvature")));
+    json_decref(all);
+    cr_expect_eq(files(), 1);
+}
+
+Test(bench_command, scale_over_processes) {
+    json_t *rows = NULL;
+    cr_assert_eq(bench("scale --over processes=1,2 --n-chains 2 --pairs 1 "
+                       "--json",
+                       "2>words"),
+                 0, "%s", out);
+    json_t *all = json_loads(out, 0, NULL);
+    rows = json_object_get(all, "rows");
+    cr_assert_eq(json_array_size(rows), 4);
+    cr_expect_eq(number(rows, 1, "x"), 0.5);
+    json_decref(all);
+    cr_expect_eq(files(), 0);
+}
+
 /* ids of the demo's vocabulary, whatever they say; steps of 4, 0, 5 and 6 */
 static void write_input(const char *text) {
     char path[128];
@@ -211,8 +270,14 @@ Test(bench_command, says_what_is_wrong) {
         {"io gemm", "one bench at a time", 2},
         {"io --pairs 0", "expected 1..1000", 2},
         {"io --dir nowhere --size 1", "nowhere", 1},
-        {"capture", "needs --model and --chains", 2},
-        {"influence", "needs --model and --input", 2},
+        {"capture --model nothing", "nothing", 1},
+        {"influence --input in.json", "--model is missing", 2},
+        {"scale", "scale needs --over", 2},
+        {"scale --over rows", "NAME=LIST", 2},
+        {"scale --over rows=", "no sizes", 2},
+        {"scale --over hair=1", "one of batch-tokens", 2},
+        {"scale --over rows=x", "'x' is no size", 2},
+        {"io --against nothing.csv", "nothing.csv", 1},
         {"probe --rows 20", "--rows 20", 2},
         {"probe --acts nothing.h5", "nothing.h5", 1},
         {"gemm --shapes 0x1x1", "0x1x1", 2},
