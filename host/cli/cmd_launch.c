@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "../experiment/launch.h"
+#include "build.h"
 
 enum { KEY_SET = KS_KEY_OWN, KEY_SLURM, KEY_LOCAL, KEY_RANKS, KEY_PRINT };
 
@@ -252,6 +253,7 @@ static ks_status launch(input *in, ks_err *err) {
                                    .left = ks_cli_left,
                                    .reading = ks_cli_reading,
                                    .user = &in->talk};
+    ks_exp_set_commit(ks_build_commit());
     KS_TRY(ks_exp_run_open(&run, &options, err));
     KS_TRY(in->workers ? launch_here(in, &run, err)
                        : launch_there(in, &run, err));

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "build.h"
 #include "run_common.h"
 
 enum {
@@ -203,6 +204,7 @@ static ks_status run(input *in, ks_err *err) {
                                    .user = &in->talk};
     KS_CHECK(!in->stage || ks_exp_is_run(in->what), KS_USAGE,
              "--stage takes a run's folder, and %s is none", in->what);
+    ks_exp_set_commit(ks_build_commit());
     KS_TRY(ks_exp_run_open(&run, &options, err));
     if (in->stage)
         st = run_task(in, &run, err);

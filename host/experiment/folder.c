@@ -10,8 +10,14 @@
 #include <unistd.h>
 
 /* The one place that knows what the program calls itself. */
+static char version[96] = KS_VERSION;
+
 const char *ks_exp_version(void) {
-    return KS_VERSION;
+    return version;
+}
+
+void ks_exp_set_commit(const char *commit) {
+    snprintf(version, sizeof version, KS_VERSION " (%s)", commit);
 }
 
 void ks_exp_now(char out[32]) {

@@ -64,9 +64,11 @@ ks_status ks_exp_stage_path(const ks_exp_run *run, int stage, const char *name,
 /* Hash over all that a finished stage made; record NULL: NULL. */
 json_t *ks_exp_outputs_hash(const json_t *record);
 
-/* This program, as records name it: its version, and the commit where the build
- * knows one. */
+/* This program, as records name it: its version, and behind it the commit once
+ * that was set (the library does not know it, so that a new commit compiles
+ * nothing of it anew). Set it before anything is recorded. */
 const char *ks_exp_version(void);
+void ks_exp_set_commit(const char *commit);
 
 /* "2026-11-30T05:20:00Z" */
 void ks_exp_now(char out[32]);
