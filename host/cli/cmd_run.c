@@ -18,7 +18,7 @@ enum {
     KEY_SCRATCH
 };
 
-enum { MOST_SETS = 256, MOST_AGAIN = 32 };
+enum { MOST_SETS = 256, MOST_AGAIN = 32, MOST_SHARDS = 100000 };
 
 typedef struct input {
     ks_cli_common common;
@@ -59,13 +59,14 @@ static const struct argp_option option_list[] = {
     {0}};
 
 static void read_shard(input *in, const char *text, struct argp_state *state) {
-    int k = 0, n = 0, end = 0;
-    if (sscanf(text, "%d/%d%n", &k, &n, &end) != 2 || text[end] || k < 1 ||
-        k > n)
+    char *slash, *end;
+    long k = strtol(text, &slash, 10);
+    long n = *slash == '/' ? strtol(slash + 1, &end, 10) : 0;
+    if (n < 1 || n > MOST_SHARDS || *end || k < 1 || k > n)
         argp_error(state, "--shard takes K/N such as 2/4, got '%s'", text);
     in->task.kind = KS_EXP_SHARD;
-    in->task.shard = k;
-    in->task.of = n;
+    in->task.shard = (int)k;
+    in->task.of = (int)n;
 }
 
 static void check(const input *in, struct argp_state *state) {
@@ -104,7 +105,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_JOIN:
         in->task.kind = KS_EXP_JOIN;
-        in->task.of = (int)ks_cli_whole(arg, 1, 100000, "join", state);
+        in->task.of = (int)ks_cli_whole(arg, 1, MOST_SHARDS, "join", state);
         return 0;
     case KEY_SCRATCH:
         in->scratch = arg;
@@ -213,6 +214,7 @@ static ks_status run(input *in, ks_err *err) {
     else
         st = run_all(in, &run, err);
 done:
+    in->talk.run = NULL;
     ks_exp_run_close(&run);
     return st;
 }

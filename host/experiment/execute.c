@@ -300,7 +300,7 @@ static ks_status open_pool(pool *p, ks_exp_run *run,
     const char *threads =
         ks_exp_text(ks_doc_find(&run->exp.root, "machine"), "threads");
     p->threads = options->threads ? options->threads
-                 : threads        ? atoi(threads)
+                 : threads        ? (int)strtol(threads, NULL, 10)
                                   : processors();
     size_t w = (size_t)p->workers;
     KS_TRY(ks_alloc(&p->dealt, n, sizeof *p->dealt, "stages", err));

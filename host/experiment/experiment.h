@@ -30,24 +30,24 @@ typedef struct ks_exp {
 /* folder NULL: that of the file. sections are borrowed. Everything is checked
  * but what only the commands know of their options. KS_USAGE and KS_FORMAT name
  * file, line and key. */
-ks_status ks_exp_open(ks_exp *out, const ks_section *sections, const char *file,
+ks_status ks_exp_open(ks_exp *e, const ks_section *sections, const char *file,
                       const char *folder, const char *const *sets,
                       size_t n_sets, ks_err *err);
-void ks_exp_close(ks_exp *exp);
+void ks_exp_close(ks_exp *e);
 
 /* A path of the file as an absolute one; *out is the caller's. */
-ks_status ks_exp_path(const ks_exp *exp, const char *path, char **out,
+ks_status ks_exp_path(const ks_exp *e, const char *path, char **out,
                       ks_err *err);
 
 /* The text at a key of a mapping; NULL: not given. */
 const char *ks_exp_text(const ks_doc *map, const char *key);
 /* The whole number at launch.KEY, or `usual`. */
-int64_t ks_exp_launch(const ks_exp *exp, const char *key, int64_t usual);
+int64_t ks_exp_launch(const ks_exp *e, const char *key, int64_t usual);
 /* Probe sections of a cell: a mapping is one. NULL beyond the last. */
 const ks_doc *ks_exp_probe(const ks_exp_cell *cell, size_t i);
 
 /* experiment_check.c */
-ks_status ks__exp_check_cell(const ks_exp *exp, const ks_exp_cell *cell,
+ks_status ks__exp_check_cell(const ks_exp *e, const ks_exp_cell *cell,
                              ks_err *err);
 /* A name that goes into files, folders and NAME=FILE. what: "name". */
 ks_status ks__exp_check_name(const ks_doc *at, const char *name,

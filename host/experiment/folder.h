@@ -40,7 +40,7 @@ typedef struct ks_exp_open_options {
 } ks_exp_open_options;
 
 /* Writes nothing. KS_EXISTS where the folder holds another experiment. */
-ks_status ks_exp_run_open(ks_exp_run *out, const ks_exp_open_options *options,
+ks_status ks_exp_run_open(ks_exp_run *run, const ks_exp_open_options *o,
                           ks_err *err);
 void ks_exp_run_close(ks_exp_run *run);
 bool ks_exp_is_run(const char *path);

@@ -149,9 +149,8 @@ static ks_status count_lines(const char *path, int most, int *n, ks_err *err) {
                        strerror(errno));
     char *line = NULL;
     size_t capacity = 0;
-    ssize_t got;
     *n = 0;
-    while (*n < most && (got = getline(&line, &capacity, file)) > 0)
+    while (*n < most && getline(&line, &capacity, file) > 0)
         *n += line[strspn(line, " \t\r\n")] != 0;
     free(line);
     fclose(file);

@@ -68,13 +68,13 @@ typedef struct ks_exp_plan {
 /* Hashes what is given. exp stays the caller's and must outlive the plan. left:
  * told of an optional baseline whose file is not there; may be NULL. */
 typedef void (*ks_exp_left_fn)(void *user, const char *sentence);
-ks_status ks_exp_plan_open(ks_exp_plan *out, const ks_exp *exp,
+ks_status ks_exp_plan_open(ks_exp_plan *p, const ks_exp *exp,
                            ks_exp_files *files, ks_exp_left_fn left, void *user,
                            ks_err *err);
-void ks_exp_plan_close(ks_exp_plan *plan);
+void ks_exp_plan_close(ks_exp_plan *p);
 
 /* The stage whose key, or id, this is or begins with; -1: none, or several. */
-int ks_exp_plan_find(const ks_exp_plan *plan, const char *key);
+int ks_exp_plan_find(const ks_exp_plan *p, const char *key);
 
 /* plan_stages.c: one stage in the making. */
 typedef struct ks__exp_draft {

@@ -219,7 +219,7 @@ done:
 
 ks_status ks_exp_words_shown(char *const *words, ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
-    for (size_t i = 0; words[i]; i++) {
+    for (size_t i = 0; words && words[i]; i++) {
         if (i) KS_TRY(ks_str_add(out, " ", 1, err));
         KS_TRY(add_quoted(out, words[i], err));
     }
@@ -376,6 +376,8 @@ ks_status ks_exp_task_start(ks_exp_child *c, const ks_exp_run *run,
     }
     ks_exp_words_free(c->words);
     KS_TRY(ks_exp_task_words(run, task, site, c->command, &c->words, err));
+    KS_CHECK(c->words, KS_INTERNAL, "%s has no command %d",
+             run->plan.stages[task->stage].id, c->command + 1);
     make_room(run, c);
     KS_TRY(start_child(c, run, err));
     KS_TRY(write_task(c, run, "running", err));

@@ -69,16 +69,16 @@ typedef struct ks_exp_child {
     char why[512]; /* after a failure: the command's last words */
 } ks_exp_child;
 
-/* Starts its first command, or the next (child->command > 0). */
-ks_status ks_exp_task_start(ks_exp_child *child, const ks_exp_run *run,
+/* Starts its first command, or the next (c->command > 0). */
+ks_status ks_exp_task_start(ks_exp_child *c, const ks_exp_run *run,
                             const ks_exp_task *task, const ks_exp_site *site,
                             ks_err *err);
 /* After waitpid: status as it gives it. *more: there is another command to
  * start. Else the task is over, its record written and, after a whole stage or
  * a join that went well, stage.json. */
-ks_status ks_exp_task_ended(ks_exp_child *child, ks_exp_run *run, int status,
+ks_status ks_exp_task_ended(ks_exp_child *c, ks_exp_run *run, int status,
                             ks_exp_end *end, bool *more, ks_err *err);
-void ks_exp_task_close(ks_exp_child *child);
+void ks_exp_task_close(ks_exp_child *c);
 
 /* Are all outputs of a shard there? */
 bool ks_exp_shard_is_there(const ks_exp_run *run, const ks_exp_task *task);
