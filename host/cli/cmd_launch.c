@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <wordexp.h>
 
 #include "../experiment/launch.h"
 #include "build.h"
@@ -101,23 +102,44 @@ static const ks_doc *launch_section(const ks_exp_run *run) {
     return ks_doc_find(&run->exp.root, "launch");
 }
 
+/* launch.scratch with its variables put in, as a node's shell does. */
+static ks_status scratch_here(const ks_exp_run *run, char **out, ks_err *err) {
+    ks_status st = KS_OK;
+    wordexp_t words = {0};
+    const ks_doc *section = launch_section(run);
+    const char *scratch = section ? ks_exp_text(section, "scratch") : NULL;
+    *out = NULL;
+    if (!scratch) return KS_OK;
+    int code = wordexp(scratch, &words, WRDE_NOCMD | WRDE_UNDEF);
+    KS_CHECK(code == 0 && words.we_wordc == 1, KS_USAGE,
+             "launch.scratch '%s': expected a path, or variables that are set",
+             scratch);
+    *out = strdup(words.we_wordv[0]);
+    KS_CHECK(*out, KS_NOMEM, "out of memory for a path");
+done:
+    if (code == 0) wordfree(&words);
+    return st;
+}
+
 static ks_status launch_here(input *in, ks_exp_run *run, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_doc *section = launch_section(run);
+    char *scratch = NULL;
     int64_t ranks = ks_exp_launch(&run->exp, "ranks", in->workers);
     ks_exp_options options = {
         .workers = in->workers,
         .ranks = in->ranks ? in->ranks : (int)ranks,
         .retries = (int)ks_exp_launch(&run->exp, "retries", RETRIES),
-        .scratch = section ? ks_exp_text(section, "scratch") : NULL,
         .tell = ks_cli_tell,
         .user = &in->talk};
+    KS_TRY(scratch_here(run, &scratch, err));
+    options.scratch = scratch;
     KS_TRY(ks_cli_check_stages(run, err));
     KS_TRY(ks_exp_run_hold(run, err));
     in->talk.run = run;
     KS_TRY(ks_exp_execute(run, &options, err));
     KS_TRY(ks_cli_run_sum_up(run, in->common.json, err));
 done:
+    free(scratch);
     return st;
 }
 

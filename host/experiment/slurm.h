@@ -51,7 +51,8 @@ typedef struct ks_slurm_script {
     bool device; /* the stage computes on a GPU where one is asked for */
     int retries; /* of a failed job */
     const char *program; /* absolute path of keystep */
-    const char *scratch; /* folder on the node; NULL: none */
+    const char *scratch; /* folder on the node, in which its shell
+                            puts variables; NULL: none */
     const ks_slurm_options *options;
 } ks_slurm_script;
 

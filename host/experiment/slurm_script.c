@@ -200,10 +200,10 @@ static ks_status check_scratch(const char *scratch, ks_err *err) {
     for (const char *at = scratch; at && *at; at++) {
         bool word = (*at >= 'a' && *at <= 'z') || (*at >= 'A' && *at <= 'Z') ||
                     (*at >= '0' && *at <= '9');
-        if (!word && !strchr("/._-${}", *at))
+        if (!word && !strchr("/._:-${}", *at))
             return ks_fail(err, KS_USAGE,
                            "scratch '%s': expected a path of letters, digits, "
-                           "/ . _ - and variables such as $TMPDIR",
+                           "/ . _ - and variables such as ${TMPDIR:-/tmp}",
                            scratch);
     }
     return KS_OK;
