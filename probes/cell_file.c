@@ -32,9 +32,10 @@ static ks_status open_cell(ks_safetensors **file, const char *path,
                            ks_err *err) {
     ks_status st = KS_OK;
     KS_TRY(ks_safetensors_open(file, path, err));
-    KS_CHECK(
-        strcmp(word(ks_safetensors_metadata(*file), "format"), FORMAT) == 0,
-        KS_FORMAT, "%s: is no cell: its \"format\" is not \"%s\"", path, FORMAT);
+    KS_CHECK(strcmp(word(ks_safetensors_metadata(*file), "format"), FORMAT) ==
+                 0,
+             KS_FORMAT, "%s: is no cell: its \"format\" is not \"%s\"", path,
+             FORMAT);
 done:
     return st;
 }
@@ -85,9 +86,9 @@ ks_status ks__cell_read(const char *path, const ks_cell_key *key,
     ks_safetensors *file = NULL;
     const char *at = NULL;
     KS_TRY(open_cell(&file, path, err));
-    KS_CHECK(
-        strcmp(word(ks_safetensors_metadata(file), "key"), key->decides) == 0,
-        KS_FORMAT, "%s: holds another key than its name says", path);
+    KS_CHECK(strcmp(word(ks_safetensors_metadata(file), "key"), key->decides) ==
+                 0,
+             KS_FORMAT, "%s: holds another key than its name says", path);
     KS_TRY(check_sum(file, path, err));
     KS_CHECK(!n || ks_safetensors_n(file) == n, KS_FORMAT,
              "%s: holds %zu arrays, expected %zu", path, ks_safetensors_n(file),
@@ -125,9 +126,9 @@ static ks_status add_tensor(json_t *header, const ks_cell_part *p, size_t *at,
     json_t *shape = p->shape[1] ? json_pack("[I,I]", (json_int_t)p->shape[0],
                                             (json_int_t)p->shape[1])
                                 : json_pack("[I]", (json_int_t)p->shape[0]);
-    json_t *one = json_pack("{s:s,s:o,s:[I,I]}", "dtype", p->dtype, "shape",
-                            shape, "data_offsets", (json_int_t)*at,
-                            (json_int_t)end);
+    json_t *one =
+        json_pack("{s:s,s:o,s:[I,I]}", "dtype", p->dtype, "shape", shape,
+                  "data_offsets", (json_int_t)*at, (json_int_t)end);
     *at = end;
     return ks_json_set(header, p->name, one, path, err);
 }

@@ -29,13 +29,13 @@ ks_status ks_cell_common(json_t **out, const ks_cell_store *store,
         KS_TRY(cpu_isa(isa, err));
     ks_sha256_of(rows->place, n * sizeof *rows->place, place);
     ks_sha256_of(rows->dataset->y, n, y);
-    *out = json_pack(
-        "{s:s,s:s,s:s,s:s,s:[s,s,s],s:s,s:s,s:i,s:s,s:s}", "program",
-        KS_VERSION, "backend", o->backend ? o->backend : "cpu", "isa", isa,
-        "blas", openblas_get_config(), "acts_made_by", info->backend, info->isa,
-        info->program_version, "acts_spec", info->spec_sha256, "dtype",
-        ks_type_name(info->dtype), "d", (int)info->d, "rows", place, "labels",
-        y);
+    *out =
+        json_pack("{s:s,s:s,s:s,s:s,s:[s,s,s],s:s,s:s,s:i,s:s,s:s}", "program",
+                  KS_VERSION, "backend", o->backend ? o->backend : "cpu", "isa",
+                  isa, "blas", openblas_get_config(), "acts_made_by",
+                  info->backend, info->isa, info->program_version, "acts_spec",
+                  info->spec_sha256, "dtype", ks_type_name(info->dtype), "d",
+                  (int)info->d, "rows", place, "labels", y);
     KS_CHECK(*out, KS_NOMEM, "out of memory for cells");
 done:
     return st;

@@ -127,8 +127,8 @@ static void say(const ks_cell_store *s, const char *sentence) {
 ks_status ks_cell_store_expect(ks_cell_store *s, const ks_cell_key *key,
                                double cost, ks_err *err) {
     ks_status st = KS_OK;
-    KS_TRY(ks_grow(&s->at, &s->capacity, s->n + 1, sizeof *s->at, "cells",
-                   err));
+    KS_TRY(
+        ks_grow(&s->at, &s->capacity, s->n + 1, sizeof *s->at, "cells", err));
     s->at[s->n] = (entry){.cost = cost, .place = s->n};
     KS_TRY(copy_key(&s->at[s->n].key, key, err));
     s->n++;

@@ -18,11 +18,11 @@
 #include "base.h"
 
 typedef struct ks_cell_store_options {
-    const char *folder;  /* NULL: there is no store; made where it is not */
-    bool need;           /* nothing is computed: a cell that is missing or
-                            unfit is an error */
-    int32_t shard, of;   /* compute and keep the shard'th share of `of`, from
-                            1; 0: all */
+    const char *folder; /* NULL: there is no store; made where it is not */
+    bool need;          /* nothing is computed: a cell that is missing or
+                           unfit is an error */
+    int32_t shard, of;  /* compute and keep the shard'th share of `of`, from
+                           1; 0: all */
     const char *isa, *backend; /* of the ops that compute; NULL: the CPU's */
     void (*say)(void *user, const char *sentence); /* for people; may be NULL */
     void *user;
@@ -55,8 +55,7 @@ const ks_cell_store_options *ks_cell_store_get(const ks_cell_store *store);
 /* Whose key is label-HASH, of the members of common and own together; own is
  * taken over. */
 ks_status ks_cell_key_make(ks_cell_key *out, const json_t *common, json_t *own,
-                           ks_err *err, const char *label, ...)
-    KS_PRINTF(5, 6);
+                           ks_err *err, const char *label, ...) KS_PRINTF(5, 6);
 
 /* A cell that will be asked for, and about how many operations it takes; again
  * the same: nothing. */

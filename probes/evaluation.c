@@ -505,8 +505,8 @@ static ks_status open_cells(const ks_evaluation *r, ks_grid_options *grid,
     if (!grid->store) return KS_OK;
     KS_TRY(ks_grid_outline(&outline, d->acts, grid, err));
     KS_TRY(ks_grid_expect(&outline, d, d->acts, d->row, &r->folds, grid, err));
-    KS_TRY(ks_kinds_expect(d, &outline, &r->folds, &r->options->kinds, grid,
-                           err));
+    KS_TRY(
+        ks_kinds_expect(d, &outline, &r->folds, &r->options->kinds, grid, err));
     for (int32_t i = 0; i < r->n_rivals; i++) {
         const ks_rival *rival = &r->rivals[i];
         ks_grid_free(&outline);
@@ -551,8 +551,8 @@ ks_status ks_evaluate_share(const ks_evaluation_options *options, ks_err *err) {
                       r.dataset->row, &r.grid, &grid, err));
     for (int32_t i = 0; i < r.n_rivals; i++)
         KS_TRY(share_grid(&r, r.rivals[i].file, r.rivals[i].name,
-                          r.rivals[i].path, r.rivals[i].place, &r.rivals[i].grid,
-                          &grid, err));
+                          r.rivals[i].path, r.rivals[i].place,
+                          &r.rivals[i].grid, &grid, err));
     KS_TRY(run_kinds(&r, &grid, err));
 done:
     close_cells(&grid, options->counts);

@@ -47,8 +47,8 @@ typedef struct ks_evaluation_options {
     const char *const *rival_paths;
     int32_t n_scores; /* scores that others gave, as baselines */
     const ks_given_scores *scores;
-    uint32_t analyses; /* bit set of ks_analysis */
-    bool no_text;      /* leave the word baselines out */
+    uint32_t analyses;           /* bit set of ks_analysis */
+    bool no_text;                /* leave the word baselines out */
     ks_cell_store_options cells; /* of the grids and of what is trained; isa and
                                     backend are filled in */
     ks_cell_counts *counts; /* of cells, filled also where the run fails; may

@@ -221,8 +221,7 @@ static ks_status fit_cell(work *w, const ks_series *series, ks_cell *cell,
                           ks_err *err) {
     ks_status st = KS_OK;
     const ks_nest *nest = &cell->nest;
-    const ks_cell_key *key =
-        w->keys ? &w->keys[cell - series->cells] : NULL;
+    const ks_cell_key *key = w->keys ? &w->keys[cell - series->cells] : NULL;
     bool found = false;
     KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
     if (w->share) return share_cell(w, series, cell, key, err);

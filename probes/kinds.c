@@ -187,8 +187,8 @@ static ks_status put_fits(void *user, int32_t done, ks_err *err) {
     ks_status st = KS_OK;
     job *j = user;
     for (; (j->n_put + 1) * j->cells.fits <= done; j->n_put++)
-        KS_TRY(ks__kind_put(&j->cells, j->todo[j->n_put], j->kind->probes,
-                            err));
+        KS_TRY(
+            ks__kind_put(&j->cells, j->todo[j->n_put], j->kind->probes, err));
 done:
     return st;
 }
@@ -247,8 +247,8 @@ static ks_status put_units(void *user, int32_t done, ks_err *err) {
     ks_status st = KS_OK;
     job *j = user;
     for (; j->n_put < done; j->n_put++)
-        KS_TRY(ks__published_put(&j->cells, j->todo[j->n_put], j->published,
-                                 err));
+        KS_TRY(
+            ks__published_put(&j->cells, j->todo[j->n_put], j->published, err));
 done:
     return st;
 }
@@ -279,9 +279,9 @@ static ks_status train_published(job *j, ks_err *err) {
     for (; !stored && n < units; n++) all[n] = n;
     if (!n) goto done;
     KS_TRY(open_trainer(j, err));
-    KS_TRY(ks_published_train(j->published, &j->trainer,
-                              stored ? j->todo : all, n, runs_at_once(w),
-                              stored ? put_units : NULL, j, err));
+    KS_TRY(ks_published_train(j->published, &j->trainer, stored ? j->todo : all,
+                              n, runs_at_once(w), stored ? put_units : NULL, j,
+                              err));
 done:
     return st;
 }
@@ -302,8 +302,8 @@ static ks_status run_published(job *j, bool figures, ks_err *err) {
                                     .rates = w->o->rates,
                                     .bootstrap = w->grid_options->bootstrap,
                                     .seed = w->grid_options->seed};
-    KS_TRY(ks_published_open(&j->published, j->place.recipe->name, &options,
-                             err));
+    KS_TRY(
+        ks_published_open(&j->published, j->place.recipe->name, &options, err));
     KS_TRY(train_published(j, err));
     if (!figures) goto done;
     snprintf(p->probe, sizeof p->probe, "%s", j->place.recipe->name);

@@ -64,14 +64,14 @@ static ks_status recipe_of(json_t **out, const ks_kind_place *p, int32_t from,
     char values[65];
     KS_TRY(ks_cell_layers_hash(values, p->dataset->acts, p->stream, p->position,
                                p->layer + from, n, err));
-    *out = json_pack(
-        "{s:s,s:s,s:s,s:o,s:s,s:o,s:i,s:i,s:f}", "cell", p->recipe->name,
-        "stream", ks_stream_name(p->stream), "position",
-        ks_position_name(p->position), "layers",
-        whole_numbers(p->layer + from, n), "values", values, "hidden",
-        whole_numbers(p->recipe->hidden, p->recipe->n_hidden), "batch",
-        (int)KS_TRAINED_BATCH, "epochs", (int)KS_TRAINED_EPOCHS, "decay",
-        KS_TRAINED_DECAY);
+    *out =
+        json_pack("{s:s,s:s,s:s,s:o,s:s,s:o,s:i,s:i,s:f}", "cell",
+                  p->recipe->name, "stream", ks_stream_name(p->stream),
+                  "position", ks_position_name(p->position), "layers",
+                  whole_numbers(p->layer + from, n), "values", values, "hidden",
+                  whole_numbers(p->recipe->hidden, p->recipe->n_hidden),
+                  "batch", (int)KS_TRAINED_BATCH, "epochs",
+                  (int)KS_TRAINED_EPOCHS, "decay", KS_TRAINED_DECAY);
     KS_CHECK(*out, KS_NOMEM, "out of memory for cells");
 done:
     return st;
@@ -126,8 +126,7 @@ done:
 }
 
 /* Problems of the rows, by which the protocol splits. */
-static ks_status problems_hash(const ks_dataset *d, char hex[65],
-                               ks_err *err) {
+static ks_status problems_hash(const ks_dataset *d, char hex[65], ks_err *err) {
     ks_sha256 *hash = NULL;
     ks_status st = ks_sha256_open(&hash, err);
     if (st != KS_OK) return st;
@@ -148,13 +147,13 @@ static ks_status published_key(const ks_kind_cells *cells, const json_t *common,
     json_t *own = NULL;
     KS_TRY(recipe_of(&own, p, 0, p->n_layers, err));
     KS_TRY(problems_hash(p->dataset, hex, err));
-    KS_TRY(ks_json_set(own, "cell", json_sprintf("published %s",
-                                                 p->recipe->name),
-                       "cells", err));
+    KS_TRY(ks_json_set(own, "cell",
+                       json_sprintf("published %s", p->recipe->name), "cells",
+                       err));
     KS_TRY(ks_json_set(own, "problems", json_string(hex), "cells", err));
     KS_TRY(ks_json_set(own, "rate", json_real(rate), "cells", err));
-    KS_TRY(ks_json_set(own, "seed", json_integer((json_int_t)seed), "cells",
-                       err));
+    KS_TRY(
+        ks_json_set(own, "seed", json_integer((json_int_t)seed), "cells", err));
     json_t *handed = own;
     own = NULL;
     KS_TRY(ks_cell_key_make(&cells->published[unit], common, handed, err,
@@ -178,8 +177,8 @@ ks_status ks__kind_cells_open(ks_kind_cells *out, const ks_kind_place *p,
     KS_TRY(ks_cell_common(&common, p->grid->store, &rows, err));
     out->n = each ? p->n_probes : p->n_fits;
     out->fits = each ? p->n_fits : 1;
-    KS_TRY(ks_alloc(&out->keys, (size_t)out->n, sizeof *out->keys, "cells",
-                    err));
+    KS_TRY(
+        ks_alloc(&out->keys, (size_t)out->n, sizeof *out->keys, "cells", err));
     for (int32_t c = 0; c < out->n; c++) KS_TRY(fit_key(out, common, c, err));
     if (!ks__kind_published(p)) goto done;
     out->n_published = KS_PUBLISHED_SEEDS * p->o->n_rates;
@@ -211,8 +210,8 @@ ks_status ks__kind_cells_expect(const ks_kind_cells *cells, ks_err *err) {
     ks_status st = KS_OK;
     const ks_kind_place *p = cells->place;
     double n = p->folds->n_folds;
-    double fit = KS_TRAINED_RATES * training(p, (n - 2) / n) +
-                 training(p, (n - 1) / n);
+    double fit =
+        KS_TRAINED_RATES * training(p, (n - 2) / n) + training(p, (n - 1) / n);
     for (int32_t c = 0; c < cells->n; c++)
         KS_TRY(ks_cell_store_expect(p->grid->store, &cells->keys[c],
                                     cells->fits * fit, err));
@@ -319,10 +318,8 @@ static void margins_of(ks_published *published, int32_t unit,
     ks_published_margins all[KS_PUBLISHED_TRAININGS];
     ks_published_unit(published, unit, all);
     for (int k = 0; k < KS_PUBLISHED_TRAININGS; k++)
-        parts[k] = (ks_cell_part){all[k].name,
-                                  "F32",
-                                  {all[k].epochs, all[k].rows},
-                                  all[k].margin};
+        parts[k] = (ks_cell_part){
+            all[k].name, "F32", {all[k].epochs, all[k].rows}, all[k].margin};
 }
 
 ks_status ks__published_take(const ks_kind_cells *cells, int32_t unit,

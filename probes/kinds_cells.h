@@ -30,10 +30,10 @@ bool ks__kind_published(const ks_kind_place *place);
 
 typedef struct ks_kind_cells {
     const ks_kind_place *place;
-    int32_t n, fits; /* cells; fits of each: cell c has those numbered (as
-                        ks_trained_fit does) c * fits and on */
-    ks_cell_key *keys;      /* [n] */
-    int32_t n_published;    /* units (published.h) */
+    int32_t n, fits;     /* cells; fits of each: cell c has those numbered (as
+                            ks_trained_fit does) c * fits and on */
+    ks_cell_key *keys;   /* [n] */
+    int32_t n_published; /* units (published.h) */
     ks_cell_key *published; /* [n_published] */
 } ks_kind_cells;
 

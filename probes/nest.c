@@ -53,8 +53,8 @@ double ks_nest_tolerance(const ks_nest_options *o) {
 int32_t ks_nest_columns(const ks_folds *f, const ks_nest_options *o) {
     ks_holds all;
     ks__holds_fill(&all, f, o->outer, false);
-    return f->n_seeds * (all.n * o->n_strengths +
-                         ks__holds_n_asked(o->outer, f->n_folds));
+    return f->n_seeds *
+           (all.n * o->n_strengths + ks__holds_n_asked(o->outer, f->n_folds));
 }
 
 /* The most columns that are solved together. */
@@ -80,9 +80,9 @@ typedef struct work {
 
 static ks_status solve(work *w, int32_t n, ks_err *err) {
     const ks_nest_options *o = w->options;
-    ks_status st = ks_l2_fit(
-        w->l2, w->columns, n, ks_nest_tolerance(o),
-        o->max_passes ? o->max_passes : KS_DEFAULT_PASSES, err);
+    ks_status st =
+        ks_l2_fit(w->l2, w->columns, n, ks_nest_tolerance(o),
+                  o->max_passes ? o->max_passes : KS_DEFAULT_PASSES, err);
     for (int32_t i = 0; st == KS_OK && i < n; i++) {
         w->out->columns++;
         w->out->passes = KS_MAX(w->out->passes, w->columns[i].passes);

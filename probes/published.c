@@ -213,9 +213,8 @@ void ks_published_unit(ks_published *w, int32_t unit,
                                               "all", "choose_all"};
     for (int k = 0; k < N_WHAT; k++) {
         training *t = &w->of[unit / w->o->n_rates][k];
-        out[k] =
-            (ks_published_margins){names[k], KS_TRAINED_EPOCHS, t->n_eval,
-                                   t->margin[unit % w->o->n_rates]};
+        out[k] = (ks_published_margins){names[k], KS_TRAINED_EPOCHS, t->n_eval,
+                                        t->margin[unit % w->o->n_rates]};
     }
 }
 
@@ -435,8 +434,8 @@ static ks_status count_honest(const work *w, ks_rung *rung,
     rung->sd = deviation(balanced, n_seeds);
     for (int64_t i = 0; i < in->n; i++)
         KS_CHECK(isfinite(honest->score[i]), KS_NUMERIC,
-                 "%s: the score of row %lld is not a finite number",
-                 w->recipe, (long long)i);
+                 "%s: the score of row %lld is not a finite number", w->recipe,
+                 (long long)i);
 done:
     return st;
 }

@@ -74,8 +74,8 @@ double ks_recipe_least(const ks_recipe *recipe, int64_t n_inputs,
                        const ks_folds *folds);
 double ks_recipe_kept(const ks_recipe *recipe, int64_t n_inputs,
                       int32_t n_probes, const ks_folds *folds, size_t weights);
-/* KS_USAGE for a recipe that reads layers behind the embeddings, where there are
- * none. */
+/* KS_USAGE for a recipe that reads layers behind the embeddings, where there
+ * are none. */
 ks_status ks_recipe_check(const ks_recipe *recipe, int32_t layers, ks_err *err);
 /* Parameters of a probe of so many inputs. */
 int64_t ks_recipe_params(const ks_recipe *recipe, int64_t n_inputs);
