@@ -133,7 +133,7 @@ typedef struct ks_acts_info {
     const ks_chain_row *chains;
     int64_t random_weights;
     const char *model_name, *model_sha256, *tokenizer_hash, *isa, *backend;
-    const char *config, *program_version;
+    const char *config, *program_version, *spec_sha256;
     const char *shard, *whole_sha256; /* as in the spec; NULL: no shard */
     int32_t n_shards; /* of a file that keystep join made virtual; else 0 */
 } ks_acts_info;
@@ -163,6 +163,12 @@ ks_status ks_acts_gather(const ks_acts_file *file, ks_stream stream,
                          ks_position position, int32_t layer,
                          const int64_t *rows, int64_t n, void *out,
                          ks_err *err);
+
+/* What the values of a layer are: SHA-256 over the checksums of its rows, the
+ * same for a joined file; "" where the file has none. Thread-safe. */
+ks_status ks_acts_layer_hash(const ks_acts_file *file, ks_stream stream,
+                             ks_position position, int32_t layer, char hex[65],
+                             ks_err *err);
 
 typedef struct ks_acts_report {
     int64_t rows;     /* checked, over all data sets and layers */

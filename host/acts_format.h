@@ -117,6 +117,9 @@ const uint8_t *ks__acts_mapped(const ks_acts_file *file,
 const uint8_t *ks__acts_mapped_sums(const ks_acts_file *file,
                                     const ks__acts_set *set, int32_t layer,
                                     int64_t row);
+/* Does an HDF5 file that is still open have checksums of the set? Inside
+ * ks__h5_enter. */
+bool ks__acts_has_sums(const ks_acts_file *file, const ks__acts_set *set);
 /* Called with the path of each shard. */
 typedef ks_status (*ks__acts_source_fn)(void *user, const char *path,
                                         ks_err *err);

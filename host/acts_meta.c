@@ -153,6 +153,7 @@ static ks_status get_attributes(ks_acts_file *f, ks_err *err) {
     info->backend = t[BACKEND];
     info->config = t[CONFIG];
     info->program_version = t[VERSION];
+    info->spec_sha256 = f->spec_hash;
     KS_TRY(get_shard(f, err));
 done:
     return st;

@@ -89,6 +89,13 @@ static bool has_link(hid_t file, const char *group, const char *stream,
     return H5Lexists(file, name, H5P_DEFAULT) > 0;
 }
 
+bool ks__acts_has_sums(const ks_acts_file *f, const ks__acts_set *set) {
+    char name[80];
+    return f->file >= 0 &&
+           has_link(f->file, "checksums", ks_stream_name(set->stream),
+                    ks_position_name(set->position), name);
+}
+
 static ks_status get_set(ks_acts_file *f, ks_stream s, ks_position p,
                          hid_t type, ks_err *err) {
     ks_status st = KS_OK;

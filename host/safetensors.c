@@ -37,6 +37,7 @@ struct ks_safetensors {
     size_t n_files;
     ks_st_tensor *tensors;
     size_t n_tensors, capacity;
+    json_t *metadata; /* of a single file, or NULL */
 };
 
 /* --------------------------------------------------------------- one entry */
@@ -164,6 +165,8 @@ static ks_status add_file(ks_safetensors *s, char *path, ks_err *err) {
     KS_CHECK(json_is_object(header), KS_FORMAT,
              "%s: the header is no JSON object", path);
     KS_TRY(add_tensors(s, file, 8 + (size_t)length, header, err));
+    if (strcmp(path, s->path) == 0)
+        s->metadata = json_incref(json_object_get(header, "__metadata__"));
 done:
     json_decref(header);
     return st;
@@ -333,6 +336,7 @@ void ks_safetensors_close(ks_safetensors **safetensors) {
     }
     for (size_t i = 0; i < s->n_tensors; i++) free(s->tensors[i].name);
     free(s->tensors);
+    json_decref(s->metadata);
     free(s->files);
     free(s->maps);
     free(s->path);
@@ -360,6 +364,10 @@ const ks_st_tensor *ks_safetensors_find(const ks_safetensors *s,
     if (n > MAX_NAME || !s->n_tensors) return NULL;
     want.name = memcpy(copy, name, n + 1);
     return bsearch(&want, s->tensors, s->n_tensors, sizeof want, by_name);
+}
+
+json_t *ks_safetensors_metadata(const ks_safetensors *s) {
+    return s->metadata;
 }
 
 const char *ks_safetensors_file(const ks_safetensors *s, int32_t file) {

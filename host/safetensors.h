@@ -33,6 +33,9 @@ const ks_st_tensor *ks_safetensors_at(const ks_safetensors *safetensors,
                                       size_t i);
 const ks_st_tensor *ks_safetensors_find(const ks_safetensors *safetensors,
                                         const char *name);
+/* "__metadata__" of a single file, borrowed; NULL where it has none. Whatever
+ * it holds is the file's word. */
+json_t *ks_safetensors_metadata(const ks_safetensors *safetensors);
 /* The file that a tensor lies in, for messages. */
 const char *ks_safetensors_file(const ks_safetensors *safetensors,
                                 int32_t file);

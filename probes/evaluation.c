@@ -469,26 +469,110 @@ static void find_later(const ks_evaluation *r, ks_grid_options *grid) {
         grid->later += ks_grid_kept(r->rivals[i].file, &r->folds, &mine);
 }
 
+/* Everything ahead of the long work. grid: the options that its parts take. */
+static ks_status prepare(ks_evaluation *r, ks_grid_options *grid, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_evaluation_options *o = r->options;
+    ks_dataset_paths paths = o->paths;
+    grid->nest.keep_weights |= o->analyses >> KS_LAYER_TRANSFER & 1;
+    grid->nest.keep_inner |= o->analyses >> KS_LAYERS_NEEDED & 1;
+    grid->nest.keep_weights |= o->refined.directions != 0;
+    paths.scores |= o->refined.n_graded > 0;
+    KS_TRY(ks_dataset_open(&r->dataset, &paths, err));
+    KS_TRY(read_layers(r, grid, err));
+    KS_TRY(check_asked(r, err));
+    KS_TRY(ks_refined_check(r->dataset, grid, &o->refined, err));
+    KS_TRY(make_folds(r, err));
+    KS_TRY(open_rivals(r, grid, err));
+done:
+    return st;
+}
+
+/* ------------------------------------------------------------------- cells */
+
+/* Cells of all grids and kinds, which store and shares are settled with. */
+static ks_status open_cells(const ks_evaluation *r, ks_grid_options *grid,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_dataset *d = r->dataset;
+    ks_cell_store_options options = r->options->cells;
+    ks_grid outline = {0};
+    if (grid->nest.ops) {
+        options.backend = grid->nest.ops->name;
+        options.isa = grid->nest.ops->isa;
+    }
+    KS_TRY(ks_cell_store_open(&grid->store, &options, err));
+    if (!grid->store) return KS_OK;
+    KS_TRY(ks_grid_outline(&outline, d->acts, grid, err));
+    KS_TRY(ks_grid_expect(&outline, d, d->acts, d->row, &r->folds, grid, err));
+    KS_TRY(
+        ks_kinds_expect(d, &outline, &r->folds, &r->options->kinds, grid, err));
+    for (int32_t i = 0; i < r->n_rivals; i++) {
+        const ks_rival *rival = &r->rivals[i];
+        ks_grid_free(&outline);
+        KS_TRY(ks_grid_outline(&outline, rival->file, grid, err));
+        KS_TRY(ks_grid_expect(&outline, d, rival->file, rival->place, &r->folds,
+                              grid, err));
+    }
+    KS_TRY(ks_cell_store_settle(grid->store, err));
+done:
+    ks_grid_free(&outline);
+    return st;
+}
+
+static void close_cells(ks_grid_options *grid, ks_cell_counts *counts) {
+    if (grid->store && counts) *counts = ks_cell_store_counts(grid->store);
+    ks_cell_store_close(&grid->store);
+}
+
+static ks_status share_grid(const ks_evaluation *r, const ks_acts_file *file,
+                            const char *name, const char *path,
+                            const int64_t *place, ks_grid *outline,
+                            const ks_grid_options *grid, ks_err *err) {
+    ks_status st = ks_grid_outline(outline, file, grid, err);
+    if (st != KS_OK) return st;
+    if (r->options->begin)
+        r->options->begin(grid->user, name, CELLS, ks_grid_cells(file, grid));
+    st = ks_grid_share(outline, r->dataset, file, path, place, &r->folds, grid,
+                       err);
+    if (r->options->end) r->options->end(grid->user);
+    return st;
+}
+
+ks_status ks_evaluate_share(const ks_evaluation_options *options, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_evaluation r = {.options = options};
+    ks_grid_options grid = options->grid;
+    KS_TRY(prepare(&r, &grid, err));
+    KS_TRY(ks__evaluation_room(&r, &grid, true, err));
+    KS_TRY(open_cells(&r, &grid, err));
+    KS_CHECK(grid.store, KS_USAGE, "a share of cells needs a folder of cells");
+    KS_TRY(share_grid(&r, r.dataset->acts, "probe", options->paths.acts,
+                      r.dataset->row, &r.grid, &grid, err));
+    for (int32_t i = 0; i < r.n_rivals; i++)
+        KS_TRY(share_grid(&r, r.rivals[i].file, r.rivals[i].name,
+                          r.rivals[i].path, r.rivals[i].place,
+                          &r.rivals[i].grid, &grid, err));
+    KS_TRY(run_kinds(&r, &grid, err));
+done:
+    close_cells(&grid, options->counts);
+    ks_evaluation_free(&r);
+    return st;
+}
+
+/* -------------------------------------------------------------------- whole */
+
 ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
                       ks_err *err) {
     ks_status st = KS_OK;
     ks_evaluation *r = out;
     ks_grid_options grid = options->grid;
-    ks_dataset_paths paths = options->paths;
     *r = (ks_evaluation){.options = options, .after = options->grid};
-    grid.nest.keep_weights |= options->analyses >> KS_LAYER_TRANSFER & 1;
-    grid.nest.keep_inner |= options->analyses >> KS_LAYERS_NEEDED & 1;
-    grid.nest.keep_weights |= options->refined.directions != 0;
-    paths.scores |= options->refined.n_graded > 0;
-    KS_TRY(ks_dataset_open(&r->dataset, &paths, err));
-    KS_TRY(read_layers(r, &grid, err));
-    KS_TRY(check_asked(r, err));
-    KS_TRY(ks_refined_check(r->dataset, &grid, &options->refined, err));
-    KS_TRY(make_folds(r, err));
-    KS_TRY(open_rivals(r, &grid, err));
+    KS_TRY(prepare(r, &grid, err));
     find_later(r, &grid);
     KS_TRY(count_shared(r, err));
-    KS_TRY(ks__evaluation_room(r, &grid, err));
+    KS_TRY(ks__evaluation_room(r, &grid, false, err));
+    KS_TRY(open_cells(r, &grid, err));
     if (options->begin)
         options->begin(grid.user, "probe", CELLS,
                        ks_grid_cells(r->dataset->acts, &grid));
@@ -510,6 +594,7 @@ ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
     KS_TRY(adjust(r, err));
     ks_claims_of(&r->claims, r);
 done:
+    close_cells(&grid, options->counts);
     if (st != KS_OK) ks_evaluation_free(r);
     return st;
 }

@@ -6,6 +6,7 @@
 
 #include "analyses.h"
 #include "baselines.h"
+#include "cell_store.h"
 #include "claims.h"
 #include "grid.h"
 #include "independence.h"
@@ -46,8 +47,12 @@ typedef struct ks_evaluation_options {
     const char *const *rival_paths;
     int32_t n_scores; /* scores that others gave, as baselines */
     const ks_given_scores *scores;
-    uint32_t analyses; /* bit set of ks_analysis */
-    bool no_text;      /* leave the word baselines out */
+    uint32_t analyses;           /* bit set of ks_analysis */
+    bool no_text;                /* leave the word baselines out */
+    ks_cell_store_options cells; /* of the grids and of what is trained; isa and
+                                    backend are filled in */
+    ks_cell_counts *counts; /* of cells, filled also where the run fails; may
+                               be NULL */
     ks_kinds_options kinds;
     ks_refined_options refined;
     /* "0,3-7" to a bool per layer; NULL: all layers */
@@ -91,6 +96,9 @@ typedef struct ks_evaluation {
  * {0}. */
 ks_status ks_evaluate(ks_evaluation *out, const ks_evaluation_options *options,
                       ks_err *err);
+/* Of an evaluation whose cells are shared: this share's cells, and nothing
+ * else. */
+ks_status ks_evaluate_share(const ks_evaluation_options *options, ks_err *err);
 /* Name of the label file, of the activation file where labels came from it;
  * borrowed. */
 const char *ks_evaluation_name(const ks_evaluation_options *options);

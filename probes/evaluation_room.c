@@ -34,14 +34,15 @@ static int64_t cells(const work *w) {
     return n;
 }
 
-/* The grid's cells and the rivals' stay until the end. */
-static void add_grids(work *w) {
+/* The grid's cells and the rivals' stay until the end, but for a share. */
+static void add_grids(work *w, bool share) {
     const ks_evaluation *r = w->r;
     ks_grid_options mine = *w->grid;
     size_t now = ks_process_bytes(), start = w->grid->room.start;
     mine.nest.keep_weights = mine.nest.keep_inner = false;
-    w->kept = (now > start ? now - start : 0) +
-              ks_grid_kept(r->dataset->acts, &r->folds, w->grid);
+    w->kept = now > start ? now - start : 0;
+    if (share) return;
+    w->kept += ks_grid_kept(r->dataset->acts, &r->folds, w->grid);
     for (int32_t i = 0; i < r->n_rivals; i++)
         w->kept += ks_grid_kept(r->rivals[i].file, &r->folds, &mine);
 }
@@ -64,7 +65,7 @@ done:
     return st;
 }
 
-static ks_status add_kinds(work *w, ks_err *err) {
+static ks_status add_kinds(work *w, bool share, ks_err *err) {
     ks_status st = KS_OK;
     const ks_evaluation *r = w->r;
     if (!r->options->kinds.n_recipes) return KS_OK;
@@ -72,6 +73,10 @@ static ks_status add_kinds(work *w, ks_err *err) {
         double kept = 0;
         double least = ks_kinds_bytes(&r->options->kinds, r->dataset->info,
                                       w->shapes[k].n_cells, &r->folds, &kept);
+        if (share) {
+            least += kept;
+            kept = 0;
+        }
         KS_TRY(add(w, (size_t)least, (size_t)kept, "probes trained by AdamW",
                    "fewer units, --layers, --seeds or --probes", err));
     }
@@ -114,7 +119,8 @@ done:
 }
 
 ks_status ks__evaluation_room(const ks_evaluation *evaluation,
-                              const ks_grid_options *grid, ks_err *err) {
+                              const ks_grid_options *grid, bool share,
+                              ks_err *err) {
     ks_status st = KS_OK;
     const ks_evaluation *r = evaluation;
     const ks_acts_info *info = r->dataset->info;
@@ -123,10 +129,10 @@ ks_status ks__evaluation_room(const ks_evaluation *evaluation,
               .x = {.n = r->dataset->n, .d = info->d, .type = info->dtype}};
     if (!grid->room.limit || grid->nest.dev) return KS_OK;
     w.n_shapes = ks_grid_shapes(r->dataset->acts, grid, w.shapes);
-    add_grids(&w);
-    KS_TRY(add_text(&w, err));
-    KS_TRY(add_kinds(&w, err));
-    KS_TRY(add_refined(&w, err));
+    add_grids(&w, share);
+    if (!share) KS_TRY(add_text(&w, err));
+    KS_TRY(add_kinds(&w, share, err));
+    if (!share) KS_TRY(add_refined(&w, err));
 done:
     return st;
 }

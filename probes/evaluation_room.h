@@ -9,8 +9,10 @@
  * limit leaves it beside all that stays of the parts before: how much at least,
  * and which options lower it. The data set, folds and rivals are open; grid:
  * options of the grid. Bytes of the least part on the host; what is found here
- * holds for every part, so that none asks again. */
+ * holds for every part, so that none asks again. share: of a share of cells,
+ * which are not kept and have nothing behind them. */
 ks_status ks__evaluation_room(const ks_evaluation *evaluation,
-                              const ks_grid_options *grid, ks_err *err);
+                              const ks_grid_options *grid, bool share,
+                              ks_err *err);
 
 #endif

@@ -4,6 +4,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
+#include "grid_cells.h"
 #include "layer.h"
 #include "significance.h"
 
@@ -128,6 +129,9 @@ typedef struct work {
     const ks_grid_options *options;
     const int8_t *y[KS_MAX_SEEDS];
     ks_room_plan plan;
+    bool share;              /* of a store: nothing stays */
+    const ks_cell_key *keys; /* [n_cells] of the series that is fitted, or NULL
+                              */
     int64_t done;
     ks_grid *out;
 } work;
@@ -139,11 +143,15 @@ size_t ks_grid_kept(const ks_acts_file *file, const ks_folds *folds,
     return cell * (size_t)ks_grid_cells(file, o);
 }
 
-/* One layer with its scores. */
+/* One layer with its scores. What a store gets is whole. */
 static size_t cell_bytes(void *user, int threads, bool scratch) {
     const work *w = user;
+    bool stored = w->options->store != NULL;
+    ks_nest_options nest =
+        stored ? ks__grid_whole(w->options) : w->options->nest;
     size_t own = ks_nest_bytes(w->out->d, ks_acts_get_info(w->file)->dtype,
-                               w->folds, &w->options->nest, threads, scratch);
+                               w->folds, &nest, threads, scratch);
+    if (stored) own += ks_nest_kept(w->out->d, w->folds, &nest);
     return scratch ? KS_MAX(own, w->options->later) : own;
 }
 
@@ -163,15 +171,17 @@ static ks_status plan_lanes(work *w, ks_err *err) {
         lanes = 1;
         room.limit = 0;
     }
-    return ks_room_choose(&room, ks_grid_kept(w->file, w->folds, o), cell_bytes,
-                          w, lanes, threads, what, &w->plan, err);
+    size_t kept = w->share ? 0 : ks_grid_kept(w->file, w->folds, o);
+    return ks_room_choose(&room, kept, cell_bytes, w, lanes, threads, what,
+                          &w->plan, err);
 }
 
-static ks_status fit_cell(work *w, const ks_series *series, ks_cell *cell,
-                          ks_err *err) {
+/* The fits of a layer. */
+static ks_status fit_layer(work *w, const ks_series *series, ks_cell *cell,
+                           ks_err *err) {
     ks_status st = KS_OK;
-    const ks_nest *nest = &cell->nest;
-    ks_nest_options options = w->options->nest;
+    const ks_grid_options *o = w->options;
+    ks_nest_options options = o->store ? ks__grid_whole(o) : o->nest;
     ks_err inner = {0};
     ks_layer layer = {.dataset = w->dataset,
                       .file = w->file,
@@ -182,7 +192,6 @@ static ks_status fit_cell(work *w, const ks_series *series, ks_cell *cell,
     ks_l2_source source = ks_layer_source(&layer);
     options.threads = w->plan.threads;
     options.scratch = w->plan.scratch;
-    KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
     st = ks_nest_fit_from(&cell->nest, &source, w->y, w->folds, &options,
                           &inner);
     ks_status found = st;
@@ -191,6 +200,37 @@ static ks_status fit_cell(work *w, const ks_series *series, ks_cell *cell,
     KS_CHECK(st == KS_OK, st, "%s: %s/%s layer %d: %s", w->path,
              ks_stream_name(series->stream), ks_position_name(series->position),
              cell->layer, inner.text);
+done:
+    return st;
+}
+
+/* A layer of the store's share, where it is missing. */
+static ks_status share_cell(work *w, const ks_series *series, ks_cell *cell,
+                            const ks_cell_key *key, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_cell_store *store = w->options->store;
+    if (!ks_cell_store_missing(store, key)) return KS_OK;
+    KS_TRY(fit_layer(w, series, cell, err));
+    KS_TRY(ks__grid_put(&cell->nest, key, w->folds, w->options, err));
+done:
+    ks_nest_free(&cell->nest);
+    return st;
+}
+
+static ks_status fit_cell(work *w, const ks_series *series, ks_cell *cell,
+                          ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_nest *nest = &cell->nest;
+    const ks_cell_key *key = w->keys ? &w->keys[cell - series->cells] : NULL;
+    bool found = false;
+    KS_CHECK(!ks_interrupted, KS_INTERRUPTED, "interrupted");
+    if (w->share) return share_cell(w, series, cell, key, err);
+    if (key)
+        KS_TRY(ks__grid_take(&cell->nest, key, w->out->d, w->folds, w->options,
+                             &found, err));
+    if (!found) KS_TRY(fit_layer(w, series, cell, err));
+    if (key && !found)
+        KS_TRY(ks__grid_put(&cell->nest, key, w->folds, w->options, err));
     KS_TRY(ks_alloc(&cell->score, (size_t)w->folds->n, sizeof(float), "scores",
                     err));
     ks_nest_mix(&nest, NULL, w->folds, cell->score);
@@ -210,6 +250,11 @@ static void count_cell(work *w, const ks_nest *nest) {
 static ks_status fit_cells(work *w, ks_series *series, ks_err *err) {
     ks_status st = KS_OK;
     int32_t failed = series->n_cells;
+    ks_cell_key *keys = NULL;
+    const ks_cell_rows rows = {w->dataset, w->file, w->place};
+    if (w->options->store)
+        KS_TRY(ks__grid_keys(&keys, series, &rows, w->folds, w->options, err));
+    w->keys = keys;
     int was = omp_get_max_active_levels();
     if (w->plan.threads > 1 && w->plan.lanes > 1) omp_set_max_active_levels(2);
 #pragma omp parallel for num_threads(w->plan.lanes) schedule(dynamic, 1)
@@ -233,6 +278,9 @@ static ks_status fit_cells(work *w, ks_series *series, ks_err *err) {
         }
     }
     omp_set_max_active_levels(was);
+done:
+    w->keys = NULL;
+    ks__grid_keys_free(&keys, series->n_cells);
     return st;
 }
 
@@ -255,19 +303,53 @@ done:
     return st;
 }
 
-static ks_status run_series(work *w, ks_series *series, ks_err *err) {
+static ks_status outline_series(ks_series *series, const ks_acts_file *file,
+                                const ks_grid_options *o,
+                                const ks_grid_shape *shape, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_acts_info *info = ks_acts_get_info(w->file);
-    const ks_grid_options *o = w->options;
-    KS_TRY(ks_alloc(&series->cells,
-                    (size_t)count_layers(w->file, o, series->stream),
+    const ks_acts_info *info = ks_acts_get_info(file);
+    series->stream = shape->stream;
+    series->position = shape->position;
+    KS_TRY(ks_alloc(&series->cells, (size_t)shape->n_cells,
                     sizeof *series->cells, "layers", err));
     for (int32_t l = 0; l < layers_of(info, series->stream); l++)
         if ((!o->layers || o->layers[l]) &&
-            ks_acts_has_layer(w->file, series->stream, l))
+            ks_acts_has_layer(file, series->stream, l))
             series->cells[series->n_cells++].layer = l;
-    KS_TRY(fit_cells(w, series, err));
-    KS_TRY(choose_layers(w, series, err));
+done:
+    return st;
+}
+
+ks_status ks_grid_outline(ks_grid *out, const ks_acts_file *file,
+                          const ks_grid_options *options, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_grid_shape shapes[KS_N_STREAMS * KS_N_POSITIONS];
+    int32_t n_series = ks_grid_shapes(file, options, shapes);
+    *out = (ks_grid){.d = ks_acts_get_info(file)->d};
+    KS_TRY(ks_alloc(&out->series, KS_N_STREAMS * KS_N_POSITIONS,
+                    sizeof *out->series, "series", err));
+    for (int32_t k = 0; k < n_series; k++)
+        KS_TRY(outline_series(&out->series[out->n_series++], file, options,
+                              &shapes[k], err));
+done:
+    if (st != KS_OK) ks_grid_free(out);
+    return st;
+}
+
+/* w is whole but for y and plan. */
+static ks_status run(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_grid *out = w->out;
+    for (int32_t s = 0; s < w->folds->n_seeds; s++) w->y[s] = w->dataset->y;
+    KS_CHECK(out->n_series > 0, KS_USAGE,
+             "%s holds none of the streams, positions and layers asked for",
+             w->path);
+    KS_TRY(plan_lanes(w, err));
+    for (int32_t k = 0; k < out->n_series; k++) {
+        KS_TRY(fit_cells(w, &out->series[k], err));
+        if (!w->share) KS_TRY(choose_layers(w, &out->series[k], err));
+    }
+    if (!w->share) KS_TRY(adjust(out, err));
 done:
     return st;
 }
@@ -277,7 +359,6 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
                       const int64_t *place, const ks_folds *folds,
                       const ks_grid_options *options, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_acts_info *info = ks_acts_get_info(file);
     work w = {.dataset = dataset,
               .file = file,
               .path = path,
@@ -285,26 +366,26 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
               .folds = folds,
               .options = options,
               .out = out};
-    ks_grid_shape shapes[KS_N_STREAMS * KS_N_POSITIONS];
-    int32_t n_series = ks_grid_shapes(file, options, shapes);
-    *out = (ks_grid){.d = info->d};
-    for (int32_t s = 0; s < folds->n_seeds; s++) w.y[s] = dataset->y;
-    KS_CHECK(n_series > 0, KS_USAGE,
-             "%s holds none of the streams, positions and layers asked for",
-             path);
-    KS_TRY(plan_lanes(&w, err));
-    KS_TRY(ks_alloc(&out->series, KS_N_STREAMS * KS_N_POSITIONS,
-                    sizeof *out->series, "series", err));
-    for (int32_t k = 0; k < n_series; k++) {
-        ks_series *series = &out->series[out->n_series++];
-        series->stream = shapes[k].stream;
-        series->position = shapes[k].position;
-        KS_TRY(run_series(&w, series, err));
-    }
-    KS_TRY(adjust(out, err));
+    KS_TRY(ks_grid_outline(out, file, options, err));
+    KS_TRY(run(&w, err));
 done:
     if (st != KS_OK) ks_grid_free(out);
     return st;
+}
+
+ks_status ks_grid_share(ks_grid *outline, const ks_dataset *dataset,
+                        const ks_acts_file *file, const char *path,
+                        const int64_t *place, const ks_folds *folds,
+                        const ks_grid_options *options, ks_err *err) {
+    work w = {.dataset = dataset,
+              .file = file,
+              .path = path,
+              .place = place,
+              .folds = folds,
+              .options = options,
+              .share = true,
+              .out = outline};
+    return run(&w, err);
 }
 
 void ks_grid_free(ks_grid *grid) {

@@ -8,6 +8,7 @@
 #define KS_GRID_H
 
 #include "calibration.h"
+#include "cell_store.h"
 #include "dataset.h"
 #include "nest.h"
 #include "room.h"
@@ -21,6 +22,7 @@ typedef struct ks_grid_options {
     uint64_t seed;
     ks_room room; /* of the host */
     size_t later; /* bytes of it that one layer takes at least after the grid */
+    ks_cell_store *store; /* fits are taken from and put there; NULL: none */
     void (*progress)(void *user, int64_t cells); /* may be NULL */
     void *user;
 } ks_grid_options;
@@ -56,6 +58,11 @@ typedef struct ks_grid {
 /* Pooled rows as ks_stats takes them. */
 ks_scored ks_grid_scored(const ks_dataset *dataset, const float *score);
 
+/* Series and cells with their layers, and nothing fitted. A failed call leaves
+ * {0}. */
+ks_status ks_grid_outline(ks_grid *out, const ks_acts_file *file,
+                          const ks_grid_options *options, ks_err *err);
+
 /* KS_TOKENS is left out: it has no row a step. path names file in errors;
  * place as in ks_dataset_match. out starts as {0}, a failed run leaves {0}. */
 ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
@@ -63,6 +70,18 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
                       const int64_t *place, const ks_folds *folds,
                       const ks_grid_options *options, ks_err *err);
 void ks_grid_free(ks_grid *grid);
+
+/* Names the cells of an outline to the store, ahead of ks_cell_store_settle. */
+ks_status ks_grid_expect(const ks_grid *outline, const ks_dataset *dataset,
+                         const ks_acts_file *file, const int64_t *place,
+                         const ks_folds *folds, const ks_grid_options *options,
+                         ks_err *err);
+/* Of an outline the store's share: what is missing of it is fitted, put and
+ * forgotten. */
+ks_status ks_grid_share(ks_grid *outline, const ks_dataset *dataset,
+                        const ks_acts_file *file, const char *path,
+                        const int64_t *place, const ks_folds *folds,
+                        const ks_grid_options *options, ks_err *err);
 /* Bytes of what ks_grid_run would leave in out. */
 size_t ks_grid_kept(const ks_acts_file *file, const ks_folds *folds,
                     const ks_grid_options *options);

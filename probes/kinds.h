@@ -36,8 +36,15 @@ typedef struct ks_kinds {
     ks_protocol *protocols;
 } ks_kinds;
 
+/* Names the cells of an outline's series (grid.h) to the store of grid_options,
+ * ahead of ks_cell_store_settle. */
+ks_status ks_kinds_expect(const ks_dataset *dataset, const ks_grid *outline,
+                          const ks_folds *folds,
+                          const ks_kinds_options *options,
+                          const ks_grid_options *grid_options, ks_err *err);
 /* Their scores go to others. progress and user are those of grid_options. A
- * failed run leaves out {0}. */
+ * failed run leaves out {0}. Of a store that is shared the missing cells of the
+ * share are made, grid may be an outline, and out and others stay empty. */
 ks_status ks_kinds_run(ks_kinds *out, ks_others *others,
                        const ks_dataset *dataset, const ks_grid *grid,
                        const ks_folds *folds, const ks_kinds_options *options,

@@ -46,6 +46,17 @@ double ks_nest_loss(const float *margin, const int8_t *y, const uint8_t *fold,
 
 /* -------------------------------------------------------------- inner fits */
 
+double ks_nest_tolerance(const ks_nest_options *o) {
+    return o->tolerance > 0 ? o->tolerance : TOLERANCE;
+}
+
+int32_t ks_nest_columns(const ks_folds *f, const ks_nest_options *o) {
+    ks_holds all;
+    ks__holds_fill(&all, f, o->outer, false);
+    return f->n_seeds *
+           (all.n * o->n_strengths + ks__holds_n_asked(o->outer, f->n_folds));
+}
+
 /* The most columns that are solved together. */
 static size_t most_columns(const ks_folds *f, const ks_nest_options *options) {
     ks_holds all;
@@ -69,9 +80,9 @@ typedef struct work {
 
 static ks_status solve(work *w, int32_t n, ks_err *err) {
     const ks_nest_options *o = w->options;
-    ks_status st = ks_l2_fit(
-        w->l2, w->columns, n, o->tolerance > 0 ? o->tolerance : TOLERANCE,
-        o->max_passes ? o->max_passes : KS_DEFAULT_PASSES, err);
+    ks_status st =
+        ks_l2_fit(w->l2, w->columns, n, ks_nest_tolerance(o),
+                  o->max_passes ? o->max_passes : KS_DEFAULT_PASSES, err);
     for (int32_t i = 0; st == KS_OK && i < n; i++) {
         w->out->columns++;
         w->out->passes = KS_MAX(w->out->passes, w->columns[i].passes);
@@ -189,11 +200,13 @@ done:
     return st;
 }
 
-static ks_status alloc_out(ks_nest *out, const ks_nest_options *options,
-                           int32_t n_seeds, ks_err *err) {
+ks_status ks_nest_alloc(ks_nest *out, int64_t n_features, const ks_folds *f,
+                        const ks_nest_options *options, ks_err *err) {
     ks_status st = KS_OK;
+    *out = (ks_nest){
+        .n = f->n, .d = n_features, .n_fits = f->n_seeds * f->n_folds};
     size_t fits = (size_t)out->n_fits, d = (size_t)out->d;
-    KS_TRY(ks_alloc(&out->score, (size_t)n_seeds * (size_t)out->n,
+    KS_TRY(ks_alloc(&out->score, (size_t)f->n_seeds * (size_t)out->n,
                     sizeof(float), "scores", err));
     KS_TRY(ks_alloc(&out->strength, fits, sizeof(double), "fits", err));
     KS_TRY(ks_alloc(&out->loss, fits, sizeof(double), "fits", err));
@@ -208,6 +221,7 @@ static ks_status alloc_out(ks_nest *out, const ks_nest_options *options,
     KS_TRY(ks_alloc(&out->mean, fits * d, sizeof(float), "weights", err));
     KS_TRY(ks_alloc(&out->scale, fits * d, sizeof(float), "weights", err));
 done:
+    if (st != KS_OK) ks_nest_free(out);
     return st;
 }
 
@@ -255,8 +269,7 @@ ks_status ks_nest_fit_from(ks_nest *out, const ks_l2_source *source,
     int64_t d = source->d;
     ks_l2_design designs[KS_MAX_SEEDS];
     work w = {.folds = folds, .options = options, .y = train_y, .out = out};
-    *out = (ks_nest){
-        .n = folds->n, .d = d, .n_fits = folds->n_seeds * folds->n_folds};
+    *out = (ks_nest){0};
     KS_CHECK(folds->n_seeds >= 1 && folds->n_seeds <= KS_MAX_SEEDS &&
                  folds->n_folds >= 3 && folds->n_folds <= KS_L2_MAX_FOLDS &&
                  folds->n_inner >= 2 && folds->n_inner < folds->n_folds,
@@ -268,7 +281,7 @@ ks_status ks_nest_fit_from(ks_nest *out, const ks_l2_source *source,
     KS_TRY(find_extra(&w, err));
     for (int32_t s = 0; s < folds->n_seeds; s++)
         designs[s] = (ks_l2_design){train_y[s], folds->fold + s * folds->n};
-    KS_TRY(alloc_out(out, options, folds->n_seeds, err));
+    KS_TRY(ks_nest_alloc(out, d, folds, options, err));
     KS_TRY(alloc_work(&w, folds->n, d, err));
     ks_l2_place place = {.ops = options->ops,
                          .dev = options->dev,
@@ -323,6 +336,18 @@ size_t ks_nest_kept(int64_t d, const ks_folds *folds,
     return 4 * seeds * n + 32 * fits +
            (options->keep_inner ? 4 * fits * n : 0) +
            (options->keep_weights ? 12 * fits * ((size_t)d + 1) : 0);
+}
+
+void ks_nest_drop(ks_nest *nest, const ks_nest_options *options) {
+    float **const weights[] = {&nest->weight, &nest->bias, &nest->mean,
+                               &nest->scale};
+    for (size_t i = 0; !options->keep_weights && i < KS_COUNT(weights); i++) {
+        free(*weights[i]);
+        *weights[i] = NULL;
+    }
+    if (options->keep_inner) return;
+    free(nest->inner);
+    nest->inner = NULL;
 }
 
 void ks_nest_free(ks_nest *nest) {

@@ -78,6 +78,17 @@ ks_status ks_nest_fit_from(ks_nest *out, const ks_l2_source *source,
                            const ks_nest_options *options, ks_err *err);
 void ks_nest_free(ks_nest *nest);
 
+/* A nest that a fit of d features would fill, zeros; a failed call leaves {0}.
+ */
+ks_status ks_nest_alloc(ks_nest *out, int64_t d, const ks_folds *folds,
+                        const ks_nest_options *options, ks_err *err);
+/* Frees what the options do not keep. */
+void ks_nest_drop(ks_nest *nest, const ks_nest_options *options);
+/* Fits that it solves: its `columns`. */
+int32_t ks_nest_columns(const ks_folds *folds, const ks_nest_options *options);
+/* That it solves them to. */
+double ks_nest_tolerance(const ks_nest_options *options);
+
 /* Bytes that a fit of d features of that type takes at most, by so many threads
  * of the CPU, and those of its result, which stay. */
 size_t ks_nest_bytes(int64_t d, ks_type type, const ks_folds *folds,

@@ -92,6 +92,7 @@ done:
 /* What is trained for each seed. CHOOSE and CHOOSE_ALL hold out two folds and
  * look at the second. */
 enum what { STEPS, PROBLEMS, CHOOSE, ALL, CHOOSE_ALL, N_WHAT };
+_Static_assert((int)N_WHAT == (int)KS_PUBLISHED_TRAININGS, "a unit's");
 
 typedef struct training {
     int32_t *rows; /* [n] those that train, then those evaluated */
@@ -100,12 +101,13 @@ typedef struct training {
     float *margin[KS_MOST_RATES]; /* [epochs, n_eval] positive: removable */
 } training;
 
-typedef struct work {
-    const ks_trainer *trainer;
+struct ks_published {
+    const char *recipe; /* its name */
     const ks_published_options *o;
     int8_t *removable; /* [n] the published labels */
     training of[KS_PUBLISHED_SEEDS][N_WHAT];
-} work;
+};
+typedef ks_published work;
 
 static ks_status alloc_rows(training *t, int64_t n, ks_err *err) {
     return ks_alloc(&t->rows, (size_t)n, sizeof *t->rows, "rows", err);
@@ -190,43 +192,69 @@ done:
     return st;
 }
 
-/* All seeds, splits and rates, as many together as memory takes well. */
-static ks_status train_all(work *w, ks_err *err) {
+static ks_status alloc_margins(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    for (int32_t k = 0; k < KS_PUBLISHED_SEEDS * N_WHAT; k++) {
+        training *t = &w->of[k / N_WHAT][k % N_WHAT];
+        KS_CHECK(t->n_eval > 0, KS_MISMATCH,
+                 "%s as published: no step is left to evaluate", w->recipe);
+        for (int32_t r = 0; r < w->o->n_rates; r++)
+            KS_TRY(ks_alloc(&t->margin[r],
+                            (size_t)KS_TRAINED_EPOCHS * (size_t)t->n_eval,
+                            sizeof **t->margin, "margins", err));
+    }
+done:
+    return st;
+}
+
+void ks_published_unit(ks_published *w, int32_t unit,
+                       ks_published_margins out[KS_PUBLISHED_TRAININGS]) {
+    static const char *const names[N_WHAT] = {"steps", "problems", "choose",
+                                              "all", "choose_all"};
+    for (int k = 0; k < N_WHAT; k++) {
+        training *t = &w->of[unit / w->o->n_rates][k];
+        out[k] = (ks_published_margins){names[k], KS_TRAINED_EPOCHS, t->n_eval,
+                                        t->margin[unit % w->o->n_rates]};
+    }
+}
+
+ks_status ks_published_train(ks_published *w, const ks_trainer *trainer,
+                             const int32_t *units, int32_t n_units,
+                             int32_t most, ks_trained_fn after, void *user,
+                             ks_err *err) {
     ks_status st = KS_OK;
     enum { MOST = KS_PUBLISHED_SEEDS * N_WHAT * KS_MOST_RATES };
     ks_adamw_probe probes[MOST];
-    ks_adamw_options options = w->trainer->options;
-    int32_t n = 0;
-    for (int32_t k = 0; k < KS_PUBLISHED_SEEDS * N_WHAT * w->o->n_rates; k++) {
-        int32_t what = k / w->o->n_rates % N_WHAT;
-        int32_t s = k / w->o->n_rates / N_WHAT;
-        training *t = &w->of[s][what];
-        KS_CHECK(t->n_eval > 0, KS_MISMATCH,
-                 "%s as published: no step is left to evaluate",
-                 w->trainer->recipe->name);
-        float **margin = &t->margin[k % w->o->n_rates];
-        KS_TRY(ks_alloc(margin, (size_t)KS_TRAINED_EPOCHS * (size_t)t->n_eval,
-                        sizeof **margin, "margins", err));
-        probes[n++] =
-            (ks_adamw_probe){.layer = w->trainer->first,
+    ks_adamw_options options = trainer->options;
+    int32_t n = n_units * N_WHAT;
+    for (int32_t k = 0; k < n; k++) {
+        int32_t s = units[k / N_WHAT] / w->o->n_rates;
+        int32_t rate = units[k / N_WHAT] % w->o->n_rates;
+        training *t = &w->of[s][k % N_WHAT];
+        probes[k] =
+            (ks_adamw_probe){.layer = trainer->first,
                              .rows = t->rows,
                              .n_rows = t->n_train,
                              .y = w->removable,
                              .key = {ks_published_seeds[s], 0},
-                             .lr = w->o->rates[k % w->o->n_rates],
+                             .lr = w->o->rates[rate],
                              .decay = KS_TRAINED_DECAY,
                              .class_weight = {t->weight[0], t->weight[1]},
                              .eval = t->rows + t->n_train,
                              .n_eval = t->n_eval,
-                             .margin = *margin};
+                             .margin = t->margin[rate]};
     }
     options.each_epoch = true;
     int64_t rows = w->o->rows->n;
     int32_t at_once = ks_trainer_at_once(
-        w->trainer, rows, KS_TRAINED_EPOCHS * rows / KS_PUBLISHED_FOLDS);
-    for (int32_t from = 0; from < n; from += at_once)
-        KS_TRY(ks_adamw_train(w->trainer->data, &options, probes + from,
-                              KS_MIN(at_once, n - from), err));
+        trainer, rows, KS_TRAINED_EPOCHS * rows / KS_PUBLISHED_FOLDS);
+    if (most) at_once = KS_MIN(at_once, most);
+    for (int32_t from = 0, some; from < n; from += some) {
+        some = KS_MIN(at_once, n - from);
+        KS_TRY(
+            ks_adamw_train(trainer->data, &options, probes + from, some, err));
+        if (after) KS_TRY(after(user, (from + some) / N_WHAT, err));
+    }
 done:
     return st;
 }
@@ -375,7 +403,7 @@ static ks_status count_rung(const work *w, ks_rung *rung, int number,
             KS_CHECK(isfinite(margin[i]), KS_NUMERIC,
                      "%s as published, seed %d: the score of row %d is not a "
                      "finite number",
-                     w->trainer->recipe->name, (int)ks_published_seeds[s], row);
+                     w->recipe, (int)ks_published_seeds[s], row);
             add_row(sums + (int64_t)in->group[row] * N_SETS * OF_SET, set, y,
                     important == y);
         }
@@ -406,8 +434,8 @@ static ks_status count_honest(const work *w, ks_rung *rung,
     rung->sd = deviation(balanced, n_seeds);
     for (int64_t i = 0; i < in->n; i++)
         KS_CHECK(isfinite(honest->score[i]), KS_NUMERIC,
-                 "%s: the score of row %lld is not a finite number",
-                 w->trainer->recipe->name, (long long)i);
+                 "%s: the score of row %lld is not a finite number", w->recipe,
+                 (long long)i);
 done:
     return st;
 }
@@ -441,32 +469,65 @@ done:
 /* ---------------------------------------------------------------------- all
  */
 
+ks_status ks_published_open(ks_published **out, const char *recipe,
+                            const ks_published_options *options, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_published *w = NULL;
+    int64_t n = options->rows->n;
+    *out = NULL;
+    KS_CHECK(options->n_rates >= 1 && options->n_rates <= KS_MOST_RATES,
+             KS_USAGE, "%d rates: expected 1 to %d", options->n_rates,
+             KS_MOST_RATES);
+    KS_TRY(ks_alloc(&w, 1, sizeof *w, "the published protocol", err));
+    w->recipe = recipe;
+    w->o = options;
+    KS_TRY(ks_alloc(&w->removable, (size_t)n, 1, "labels", err));
+    for (int64_t i = 0; i < n; i++) w->removable[i] = options->rows->y[i] != 1;
+    for (int32_t s = 0; s < KS_PUBLISHED_SEEDS; s++)
+        KS_TRY(plan_seed(w, s, err));
+    KS_TRY(alloc_margins(w, err));
+    *out = w;
+    w = NULL;
+done:
+    ks_published_close(&w);
+    return st;
+}
+
+ks_status ks_published_finish(ks_published *w, ks_protocol *out,
+                              const ks_trained *honest, ks_err *err) {
+    memset(out->rungs, 0, sizeof out->rungs);
+    choose_on_eval(w, &out->rungs[KS_RUNG_PUBLISHED], STEPS);
+    choose_on_eval(w, &out->rungs[KS_RUNG_PROBLEMS], PROBLEMS);
+    choose_apart(w, &out->rungs[KS_RUNG_EPOCH], CHOOSE, false);
+    choose_apart(w, &out->rungs[KS_RUNG_STEPS], CHOOSE_ALL, true);
+    return add_figures(w, out, honest, err);
+}
+
+void ks_published_close(ks_published **published) {
+    ks_published *w = *published;
+    if (!w) return;
+    for (int32_t k = 0; k < KS_PUBLISHED_SEEDS * N_WHAT; k++) {
+        training *t = &w->of[k / N_WHAT][k % N_WHAT];
+        free(t->rows);
+        for (int r = 0; r < KS_MOST_RATES; r++) free(t->margin[r]);
+    }
+    free(w->removable);
+    free(w);
+    *published = NULL;
+}
+
 ks_status ks_published_run(ks_protocol *out, const ks_trainer *trainer,
                            const ks_trained *honest,
                            const ks_published_options *options, ks_err *err) {
     ks_status st = KS_OK;
-    work w = {.trainer = trainer, .o = options};
-    int64_t n = options->rows->n;
-    memset(out->rungs, 0, sizeof out->rungs);
-    KS_CHECK(options->n_rates >= 1 && options->n_rates <= KS_MOST_RATES,
-             KS_USAGE, "%d rates: expected 1 to %d", options->n_rates,
-             KS_MOST_RATES);
-    KS_TRY(ks_alloc(&w.removable, (size_t)n, 1, "labels", err));
-    for (int64_t i = 0; i < n; i++) w.removable[i] = options->rows->y[i] != 1;
-    for (int32_t s = 0; s < KS_PUBLISHED_SEEDS; s++)
-        KS_TRY(plan_seed(&w, s, err));
-    KS_TRY(train_all(&w, err));
-    choose_on_eval(&w, &out->rungs[KS_RUNG_PUBLISHED], STEPS);
-    choose_on_eval(&w, &out->rungs[KS_RUNG_PROBLEMS], PROBLEMS);
-    choose_apart(&w, &out->rungs[KS_RUNG_EPOCH], CHOOSE, false);
-    choose_apart(&w, &out->rungs[KS_RUNG_STEPS], CHOOSE_ALL, true);
-    KS_TRY(add_figures(&w, out, honest, err));
+    ks_published *w = NULL;
+    int32_t units[KS_PUBLISHED_SEEDS * KS_MOST_RATES];
+    KS_TRY(ks_published_open(&w, trainer->recipe->name, options, err));
+    int32_t n = KS_PUBLISHED_SEEDS * options->n_rates;
+    for (int32_t u = 0; u < n; u++) units[u] = u;
+    KS_TRY(ks_published_train(w, trainer, units, n, 0, NULL, NULL, err));
+    KS_TRY(ks_published_finish(w, out, honest, err));
 done:
-    for (int32_t k = 0; k < KS_PUBLISHED_SEEDS * N_WHAT; k++) {
-        training *t = &w.of[k / N_WHAT][k % N_WHAT];
-        free(t->rows);
-        for (int r = 0; r < KS_MOST_RATES; r++) free(t->margin[r]);
-    }
-    free(w.removable);
+    ks_published_close(&w);
     return st;
 }

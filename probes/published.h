@@ -72,6 +72,31 @@ ks_status ks_published_run(ks_protocol *out, const ks_trainer *trainer,
                            const ks_trained *honest,
                            const ks_published_options *options, ks_err *err);
 
+/* The same in parts: rows are chosen, trainings run in units of one seed and
+ * rate, each alone, and figures made of their margins. Unit u is seed
+ * u / n_rates, rate u % n_rates. */
+typedef struct ks_published ks_published;
+ks_status ks_published_open(ks_published **out, const char *recipe,
+                            const ks_published_options *options, ks_err *err);
+void ks_published_close(ks_published **published);
+/* The margins of a unit's trainings: [*epochs, rows] each, of so many rows, to
+ * be filled here or read once they are there. */
+enum { KS_PUBLISHED_TRAININGS = 5 };
+typedef struct ks_published_margins {
+    const char *name; /* "steps" */
+    int64_t epochs, rows;
+    float *margin;
+} ks_published_margins;
+void ks_published_unit(ks_published *published, int32_t unit,
+                       ks_published_margins out[KS_PUBLISHED_TRAININGS]);
+/* Trains the units listed; after as in ks_trained_fit. at_once: most trainings
+ * at once, 0: as many as memory takes well. */
+ks_status ks_published_train(ks_published *published, const ks_trainer *trainer,
+                             const int32_t *units, int32_t n, int32_t at_once,
+                             ks_trained_fn after, void *user, ks_err *err);
+ks_status ks_published_finish(ks_published *published, ks_protocol *out,
+                              const ks_trained *honest, ks_err *err);
+
 /* Bytes that it takes beside the trainings themselves. */
 double ks_published_bytes(int32_t n_rates, int64_t n);
 

@@ -21,7 +21,8 @@ typedef struct work {
     const ks_trainer *trainer;
     const ks_trained_options *options;
     ks_trained *out;
-    fit_rows *fits; /* [n_fits] */
+    const int32_t *list; /* fits by number: probe * n_fits + fit */
+    fit_rows *fits;      /* [n_fits] */
     uint8_t *zeros; /* [n] the fold of development rows, for ks_nest_loss */
     int32_t n_fits;
 } work;
@@ -85,24 +86,28 @@ typedef struct unit {
     int32_t probe, fit;
 } unit;
 
+/* Of place k of the list. */
 static unit unit_of(const work *w, int32_t k) {
-    return (unit){k / w->n_fits, k % w->n_fits};
+    return (unit){w->list[k] / w->n_fits, w->list[k] % w->n_fits};
 }
 
 static ks_adamw_probe probe_of(const work *w, unit u) {
     const ks_folds *f = w->options->folds;
     const fit_rows *r = &w->fits[u.fit];
+    /* a layer's probe draws the same whichever other layers there are */
+    int32_t layer = w->out[u.probe].layer;
+    uint64_t number = layer < 0 ? 0 : (uint64_t)layer;
     return (ks_adamw_probe){
         .layer = w->trainer->first + u.probe,
         .rows = r->rows,
         .y = w->options->y,
         .key = {w->options->seed + (uint64_t)(u.fit / f->n_folds),
-                (uint64_t)u.probe << 8 | (uint64_t)(u.fit % f->n_folds)},
+                number << 8 | (uint64_t)(u.fit % f->n_folds)},
         .decay = KS_TRAINED_DECAY,
         .standardise = true};
 }
 
-/* Rates and epochs of units [from, from + n). */
+/* Rates and epochs of places [from, from + n) of the list. */
 static ks_status search(const work *w, int32_t from, int32_t n, ks_err *err) {
     ks_status st = KS_OK;
     ks_adamw_options options = w->trainer->options;
@@ -186,18 +191,24 @@ done:
 
 /* ---------------------------------------------------------------------- all */
 
-static ks_status alloc_out(const work *w, ks_trained *t, ks_err *err) {
+bool ks_trained_keeps(const ks_recipe *recipe, int32_t n_probes,
+                      int64_t n_inputs, const ks_trained_options *o) {
+    double fits = (double)o->folds->n_seeds * o->folds->n_folds * n_probes;
+    int64_t params = ks_recipe_params(recipe, n_inputs);
+    return (double)sizeof(float) * fits * (double)(params + 2 * n_inputs) <=
+           (double)o->weights;
+}
+
+static ks_status alloc_out(ks_trained *t, const ks_folds *f, bool weights,
+                           ks_err *err) {
     ks_status st = KS_OK;
-    const ks_folds *f = w->options->folds;
-    size_t n = (size_t)f->n, fits = (size_t)w->n_fits;
-    double bytes = (double)sizeof(float) * w->n_fits * w->trainer->n_probes *
-                   (double)(t->n_params + 2 * t->n_inputs);
+    size_t n = (size_t)f->n, fits = (size_t)t->n_fits;
     KS_TRY(ks_alloc(&t->by_seed, (size_t)f->n_seeds * n, sizeof(float),
                     "scores", err));
     KS_TRY(ks_alloc(&t->score, n, sizeof(float), "scores", err));
     KS_TRY(ks_alloc(&t->rate, fits, sizeof *t->rate, "fits", err));
     KS_TRY(ks_alloc(&t->epochs, fits, sizeof *t->epochs, "fits", err));
-    if (bytes > (double)w->options->weights) return KS_OK;
+    if (!weights) return KS_OK;
     KS_TRY(ks_alloc(&t->param, fits * (size_t)t->n_params, sizeof(float),
                     "weights", err));
     KS_TRY(ks_alloc(&t->mean, fits * (size_t)t->n_inputs, sizeof(float),
@@ -208,43 +219,51 @@ done:
     return st;
 }
 
-ks_status ks_trained_run(ks_trained *out, const ks_trainer *trainer,
-                         const ks_stack *stack, ks_trained_options *options,
-                         ks_err *err) {
+ks_status ks_trained_open(ks_trained *out, const ks_recipe *recipe,
+                          int32_t n_probes, int64_t n_inputs,
+                          const int32_t *layer, const ks_trained_options *o,
+                          ks_err *err) {
+    ks_status st = KS_OK;
+    bool weights = ks_trained_keeps(recipe, n_probes, n_inputs, o);
+    for (int32_t k = 0; k < n_probes; k++)
+        out[k] = (ks_trained){.layer = layer ? layer[k] : -1,
+                              .n_fits = o->folds->n_seeds * o->folds->n_folds,
+                              .n_params = ks_recipe_params(recipe, n_inputs),
+                              .n_inputs = n_inputs};
+    for (int32_t k = 0; k < n_probes; k++)
+        KS_TRY(alloc_out(&out[k], o->folds, weights, err));
+done:
+    for (int32_t k = 0; st != KS_OK && k < n_probes; k++)
+        ks_trained_free(&out[k]);
+    return st;
+}
+
+ks_status ks_trained_fit(ks_trained *probes, const ks_trainer *trainer,
+                         const int32_t *list, int32_t n, ks_trained_fn after,
+                         void *user, ks_trained_options *options, ks_err *err) {
     ks_status st = KS_OK;
     const ks_folds *f = options->folds;
     work w = {.trainer = trainer,
               .options = options,
-              .out = out,
+              .out = probes,
+              .list = list,
               .n_fits = f->n_seeds * f->n_folds};
-    int32_t units = trainer->n_probes * w.n_fits;
-    for (int32_t k = 0; k < trainer->n_probes; k++)
-        out[k] = (ks_trained){.layer = trainer->n_probes > 1 ||
-                                               trainer->recipe->input ==
-                                                   KS_INPUT_EACH
-                                           ? stack->layer[k]
-                                           : -1,
-                              .n_fits = w.n_fits,
-                              .n_params = trainer->n_params,
-                              .n_inputs = trainer->n_inputs};
     KS_TRY(ks_alloc(&w.fits, (size_t)w.n_fits, sizeof *w.fits, "folds", err));
     KS_TRY(ks_alloc(&w.zeros, (size_t)f->n, 1, "folds", err));
     for (int32_t k = 0; k < w.n_fits; k++)
         KS_TRY(find_rows(options, k, &w.fits[k], err));
-    for (int32_t k = 0; k < trainer->n_probes; k++)
-        KS_TRY(alloc_out(&w, &out[k], err));
     int64_t margins = KS_TRAINED_EPOCHS * f->n / f->n_folds;
     int32_t at_once = KS_MAX(1, ks_trainer_at_once(trainer, f->n, margins) /
                                     KS_TRAINED_RATES);
-    for (int32_t from = 0; from < units; from += at_once) {
-        int32_t n = KS_MIN(at_once, units - from);
-        KS_TRY(search(&w, from, n, err));
-        KS_TRY(refit(&w, from, n, err));
-        options->done += n;
+    if (options->at_once) at_once = KS_MIN(at_once, options->at_once);
+    for (int32_t from = 0, some; from < n; from += some) {
+        some = KS_MIN(at_once, n - from);
+        KS_TRY(search(&w, from, some, err));
+        KS_TRY(refit(&w, from, some, err));
+        options->done += some;
         if (options->progress) options->progress(options->user, options->done);
+        if (after) KS_TRY(after(user, from + some, err));
     }
-    for (int32_t k = 0; k < trainer->n_probes; k++)
-        ks_mean_over_seeds(out[k].by_seed, f, out[k].score);
 done:
     for (int32_t k = 0; w.fits && k < w.n_fits; k++) {
         free(w.fits[k].rows);
@@ -252,6 +271,31 @@ done:
     }
     free(w.zeros);
     free(w.fits);
+    return st;
+}
+
+void ks_trained_finish(ks_trained *probes, int32_t n_probes,
+                       const ks_folds *folds) {
+    for (int32_t k = 0; k < n_probes; k++)
+        ks_mean_over_seeds(probes[k].by_seed, folds, probes[k].score);
+}
+
+ks_status ks_trained_run(ks_trained *out, const ks_trainer *trainer,
+                         const ks_stack *stack, ks_trained_options *options,
+                         ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_folds *f = options->folds;
+    int32_t *list = NULL, n = trainer->n_probes * f->n_seeds * f->n_folds;
+    bool each = trainer->recipe->input == KS_INPUT_EACH;
+    KS_TRY(ks_trained_open(out, trainer->recipe, trainer->n_probes,
+                           trainer->n_inputs, each ? stack->layer : NULL,
+                           options, err));
+    KS_TRY(ks_alloc(&list, (size_t)n, sizeof *list, "fits", err));
+    for (int32_t k = 0; k < n; k++) list[k] = k;
+    KS_TRY(ks_trained_fit(out, trainer, list, n, NULL, NULL, options, err));
+    ks_trained_finish(out, trainer->n_probes, f);
+done:
+    free(list);
     for (int32_t k = 0; st != KS_OK && k < trainer->n_probes; k++)
         ks_trained_free(&out[k]);
     return st;

@@ -53,7 +53,7 @@ typedef struct ks_trainer {
     ks_adamw_options options;
     int32_t first;    /* layer of the data that its probes start at */
     int32_t n_probes; /* 1, or the layers of KS_INPUT_EACH */
-    int64_t n_params, n_inputs;
+    int64_t n_inputs;
     double room; /* bytes for probes that train at once */
 } ks_trainer;
 
@@ -74,6 +74,11 @@ double ks_recipe_least(const ks_recipe *recipe, int64_t n_inputs,
                        const ks_folds *folds);
 double ks_recipe_kept(const ks_recipe *recipe, int64_t n_inputs,
                       int32_t n_probes, const ks_folds *folds, size_t weights);
+/* KS_USAGE for a recipe that reads layers behind the embeddings, where there
+ * are none. */
+ks_status ks_recipe_check(const ks_recipe *recipe, int32_t layers, ks_err *err);
+/* Parameters of a probe of so many inputs. */
+int64_t ks_recipe_params(const ks_recipe *recipe, int64_t n_inputs);
 /* How many such probes are trained at once; at least 1. */
 int32_t ks_trainer_at_once(const ks_trainer *trainer, int64_t rows,
                            int64_t margins);
@@ -96,12 +101,34 @@ typedef struct ks_trained_options {
     const int8_t *y;       /* [n] 1 important, 0 removable */
     uint64_t seed;         /* of the first split; the next ones count up */
     size_t weights;        /* keep them where they take so many bytes at most */
+    int32_t at_once; /* most fits at once; 0: as many as memory takes well */
     void (*progress)(void *user, int64_t fits); /* may be NULL */
     void *user;
     int64_t done; /* fits, counted on */
 } ks_trained_options;
 
-/* out [trainer->n_probes]; a failed call leaves them {0}. */
+/* Probes that have room for their fits and none yet: n_probes of a recipe that
+ * reads n_inputs; layer [n_probes] of each, NULL: several. out [n_probes]; a
+ * failed call leaves them {0}. */
+ks_status ks_trained_open(ks_trained *out, const ks_recipe *recipe,
+                          int32_t n_probes, int64_t n_inputs,
+                          const int32_t *layer,
+                          const ks_trained_options *options, ks_err *err);
+/* Does ks_trained_open keep the weights of n_probes of them? */
+bool ks_trained_keeps(const ks_recipe *recipe, int32_t n_probes,
+                      int64_t n_inputs, const ks_trained_options *options);
+/* Trains some fits, ascending: number p * n_fits + f is fit f of probe p. Bits
+ * of one do not depend on which others there are. after may be NULL: called
+ * when fits [0, done) of the list are there. */
+typedef ks_status (*ks_trained_fn)(void *user, int32_t done, ks_err *err);
+ks_status ks_trained_fit(ks_trained *probes, const ks_trainer *trainer,
+                         const int32_t *list, int32_t n, ks_trained_fn after,
+                         void *user, ks_trained_options *options, ks_err *err);
+/* Scores, once all fits are there. */
+void ks_trained_finish(ks_trained *probes, int32_t n_probes,
+                       const ks_folds *folds);
+
+/* All of it. out [trainer->n_probes]; a failed call leaves them {0}. */
 ks_status ks_trained_run(ks_trained *out, const ks_trainer *trainer,
                          const ks_stack *stack, ks_trained_options *options,
                          ks_err *err);

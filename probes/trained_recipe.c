@@ -96,6 +96,15 @@ done:
 /* ------------------------------------------------------------------ trainer
  */
 
+ks_status ks_recipe_check(const ks_recipe *recipe, int32_t layers,
+                          ks_err *err) {
+    if (recipe->input == KS_INPUT_EACH || layers > 0) return KS_OK;
+    return ks_fail(err, KS_USAGE,
+                   "%s reads layers from 1 on, and --layers leaves none of "
+                   "them",
+                   recipe->name);
+}
+
 ks_status ks_trainer_open(ks_trainer *out, const ks_recipe *recipe,
                           const ks_stack *stack, const struct ks_ops *ops,
                           ks_dev *dev, ks_err *err) {
@@ -104,9 +113,7 @@ ks_status ks_trainer_open(ks_trainer *out, const ks_recipe *recipe,
     bool each = recipe->input == KS_INPUT_EACH;
     int32_t blocks = stack->n_layers - stack->first;
     *out = (ks_trainer){.recipe = recipe, .room = 512 << 20};
-    KS_CHECK(each || blocks > 0, KS_USAGE,
-             "%s reads layers from 1 on, and --layers leaves none of them",
-             recipe->name);
+    KS_TRY(ks_recipe_check(recipe, blocks, err));
     const ks_adamw_file *file = mean ? &stack->mean_file : &stack->file;
     if (file->matrices)
         KS_TRY(ks_adamw_open_file(&out->data, ops, dev, file, stack->n,
@@ -123,7 +130,6 @@ ks_status ks_trainer_open(ks_trainer *out, const ks_recipe *recipe,
         .epochs = KS_TRAINED_EPOCHS};
     out->first = recipe->input == KS_INPUT_BESIDE ? stack->first : 0;
     out->n_probes = each ? stack->n_layers : 1;
-    out->n_params = ks_adamw_parameters(out->data, &out->options);
     out->n_inputs = out->options.layers * stack->d;
 done:
     return st;
@@ -170,15 +176,19 @@ double ks_recipe_least(const ks_recipe *recipe, int64_t n_inputs,
            fits * 5 * (double)f->n;
 }
 
-double ks_recipe_kept(const ks_recipe *r, int64_t n_inputs, int32_t n_probes,
-                      const ks_folds *f, size_t weights) {
-    int64_t in = n_inputs;
-    double params = 0, fits = (double)f->n_seeds * f->n_folds;
+int64_t ks_recipe_params(const ks_recipe *r, int64_t n_inputs) {
+    int64_t in = n_inputs, params = 0;
     for (int32_t k = 0; k < r->n_hidden; k++) {
-        params += (double)(in + 1) * r->hidden[k];
+        params += (in + 1) * r->hidden[k];
         in = r->hidden[k];
     }
-    params += (double)in + 1 + 2 * (double)n_inputs;
+    return params + in + 1;
+}
+
+double ks_recipe_kept(const ks_recipe *r, int64_t n_inputs, int32_t n_probes,
+                      const ks_folds *f, size_t weights) {
+    double fits = (double)f->n_seeds * f->n_folds;
+    double params = (double)(ks_recipe_params(r, n_inputs) + 2 * n_inputs);
     double all = sizeof(float) * fits * n_probes * params;
     return (all > (double)weights ? 0 : all) +
            sizeof(float) * n_probes * ((double)f->n_seeds + 2) * (double)f->n;

@@ -24,7 +24,9 @@ enum {
     KEY_PROBES,
     KEY_GRADED,
     KEY_PROTOCOL,
-    KEY_RATES
+    KEY_RATES,
+    KEY_CELLS,
+    KEY_NEED
 };
 
 enum { MAX_RIVALS = 16, MAX_SCORES = 16 };
@@ -38,7 +40,8 @@ typedef struct input {
     int n_scores, n_rivals, folds, inner, seeds, bootstrap, n_strengths;
     double strengths[KS_MAX_STRENGTHS];
     uint32_t analyses;
-    bool no_text;
+    const char *cells;
+    bool no_text, need;
     ks_kinds_options kinds;
     ks_refined_options refined;
     ks_cli_stages stages;
@@ -119,6 +122,17 @@ const struct argp_option ks_cmd_probe_options[] = {
      "leave out the word baselines, the slowest part on long texts", 0},
     {"seed", KS_KEY_SEED, "N", 0,
      "of the first split; the next ones count up (default 1)", 0},
+    {"cells", KEY_CELLS, "FOLDER", 0,
+     "where fits of the layers, of --baseline-acts and of trained --probes are "
+     "kept, a file each: those that are there are taken, the others made; the "
+     "same command goes on where one was ended, and other analyses reuse them",
+     0},
+    {"shard", KS_KEY_SHARD, "K/N", 0,
+     "only make the K-th of N shares of --cells, and no table; --out is not "
+     "needed. Any number of processes may, on one folder",
+     0},
+    {"need-cells", KEY_NEED, NULL, 0,
+     "make none: a missing one of --cells is an error", 0},
     KS_CLI_BACKEND,
     {"memory", KS_KEY_MEMORY, "BYTES", 0,
      "most that it may take beyond what it starts with, e.g. 2G: layers that "
@@ -222,8 +236,15 @@ static void read_scores(input *in, const char *text, struct argp_state *state) {
 
 static void check(input *in, struct argp_state *state) {
     const ks_cli_common *c = &in->common;
-    const char *missing = !c->acts ? "--acts" : !c->out ? "--out" : NULL;
+    const char *missing = !c->acts                 ? "--acts"
+                          : !c->out && !c->shard.n ? "--out"
+                                                   : NULL;
     if (missing) argp_error(state, "%s is missing", missing);
+    if (!in->cells && (c->shard.n || in->need))
+        argp_error(state, "--%s needs --cells",
+                   c->shard.n ? "shard" : "need-cells");
+    if (c->shard.n && in->need)
+        argp_error(state, "--shard makes cells, --need-cells makes none");
     if (c->positions & 1u << KS_TOKENS)
         argp_error(state, "position 'tokens' has no row a step: probes take "
                           "mean, first, middle, last, before");
@@ -285,6 +306,13 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_NO_TEXT:
         in->no_text = true;
         return 0;
+    case KEY_CELLS:
+        if (!*arg) argp_error(state, "--cells: a folder's name is empty");
+        in->cells = arg;
+        return 0;
+    case KEY_NEED:
+        in->need = true;
+        return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "too many arguments: %s", arg);
         return 0;
@@ -335,11 +363,32 @@ static void say(const ks_evaluation *r) {
                r->other_unconverged, r->other_fits);
 }
 
+static void say_of_cells(void *user, const char *sentence) {
+    (void)user;
+    ks_log(KS_LOG_INFO, "probe: %s", sentence);
+}
+
+/* The line that a share of cells ends with. */
+static void tell_share(const input *in, const ks_cell_counts *n) {
+    const ks_shard shard = in->common.shard;
+    if (in->common.json)
+        ks_cli_print_json(json_pack(
+            "{s:s,s:i,s:i,s:I,s:I,s:I,s:I}", "cells", in->cells, "shard",
+            (int)shard.k, "of", (int)shard.n, "all", (json_int_t)n->all,
+            "share", (json_int_t)n->share, "there", (json_int_t)n->there,
+            "made", (json_int_t)n->made));
+    else
+        printf("%s: shard %d/%d: %lld of %lld cells, %lld were there, %lld "
+               "made\n",
+               in->cells, (int)shard.k, (int)shard.n, (long long)n->share,
+               (long long)n->all, (long long)n->there, (long long)n->made);
+}
+
 /* The host's share of --memory. What is freed goes back at once, or the
  * allocator would keep some of it beside what is taken next. */
-static ks_room bound_memory(const ks_cli_common *c) {
+static ks_room bound_memory(const ks_cli_common *c, const char *scratch) {
     ks_room room = {
-        .limit = c->memory, .start = ks_process_bytes(), .scratch = c->out};
+        .limit = c->memory, .start = ks_process_bytes(), .scratch = scratch};
     if (ks_cli_on_device(c->backend)) room.limit = 0;
     if (room.limit) mallopt(M_MMAP_THRESHOLD, 256 << 10);
     if (room.limit) mallopt(M_TRIM_THRESHOLD, 256 << 10);
@@ -354,6 +403,7 @@ static ks_status run(input *in, ks_err *err) {
     ks_dev *dev = NULL;
     const struct ks_ops *ops = NULL;
     ks_evaluation evaluation = {0};
+    ks_cell_counts counts = {0};
     ks_evaluation_options options = {
         .paths = {.acts = c->acts,
                   .labels = c->labels,
@@ -381,26 +431,43 @@ static ks_status run(input *in, ks_err *err) {
         .scores = in->scores,
         .analyses = in->analyses,
         .no_text = in->no_text,
+        .cells = {.folder = in->cells,
+                  .need = in->need,
+                  .shard = c->shard.k,
+                  .of = c->shard.n,
+                  .say = say_of_cells},
+        .counts = &counts,
         .kinds = in->kinds,
         .refined = in->refined,
         .layers_of = ks_cli_layers,
         .layers = c->layers,
         .begin = ks_cli_stage_begin,
         .end = ks_cli_stage_end};
-    options.grid.room = bound_memory(c);
-    KS_TRY(ks_cli_folder(c->out, c->force, N_FILES, file_names, paths, &made,
-                         err));
+    bool share = c->shard.n != 0;
+    options.grid.room = bound_memory(c, share ? in->cells : c->out);
+    if (!share)
+        KS_TRY(ks_cli_folder(c->out, c->force, N_FILES, file_names, paths,
+                             &made, err));
     if (ks_cli_on_device(c->backend)) {
         KS_TRY(ks_dev_open(&dev, &ops, c->backend, c->threads, NULL, err));
         KS_TRY(ks_dev_limit(dev, c->memory, "--backend cpu needs none", err));
         options.grid.nest.ops = ops, options.grid.nest.dev = dev;
     }
-    st = ks_evaluate(&evaluation, &options, err);
+    st = share ? ks_evaluate_share(&options, err)
+               : ks_evaluate(&evaluation, &options, err);
+    KS_CHECK(st != KS_INTERRUPTED || !in->cells, KS_INTERRUPTED,
+             "interrupted; %lld cells were made, and the same command goes on "
+             "from what is in %s",
+             (long long)counts.made, in->cells);
     KS_CHECK(st != KS_INTERRUPTED, KS_INTERRUPTED,
              "interrupted; nothing is written to %s, and the same command "
              "starts again",
              c->out);
     KS_TRY(st);
+    if (share) {
+        tell_share(in, &counts);
+        goto done;
+    }
     say(&evaluation);
     KS_TRY(write_all(in, &evaluation, paths, err));
     ks_log(KS_LOG_INFO, "probe: %s has all tables, %s every figure",
