@@ -95,6 +95,8 @@ struct ks_acts_file {
     ks__acts_layout layout;
     hid_t virtual[KS__ACTS_SETS]; /* -1: lies in the map */
     bool has_sums[KS__ACTS_SETS];
+    char (*hashes_of[KS__ACTS_SETS])[65]; /* [n_layers] of a virtual set, once
+                                             asked for (acts_hash.c) */
     int8_t set_of[KS_N_STREAMS][KS_N_POSITIONS]; /* -1: not there */
     ks_step_row *steps;
     ks_chain_row *chains;
@@ -117,9 +119,6 @@ const uint8_t *ks__acts_mapped(const ks_acts_file *file,
 const uint8_t *ks__acts_mapped_sums(const ks_acts_file *file,
                                     const ks__acts_set *set, int32_t layer,
                                     int64_t row);
-/* Does an HDF5 file that is still open have checksums of the set? Inside
- * ks__h5_enter. */
-bool ks__acts_has_sums(const ks_acts_file *file, const ks__acts_set *set);
 /* Called with the path of each shard. */
 typedef ks_status (*ks__acts_source_fn)(void *user, const char *path,
                                         ks_err *err);

@@ -89,13 +89,6 @@ static bool has_link(hid_t file, const char *group, const char *stream,
     return H5Lexists(file, name, H5P_DEFAULT) > 0;
 }
 
-bool ks__acts_has_sums(const ks_acts_file *f, const ks__acts_set *set) {
-    char name[80];
-    return f->file >= 0 &&
-           has_link(f->file, "checksums", ks_stream_name(set->stream),
-                    ks_position_name(set->position), name);
-}
-
 static ks_status get_set(ks_acts_file *f, ks_stream s, ks_position p,
                          hid_t type, ks_err *err) {
     ks_status st = KS_OK;
@@ -236,6 +229,7 @@ void ks_acts_close(ks_acts_file **file) {
     ks__h5 was;
     ks__h5_enter(&was);
     for (int i = 0; i < KS__ACTS_SETS; i++) ks__h5_drop(&f->virtual[i]);
+    for (int i = 0; i < KS__ACTS_SETS; i++) free(f->hashes_of[i]);
     ks__h5_drop(&f->file);
     ks__h5_leave(&was);
     ks_map_close(&f->map);

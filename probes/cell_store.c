@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "shard.h"
+
 static const char END[] = ".safetensors";
 enum { HASH = 16 }; /* hex digits of a name */
 
@@ -335,13 +337,11 @@ done:
 static ks_status shard_of(ks_cell_store *s, const entry *missing,
                           const char *told, char out[64], ks_err *err) {
     ks_status st = KS_OK;
-    int shard, of, end = 0;
+    ks_shard one;
     out[0] = 0;
-    if (sscanf(told, "%9d/%9d%n", &shard, &of, &end) != 2 || told[end] ||
-        of < 1 || of > 1000000)
-        return KS_OK;
-    KS_TRY(share_out(s, of, err));
-    snprintf(out, 64, "; --shard %d/%d makes it", missing->shard, of);
+    if (!ks_shard_read(told, &one)) return KS_OK;
+    KS_TRY(share_out(s, one.n, err));
+    snprintf(out, 64, "; --shard %d/%d makes it", missing->shard, one.n);
 done:
     return st;
 }

@@ -7,9 +7,10 @@
 /* ------------------------------------------------------------------- places
  */
 
-ks_status ks__kind_place_open(ks_kind_place *p, const ks_series *series,
+ks_status ks__kind_place_open(ks_kind_place *place, const ks_series *series,
                               ks_err *err) {
     ks_status st = KS_OK;
+    ks_kind_place *p = place;
     bool each = p->recipe->input == KS_INPUT_EACH;
     bool embedded = series->stream == KS_RESID && series->cells[0].layer == 0;
     int32_t from = embedded && !each;

@@ -23,7 +23,7 @@ typedef struct ks_kind_place {
 } ks_kind_place;
 
 /* KS_USAGE where the recipe is left no layer. Close it also on failure. */
-ks_status ks__kind_place_open(ks_kind_place *out, const ks_series *series,
+ks_status ks__kind_place_open(ks_kind_place *place, const ks_series *series,
                               ks_err *err);
 void ks__kind_place_close(ks_kind_place *place);
 bool ks__kind_published(const ks_kind_place *place);
