@@ -117,13 +117,21 @@ Test(launch, queued_is_not_submitted_again) {
     char *notes = noted("submitted");
     int n = lines(notes);
     has(notes, "--dependency=afterok:1 slurm/capture-join.sh");
-    free(notes);
     /* all of it is in the queue; one line a task */
     ks_str queue = {0};
-    for (int k = 1; k <= 3; k++)
-        ks_str_printf(&queue, NULL, "1|%d|RUNNING|node|None\n", k);
-    for (int id = 2; id <= n; id++)
-        ks_str_printf(&queue, NULL, "%d|N/A|PENDING||Dependency\n", id);
+    const char *line = notes;
+    for (int id = 1; id <= n; id++) {
+        size_t end = strcspn(line, "\n");
+        bool array = memmem(line, end, "--array=", 8) != NULL;
+        for (int k = 1; array && k <= 3; k++)
+            ks_str_printf(&queue, NULL, "%d|%d|%s\n", id, k,
+                          id == 1 ? "RUNNING|node|None"
+                                  : "PENDING||Dependency");
+        if (!array)
+            ks_str_printf(&queue, NULL, "%d|N/A|PENDING||Dependency\n", id);
+        line += end + (line[end] != 0);
+    }
+    free(notes);
     put("queue", queue.data, false);
     ks_str_free(&queue);
     cr_assert(launch("", out, sizeof out) == 0, "%s", out);

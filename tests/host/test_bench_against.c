@@ -66,8 +66,8 @@ Test(bench_against, the_interval_is_welchs) {
     json_t *all = json_loads(out, 0, NULL);
     json_t *row = json_array_get(
         json_object_get(json_object_get(all, "against"), "rows"), 0);
-    cr_expect_float_eq(json_number_value(json_object_get(row, "speed")), 0.94965,
-                       1e-5);
+    cr_expect_float_eq(json_number_value(json_object_get(row, "speed")),
+                       0.94965, 1e-5);
     cr_expect_float_eq(json_number_value(json_object_get(row, "low")), 0.75159,
                        1e-5);
     cr_expect_float_eq(json_number_value(json_object_get(row, "high")), 1.19992,
