@@ -14,7 +14,7 @@ TEST_PACKAGES="libcriterion-dev"
 # Heavy parts that only some tests need: ./check --all.
 ALL_PACKAGES="g++ clang-14 libclang-rt-14-dev llvm-14 libomp-14-dev
 clang-format-14 clang-tidy-14 python3 python3-venv python3-numpy python3-h5py
-hdf5-tools gnuplot-nox chromium slurm-wlm munge"
+hdf5-tools gnuplot-nox chromium slurm-wlm munge debootstrap"
 
 have_package() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]

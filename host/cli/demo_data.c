@@ -1,5 +1,5 @@
 /* demo_data.c - where the embedded model and its problems lie: in the source
- * tree, or in share/ beside the program. */
+ * tree, beside the program in a bundle, or in share/. */
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +15,7 @@ ks_status ks_cli_demo_folder(char **out, ks_err *err) {
     char *slash = strrchr(exe, '/');
     if (slash) *slash = 0; /* the program's folder */
     static const char *const places[] = {"/../../experiments/demo",
+                                         "/../experiments/demo",
                                          "/../share/keystep/demo"};
     for (size_t i = 0; i < KS_COUNT(places) + 1; i++) {
         if (i == 0 && !named) continue;
@@ -27,7 +28,8 @@ ks_status ks_cli_demo_folder(char **out, ks_err *err) {
     }
     return ks_fail(err, KS_IO,
                    "the embedded model is not there: looked for "
-                   "../../experiments/demo and ../share/keystep/demo beside "
-                   "%s; KEYSTEP_DEMO names another folder",
+                   "../../experiments/demo, ../experiments/demo and "
+                   "../share/keystep/demo beside %s; KEYSTEP_DEMO names "
+                   "another folder",
                    exe);
 }
