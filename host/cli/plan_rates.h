@@ -19,7 +19,7 @@ typedef struct ks_plan_values {
 } ks_plan_values;
 
 /* All figures as they stand. */
-void ks_plan_list_values(ks_plan_values *out, const ks_plan_shape *m,
+void ks_plan_list_values(ks_plan_values *v, const ks_plan_shape *m,
                          const ks_plan_device *on, const ks_plan_asked *a);
 
 /* This machine: its products' rate and its memory's, within a second or two. */
