@@ -379,3 +379,35 @@ void ks_safetensors_take_maps(ks_safetensors *s, ks_map **maps, size_t *n) {
     *n = s->n_files;
     s->maps = NULL;
 }
+
+/* ----------------------------------------------------------------- writing */
+
+ks_status ks_safetensors_add(json_t *header, const char *name,
+                             const char *dtype, const int64_t *shape, int rank,
+                             size_t bytes, size_t *at, const char *path,
+                             ks_err *err) {
+    json_t *dims = json_array();
+    for (int i = 0; i < rank; i++)
+        json_array_append_new(dims, json_integer(shape[i]));
+    size_t end = *at + bytes;
+    json_t *one = json_pack("{s:s,s:o,s:[I,I]}", "dtype", dtype, "shape", dims,
+                            "data_offsets", (json_int_t)*at, (json_int_t)end);
+    *at = end;
+    return ks_json_set(header, name, one, path, err);
+}
+
+ks_status ks_safetensors_begin(ks_str *out, const json_t *header,
+                               const char *path, ks_err *err) {
+    ks_status st = KS_OK;
+    char length[8], *text = json_dumps(header, JSON_COMPACT | JSON_SORT_KEYS);
+    KS_CHECK(text, KS_NOMEM, "out of memory for %s", path);
+    size_t have = strlen(text), padded = (have + 7) / 8 * 8;
+    for (int i = 0; i < 8; i++)
+        length[i] = (char)((uint64_t)padded >> 8 * i & 255);
+    KS_TRY(ks_str_add(out, length, 8, err));
+    KS_TRY(ks_str_add(out, text, have, err));
+    KS_TRY(ks_str_add(out, "        ", padded - have, err));
+done:
+    free(text);
+    return st;
+}

@@ -1,5 +1,6 @@
 /* safetensors.h - reader of .safetensors files, one or many behind an index:
- * every name, shape and byte range checked against the file before use. */
+ * every name, shape and byte range checked against the file before use; and
+ * what stands ahead of the data in files that we write. */
 #ifndef KS_SAFETENSORS_H
 #define KS_SAFETENSORS_H
 
@@ -44,5 +45,18 @@ const char *ks_safetensors_file(const ks_safetensors *safetensors,
  * frees the array; call ks_safetensors_close next. */
 void ks_safetensors_take_maps(ks_safetensors *safetensors, ks_map **maps,
                               size_t *n);
+
+/* ----------------------------------------------------------------- writing */
+
+/* A tensor of `rank` dims [shape] in the header; *at, its place in the data,
+ * moves behind it. */
+ks_status ks_safetensors_add(json_t *header, const char *name,
+                             const char *dtype, const int64_t *shape, int rank,
+                             size_t bytes, size_t *at, const char *path,
+                             ks_err *err);
+/* Adds what the file begins with: 8 bytes of length, the header padded with
+ * blanks to a multiple of 8 (github.com/huggingface/safetensors, "Format"). */
+ks_status ks_safetensors_begin(ks_str *out, const json_t *header,
+                               const char *path, ks_err *err);
 
 #endif

@@ -1,7 +1,5 @@
-/* cell_file.c - a cell as a .safetensors file (github.com/huggingface/
- * safetensors, "Format"): 8 bytes of header length, a JSON header padded with
- * blanks to a multiple of 8, the data. Its __metadata__ has the key and SHA-256
- * of the data. See cell_store.h. */
+/* cell_file.c - a cell as a .safetensors file, whose __metadata__ has the key
+ * and SHA-256 of the data. See cell_store.h. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -120,51 +118,32 @@ done:
 /* ------------------------------------------------------------------ writing
  */
 
-static ks_status add_tensor(json_t *header, const ks_cell_part *p, size_t *at,
-                            const char *path, ks_err *err) {
-    size_t end = *at + part_bytes(p);
-    json_t *shape = p->shape[1] ? json_pack("[I,I]", (json_int_t)p->shape[0],
-                                            (json_int_t)p->shape[1])
-                                : json_pack("[I]", (json_int_t)p->shape[0]);
-    json_t *one =
-        json_pack("{s:s,s:o,s:[I,I]}", "dtype", p->dtype, "shape", shape,
-                  "data_offsets", (json_int_t)*at, (json_int_t)end);
-    *at = end;
-    return ks_json_set(header, p->name, one, path, err);
-}
-
 /* Length, header and blanks. */
 static ks_status make_header(ks_str *out, const char *path,
                              const ks_cell_key *key, const char *shard,
                              const ks_cell_part *parts, size_t n, ks_err *err) {
     ks_status st = KS_OK;
     size_t at = 0;
-    char hex[65], length[8], *text = NULL;
+    char hex[65];
     ks_sha256 *hash = NULL;
     json_t *header = json_object();
     KS_CHECK(header, KS_NOMEM, "out of memory for %s", path);
     KS_TRY(ks_sha256_open(&hash, err));
     for (size_t i = 0; i < n; i++) {
         ks_sha256_add(hash, parts[i].data, part_bytes(&parts[i]));
-        KS_TRY(add_tensor(header, &parts[i], &at, path, err));
+        KS_TRY(ks_safetensors_add(header, parts[i].name, parts[i].dtype,
+                                  parts[i].shape, parts[i].shape[1] ? 2 : 1,
+                                  part_bytes(&parts[i]), &at, path, err));
     }
     ks_sha256_close(&hash, hex);
     KS_TRY(ks_json_set(header, "__metadata__",
                        json_pack("{s:s,s:s,s:s,s:s}", "format", FORMAT, "key",
                                  key->decides, "sha256", hex, "shard", shard),
                        path, err));
-    text = json_dumps(header, JSON_COMPACT | JSON_SORT_KEYS);
-    KS_CHECK(text, KS_NOMEM, "out of memory for %s", path);
-    size_t have = strlen(text), padded = (have + 7) / 8 * 8;
-    for (int i = 0; i < 8; i++)
-        length[i] = (char)((uint64_t)padded >> 8 * i & 255);
-    KS_TRY(ks_str_add(out, length, 8, err));
-    KS_TRY(ks_str_add(out, text, have, err));
-    KS_TRY(ks_str_add(out, "        ", padded - have, err));
+    KS_TRY(ks_safetensors_begin(out, header, path, err));
 done:
     ks_sha256_close(&hash, NULL);
     json_decref(header);
-    free(text);
     return st;
 }
 

@@ -6,6 +6,7 @@
 #define KS_CLI_H
 
 #include <argp.h>
+#include <limits.h>
 
 #include "../shard.h"
 
@@ -230,6 +231,12 @@ double ks_cli_real(const char *text, double low, double high,
 /* What a command did, for --json. Takes the reference; main looks whether all
  * was written. */
 void ks_cli_print_json(json_t *object);
+
+/* "35.0 MiB" */
+void ks_cli_bytes(char out[32], uint64_t bytes);
+
+/* The file of this program; false: nobody knows, out is empty. */
+bool ks_cli_self(char out[PATH_MAX]);
 
 /* Is --backend a device, and not the CPU (NULL: the CPU)? */
 bool ks_cli_on_device(const char *backend);

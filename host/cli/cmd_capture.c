@@ -100,17 +100,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 
 /* ------------------------------------------------------------------- output */
 
-static void text_bytes(char out[32], uint64_t bytes) {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    double value = (double)bytes;
-    size_t u = 0;
-    for (; value >= 1024 && u + 1 < KS_COUNT(units); u++) value /= 1024;
-    snprintf(out, 32, u ? "%.1f %s" : "%.0f %s", value, units[u]);
-}
-
 static void print_bytes(const char *what, uint64_t bytes, const char *note) {
     char text[32];
-    text_bytes(text, bytes);
+    ks_cli_bytes(text, bytes);
     printf("%-10s %s%s\n", what, text, note);
 }
 
@@ -251,7 +243,7 @@ static ks_status capture(ks_capture_job *job, bool json, ks_err *err) {
         return KS_OK;
     }
     char bytes[32];
-    text_bytes(bytes, job->cost.file_bytes);
+    ks_cli_bytes(bytes, job->cost.file_bytes);
     printf("%s: %lld steps of %lld chains, %s\n", job->options.out,
            (long long)job->cost.steps, (long long)job->cost.chains, bytes);
     return KS_OK;

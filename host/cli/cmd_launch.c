@@ -5,22 +5,16 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <wordexp.h>
 
 #include "../experiment/launch.h"
-#include "build.h"
 
 enum { KEY_SET = KS_KEY_OWN, KEY_SLURM, KEY_LOCAL, KEY_RANKS, KEY_PRINT };
 
-enum { MOST_SETS = 256, RETRIES = 2 };
+enum { RETRIES = 2 };
 
 typedef struct input {
-    ks_cli_common common;
-    ks_cli_talk talk;
-    const char *what;
-    const char *sets[MOST_SETS];
-    size_t n_sets;
+    ks_cli_experiment experiment;
     ks_slurm_options slurm;
     bool on_slurm, print;
     int workers, ranks;
@@ -56,7 +50,8 @@ static void add_slurm(input *in, const char *list, struct argp_state *state) {
 }
 
 static void check(const input *in, struct argp_state *state) {
-    if (!in->what) argp_error(state, "EXPERIMENT.yaml or RUN is missing");
+    if (!in->experiment.what)
+        argp_error(state, "EXPERIMENT.yaml or RUN is missing");
     if (in->workers && in->on_slurm)
         argp_error(state,
                    "--local and --slurm are two places; one is expected");
@@ -69,8 +64,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
     switch (key) {
     case KEY_SET:
-        if (in->n_sets == MOST_SETS) argp_error(state, "too many --set");
-        in->sets[in->n_sets++] = arg;
+        ks_cli_experiment_set(&in->experiment, arg, state);
         return 0;
     case KEY_SLURM:
         add_slurm(in, arg, state);
@@ -79,20 +73,19 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         in->workers = (int)ks_cli_whole(arg, 1, 1024, "local", state);
         return 0;
     case KEY_RANKS:
-        in->ranks = (int)ks_cli_whole(arg, 1, 100000, "ranks", state);
+        in->ranks = (int)ks_cli_whole(arg, 1, KS_MOST_SHARDS, "ranks", state);
         return 0;
     case KEY_PRINT:
         in->print = true;
         return 0;
     case ARGP_KEY_ARG:
-        if (in->what) argp_error(state, "too many arguments: %s", arg);
-        in->what = arg;
+        ks_cli_experiment_what(&in->experiment, arg, state);
         return 0;
     case ARGP_KEY_END:
         check(in, state);
         return 0;
     default:
-        return ks_cli_common_key(&in->common, key, arg, state);
+        return ks_cli_common_key(&in->experiment.common, key, arg, state);
     }
 }
 
@@ -128,16 +121,11 @@ static ks_status launch_here(input *in, ks_exp_run *run, ks_err *err) {
     ks_exp_options options = {
         .workers = in->workers,
         .ranks = in->ranks ? in->ranks : (int)ranks,
-        .retries = (int)ks_exp_launch(&run->exp, "retries", RETRIES),
-        .tell = ks_cli_tell,
-        .user = &in->talk};
+        .retries = (int)ks_exp_launch(&run->exp, "retries", RETRIES)};
     KS_TRY(scratch_here(run, &scratch, err));
     options.scratch = scratch;
-    KS_TRY(ks_cli_check_stages(run, err));
-    KS_TRY(ks_exp_run_hold(run, err));
-    in->talk.run = run;
-    KS_TRY(ks_exp_execute(run, &options, err));
-    KS_TRY(ks_cli_run_sum_up(run, in->common.json, err));
+    KS_TRY(ks_cli_experiment_execute(&in->experiment, run, &options, NULL, NULL,
+                                     err));
 done:
     free(scratch);
     return st;
@@ -174,7 +162,7 @@ static void tell_unit(void *user, const ks_launch *l, const ks_launch_unit *u) {
     const input *in = user;
     const char *id = l->run->plan.stages[u->stage].id;
     const char *part = u->part == KS_JOB_JOIN ? ", joined" : "";
-    if (in->common.json) return;
+    if (in->experiment.common.json) return;
     for (size_t i = 0; i < u->n_queued; i++)
         if (!i || u->queued[i].id != u->queued[i - 1].id)
             ks_log(KS_LOG_INFO, "%s%s: job %lld is queued already", id, part,
@@ -225,7 +213,8 @@ static ks_status submit(input *in, ks_launch *l, ks_err *err) {
         ks_log(KS_LOG_INFO, "%s: all stages are done", l->run->shown);
     else
         say_jobs(l);
-    if (st == KS_OK && in->common.json) ks_cli_print_json(launched(l));
+    if (st == KS_OK && in->experiment.common.json)
+        ks_cli_print_json(launched(l));
     return st;
 }
 
@@ -243,9 +232,7 @@ static ks_status launch_there(input *in, ks_exp_run *run, ks_err *err) {
     ks_launch launch = {0};
     ks_slurm_options slurm = {0};
     const ks_doc *section = launch_section(run);
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    KS_CHECK(n > 0, KS_IO, "/proc/self/exe: cannot be read");
-    program[n] = 0;
+    KS_CHECK(ks_cli_self(program), KS_IO, "/proc/self/exe: cannot be read");
     KS_TRY(read_slurm(in, run, &slurm, err));
     const ks_launch_options options = {
         .slurm = &slurm,
@@ -267,16 +254,7 @@ done:
 static ks_status launch(input *in, ks_err *err) {
     ks_status st = KS_OK;
     ks_exp_run run = {0};
-    ks_exp_open_options options = {.sections = ks_cli_sections,
-                                   .what = in->what,
-                                   .folder = in->common.out,
-                                   .sets = in->sets,
-                                   .n_sets = in->n_sets,
-                                   .left = ks_cli_left,
-                                   .reading = ks_cli_reading,
-                                   .user = &in->talk};
-    ks_exp_set_commit(ks_build_commit());
-    KS_TRY(ks_exp_run_open(&run, &options, err));
+    KS_TRY(ks_cli_experiment_open(&in->experiment, &run, err));
     KS_TRY(in->workers ? launch_here(in, &run, err)
                        : launch_there(in, &run, err));
 done:
@@ -302,12 +280,10 @@ int ks_cmd_launch(int argc, char **argv) {
             "nor queued. 'keystep status RUN' shows how far it is."};
     input in = {0};
     ks_err err = {0};
-    ks_cli_common_init(&in.common);
+    ks_cli_common_init(&in.experiment.common);
     int code = ks_cli_parse(&argp, "launch", argc, argv, &in);
-    if (code == KS_EXIT_DONE) {
-        in.talk.quiet = in.common.quiet;
-        if (launch(&in, &err) != KS_OK) code = ks_cli_failed("launch", &err);
-    }
+    if (code == KS_EXIT_DONE && launch(&in, &err) != KS_OK)
+        code = ks_cli_failed("launch", &err);
     ks_slurm_free(&in.slurm);
     return code;
 }

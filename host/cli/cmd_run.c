@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "build.h"
 #include "run_common.h"
 
 enum {
@@ -13,19 +12,16 @@ enum {
     KEY_AGAIN,
     KEY_REFERENCE,
     KEY_STAGE,
-    KEY_SHARD,
     KEY_JOIN,
     KEY_SCRATCH
 };
 
-enum { MOST_SETS = 256, MOST_AGAIN = 32, MOST_SHARDS = 100000 };
+enum { MOST_AGAIN = 32 };
 
 typedef struct input {
-    ks_cli_common common;
-    ks_cli_talk talk;
-    const char *what;
-    const char *sets[MOST_SETS], *again[MOST_AGAIN];
-    size_t n_sets, n_again;
+    ks_cli_experiment experiment;
+    const char *again[MOST_AGAIN];
+    size_t n_again;
     bool explain, reference;
     const char *stage, *scratch;
     ks_exp_task task;
@@ -50,7 +46,7 @@ static const struct argp_option option_list[] = {
     KS_CLI_QUIET,
     {NULL, 0, NULL, 0, "For schedulers, one task of a run's folder each:", 1},
     {"stage", KEY_STAGE, "KEY", 0, "the stage with this key alone", 1},
-    {"shard", KEY_SHARD, "K/N", 0, "of it the K-th of N shards", 1},
+    {"shard", KS_KEY_SHARD, "K/N", 0, "of it the K-th of N shards", 1},
     {"join", KEY_JOIN, "N", 0, "join its N shards", 1},
     {"scratch", KEY_SCRATCH, "DIR", 0,
      "make outputs in DIR, on the node, and move them when they are done or "
@@ -58,24 +54,15 @@ static const struct argp_option option_list[] = {
      1},
     {0}};
 
-static void read_shard(input *in, const char *text, struct argp_state *state) {
-    char *slash, *end;
-    long k = strtol(text, &slash, 10);
-    long n = *slash == '/' ? strtol(slash + 1, &end, 10) : 0;
-    if (n < 1 || n > MOST_SHARDS || *end || k < 1 || k > n)
-        argp_error(state, "--shard takes K/N such as 2/4, got '%s'", text);
-    in->task.kind = KS_EXP_SHARD;
-    in->task.shard = (int)k;
-    in->task.of = (int)n;
-}
-
 static void check(const input *in, struct argp_state *state) {
-    bool part = in->task.kind != KS_EXP_WHOLE || in->scratch;
+    const ks_shard shard = in->experiment.common.shard;
+    bool part = shard.n || in->task.kind != KS_EXP_WHOLE || in->scratch;
     if (in->reference) return;
-    if (!in->what) argp_error(state, "EXPERIMENT.yaml or RUN is missing");
+    if (!in->experiment.what)
+        argp_error(state, "EXPERIMENT.yaml or RUN is missing");
     if (part && !in->stage)
         argp_error(state, "--shard, --join and --scratch go with --stage");
-    if (in->stage && (in->n_sets || in->n_again || in->explain))
+    if (in->stage && (in->experiment.n_sets || in->n_again || in->explain))
         argp_error(state, "--stage runs what a run's folder has planned: no "
                           "--set, --again or --explain");
 }
@@ -84,8 +71,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
     switch (key) {
     case KEY_SET:
-        if (in->n_sets == MOST_SETS) argp_error(state, "too many --set");
-        in->sets[in->n_sets++] = arg;
+        ks_cli_experiment_set(&in->experiment, arg, state);
         return 0;
     case KEY_AGAIN:
         if (in->n_again == MOST_AGAIN) argp_error(state, "too many --again");
@@ -100,32 +86,41 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_STAGE:
         in->stage = arg;
         return 0;
-    case KEY_SHARD:
-        read_shard(in, arg, state);
-        return 0;
     case KEY_JOIN:
         in->task.kind = KS_EXP_JOIN;
-        in->task.of = (int)ks_cli_whole(arg, 1, MOST_SHARDS, "join", state);
+        in->task.of = (int)ks_cli_whole(arg, 1, KS_MOST_SHARDS, "join", state);
         return 0;
     case KEY_SCRATCH:
         in->scratch = arg;
         return 0;
     case ARGP_KEY_ARG:
-        if (in->what) argp_error(state, "too many arguments: %s", arg);
-        in->what = arg;
+        ks_cli_experiment_what(&in->experiment, arg, state);
         return 0;
     case ARGP_KEY_END:
         check(in, state);
         return 0;
     default:
-        return ks_cli_common_key(&in->common, key, arg, state);
+        return ks_cli_common_key(&in->experiment.common, key, arg, state);
     }
 }
 
 /* --------------------------------------------------------------------- runs */
 
-static ks_status again(const input *in, ks_exp_run *run, ks_err *err) {
+static void say_versions(const ks_exp_run *run) {
+    for (size_t i = 0; i < run->plan.n_stages; i++) {
+        const char *other = ks_exp_run_other_version(run, (int)i);
+        if (other)
+            ks_log(KS_LOG_INFO,
+                   "run: %s was made by keystep %s, this is %s; --again %s "
+                   "makes it anew",
+                   run->plan.stages[i].id, other, ks_exp_version(),
+                   run->plan.stages[i].id);
+    }
+}
+
+static ks_status again(void *user, ks_exp_run *run, ks_err *err) {
     ks_status st = KS_OK;
+    const input *in = user;
     for (size_t i = 0; i < in->n_again; i++) {
         const char *name = in->again[i];
         size_t found = 0;
@@ -141,35 +136,7 @@ static ks_status again(const input *in, ks_exp_run *run, ks_err *err) {
                  "lists them",
                  name);
     }
-done:
-    return st;
-}
-
-static void say_versions(const ks_exp_run *run) {
-    for (size_t i = 0; i < run->plan.n_stages; i++) {
-        const char *other = ks_exp_run_other_version(run, (int)i);
-        if (other)
-            ks_log(KS_LOG_INFO,
-                   "run: %s was made by keystep %s, this is %s; --again %s "
-                   "makes it anew",
-                   run->plan.stages[i].id, other, ks_exp_version(),
-                   run->plan.stages[i].id);
-    }
-}
-
-static ks_status run_all(input *in, ks_exp_run *run, ks_err *err) {
-    ks_status st = KS_OK;
-    ks_exp_options options = {.retries =
-                                  (int)ks_exp_launch(&run->exp, "retries", 0),
-                              .tell = ks_cli_tell,
-                              .user = &in->talk};
-    KS_TRY(ks_cli_check_stages(run, err));
-    KS_TRY(ks_exp_run_hold(run, err));
-    KS_TRY(again(in, run, err));
     say_versions(run);
-    in->talk.run = run;
-    KS_TRY(ks_exp_execute(run, &options, err));
-    KS_TRY(ks_cli_run_sum_up(run, in->common.json, err));
 done:
     return st;
 }
@@ -178,10 +145,16 @@ static ks_status run_task(input *in, ks_exp_run *run, ks_err *err) {
     ks_status st = KS_OK;
     char *scratch = in->scratch ? realpath(in->scratch, NULL) : NULL;
     ks_exp_options options = {
-        .scratch = scratch, .tell = ks_cli_tell, .user = &in->talk};
+        .scratch = scratch, .tell = ks_cli_tell, .user = &in->experiment.talk};
     KS_CHECK(!in->scratch || scratch, KS_IO, "--scratch %s: %s", in->scratch,
              strerror(errno));
-    in->talk.run = run;
+    const ks_shard shard = in->experiment.common.shard;
+    if (shard.n) {
+        in->task.kind = KS_EXP_SHARD;
+        in->task.shard = shard.k;
+        in->task.of = shard.n;
+    }
+    in->experiment.talk.run = run;
     in->task.stage = ks_exp_plan_find(&run->plan, in->stage);
     KS_CHECK(in->task.stage >= 0, KS_USAGE,
              "--stage %s: %s has no stage, or several, of that key", in->stage,
@@ -195,26 +168,21 @@ done:
 static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     ks_exp_run run = {0};
-    ks_exp_open_options options = {.sections = ks_cli_sections,
-                                   .what = in->what,
-                                   .folder = in->common.out,
-                                   .sets = in->sets,
-                                   .n_sets = in->n_sets,
-                                   .left = ks_cli_left,
-                                   .reading = ks_cli_reading,
-                                   .user = &in->talk};
-    KS_CHECK(!in->stage || ks_exp_is_run(in->what), KS_USAGE,
-             "--stage takes a run's folder, and %s is none", in->what);
-    ks_exp_set_commit(ks_build_commit());
-    KS_TRY(ks_exp_run_open(&run, &options, err));
+    KS_CHECK(!in->stage || ks_exp_is_run(in->experiment.what), KS_USAGE,
+             "--stage takes a run's folder, and %s is none",
+             in->experiment.what);
+    KS_TRY(ks_cli_experiment_open(&in->experiment, &run, err));
+    const ks_exp_options options = {
+        .retries = (int)ks_exp_launch(&run.exp, "retries", 0)};
     if (in->stage)
         st = run_task(in, &run, err);
     else if (in->explain)
-        st = ks_cli_explain(&run, in->common.json, err);
+        st = ks_cli_explain(&run, in->experiment.common.json, err);
     else
-        st = run_all(in, &run, err);
+        st = ks_cli_experiment_execute(&in->experiment, &run, &options, again,
+                                       in, err);
 done:
-    in->talk.run = NULL;
+    in->experiment.talk.run = NULL;
     ks_exp_run_close(&run);
     return st;
 }
@@ -235,10 +203,9 @@ int ks_cmd_run(int argc, char **argv) {
             "keys."};
     input in = {0};
     ks_err err = {0};
-    ks_cli_common_init(&in.common);
+    ks_cli_common_init(&in.experiment.common);
     int code = ks_cli_parse(&argp, "run", argc, argv, &in);
     if (code != KS_EXIT_DONE) return code;
     if (in.reference) return ks_cli_run_reference();
-    in.talk.quiet = in.common.quiet;
     return run(&in, &err) == KS_OK ? code : ks_cli_failed("run", &err);
 }

@@ -327,8 +327,22 @@ ks_status ks_cli_layers(const char *text, int32_t n, bool *on, ks_err *err) {
     return KS_OK;
 }
 
+bool ks_cli_self(char out[PATH_MAX]) {
+    ssize_t n = readlink("/proc/self/exe", out, PATH_MAX - 1);
+    out[n < 0 ? 0 : n] = 0;
+    return n > 0;
+}
+
 bool ks_cli_on_device(const char *backend) {
     return backend && strcmp(backend, "cpu") != 0;
+}
+
+void ks_cli_bytes(char out[32], uint64_t bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)bytes;
+    size_t u = 0;
+    for (; value >= 1024 && u + 1 < KS_COUNT(units); u++) value /= 1024;
+    snprintf(out, 32, u ? "%.1f %s" : "%.0f %s", value, units[u]);
 }
 
 void ks_cli_print_json(json_t *object) {

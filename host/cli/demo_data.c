@@ -3,15 +3,13 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli.h"
 
 ks_status ks_cli_demo_folder(char **out, ks_err *err) {
     const char *named = getenv("KEYSTEP_DEMO");
     char exe[PATH_MAX], at[PATH_MAX * 2];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    exe[n < 0 ? 0 : n] = 0;
+    ks_cli_self(exe);
     char *slash = strrchr(exe, '/');
     if (slash) *slash = 0; /* the program's folder */
     static const char *const places[] = {"/../../experiments/demo",

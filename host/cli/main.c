@@ -82,10 +82,7 @@ static int close_output(const char *name, int code) {
  * Fails silently: then it is slower. */
 static void start_again(char **argv) {
     char self[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n <= 0) return;
-    self[n] = 0;
-    execv(self, argv);
+    if (ks_cli_self(self)) execv(self, argv);
 }
 
 /* Threads of libgomp spin for milliseconds at every barrier before they sleep,

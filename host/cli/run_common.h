@@ -31,6 +31,34 @@ typedef struct ks_cli_time {
 } ks_cli_time;
 ks_cli_time ks_cli_time_of(double seconds);
 
+/* ------------------------------------------------------------- run_open.c */
+
+/* What run and launch are told of an experiment. */
+enum { KS_CLI_MOST_SETS = 256 };
+typedef struct ks_cli_experiment {
+    ks_cli_common common;
+    ks_cli_talk talk;
+    const char *what; /* EXPERIMENT.yaml or RUN; NULL: not given */
+    const char *sets[KS_CLI_MOST_SETS];
+    size_t n_sets;
+} ks_cli_experiment;
+
+/* The plan's folder, opened; records name this build. Close run also on
+ * failure. */
+ks_status ks_cli_experiment_open(ks_cli_experiment *e, ks_exp_run *run,
+                                 ks_err *err);
+/* --set, and the argument. */
+void ks_cli_experiment_set(ks_cli_experiment *e, const char *arg,
+                           struct argp_state *state);
+void ks_cli_experiment_what(ks_cli_experiment *e, const char *arg,
+                            struct argp_state *state);
+/* All that is left, here: checked, locked, run and summed up. before(user) may
+ * be NULL; it comes once the folder is this process's. */
+ks_status ks_cli_experiment_execute(
+    ks_cli_experiment *e, ks_exp_run *run, const ks_exp_options *options,
+    ks_status (*before)(void *user, ks_exp_run *run, ks_err *err), void *user,
+    ks_err *err);
+
 /* ---------------------------------------------------------- run_explain.c */
 
 /* Each stage's command line, held against its own command: a bad one is an

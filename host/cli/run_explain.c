@@ -161,12 +161,10 @@ done:
 }
 
 static void print_bytes(const char *what, json_t *bytes) {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    double value = json_number_value(bytes);
-    size_t u = 0;
+    char text[32];
     if (!json_is_number(bytes)) return;
-    for (; value >= 1024 && u + 1 < KS_COUNT(units); u++) value /= 1024;
-    printf(u ? ", %s %.1f %s" : ", %s %.0f %s", what, value, units[u]);
+    ks_cli_bytes(text, (uint64_t)json_number_value(bytes));
+    printf(", %s %s", what, text);
 }
 
 /* The figures that commands have in common, where they have them. */

@@ -51,6 +51,17 @@ static ks_status take(builder *b, const char *option, source from,
     return with_place(at, ks__exp_take(&b->draft, option, from, err), err);
 }
 
+/* The section's settings, the one output and the stage itself. */
+static ks_status end(builder *b, const char *const *outputs, int *made,
+                     ks_err *err) {
+    ks_status st = KS_OK;
+    KS_TRY(ks__exp_settings(&b->draft, err));
+    KS_TRY(ks__exp_output(&b->draft, "out", outputs[0], err));
+    KS_TRY(ks__exp_end(&b->draft, outputs, made, err));
+done:
+    return st;
+}
+
 /* ------------------------------------------------------- stages of a cell */
 
 static const char needs_model[] = "model is missing";
@@ -99,9 +110,7 @@ static ks_status plan_generate(builder *b, cell_files *f, const ks_doc *section,
     KS_TRY(ks__exp_begin(d, "generate", section, "", err));
     KS_TRY(take(b, "model", f->model, "model", err));
     KS_TRY(take(b, "problems", f->problems, "problems", err));
-    KS_TRY(ks__exp_settings(d, err));
-    KS_TRY(ks__exp_output(d, "out", outputs[0], err));
-    KS_TRY(ks__exp_end(d, outputs, &made, err));
+    KS_TRY(end(b, outputs, &made, err));
     f->chains = (source){made, outputs[0]};
 done:
     return st;
@@ -116,9 +125,7 @@ static ks_status plan_split(builder *b, cell_files *f, const ks_doc *section,
     KS_TRY(need(section, f->chains, "chains", needs_chains, err));
     KS_TRY(ks__exp_begin(d, "split", section, "", err));
     KS_TRY(take(b, "chains", f->chains, "chains", err));
-    KS_TRY(ks__exp_settings(d, err));
-    KS_TRY(ks__exp_output(d, "out", outputs[0], err));
-    KS_TRY(ks__exp_end(d, outputs, &made, err));
+    KS_TRY(end(b, outputs, &made, err));
     f->chains = (source){made, outputs[0]};
 done:
     return st;
@@ -159,9 +166,7 @@ static ks_status plan_capture(builder *b, const cell_files *f,
     KS_TRY(ks__exp_begin(d, "capture", section, what, err));
     KS_TRY(take(b, "model", f->model, "model", err));
     KS_TRY(take(b, "chains", f->chains, "chains", err));
-    KS_TRY(ks__exp_settings(d, err));
-    KS_TRY(ks__exp_output(d, "out", outputs[0], err));
-    KS_TRY(ks__exp_end(d, outputs, &made, err));
+    KS_TRY(end(b, outputs, &made, err));
     *out = (source){made, outputs[0]};
 done:
     return st;
@@ -180,9 +185,7 @@ static ks_status plan_score(builder *b, const cell_files *f,
     KS_TRY(take(b, "model", f->model, "model", err));
     KS_TRY(take(b, "chains", f->chains, "chains", err));
     KS_TRY(take(b, "problems", f->problems, "problems", err));
-    KS_TRY(ks__exp_settings(d, err));
-    KS_TRY(ks__exp_output(d, "out", outputs[0], err));
-    KS_TRY(ks__exp_end(d, outputs, &made, err));
+    KS_TRY(end(b, outputs, &made, err));
     *out = (source){made, outputs[0]};
 done:
     return st;
@@ -326,9 +329,7 @@ static ks_status plan_probe(builder *b, const cell_files *f,
         if (is_wanted(probe, ks_exp_text(one, "name")))
             KS_TRY(add_baseline(b, one, from[i], err));
     }
-    KS_TRY(ks__exp_settings(d, err));
-    KS_TRY(ks__exp_output(d, "out", outputs[0], err));
-    KS_TRY(ks__exp_end(d, outputs, &made, err));
+    KS_TRY(end(b, outputs, &made, err));
     KS_TRY(keep_probe(d->cell, name, made, err));
 done:
     return st;
@@ -483,9 +484,7 @@ static ks_status plan_transfer(builder *b, const ks_doc *section, ks_err *err) {
     KS_TRY(ks__exp_begin(d, "transfer", section, "", err));
     for (size_t i = 0; i < e->n_cells; i++) KS_TRY(add_set(b, section, i, err));
     KS_TRY(take_of_cells(b, "chains", offsetof(cell_files, chains), err));
-    KS_TRY(ks__exp_settings(d, err));
-    KS_TRY(ks__exp_output(d, "out", outputs[0], err));
-    KS_TRY(ks__exp_end(d, outputs, &d->plan->transfer, err));
+    KS_TRY(end(b, outputs, &d->plan->transfer, err));
 done:
     return st;
 }
@@ -543,9 +542,7 @@ static ks_status plan_report(builder *b, const ks_doc *section, ks_err *err) {
         KS_TRY(ks__exp_word(d, "--title", err));
         KS_TRY(ks__exp_word(d, p->exp->about, err));
     }
-    KS_TRY(ks__exp_settings(d, err));
-    KS_TRY(ks__exp_output(d, "out", outputs[0], err));
-    KS_TRY(ks__exp_end(d, outputs, &p->report, err));
+    KS_TRY(end(b, outputs, &p->report, err));
 done:
     return st;
 }
