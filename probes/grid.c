@@ -358,7 +358,6 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
                       const ks_acts_file *file, const char *path,
                       const int64_t *place, const ks_folds *folds,
                       const ks_grid_options *options, ks_err *err) {
-    ks_status st = KS_OK;
     work w = {.dataset = dataset,
               .file = file,
               .path = path,
@@ -366,9 +365,9 @@ ks_status ks_grid_run(ks_grid *out, const ks_dataset *dataset,
               .folds = folds,
               .options = options,
               .out = out};
-    KS_TRY(ks_grid_outline(out, file, options, err));
-    KS_TRY(run(&w, err));
-done:
+    ks_status st = ks_grid_outline(out, file, options, err);
+    if (st != KS_OK) return st;
+    st = run(&w, err);
     if (st != KS_OK) ks_grid_free(out);
     return st;
 }

@@ -78,9 +78,9 @@ ks_status ks_nest_fit_from(ks_nest *out, const ks_l2_source *source,
                            const ks_nest_options *options, ks_err *err);
 void ks_nest_free(ks_nest *nest);
 
-/* A nest that a fit of d features would fill, zeros; a failed call leaves {0}.
+/* A nest that a fit of n_features would fill, zeros; a failed call leaves {0}.
  */
-ks_status ks_nest_alloc(ks_nest *out, int64_t d, const ks_folds *folds,
+ks_status ks_nest_alloc(ks_nest *out, int64_t n_features, const ks_folds *f,
                         const ks_nest_options *options, ks_err *err);
 /* Frees what the options do not keep. */
 void ks_nest_drop(ks_nest *nest, const ks_nest_options *options);

@@ -521,7 +521,7 @@ ks_status ks_published_run(ks_protocol *out, const ks_trainer *trainer,
                            const ks_published_options *options, ks_err *err) {
     ks_status st = KS_OK;
     ks_published *w = NULL;
-    int32_t units[KS_PUBLISHED_SEEDS * KS_MOST_RATES];
+    int32_t units[KS_PUBLISHED_SEEDS * KS_MOST_RATES] = {0};
     KS_TRY(ks_published_open(&w, trainer->recipe->name, options, err));
     int32_t n = KS_PUBLISHED_SEEDS * options->n_rates;
     for (int32_t u = 0; u < n; u++) units[u] = u;

@@ -87,14 +87,15 @@ typedef struct ks_published_margins {
     int64_t epochs, rows;
     float *margin;
 } ks_published_margins;
-void ks_published_unit(ks_published *published, int32_t unit,
+void ks_published_unit(ks_published *w, int32_t unit,
                        ks_published_margins out[KS_PUBLISHED_TRAININGS]);
-/* Trains the units listed; after as in ks_trained_fit. at_once: most trainings
+/* Trains the units listed; after as in ks_trained_fit. most: trainings
  * at once, 0: as many as memory takes well. */
-ks_status ks_published_train(ks_published *published, const ks_trainer *trainer,
-                             const int32_t *units, int32_t n, int32_t at_once,
-                             ks_trained_fn after, void *user, ks_err *err);
-ks_status ks_published_finish(ks_published *published, ks_protocol *out,
+ks_status ks_published_train(ks_published *w, const ks_trainer *trainer,
+                             const int32_t *units, int32_t n_units,
+                             int32_t most, ks_trained_fn after, void *user,
+                             ks_err *err);
+ks_status ks_published_finish(ks_published *w, ks_protocol *out,
                               const ks_trained *honest, ks_err *err);
 
 /* Bytes that it takes beside the trainings themselves. */

@@ -283,13 +283,13 @@ void ks_trained_finish(ks_trained *probes, int32_t n_probes,
 ks_status ks_trained_run(ks_trained *out, const ks_trainer *trainer,
                          const ks_stack *stack, ks_trained_options *options,
                          ks_err *err) {
-    ks_status st = KS_OK;
     const ks_folds *f = options->folds;
     int32_t *list = NULL, n = trainer->n_probes * f->n_seeds * f->n_folds;
     bool each = trainer->recipe->input == KS_INPUT_EACH;
-    KS_TRY(ks_trained_open(out, trainer->recipe, trainer->n_probes,
-                           trainer->n_inputs, each ? stack->layer : NULL,
-                           options, err));
+    ks_status st = ks_trained_open(out, trainer->recipe, trainer->n_probes,
+                                   trainer->n_inputs,
+                                   each ? stack->layer : NULL, options, err);
+    if (st != KS_OK) return st;
     KS_TRY(ks_alloc(&list, (size_t)n, sizeof *list, "fits", err));
     for (int32_t k = 0; k < n; k++) list[k] = k;
     KS_TRY(ks_trained_fit(out, trainer, list, n, NULL, NULL, options, err));

@@ -72,7 +72,7 @@ Test(experiment, what_is_wrong_is_named_with_its_line) {
         {SMALL "launch: {ranks: 0}\n",
          "launch.ranks: expected a whole number from 1"},
         {HEAD "matrix: {capture.context: full}\ncapture: {}\n",
-         "matrix.capture.context" + 7},
+         &"matrix.capture.context"[7]},
         {HEAD "capture: {}\nmatrix: {capture.context: [full, full]}\n",
          "two cells are named 'context full'"}};
     refuse(all, KS_COUNT(all));

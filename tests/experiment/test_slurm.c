@@ -213,14 +213,17 @@ Test(slurm, hostile_jobs) {
         "{\"format\":\"x\",\"version\":1,\"jobs\":[]}",
         "{\"format\":\"keystep jobs\",\"version\":2,\"jobs\":[]}",
         "{\"format\":\"keystep jobs\",\"version\":1,\"jobs\":[1]}",
-        "{\"format\":\"keystep jobs\",\"version\":1,\"jobs\":[{\"stage\":\"a\","
-        "\"part\":\"shards\",\"job\":1,\"submitted\":\"\",\"shards\":2,"
-        "\"shards_a_task\":1,\"tasks\":[2,1]}]}",
-        "{\"format\":\"keystep jobs\",\"version\":1,\"jobs\":[{\"stage\":\"a\","
-        "\"part\":\"shards\",\"job\":1,\"submitted\":\"\",\"shards\":2,"
-        "\"shards_a_task\":0,\"tasks\":[1]}]}",
-        "{\"format\":\"keystep jobs\",\"version\":1,\"jobs\":[{\"stage\":\"a\","
-        "\"part\":\"stage\",\"job\":0,\"submitted\":\"\"}]}"};
+        ("{\"format\":\"keystep jobs\",\"version\":1,\"jobs\":["
+         "{\"stage\":\"a\","
+         "\"part\":\"shards\",\"job\":1,\"submitted\":\"\",\"shards\":2,"
+         "\"shards_a_task\":1,\"tasks\":[2,1]}]}"),
+        ("{\"format\":\"keystep jobs\",\"version\":1,\"jobs\":["
+         "{\"stage\":\"a\","
+         "\"part\":\"shards\",\"job\":1,\"submitted\":\"\",\"shards\":2,"
+         "\"shards_a_task\":0,\"tasks\":[1]}]}"),
+        ("{\"format\":\"keystep jobs\",\"version\":1,\"jobs\":["
+         "{\"stage\":\"a\","
+         "\"part\":\"stage\",\"job\":0,\"submitted\":\"\"}]}")};
     char folder[64], path[96];
     make_temporary(folder, "slurm");
     snprintf(path, sizeof path, "%s/slurm", folder);

@@ -207,14 +207,14 @@ Test(watch, run_json_of_others) {
         "[]",
         "{\"format\":\"keystep run\"}",
         "{\"format\":\"x\",\"version\":1,\"name\":\"a\",\"stages\":[]}",
-        "{\"format\":\"keystep run\",\"version\":1,\"name\":\"a\",\"stages\":["
-        "{\"id\":\"../../etc\",\"stage\":\"a\",\"what\":\"\",\"cells\":\"\","
-        "\"inputs\":[]}]}",
-        "{\"format\":\"keystep run\",\"version\":1,\"name\":\"a\",\"stages\":["
-        "{\"id\":\"a\",\"stage\":\"a\",\"what\":\"\",\"cells\":\"\","
-        "\"inputs\":[{\"stage\":\"a\"}]}]}",
-        "{\"format\":\"keystep run\",\"version\":1,\"name\":\"a\",\"stages\":["
-        "{\"id\":\"a\",\"stage\":\"a\",\"what\":\"\",\"cells\":\"\"}]}"};
+        ("{\"format\":\"keystep run\",\"version\":1,\"name\":\"a\",\"stages\":["
+         "{\"id\":\"../../etc\",\"stage\":\"a\",\"what\":\"\",\"cells\":\"\","
+         "\"inputs\":[]}]}"),
+        ("{\"format\":\"keystep run\",\"version\":1,\"name\":\"a\",\"stages\":["
+         "{\"id\":\"a\",\"stage\":\"a\",\"what\":\"\",\"cells\":\"\","
+         "\"inputs\":[{\"stage\":\"a\"}]}]}"),
+        ("{\"format\":\"keystep run\",\"version\":1,\"name\":\"a\",\"stages\":["
+         "{\"id\":\"a\",\"stage\":\"a\",\"what\":\"\",\"cells\":\"\"}]}")};
     char out[4096];
     for (size_t i = 0; i < KS_COUNT(bad); i++) {
         put("run.json", bad[i]);
@@ -226,8 +226,8 @@ Test(watch, run_json_of_others) {
 Test(watch, records_of_others) {
     static const char *const bad[] = {
         "", "nothing", "[1]", "{\"state\":7,\"host\":[],\"pid\":\"x\"}",
-        "{\"state\":\"\\u0000\",\"host\":\"\\u001b[2J\",\"attempts\":1e300,"
-        "\"seconds\":-5}"};
+        ("{\"state\":\"\\u0000\",\"host\":\"\\u001b[2J\",\"attempts\":1e300,"
+         "\"seconds\":-5}")};
     char out[1 << 14], path[160];
     for (size_t i = 0; i < KS_COUNT(bad); i++) {
         put("stages/split-aa/task-whole.json", bad[i]);
