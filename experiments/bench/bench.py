@@ -19,6 +19,7 @@ OUT/<bench>-figures.csv what follows from them beside the goals; every row
 names commit and machine.
 """
 import argparse
+import contextlib
 import csv
 import glob
 import json
@@ -315,6 +316,14 @@ def number(text):
     return f"{float(text):.4g}" if text else ""
 
 
+def peers():
+    """Those that are installed, with their versions: not every bench takes
+    every peer."""
+    for name in PEERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            yield f"{name} {metadata.version(name)}"
+
+
 def report(options):
     """README.md of the folder, from its figures alone."""
     lines = ["# Benchmarks", "",
@@ -322,14 +331,10 @@ def report(options):
              "nothing here is typed by hand. Ours and theirs ran in turn on "
              "the same inputs and machine. A range is over rounds, an "
              "interval over pairs.", ""]
-    seen = []
     for path in sorted(glob.glob(os.path.join(options.out,
                                               "*-figures.csv"))):
         with open(path, encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        made = f"commit {rows[0]['commit']}, {rows[0]['machine']}"
-        if made not in seen:
-            seen.append(made)
         name = os.path.basename(path).removesuffix("-figures.csv")
         lines += [f"## {name}", "", "| figure | value | low | high | spread "
                   "| n | goal | met |", "| --- | --- | --- | --- | --- | --- "
@@ -337,10 +342,9 @@ def report(options):
         lines += ["| {} | {} | {} | {} | {} | {} | {} | {} |".format(
             r["figure"], number(r["value"]), number(r["low"]),
             number(r["high"]), r["spread"], r["n"], r["goal"], r["met"])
-            for r in rows] + [""]
-    versions = ", ".join(f"{p} {metadata.version(p)}" for p in PEERS)
-    lines += ["## Made by", ""] + [f"- {made}" for made in seen]
-    lines += [f"- peers: {versions}", ""]
+            for r in rows]
+        lines += ["", f"Commit {rows[0]['commit']}; {rows[0]['machine']}.", ""]
+    lines += [f"Peers, at the last of these: {', '.join(peers())}.", ""]
     with open(os.path.join(options.out, "README.md"), "w",
               encoding="utf-8") as file:
         file.write("\n".join(lines))
@@ -380,7 +384,7 @@ def parse():
     options.n_chains = 4 if small else 100
     options.n_parts = 2 if small else 30
     options.probe_pairs = 1 if small else 3
-    options.adamw_epochs = 1 if small else 2
+    options.adamw_epochs = 1 if small else 30
     options.adamw_ours = 2 if small else 30
     options.influence_pairs = 1 if small else 5
     options.rows = 1000 if small else 8000

@@ -3,6 +3,7 @@
  * neither threads nor other probes change a bit; the order of rows; refusals.
  */
 #include <criterion/criterion.h>
+#include <immintrin.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -203,6 +204,21 @@ Test(adamw, threads_and_neighbours_change_no_bit) {
     check_bits(0, 2);
     check_bits(2, 1);
     check_bits(1, 3);
+}
+
+/* The trainers take tiny numbers for zero; nobody else's sums may. */
+Test(adamw, leaves_the_rounding_of_others_alone) {
+    static const int32_t hidden[] = {0, 1, 1}, layers[] = {1, 1, 3};
+    const unsigned modes = ~(unsigned)_MM_EXCEPT_MASK;
+    unsigned was = _mm_getcsr() & modes;
+    for (size_t i = 0; i < KS_COUNT(hidden); i++) {
+        many m;
+        many_open(&m, hidden[i], layers[i]);
+        many_train(&m, 2, 0, PROBES);
+        cr_expect_eq(_mm_getcsr() & modes, was, "hidden %d, %d layers",
+                     hidden[i], layers[i]);
+        many_close(&m);
+    }
 }
 
 /* A probe that learned puts most rows that it never saw on their side. */

@@ -147,11 +147,13 @@ static bool train(const ks_adamw_job *job, const ks_adamw_run *r,
     ks_adamw_clock clock = {1, 1};
     memset(memory, 0, 2 * (size_t)n * sizeof *memory);
     s.buffer = memory + 2 * n;
+    unsigned was = ks__tiny_is_zero();
     for (int32_t e = 0; e < r->epochs && !ks_interrupted && !s.failed; e++) {
         one_epoch(&s, e, &clock);
         float *to = ks__adamw_margins(job, r, e);
         if (to) margins(&s, r->eval, r->n_eval, to);
     }
+    _mm_setcsr(was);
     return !s.failed;
 }
 

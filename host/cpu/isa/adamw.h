@@ -10,6 +10,16 @@
 /* A probe with hidden layers; adamw_mlp.c. */
 ks_status KS_ISA_NAME(adamw_mlp)(ks_dev *, const ks_adamw_job *, ks_err *);
 
+/* Until the control word that it returns is put back, this thread takes numbers
+ * below FLT_MIN for zero. The first moment of a weight whose gradient has ended
+ * shrinks by a tenth a step, down to there and no further, and a product with
+ * such a number takes some processors a hundred cycles. */
+KS_INLINE unsigned ks__tiny_is_zero(void) {
+    unsigned was = _mm_getcsr();
+    _mm_setcsr(was | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON);
+    return was;
+}
+
 /* Inputs [first, first + count) of a row out of the job's file; false: it
  * cannot be read. */
 static inline bool ks__adamw_read(const ks_adamw_job *job,

@@ -307,6 +307,7 @@ static void evaluate(mlp *s, int32_t from, int32_t n, float *memory,
     float strip[(KS_ADAMW_MOST_BATCH + ROWS) * STRIP];
     int64_t size = padded(n) * (int64_t)job->hidden[0];
     float *at = memory + n_ranges(job) * size;
+    unsigned was = ks__tiny_is_zero();
     for (int32_t l = 0; l < KS_ADAMW_MOST_HIDDEN; l++) {
         act[l] = at;
         if (l < job->n_hidden) at += padded(n) * (int64_t)job->hidden[l];
@@ -315,6 +316,7 @@ static void evaluate(mlp *s, int32_t from, int32_t n, float *memory,
         forward_range(s, r, s->run->eval + from, n, strip,
                       memory + batch_floats(job), part + r * size);
     head_forward(s, act, part, n, to + from);
+    _mm_setcsr(was);
 }
 
 static void mlp_close(mlp *s) {
@@ -373,17 +375,21 @@ static void group_epoch(ks_dev *dev, mlp *runs, int32_t n, int32_t epoch,
     for (int32_t k = 0; k < n; k++)
         most = KS_MAX(most, begin_epoch(&runs[k], epoch));
 #pragma omp parallel num_threads(dev->threads)
-    for (int32_t b = 0; b <= most; b++) {
+    {
+        unsigned was = ks__tiny_is_zero();
+        for (int32_t b = 0; b <= most; b++) {
 #pragma omp for schedule(static)
-        for (int32_t k = 0; k < n * ranges; k++)
-            run_range(&runs[k / ranges], k % ranges,
-                      memory + omp_get_thread_num() * thread_floats(job) +
-                          batch_floats(job));
+            for (int32_t k = 0; k < n * ranges; k++)
+                run_range(&runs[k / ranges], k % ranges,
+                          memory + omp_get_thread_num() * thread_floats(job) +
+                              batch_floats(job));
 #pragma omp for schedule(static, 1)
-        for (int32_t k = 0; k < n; k++) {
-            run_head(&runs[k]);
-            find_rows(&runs[k]);
+            for (int32_t k = 0; k < n; k++) {
+                run_head(&runs[k]);
+                find_rows(&runs[k]);
+            }
         }
+        _mm_setcsr(was);
     }
 }
 
@@ -442,6 +448,7 @@ static ks_status train_alone(const ks_adamw_job *job, const ks_adamw_run *run,
     mlp s;
     ks_status st = mlp_open(&s, job, run, err);
     if (st != KS_OK) return st;
+    unsigned was = ks__tiny_is_zero();
     for (int32_t e = 0; e < run->epochs && !ks_interrupted && !s.failed; e++) {
         for (int32_t b = begin_epoch(&s, e); b >= 0; b--) {
             for (int32_t r = 0; r < n_ranges(job); r++)
@@ -453,6 +460,7 @@ static ks_status train_alone(const ks_adamw_job *job, const ks_adamw_run *run,
         for (int32_t at = 0; to && at < run->n_eval; at += job->batch)
             evaluate(&s, at, KS_MIN(job->batch, run->n_eval - at), memory, to);
     }
+    _mm_setcsr(was);
     mlp_close(&s);
     return s.failed ? ks__adamw_unread(err) : KS_OK;
 }
