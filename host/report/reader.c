@@ -156,7 +156,10 @@ static ks_status graded_json(const builder *b, const ks_shown_chain *c,
     json_t *all = json_object();
     for (size_t i = 0; i < b->options->n_labels; i++) {
         const ks_label *line = ks_labels_find(&b->labels[i], c->chain->id);
-        if (!line) continue;
+        const char *hash = line ? line->text_sha256 : NULL;
+        /* another model's chain of that id */
+        if (!line || (hash && strcmp(hash, c->chain->text_sha256) != 0))
+            continue;
         KS_CHECK(line->n_steps == c->n, KS_MISMATCH,
                  "%s: chain %s has %d labels, its probe %lld steps",
                  b->labels[i].path, c->chain->id, line->n_steps,

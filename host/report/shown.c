@@ -51,15 +51,22 @@ done:
 
 /* ------------------------------------------------------------------- chains */
 
+/* The chain of that id with the text that was probed: several models' chains
+ * of one problem have one id. Without such a text the first of the id, which
+ * check_chain refuses. */
 static const ks_chain *find(const ks_chains *files, size_t n_files,
-                            const char *id, const char **path) {
+                            const char *id, const char *hash,
+                            const char **path) {
+    const ks_chain *first = NULL;
     for (size_t i = 0; i < n_files; i++) {
         const ks_chain *chain = ks_chains_find(&files[i], id);
-        if (!chain) continue;
+        bool same = chain && strcmp(hash, chain->text_sha256) == 0;
+        if (!chain || (first && !same)) continue;
         *path = files[i].path;
-        return chain;
+        if (same || !*hash) return chain;
+        first = chain;
     }
-    return NULL;
+    return first;
 }
 
 /* Its steps lie in its text, between characters. */
@@ -106,15 +113,16 @@ static ks_status find_chains(ks_shown *s, const ks_chains *files,
                     err));
     for (int64_t i = 0, end; i < s->steps.n_steps; i = end) {
         int32_t row = s->steps.chain[i];
+        const char *hash = s->steps.text_sha256[row];
         for (end = i; end < s->steps.n_steps && s->steps.chain[end] == row;)
             end++;
         ks_shown_chain *c = &s->at[s->n];
-        *c = (ks_shown_chain){.chain =
-                                  find(files, n_files, s->steps.id[row], &path),
-                              .first = i,
-                              .n = end - i};
+        *c = (ks_shown_chain){
+            .chain = find(files, n_files, s->steps.id[row], hash, &path),
+            .first = i,
+            .n = end - i};
         if (!c->chain) continue;
-        KS_TRY(check_chain(s, c, path, s->steps.text_sha256[row], err));
+        KS_TRY(check_chain(s, c, path, hash, err));
         judge(s, c);
         s->n++;
     }

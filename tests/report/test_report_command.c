@@ -287,6 +287,26 @@ Test(report_command, refuses_chains_that_were_not_probed) {
                      "none of its chains is in the files") != NULL);
 }
 
+/* Two models' chains of one problem have one id. */
+Test(report_command, tells_chains_of_one_id_apart_by_their_text) {
+    cr_assert(eq(int,
+                 line("sed 's/ so / zq /g' %s >other.jsonl; ! cmp -s "
+                      "other.jsonl %s; "
+                      "sed 's/\\[[^]]*\\]/[1,0]/g; s/^{/{\"text_sha256\":"
+                      "\"%064d\",/' %s >short.jsonl",
+                      f.chains, f.chains, 0, f.labels),
+                 0));
+    cr_expect(eq(int,
+                 line("$K report run --chains other.jsonl --chains %s --labels "
+                      "short.jsonl --labels %s --out report --no-pictures "
+                      "--chains-shown 30",
+                      f.chains, f.labels),
+                 0),
+              "%s", read_back("stderr"));
+    cr_expect(strstr(read_back("stdout"), "30 chains to read") != NULL);
+    cr_expect(strstr(read_back("report/index.html"), " zq ") == NULL);
+}
+
 Test(report_command, refuses_labels_of_other_steps) {
     cr_assert(eq(int,
                  line("sed '3s/\\[[^]]*\\]/[1,0]/g' %s >short.jsonl", f.labels),
