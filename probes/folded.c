@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "acts_format.h"
+#include "probes_read.h"
 
 /* ------------------------------------------------------------- from the file
  */
@@ -29,21 +29,9 @@ static ks_status get_layer(hid_t file, const char *path, const char *group,
                            const char *name, int rank, const hsize_t *one,
                            hsize_t at, float *out, ks_err *err) {
     char full[128];
-    hsize_t from[4] = {at, 0, 0, 0};
     snprintf(full, sizeof full, "%s/%s", group, name);
-    hid_t set = H5Dopen2(file, full, H5P_DEFAULT), space = -1;
-    hid_t memory = H5Screate_simple(rank, one, NULL);
-    if (set >= 0) space = H5Dget_space(set);
-    bool good =
-        space >= 0 && memory >= 0 &&
-        H5Sget_simple_extent_ndims(space) == rank &&
-        H5Sselect_hyperslab(space, H5S_SELECT_SET, from, NULL, one, NULL) >=
-            0 &&
-        H5Sselect_valid(space) > 0 &&
-        H5Dread(set, H5T_NATIVE_FLOAT, memory, space, H5P_DEFAULT, out) >= 0;
-    ks_status st = good ? KS_OK : ks__h5_fail(err, path, "read the weights");
-    ks__h5_drop(&memory);
-    ks__h5_drop(&space);
+    hid_t set = H5Dopen2(file, full, H5P_DEFAULT);
+    ks_status st = ks__probes_read_place(set, path, rank, one, at, out, err);
     ks__h5_drop(&set);
     return st;
 }
@@ -244,25 +232,31 @@ int ks__folded_shape(const ks_folded *f, int64_t shape[4]) {
     return n;
 }
 
+ks_status ks__about_json(const ks__about *a, json_t **out, ks_err *err) {
+    *out = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s}", "format",
+                     "keystep probe 1", "probe", a->probe, "model",
+                     a->model_name, "model_sha256", a->model_sha256, "context",
+                     a->context, "stream", ks_stream_name(a->stream),
+                     "position", ks_position_name(a->position), "layer",
+                     a->layer, "fits", a->fits, "score", a->score);
+    return *out ? KS_OK : ks_fail(err, KS_NOMEM, "out of memory for metadata");
+}
+
 ks_status ks__folded_metadata(const ks_folded *f, json_t **out, ks_err *err) {
-    ks_status st = KS_OK;
     char layer[32], which[96];
     snprintf(layer, sizeof layer, f->all_layers ? "all" : "%d", f->layer[0]);
-    if (f->each_fit)
-        snprintf(which, sizeof which, "each of %d seeds x %d folds", f->n_seeds,
-                 f->n_folds);
-    else
-        snprintf(which, sizeof which, "mean of %d seeds x %d folds", f->n_seeds,
-                 f->n_folds);
-    *out = json_pack(
-        "{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s}", "format",
-        "keystep probe 1", "probe", "l2", "model", f->model_name,
-        "model_sha256", f->model_sha256, "context", f->context, "stream",
-        ks_stream_name(f->stream), "position", ks_position_name(f->position),
-        "layer", layer, "fits", which, "score",
-        "activations . weight + bias, standardisation folded in; above 0: the "
-        "step is important");
-    KS_CHECK(*out, KS_NOMEM, "out of memory for metadata");
-done:
-    return st;
+    snprintf(which, sizeof which, "%s of %d seeds x %d folds",
+             f->each_fit ? "each" : "mean", f->n_seeds, f->n_folds);
+    const ks__about about = {
+        .probe = "l2",
+        .model_name = f->model_name,
+        .model_sha256 = f->model_sha256,
+        .context = f->context,
+        .stream = f->stream,
+        .position = f->position,
+        .layer = layer,
+        .fits = which,
+        .score = "activations . weight + bias, standardisation folded in; "
+                 "above 0: the step is important"};
+    return ks__about_json(&about, out, err);
 }

@@ -60,6 +60,13 @@ ks_status ks_export_onnx(const ks_folded *folded, const char *path, bool force,
                          ks_err *err);
 
 /* What goes beside the weights: an object of strings, new. Internal. */
+typedef struct ks__about {
+    const char *probe, *model_name, *model_sha256, *context;
+    ks_stream stream;
+    ks_position position;
+    const char *layer, *fits, *score; /* in words */
+} ks__about;
+ks_status ks__about_json(const ks__about *about, json_t **out, ks_err *err);
 ks_status ks__folded_metadata(const ks_folded *folded, json_t **out,
                               ks_err *err);
 /* Dimensions of weight (bias: all but the last) as above; how many. */

@@ -7,8 +7,7 @@
 
 #include "kinds_cells.h"
 
-/* Weights of a kind are kept while they take no more. */
-static const size_t MOST_WEIGHTS = (size_t)256 << 20;
+static const size_t MOST_WEIGHTS = (size_t)KS_KINDS_KEPT_MIB << 20;
 
 void ks_kinds_default(ks_kinds_options *o) {
     ks_err err;
@@ -355,10 +354,10 @@ static ks_status finish(job *j, ks_err *err) {
         KS_TRY(add_other(w, kind, &kind->probes[k], err));
     if (!kind->probes[0].param)
         ks_log(KS_LOG_INFO,
-               "probe: weights of %s at %s/%s take more than %zu MiB and are "
+               "probe: weights of %s at %s/%s take more than %d MiB and are "
                "not kept",
                kind->recipe->name, ks_stream_name(kind->stream),
-               ks_position_name(kind->position), MOST_WEIGHTS >> 20);
+               ks_position_name(kind->position), KS_KINDS_KEPT_MIB);
 done:
     return st;
 }

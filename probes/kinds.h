@@ -7,6 +7,10 @@
 #include "others.h"
 #include "published.h"
 
+/* Weights of a kind of a stream and position are kept while they take no more.
+ */
+enum { KS_KINDS_KEPT_MIB = 256 };
+
 typedef struct ks_kinds_options {
     int32_t n_recipes;
     ks_recipe recipes[KS_MOST_RECIPES];

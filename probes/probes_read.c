@@ -64,6 +64,25 @@ done:
     return st;
 }
 
+ks_status ks__probes_read_place(hid_t set, const char *path, int rank,
+                                const hsize_t *one, hsize_t at, float *out,
+                                ks_err *err) {
+    hsize_t from[H5S_MAX_RANK] = {at};
+    hid_t space = H5Dget_space(set);
+    hid_t memory = H5Screate_simple(rank, one, NULL);
+    bool good =
+        space >= 0 && memory >= 0 &&
+        H5Sget_simple_extent_ndims(space) == rank &&
+        H5Sselect_hyperslab(space, H5S_SELECT_SET, from, NULL, one, NULL) >=
+            0 &&
+        H5Sselect_valid(space) > 0 &&
+        H5Dread(set, H5T_NATIVE_FLOAT, memory, space, H5P_DEFAULT, out) >= 0;
+    ks_status st = good ? KS_OK : ks__h5_fail(err, path, "read the weights");
+    ks__h5_drop(&memory);
+    ks__h5_drop(&space);
+    return st;
+}
+
 /* n values as int32; *out is malloc'd, NULL: the data set is only checked. */
 static ks_status get_set(const reader *r, const char *group, const char *name,
                          H5T_class_t class, int rank, int64_t *want,

@@ -23,4 +23,10 @@ ks_status ks__probes_open_set(const ks__probes_file *file, const char *name,
                               H5T_class_t class, int rank, int64_t *want,
                               hid_t *set, ks_err *err);
 
+/* Place `at` of its first dimension as floats; one [rank]: its shape with 1 in
+ * front. */
+ks_status ks__probes_read_place(hid_t set, const char *path, int rank,
+                                const hsize_t *one, hsize_t at, float *out,
+                                ks_err *err);
+
 #endif

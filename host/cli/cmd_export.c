@@ -3,17 +3,24 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "../../probes/folded.h"
+#include "../../probes/folded_net.h"
 #include "cli.h"
 
-enum { KEY_FORMAT = KS_KEY_OWN, KEY_STREAM, KEY_POSITION, KEY_LAYER, KEY_FOLD };
+enum {
+    KEY_FORMAT = KS_KEY_OWN,
+    KEY_PROBE,
+    KEY_STREAM,
+    KEY_POSITION,
+    KEY_LAYER,
+    KEY_FOLD
+};
 
 typedef ks_status (*write_fn)(const ks_folded *folded, const char *path,
                               bool force, ks_err *err);
 
 typedef struct input {
     ks_cli_common common;
-    const char *probes, *format;
+    const char *probes, *format, *kind; /* kind NULL: l2 */
     ks_folded_options options;
     int stream, position; /* -1: not said */
     write_fn write;
@@ -31,6 +38,10 @@ static const struct {
 static const struct argp_option option_list[] = {
     {"format", KEY_FORMAT, "NAME", 0,
      "npz, safetensors or onnx (default: as --out ends)", 0},
+    {"probe", KEY_PROBE, "KIND", 0,
+     "l2 (default), or a kind that --probes trained, as lw-mlp or mlp:256x2, "
+     "which is written as ONNX",
+     0},
     {"stream", KEY_STREAM, "NAME", 0,
      "resid, attn or mlp (default: the one that there is)", 0},
     {"position", KEY_POSITION, "NAME", 0,
@@ -84,6 +95,8 @@ static void check(input *in, struct argp_state *state) {
         argp_error(state, "--format is npz, safetensors or onnx%s%s%s",
                    in->format ? ", got '" : ", or what --out ends in",
                    in->format ? in->format : "", in->format ? "'" : "");
+    if (in->kind && in->write != ks_export_onnx)
+        argp_error(state, "--probe %s is written as ONNX alone", in->kind);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -91,6 +104,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     switch (key) {
     case KEY_FORMAT:
         in->format = arg;
+        return 0;
+    case KEY_PROBE:
+        in->kind = strcmp(arg, "l2") == 0 ? NULL : arg;
         return 0;
     case KEY_STREAM:
         in->stream = name_at(arg, "stream", KS_N_STREAMS, stream_at, state);
@@ -153,21 +169,66 @@ done:
     return st;
 }
 
-static json_t *said(const input *in, const ks_folded *f) {
-    json_t *layers = json_array();
-    for (int32_t l = 0; l < f->n_layers; l++)
-        json_array_append_new(layers, json_integer(f->layer[l]));
-    return json_pack("{s:s,s:s,s:s,s:o,s:i,s:i,s:s}", "out", in->common.out,
-                     "stream", ks_stream_name(f->stream), "position",
-                     ks_position_name(f->position), "layers", layers,
-                     "features", (int)f->d, "fits", (int)f->n_fits, "fold",
-                     f->each_fit ? "all" : "mean");
+/* What was written, for people and for programs. */
+typedef struct said {
+    const char *probe;
+    const int32_t *layer; /* [n_layers] */
+    int32_t n_layers, columns;
+    int64_t features;
+} said;
+
+static void say(const input *in, const said *s, int32_t fits) {
+    bool each = in->options.each_fit;
+    const char *stream = ks_stream_name(in->options.stream),
+               *position = ks_position_name(in->options.position);
+    if (in->common.json) {
+        json_t *layers = json_array();
+        for (int32_t l = 0; l < s->n_layers; l++)
+            json_array_append_new(layers, json_integer(s->layer[l]));
+        ks_cli_print_json(json_pack(
+            "{s:s,s:s,s:s,s:s,s:o,s:I,s:i,s:s}", "out", in->common.out, "probe",
+            s->probe, "stream", stream, "position", position, "layers", layers,
+            "features", (json_int_t)s->features, "fits", (int)s->columns,
+            "fold", each ? "all" : "mean"));
+        return;
+    }
+    char layer[32];
+    snprintf(layer, sizeof layer, s->n_layers > 1 ? "%d layers" : "layer %d",
+             s->n_layers > 1 ? s->n_layers : s->layer[0]);
+    ks_log(KS_LOG_INFO, "%s: %s of %s at %s, %s, %s %d fits, %lld features",
+           in->common.out, s->probe, stream, position, layer,
+           each ? "each of" : "the mean of", fits, (long long)s->features);
+}
+
+static ks_status write_l2(const input *in, const char *probes, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_folded f = {0};
+    KS_TRY(ks_folded_read(&f, probes, &in->options, err));
+    KS_TRY(in->write(&f, in->common.out, in->common.force, err));
+    const said what = {"l2", f.layer, f.n_layers, f.n_fits, f.d};
+    say(in, &what, f.n_seeds * f.n_folds);
+done:
+    ks_folded_free(&f);
+    return st;
+}
+
+static ks_status write_net(const input *in, const char *probes, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_folded_net f = {0};
+    KS_TRY(ks_folded_net_read(&f, probes, in->kind, &in->options, err));
+    KS_TRY(ks_export_onnx_net(&f, in->common.out, in->common.force, err));
+    int32_t fits = f.n_seeds * f.n_folds;
+    const said what = {f.recipe.name, f.layer, f.n_layers,
+                       f.each_fit ? fits : 1, ks_folded_net_inputs(&f, 0)};
+    say(in, &what, fits);
+done:
+    ks_folded_net_free(&f);
+    return st;
 }
 
 static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     char *path = NULL;
-    ks_folded folded = {0};
     struct stat what;
     bool folder = stat(in->probes, &what) == 0 && S_ISDIR(what.st_mode);
     if (folder) KS_TRY(ks_path_join(&path, in->probes, "probes.h5", err));
@@ -177,23 +238,8 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(ks_refuse_overlap(uses, KS_COUNT(uses), err));
     KS_TRY(ks_refuse_existing(in->common.out, in->common.force, err));
     KS_TRY(choose_series(in, probes, err));
-    KS_TRY(ks_folded_read(&folded, probes, &in->options, err));
-    KS_TRY(in->write(&folded, in->common.out, in->common.force, err));
-    if (in->common.json) {
-        ks_cli_print_json(said(in, &folded));
-    } else {
-        char layer[32];
-        snprintf(layer, sizeof layer,
-                 folded.all_layers ? "%d layers" : "layer %d",
-                 folded.all_layers ? folded.n_layers : folded.layer[0]);
-        ks_log(KS_LOG_INFO, "%s: %s at %s, %s, %s %d fits, %d features",
-               in->common.out, ks_stream_name(folded.stream),
-               ks_position_name(folded.position), layer,
-               folded.each_fit ? "each of" : "the mean of",
-               folded.n_seeds * folded.n_folds, folded.d);
-    }
+    KS_TRY((in->kind ? write_net : write_l2)(in, probes, err));
 done:
-    ks_folded_free(&folded);
     free(path);
     return st;
 }
@@ -203,9 +249,10 @@ int ks_cmd_export(int argc, char **argv) {
         option_list,
         parse,
         "RUN|probes.h5 --out FILE",
-        "Writes linear probes for other programs, with standardisation folded "
-        "in: score = activations . weight + bias, above 0 for an important "
-        "step. RUN is a folder that keystep probe wrote.",
+        "Writes probes for other programs, with standardisation folded in: "
+        "linear ones, score = activations . weight + bias, or with --probe "
+        "networks; above 0 for an important step. RUN is a folder that "
+        "keystep probe wrote.",
         NULL,
         NULL,
         NULL};

@@ -29,6 +29,7 @@ typedef struct fixture {
     int8_t y[ROWS]; /* -1: null */
     int8_t hops[ROWS];
     int64_t spoiled; /* row + 1 that holds an infinity; 0: none */
+    float far;       /* what feature 3 lies around */
 } fixture;
 
 static inline float draw(uint64_t stream, uint64_t place) {
@@ -51,6 +52,7 @@ static inline void fill(const fixture *f, ks_position p, int32_t layer,
                      (uint64_t)((layer * ROWS + row) * WIDTH + j));
     if (p == KS_MEAN && layer == TELLING_LAYER)
         x[1] += f->y[row] == 1 ? 2.5f : -2.5f;
+    x[3] += f->far;
 }
 
 /* Chain c's steps, each 20 bytes; the word tells the label, "so" does not. */
@@ -155,9 +157,10 @@ static inline void write_chains(const fixture *f, const char *path) {
     fclose(file);
 }
 
-static inline void fixture_make(fixture *f) {
+static inline void fixture_make_far(fixture *f, float far) {
     ks_err err = {0};
     memset(f, 0, sizeof *f);
+    f->far = far;
     strcpy(f->dir, "/tmp/keystep-probe-XXXXXX");
     if (!mkdtemp(f->dir)) abort();
     snprintf(f->acts, sizeof f->acts, "%s/acts.h5", f->dir);
@@ -173,6 +176,10 @@ static inline void fixture_make(fixture *f) {
     }
     write_labels(f, f->labels);
     write_chains(f, f->chains);
+}
+
+static inline void fixture_make(fixture *f) {
+    fixture_make_far(f, 0);
 }
 
 static inline void fixture_free(fixture *f) {
