@@ -170,6 +170,7 @@ static ks_status dense(work *w, const char *name, const char *note,
     float *x = NULL;
     ks_baseline *b;
     KS_TRY(ks__baseline_add(w, name, note, &b, err));
+    b->looks_ahead = features == relative_features;
     KS_TRY(ks_alloc(&x, (size_t)(w->d->n * n_features), sizeof *x, name, err));
     for (int64_t i = 0; i < w->d->n; i++) features(w, i, x + i * n_features);
     KS_TRY(ks__baseline_fit(w, b, x, n_features, err));
@@ -215,6 +216,7 @@ static ks_status surface(work *w, const char *name, const char *note,
     ks_baseline *b;
     KS_TRY(ks__baseline_add(w, name, note, &b, err));
     b->reads_text = true;
+    b->looks_ahead = set != KS_SURFACE_KNOWN;
     KS_TRY(ks_alloc(&x, (size_t)(d->n * n_features), sizeof *x, name, err));
     KS_TRY(ks_surface_features(d, set, w->options->nest.threads, x, err));
     KS_TRY(ks__baseline_fit(w, b, x, n_features, err));

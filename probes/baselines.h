@@ -14,6 +14,7 @@ typedef struct ks_baseline {
     const char *note; /* one sentence: what it is and knows */
     char *said;       /* a note of its own, owned; or NULL */
     bool reads_text;  /* the step's words */
+    bool looks_ahead; /* at what is not there when the step is written */
     float *score;     /* [n] mean over seeds */
     double *strength; /* [fits] chosen in the training folds; NULL: no fit */
     float *by_seed;   /* [n_seeds, n] with strength */

@@ -341,6 +341,34 @@ Test(claims, verdicts_follow_the_rule) {
     cr_expect(eq(int, ks_verdict_of(none, NAN, 0, 0), KS_UNDECIDED));
 }
 
+/* Whatever leaves the least difference decides, but for what knows the chain's
+ * length before the chain has one. */
+Test(analyses, text_that_is_not_there_yet_decides_nothing) {
+    static const struct {
+        const char *name;
+        bool decides;
+    } readers[] = {{"surface as published", false},
+                   {"relative position", false},
+                   {"surface", true},
+                   {"TF-IDF prefix", true}};
+    options.no_text = false;
+    run();
+    cr_expect(strstr(claim("text")->rule, "when the step is written") != NULL,
+              "%s", claim("text")->rule);
+    for (size_t k = 0; k < KS_COUNT(readers); k++) {
+        int32_t b = 0;
+        while (strcmp(evaluation.baselines.at[b].name, readers[k].name) != 0)
+            cr_assert(lt(int, ++b, evaluation.baselines.n));
+        ks_gain *gain = ks__evaluation_gain(&evaluation, b, 0), was = *gain;
+        gain->points = (ks_interval){-0.9, -0.95, -0.85};
+        ks_claims_of(&evaluation.claims, &evaluation);
+        bool decided = claim("text")->figure.value < -0.89;
+        cr_expect(decided == readers[k].decides, "%s: %s", readers[k].name,
+                  claim("text")->what);
+        *gain = was;
+    }
+}
+
 Test(analyses, claims_are_what_was_planted) {
     options.no_text = false;
     run();
