@@ -78,8 +78,8 @@ static ks_status layer_rows(const ks_evaluation *r, ks_stream stream,
     if (!(row = ks__grid_row(t, err))) return KS_NOMEM;
     snprintf(row[0], KS_TEXT_CELL, "best *");
     for (int32_t k = 0; k < n; k++)
-        ks__cell_interval(row[k + 1], s[k].metrics[KS_BALANCED_ACCURACY],
-                          false);
+        ks__cell_judged(row[k + 1], s[k].metrics[KS_BALANCED_ACCURACY], false,
+                        s[k].p_holm);
     if (!(row = ks__grid_row(t, err))) return KS_NOMEM;
     snprintf(row[0], KS_TEXT_CELL, "chosen");
     for (int32_t k = 0; k < n; k++) chosen_cell(row[k + 1], &s[k], n_fits);
@@ -121,9 +121,10 @@ static ks_status write_layers(const ks_evaluation *r, bool markdown,
         "* the layer with the least loss on inner parts of the training "
         "folds, chosen\nanew for every fold; test rows were read once. "
         "ns: not significant at 5%% by a\ntest of whether steps of a "
-        "chain are told apart, after Holm over the\nlayers. Permuted labels: "
-        "training labels permuted within folds, %d times, on\nthe layer "
-        "chosen most: mean [95%% of the permutations].\n\n",
+        "chain are told apart, after Holm over the\nlayers (best *: over "
+        "positions and streams). Permuted labels: training labels\npermuted "
+        "within folds, %d times, on the layer chosen most: mean [95%% of "
+        "the\npermutations].\n\n",
         KS_PERMUTATIONS));
 done:
     free(t.at);
@@ -190,13 +191,14 @@ static ks_status write_rivals(const ks_evaluation *r, bool markdown,
                 ks_grid_find(&r->rivals[i].grid, r->grid.series[k].stream,
                              r->grid.series[k].position);
             if (s)
-                ks__cell_interval(row[k + 1], s->metrics[KS_BALANCED_ACCURACY],
-                                  false);
+                ks__cell_judged(row[k + 1], s->metrics[KS_BALANCED_ACCURACY],
+                                false, s->p_holm);
             else
                 snprintf(row[k + 1], KS_TEXT_CELL, "not there");
         }
     }
     KS_TRY(ks__grid_write(&t, markdown, out, err));
+    KS_TRY(ks_str_printf(out, err, "ns: as of best * above.\n\n"));
 done:
     free(t.at);
     return st;

@@ -49,6 +49,45 @@ static int count(const char *in, const char *what) {
     return n;
 }
 
+/* Of a row of table.md that begins so, cell c: does it end in "ns"? */
+static bool marked(const char *row, int c) {
+    const char *at = strstr(read_back("out/table.md"), row);
+    cr_assert(at != NULL, "%s", row);
+    for (at += strlen(row); c >= 0; c--) at = strchr(at, '|') + 1;
+    const char *end = strchr(at, '|');
+    while (end[-1] == ' ') end--;
+    return strncmp(end - 3, " ns", 3) == 0;
+}
+
+/* What is found in noise is marked, in the row of the chosen layers, too. */
+Test(probe_command, chosen_layers_are_judged_like_layers) {
+    char arguments[512], row[64];
+    snprintf(arguments, sizeof arguments,
+             "--strengths 0.1 --analyses none --baseline-acts 'same=%s' "
+             "--out %s",
+             f.acts, f.out);
+    cr_assert(eq(int, run(arguments), 0), "%s", read_back("stderr"));
+    json_t *summary = json_loads(read_back("out/summary.json"), 0, NULL);
+    json_t *probes = json_object_get(summary, "probes"), *one, *layer;
+    size_t k, l;
+    bool seen[2] = {false, false};
+    json_array_foreach(probes, k, one) {
+        double p = json_number_value(
+            json_object_get(json_object_get(one, "best"), "p_holm"));
+        bool noise = p >= 0.05;
+        seen[noise] = true;
+        cr_expect(marked("\n| best * ", (int)k) == noise, "%zu: %g", k, p);
+        cr_expect(marked("\n| same ", (int)k) == noise, "%zu: %g", k, p);
+        json_array_foreach(json_object_get(one, "layers"), l, layer) {
+            p = json_number_value(json_object_get(layer, "p_holm"));
+            snprintf(row, sizeof row, "\n| %zu ", l);
+            cr_expect(marked(row, (int)k) == (p >= 0.05), "%zu: %g", l, p);
+        }
+    }
+    cr_expect(seen[0] && seen[1]);
+    json_decref(summary);
+}
+
 Test(probe_command, writes_tables_and_files) {
     char arguments[512];
     snprintf(arguments, sizeof arguments,
