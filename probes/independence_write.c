@@ -43,7 +43,7 @@ static ks_status write_removed(const ks_independence *in, const ks_grid *grid,
     ks_text_grid t = {.n_columns = 4};
     ks_text_cell *row = ks__grid_row(&t, err);
     KS_CHECK(row, KS_NOMEM, "out of memory for a table");
-    static const char *const names[] = {"surface taken out", "layer",
+    static const char *const names[] = {"surface taken out", KS_MOST_FOLDS,
                                         "balanced, %", "minus as it is"};
     for (int c = 0; c < 4; c++) snprintf(row[c], KS_TEXT_CELL, "%s", names[c]);
     for (int32_t k = 0; k < in->n_series; k++)

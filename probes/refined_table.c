@@ -64,7 +64,7 @@ static ks_status sparse(const ks_evaluation *r, bool markdown, ks_str *out,
                           "not 0, and balanced accuracy, %"));
     snprintf(row[0], KS_TEXT_CELL, "lambda / largest");
     for (int32_t k = 0; k < n; k++)
-        snprintf(row[k + 1], KS_TEXT_CELL, "%s/%s, layer %d",
+        snprintf(row[k + 1], KS_TEXT_CELL, "%s/%s, layer %d (most folds)",
                  ks_stream_name(r->grid.series[k].stream),
                  ks_position_name(r->grid.series[k].position),
                  r->refined.sparse[k].layer);
@@ -100,9 +100,15 @@ done:
 static ks_status attention(const ks_evaluation *r, bool markdown, ks_str *out,
                            ks_err *err) {
     ks_status st = KS_OK;
-    static const char *const names[] = {
-        "series", "layer",   "attention, %",    "L2 of the mean, %",
-        "minus",  "entropy", "first / last, %", "one token, %"};
+    const char *const names[] = {
+        "series",
+        r->options->refined.attention_all ? "layer" : KS_MOST_FOLDS,
+        "attention, %",
+        "L2 of the mean, %",
+        "minus",
+        "entropy",
+        "first / last, %",
+        "one token, %"};
     ks_text_grid t = {.n_columns = 8};
     ks_text_cell *row;
     KS_TRY(

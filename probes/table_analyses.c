@@ -90,7 +90,7 @@ done:
 static ks_status selectivity(const ks_evaluation *r, bool markdown, ks_str *out,
                              ks_err *err) {
     ks_status st = KS_OK;
-    static const char *const names[] = {"series", "layer", "real, %",
+    static const char *const names[] = {"series", KS_MOST_FOLDS, "real, %",
                                         "control, %", "selectivity"};
     ks_text_grid t = {.n_columns = 5};
     ks_text_cell *row;

@@ -8,6 +8,9 @@
 
 enum { KS_TEXT_CELL = 56 };
 
+/* Heading of a layer that stands for several: each outer fold has its own. */
+#define KS_MOST_FOLDS "layer (most folds)"
+
 typedef char ks_text_cell[KS_TEXT_CELL];
 
 /* Rows of cells; the first is the heading. at is freed by its owner. */

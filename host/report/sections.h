@@ -28,6 +28,9 @@ void ks__section_transfer(ks_report *r, const ks_runs *runs);
 /* ------------------------------------------------------------ in all of them
  */
 
+/* Column of a layer that stands for several: each outer fold has its own. */
+#define KS_MOST_FOLDS "layer (most folds)"
+
 /* "WHAT" of one run, "WHAT: NAME" of several. */
 const char *ks__of_run(ks_report *r, const ks_runs *runs, size_t run,
                        const char *what);

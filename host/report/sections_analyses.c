@@ -187,7 +187,7 @@ static void selectivity(ks_report *r, const ks_runs *runs) {
               "each step's text. selectivity: real minus control.";
     ks__run_column(t, runs);
     ks__column(t, KS_COLUMN_TEXT, "position");
-    ks__column(t, KS_COLUMN_WHOLE, "layer");
+    ks__column(t, KS_COLUMN_WHOLE, KS_MOST_FOLDS);
     ks__column(t, KS_COLUMN_PERCENT, "real, %");
     ks__column(t, KS_COLUMN_PERCENT, "control, %");
     ks__column(t, KS_COLUMN_POINTS, "selectivity, points");
@@ -353,7 +353,7 @@ void ks__section_surface(ks_report *r, const ks_runs *runs) {
 
 static void learning(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_column_spec columns[] = {
-        {"layer", "layer", KS_COLUMN_WHOLE, true},
+        {KS_MOST_FOLDS, "layer", KS_COLUMN_WHOLE, true},
         {"problems, mean over folds", "problems", KS_COLUMN_WHOLE, false},
         {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT,
          false}};

@@ -83,7 +83,7 @@ static void cosine_table(ks_report *r, const ks_runs *runs) {
 
 static void sparse(ks_report *r, const ks_runs *runs, size_t run) {
     static const ks_column_spec columns[] = {
-        {"layer", "layer", KS_COLUMN_WHOLE, true},
+        {KS_MOST_FOLDS, "layer", KS_COLUMN_WHOLE, true},
         {"dimensions", "dimensions", KS_COLUMN_COUNT, false},
         {"balanced accuracy, %", "balanced_accuracy", KS_COLUMN_PERCENT, false},
         {"lead of the chosen strength, points", "chosen_minus_this",
@@ -128,7 +128,7 @@ static void needed_table(ks_report *r, const ks_runs *runs) {
               "of its lead includes 0.";
     ks__run_column(t, runs);
     ks__column(t, KS_COLUMN_TEXT, "position");
-    ks__column(t, KS_COLUMN_WHOLE, "layer");
+    ks__column(t, KS_COLUMN_WHOLE, KS_MOST_FOLDS);
     ks__column(t, KS_COLUMN_PERCENT, "chosen strength, balanced accuracy, %");
     ks__column(t, KS_COLUMN_COUNT, "needed");
     for (size_t run = 0; run < runs->n; run++) {
@@ -151,10 +151,12 @@ static void attention(ks_report *r, const ks_runs *runs) {
     size_t i;
     ks_report_table *t =
         ks__table(r, "attention", "Probes that weigh a step's tokens");
-    t->note = "mean: the L2 probe of the same layer's mean over the step, on "
-              "the same rows. first token, last token: the share of the weight "
-              "that they get; even: what one token would get if all had the "
-              "same. entropy: of the weights, 1 where they are even, 0 where "
+    t->note = "layer: the one that most folds chose, each fold on its own; "
+              "with attention:all each layer in turn. mean: the L2 "
+              "probe of the same layer's mean over the step, on the same rows. "
+              "first token, last token: the share of the weight that they get; "
+              "even: what one token would get if all had the same. entropy: of "
+              "the weights, 1 where they are even, 0 where "
               "one token has all.";
     ks__run_column(t, runs);
     ks__column(t, KS_COLUMN_TEXT, "stream");

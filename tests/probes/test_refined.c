@@ -490,6 +490,9 @@ Test(refined, tables_name_all_that_was_asked_for) {
         "Attention over a step's tokens", "Score \"depth\" from activations"};
     for (size_t k = 0; k < KS_COUNT(titles); k++)
         cr_expect(strstr(text.data, titles[k]) != NULL, "%s", titles[k]);
+    /* a layer that is most folds' choice and not all of a figure */
+    cr_expect(strstr(text.data, "resid/mean, layer 2 (most folds) |") != NULL);
+    cr_expect(strstr(text.data, "| layer (most folds) | attention") != NULL);
     cr_expect(strstr(text.data, "- LDA: ") &&
               !strstr(text.data, "mean diff: "));
     ks_str_free(&text);

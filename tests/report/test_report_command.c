@@ -103,6 +103,26 @@ Test(report_command, texts_as_published) {
     cr_expect(strstr(table, "TF-IDF,4321,") != NULL, "%s", table);
 }
 
+/* Where each fold has its own layer the one that is named is most folds'. */
+Test(report_command, layers_of_most_folds) {
+    static const char *const names[] = {"selectivity", "learning", "sparse",
+                                        "needed"};
+    cr_assert(eq(int,
+                 line("$K report %s/report/full --out report --no-pictures",
+                      KS_TEST_DATA),
+                 0),
+              "%s", read_back("stderr"));
+    for (size_t k = 0; k < KS_COUNT(names); k++) {
+        char name[64];
+        snprintf(name, sizeof name, "report/tables/%s.csv", names[k]);
+        cr_expect(strstr(read_back(name), ",layer (most folds),") != NULL, "%s",
+                  text);
+    }
+    cr_expect(strstr(read_back("report/report.md"),
+                     "layer: the one that most folds chose, each fold on its "
+                     "own; with attention:all each layer in turn.") != NULL);
+}
+
 Test(report_command, the_same_bytes_again) {
     cr_assert(eq(int,
                  line("$K report run --chains %s --out report && "
