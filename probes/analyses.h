@@ -103,6 +103,13 @@ ks_status ks_layer_transfer_run(ks_layer_transfer *out,
 ks_status ks_layers_needed_run(ks_layers_needed *out,
                                const ks_analysis_input *in,
                                const ks_series *series, ks_err *err);
+/* Bytes that they take of a series of so many layers, x: one of them as the
+ * file has it, and those of their results, which stay. */
+size_t ks_layer_transfer_bytes(const ks_l2_source *x, int32_t n_cells);
+size_t ks_layer_transfer_kept(int32_t n_cells);
+size_t ks_layers_needed_bytes(const ks_folds *folds, int32_t n_cells,
+                              int threads);
+size_t ks_layers_needed_kept(const ks_folds *folds, int32_t n_cells);
 /* For each outer fold on the layer that it chose; fits and unconverged are
  * added to. A control whose training folds hold one class alone has NaN. */
 ks_status ks_selectivity_run(ks_selectivity *out, const ks_analysis_input *in,

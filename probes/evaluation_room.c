@@ -1,6 +1,8 @@
 /* evaluation_room.c - see evaluation_room.h. */
 #include "evaluation_room.h"
 
+#include <omp.h>
+
 #include "baselines_state.h"
 #include "layer.h"
 #include "ridge.h"
@@ -45,6 +47,34 @@ static void add_grids(work *w, bool share) {
     w->kept += ks_grid_kept(r->dataset->acts, &r->folds, w->grid);
     for (int32_t i = 0; i < r->n_rivals; i++)
         w->kept += ks_grid_kept(r->rivals[i].file, &r->folds, &mine);
+}
+
+/* Scores of all layers; their fits, which are those of one layer at a time,
+ * take no more than the grid's. */
+static ks_status add_analyses(work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_folds *f = &w->r->folds;
+    uint32_t which = w->r->options->analyses;
+    int threads =
+        w->grid->nest.threads ? w->grid->nest.threads : omp_get_max_threads();
+    for (int32_t k = 0; k < w->n_shapes; k++) {
+        int32_t n = w->shapes[k].n_cells;
+        if (which >> KS_LAYER_TRANSFER & 1)
+            KS_TRY(add(w, ks_layer_transfer_bytes(&w->x, n),
+                       ks_layer_transfer_kept(n),
+                       "probes of a layer on other layers",
+                       "fewer --layers, or leave layer-transfer out of "
+                       "--analyses",
+                       err));
+        if (which >> KS_LAYERS_NEEDED & 1)
+            KS_TRY(add(w, ks_layers_needed_bytes(f, n, threads),
+                       ks_layers_needed_kept(f, n), "probes of several layers",
+                       "fewer --layers, --seeds or --threads, or leave "
+                       "layers-needed out of --analyses",
+                       err));
+    }
+done:
+    return st;
 }
 
 static ks_status add_text(work *w, ks_err *err) {
@@ -130,6 +160,7 @@ ks_status ks__evaluation_room(const ks_evaluation *evaluation,
     if (!grid->room.limit || grid->nest.dev) return KS_OK;
     w.n_shapes = ks_grid_shapes(r->dataset->acts, grid, w.shapes);
     add_grids(&w, share);
+    if (!share) KS_TRY(add_analyses(&w, err));
     if (!share) KS_TRY(add_text(&w, err));
     KS_TRY(add_kinds(&w, share, err));
     if (!share) KS_TRY(add_refined(&w, err));

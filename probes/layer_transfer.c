@@ -91,6 +91,19 @@ done:
     return st;
 }
 
+size_t ks_layer_transfer_bytes(const ks_l2_source *x, int32_t n_cells) {
+    size_t n = (size_t)x->n, d = (size_t)x->d, cells = (size_t)n_cells;
+    size_t piece = ks_type_row_bytes(x->type, x->d) +
+                   (d + cells) * sizeof(float); /* raw, x, margin of a row */
+    return n * (2 * sizeof(int64_t) + sizeof(float)) +
+           cells * (n * sizeof(double) + d * sizeof(float)) +
+           KS_MIN(PIECE, n) * piece;
+}
+
+size_t ks_layer_transfer_kept(int32_t n_cells) {
+    return (size_t)n_cells * (size_t)n_cells * sizeof(double);
+}
+
 ks_status ks_layer_transfer_run(ks_layer_transfer *out,
                                 const ks_analysis_input *in,
                                 const ks_series *series, ks_err *err) {

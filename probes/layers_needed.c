@@ -289,13 +289,41 @@ done:
     return st;
 }
 
+/* Subsets of 1, 2, .. layers; all of them are one more size. */
+static int32_t subsets_of(int32_t n_cells) {
+    return KS_MIN(KS_MOST_NEEDED, n_cells - 1);
+}
+
+static size_t model_bytes(int64_t n, size_t k) {
+    size_t p = k + 1;
+    return (size_t)n * sizeof(double) +
+           p * (sizeof(int32_t) + (3 + p) * sizeof(double));
+}
+
+size_t ks_layers_needed_bytes(const ks_folds *f, int32_t n_cells, int threads) {
+    size_t n = (size_t)f->n, cells = (size_t)n_cells;
+    size_t sizes = (size_t)subsets_of(n_cells) + 1;
+    size_t of_rows = n * (cells * sizeof(float) + 1) + cells * sizeof(double);
+    size_t models = model_bytes(f->n, cells) +
+                    (size_t)KS_MIN(threads, n_cells) *
+                        model_bytes(f->n, KS_MIN(KS_MOST_NEEDED, cells));
+    return sizes * n * sizeof(double) + of_rows + models;
+}
+
+size_t ks_layers_needed_kept(const ks_folds *f, int32_t n_cells) {
+    size_t fits = (size_t)f->n_seeds * (size_t)f->n_folds;
+    size_t sizes = (size_t)subsets_of(n_cells) + 1;
+    return (size_t)f->n * sizeof(float) +
+           sizes * fits * KS_MOST_NEEDED * sizeof(int32_t);
+}
+
 ks_status ks_layers_needed_run(ks_layers_needed *out,
                                const ks_analysis_input *in,
                                const ks_series *series, ks_err *err) {
     ks_status st = KS_OK;
     work w = {.in = in, .series = series, .out = out};
     int32_t n_fits = series->cells[0].nest.n_fits,
-            few = KS_MIN(KS_MOST_NEEDED, series->n_cells - 1);
+            few = subsets_of(series->n_cells);
     size_t n = (size_t)in->folds->n;
     KS_CHECK(series->n_cells <= MOST, KS_LIMIT,
              "%d layers; subsets are chosen among at most %d", series->n_cells,

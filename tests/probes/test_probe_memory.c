@@ -193,20 +193,32 @@ static void expect_bound(const char *what, const char *line, long least,
                  "%s: other files", what);
 }
 
+/* What a line says to need at least that is refused that much: "14M". */
+static void told_least(const char *line, const char *given, const char *what,
+                       char limit[16]) {
+    char command[512];
+    snprintf(command, sizeof command, "%s --memory %s --out o 2>said", line,
+             given);
+    cr_expect_eq(run(command), 1);
+    cr_expect_eq(run("test $(wc -l <said) = 1 && test ! -e o"), 0);
+    snprintf(command, sizeof command,
+             "sed -n 's/.*: %s need at least \\([0-9]*M\\).*/\\1/p' %s/said "
+             "| tr -d '\\n'",
+             what, folder);
+    cr_assert_eq(shell_run(command, limit, 16), 0);
+    if (!*limit) run("cat said >&2");
+    cr_assert(strtol(limit, NULL, 10) > strtol(given, NULL, 10), "%s", what);
+}
+
 /* What is too little is told with the least; that is enough. */
 static void layer_of_twice_the_limit(void) {
     long least = peak("$P --acts small.h5 --out tiny >/dev/null");
     long whole = peak("$P --acts big.h5 --out whole >/dev/null");
-    cr_expect_eq(run("$P --acts big.h5 --memory 2M --out o 2>said"), 1);
-    cr_expect_eq(run("test $(wc -l <said) = 1 && test ! -e o"), 0);
-    char command[192], limit[16];
-    snprintf(command, sizeof command,
-             "sed -n 's/.*: probes of 64000 steps x 320 features need at least "
-             "\\([0-9]*M\\)$/\\1/p' %s/said | tr -d '\\n'",
-             folder);
-    cr_assert_eq(shell_run(command, limit, sizeof limit), 0);
+    char limit[16];
+    told_least("$P --acts big.h5", "18M",
+               "probes of 64000 steps x 320 features", limit);
     long most = strtol(limit, NULL, 10);
-    cr_assert(most > 2 && most <= MOST, "%s", limit);
+    cr_assert(most <= MOST, "%s", limit);
     cr_expect(whole - least > 2 * most << 10, "%ld KiB beside %ld", whole,
               least);
     expect_bound("grid", "$P --acts big.h5", least, whole, limit);
@@ -271,12 +283,37 @@ Test(probe_memory, every_part_holds_the_limit) {
         expect_bound(options, line, least, whole, parts[i].limit);
         /* told ahead of the grid */
         snprintf(all, sizeof all,
-                 "%s --memory 4M --out o 2>said; test $? = 1 && test ! -e o && "
-                 "test $(wc -l <said) = 1 && "
+                 "%s%s --memory 4M --out o 2>said; test $? = 1 && "
+                 "test ! -e o && test $(wc -l <said) = 1 && "
                  "grep -q -- 'need at least [0-9]*M; fewer ' said",
-                 line);
+                 line, strstr(options, "--analyses") ? "" : " --analyses none");
         cr_expect_eq(run(all), 0, "%s", options);
         run("cat said >&2");
+    }
+}
+
+/* Scores of twelve layers: of what an analysis takes a layer is the least. */
+Test(probe_memory, scores_of_all_layers_are_counted) {
+    static const shape many = {"many.h5", 3200, 16, 12, 0},
+                       few = {"few.h5", 20, 16, 12, 0};
+    static const struct {
+        const char *analysis, *what;
+    } parts[] = {{"layer-transfer", "probes of a layer on other layers"},
+                 {"layers-needed", "probes of several layers"}};
+    make_files(&few, &many);
+    for (size_t i = 0; i < KS_COUNT(parts); i++) {
+        char line[128], all[192], limit[16];
+        snprintf(all, sizeof all,
+                 "$P --acts few.h5 --analyses %s --out tiny >/dev/null",
+                 parts[i].analysis);
+        long least = peak(all);
+        cr_expect_eq(run("rm -r tiny"), 0);
+        snprintf(line, sizeof line, "$P --acts many.h5 --analyses %s",
+                 parts[i].analysis);
+        snprintf(all, sizeof all, "%s --out whole >/dev/null", line);
+        long whole = peak(all);
+        told_least(line, "2M", parts[i].what, limit);
+        expect_bound(parts[i].analysis, line, least, whole, limit);
     }
 }
 
