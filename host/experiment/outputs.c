@@ -145,8 +145,7 @@ bool ks_exp_shard_is_there(const ks_exp_run *run, const ks_exp_task *task) {
 /* A line that is wrong is the command's to refuse. */
 static bool has_steps(const char *line) {
     json_t *chain = json_loads(line, 0, NULL);
-    bool has =
-        !chain || json_array_size(json_object_get(chain, "steps")) > 0;
+    bool has = !chain || json_array_size(json_object_get(chain, "steps")) > 0;
     json_decref(chain);
     return has;
 }
