@@ -95,6 +95,10 @@ void ks_join_word(char *out, size_t n, const char *list, const char *word) {
     if (!there) snprintf(out + at, n - at, "+%s", word);
 }
 
+const char *ks_plural(size_t n) {
+    return n == 1 ? "" : "s";
+}
+
 ks_status ks_str_add(ks_str *s, const char *bytes, size_t n, ks_err *err) {
     if (n > SIZE_MAX - s->length - 1)
         return ks_fail(err, KS_NOMEM, "a string of %zu + %zu bytes", s->length,

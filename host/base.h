@@ -67,6 +67,9 @@ void ks_str_free(ks_str *s);
  * list. */
 void ks_join_word(char *out, size_t n, const char *list, const char *word);
 
+/* What a noun has behind it: "%zu step%s". */
+const char *ks_plural(size_t n);
+
 /* ------------------------------------------------------------------- files */
 
 /* A whole file mapped read-only. data is NULL for an empty file. */

@@ -360,10 +360,6 @@ static ks_status take_shard(ks_capture_job *job, ks_err *err) {
     while (begin < n && (size_t)job->steps[begin].chain < job->first) begin++;
     end = begin;
     while (end < n && (size_t)job->steps[end].chain < job->end) end++;
-    KS_CHECK(begin < end, KS_USAGE,
-             "%s: none of the chains %zu to %zu, shard %d/%d, has a step; "
-             "fewer shards are larger",
-             job->options.chains, job->first + 1, job->end, shard.k, shard.n);
     job->n_steps = end - begin;
     memmove(job->steps, job->steps + begin, job->n_steps * sizeof *job->steps);
     for (size_t i = 0; i < job->n_steps; i++)
@@ -482,24 +478,44 @@ done:
     return st;
 }
 
+/* A file of no step is none, so shares are cut over the chains that have one:
+ * the others go with the one ahead of them, the first ones with the first. */
+static ks_status cut_share(ks_capture_job *job, ks_err *err) {
+    ks_status st = KS_OK;
+    size_t n = 0, begin, end;
+    for (size_t c = 0; c < job->chains.n; c++)
+        n += job->chains.at[c].n_steps > 0;
+    KS_CHECK(n > 0, KS_FORMAT,
+             "%s: no chain has a step; keystep "
+             "split cuts chains into steps",
+             job->options.chains);
+    KS_TRY(ks_shard_range(job->options.shard, n, job->options.chains,
+                          "chains with a step", &begin, &end, err));
+    job->first = 0;
+    job->end = job->chains.n;
+    n = 0;
+    for (size_t c = 0; c < job->chains.n; c++) {
+        if (job->chains.at[c].n_steps == 0) continue;
+        if (n == begin && n > 0) job->first = c;
+        if (n == end) job->end = c;
+        n++;
+    }
+done:
+    return st;
+}
+
 ks_status ks__capture_plan(ks_capture_job *job, ks_err *err) {
     ks_status st = KS_OK;
     ks_tokens tokens = {0};
     ks_str text = {0};
     KS_TRY(read_inputs(job, err));
-    KS_TRY(ks_shard_range(job->options.shard, job->chains.n,
-                          job->options.chains, "chains", &job->first, &job->end,
-                          err));
+    KS_TRY(cut_share(job, err));
     for (size_t c = 0; c < job->chains.n; c++) {
         if (job->options.context_none)
             KS_TRY(plan_lone_steps(job, (int32_t)c, &tokens, err));
         else
             KS_TRY(plan_chain(job, (int32_t)c, &text, &tokens, err));
     }
-    KS_CHECK(job->n_steps > 0, KS_FORMAT,
-             "%s: no chain has a step; keystep "
-             "split cuts chains into steps",
-             job->options.chains);
     KS_TRY(fill_spec(job, err));
     KS_TRY(plan_batches(job, err));
     fill_cost(job);

@@ -94,12 +94,13 @@ ks_status ks_plan_find_shape(const char *name, ks_plan_shape *out,
     ks_status st = KS_OK;
     json_t *list = NULL;
     const json_t *o;
-    *out = (ks_plan_shape){.source = "the model's public config.json"};
+    *out = (ks_plan_shape){0};
     KS_TRY(find(ks__plan_models, "model", name, &list, &o, err));
     const json_t *experts = json_object_get(o, "experts");
     const json_t *windowed = json_object_get(o, "windowed");
     const json_t *weights = json_object_get(o, "weights");
     take_text(out->name, sizeof out->name, o, "name");
+    take_text(out->source, sizeof out->source, o, "source");
     out->layers = number(o, "layers");
     out->d = number(o, "d");
     out->heads = number(o, "heads");

@@ -22,7 +22,7 @@ static ks_status make_folds(ks_evaluation *r, ks_err *err) {
              "%s: its labelled steps are of %d problem%s; %d folds by problem "
              "need at least as many",
              o->paths.labels ? o->paths.labels : o->paths.acts, d->n_groups,
-             d->n_groups == 1 ? "" : "s", o->n_folds);
+             ks_plural((size_t)d->n_groups), o->n_folds);
     ks_split_input input = {.n = d->n,
                             .y = d->y,
                             .group = d->group,

@@ -61,7 +61,7 @@ static ks_status make_folds(work *w, ks_err *err) {
     KS_CHECK(d->n_groups >= of->n_folds, KS_MISMATCH,
              "score \"%s\" is there for steps of %d problem%s; %d folds by "
              "problem need at least as many",
-             g->name, d->n_groups, d->n_groups == 1 ? "" : "s", of->n_folds);
+             g->name, d->n_groups, ks_plural((size_t)d->n_groups), of->n_folds);
     KS_TRY(ks_alloc(&high, (size_t)d->n, 1, "folds", err));
     KS_TRY(ks_alloc(&g->fold, (size_t)(of->n_seeds * d->n), 1, "folds", err));
     for (int64_t i = 0; i < d->n; i++) high[i] = g->target[i] > 0.5;

@@ -102,8 +102,8 @@ static json_t *inputs_of(json_t *run) {
 }
 
 static json_t *made_by(const char *folder, json_t *run) {
-    json_t *all = json_object(), *stages = ks_cli_run_stages(folder, run), *s;
-    json_t *programs = json_array();
+    json_t *all = json_object(), *programs = json_array(), *s;
+    json_t *stages = ks_cli_run_stages(folder, run, NULL);
     size_t i, k;
     json_array_foreach(stages, i, s) {
         json_t *program = json_object_get(s, "program"), *seen;

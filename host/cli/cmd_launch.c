@@ -154,10 +154,6 @@ done:
     return st;
 }
 
-static const char *plural(size_t n) {
-    return n == 1 ? "" : "s";
-}
-
 static void tell_unit(void *user, const ks_launch *l, const ks_launch_unit *u) {
     const input *in = user;
     const char *id = l->run->plan.stages[u->stage].id;
@@ -170,8 +166,8 @@ static void tell_unit(void *user, const ks_launch *l, const ks_launch_unit *u) {
     if (!u->submit) return;
     printf("%lld %s%s", u->id, id, part);
     if (u->part == KS_JOB_SHARDS)
-        printf(", %d shards in %zu job%s", u->shards, u->n_tasks,
-               plural(u->n_tasks));
+        printf(", %d shard%s in %zu job%s", u->shards,
+               ks_plural((size_t)u->shards), u->n_tasks, ks_plural(u->n_tasks));
     putchar('\n');
     fflush(stdout);
 }

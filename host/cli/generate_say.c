@@ -31,10 +31,6 @@ static size_t count_unanswered(const ks_generate_work *w) {
     return n;
 }
 
-static const char *plural(size_t n) {
-    return n == 1 ? "problem" : "problems";
-}
-
 static void say_left_out(const ks_generate_work *w, ks_fit fit,
                          const char *why) {
     size_t n = count_fits(w, fit), named = 0;
@@ -45,8 +41,8 @@ static void say_left_out(const ks_generate_work *w, ks_fit fit,
             st = ks_str_printf(&ids, NULL, "%s%s", named++ ? ", " : "",
                                w->problems.at[i].id);
     if (n > 0)
-        ks_log(KS_LOG_INFO, "%zu %s %s, left out: %s%s", n, plural(n), why,
-               ids.data ? ids.data : "", n > named ? ", .." : "");
+        ks_log(KS_LOG_INFO, "%zu problem%s %s, left out: %s%s", n, ks_plural(n),
+               why, ids.data ? ids.data : "", n > named ? ", .." : "");
     ks_str_free(&ids);
 }
 
@@ -58,8 +54,8 @@ static void say_all_left_out(const ks_generate_work *w) {
     say_left_out(w, KS_FIT_LONG, why);
     say_left_out(w, KS_FIT_EMPTY, "without a token to read");
     if (unanswered)
-        ks_log(KS_LOG_INFO, "%zu %s without an answer: not judged", unanswered,
-               plural(unanswered));
+        ks_log(KS_LOG_INFO, "%zu problem%s without an answer: not judged",
+               unanswered, ks_plural(unanswered));
 }
 
 static void add_left_out(const ks_generate_work *w, json_t *object) {

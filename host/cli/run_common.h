@@ -3,6 +3,7 @@
 #define KS_CLI_RUN_COMMON_H
 
 #include "../experiment/execute.h"
+#include "../experiment/watch.h"
 #include "cli.h"
 #include "sections.h"
 
@@ -71,8 +72,10 @@ ks_status ks_cli_explain(ks_exp_run *run, bool json, ks_err *err);
 
 /* run.json of a folder, its form checked; *out is the caller's. */
 ks_status ks_cli_run_read(const char *folder, json_t **out, ks_err *err);
-/* [{"stage","state","took","program","host","of"}], what is known of each. */
-json_t *ks_cli_run_stages(const char *folder, json_t *run);
+/* [{"stage","state","shards","took","program","host","of"}], what is known of
+ * each; states are the watch's, NULL: none. */
+json_t *ks_cli_run_stages(const char *folder, json_t *run,
+                          const ks_watch *watch);
 /* [{"cell","probe","stream","position","balanced_accuracy","low","high"}], of
  * the layer that is best by the training folds. */
 json_t *ks_cli_run_found(const char *folder, json_t *run);

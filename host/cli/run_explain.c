@@ -280,8 +280,9 @@ ks_status ks_cli_explain(ks_exp_run *run, bool json, ks_err *err) {
     }
     printf("%s%s%s\n", run->exp.name, *run->exp.about ? ": " : "",
            run->exp.about);
-    printf("%zu cells, %zu stages, %d of them to do; all in %s\n",
-           run->exp.n_cells, p->n_stages, n, run->shown);
+    printf("%zu cell%s, %zu stage%s, %d of them to do; all in %s\n",
+           run->exp.n_cells, ks_plural(run->exp.n_cells), p->n_stages,
+           ks_plural(p->n_stages), n, run->shown);
     for (size_t i = 0; i < run->exp.n_cells && run->exp.n_cells > 1; i++) {
         printf("  %s:", p->cells[i].cell->name);
         for (size_t k = 0; k < p->cells[i].n_stages; k++)

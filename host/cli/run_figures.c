@@ -90,7 +90,20 @@ json_t *ks_cli_run_found(const char *folder, json_t *run) {
     return list;
 }
 
-json_t *ks_cli_run_stages(const char *folder, json_t *run) {
+/* As keystep status says it. */
+static void add_state(json_t *row, const ks_watch_stage *s) {
+    int done = 0;
+    for (int i = 0; s->shards && i < s->n_shards; i++)
+        done += s->shards[i].state == KS_WATCH_DONE;
+    json_object_set_new(row, "state",
+                        json_string(ks_watch_state_name(s->state)));
+    if (s->shards && s->n_shards)
+        json_object_set_new(row, "shards",
+                            json_sprintf("%d of %d done", done, s->n_shards));
+}
+
+json_t *ks_cli_run_stages(const char *folder, json_t *run,
+                          const ks_watch *watch) {
     json_t *list = json_array(), *one;
     size_t i;
     json_array_foreach(json_object_get(run, "stages"), i, one) {
@@ -99,9 +112,8 @@ json_t *ks_cli_run_stages(const char *folder, json_t *run) {
         json_t *done = load_of_stage(folder, id, "stage.json");
         json_t *task = load_of_stage(folder, id, "task-whole.json");
         json_t *from = done ? done : task;
-        const char *state = done ? "done" : text_of(task, "state");
-        json_t *row = json_pack("{s:s,s:s}", "stage", id, "state",
-                                *state ? state : "to do");
+        json_t *row = json_pack("{s:s}", "stage", id);
+        if (watch && i < watch->n) add_state(row, &watch->stages[i]);
         json_t *seconds = json_object_get(from, "seconds");
         if (json_is_number(seconds))
             json_object_set_new(
@@ -123,6 +135,22 @@ json_t *ks_cli_run_stages(const char *folder, json_t *run) {
         json_decref(task);
     }
     return list;
+}
+
+/* Slurm is not asked: a job that it has counts as queued until its task says
+ * more. */
+static ks_status stages_of(const char *folder, json_t *run, json_t **out,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    ks_jobs jobs = {0};
+    ks_watch watch = {0};
+    KS_TRY(ks_jobs_read(&jobs, folder, err));
+    KS_TRY(ks_watch_read(&watch, folder, &jobs, NULL, err));
+    *out = ks_cli_run_stages(folder, run, &watch);
+done:
+    ks_watch_free(&watch);
+    ks_jobs_free(&jobs);
+    return st;
 }
 
 /* --------------------------------------------------------------------- text */
@@ -158,13 +186,14 @@ static void print_figures(json_t *found) {
 
 ks_status ks_cli_run_sum_up(const ks_exp_run *run, bool json, ks_err *err) {
     ks_status st = KS_OK;
-    json_t *all = NULL, *found = NULL;
+    json_t *all = NULL, *found = NULL, *stages = NULL;
     KS_TRY(ks_cli_run_read(run->folder, &all, err));
     found = ks_cli_run_found(run->folder, all);
     if (json) {
-        ks_cli_print_json(json_pack(
-            "{s:s,s:s,s:o,s:O}", "name", run->exp.name, "out", run->shown,
-            "stages", ks_cli_run_stages(run->folder, all), "found", found));
+        KS_TRY(stages_of(run->folder, all, &stages, err));
+        ks_cli_print_json(json_pack("{s:s,s:s,s:o,s:O}", "name", run->exp.name,
+                                    "out", run->shown, "stages", stages,
+                                    "found", found));
         goto done;
     }
     print_figures(found);
@@ -182,9 +211,10 @@ done:
 
 ks_status ks__inspect_run(const char *folder, json_t *o, ks_err *err) {
     ks_status st = KS_OK;
-    json_t *run = NULL, *cells = json_array(), *one;
+    json_t *run = NULL, *cells = json_array(), *stages = NULL, *one;
     size_t i;
     KS_TRY(ks_cli_run_read(folder, &run, err));
+    KS_TRY(stages_of(folder, run, &stages, err));
     json_array_foreach(json_object_get(run, "cells"), i, one)
         json_array_append(cells, json_object_get(one, "name"));
     bool good =
@@ -196,11 +226,12 @@ ks_status ks__inspect_run(const char *folder, json_t *o, ks_err *err) {
         ks__put(o, "program", json_string(text_of(run, "program"))) &&
         ks__put(o, "hosts", json_incref(json_object_get(run, "hosts"))) &&
         ks__put(o, "cells", json_incref(cells)) &&
-        ks__put(o, "stages", ks_cli_run_stages(folder, run)) &&
+        ks__put(o, "stages", json_incref(stages)) &&
         ks__put(o, "best", ks_cli_run_found(folder, run));
     KS_CHECK(good, KS_NOMEM, "no memory to describe %s", folder);
 done:
     json_decref(cells);
+    json_decref(stages);
     json_decref(run);
     return st;
 }

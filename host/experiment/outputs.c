@@ -142,7 +142,17 @@ bool ks_exp_shard_is_there(const ks_exp_run *run, const ks_exp_task *task) {
     return there;
 }
 
-static ks_status count_lines(const char *path, int most, int *n, ks_err *err) {
+/* A line that is wrong is the command's to refuse. */
+static bool has_steps(const char *line) {
+    json_t *chain = json_loads(line, 0, NULL);
+    bool has = !chain || json_array_size(json_object_get(chain, "steps")) > 0;
+    json_decref(chain);
+    return has;
+}
+
+/* steps: of those alone that have a step. */
+static ks_status count_lines(const char *path, bool steps, int most, int *n,
+                             ks_err *err) {
     FILE *file = fopen(path, "rbe");
     if (!file)
         return ks_fail(err, KS_IO, "%s: cannot open: %s", path,
@@ -151,7 +161,7 @@ static ks_status count_lines(const char *path, int most, int *n, ks_err *err) {
     size_t capacity = 0;
     *n = 0;
     while (*n < most && getline(&line, &capacity, file) > 0)
-        *n += line[strspn(line, " \t\r\n")] != 0;
+        *n += line[strspn(line, " \t\r\n")] && (!steps || has_steps(line));
     free(line);
     fclose(file);
     return KS_OK;
@@ -162,6 +172,7 @@ ks_status ks_exp_shards(const ks_exp_run *run, int stage, int ranks, int *n,
     ks_status st = KS_OK;
     const ks_exp_stage *s = &run->plan.stages[stage];
     bool problems = strcmp(s->section->name, "generate") == 0;
+    bool steps = strcmp(s->section->name, "capture") == 0;
     const char *role = problems ? "problems" : "chains";
     char *path = NULL;
     *n = s->shards ? ranks : 1;
@@ -171,7 +182,7 @@ ks_status ks_exp_shards(const ks_exp_run *run, int stage, int ranks, int *n,
         if (strcmp(in->role, role) != 0) continue;
         if (in->stage >= 0)
             KS_TRY(ks_exp_stage_path(run, in->stage, in->name, &path, err));
-        KS_TRY(count_lines(path ? path : in->name, ranks, n, err));
+        KS_TRY(count_lines(path ? path : in->name, steps, ranks, n, err));
         *n = KS_MAX(*n, 1);
         break;
     }

@@ -180,7 +180,17 @@ ks_status ks__exp_scratch_in(const ks_exp_run *run, const ks_exp_task *task,
              "%s: cannot make the folder: %s", folder, strerror(errno));
     KS_TRY(each_left(run, task, bring, (void *)(uintptr_t)folder, err));
 done:
+    /* copies, of which one may be cut off */
+    if (st != KS_OK && left) ks__exp_remove(folder);
     return st;
+}
+
+void ks__exp_scratch_unused(const ks_exp_run *run, const ks_exp_task *task,
+                            const char *scratch) {
+    char *folder = NULL;
+    if (ks__exp_scratch_name(run, task, scratch, &folder, NULL) == KS_OK)
+        rmdir(folder);
+    free(folder);
 }
 
 /* A part that the attempt finished is no part any more. */

@@ -382,6 +382,9 @@ ks_status ks_exp_task_start(ks_exp_child *c, const ks_exp_run *run,
     KS_TRY(start_child(c, run, err));
     KS_TRY(write_task(c, run, "running", err));
 done:
+    /* not without the lock: another process may be at work in the folder */
+    if (st != KS_OK && first && c->lock.path && c->pid <= 0 && site->scratch)
+        ks__exp_scratch_unused(run, task, site->scratch);
     if (st != KS_OK && first) ks_exp_task_close(c);
     return st;
 }

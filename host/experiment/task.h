@@ -83,7 +83,7 @@ void ks_exp_task_close(ks_exp_child *c);
 /* Are all outputs of a shard there? */
 bool ks_exp_shard_is_there(const ks_exp_run *run, const ks_exp_task *task);
 /* How many shards a stage has when `ranks` are wanted: no more than lines in
- * what is dealt out, which must be there. */
+ * what is dealt out (capture: chains with a step), which must be there. */
 ks_status ks_exp_shards(const ks_exp_run *run, int stage, int ranks, int *n,
                         ks_err *err);
 /* Removes a stage's record and all that it made. */
@@ -91,13 +91,16 @@ ks_status ks_exp_stage_drop(ks_exp_run *run, int stage, ks_err *err);
 
 /* scratch.c. folder: the task's own on the node (new; the caller's). In: what
  * an interrupted attempt left in the stage's folder goes there. Out: all of it
- * goes back, copied, synced, renamed, whole or not. */
+ * goes back, copied, synced, renamed, whole or not. Unused: removed where it is
+ * empty. */
 ks_status ks__exp_scratch_name(const ks_exp_run *run, const ks_exp_task *task,
                                const char *scratch, char **folder, ks_err *err);
 ks_status ks__exp_scratch_in(const ks_exp_run *run, const ks_exp_task *task,
                              const char *folder, ks_err *err);
 ks_status ks__exp_scratch_out(const ks_exp_run *run, const ks_exp_task *task,
                               const char *folder, ks_err *err);
+void ks__exp_scratch_unused(const ks_exp_run *run, const ks_exp_task *task,
+                            const char *scratch);
 
 /* outputs.c. What a finished stage made: [{"file","bytes","sha256"}]. */
 ks_status ks__exp_outputs(const ks_exp_run *run, int stage, json_t **out,

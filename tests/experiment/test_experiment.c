@@ -158,6 +158,9 @@ Test(experiment, a_grid_shares_what_its_cells_have_in_common) {
     expect_said("cost not known: its acts is still to be made");
     expect_run("run x.yaml --explain --set matrix.half.b=false", 0);
     expect_said("2 cells, 3 stages");
+    write_experiment(HEAD "capture: {}\n");
+    expect_run("run x.yaml --explain", 0);
+    expect_said("\n1 cell, 1 stage, 1 of them to do");
 }
 
 /* The form that the documentation ends with is the program's own. */

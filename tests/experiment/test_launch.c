@@ -213,3 +213,19 @@ Test(launch, processes_of_this_machine) {
     cr_assert(shell_run(command, out, sizeof out) == 0);
     has(out, "x: 1 of 1 stages done\n");
 }
+
+/* Of as many shards as there are chains with a step. */
+Test(launch, chains_without_a_step_are_no_shards) {
+    char out[1 << 14], command[1024];
+    snprintf(command, sizeof command,
+             "cd %s && sed -i '2s/\"steps\":.*/\"steps\":[]}/' chains.jsonl && "
+             "sed -i '2s/\\[0,1\\]/[]/' labels.jsonl",
+             folder);
+    cr_assert(shell_run(command, out, sizeof out) == 0, "%s", out);
+    cr_assert(launch("--local 3 --set probe=false --set report=false", out,
+                     sizeof out) == 0,
+              "%s", out);
+    snprintf(command, sizeof command, "ls %s/run/stages/capture-*", folder);
+    cr_assert(shell_run(command, out, sizeof out) == 0);
+    has(out, "acts.2-of-2.h5");
+}

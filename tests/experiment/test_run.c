@@ -238,6 +238,30 @@ Test(run, a_task_on_scratch_moves_what_it_has) {
     expect_said("has no stage, or several, of that key");
 }
 
+/* Nothing is left on the node of a task that cannot start: not where its log
+ * cannot be written, nor where what is there of it cannot be brought. */
+Test(run, a_task_that_cannot_start_leaves_no_scratch) {
+    static const char *const in_the_way[] = {"log.txt", "acts.h5.part"};
+    char key[128], line[256];
+    write_experiment(HEAD "capture: {positions: mean}\n");
+    plan_says("x.yaml", "capture", "key", key);
+    expect_run("run x.yaml", 0);
+    cr_assert_eq(mkdir("node", 0777), 0);
+    for (size_t i = 0; i < KS_COUNT(in_the_way); i++) {
+        snprintf(line, sizeof line,
+                 "cd runs/x/stages/capture-* && rm -rf stage.json log.txt %s "
+                 "&& mkdir %s",
+                 in_the_way[i], in_the_way[i]);
+        cr_assert_eq(system(line), 0, "%s", line);
+        snprintf(line, sizeof line, "run runs/x --stage %s --scratch node",
+                 key);
+        expect_run(line, 1);
+        expect_said(in_the_way[i]);
+        cr_expect_neq(system("ls -d node/* 2>/dev/null"), 0, "%s",
+                      in_the_way[i]);
+    }
+}
+
 Test(run, a_stage_that_fails_holds_back_what_needs_it_alone) {
     write_experiment(HEAD "capture: {}\nbaselines:\n"
                           "  - {name: a, scores: bad.jsonl}\n"

@@ -9,7 +9,8 @@
 #include "shell.h"
 
 static const char run_json[] =
-    "{\"format\":\"keystep run\",\"version\":1,\"name\":\"demo\",\"stages\":["
+    "{\"format\":\"keystep run\",\"version\":1,\"name\":\"demo\","
+    "\"config\":{},\"cells\":[],\"hosts\":[],\"stages\":["
     "{\"id\":\"split-aa\",\"stage\":\"split\",\"what\":\"\",\"cells\":\"\","
     "\"inputs\":[{\"role\":\"chains\",\"path\":\"/x\"}]},"
     "{\"id\":\"capture-bb\",\"stage\":\"capture\",\"what\":\"\",\"cells\":\"\","
@@ -113,6 +114,24 @@ Test(watch, a_table_of_stages_and_shards) {
     for (size_t i = 0; i < KS_COUNT(lines); i++)
         cr_assert(strstr(out, lines[i]) != NULL, "'%s' is not in\n%s", lines[i],
                   out);
+}
+
+Test(watch, inspect_says_the_same_states) {
+    char command[512], out[1 << 15];
+    put_shards();
+    snprintf(command, sizeof command, "%s inspect %s --json 2>&1", KS_PROGRAM,
+             folder);
+    cr_assert(shell_run(command, out, sizeof out) == 0, "%s", out);
+    json_t *said = json_loads(out, 0, NULL), *all = status_json();
+    cr_assert(said != NULL, "%s", out);
+    for (size_t i = 0; i < 3; i++)
+        is_text(stage_state(said, i), stage_state(all, i));
+    is_text(stage_state(said, 1), "running");
+    is_text(json_string_value(json_object_get(
+                json_array_get(json_object_get(said, "stages"), 1), "shards")),
+            "1 of 4 done");
+    json_decref(said);
+    json_decref(all);
 }
 
 /* The shard that runs says 54 s, those to come take 80 s as the one that is

@@ -5,6 +5,7 @@
 
 #include "plan.h"
 #include "shell.h"
+#include "text_table.h"
 
 /* The next "All calls: X ms." of the page. */
 static double next_ms(char **at) {
@@ -99,6 +100,68 @@ Test(plan, values_by_hand) {
     for (int i = 0; i < KS_PLAN_PROBE; i++) cr_expect(!s[i].fits, "%d", i);
 }
 
+/* --------------------------------------------------------------- the tables */
+
+static json_t *table(const char *name) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/../../host/plan/%s", KS_TEST_DATA, name);
+    json_t *all = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+    cr_assert(json_array_size(all) > 0, "%s", path);
+    return all;
+}
+
+/* Weights of the published files, which have norms, biases and sinks besides:
+ * less than a thousandth. */
+Test(plan, shapes_count_the_published_parameters) {
+    static const struct {
+        const char *name;
+        double parameters;
+    } published[] = {{"SmolLM2-135M", 134515008},
+                     {"Qwen2.5-0.5B", 494032768},
+                     {"Qwen2.5-1.5B", 1543714304},
+                     {"Qwen2.5-7B", 7615616512},
+                     {"Qwen2.5-14B", 14770033664},
+                     {"Qwen2.5-32B", 32763876352},
+                     {"Qwen3-8B", 8190735360},
+                     {"R1-Distill-Qwen-1.5B", 1777088000},
+                     {"R1-Distill-Qwen-7B", 7615616512},
+                     {"R1-Distill-Llama-8B", 8030261248},
+                     {"Llama-3.1-8B", 8030261248},
+                     {"Llama-70B", 70553706496},
+                     {"gpt-oss-20b", 20914757184},
+                     {"gpt-oss-120b", 116829156672}};
+    json_t *all = table("models.json");
+    cr_expect_eq(json_array_size(all), KS_COUNT(published));
+    for (size_t i = 0; i < KS_COUNT(published); i++) {
+        ks_plan_shape m;
+        cr_assert_eq(ks_plan_find_shape(published[i].name, &m, NULL), KS_OK);
+        double n = ks_plan_parameters(&m), whole = published[i].parameters;
+        cr_expect(n < whole && n > whole * (1 - 1e-3), "%s: %.0f of %.0f",
+                  published[i].name, n, whole);
+        cr_expect(strchr(m.source, '/') && strstr(m.source, ", config.json"),
+                  "%s: '%s'", m.name, m.source);
+        cr_expect(strlen(m.source) < KS_TEXT_CELL, "cut off: %s", m.source);
+    }
+    json_decref(all);
+}
+
+Test(plan, devices_have_every_rate_and_its_source) {
+    json_t *all = table("devices.json"), *one;
+    size_t i;
+    json_array_foreach(all, i, one) {
+        ks_plan_device d;
+        const char *name = json_string_value(json_object_get(one, "name"));
+        cr_assert_eq(ks_plan_find_device(name, &d, NULL), KS_OK);
+        cr_expect(d.memory > 0 && d.bandwidth > 0 && d.double_ > 0, "%s", name);
+        cr_expect(d.tensor > d.float_ && d.float_ > d.double_, "%s", name);
+        cr_expect(strstr(d.source, "data sheet") ||
+                      strstr(d.source, "white paper"),
+                  "%s: '%s'", name, d.source);
+        cr_expect(strlen(d.source) < KS_TEXT_CELL, "cut off: %s", d.source);
+    }
+    json_decref(all);
+}
+
 #ifdef KS_PROGRAM
 
 static char out[65536];
@@ -185,6 +248,8 @@ Test(plan, command) {
     cr_assert_eq(run("plan --model 70b-shape"), 0, "%s", out);
     cr_expect(strstr(out, "no"), "%s", out);
     cr_expect(strstr(out, "data sheet") && strstr(out, "assumed"), "%s", out);
+    cr_expect(strstr(out, "meta-llama/Llama-3.3-70B-Instruct, config.json"),
+              "%s", out);
     cr_expect(strstr(out, "bytes a weight would fit"), "%s", out);
     cr_assert_eq(run("plan --model gpt-oss-20b"), 0, "%s", out);
     cr_expect(strstr(out, "refused for a mixture"), "%s", out);

@@ -258,7 +258,8 @@ Test(shard, an_interrupted_shard_resumes) {
 Test(shard, more_shards_than_chains_and_what_is_none) {
     write_chains("c.jsonl", 3, "Ada");
     keystep(2, CAPTURE "--chains c.jsonl --out a.h5 --shard 1/4");
-    expect_said("--shard 1/4: c.jsonl has 3 chains");
+    expect_said("--shard 1/4: c.jsonl has 3 chains with a step, so there are "
+                "at most as many shards");
     static const char *const bad[] = {"0/2",  "3/2",  "2",    "/2",      "1/",
                                       "1/2x", "-1/2", "1/ 2", "1/100001"};
     char line[256];
@@ -278,11 +279,43 @@ Test(shard, more_shards_than_chains_and_what_is_none) {
     shell("sed '3s/\"problem\"/\"p\"/' c.jsonl > d.jsonl");
     refused(CAPTURE "--chains d.jsonl --out a.h5 --shard 1/3",
             "d.jsonl line 3: no \"problem\"");
-    /* a chain that has no step is no shard of its own */
     shell("sed '2s/\"steps\":.*/\"steps\":[]}/' c.jsonl > d.jsonl");
     keystep(2, CAPTURE "--chains d.jsonl --out a.h5 --shard 2/3");
-    expect_said("none of the chains 2 to 2, shard 2/3, has a step");
+    expect_said("--shard 2/3: d.jsonl has 2 chains with a step");
+    shell("sed 's/\"steps\":.*/\"steps\":[]}/' c.jsonl > d.jsonl");
+    refused(CAPTURE "--chains d.jsonl --out a.h5 --shard 1/2",
+            "d.jsonl: no chain has a step");
     shell("! ls a.* 2>/dev/null");
+}
+
+/* Shares are cut over the chains that have a step: cut over all, some of these
+ * would have nothing to keep. */
+Test(shard, every_share_of_a_capture_has_a_step) {
+#define NONE "s/\"steps\":.*/\"steps\":[]}/;"
+    static const struct {
+        const char *sed;
+        int left;
+    } cases[] = {{"1,4" NONE, 7},
+                 {"3,9" NONE, 4},
+                 {"8,11" NONE, 7},
+                 {"1,3" NONE "5,8" NONE "10,11" NONE, 2}};
+    char line[512];
+    write_chains("c.jsonl", 11, "Ada");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int n = cases[i].left;
+        snprintf(line, sizeof line,
+                 "sed '%s' c.jsonl >d.jsonl && "
+                 "test $(grep -c -v '\"steps\":\\[\\]' d.jsonl) = %d",
+                 cases[i].sed, n);
+        shell(line);
+        keystep(0, CAPTURE "--positions mean --chains d.jsonl --out a.h5");
+        run_shards(CAPTURE "--positions mean --chains d.jsonl --out b.h5", n);
+        snprintf(line, sizeof line,
+                 "join --quiet --out b.h5 --shards %d --copy", n);
+        keystep(0, line);
+        shell("cmp a.h5 b.h5 && rm *.h5");
+    }
+#undef NONE
 }
 
 /* -------------------------------------------------------------- JSON Lines */

@@ -317,6 +317,39 @@ Test(probe_memory, scores_of_all_layers_are_counted) {
     }
 }
 
+/* Cells are made, dealt out and taken within the limit, to the same bytes. */
+Test(probe_memory, cells_within_the_limit) {
+    static const shape few = {"few.h5", 20, 256, 6, 0},
+                       layers = {"layers.h5", 128, 256, 6, 0};
+    static const char kinds[] = "--probes linear,lw-linear,linear-layer";
+    static const char limit[] = "14M";
+    char line[256], more[512];
+    make_files(&few, &layers);
+    snprintf(line, sizeof line, "$P --acts few.h5 %s --out tiny >/dev/null",
+             kinds);
+    long least = peak(line);
+    snprintf(line, sizeof line, "$P --acts layers.h5 %s", kinds);
+    snprintf(more, sizeof more, "%s --out whole >/dev/null", line);
+    long whole = peak(more);
+    cr_expect_eq(run("cp -r whole kept"), 0);
+    for (int k = 1; k <= 2; k++) {
+        snprintf(more, sizeof more,
+                 "%s --cells dealt --shard %d/2 --memory %s >/dev/null", line,
+                 k, limit);
+        long share = peak(more);
+        fprintf(stderr, "share %d/2: %ld KiB beside %ld\n", k, share - least,
+                least);
+        cr_expect(share - least <= strtol(limit, NULL, 10) << 10,
+                  "share %d/2: %ld KiB beside %ld", k, share, least);
+    }
+    snprintf(more, sizeof more, "%s --cells made", line);
+    expect_bound("cells that are made", more, least, whole, limit);
+    cr_expect_eq(run("test \"$(ls dealt)\" = \"$(ls made)\""), 0);
+    cr_expect_eq(run("mv kept whole"), 0);
+    snprintf(more, sizeof more, "%s --cells dealt --need-cells", line);
+    expect_bound("cells that are there", more, least, whole, limit);
+}
+
 /* Tokens of 25 MiB. */
 Test(probe_memory, tokens_beyond_the_limit) {
     static const shape file = {"a.h5", 40, 256, 1, 32},
