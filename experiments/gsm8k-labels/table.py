@@ -40,7 +40,8 @@ def read(run, cell):
              round(one["confirmed"], 4) < one["sampling"]["enough"]]
     given = {one["role"]: one["path"]
              for one in load(folder, "stage.json")["inputs"]}
-    return {"sufficiency": cell["point"]["label.sufficiency"],
+    way = cell["point"]["label.sufficiency"]
+    return {"sufficiency": way,
             "model": os.path.basename(os.path.realpath(given["model"])),
             "chains": len(labels) + len(skipped), "labelled": len(labels),
             "skipped": collections.Counter(one["why"] for one in skipped),
@@ -48,7 +49,7 @@ def read(run, cell):
                        for one in lines(folder, "clean.jsonl")),
             "steps": searched, "important": marks[1], "removable": marks[0],
             "unlabelled": searched - marks[1] - marks[0],
-            "unconfirmed": len(fails)}
+            "unconfirmed": "" if way == "exact" else len(fails)}
 
 
 def row(name, values):
