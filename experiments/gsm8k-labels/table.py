@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each filter of labels took, and the labels of what is left: table.py RUN.
+"""What each filter of labels took, and labels of what is left: table.py RUN.
 
 RUN is the folder that `keystep run experiment.yaml` made; a column a cell.
 Standard library only.
