@@ -206,6 +206,7 @@ static ks_status check_files(const ks_label_options *o, ks_err *err) {
     const ks_use uses[] = {{"--out", o->out, true},
                            {"--clean", o->clean, true},
                            {"--prefixes", o->prefixes, true},
+                           {"--skipped", o->skipped, true},
                            {"--problems", o->problems, false},
                            {"--chains", o->chains, false},
                            {"--ranking", o->ranking, false},

@@ -59,6 +59,7 @@ typedef struct ks_label_options {
     const char *out, *clean;       /* clean NULL: not written */
     const char *ranking;           /* KS_LABEL_EXTERNAL */
     const char *prefixes; /* what another judge would rank; may be NULL */
+    const char *skipped;  /* chains without labels, and why; may be NULL */
     ks_template template_;
     ks_label_method method;
     ks_influence_how influence;

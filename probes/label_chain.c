@@ -320,5 +320,6 @@ void ks__item_free(ks__item *item) {
     json_decref(item->line);
     json_decref(item->clean_line);
     json_decref(item->prefix_line);
+    json_decref(item->skipped_line);
     *item = (ks__item){0};
 }

@@ -256,8 +256,8 @@ static ks_status look_at_whole(struct ks_label_job *job, int64_t *lines,
                                ks_err *err) {
     ks_status st = KS_OK;
     const ks_label_options *o = &job->options;
-    const char *others[] = {o->clean, o->prefixes};
-    const char *const names[] = {"clean", "prefixes"};
+    const char *others[] = {o->clean, o->prefixes, o->skipped};
+    const char *const names[] = {"clean", "prefixes", "skipped"};
     whole w = {job, 0};
     ks_shard_note note = ks__shard_note_of(job, "out");
     KS_TRY(ks_shard_note_check(&note, o->out, err));
@@ -281,7 +281,8 @@ done:
 static ks_status refuse_others(const struct ks_label_job *job, bool force,
                                ks_err *err) {
     ks_status st = KS_OK;
-    const char *others[] = {job->options.clean, job->options.prefixes};
+    const ks_label_options *o = &job->options;
+    const char *others[] = {o->clean, o->prefixes, o->skipped};
     for (size_t i = 0; i < KS_COUNT(others); i++)
         if (others[i] && strcmp(others[i], "-") != 0)
             KS_TRY(ks_refuse_existing(others[i], force, err));

@@ -144,6 +144,27 @@ static json_t *prefix_line(const ks__item *item) {
     return item->prefix_line;
 }
 
+static json_t *skipped_line(const ks__item *item) {
+    return item->skipped_line;
+}
+
+/* The chains that have no labels, and why. */
+static ks_status write_skipped(struct ks_label_job *job, const char *path,
+                               ks_err *err) {
+    ks_status st = KS_OK;
+    for (size_t i = job->first; i < job->end; i++) {
+        ks__item *item = &job->items[i];
+        if (item->skip == KS_SKIP_NONE) continue;
+        item->skipped_line = json_pack("{s:s,s:s}", "chain", item->chain->id,
+                                       "why", ks_label_skip_name(item->skip));
+        KS_CHECK(item->skipped_line, KS_NOMEM,
+                 "out of memory for a chain without labels");
+    }
+    KS_TRY(write_lines(job, "skipped", path, skipped_line, err));
+done:
+    return st;
+}
+
 static void sum_up(const struct ks_label_job *job, ks_label_summary *sum) {
     for (size_t i = job->first; i < job->end; i++) {
         const ks__item *item = &job->items[i];
@@ -235,6 +256,7 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     if (o->clean) KS_TRY(write_lines(job, "clean", o->clean, clean_line, err));
     if (o->prefixes)
         KS_TRY(write_lines(job, "prefixes", o->prefixes, prefix_line, err));
+    if (o->skipped) KS_TRY(write_skipped(job, o->skipped, err));
     if (o->out) KS_TRY(write_lines(job, "out", o->out, label_line, err));
     ks_part_close(&job->part, true);
 done:

@@ -104,7 +104,7 @@ struct ks__item {
     double *resample;   /* [q], NULL: not asked */
     double *suppressed; /* [q], NULL: not asked */
     ks__subsets subsets;
-    json_t *line, *clean_line, *prefix_line; /* the results */
+    json_t *line, *clean_line, *prefix_line, *skipped_line; /* the results */
 };
 
 struct ks_label_worker {

@@ -13,6 +13,7 @@ influence  a chain's influence matrix beside torch's autograd
 sufficiency  K samples behind every prefix of a chain: transformers, llama.cpp
 generation   many problems at once, keystep beside llama.cpp
 memory       what label and generate take of what --memory allows
+local        the demo's experiment, by one process and by several here
 report   README.md from the figures that lie in the folder
 Peers run under the same python. OUT/<bench>*.csv hold every run, and
 OUT/<bench>-figures.csv what follows from them beside the goals; every row
@@ -31,6 +32,7 @@ from importlib import metadata
 from adamw import bench_adamw
 from harness import ROOT, figure, machine, peer, ratios, run, say, table, write
 from influence import bench_influence
+from local import bench_local
 from probing import bench_stream, bench_wide
 from sampling import bench_generation, bench_memory, bench_sufficiency
 
@@ -306,7 +308,7 @@ BENCHES = {"gemm": bench_gemm, "io": bench_io, "capture": bench_capture,
            "probe": bench_probe, "adamw": bench_adamw,
            "influence": bench_influence, "sufficiency": bench_sufficiency,
            "generation": bench_generation, "memory": bench_memory,
-           "wide": bench_wide, "stream": bench_stream}
+           "wide": bench_wide, "stream": bench_stream, "local": bench_local}
 SAMPLING = ("sufficiency", "generation", "memory", "all")
 
 
@@ -400,6 +402,7 @@ def parse():
     options.stream_width = 1536
     options.stream_pairs = 1 if small else 5
     options.mib = 32 if small else 1024
+    options.local_rounds = 1 if small else 2
     options.published_prompts = 2 if small else 8
     options.checked_prompts = 2 if small else 6
     options.max_new = 16 if small else 256

@@ -41,7 +41,7 @@ typedef struct ks_cli_common {
     uint64_t seed;
     double temperature, top_p;
     ks_shard shard;
-    char shard_names[3][PATH_MAX]; /* of outputs */
+    char shard_names[4][PATH_MAX]; /* of outputs */
 } ks_cli_common;
 
 void ks_cli_common_init(ks_cli_common *common);

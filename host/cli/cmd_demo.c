@@ -25,7 +25,7 @@ typedef struct demo {
     ks_cli_common common;
     tally tally;
     const char *which; /* "a" or "b" */
-    int n_problems;
+    bool chains_only;
     char *data; /* folder with models/ and problems-X.jsonl; owned */
 } demo;
 
@@ -256,6 +256,7 @@ static int walk(demo *d, const paths *p, ks_err *err) {
     if (write_truth(p->problems, p->raw, p->chains, p->labels, &d->tally,
                     err) != KS_OK)
         return ks_cli_failed("demo", err);
+    if (d->chains_only) return KS_EXIT_DONE;
     code =
         run(ks_cmd_capture,
             (const char *[]){"capture", "--model", p->model, "--chains",
@@ -315,7 +316,7 @@ done:
     return st;
 }
 
-/* What became of the chains, and probe's summary. */
+/* What became of the chains, and probe's summary if there is one. */
 static ks_status print_json(const demo *d, const paths *p, ks_err *err) {
     ks_status st = KS_OK;
     const tally *n = &d->tally;
@@ -323,10 +324,12 @@ static ks_status print_json(const demo *d, const paths *p, ks_err *err) {
     json_t *object = NULL, *summary = NULL;
     json_error_t reason;
     KS_TRY(ks_path_join(&path, p->tables, "summary.json", err));
-    summary = json_load_file(path, 0, &reason);
-    KS_CHECK(summary, KS_FORMAT, "%s line %d: %s", path, reason.line,
-             reason.text);
-    object = json_pack("{s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:O}", "model", p->model,
+    if (!d->chains_only) {
+        summary = json_load_file(path, 0, &reason);
+        KS_CHECK(summary, KS_FORMAT, "%s line %d: %s", path, reason.line,
+                 reason.text);
+    }
+    object = json_pack("{s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:O*}", "model", p->model,
                        "out", d->common.out, "chains", n->chains, "correct",
                        n->correct, "probed", n->kept, "one_group", n->one_group,
                        "broken", n->broken, "probe", summary);
@@ -353,7 +356,7 @@ static int walk_to_json(demo *d, const paths *p, ks_err *err) {
 
 /* ----------------------------------------------------------------- options */
 
-enum { KEY_WHICH = KS_KEY_OWN };
+enum { KEY_WHICH = KS_KEY_OWN, KEY_CHAINS_ONLY };
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     demo *d = state->input;
@@ -362,6 +365,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (strcmp(arg, "a") != 0 && strcmp(arg, "b") != 0)
             argp_error(state, "--which takes a or b, got '%s'", arg);
         d->which = arg;
+        return 0;
+    case KEY_CHAINS_ONLY:
+        d->chains_only = true;
         return 0;
     case ARGP_KEY_ARG:
         return ARGP_ERR_UNKNOWN;
@@ -376,6 +382,8 @@ int ks_cmd_demo(int argc, char **argv) {
          "embedded model: a (Llama, default) or b (Qwen2)", 0},
         {"out", KS_KEY_OUT, "FOLDER", 0,
          "where to put everything (default: keystep-demo)", 0},
+        {"chains-only", KEY_CHAINS_ONLY, NULL, 0,
+         "no more than chains and labels: what an experiment file takes", 0},
         KS_CLI_FORCE,
         KS_CLI_SEED,
         KS_CLI_JSON,
@@ -408,7 +416,7 @@ int ks_cmd_demo(int argc, char **argv) {
         code = ks_cli_failed("demo", &err);
     free_paths(&p);
     free(d.data);
-    if (code == KS_EXIT_DONE)
+    if (code == KS_EXIT_DONE && !d.chains_only)
         ks_log(KS_LOG_INFO,
                "\nModel and problems are constructed; the figures say nothing "
                "about other models.\nEverything is in %s/: sampled.jsonl, "

@@ -15,8 +15,8 @@ typedef struct input {
 
 static const struct argp_option option_list[] = {
     {"out", KS_KEY_OUT, "FILE", 0,
-     "as --out (--clean, --prefixes) was given to the shards; they lie beside "
-     "it as FILE with .K-of-N ahead of its extension",
+     "as --out (--clean, --prefixes, --skipped) was given to the shards; they "
+     "lie beside it as FILE with .K-of-N ahead of its extension",
      0},
     {"shards", KEY_SHARDS, "N", 0, "how many there are", 0},
     {"copy", KEY_COPY, NULL, 0,

@@ -17,6 +17,7 @@ enum {
     KEY_ENOUGH,
     KEY_RANKING,
     KEY_PREFIXES,
+    KEY_SKIPPED,
     KEY_PER_TOKEN,
     KEY_OF_LOG,
     KEY_NO_DROP,
@@ -60,6 +61,8 @@ const struct argp_option ks_cmd_label_options[] = {
      "write what another judge would rank (--ranking): question, steps of the "
      "sufficient prefix, answer",
      0},
+    {"skipped", KEY_SKIPPED, "FILE", 0,
+     "write which chains have no labels, and why", 0},
     {"sufficiency", KEY_SUFFICIENCY, "sampled|exact", 0,
      "share of samples that are right (default), or the probability of the "
      "answer under the same sampling",
@@ -180,16 +183,17 @@ static void check(input *in, struct argp_state *state) {
     if (!c->clean && !c->dry_run)
         argp_error(state,
                    "--clean is missing: labels index the chains written there");
-    const char *outs[] = {c->out, c->clean, in->options.prefixes};
+    ks_label_options *o = &in->options;
+    const char *outs[] = {c->out, c->clean, o->prefixes, o->skipped};
     for (size_t i = 0; i < KS_COUNT(outs); i++)
         if (c->json && !c->dry_run && outs[i] && strcmp(outs[i], "-") == 0)
             argp_error(state, "--json and labels or chains to - both want "
                               "standard output");
-    if ((in->options.method == KS_LABEL_EXTERNAL) != !!in->options.ranking)
+    if ((o->method == KS_LABEL_EXTERNAL) != !!o->ranking)
         argp_error(state, "--method external and --ranking go together");
-    if (in->options.method == KS_LABEL_RANDOM && in->options.orders == 0)
+    if (o->method == KS_LABEL_RANDOM && o->orders == 0)
         argp_error(state, "--method random takes --orders of 1 or more");
-    const char **made[] = {&c->out, &c->clean, &in->options.prefixes};
+    const char **made[] = {&c->out, &c->clean, &o->prefixes, &o->skipped};
     ks_cli_shard_outputs(c, made, KS_COUNT(made), state);
 }
 
@@ -229,6 +233,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_PREFIXES:
         o->prefixes = arg;
+        return 0;
+    case KEY_SKIPPED:
+        o->skipped = arg;
         return 0;
     case KEY_PER_TOKEN:
         o->influence.per_token = true;

@@ -15,6 +15,7 @@ typedef struct ks_cli_talk {
     const ks_exp_run *run;
     bool quiet;
     bool line; /* a living line lies on the terminal */
+    bool any;  /* a stage was started */
 } ks_cli_talk;
 
 void ks_cli_tell(void *talk, const ks_exp_event *event);

@@ -43,6 +43,8 @@ ks_status ks_cli_experiment_execute(
     if (before) KS_TRY(before(user, run, err));
     e->talk.run = run;
     KS_TRY(ks_exp_execute(run, &told, err));
+    if (!e->talk.any)
+        ks_log(KS_LOG_INFO, "%s: all stages are done", run->shown);
     KS_TRY(ks_cli_run_sum_up(run, e->common.json, err));
 done:
     return st;

@@ -84,6 +84,7 @@ void ks_cli_tell(void *talk, const ks_exp_event *e) {
     name_task(t, &e->child->task, name, sizeof name);
     ks_cli_time took = ks_cli_time_of(ks_seconds() - e->child->since);
     int all = e->done + e->to_do;
+    t->any = true;
     if (e->happening == KS_EXP_STARTED)
         ks_log(KS_LOG_INFO, "[%d/%d] %s", e->done, all, name);
     else if (e->happening == KS_EXP_ENDED)

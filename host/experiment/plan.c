@@ -133,7 +133,8 @@ done:
 
 static ks_status plan_label(builder *b, cell_files *f, const ks_doc *section,
                             ks_err *err) {
-    static const char *const outputs[] = {"labels.jsonl", "clean.jsonl", NULL};
+    static const char *const outputs[] = {"labels.jsonl", "clean.jsonl",
+                                          "skipped.jsonl", NULL};
     ks_status st = KS_OK;
     ks__exp_draft *d = &b->draft;
     int made;
@@ -147,6 +148,7 @@ static ks_status plan_label(builder *b, cell_files *f, const ks_doc *section,
     KS_TRY(ks__exp_settings(d, err));
     KS_TRY(ks__exp_output(d, "out", outputs[0], err));
     KS_TRY(ks__exp_output(d, "clean", outputs[1], err));
+    KS_TRY(ks__exp_output(d, "skipped", outputs[2], err));
     KS_TRY(ks__exp_end(d, outputs, &made, err));
     f->labels = (source){made, outputs[0]};
     f->clean = (source){made, outputs[1]};

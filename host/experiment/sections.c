@@ -13,7 +13,7 @@ static const char *const ours[] = {
     "acts",         "backend",      "threads",       "memory",
     "shard",        "batch-tokens", "cells",         "need-cells",
     "set",          "prefixes",     "baseline-acts", "baseline-scores",
-    "problems-out", "compare"};
+    "problems-out", "compare",      "skipped"};
 
 const ks_section *ks_section_find(const ks_section *sections,
                                   const char *name) {

@@ -45,8 +45,10 @@ Test(run, what_is_done_stays_done_and_what_changed_is_made) {
     expect_said("[3/3] report-");
     expect_said("best layer's balanced accuracy");
     cr_expect_eq(access("runs/x/report/index.html", R_OK), 0);
+    expect_silence("all stages are done");
     expect_run("run x.yaml", 0);
     expect_silence(": done in");
+    expect_said("runs/x: all stages are done");
     expect_run("run runs/x", 0);
     expect_silence(": done in");
     expect_run("run runs/x --set probe.bootstrap=150", 0);

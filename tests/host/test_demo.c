@@ -88,4 +88,22 @@ Test(demo, quiet_json_is_the_object_alone) {
     json_decref(o);
 }
 
+/* What experiments/demo/experiment.yaml takes is what the whole demo probes. */
+Test(demo, chains_only) {
+    cr_assert_eq(demo("--quiet --chains-only >all.json 2>&1"), 0);
+    json_t *o = load("all.json");
+    expect_counts(o);
+    cr_expect(!json_object_get(o, "probe"));
+    json_decref(o);
+    cr_expect_eq(lines_of("o/chains.jsonl"), lines_of("o/labels.jsonl"));
+    cr_expect_eq(system("test \"$(ls o | tr '\\n' ' ')\" = "
+                        "'chains.jsonl labels.jsonl sampled.jsonl '"),
+                 0);
+    cr_assert_eq(system("mv o only"), 0);
+    cr_assert_eq(demo("--quiet >all.json 2>&1"), 0);
+    cr_expect_eq(system("cmp o/chains.jsonl only/chains.jsonl && "
+                        "cmp o/labels.jsonl only/labels.jsonl"),
+                 0);
+}
+
 #endif

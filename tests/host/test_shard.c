@@ -370,13 +370,14 @@ Test(shard, generated_chains_and_scores_join) {
 /* Of four chains two are labelled, so one shard of three has no line. */
 Test(shard, labels_join_with_their_clean_chains) {
     shell("head -n 4 " LABEL_DATA "chains.jsonl > few");
-    keystep(0, LABEL "--out l --clean k --prefixes x.jsonl");
-    run_shards(LABEL "--out m --clean n --prefixes y.jsonl", 3);
+    keystep(0, LABEL "--out l --clean k --prefixes x.jsonl --skipped u");
+    run_shards(LABEL "--out m --clean n --prefixes y.jsonl --skipped v", 3);
     keystep(0, "inspect m.2-of-3");
     keystep(0, "join --out m --shards 3");
     keystep(0, "join --out n --shards 3");
     keystep(0, "join --out y.jsonl --shards 3");
-    shell("cmp l m && cmp k n && cmp x.jsonl y.jsonl && "
+    keystep(0, "join --out v --shards 3");
+    shell("cmp l m && cmp k n && cmp x.jsonl y.jsonl && cmp u v && "
           "test $(cat m.1-of-3 m.2-of-3 m.3-of-3 | wc -l) = 2");
     keystep(0, LABEL "--out m --clean n --prefixes y.jsonl --shard 1/3 "
                      "--resume");

@@ -24,6 +24,7 @@ Test(label_files, none_is_written_in_anothers_place) {
         {"--out x --clean here/x", "--out and --clean"},
         {"--out x --clean k --prefixes x", "--out and --prefixes"},
         {"--out x --clean k --prefixes here/k", "--clean and --prefixes"},
+        {"--out x --clean k --skipped here/k", "--clean and --skipped"},
         {"--out - --clean -", "--out and --clean both want standard output"},
         {"--out c --clean k", "--out would overwrite what --chains names"},
         {"--out ./c --clean k", "--out would overwrite what --chains names"},
@@ -90,6 +91,36 @@ Test(label_files, other_commands_keep_inputs_too) {
               same_files("g", "g0") && same_files("p.part", "p0"));
     run(KS_PROGRAM " import g --out x --problems-out y --quiet", 0);
     run(KS_PROGRAM " split --chains x --out z --quiet", 0);
+}
+
+/* ------------------------------------------------------------------ skipped */
+
+/* A chain is labelled, or --skipped has it with the reason of the summary. */
+Test(label_files, chains_without_labels_have_a_reason) {
+    run(LABEL FEW " --orders 1 --out l --clean k --skipped s --json >sums", 0);
+    json_t *labels = by_chain("l"), *skipped = by_chain("s"), *line;
+    json_t *sums = json_load_file("sums", 0, NULL);
+    const char *id;
+    cr_assert(sums);
+    cr_expect_eq(json_object_size(labels), 2);
+    cr_expect_eq(json_object_size(skipped), 2);
+    json_object_foreach(skipped, id, line) {
+        const char *why = json_string_value(json_object_get(line, "why"));
+        cr_assert(why && !json_object_get(labels, id), "%s", id);
+        json_t *all = json_object_get(json_object_get(sums, "skipped"), why);
+        bool told = false;
+        for (size_t i = 0; i < json_array_size(all); i++)
+            told |= !strcmp(json_string_value(json_array_get(all, i)), id);
+        cr_expect(told, "%s: %s", id, why);
+    }
+    json_decref(labels);
+    json_decref(skipped);
+    json_decref(sums);
+    /* a whole run is whole with it alone */
+    run(LABEL FEW " --orders 1 --out l --clean k --skipped s --resume", 0);
+    run("rm s", 0);
+    run(LABEL FEW " --orders 1 --out l --clean k --skipped s --resume", 1);
+    expect_said("l is whole, but s is not there");
 }
 
 /* ----------------------------------------------------------------- rankings */
