@@ -1,6 +1,7 @@
 /* significance.c - see significance.h. */
 #include "significance.h"
 
+#include <float.h>
 #include <gsl/gsl_randist.h>
 #include <math.h>
 #include <stdlib.h>
@@ -15,33 +16,43 @@ typedef struct chain_table {
     unsigned n, important, predicted, both;
 } chain_table;
 
-/* dist [used + 1] of a sum, folded with one chain's; returns its new length
- * less one. pdf: scratch. */
-static int64_t fold_in(double *dist, int64_t used, const chain_table *c,
-                       double *pdf) {
+/* Probabilities of a sum, those from first to last; the others are 0. */
+typedef struct sums {
+    double *dist;
+    int64_t first, last;
+} sums;
+
+/* The sum with one chain's added. What is below the least normal number at the
+ * ends goes: p keeps its digits, and of very many chains only sums within some
+ * forty standard deviations are carried along. pdf: scratch. */
+static void fold_in(sums *s, const chain_table *c, double *pdf) {
     unsigned low = c->important + c->predicted > c->n
                        ? c->important + c->predicted - c->n
                        : 0;
     unsigned high = KS_MIN(c->important, c->predicted), width = high - low;
+    double *dist = s->dist;
     for (unsigned k = 0; k <= width; k++)
         pdf[k] = gsl_ran_hypergeometric_pdf(low + k, c->important,
                                             c->n - c->important, c->predicted);
-    for (int64_t i = used + width; i >= 0; i--) {
+    for (int64_t i = s->last + width; i >= s->first; i--) {
         double sum = 0;
-        for (int64_t k = 0; k <= width && k <= i; k++)
-            if (i - k <= used) sum += pdf[k] * dist[i - k];
+        for (int64_t k = 0; k <= width && k <= i - s->first; k++)
+            if (i - k <= s->last) sum += pdf[k] * dist[i - k];
         dist[i] = sum;
     }
-    return used + width;
+    s->last += width;
+    while (s->first < s->last && dist[s->last] < DBL_MIN) s->last--;
+    while (s->first < s->last && dist[s->first] < DBL_MIN) s->first++;
 }
 
 /* dist counts from the least sum that can be. */
 static ks_status tail(const chain_table *chains, int32_t n_chains,
                       double variance, double *p, ks_err *err) {
     ks_status st = KS_OK;
-    double *dist = NULL, *pdf = NULL;
+    sums s = {0};
+    double *pdf = NULL;
     unsigned widest = 0;
-    int64_t most = 0, found = 0, used = 0;
+    int64_t most = 0, found = 0;
     double expected = 0;
     for (int32_t c = 0; c < n_chains; c++) {
         const chain_table *t = &chains[c];
@@ -52,20 +63,19 @@ static ks_status tail(const chain_table *chains, int32_t n_chains,
         most += KS_MIN(t->important, t->predicted);
         widest = KS_MAX(widest, t->n);
     }
-    KS_TRY(
-        ks_alloc(&dist, (size_t)most + 1, sizeof *dist, "a distribution", err));
+    KS_TRY(ks_alloc(&s.dist, (size_t)most + 1, sizeof *s.dist, "a distribution",
+                    err));
     KS_TRY(
         ks_alloc(&pdf, (size_t)widest + 1, sizeof *pdf, "a distribution", err));
-    dist[0] = 1;
-    for (int32_t c = 0; c < n_chains; c++)
-        used = fold_in(dist, used, &chains[c], pdf);
+    s.dist[0] = 1;
+    for (int32_t c = 0; c < n_chains; c++) fold_in(&s, &chains[c], pdf);
     double from = expected + ((double)found - expected) / sqrt(variance);
     *p = 0;
-    for (int64_t i = used; i >= 0 && (double)i >= from - 1e-9; i--)
-        *p += dist[i];
+    for (int64_t i = s.last; i >= s.first && (double)i >= from - 1e-9; i--)
+        *p += s.dist[i];
     *p = KS_MIN(*p, 1.0);
 done:
-    free(dist);
+    free(s.dist);
     free(pdf);
     return st;
 }

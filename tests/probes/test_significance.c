@@ -95,6 +95,33 @@ Test(significance, within_of_two_thousand_steps_is_exact_far_out) {
     near(log(p), -lg, 1e-9);
 }
 
+Test(significance, within_of_many_chains) {
+    /* 20,000 chains of 3 important and 3 other steps, 3 predicted; two of three
+     * predictions right in 100 more chains than expected */
+    enum { CHAINS = 20000, STEPS = 6 };
+    ks_scored rows = {
+        .n = CHAINS * STEPS, .n_groups = CHAINS, .n_chains = CHAINS};
+    float *scores = calloc(CHAINS * STEPS, sizeof *scores);
+    int8_t *labels = calloc(CHAINS * STEPS, 1);
+    int32_t *of = calloc(CHAINS * STEPS, sizeof *of);
+    cr_assert(scores && labels && of);
+    for (int c = 0; c < CHAINS; c++)
+        for (int k = 0; k < STEPS; k++) {
+            int i = c * STEPS + k, right = c < CHAINS / 2 + 100 ? 2 : 1;
+            of[i] = c;
+            labels[i] = k < 3;
+            scores[i] = k < right || k >= right + 3 ? 1.0f : -1.0f;
+        }
+    rows.score = scores, rows.y = labels, rows.chain = rows.group = of;
+    ks_err err = {0};
+    double p = 0, variance = CHAINS * 3 * .5 * .5 * 3 / (STEPS - 1);
+    cr_assert(eq(int, ks_p_within(&rows, 1, &p, &err), KS_OK));
+    near(p, 0.5 * erfc((100 - 0.5) / sqrt(2 * variance)), 1e-3);
+    free(scores);
+    free(labels);
+    free(of);
+}
+
 Test(significance, paired_as_scipy) {
     json_t *c;
     size_t i;
