@@ -13,6 +13,7 @@ influence  a chain's influence matrix beside torch's autograd
 sufficiency  K samples behind every prefix of a chain: transformers, llama.cpp
 generation   many problems at once, keystep beside llama.cpp
 memory       what label and generate take of what --memory allows
+local        the demo's experiment, by one process and by several here
 report   README.md from the figures that lie in the folder
 Peers run under the same python. OUT/<bench>*.csv hold every run, and
 OUT/<bench>-figures.csv what follows from them beside the goals; every row
@@ -30,6 +31,7 @@ from importlib import metadata
 from adamw import bench_adamw
 from harness import ROOT, figure, machine, peer, ratios, run, say, table, write
 from influence import bench_influence
+from local import bench_local
 from probing import bench_stream, bench_wide
 from sampling import bench_generation, bench_memory, bench_sufficiency
 
@@ -305,7 +307,7 @@ BENCHES = {"gemm": bench_gemm, "io": bench_io, "capture": bench_capture,
            "probe": bench_probe, "adamw": bench_adamw,
            "influence": bench_influence, "sufficiency": bench_sufficiency,
            "generation": bench_generation, "memory": bench_memory,
-           "wide": bench_wide, "stream": bench_stream}
+           "wide": bench_wide, "stream": bench_stream, "local": bench_local}
 SAMPLING = ("sufficiency", "generation", "memory", "all")
 
 
@@ -313,6 +315,19 @@ SAMPLING = ("sufficiency", "generation", "memory", "all")
 
 def number(text):
     return f"{float(text):.4g}" if text else ""
+
+
+def peers_of(readme):
+    """Versions of the peers; where one is not installed, as for a bench that
+    needs none, those that the README has."""
+    try:
+        return ", ".join(f"{p} {metadata.version(p)}" for p in PEERS)
+    except metadata.PackageNotFoundError:
+        if not os.path.isfile(readme):
+            return "none"
+        with open(readme, encoding="utf-8") as file:
+            told = [line for line in file if line.startswith("- peers: ")]
+        return told[0].strip().removeprefix("- peers: ") if told else "none"
 
 
 def report(options):
@@ -338,11 +353,10 @@ def report(options):
             r["figure"], number(r["value"]), number(r["low"]),
             number(r["high"]), r["spread"], r["n"], r["goal"], r["met"])
             for r in rows] + [""]
-    versions = ", ".join(f"{p} {metadata.version(p)}" for p in PEERS)
+    readme = os.path.join(options.out, "README.md")
     lines += ["## Made by", ""] + [f"- {made}" for made in seen]
-    lines += [f"- peers: {versions}", ""]
-    with open(os.path.join(options.out, "README.md"), "w",
-              encoding="utf-8") as file:
+    lines += [f"- peers: {peers_of(readme)}", ""]
+    with open(readme, "w", encoding="utf-8") as file:
         file.write("\n".join(lines))
 
 
@@ -396,6 +410,7 @@ def parse():
     options.stream_width = 1536
     options.stream_pairs = 1 if small else 5
     options.mib = 32 if small else 1024
+    options.local_rounds = 1 if small else 2
     options.published_prompts = 2 if small else 8
     options.checked_prompts = 2 if small else 6
     options.max_new = 16 if small else 256

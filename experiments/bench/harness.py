@@ -15,9 +15,9 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 
 # ------------------------------------------------------------------ processes
 
-def run(command, done=0):
-    """Wall seconds, peak MiB and standard output of one process, whose exit
-    code is done."""
+def process(command, done=0):
+    """Wall seconds, what it took with the processes that it waited for, and
+    standard output of one process, whose exit code is done."""
     with tempfile.TemporaryFile("w+") as out, \
             tempfile.TemporaryFile("w+") as words:
         start = time.perf_counter()
@@ -29,7 +29,13 @@ def run(command, done=0):
         words.seek(0)
         if child.returncode != done:
             raise SystemExit(f"{' '.join(command)}\n{words.read()[-3000:]}")
-        return seconds, usage.ru_maxrss / 1024, out.read()
+        return seconds, usage, out.read()
+
+
+def run(command, done=0):
+    """Wall seconds, peak MiB and standard output of such a process."""
+    seconds, usage, out = process(command, done)
+    return seconds, usage.ru_maxrss / 1024, out
 
 
 def peer(script, *arguments):
