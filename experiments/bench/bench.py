@@ -346,7 +346,8 @@ def report(options):
             number(r["high"]), r["spread"], r["n"], r["goal"], r["met"])
             for r in rows]
         lines += ["", f"Commit {rows[0]['commit']}; {rows[0]['machine']}.", ""]
-    lines += [f"Peers, at the last of these: {', '.join(peers())}.", ""]
+    told = ", ".join(peers()) or "none"
+    lines += [f"Peers, at the last of these: {told}.", ""]
     with open(os.path.join(options.out, "README.md"), "w",
               encoding="utf-8") as file:
         file.write("\n".join(lines))
