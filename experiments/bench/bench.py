@@ -13,7 +13,7 @@ influence  a chain's influence matrix beside torch's autograd
 sufficiency  K samples behind every prefix of a chain: transformers, llama.cpp
 generation   many problems at once, keystep beside llama.cpp
 memory       what label and generate take of what --memory allows
-local        the demo's experiment, by one process and by several here
+local        experiments by one process and by several on this machine
 report   README.md from the figures that lie in the folder
 Peers run under the same python. OUT/<bench>*.csv hold every run, and
 OUT/<bench>-figures.csv what follows from them beside the goals; every row

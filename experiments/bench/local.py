@@ -1,5 +1,7 @@
-"""An experiment by one process beside several on the same machine: keystep run
-and keystep launch --local N, the same files and the time they took."""
+"""Experiments by one process beside several on the same machine: keystep run
+and keystep launch --local N, the same files and the time they took. In a form
+of a minute: the demo's on a third of its problems, gsm8k-planted's on 100
+chains of one arm (where KS_GSM8K names GSM8K's folder)."""
 import filecmp
 import json
 import os
@@ -9,22 +11,33 @@ import subprocess
 from harness import ROOT, figure, process, say, write
 
 WORKERS = (2, 4)
-DEMO = os.path.join(ROOT, "experiments", "demo")
-# A minute of it, to try the bench.
-QUICK = ("capture.positions=[mean, before]", "capture.streams=[resid, attn]",
-         "probe.1.protocol=honest", "probe.1.probes=[mean-difference, mlp]",
-         "probe.1.bootstrap=200", "probe.2.streams=[attn]",
-         "transfer.bootstrap=200")
+EXPERIMENTS = os.path.join(ROOT, "experiments")
+GGUF = os.path.join(ROOT, ".cache", "SmolLM2-135M-Instruct.Q4_1.gguf")
+# Of each how few inputs, and what of it is left out.
+FORMS = {
+    "demo": (["--problems", "400"], [
+        "capture.positions=[mean, before]", "capture.streams=[resid, attn]",
+        "probe.1.protocol=honest", "probe.1.probes=[mean-difference, mlp]",
+        "probe.1.bootstrap=200", "probe.2.streams=[attn]",
+        "transfer.bootstrap=200"]),
+    "gsm8k-planted": (["--gguf", GGUF, "--chains", "100"], [
+        "matrix.arm.operands=false", "transfer=false", "probe.2=false",
+        "capture.positions=[mean, before]",
+        "probe.1.baselines=[no context]"]),
+}
 
 
-def make_inputs(options, scratch):
-    """The demo's experiment with chains and labels of its own."""
-    folder = os.path.join(scratch, "demo")
+def make_inputs(options, scratch, name):
+    """The experiment's file with inputs of its own."""
+    here, folder = os.path.join(EXPERIMENTS, name), os.path.join(scratch, name)
     os.makedirs(folder)
-    shutil.copy(os.path.join(DEMO, "experiment.yaml"), folder)
-    os.symlink(os.path.join(DEMO, "models"), os.path.join(folder, "models"))
-    few = ["--problems", "150"] if options.quick else []
-    subprocess.run([os.path.join(DEMO, "get-inputs"), "--to",
+    shutil.copy(os.path.join(here, "experiment.yaml"), folder)
+    if name == "demo":
+        os.symlink(os.path.join(here, "models"), os.path.join(folder, "models"))
+    few = FORMS[name][0]
+    if options.quick:
+        few = [*few[:-1], "100"]
+    subprocess.run([os.path.join(here, "get-inputs"), "--to",
                     os.path.join(folder, "inputs"), *few], check=True,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                    env=os.environ | {"KEYSTEP": options.keystep})
@@ -59,56 +72,63 @@ def differing(one, other):
     return len(bad), len(files)
 
 
-def bench_local(options, scratch):
-    experiment = make_inputs(options, scratch)
-    sets = [word for value in (QUICK if options.quick else ())
-            for word in ("--set", value)]
+def one_experiment(options, scratch, experiment, rows):
+    file = make_inputs(options, scratch, experiment)
+    sets = [word for value in FORMS[experiment][1] for word in ("--set", value)]
     forms = {"keystep run": ["run"]}
     forms |= {f"launch --local {n}": ["launch", "--local", str(n)]
               for n in WORKERS}
-    rows, bad = [], {name: [] for name in forms}
-    wall, cpu = ({name: [] for name in forms} for _ in range(2))
+    folder = {name: os.path.join(scratch, name.replace(" ", ""))
+              for name in forms}
+    bad, wall, cpu = ({name: [] for name in forms} for _ in range(3))
     for turn in range(options.local_rounds):
-        names = list(forms) if turn % 2 == 0 else list(forms)[::-1]
-        for name in names:
-            out = os.path.join(scratch, name.replace(" ", ""))
+        for name in list(forms)[::-1 if turn % 2 else 1]:
             command, *more = forms[name]
-            seconds, usage, _ = process([options.keystep, command, experiment,
-                                         *more, "--out", out, *sets])
+            seconds, usage, _ = process([options.keystep, command, file, *more,
+                                         "--out", folder[name], *sets])
             wall[name].append(seconds)
             cpu[name].append(usage.ru_utime + usage.ru_stime)
-            say(name, f"{seconds:.1f} s, {cpu[name][-1]:.1f} s of processors")
+            say(experiment, name, f"{seconds:.1f} s, {cpu[name][-1]:.1f} s of "
+                "processors")
         for name in forms:
-            one, other = (os.path.join(scratch, which.replace(" ", ""))
-                          for which in ("keystep run", name))
-            differ, files = differing(one, other)
+            differ, files = differing(folder["keystep run"], folder[name])
             bad[name].append(differ)
-            rows.append({"who": name, "round": turn + 1,
-                         "seconds": wall[name][turn],
+            rows.append({"experiment": experiment, "who": name,
+                         "round": turn + 1, "seconds": wall[name][turn],
                          "cpu_seconds": cpu[name][turn], "files": files,
                          "files_that_differ": differ})
         for name in forms:
-            shutil.rmtree(os.path.join(scratch, name.replace(" ", "")))
+            shutil.rmtree(folder[name])
+    return figures_of(experiment, forms, wall, cpu, bad, rows[-1]["files"])
+
+
+def bench_local(options, scratch):
+    rows, figures = [], []
+    for experiment in FORMS:
+        if experiment != "demo" and not os.environ.get("KS_GSM8K"):
+            say(f"no {experiment}: KS_GSM8K names no folder")
+            continue
+        figures += one_experiment(options, scratch, experiment, rows)
     write(options, "local", rows)
-    return figures_of(forms, wall, cpu, bad, rows[0]["files"])
+    return figures
 
 
-def figures_of(forms, wall, cpu, bad, files):
+def figures_of(experiment, forms, wall, cpu, bad, files):
     """One process takes all cores itself, by threads: as fast as it means that
     dealing an experiment out and joining it costs nothing."""
     one, *others = forms
     cores = len(os.sched_getaffinity(0))
     figures = []
     for name in others:
+        what = f"{experiment}, {name}: "
         figures += [
-            figure(f"{name}: files of {files} that differ from one process's",
+            figure(f"{what}files of {files} that differ from one process's",
                    bad[name], 0, False),
-            figure(f"keystep run with {cores} threads / {name} on the same "
-                   f"{cores} cores (seconds)",
+            figure(f"{what}efficiency on {cores} cores: seconds of keystep run "
+                   f"with {cores} threads / seconds",
                    [a / b for a, b in zip(wall[one], wall[name])]),
-            figure(f"keystep run with {cores} threads / {name} (processors' "
-                   "seconds)", [a / b for a, b in zip(cpu[one], cpu[name])])]
+            figure(f"{what}the same in processors' seconds",
+                   [a / b for a, b in zip(cpu[one], cpu[name])])]
     for name in forms:
-        figures += [figure(f"{name} (seconds)", wall[name]),
-                    figure(f"{name} (processors' seconds)", cpu[name])]
+        figures += [figure(f"{experiment}, {name} (seconds)", wall[name])]
     return figures
