@@ -142,6 +142,19 @@ static void against(ks_claims *all, const ks_evaluation *r, int32_t main,
     c->verdict = ks_verdict_of(c->figure, c->p, 0, 0);
 }
 
+/* Of the surface place and length are known without the chains' text. More
+ * than these is less to say, and asked as what it is. */
+static void surface(ks_claims *all, const ks_evaluation *r, int32_t main) {
+    int32_t b = find_baseline(r, "surface"),
+            place = find_baseline(r, "position+length");
+    if (b >= 0)
+        against(all, r, main, b, "surface", "surface",
+                "Is it more than the step's surface?", above_it);
+    else if (place >= 0)
+        against(all, r, main, place, "position+length", "place",
+                "Is it more than its place and length?", above_it);
+}
+
 /* What is left of it without the surface features. */
 static void removed(ks_claims *all, const ks_evaluation *r, int32_t main) {
     const ks_independence *i = &r->independence;
@@ -224,16 +237,13 @@ void ks_claims_of(ks_claims *out, const ks_evaluation *evaluation) {
     const ks_evaluation *r = evaluation;
     out->n = 0;
     if (!r->grid.n_series) return;
-    int32_t main = ks_grid_main(&r->grid), b = find_baseline(r, "surface");
-    if (b < 0) b = find_baseline(r, "position+length");
+    int32_t main = ks_grid_main(&r->grid);
     readable(out, r, main);
     position(out, r, KS_BEFORE, "before",
              "Is it there before the step is written?");
     position(out, r, KS_FIRST, "first", "Is it there at the first token?");
     layers(out, r, main);
-    if (b >= 0)
-        against(out, r, main, b, r->baselines.at[b].name, "surface",
-                "Is it more than the step's surface?", above_it);
+    surface(out, r, main);
     removed(out, r, main);
     text(out, r, main);
     rivals(out, r, main);

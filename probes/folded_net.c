@@ -156,8 +156,10 @@ static ks_status find_kind(reader *r, ks_err *err) {
     bool there = has(r, "");
     size_t used = strlen(r->group);
     snprintf(r->group + used, sizeof r->group - used, "/%s", net->recipe.name);
-    KS_CHECK(there && has(r, ""), KS_USAGE, "%s: has no probe %s of %s at %s",
-             r->from.path, net->recipe.name, stream, position);
+    KS_CHECK(
+        there && has(r, ""), KS_USAGE,
+        "%s: has no probe %s of %s at %s; 'keystep probe --probes' trains them",
+        r->from.path, net->recipe.name, stream, position);
     KS_CHECK(has(r, "/weight0"), KS_FORMAT,
              "%s: has no weights of %s of %s at %s: they took more than %d MiB",
              r->from.path, net->recipe.name, stream, position,

@@ -63,16 +63,16 @@ const struct argp_option ks_cmd_probe_options[] = {
     {"positions", KS_KEY_POSITIONS, "LIST", 0,
      "of mean, first, middle, last, before (default: all in the file)", 0},
     KS_CLI_LAYERS,
-    {"baseline-acts", KEY_RIVAL, "NAME=FILE", 0,
-     "other activations of the same steps, compared on the same rows and "
+    {"baseline-acts", KEY_RIVAL, "FILE", 0,
+     "NAME=FILE: other activations of the same steps, compared on the same "
+     "rows and "
      "folds, e.g. 'random weights=random.h5'; may be repeated",
      0},
-    {"baseline-scores", KEY_SCORES, "NAME=FILE[:FIELD+..]", 0,
-     "scores of the same steps as a baseline: label lines whose \"scores\" "
-     "hold "
-     "FIELD (default: all that they hold), such as keystep score writes; may "
-     "be "
-     "repeated",
+    {"baseline-scores", KEY_SCORES, "FILE", 0,
+     "NAME=FILE: scores of the same steps as a baseline: label lines with "
+     "\"scores\", "
+     "such as keystep score writes; NAME=FILE:FIELD+..: these fields of them "
+     "(default: all); may be repeated",
      0},
     {"strata", KEY_STRATA, "FIELD", 0,
      "a field of the label lines, a list with one value a step: important "

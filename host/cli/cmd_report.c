@@ -123,6 +123,10 @@ static void say(const input *in, const ks_report_done *done) {
                "pictures in %s/figures/; tables and page are "
                "there",
                out);
+    if (in->options.n_chains && !done->chains)
+        ks_log(KS_LOG_INFO,
+               "report: none of the runs' chains is in what --chains names, so "
+               "there is nothing to read");
     if (!done->d3 && !in->options.no_d3)
         ks_log(KS_LOG_INFO,
                "report: this program was built without D3 (Debian: node-d3), "

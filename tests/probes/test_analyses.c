@@ -384,3 +384,14 @@ Test(analyses, claims_are_what_was_planted) {
     cr_expect(eq(int, claim("surface")->verdict, KS_YES));
     cr_expect(claim("weights") == NULL);
 }
+
+/* Without chains place and length are all of the surface that is known, and
+ * more than they are is not yet more than the surface. */
+Test(analyses, without_chains_the_surface_is_not_asked_for) {
+    options.paths.chains = NULL;
+    run();
+    cr_expect(claim("surface") == NULL);
+    cr_assert(claim("place") != NULL);
+    cr_expect(eq(int, claim("place")->verdict, KS_YES));
+    cr_expect(strstr(claim("place")->question, "its place and length") != NULL);
+}

@@ -263,6 +263,8 @@ Test(export_networks, refuses_what_is_not_there) {
         {"out --probe lda --out p.onnx", "expected l2, linear, mlp", 2},
         {"out --probe lw-mlp:9 --out p.onnx",
          "has no probe lw-mlp 9 of resid at mean", 2},
+        {"out --probe lw-mlp:9 --out p.onnx",
+         "'keystep probe --probes' trains them", 2},
         {"out --probe mlp:8x2 --out p.npz", "ONNX alone", 2},
         {"out --probe mlp:8x2 --out p.safetensors", "ONNX alone", 2},
         {"out --probe mlp:8x2 --layer 2 --out p.onnx", "takes no --layer", 2},

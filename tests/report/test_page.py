@@ -369,6 +369,10 @@ def fits_a_phone(page):
                 n.getClientRects().length && !n.closest('.scroll, .strip, #chains, svg, .hidden')
                 && n.getBoundingClientRect().right > 361).map(n => n.outerHTML.slice(0, 90))""")
             same(wide, [])
+            cut = page.b.js("""[...document.querySelectorAll('caption:not(.hidden)')].filter(n =>
+                n.getClientRects().length && !n.closest('.fold')
+                && n.getBoundingClientRect().right > 361).map(n => n.textContent)""")
+            same(cut, [])
     page.b.size(1280, 900)
 
 

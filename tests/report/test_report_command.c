@@ -305,6 +305,8 @@ Test(report_command, refuses_chains_that_were_not_probed) {
               "%s", read_back("stderr"));
     cr_expect(strstr(read_back("report/report.md"),
                      "none of its chains is in the files") != NULL);
+    cr_expect(said("none of the runs' chains is in what --chains names"), "%s",
+              text);
 }
 
 /* Two models' chains of one problem have one id. */
