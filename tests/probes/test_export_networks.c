@@ -3,30 +3,12 @@
  * onnxruntime takes it. */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <hdf5.h>
 
-#include "fixture.h"
 #include "folded_net.h"
-#include "shell.h"
 
 #ifdef KS_PROGRAM
 
-enum { FOLDS = 5, SEEDS = 2, FITS = FOLDS * SEEDS };
-
-static fixture f;
-static char said[4096], path[160];
-
-/* Exit code of a shell line in the fixture's folder. */
-static int sh(const char *format, ...) {
-    static char line[1024], command[2048];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    snprintf(command, sizeof command, "cd %s && K=%s && { %s; } 2>&1", f.dir,
-             KS_PROGRAM, line);
-    return shell_run(command, said, sizeof said);
-}
+#include "export_fixture.h"
 
 static void setup(void) {
     fixture_make_far(&f, 5000);
@@ -41,10 +23,6 @@ static void setup(void) {
            0),
         "%s", said);
     snprintf(path, sizeof path, "%s/out/probes.h5", f.dir);
-}
-
-static void teardown(void) {
-    fixture_free(&f);
 }
 
 TestSuite(export_networks, .init = setup, .fini = teardown);
@@ -71,15 +49,6 @@ static ks_folded_net fold(const char *kind, bool each) {
 
 /* --------------------------------------------------------------------- folded
  */
-
-static void read_set(const char *name, hid_t type, void *out) {
-    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
-    cr_assert(file >= 0 && set >= 0, "%s", name);
-    cr_assert(H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out) >= 0);
-    H5Dclose(set);
-    H5Fclose(file);
-}
 
 /* What a fit says of its inputs. */
 static double score(const ks_folded_net *net, int64_t fit, const float *x) {
@@ -152,50 +121,18 @@ Test(export_networks, folded_weights_give_the_scores) {
 /* ----------------------------------------------------------------------- ONNX
  */
 
-typedef struct wire {
-    const uint8_t *at, *end;
-} wire;
-
-static uint64_t varint(wire *w) {
-    uint64_t v = 0;
-    for (int shift = 0;; shift += 7) {
-        cr_assert(w->at < w->end && shift < 64);
-        v |= (uint64_t)(*w->at & 127) << shift;
-        if (!(*w->at++ & 128)) return v;
-    }
-}
-
-/* The k-th field of this number; {NULL}: none. */
-static wire field(wire w, uint64_t number, int k) {
-    while (w.at < w.end) {
-        uint64_t key = varint(&w), v = varint(&w);
-        const uint8_t *from = w.at;
-        if ((key & 7) == 2) {
-            cr_assert(v <= (uint64_t)(w.end - w.at));
-            w.at += v;
-        }
-        if (key >> 3 == number && !k--) return (wire){from, w.at};
-    }
-    return (wire){NULL, NULL};
-}
-
-static bool says(wire w, const char *text) {
-    return w.at && (size_t)(w.end - w.at) == strlen(text) &&
-           memcmp(w.at, text, strlen(text)) == 0;
-}
-
 static int count_ops(wire graph, const char *op) {
     int n = 0;
-    for (int k = 0; field(graph, 1, k).at; k++)
-        n += says(field(field(graph, 1, k), 4, 0), op);
+    for (int k = 0; field(graph, 1, k, NULL).at; k++)
+        n += says(field(field(graph, 1, k, NULL), 4, 0, NULL), op);
     return n;
 }
 
 /* The bytes of an initializer. */
 static wire values(wire graph, const char *name) {
-    for (int k = 0; field(graph, 5, k).at; k++)
-        if (says(field(field(graph, 5, k), 8, 0), name))
-            return field(field(graph, 5, k), 9, 0);
+    for (int k = 0; field(graph, 5, k, NULL).at; k++)
+        if (says(field(field(graph, 5, k, NULL), 8, 0, NULL), name))
+            return field(field(graph, 5, k, NULL), 9, 0, NULL);
     return (wire){NULL, NULL};
 }
 
@@ -224,8 +161,9 @@ Test(export_networks, onnx_holds_every_fit) {
         snprintf(name, sizeof name, "%s/p.onnx", f.dir);
         cr_assert(eq(int, ks_read_file(name, &bytes, &n, NULL), KS_OK));
         wire model = {(const uint8_t *)bytes, (const uint8_t *)bytes + n},
-             graph = field(model, 7, 0);
-        cr_expect(says(field(field(graph, 1, 0), 4, 0), kinds[k].op));
+             graph = field(model, 7, 0, NULL);
+        cr_expect(
+            says(field(field(graph, 1, 0, NULL), 4, 0, NULL), kinds[k].op));
         cr_expect(eq(int, count_ops(graph, "Gemm"), FITS *(last + 1)));
         cr_expect(eq(int, count_ops(graph, "Relu"), FITS *last));
         cr_expect(same(values(graph, "centre"), net.centre, inputs));
@@ -291,25 +229,6 @@ Test(export_networks, refuses_what_is_not_there) {
     }
 }
 
-/* One value of a data set in a copy of probes.h5. */
-static void spoil(const char *name, double v) {
-    char full[192];
-    cr_assert(eq(int, sh("cp out/probes.h5 bad.h5"), 0));
-    snprintf(full, sizeof full, "%s/bad.h5", f.dir);
-    hid_t file = H5Fopen(full, H5F_ACC_RDWR, H5P_DEFAULT);
-    snprintf(full, sizeof full, "/probes/resid-mean/trained/lw-mlp 8/%s", name);
-    hid_t set = H5Dopen2(file, full, H5P_DEFAULT);
-    hid_t space = H5Dget_space(set), one = H5Screate(H5S_SCALAR);
-    const hsize_t at[5] = {0, 1, 2};
-    H5Sselect_elements(space, H5S_SELECT_SET, 1, at);
-    cr_assert(H5Dwrite(set, H5T_NATIVE_DOUBLE, one, space, H5P_DEFAULT, &v) >=
-              0);
-    H5Sclose(one);
-    H5Sclose(space);
-    H5Dclose(set);
-    H5Fclose(file);
-}
-
 Test(export_networks, refuses_values_that_cannot_be) {
     static const struct {
         const char *name;
@@ -323,7 +242,11 @@ Test(export_networks, refuses_values_that_cannot_be) {
                {"weight1", NAN, "weight1"},
                {"bias1", INFINITY, "bias1"}};
     for (size_t i = 0; i < KS_COUNT(bad); i++) {
-        spoil(bad[i].name, bad[i].value);
+        static const hsize_t at[5] = {0, 1, 2};
+        char name[160];
+        snprintf(name, sizeof name, "/probes/resid-mean/trained/lw-mlp 8/%s",
+                 bad[i].name);
+        spoil(name, at, bad[i].value);
         cr_expect(
             eq(int, sh("$K export bad.h5 --probe lw-mlp:8 --out q.onnx"), 1),
             "%s %g", bad[i].name, bad[i].value);

@@ -2,32 +2,14 @@
  * readers take it. */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <hdf5.h>
 #include <zip.h>
 
-#include "fixture.h"
 #include "folded.h"
 #include "safetensors.h"
-#include "shell.h"
 
 #ifdef KS_PROGRAM
 
-enum { FOLDS = 5, SEEDS = 2, FITS = FOLDS * SEEDS };
-
-static fixture f;
-static char said[4096], path[160];
-
-/* Exit code of a shell line in the fixture's folder. */
-static int sh(const char *format, ...) {
-    static char line[1024], command[2048];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    snprintf(command, sizeof command, "cd %s && K=%s && { %s; } 2>&1", f.dir,
-             KS_PROGRAM, line);
-    return shell_run(command, said, sizeof said);
-}
+#include "export_fixture.h"
 
 static void setup(void) {
     fixture_make(&f);
@@ -40,27 +22,7 @@ static void setup(void) {
     snprintf(path, sizeof path, "%s/out/probes.h5", f.dir);
 }
 
-static void teardown(void) {
-    fixture_free(&f);
-}
-
 TestSuite(export_probes, .init = setup, .fini = teardown);
-
-static const char *in_folder(const char *name) {
-    static char full[192];
-    snprintf(full, sizeof full, "%s/%s", f.dir, name);
-    return full;
-}
-
-/* A data set of probes.h5. */
-static void read_set(const char *name, hid_t type, void *out) {
-    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
-    cr_assert(file >= 0 && set >= 0, "%s", name);
-    cr_assert(H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out) >= 0);
-    H5Dclose(set);
-    H5Fclose(file);
-}
 
 static ks_folded fold(int32_t layer, bool each) {
     ks_folded folded = {0};
@@ -203,42 +165,6 @@ Test(export_probes, npz) {
 
 /* --------------------------------------------------------------------- ONNX */
 
-typedef struct wire {
-    const uint8_t *at, *end;
-} wire;
-
-static uint64_t varint(wire *w) {
-    uint64_t v = 0;
-    for (int shift = 0;; shift += 7) {
-        cr_assert(w->at < w->end && shift < 64);
-        v |= (uint64_t)(*w->at & 127) << shift;
-        if (!(*w->at++ & 128)) return v;
-    }
-}
-
-/* The k-th field of this number: its message, or its value in *value. */
-static wire field(wire w, uint64_t number, int k, uint64_t *value) {
-    while (w.at < w.end) {
-        uint64_t key = varint(&w), v = varint(&w);
-        int kind = key & 7;
-        cr_assert(kind == 0 || kind == 2);
-        const uint8_t *from = w.at;
-        if (kind == 2) {
-            cr_assert(v <= (uint64_t)(w.end - w.at));
-            w.at += v;
-        }
-        if (key >> 3 != number || k--) continue;
-        if (value) *value = v;
-        return (wire){from, w.at};
-    }
-    return (wire){NULL, NULL};
-}
-
-static bool says(wire w, const char *text) {
-    return w.at && (size_t)(w.end - w.at) == strlen(text) &&
-           memcmp(w.at, text, strlen(text)) == 0;
-}
-
 Test(export_probes, onnx) {
     ks_folded p = fold(2, true);
     char *bytes;
@@ -332,22 +258,6 @@ Test(export_probes, refuses_wrong_usage) {
     cr_expect(eq(int, sh("test -e q.npz"), 1));
 }
 
-/* One value of a data set in a copy of probes.h5. */
-static void spoil(const char *name, double v) {
-    cr_assert(eq(int, sh("cp out/probes.h5 bad.h5"), 0));
-    hid_t file = H5Fopen(in_folder("bad.h5"), H5F_ACC_RDWR, H5P_DEFAULT);
-    hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
-    hid_t space = H5Dget_space(set), one = H5Screate(H5S_SCALAR);
-    const hsize_t at[4] = {TELLING_LAYER, 1, 2, 3};
-    H5Sselect_elements(space, H5S_SELECT_SET, 1, at);
-    cr_assert(H5Dwrite(set, H5T_NATIVE_DOUBLE, one, space, H5P_DEFAULT, &v) >=
-              0);
-    H5Sclose(one);
-    H5Sclose(space);
-    H5Dclose(set);
-    H5Fclose(file);
-}
-
 Test(export_probes, refuses_values_that_cannot_be) {
     static const struct {
         const char *name;
@@ -359,7 +269,8 @@ Test(export_probes, refuses_values_that_cannot_be) {
                {"/probes/resid-mean/weight", NAN},
                {"/probes/resid-mean/bias", NAN}};
     for (size_t i = 0; i < KS_COUNT(bad); i++) {
-        spoil(bad[i].name, bad[i].value);
+        static const hsize_t at[4] = {TELLING_LAYER, 1, 2, 3};
+        spoil(bad[i].name, at, bad[i].value);
         cr_expect(
             eq(int, sh("$K export bad.h5 --position mean --out q.npz"), 1),
             "%s %g", bad[i].name, bad[i].value);
