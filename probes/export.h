@@ -74,6 +74,9 @@ void ks_probes_steps_free(ks_probes_steps *steps);
 ks_status ks_probes_scores_read(const ks_probes_info *probes, int series,
                                 const char *path, float *all, float *best,
                                 ks_err *err);
+/* The series of a stream and position, -1: none. */
+int ks_probes_find(const ks_probes_info *p, ks_stream stream,
+                   ks_position position);
 /* The layer that most folds chose, the first of equals. */
 int32_t ks_probes_usual(const ks_probes_info *probes, int series);
 

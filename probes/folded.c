@@ -144,11 +144,7 @@ static ks_status find_series(const ks_probes_info *info, const char *path,
                              const ks_folded_options *options, int *out,
                              ks_err *err) {
     ks_status st = KS_OK;
-    *out = -1;
-    for (int k = 0; k < info->n_series; k++)
-        if (info->series[k].stream == options->stream &&
-            info->series[k].position == options->position)
-            *out = k;
+    *out = ks_probes_find(info, options->stream, options->position);
     KS_CHECK(*out >= 0, KS_USAGE, "%s: has no probes of %s at %s", path,
              ks_stream_name(options->stream),
              ks_position_name(options->position));

@@ -299,10 +299,9 @@ ks_status ks_folded_net_read(ks_folded_net *out, const char *path,
              "an ONNX file holds the probe of one layer, not of all: --layer "
              "N");
     KS_TRY(ks_probes_read(&info, path, err));
-    for (int k = 0; layer == KS_LAYER_BEST && k < info.n_series; k++)
-        if (info.series[k].stream == options->stream &&
-            info.series[k].position == options->position)
-            layer = ks_probes_usual(&info, k);
+    int series = ks_probes_find(&info, options->stream, options->position);
+    if (layer == KS_LAYER_BEST && series >= 0)
+        layer = ks_probes_usual(&info, series);
     out->n_seeds = info.n_seeds;
     out->n_folds = info.n_folds;
     ks__h5_enter(&was);

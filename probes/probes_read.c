@@ -263,6 +263,14 @@ void ks_probes_free(ks_probes_info *p) {
     *p = (ks_probes_info){0};
 }
 
+int ks_probes_find(const ks_probes_info *p, ks_stream stream,
+                   ks_position position) {
+    for (int k = 0; k < p->n_series; k++)
+        if (p->series[k].stream == stream && p->series[k].position == position)
+            return k;
+    return -1;
+}
+
 int32_t ks_probes_usual(const ks_probes_info *p, int series) {
     const ks_probes_series *s = &p->series[series];
     int64_t best = 0, most = 0, fits = (int64_t)p->n_seeds * p->n_folds;
