@@ -14,20 +14,19 @@ typedef struct work {
     int32_t n_shapes;
     ks_l2_source x; /* a layer as the file has it */
     size_t kept;    /* bytes that are there when the next part begins */
+    size_t most;    /* of the part that needs most */
+    const char *what, *lowers; /* that part, and what lowers its need */
 } work;
 
-/* A part's least bytes and, once it fits, what stays of it. */
-static ks_status add(work *w, size_t least, size_t stays, const char *what,
-                     const char *lowers, ks_err *err) {
-    ks_status st = KS_OK;
-    const ks_room *room = &w->grid->room;
+/* A part's least bytes and what stays of it. */
+static void add(work *w, size_t least, size_t stays, const char *what,
+                const char *lowers) {
     size_t needs = w->kept + stays + least;
-    KS_CHECK(needs <= room->limit, KS_LIMIT,
-             "--memory %zuM: %s need at least %zuM; %s", room->limit >> 20,
-             what, (needs >> 20) + 2, lowers);
     w->kept += stays;
-done:
-    return st;
+    if (needs <= w->most) return;
+    w->most = needs;
+    w->what = what;
+    w->lowers = lowers;
 }
 
 static int64_t cells(const work *w) {
@@ -51,8 +50,7 @@ static void add_grids(work *w, bool share) {
 
 /* Scores of all layers; their fits, which are those of one layer at a time,
  * take no more than the grid's. */
-static ks_status add_analyses(work *w, ks_err *err) {
-    ks_status st = KS_OK;
+static void add_analyses(work *w) {
     const ks_folds *f = &w->r->folds;
     uint32_t which = w->r->options->analyses;
     int threads =
@@ -60,45 +58,31 @@ static ks_status add_analyses(work *w, ks_err *err) {
     for (int32_t k = 0; k < w->n_shapes; k++) {
         int32_t n = w->shapes[k].n_cells;
         if (which >> KS_LAYER_TRANSFER & 1)
-            KS_TRY(add(w, ks_layer_transfer_bytes(&w->x, n),
-                       ks_layer_transfer_kept(n),
-                       "probes of a layer on other layers",
-                       "fewer --layers, or leave layer-transfer out of "
-                       "--analyses",
-                       err));
+            add(w, ks_layer_transfer_bytes(&w->x, n), ks_layer_transfer_kept(n),
+                "probes of a layer on other layers",
+                "fewer --layers, or leave layer-transfer out of "
+                "--analyses");
         if (which >> KS_LAYERS_NEEDED & 1)
-            KS_TRY(add(w, ks_layers_needed_bytes(f, n, threads),
-                       ks_layers_needed_kept(f, n), "probes of several layers",
-                       "fewer --layers, --seeds or --threads, or leave "
-                       "layers-needed out of --analyses",
-                       err));
+            add(w, ks_layers_needed_bytes(f, n, threads),
+                ks_layers_needed_kept(f, n), "probes of several layers",
+                "fewer --layers, --seeds or --threads, or leave "
+                "layers-needed out of --analyses");
     }
-done:
-    return st;
 }
 
-static ks_status add_text(work *w, ks_err *err) {
-    ks_status st = KS_OK;
+static void add_surface(work *w) {
     const ks_evaluation *r = w->r;
-    const ks_evaluation_options *o = r->options;
-    size_t n = (size_t)r->dataset->n;
-    if (!r->dataset->has_text) return KS_OK;
-    if (!o->no_text)
-        KS_TRY(ks__baselines_words_room(r->dataset, &r->folds, &w->grid->nest,
-                                        &w->grid->room, w->kept, err));
-    if (!(o->analyses >> KS_SURFACE & 1)) return KS_OK;
-    KS_TRY(add(w, ks_independence_bytes(r->dataset, &r->folds, w->grid),
-               (size_t)w->n_shapes * n * sizeof(float),
-               "probes of what is left without surface",
-               "fewer --folds, or leave surface out of --analyses", err));
-done:
-    return st;
+    if (!r->dataset->has_text || !(r->options->analyses >> KS_SURFACE & 1))
+        return;
+    add(w, ks_independence_bytes(r->dataset, &r->folds, w->grid),
+        (size_t)w->n_shapes * (size_t)r->dataset->n * sizeof(float),
+        "probes of what is left without surface",
+        "fewer --folds, or leave surface out of --analyses");
 }
 
-static ks_status add_kinds(work *w, bool share, ks_err *err) {
-    ks_status st = KS_OK;
+static void add_kinds(work *w, bool share) {
     const ks_evaluation *r = w->r;
-    if (!r->options->kinds.n_recipes) return KS_OK;
+    if (!r->options->kinds.n_recipes) return;
     for (int32_t k = 0; k < w->n_shapes; k++) {
         double kept = 0;
         double least = ks_kinds_bytes(&r->options->kinds, r->dataset->info,
@@ -107,45 +91,35 @@ static ks_status add_kinds(work *w, bool share, ks_err *err) {
             least += kept;
             kept = 0;
         }
-        KS_TRY(add(w, (size_t)least, (size_t)kept, "probes trained by AdamW",
-                   "fewer units, --layers, --seeds or --probes", err));
+        add(w, (size_t)least, (size_t)kept, "probes trained by AdamW",
+            "fewer units, --layers, --seeds or --probes");
     }
-done:
-    return st;
 }
 
-static ks_status add_refined(work *w, ks_err *err) {
-    ks_status st = KS_OK;
+static void add_refined(work *w) {
     const ks_evaluation *r = w->r;
     const ks_folds *f = &r->folds;
     const ks_refined_options *o = &r->options->refined;
     size_t n_cells = (size_t)cells(w), n = (size_t)r->dataset->n;
     int32_t n_targets = 1 + f->n_seeds * f->n_folds; /* graded.c */
     if (o->directions)
-        KS_TRY(add(w, ks_directions_bytes(&w->x, f, 1),
-                   n_cells * ks_directions_kept(f), "mean difference and LDA",
-                   "fewer --folds, --layers or --seeds, or leave them out of "
-                   "--probes",
-                   err));
+        add(w, ks_directions_bytes(&w->x, f, 1),
+            n_cells * ks_directions_kept(f), "mean difference and LDA",
+            "fewer --folds, --layers or --seeds, or leave them out of "
+            "--probes");
     if (o->l1)
-        KS_TRY(
-            add(w, ks_sparse_bytes(&w->x, f, 1, true),
-                (size_t)w->n_shapes * ks_sparse_kept(&w->x, f), "sparse probes",
-                "fewer --folds or --inner-folds, or leave l1 out of --probes",
-                err));
+        add(w, ks_sparse_bytes(&w->x, f, 1, true),
+            (size_t)w->n_shapes * ks_sparse_kept(&w->x, f), "sparse probes",
+            "fewer --folds or --inner-folds, or leave l1 out of --probes");
     if (o->attention)
-        KS_TRY(add(w, ks_attended_bytes(r->dataset, f),
-                   n_cells * n * sizeof(float), "attention over tokens",
-                   "fewer --folds or --inner-folds, or leave attention out of "
-                   "--probes",
-                   err));
+        add(w, ks_attended_bytes(r->dataset, f), n_cells * n * sizeof(float),
+            "attention over tokens",
+            "fewer --folds or --inner-folds, or leave attention out of "
+            "--probes");
     for (int32_t k = 0; k < o->n_graded; k++)
-        KS_TRY(add(w, ks_ridge_bytes(&w->x, n_targets, f, 1),
-                   n_cells * ks_ridge_kept(n_targets, f),
-                   "regressions on a score",
-                   "fewer --folds, --layers or --seeds, or no --graded", err));
-done:
-    return st;
+        add(w, ks_ridge_bytes(&w->x, n_targets, f, 1),
+            n_cells * ks_ridge_kept(n_targets, f), "regressions on a score",
+            "fewer --folds, --layers or --seeds, or no --graded");
 }
 
 ks_status ks__evaluation_room(const ks_evaluation *evaluation,
@@ -160,10 +134,19 @@ ks_status ks__evaluation_room(const ks_evaluation *evaluation,
     if (!grid->room.limit || grid->nest.dev) return KS_OK;
     w.n_shapes = ks_grid_shapes(r->dataset->acts, grid, w.shapes);
     add_grids(&w, share);
-    if (!share) KS_TRY(add_analyses(&w, err));
-    if (!share) KS_TRY(add_text(&w, err));
-    KS_TRY(add_kinds(&w, share, err));
-    if (!share) KS_TRY(add_refined(&w, err));
+    if (!share) add_analyses(&w);
+    size_t words = w.kept; /* that are there when TF-IDF's turn comes */
+    if (!share) add_surface(&w);
+    add_kinds(&w, share);
+    if (!share) add_refined(&w);
+    size_t limit = grid->room.limit;
+    size_t least = ks_grid_least(r->dataset->acts, &r->folds, grid, share);
+    KS_CHECK(w.most <= limit, KS_LIMIT,
+             "--memory %zuM: %s need at least %zuM; %s", limit >> 20, w.what,
+             (KS_MAX(w.most, least) >> 20) + 2, w.lowers);
+    if (!share && r->dataset->has_text && !r->options->no_text)
+        KS_TRY(ks__baselines_words_room(r->dataset, &r->folds, &grid->nest,
+                                        &grid->room, words, err));
 done:
     return st;
 }

@@ -5,9 +5,10 @@
 
 #include "evaluation.h"
 
-/* KS_LIMIT for the first part behind the grid that needs more than what the
- * limit leaves it beside all that stays of the parts before: how much at least,
- * and which options lower it. The data set, folds and rivals are open; grid:
+/* KS_LIMIT where a part behind the grid needs more than what the limit leaves it
+ * beside all that stays of the parts before: which needs most, how much at
+ * least, which is enough for the others and the grid too (TF-IDF, whose size is
+ * found by counting, speaks after them), and which options lower it. The data set, folds and rivals are open; grid:
  * options of the grid. Bytes of the least part on the host; what is found here
  * holds for every part, so that none asks again. share: of a share of cells,
  * which are not kept and have nothing behind them. */

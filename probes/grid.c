@@ -62,6 +62,10 @@ int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *o) {
     return n;
 }
 
+static int threads_of(const ks_grid_options *o) {
+    return o->nest.threads ? o->nest.threads : omp_get_max_threads();
+}
+
 /* ----------------------------------------------------------------- intervals
  */
 
@@ -69,8 +73,7 @@ int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *o) {
 static ks_status add_intervals(ks_series *series, const ks_dataset *d,
                                const ks_grid_options *o, ks_err *err) {
     ks_status st = KS_OK;
-#pragma omp parallel for schedule(dynamic)                                     \
-    num_threads(o->nest.threads ? o->nest.threads : omp_get_max_threads())
+#pragma omp parallel for schedule(dynamic) num_threads(threads_of(o))
     for (int32_t i = 0; i <= series->n_cells; i++) {
         ks_err mine = {0};
         bool best = i == series->n_cells;
@@ -155,12 +158,20 @@ static size_t cell_bytes(void *user, int threads, bool scratch) {
     return scratch ? KS_MAX(own, w->options->later) : own;
 }
 
+size_t ks_grid_least(const ks_acts_file *file, const ks_folds *folds,
+                     const ks_grid_options *o, bool share) {
+    ks_grid out = {.d = ks_acts_get_info(file)->d};
+    work w = {.file = file, .folds = folds, .options = o, .out = &out};
+    return ks_room_least(&o->room, share ? 0 : ks_grid_kept(file, folds, o),
+                         cell_bytes, &w, threads_of(o));
+}
+
 /* Small matrices go side by side, each on its own thread, which scales better
  * than threads within one; big ones one after another, so that memory holds
  * few of them. Bits do not depend on it. */
 static ks_status plan_lanes(work *w, ks_err *err) {
     const ks_grid_options *o = w->options;
-    int threads = o->nest.threads ? o->nest.threads : omp_get_max_threads();
+    int threads = threads_of(o);
     int64_t bytes = 4 * w->dataset->n * w->out->d, n = w->dataset->n;
     int lanes = (int)KS_MIN(threads, KS_MAX(1, LANE_BYTES / bytes));
     ks_room room = o->room;

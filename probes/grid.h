@@ -85,6 +85,10 @@ ks_status ks_grid_share(ks_grid *outline, const ks_dataset *dataset,
 /* Bytes of what ks_grid_run would leave in out. */
 size_t ks_grid_kept(const ks_acts_file *file, const ks_folds *folds,
                     const ks_grid_options *options);
+/* The least room.limit with which ks_grid_run goes to work; share: or
+ * ks_grid_share, of which nothing stays. */
+size_t ks_grid_least(const ks_acts_file *file, const ks_folds *folds,
+                     const ks_grid_options *options, bool share);
 /* Streams and positions that ks_grid_run would make series of, in order; their
  * number. */
 typedef struct ks_grid_shape {

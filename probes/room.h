@@ -34,6 +34,11 @@ ks_status ks_room_choose(const ks_room *room, size_t kept, ks_room_fn need,
                          void *user, int lanes, int threads, const char *what,
                          ks_room_plan *out, ks_err *err);
 
+/* The least bytes with which ks_room_choose finds a way, of what the process
+ * takes beyond start. */
+size_t ks_room_least(const ks_room *room, size_t kept, ks_room_fn need,
+                     void *user, int threads);
+
 /* The same of one fit at a time: its threads and scratch file go to options. A
  * fit on a device works in memory of its own, which is none of the room. */
 ks_status ks_room_fit(const ks_room *room, ks_room_fn need, void *user,
