@@ -5,13 +5,14 @@
 
 #include "evaluation.h"
 
-/* KS_LIMIT where a part behind the grid needs more than what the limit leaves it
- * beside all that stays of the parts before: which needs most, how much at
- * least, which is enough for the others and the grid too (TF-IDF, whose size is
- * found by counting, speaks after them), and which options lower it. The data set, folds and rivals are open; grid:
- * options of the grid. Bytes of the least part on the host; what is found here
- * holds for every part, so that none asks again. share: of a share of cells,
- * which are not kept and have nothing behind them. */
+/* KS_LIMIT where a part behind the grid needs more than what the limit leaves
+ * it beside all that stays of the parts before: which needs most; how much at
+ * least, which is enough for the others and the grid too; and which options
+ * lower it. TF-IDF, whose size is found by counting, speaks after them. The
+ * data set, folds and rivals are open; grid: options of the grid. Bytes of the
+ * least part on the host; what is found here holds for every part, so that none
+ * asks again. share: of a share of cells, which are not kept and have nothing
+ * behind them. */
 ks_status ks__evaluation_room(const ks_evaluation *evaluation,
                               const ks_grid_options *grid, bool share,
                               ks_err *err);
