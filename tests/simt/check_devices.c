@@ -1,5 +1,6 @@
 /* Several simulated devices of one process: a capture's bytes and what is
  * generated do not depend on how many share the work. */
+#include "build_name.h"
 #include "capture/fixture.h"
 #include "control.h"
 #include "generate.h"
@@ -8,7 +9,7 @@ TestSuite(simt_devices, .init = begin, .fini = end);
 
 Test(simt_devices, a_file_of_two_is_the_file_of_one) {
     simt_set_devices(2);
-    write_chains("chains.jsonl", 4);
+    write_chains("chains.jsonl", (int)cases_here(4, 2));
     ks_capture_options a = options_for("a.h5"), b = options_for("b.h5");
     a.streams = b.streams = 1u << KS_RESID;
     a.positions = b.positions = 1u << KS_MEAN | 1u << KS_LAST;
@@ -37,6 +38,14 @@ Test(simt_devices, one_that_is_not_there_is_named) {
 
 enum { CROWD = 5, NEW = 9 };
 
+static int crowd(void) {
+    return (int)cases_here(CROWD, 2);
+}
+
+static int length(void) {
+    return (int)cases_here(NEW, 3);
+}
+
 typedef struct sampled {
     int32_t ids[CROWD][NEW], n[CROWD];
 } sampled;
@@ -56,9 +65,9 @@ static ks_status generate(const char *backend, sampled *out,
     ks_engines engines = {0};
     ks_engine_options on = {.backend = backend};
     ks_generate_options options = {
-        .temperature = 1, .top_p = 1, .max_new = NEW, .seed = 7};
+        .temperature = 1, .top_p = 1, .max_new = length(), .seed = 7};
     ks_request requests[CROWD];
-    for (int i = 0; i < CROWD; i++)
+    for (int i = 0; i < crowd(); i++)
         requests[i] = (ks_request){.prompt = prompt,
                                    .n_prompt = 4 + i,
                                    .stream = (uint64_t)i + 1,
@@ -66,8 +75,8 @@ static ks_status generate(const char *backend, sampled *out,
     *out = (sampled){0};
     ks_status st = ks_engines_open(&engines, MODEL, &on, err);
     if (st == KS_OK)
-        st = ks_generate_on(&engines, &options, requests, CROWD, keep, out,
-                            stats, err);
+        st = ks_generate_on(&engines, &options, requests, (size_t)crowd(), keep,
+                            out, stats, err);
     ks_engines_close(&engines);
     return st;
 }
@@ -81,9 +90,9 @@ Test(simt_devices, what_two_generate_one_does) {
     cr_assert_eq(generate("cuda:0,cuda:1", &two, &both, &err), KS_OK, "%s",
                  err.text);
     cr_expect_eq(memcmp(&one, &two, sizeof one), 0);
-    cr_expect_eq(alone.sampled, CROWD * NEW);
-    cr_expect_eq(both.sampled, CROWD * NEW);
-    cr_expect_eq(alone.batches, NEW);
-    cr_expect_eq(both.batches, 2 * NEW, "one device had nothing to do");
+    cr_expect_eq(alone.sampled, crowd() * length());
+    cr_expect_eq(both.sampled, crowd() * length());
+    cr_expect_eq(alone.batches, length());
+    cr_expect_eq(both.batches, 2 * length(), "one device had nothing to do");
     cr_expect_eq(simt_live_allocations(), 0);
 }

@@ -354,7 +354,7 @@ Test(simt_forward, generation_does_not_depend_on_the_batch) {
     ks_generate_stats stats;
     pair p = open_pair(&variants[QWEN3], "bf16");
     generate(p.device, 0, CROWD, 64, &all, &stats);
-    for (int r = 0; r < CROWD; r += 3) {
+    for (int r = 0; r < (int)cases_here(CROWD, 1); r += 3) {
         generate(p.device, r, 1, 64, &one, &stats);
         cr_expect(one.n[0] == all.n[r] &&
                       memcmp(one.ids[0], all.ids[r], sizeof one.ids[0]) == 0,

@@ -115,12 +115,6 @@ static inline void fill_ids(int32_t *ids, int32_t n, int32_t n_vocab) {
     for (int32_t t = 0; t < n; t++) ids[t] = (t * 29 + t / 7 * 5) % n_vocab;
 }
 
-/* Of n cases: all where numbers are looked at, the first few where accesses are
- * (asan, race) and lines (cover). */
-static inline size_t cases_here(size_t n, size_t few) {
-    return built("asan") || built("race") || built("cover") ? few : n;
-}
-
 /* The larger error so far; a NaN stays. */
 static inline void worse(double *worst, double e) {
     if (!isnan(*worst) && !(e <= *worst)) *worst = e;
