@@ -237,3 +237,19 @@ done:
     free(folder);
     return st;
 }
+void ks__exp_drop_made(const ks_exp_run *run, const ks_exp_task *task) {
+    const char *const *outputs = run->plan.stages[task->stage].outputs;
+    for (size_t i = 0; outputs[i]; i++) {
+        char *name = NULL, *path = NULL;
+        ks_status st = KS_OK;
+        if (task->kind == KS_EXP_SHARD)
+            st = ks__exp_shard_name(outputs[i], task, &name, NULL);
+        if (st == KS_OK &&
+            ks_exp_stage_path(run, task->stage, name ? name : outputs[i], &path,
+                              NULL) == KS_OK)
+            ks__exp_remove(path);
+        free(name);
+        free(path);
+    }
+}
+

@@ -338,11 +338,33 @@ static void make_room(const ks_exp_run *run, const ks_exp_child *c) {
 }
 
 /* Once for all of a task's commands. */
-static ks_status prepare(ks_exp_child *c, const ks_exp_run *run, ks_err *err) {
+/* The key has the content that was there when the run was planned: what is
+ * made of another must not stand under it. */
+static ks_status check_given(ks_exp_run *run, const ks_exp_task *task,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_exp_stage *s = &run->plan.stages[task->stage];
+    for (size_t i = 0; i < s->n_inputs; i++) {
+        const ks_exp_input *in = &s->inputs[i];
+        char hex[65];
+        bool there;
+        if (in->stage >= 0) continue;
+        KS_TRY(ks_exp_files_hash(&run->files, in->name, hex, &there, err));
+        KS_CHECK(strcmp(hex, in->sha256) == 0, KS_MISMATCH,
+                 "%s: is another file than when this was planned; the same "
+                 "command again plans anew",
+                 in->name);
+    }
+done:
+    return st;
+}
+
+static ks_status prepare(ks_exp_child *c, ks_exp_run *run, ks_err *err) {
     ks_status st = KS_OK;
     char *path = NULL, *folder = NULL;
     bool shard = c->task.kind == KS_EXP_SHARD;
     KS_TRY(task_file(run, &c->task, "task", "", &path, err));
+    KS_TRY(check_given(run, &c->task, err));
     KS_TRY(ks_lock_take(&c->lock, path, err));
     json_t *was = read_task(run, &c->task);
     c->attempts = (int)json_integer_value(json_object_get(was, "attempts")) + 1;
@@ -365,7 +387,7 @@ done:
     return st;
 }
 
-ks_status ks_exp_task_start(ks_exp_child *c, const ks_exp_run *run,
+ks_status ks_exp_task_start(ks_exp_child *c, ks_exp_run *run,
                             const ks_exp_task *task, const ks_exp_site *site,
                             ks_err *err) {
     ks_status st = KS_OK;
@@ -375,6 +397,7 @@ ks_status ks_exp_task_start(ks_exp_child *c, const ks_exp_run *run,
         KS_TRY(prepare(c, run, err));
     }
     ks_exp_words_free(c->words);
+    c->pid = 0; /* that of the command before is over */
     KS_TRY(ks_exp_task_words(run, task, site, c->command, &c->words, err));
     KS_CHECK(c->words, KS_INTERNAL, "%s has no command %d",
              run->plan.stages[task->stage].id, c->command + 1);
@@ -521,6 +544,11 @@ static ks_status over(ks_exp_child *c, ks_exp_run *run, ks_exp_end end,
 done:
     free(folder);
     return st;
+    if (end == KS_EXP_END_GOOD) {
+        st = check_given(run, &c->task, err);
+        if (st == KS_MISMATCH) ks__exp_drop_made(run, &c->task);
+        KS_TRY(st);
+    }
 }
 
 ks_status ks_exp_task_ended(ks_exp_child *c, ks_exp_run *run, int status,

@@ -1,0 +1,85 @@
+/* keystep run where something is not as it was, or not ours: inputs that change
+ * under it, folders in the way on the node, shards of other inputs, words that
+ * are no text. */
+#include <fcntl.h>
+#include <glob.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "fixture.h"
+
+#ifdef KS_PROGRAM
+
+TestSuite(faults, .init = make_folder, .fini = drop_folder, .timeout = 300);
+
+static void shell(const char *command) {
+    cr_assert_eq(system(command), 0, "%s", command);
+}
+
+/* A run in the background, its words in the file `words`. */
+static pid_t start(const char *file) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        int to = open("words", O_WRONLY | O_CREAT | O_APPEND, 0666);
+        dup2(to, 1);
+        dup2(to, 2);
+        execl(KS_PROGRAM, "keystep", "run", file, (char *)NULL);
+        _exit(127);
+    }
+    cr_assert(pid > 0);
+    return pid;
+}
+
+/* Until a file of the pattern is there, 60 s at most. */
+static void wait_for(const char *pattern) {
+    for (int i = 0; i < 6000; i++) {
+        glob_t found;
+        bool there = glob(pattern, 0, NULL, &found) == 0;
+        if (there) globfree(&found);
+        if (there) return;
+        nanosleep(&(struct timespec){0, 10000000}, NULL);
+    }
+    cr_assert_fail("%s never came", pattern);
+}
+
+/* ------------------------------------------------------------------ inputs */
+
+/* A run whose `file` changes while its capture is at work: exit code. */
+static int run_and_change(const char *file) {
+    char command[128];
+    int status;
+    write_chains(getenv("KS_UNDER_SANITIZER") ? 150 : 600);
+    write_experiment(HEAD "capture: {positions: mean}\n"
+                          "probe: {folds: 3, bootstrap: 100, no-text: true, "
+                          "analyses: none, layers: 1, strengths: 1}\n"
+                          "machine: {threads: 1, batch-tokens: 64}\n");
+    pid_t pid = start("x.yaml");
+    wait_for("runs/x/stages/capture-*/acts.h5.journal");
+    snprintf(command, sizeof command, "echo >>%s", file);
+    shell(command);
+    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    shell_run("cat words", said, sizeof said);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* The key of a stage has the content that was there when it was planned. */
+Test(faults, an_input_that_changes_ahead_of_its_stage_is_not_taken) {
+    cr_expect_eq(run_and_change("l.jsonl"), 1);
+    expect_said("l.jsonl: is another file than when this was planned");
+    cr_expect_neq(system("ls runs/x/stages/probe-*/stage.json 2>/dev/null"), 0);
+    cr_expect_eq(system("ls runs/x/stages/capture-*/stage.json >words"), 0);
+    expect_run("run x.yaml", 0); /* planned anew */
+    expect_silence("] capture-");
+    expect_said("] probe-");
+}
+
+Test(faults, an_input_that_changes_under_its_stage_leaves_it_undone) {
+    cr_expect_eq(run_and_change("c.jsonl"), 1);
+    expect_said("c.jsonl: is another file than when this was planned");
+    cr_expect_neq(system("ls runs/x/stages/capture-*/stage.json 2>/dev/null"),
+                  0);
+    cr_expect_neq(system("ls runs/x/stages/capture-*/acts.h5 2>/dev/null"), 0);
+}
+
+#endif
