@@ -82,4 +82,18 @@ Test(faults, an_input_that_changes_under_its_stage_leaves_it_undone) {
     cr_expect_neq(system("ls runs/x/stages/capture-*/acts.h5 2>/dev/null"), 0);
 }
 
+/* What begins a text, and the chat template, stand beside tokenizer.json. */
+Test(faults, a_tokenizers_settings_are_part_of_a_key) {
+    char before[128], after[128];
+    write_experiment(HEAD "tokenizer: t/tokenizer.json\ncapture: {}\n");
+    shell("mkdir t && cp m/tokenizer.json m/tokenizer_config.json t");
+    plan_says("x.yaml", "capture", "key", before);
+    shell("echo >>t/tokenizer_config.json");
+    plan_says("x.yaml", "capture", "key", after);
+    cr_expect_str_neq(before, after);
+    shell("rm t/tokenizer_config.json");
+    plan_says("x.yaml", "capture", "key", before);
+    cr_expect_str_neq(before, after);
+}
+
 #endif
