@@ -59,6 +59,9 @@ int ks_exp_to_do(const ks_exp_run *run, bool *to_do) {
 }
 
 ks_status ks_exp_clear(ks_exp_run *run, int stage, ks_err *err) {
+    /* another process may have made it since we looked */
+    ks_status st = ks_exp_run_look(run, stage, err);
+    if (st != KS_OK) return st;
     ks_exp_state state = ks_exp_run_state(run, stage);
     if (state != KS_EXP_STALE && state != KS_EXP_GONE) return KS_OK;
     return ks_exp_stage_drop(run, stage, err);
@@ -387,7 +390,15 @@ ks_status ks_exp_execute_task(ks_exp_run *run, const ks_exp_task *task,
     ks_exp_task t = *task;
     pool p;
     KS_TRY(check_task(run, task, err));
-    if (ks_exp_run_state(run, t.stage) == KS_EXP_DONE) return KS_OK;
+    ks_exp_state state = ks_exp_run_state(run, t.stage);
+    if (state == KS_EXP_DONE) return KS_OK;
+    /* others may be at its other shards: clearing it is for who sees all */
+    KS_CHECK(state != KS_EXP_STALE || t.kind == KS_EXP_WHOLE, KS_MISMATCH,
+             "%s was made of inputs that were made anew since: its shards are "
+             "of the old ones; 'keystep launch' removes them, and 'keystep run "
+             "%s --again %s' makes it anew",
+             run->plan.stages[t.stage].id, run->shown,
+             run->plan.stages[t.stage].id);
     if (t.kind == KS_EXP_WHOLE) KS_TRY(ks_exp_clear(run, t.stage, err));
     if (t.kind != KS_EXP_WHOLE)
         KS_TRY(ks_exp_shards(run, t.stage, task->of, &t.of, err));

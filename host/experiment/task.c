@@ -549,6 +549,12 @@ done:
         if (st == KS_MISMATCH) ks__exp_drop_made(run, &c->task);
         KS_TRY(st);
     }
+    if (whole) ks__exp_drop_other_shards(run, &c->task);
+    if (end == KS_EXP_END_GOOD) {
+        st = check_given(run, &c->task, err);
+        if (st == KS_MISMATCH) ks__exp_drop_made(run, &c->task);
+        KS_TRY(st);
+    }
 }
 
 ks_status ks_exp_task_ended(ks_exp_child *c, ks_exp_run *run, int status,

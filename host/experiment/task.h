@@ -109,6 +109,9 @@ ks_status ks__exp_outputs(const ks_exp_run *run, int stage, json_t **out,
                           ks_err *err);
 /* Shards of lines, after they were joined. */
 void ks__exp_drop_shards(const ks_exp_run *run, int stage);
+/* Those of another number than the task joined, as an attempt with other ranks
+ * left them. */
+void ks__exp_drop_other_shards(const ks_exp_run *run, const ks_exp_task *task);
 /* What a task that ended well made, where it may not stay. */
 void ks__exp_drop_made(const ks_exp_run *run, const ks_exp_task *task);
 /* A folder with all in it; nothing where it is not there. */

@@ -96,4 +96,51 @@ Test(faults, a_tokenizers_settings_are_part_of_a_key) {
     cr_expect_str_neq(before, after);
 }
 
+/* ------------------------------------------------------------------ shards */
+
+/* Shards that are there already were made of other inputs. */
+Test(faults, shards_of_a_stale_stage_are_not_joined) {
+    char key[128], line[256];
+    write_experiment(HEAD "split: {}\ncapture: {positions: mean}\n");
+    plan_says("x.yaml", "capture", "key", key);
+    expect_run("launch x.yaml --local 2", 0);
+    shell("ls runs/x/stages/capture-*/acts.2-of-2.h5 >words");
+    /* as if the same stage had come out otherwise */
+    shell("sed -i 's/\"sha256\": \"......../\"sha256\": \"00000000/' "
+          "runs/x/stages/split-*/stage.json");
+    snprintf(line, sizeof line, "run runs/x --stage %s --shard 1/2", key);
+    expect_run(line, 1);
+    expect_said("was made of inputs that were made anew since");
+    snprintf(line, sizeof line, "run runs/x --stage %s --join 2", key);
+    expect_run(line, 1);
+    expect_said("was made of inputs that were made anew since");
+    expect_run("run runs/x", 0);
+    expect_said("] capture-");
+}
+
+/* What another number of processes began is no output of the stage. */
+Test(faults, shards_of_another_number_are_no_outputs) {
+    char key[128], line[256];
+    write_experiment(HEAD "capture: {positions: mean}\nlaunch: {ranks: 2}\n");
+    plan_says("x.yaml", "capture", "key", key);
+    expect_run("run x.yaml", 0);
+    shell("cp runs/x/stages/capture-*/stage.json alone.json");
+    expect_run("run x.yaml --again capture", 0);
+    shell("rm runs/x/stages/capture-*/stage.json "
+          "runs/x/stages/capture-*/acts.h5");
+    snprintf(line, sizeof line, "run runs/x --stage %s --shard 1/3", key);
+    expect_run(line, 0);
+    shell("touch runs/x/stages/capture-*/acts.1-of-3.h5");
+    expect_run("run x.yaml", 0);
+    cr_expect_neq(system("ls runs/x/stages/capture-*/acts.?-of-* 2>/dev/null"),
+                  0);
+    cr_expect_neq(
+        system("grep -q of-3 runs/x/stages/capture-*/stage.json 2>/dev/null"),
+        0);
+    snprintf(line, sizeof line, "run runs/x --stage %s --shard 1/2 --join 2",
+             key);
+    expect_run(line, 2);
+    expect_said("--shard and --join");
+}
+
 #endif
