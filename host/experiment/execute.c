@@ -177,9 +177,10 @@ done:
 
 static ks_status complain(pool *p, const ks_exp_child *c, ks_err *err) {
     const ks_exp_stage *s = &p->run->plan.stages[c->task.stage];
+    p->n_failed += !p->failed[c->task.stage]; /* of its shards all may */
     p->failed[c->task.stage] = true;
     return ks_str_printf(&p->complaint, err, "%s%s (%s): %s [%s]",
-                         p->n_failed++ ? "; " : "", s->id,
+                         p->complaint.length ? "; " : "", s->id,
                          ks_exp_task_name_of(&c->task).text,
                          c->why[0] ? c->why : "it said nothing", c->log);
 }
@@ -223,8 +224,11 @@ static ks_status reap(pool *p, int i, int status, ks_err *err) {
         st = KS_OK;
     }
     KS_TRY(st);
-    if (more && !p->stopped)
-        return ks_exp_task_start(c, p->run, &c->task, &c->site, err);
+    if (more && !p->stopped) {
+        st = ks_exp_task_start(c, p->run, &c->task, &c->site, err);
+        if (st == KS_OK) return st;
+        goto done; /* it has no process that could be stopped */
+    }
     if (more) end = KS_EXP_END_INTERRUPTED;
     KS_TRY(take_end(p, c, j, end, err));
 done:
@@ -357,8 +361,10 @@ ks_status ks_exp_execute(ks_exp_run *run, const ks_exp_options *options,
                          ks_err *err) {
     ks_status st = KS_OK;
     pool p;
-    if (ks_interrupted) return ks_fail(err, KS_INTERRUPTED, "interrupted");
     st = open_pool(&p, run, options, err);
+    /* signals wait from here on: one that came before was not ours to see */
+    if (st == KS_OK && ks_interrupted)
+        st = ks_fail(err, KS_INTERRUPTED, "interrupted");
     if (st == KS_OK) st = settle(&p, err);
     if (st == KS_OK) st = work(&p, err);
     close_pool(&p);

@@ -406,6 +406,11 @@ ks_status ks_exp_task_start(ks_exp_child *c, ks_exp_run *run,
     KS_TRY(write_task(c, run, "running", err));
 done:
     /* not without the lock: another process may be at work in the folder */
+    if (st != KS_OK && c->pid > 0) {
+        kill(c->pid, SIGTERM);
+        waitpid(c->pid, NULL, 0);
+        c->pid = 0;
+    }
     if (st != KS_OK && first && c->lock.path && c->pid <= 0 && site->scratch)
         ks__exp_scratch_unused(run, task, site->scratch);
     if (st != KS_OK && first) ks_exp_task_close(c);

@@ -143,4 +143,11 @@ Test(faults, shards_of_another_number_are_no_outputs) {
     expect_said("--shard and --join");
 }
 
+Test(faults, a_stage_that_fails_is_one_stage) {
+    write_experiment(HEAD "capture: {positions: mean}\nlaunch: {retries: 0}\n");
+    shell("echo '{}' >>c.jsonl");
+    expect_run("launch x.yaml --local 2", 1);
+    expect_said("1 of 1 stages failed: ");
+}
+
 #endif
