@@ -150,4 +150,30 @@ Test(faults, a_stage_that_fails_is_one_stage) {
     expect_said("1 of 1 stages failed: ");
 }
 
+/* ------------------------------------------------------------------- words */
+
+/* A sentence that is cut amid a character is none for JSON. */
+Test(faults, last_words_that_are_cut_are_still_text) {
+    static const char *const shift[] = {"", "a"};
+    for (size_t i = 0; i < KS_COUNT(shift); i++) {
+        char text[2048], command[4096], path[1024];
+        size_t n = (size_t)snprintf(path, sizeof path, "%s", shift[i]);
+        for (int k = 0; k < 300; k++)
+            n += (size_t)snprintf(path + n, sizeof path - n, "%s",
+                                  k % 100 == 99 ? "\xc3\xa9/" : "\xc3\xa9");
+        snprintf(command, sizeof command,
+                 "rm -rf runs && mkdir -p '%s' && echo '{}' >'%s/c.jsonl'",
+                 path, path);
+        shell(command);
+        snprintf(text, sizeof text,
+                 "name: x\nmodel: m\nchains: '%s/c.jsonl'\n"
+                 "capture: {positions: mean}\n",
+                 path);
+        write_experiment(text);
+        expect_run("run x.yaml", 1);
+        expect_said("1 of 1 stages failed: capture-");
+        expect_silence("out of memory");
+    }
+}
+
 #endif
