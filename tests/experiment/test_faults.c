@@ -150,6 +150,43 @@ Test(faults, a_stage_that_fails_is_one_stage) {
     expect_said("1 of 1 stages failed: ");
 }
 
+/* ----------------------------------------------------------------- scratch */
+
+/* The name of the capture's folder on the node. */
+static void name_scratch(char *out, size_t n) {
+    shell("printf %s \"$PWD/runs/x\" | sha256sum | cut -c1-8 >hash; "
+          "cd runs/x/stages && ls -d capture-* >../../../id");
+    char hash[64] = "", id[64] = "";
+    shell_run("tr -d '\\n' <hash", hash, sizeof hash);
+    shell_run("tr -d '\\n' <id", id, sizeof id);
+    snprintf(out, n, "node/keystep-%s-%s-whole", hash, id);
+}
+
+/* On a disk that others write to somebody may have been there first. */
+Test(faults, a_scratch_folder_of_others_is_not_taken) {
+    char key[128], line[256], name[192];
+    write_experiment(HEAD "capture: {positions: mean}\n");
+    plan_says("x.yaml", "capture", "key", key);
+    expect_run("run x.yaml", 0);
+    shell("rm runs/x/stages/capture-*/stage.json "
+          "runs/x/stages/capture-*/acts.h5 && mkdir node theirs");
+    name_scratch(name, sizeof name);
+    cr_assert_eq(symlink("../theirs", name), 0);
+    snprintf(line, sizeof line, "run runs/x --stage %s --scratch node", key);
+    expect_run(line, 1);
+    expect_said("is no folder of this user's");
+    cr_expect_neq(system("ls theirs/* 2>/dev/null"), 0);
+    cr_assert_eq(unlink(name), 0);
+    if (geteuid() == 0) { /* who can make others' */
+        cr_assert(mkdir(name, 0777) == 0 && chown(name, 12345, 12345) == 0);
+        expect_run(line, 1);
+        expect_said("is no folder of this user's");
+        rmdir(name); /* empty, it may have gone as one of ours that cannot be
+                        used */
+    }
+    expect_run(line, 0);
+}
+
 /* ------------------------------------------------------------------- words */
 
 /* A sentence that is cut amid a character is none for JSON. */
