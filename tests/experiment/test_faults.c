@@ -96,6 +96,20 @@ Test(faults, a_tokenizers_settings_are_part_of_a_key) {
     cr_expect_str_neq(before, after);
 }
 
+/* A folder whose name begins like the run's is not in it. */
+Test(faults, a_run_knows_whence_its_paths_are) {
+    char key[128], kept[128];
+    write_experiment(HEAD "capture: {positions: mean}\n");
+    expect_run("run x.yaml --out exp", 0);
+    shell("mkdir exp-2 && cp -r m x.yaml exp-2 && head -20 c.jsonl "
+          ">exp-2/c.jsonl && head -20 l.jsonl >exp-2/l.jsonl");
+    expect_run("run exp-2/x.yaml --out exp", 0);
+    expect_said("] capture-");
+    plan_says("exp-2/x.yaml", "capture", "key", key);
+    plan_says("exp", "capture", "key", kept);
+    cr_expect_str_eq(kept, key, "the folder reads other inputs than the file");
+}
+
 /* ------------------------------------------------------------------ shards */
 
 /* Shards that are there already were made of other inputs. */
