@@ -110,6 +110,21 @@ Test(faults, a_run_knows_whence_its_paths_are) {
     cr_expect_str_eq(kept, key, "the folder reads other inputs than the file");
 }
 
+/* An axis of what joins all cells would be one value of it, without a word. */
+Test(faults, no_axis_of_what_joins_cells) {
+    static const char *const keys[] = {
+        "report.title: [a, b]", "arm: {a: {transfer.folds: 2}, b: {}}",
+        "arm: {a: {report: false}, b: {}}", "launch.ranks: [1, 2]"};
+    for (size_t i = 0; i < KS_COUNT(keys); i++) {
+        char text[512];
+        snprintf(text, sizeof text, "%sreport: {}\nmatrix:\n  %s\n", SMALL,
+                 keys[i]);
+        write_experiment(text);
+        expect_run("run x.yaml --explain", 2);
+        expect_said("is the same for all cells");
+    }
+}
+
 /* ------------------------------------------------------------------ shards */
 
 /* Shards that are there already were made of other inputs. */
