@@ -96,6 +96,22 @@ Test(faults, a_tokenizers_settings_are_part_of_a_key) {
     cr_expect_str_neq(before, after);
 }
 
+/* A baseline's capture reads what the main one reads, or another file. */
+Test(faults, diff_tells_inputs_of_baselines_apart) {
+    write_experiment(HEAD "capture: {positions: mean, tokenizer: t/a.json}\n"
+                          "baselines: [{name: other, capture: {tokenizer: "
+                          "t/b.json}}]\nprobe: {folds: 3, bootstrap: 100, "
+                          "no-text: true, analyses: none, layers: 1}\n");
+    shell("mkdir t && cp m/tokenizer.json t/a.json && cp t/a.json t/b.json && "
+          "echo >>t/b.json");
+    expect_run("run x.yaml --out a", 0);
+    shell("echo ' ' >>t/a.json");
+    expect_run("run x.yaml --out b", 0);
+    expect_run("diff a b", 0);
+    expect_said("tokenizer of capture, x: ");
+    expect_silence("tokenizer of capture, x: other");
+}
+
 /* A folder whose name begins like the run's is not in it. */
 Test(faults, a_run_knows_whence_its_paths_are) {
     char key[128], kept[128];
