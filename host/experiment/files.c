@@ -8,10 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Reading this much takes a second or more. */
 #define SLOW_BYTES ((uint64_t)1 << 30)
+
+enum { TICK = 2 }; /* seconds between two times of the coarsest file system */
 
 ks_status ks_exp_files_open(ks_exp_files *files, const char *path,
                             ks_err *err) {
@@ -109,14 +112,17 @@ static ks_status hash_one(ks_exp_files *files, const char *path, char hex[65],
         memcpy(hex, was, 65);
         return KS_OK;
     }
+    /* One that was written just now may be written again within one tick of
+     * its file system's clock; only an older one is known by its time. */
+    bool settled = info.st_mtim.tv_sec < time(NULL) - TICK;
     if (files->reading && (uint64_t)info.st_size >= SLOW_BYTES)
         files->reading(files->user, path, (uint64_t)info.st_size);
     KS_TRY(ks_exp_file_hash(path, hex, err));
-    KS_TRY(
-        remember(files, path,
-                 json_pack("{s:I,s:I,s:s}", "bytes", (json_int_t)info.st_size,
-                           "modified", modified(&info), "sha256", hex),
-                 err));
+    json_t *entry =
+        settled ? json_pack("{s:I,s:I,s:s}", "bytes", (json_int_t)info.st_size,
+                            "modified", modified(&info), "sha256", hex)
+                : json_pack("{s:s}", "sha256", hex);
+    KS_TRY(remember(files, path, entry, err));
 done:
     return st;
 }

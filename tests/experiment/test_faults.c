@@ -96,6 +96,19 @@ Test(faults, a_tokenizers_settings_are_part_of_a_key) {
     cr_expect_str_neq(before, after);
 }
 
+/* Written twice within one tick of the file system's clock. */
+Test(faults, a_new_file_is_not_known_by_its_time) {
+    char before[128], after[128];
+    write_experiment(HEAD "capture: {positions: mean}\n");
+    shell("touch -d '1 hour' c.jsonl && cp -p c.jsonl like");
+    expect_run("run x.yaml", 0);
+    plan_says("x.yaml", "capture", "key", before);
+    shell("sed -i 's/coins has Mona/coins had Mona/' c.jsonl && "
+          "touch -r like c.jsonl");
+    plan_says("x.yaml", "capture", "key", after);
+    cr_expect_str_neq(before, after, "what was there before is taken for it");
+}
+
 /* A baseline's capture reads what the main one reads, or another file. */
 Test(faults, diff_tells_inputs_of_baselines_apart) {
     write_experiment(HEAD "capture: {positions: mean, tokenizer: t/a.json}\n"
