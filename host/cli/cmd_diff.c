@@ -88,14 +88,18 @@ static json_t *inputs_of(json_t *run) {
     json_array_foreach(json_object_get(run, "stages"), i, stage) {
         const char *name = json_string_value(json_object_get(stage, "stage"));
         const char *cells = json_string_value(json_object_get(stage, "cells"));
+        const char *what = json_string_value(json_object_get(stage, "what"));
         json_array_foreach(json_object_get(stage, "inputs"), k, in) {
             const char *role = json_string_value(json_object_get(in, "role"));
             json_t *hash = json_object_get(in, "sha256");
-            char label[512];
             if (!json_is_string(hash) || !name || !role) continue;
-            snprintf(label, sizeof label, "%s of %s%s%s", role, name,
-                     cells && *cells ? ", " : "", cells ? cells : "");
+            char *label = NULL;
+            if (asprintf(&label, "%s of %s%s%s%s%s", role, name,
+                         cells && *cells ? ", " : "", cells ? cells : "",
+                         what && *what ? ": " : "", what ? what : "") < 0)
+                continue;
             json_object_set(all, label, hash);
+            free(label);
         }
     }
     return all;

@@ -2,6 +2,7 @@
  * processes of this machine. */
 #include "run_common.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +96,8 @@ static const ks_doc *launch_section(const ks_exp_run *run) {
     return ks_doc_find(&run->exp.root, "launch");
 }
 
-/* launch.scratch with its variables put in, as a node's shell does. */
+/* launch.scratch with its variables put in, as a node's shell does; absolute,
+ * since processes work in the run's folder. */
 static ks_status scratch_here(const ks_exp_run *run, char **out, ks_err *err) {
     ks_status st = KS_OK;
     wordexp_t words = {0};
@@ -107,8 +109,8 @@ static ks_status scratch_here(const ks_exp_run *run, char **out, ks_err *err) {
     KS_CHECK(code == 0 && words.we_wordc == 1, KS_USAGE,
              "launch.scratch '%s': expected a path, or variables that are set",
              scratch);
-    *out = strdup(words.we_wordv[0]);
-    KS_CHECK(*out, KS_NOMEM, "out of memory for a path");
+    *out = realpath(words.we_wordv[0], NULL);
+    KS_CHECK(*out, KS_IO, "launch.scratch '%s': %s", scratch, strerror(errno));
 done:
     if (code == 0) wordfree(&words);
     return st;

@@ -60,6 +60,8 @@ static void check(const input *in, struct argp_state *state) {
     if (in->reference) return;
     if (!in->experiment.what)
         argp_error(state, "EXPERIMENT.yaml or RUN is missing");
+    if (shard.n && in->task.kind == KS_EXP_JOIN)
+        argp_error(state, "--shard and --join are two tasks; one is expected");
     if (part && !in->stage)
         argp_error(state, "--shard, --join and --scratch go with --stage");
     if (in->stage && (in->experiment.n_sets || in->n_again || in->explain))

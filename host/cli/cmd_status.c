@@ -130,7 +130,9 @@ static ks_status tell(view *v, ks_err *err) {
     bool last = over(&v->now);
     KS_TRY(ks_str_add(&out, "", 0, err));
     if (v->in->common.json) {
-        json_dumpf(ks_status_json(&v->now), stdout, JSON_COMPACT);
+        json_t *all = ks_status_json(&v->now);
+        json_dumpf(all, stdout, JSON_COMPACT);
+        json_decref(all);
         putchar('\n');
     } else if (v->terminal) {
         KS_TRY(draw(v, &out, err));

@@ -59,6 +59,9 @@ int ks_exp_to_do(const ks_exp_run *run, bool *to_do) {
 }
 
 ks_status ks_exp_clear(ks_exp_run *run, int stage, ks_err *err) {
+    /* another process may have made it since we looked */
+    ks_status st = ks_exp_run_look(run, stage, err);
+    if (st != KS_OK) return st;
     ks_exp_state state = ks_exp_run_state(run, stage);
     if (state != KS_EXP_STALE && state != KS_EXP_GONE) return KS_OK;
     return ks_exp_stage_drop(run, stage, err);
@@ -174,9 +177,10 @@ done:
 
 static ks_status complain(pool *p, const ks_exp_child *c, ks_err *err) {
     const ks_exp_stage *s = &p->run->plan.stages[c->task.stage];
+    p->n_failed += !p->failed[c->task.stage]; /* of its shards all may */
     p->failed[c->task.stage] = true;
     return ks_str_printf(&p->complaint, err, "%s%s (%s): %s [%s]",
-                         p->n_failed++ ? "; " : "", s->id,
+                         p->complaint.length ? "; " : "", s->id,
                          ks_exp_task_name_of(&c->task).text,
                          c->why[0] ? c->why : "it said nothing", c->log);
 }
@@ -220,8 +224,11 @@ static ks_status reap(pool *p, int i, int status, ks_err *err) {
         st = KS_OK;
     }
     KS_TRY(st);
-    if (more && !p->stopped)
-        return ks_exp_task_start(c, p->run, &c->task, &c->site, err);
+    if (more && !p->stopped) {
+        st = ks_exp_task_start(c, p->run, &c->task, &c->site, err);
+        if (st == KS_OK) return st;
+        goto done; /* it has no process that could be stopped */
+    }
     if (more) end = KS_EXP_END_INTERRUPTED;
     KS_TRY(take_end(p, c, j, end, err));
 done:
@@ -354,8 +361,10 @@ ks_status ks_exp_execute(ks_exp_run *run, const ks_exp_options *options,
                          ks_err *err) {
     ks_status st = KS_OK;
     pool p;
-    if (ks_interrupted) return ks_fail(err, KS_INTERRUPTED, "interrupted");
     st = open_pool(&p, run, options, err);
+    /* signals wait from here on: one that came before was not ours to see */
+    if (st == KS_OK && ks_interrupted)
+        st = ks_fail(err, KS_INTERRUPTED, "interrupted");
     if (st == KS_OK) st = settle(&p, err);
     if (st == KS_OK) st = work(&p, err);
     close_pool(&p);
@@ -387,7 +396,15 @@ ks_status ks_exp_execute_task(ks_exp_run *run, const ks_exp_task *task,
     ks_exp_task t = *task;
     pool p;
     KS_TRY(check_task(run, task, err));
-    if (ks_exp_run_state(run, t.stage) == KS_EXP_DONE) return KS_OK;
+    ks_exp_state state = ks_exp_run_state(run, t.stage);
+    if (state == KS_EXP_DONE) return KS_OK;
+    /* others may be at its other shards: clearing it is for who sees all */
+    KS_CHECK(state != KS_EXP_STALE || t.kind == KS_EXP_WHOLE, KS_MISMATCH,
+             "%s was made of inputs that were made anew since: its shards are "
+             "of the old ones; 'keystep launch' removes them, and 'keystep run "
+             "%s --again %s' makes it anew",
+             run->plan.stages[t.stage].id, run->shown,
+             run->plan.stages[t.stage].id);
     if (t.kind == KS_EXP_WHOLE) KS_TRY(ks_exp_clear(run, t.stage, err));
     if (t.kind != KS_EXP_WHOLE)
         KS_TRY(ks_exp_shards(run, t.stage, task->of, &t.of, err));

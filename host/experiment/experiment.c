@@ -169,16 +169,35 @@ static ks_status set_copy(ks_doc *root, const char *path, const ks_doc *value,
     return st == KS_OK ? ks_doc_set(root, path, &copy, err) : st;
 }
 
+/* What all cells have together is read once, whatever a cell says. */
+static ks_status refuse_joint(const ks_doc *value, const char *key,
+                              ks_err *err) {
+    static const char *const joint[] = {"transfer", "report", "launch"};
+    size_t n = strcspn(key, ".");
+    for (size_t i = 0; i < KS_COUNT(joint); i++)
+        if (strlen(joint[i]) == n && strncmp(key, joint[i], n) == 0)
+            return ks_fail(err, KS_USAGE,
+                           "%s: matrix: %s is the same for all cells; it is no "
+                           "part of an axis",
+                           ks_doc_where(value).text, key);
+    return KS_OK;
+}
+
 static ks_status take_point(ks_exp_cell *cell, const axis *a,
                             const ks_doc *value, ks_err *err) {
     ks_status st = KS_OK;
     bool named = a->values->kind == KS_DOC_MAP;
     json_t *point = named ? json_string(value->key) : ks_doc_json(value);
     KS_TRY(ks_json_set(cell->point, a->key, point, "matrix", err));
-    if (!named) return set_copy(&cell->root, a->key, value, err);
-    for (size_t i = 0; i < value->n; i++)
-        KS_TRY(
-            set_copy(&cell->root, value->items[i].key, &value->items[i], err));
+    if (!named) {
+        KS_TRY(refuse_joint(value, a->key, err));
+        return set_copy(&cell->root, a->key, value, err);
+    }
+    for (size_t i = 0; i < value->n; i++) {
+        const ks_doc *one = &value->items[i];
+        KS_TRY(refuse_joint(one, one->key, err));
+        KS_TRY(set_copy(&cell->root, one->key, one, err));
+    }
 done:
     return st;
 }

@@ -8,10 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Reading this much takes a second or more. */
 #define SLOW_BYTES ((uint64_t)1 << 30)
+
+enum { TICK = 2 }; /* seconds between two times of the coarsest file system */
 
 ks_status ks_exp_files_open(ks_exp_files *files, const char *path,
                             ks_err *err) {
@@ -109,14 +112,17 @@ static ks_status hash_one(ks_exp_files *files, const char *path, char hex[65],
         memcpy(hex, was, 65);
         return KS_OK;
     }
+    /* One that was written just now may be written again within one tick of
+     * its file system's clock; only an older one is known by its time. */
+    bool settled = info.st_mtim.tv_sec < time(NULL) - TICK;
     if (files->reading && (uint64_t)info.st_size >= SLOW_BYTES)
         files->reading(files->user, path, (uint64_t)info.st_size);
     KS_TRY(ks_exp_file_hash(path, hex, err));
-    KS_TRY(
-        remember(files, path,
-                 json_pack("{s:I,s:I,s:s}", "bytes", (json_int_t)info.st_size,
-                           "modified", modified(&info), "sha256", hex),
-                 err));
+    json_t *entry =
+        settled ? json_pack("{s:I,s:I,s:s}", "bytes", (json_int_t)info.st_size,
+                            "modified", modified(&info), "sha256", hex)
+                : json_pack("{s:s}", "sha256", hex);
+    KS_TRY(remember(files, path, entry, err));
 done:
     return st;
 }
@@ -168,6 +174,40 @@ done:
     return st;
 }
 
+/* tokenizer.json is read with the tokenizer_config.json beside it, whatever
+ * either is called; *out NULL: there is none, or it is that itself. */
+static ks_status find_config(const char *path, char **out, ks_err *err) {
+    static const char name[] = "tokenizer_config.json";
+    ks_status st = KS_OK;
+    char *copy = strdup(path);
+    *out = NULL;
+    KS_CHECK(copy, KS_NOMEM, "out of memory for a path");
+    if (!ends_with(path, ".json") || ends_with(path, name)) goto done;
+    KS_TRY(ks_path_join(out, dirname(copy), name, err));
+    if (ks_file_exists(*out)) goto done;
+    free(*out);
+    *out = NULL;
+done:
+    free(copy);
+    return st;
+}
+
+static ks_status hash_with_config(ks_exp_files *files, const char *path,
+                                  char hex[65], ks_err *err) {
+    ks_status st = KS_OK;
+    char *config = NULL, beside[65], both[130];
+    KS_TRY(find_config(path, &config, err));
+    if (!config) return hash_one(files, path, hex, err);
+    KS_TRY(ks_exp_file_hash(path, hex, err));
+    KS_TRY(hash_one(files, config, beside, err));
+    snprintf(both, sizeof both, "%s\n%s", hex, beside);
+    ks_sha256_of(both, strlen(both), hex);
+    KS_TRY(remember(files, path, json_pack("{s:s}", "sha256", hex), err));
+done:
+    free(config);
+    return st;
+}
+
 /* A weight file is read with what lies beside it. */
 static ks_status hash_beside(ks_exp_files *files, const char *path,
                              char hex[65], ks_err *err) {
@@ -195,5 +235,5 @@ ks_status ks_exp_files_hash(ks_exp_files *files, const char *path, char hex[65],
     if (ends_with(path, ".safetensors") ||
         ends_with(path, ".safetensors.index.json"))
         return hash_beside(files, path, hex, err);
-    return hash_one(files, path, hex, err);
+    return hash_with_config(files, path, hex, err);
 }

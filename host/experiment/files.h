@@ -22,7 +22,8 @@ ks_status ks_exp_files_write(ks_exp_files *files, const char *path,
 
 /* Of a file its content's; of a folder, or of a weight file beside its
  * config.json, one over the names and hashes of the folder's files that a model
- * is read from. A path that is not there any more has the hash it had (*there
+ * is read from; of tokenizer.json one over it and the tokenizer_config.json
+ * beside it. A path that is not there any more has the hash it had (*there
  * false); KS_IO where it never was known. Looks at ks_interrupted. */
 ks_status ks_exp_files_hash(ks_exp_files *files, const char *path, char hex[65],
                             bool *there, ks_err *err);

@@ -279,17 +279,23 @@ static json_t *sets_of(const ks_exp *e) {
     return all;
 }
 
+/* RUN/experiment.yaml itself, a copy: its paths are those of where it is from.
+ */
+static bool is_own(const ks_exp_run *run, const char *real) {
+    size_t n = strlen(run->folder);
+    return real && strncmp(real, run->folder, n) == 0 &&
+           strcmp(real + n, "/experiment.yaml") == 0;
+}
+
 static json_t *run_json(const ks_exp_run *run, json_t *there) {
     const ks_exp *e = &run->exp;
     const ks_exp_plan *p = &run->plan;
     json_t *source = json_object_get(there, "source");
     char *real = realpath(e->file, NULL);
-    source =
-        source && ks_exp_is_run(run->folder) &&
-                strncmp(real ? real : "", run->folder, strlen(run->folder)) == 0
-            ? json_incref(source)
-            : json_pack("{s:s,s:s}", "file", real ? real : e->file, "folder",
-                        e->folder);
+    source = source && is_own(run, real)
+                 ? json_incref(source)
+                 : json_pack("{s:s,s:s}", "file", real ? real : e->file,
+                             "folder", e->folder);
     free(real);
     return json_pack(
         "{s:s,s:i,s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "format",

@@ -223,6 +223,8 @@ ks_status ks_launch_plan(ks_launch *out, ks_exp_run *run,
              "%s/slurm/jobs.json names jobs, and there is no squeue to say "
              "which are still there",
              run->shown);
+    /* the queue first: a job that has left it since has left its record */
+    for (size_t i = 0; i < n; i++) KS_TRY(ks_exp_run_look(run, (int)i, err));
     ks_exp_to_do(run, out->to_do);
     for (size_t i = 0; i < n; i++)
         if (out->to_do[i]) KS_TRY(plan_stage(&p, (int)i, err));

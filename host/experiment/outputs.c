@@ -162,9 +162,11 @@ static ks_status count_lines(const char *path, bool steps, int most, int *n,
     *n = 0;
     while (*n < most && getline(&line, &capacity, file) > 0)
         *n += line[strspn(line, " \t\r\n")] && (!steps || has_steps(line));
+    bool bad = ferror(file); /* fewer lines would be fewer shards */
     free(line);
     fclose(file);
-    return KS_OK;
+    return bad ? ks_fail(err, KS_IO, "%s: cannot be read to its end", path)
+               : KS_OK;
 }
 
 ks_status ks_exp_shards(const ks_exp_run *run, int stage, int ranks, int *n,
@@ -199,14 +201,45 @@ static int remove_one(const char *path, const struct stat *info, int what,
     return remove(path);
 }
 
-void ks__exp_drop_shards(const ks_exp_run *run, int stage) {
+/* Past `before` and digits; 0: something else stands there. */
+static int take_number(const char **at, const char *before) {
+    if (!begins_with(*at, before)) return 0;
+    const char *digits = *at + strlen(before);
+    size_t n = strspn(digits, "0123456789");
+    *at = digits + n;
+    return n > 0 && n < 8 ? (int)strtol(digits, NULL, 10) : 0;
+}
+
+/* "acts.2-of-4.h5" or what is beside it: the 4; 0: no shard of `output`. */
+static int shards_of(const char *name, const char *output) {
+    const char *dot = strrchr(output, '.');
+    size_t n = dot ? (size_t)(dot - output) : strlen(output);
+    if (strncmp(name, output, n) != 0) return 0;
+    const char *at = name + n;
+    int shard = take_number(&at, "."),
+        of = shard ? take_number(&at, "-of-") : 0;
+    return begins_with(at, dot ? dot : "") ? of : 0;
+}
+
+/* stay: the number of those that do; -1: what is of lines goes. */
+static bool has_to_go(const ks_exp_stage *s, const char *name, int stay) {
+    if (stay < 0) return is_shard_of_lines(name);
+    for (size_t i = 0; s->outputs[i]; i++) {
+        int of = shards_of(name, s->outputs[i]);
+        if (of > 0 && of != stay) return true;
+    }
+    return false;
+}
+
+static void drop_shards(const ks_exp_run *run, int stage, int stay) {
+    const ks_exp_stage *s = &run->plan.stages[stage];
     char *folder = NULL, *path = NULL;
     struct dirent **names = NULL;
     int n = -1;
     if (ks_exp_stage_path(run, stage, NULL, &folder, NULL) == KS_OK)
         n = scandir(folder, &names, NULL, by_bytes);
     for (int i = 0; i < n; i++) {
-        if (is_shard_of_lines(names[i]->d_name) &&
+        if (has_to_go(s, names[i]->d_name, stay) &&
             ks_path_join(&path, folder, names[i]->d_name, NULL) == KS_OK)
             unlink(path);
         free(path);
@@ -217,8 +250,32 @@ void ks__exp_drop_shards(const ks_exp_run *run, int stage) {
     free(folder);
 }
 
+void ks__exp_drop_shards(const ks_exp_run *run, int stage) {
+    drop_shards(run, stage, -1);
+}
+
+void ks__exp_drop_other_shards(const ks_exp_run *run, const ks_exp_task *task) {
+    drop_shards(run, task->stage, task->kind == KS_EXP_JOIN ? task->of : 0);
+}
+
 void ks__exp_remove(const char *folder) {
     nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+void ks__exp_drop_made(const ks_exp_run *run, const ks_exp_task *task) {
+    const char *const *outputs = run->plan.stages[task->stage].outputs;
+    for (size_t i = 0; outputs[i]; i++) {
+        char *name = NULL, *path = NULL;
+        ks_status st = KS_OK;
+        if (task->kind == KS_EXP_SHARD)
+            st = ks__exp_shard_name(outputs[i], task, &name, NULL);
+        if (st == KS_OK &&
+            ks_exp_stage_path(run, task->stage, name ? name : outputs[i], &path,
+                              NULL) == KS_OK)
+            ks__exp_remove(path);
+        free(name);
+        free(path);
+    }
 }
 
 ks_status ks_exp_stage_drop(ks_exp_run *run, int stage, ks_err *err) {

@@ -168,6 +168,23 @@ static ks_status find_any(const char *there, const char *name, void *user,
     return KS_OK;
 }
 
+/* On a disk that others write to somebody may have been there first, with links
+ * to our files in it, or with results of theirs. */
+static ks_status make_folder(const char *folder, ks_err *err) {
+    struct stat info;
+    if (mkdir(folder, 0700) == 0) return KS_OK;
+    if (errno != EEXIST)
+        return ks_fail(err, KS_IO, "%s: cannot make the folder: %s", folder,
+                       strerror(errno));
+    if (lstat(folder, &info) == 0 && S_ISDIR(info.st_mode) &&
+        info.st_uid == geteuid())
+        return KS_OK;
+    return ks_fail(err, KS_IO,
+                   "%s: is no folder of this user's; remove it, or choose "
+                   "another --scratch",
+                   folder);
+}
+
 ks_status ks__exp_scratch_in(const ks_exp_run *run, const ks_exp_task *task,
                              const char *folder, ks_err *err) {
     ks_status st = KS_OK;
@@ -176,8 +193,7 @@ ks_status ks__exp_scratch_in(const ks_exp_run *run, const ks_exp_task *task,
     /* A folder on the node is what a killed attempt left: it counts where the
      * run's folder has nothing; else another node may have gone on since. */
     if (left) ks__exp_remove(folder);
-    KS_CHECK(mkdir(folder, 0777) == 0 || errno == EEXIST, KS_IO,
-             "%s: cannot make the folder: %s", folder, strerror(errno));
+    KS_TRY(make_folder(folder, err));
     KS_TRY(each_left(run, task, bring, (void *)(uintptr_t)folder, err));
 done:
     /* copies, of which one may be cut off */

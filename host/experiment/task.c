@@ -1,5 +1,6 @@
 /* task.c - see task.h: command lines, children and how they end. */
 #include "task.h"
+#include "watch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -337,11 +338,33 @@ static void make_room(const ks_exp_run *run, const ks_exp_child *c) {
     free(path);
 }
 
+/* The key has the content that was there when the run was planned: what is
+ * made of another must not stand under it. */
+static ks_status check_given(ks_exp_run *run, const ks_exp_task *task,
+                             ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_exp_stage *s = &run->plan.stages[task->stage];
+    for (size_t i = 0; i < s->n_inputs; i++) {
+        const ks_exp_input *in = &s->inputs[i];
+        char hex[65];
+        bool there;
+        if (in->stage >= 0) continue;
+        KS_TRY(ks_exp_files_hash(&run->files, in->name, hex, &there, err));
+        KS_CHECK(strcmp(hex, in->sha256) == 0, KS_MISMATCH,
+                 "%s: is another file than when this was planned; the same "
+                 "command again plans anew",
+                 in->name);
+    }
+done:
+    return st;
+}
+
 /* Once for all of a task's commands. */
-static ks_status prepare(ks_exp_child *c, const ks_exp_run *run, ks_err *err) {
+static ks_status prepare(ks_exp_child *c, ks_exp_run *run, ks_err *err) {
     ks_status st = KS_OK;
     char *path = NULL, *folder = NULL;
     bool shard = c->task.kind == KS_EXP_SHARD;
+    KS_TRY(check_given(run, &c->task, err));
     KS_TRY(task_file(run, &c->task, "task", "", &path, err));
     KS_TRY(ks_lock_take(&c->lock, path, err));
     json_t *was = read_task(run, &c->task);
@@ -365,7 +388,7 @@ done:
     return st;
 }
 
-ks_status ks_exp_task_start(ks_exp_child *c, const ks_exp_run *run,
+ks_status ks_exp_task_start(ks_exp_child *c, ks_exp_run *run,
                             const ks_exp_task *task, const ks_exp_site *site,
                             ks_err *err) {
     ks_status st = KS_OK;
@@ -374,6 +397,7 @@ ks_status ks_exp_task_start(ks_exp_child *c, const ks_exp_run *run,
         *c = (ks_exp_child){.task = *task, .site = *site};
         KS_TRY(prepare(c, run, err));
     }
+    c->pid = 0; /* that of the command before is over */
     ks_exp_words_free(c->words);
     KS_TRY(ks_exp_task_words(run, task, site, c->command, &c->words, err));
     KS_CHECK(c->words, KS_INTERNAL, "%s has no command %d",
@@ -382,6 +406,11 @@ ks_status ks_exp_task_start(ks_exp_child *c, const ks_exp_run *run,
     KS_TRY(start_child(c, run, err));
     KS_TRY(write_task(c, run, "running", err));
 done:
+    if (st != KS_OK && c->pid > 0) {
+        kill(c->pid, SIGTERM);
+        waitpid(c->pid, NULL, 0);
+        c->pid = 0;
+    }
     /* not without the lock: another process may be at work in the folder */
     if (st != KS_OK && first && c->lock.path && c->pid <= 0 && site->scratch)
         ks__exp_scratch_unused(run, task, site->scratch);
@@ -412,8 +441,8 @@ static void read_last_words(ks_exp_child *c, int status) {
     size_t from = KS_MIN((size_t)c->log_from, strlen(text));
     for (char *line = strtok_r(text + from, "\n", &save); line && !said;
          line = strtok_r(NULL, "\n", &save))
-        if (strncmp(line, "Try `", 5) != 0)
-            snprintf(c->why, sizeof c->why, "%s", line);
+        if (strncmp(line, "Try `", 5) != 0) /* JSON takes whole characters */
+            ks__watch_text(c->why, sizeof c->why, line);
     free(text);
 }
 
@@ -515,6 +544,12 @@ static ks_status over(ks_exp_child *c, ks_exp_run *run, ks_exp_end end,
         KS_TRY(ks__exp_scratch_out(run, &c->task, folder, err));
     }
     bool whole = end == KS_EXP_END_GOOD && c->task.kind != KS_EXP_SHARD;
+    if (end == KS_EXP_END_GOOD) {
+        st = check_given(run, &c->task, err);
+        if (st == KS_MISMATCH) ks__exp_drop_made(run, &c->task);
+        KS_TRY(st);
+    }
+    if (whole) ks__exp_drop_other_shards(run, &c->task);
     if (whole) KS_TRY(write_stage(c, run, err));
     KS_TRY(write_task(c, run, states[end], err));
     if (whole) tidy(run, c->task.stage);

@@ -69,8 +69,10 @@ typedef struct ks_exp_child {
     char why[512]; /* after a failure: the command's last words */
 } ks_exp_child;
 
-/* Starts its first command, or the next (c->command > 0). */
-ks_status ks_exp_task_start(ks_exp_child *c, const ks_exp_run *run,
+/* Starts its first command, or the next (c->command > 0). KS_MISMATCH where a
+ * given input is not what the stage's key was made of; ks_exp_task_ended finds
+ * the same of one that changed meanwhile. */
+ks_status ks_exp_task_start(ks_exp_child *c, ks_exp_run *run,
                             const ks_exp_task *task, const ks_exp_site *site,
                             ks_err *err);
 /* After waitpid: status as it gives it. *more: there is another command to
@@ -107,6 +109,11 @@ ks_status ks__exp_outputs(const ks_exp_run *run, int stage, json_t **out,
                           ks_err *err);
 /* Shards of lines, after they were joined. */
 void ks__exp_drop_shards(const ks_exp_run *run, int stage);
+/* Those of another number than the task joined, as an attempt with other ranks
+ * left them. */
+void ks__exp_drop_other_shards(const ks_exp_run *run, const ks_exp_task *task);
+/* What a task that ended well made, where it may not stay. */
+void ks__exp_drop_made(const ks_exp_run *run, const ks_exp_task *task);
 /* A folder with all in it; nothing where it is not there. */
 void ks__exp_remove(const char *folder);
 /* "acts.2-of-4.h5" */

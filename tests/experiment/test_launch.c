@@ -214,6 +214,38 @@ Test(launch, processes_of_this_machine) {
     has(out, "x: 1 of 1 stages done\n");
 }
 
+/* A relative folder is one of the caller's, not of the processes'. */
+Test(launch, scratch_of_this_machine_is_found) {
+    char out[1 << 14], command[256];
+    const char *options = "--local 3 --set probe=false --set report=false "
+                          "--set launch.scratch=node";
+    cr_assert(launch(options, out, sizeof out) == 1);
+    has(out, "launch.scratch 'node': No such file or directory");
+    snprintf(command, sizeof command, "mkdir %s/node", folder);
+    cr_assert(shell_run(command, out, sizeof out) == 0);
+    cr_assert(launch(options, out, sizeof out) == 0, "%s", out);
+    snprintf(command, sizeof command,
+             "ls %s/run/stages/capture-*/acts.3-of-3.h5 && ! ls %s/node/*",
+             folder, folder);
+    cr_assert(shell_run(command, out, sizeof out) == 0, "%s", out);
+}
+
+/* A job that ends while launch looks is done, though the queue has it no more.
+ */
+Test(launch, done_meanwhile_is_not_submitted_again) {
+    char out[1 << 15];
+    cr_assert(launch("--ranks 1", out, sizeof out) == 0, "%s", out);
+    has(out, "1 capture-");
+    put("squeue",
+        "#!/bin/sh\ncd \"$(dirname \"$0\")\"\n"
+        "for s in run/stages/capture-*; do\n" KS_PROGRAM
+        " run run --stage ${s##*/} >said 2>&1\ndone\n",
+        true);
+    cr_assert(launch("--ranks 1", out, sizeof out) == 0, "%s", out);
+    cr_assert(strstr(out, "capture-") == NULL, "%s", out);
+    has(out, " probe-");
+}
+
 /* Of as many shards as there are chains with a step. */
 Test(launch, chains_without_a_step_are_no_shards) {
     char out[1 << 14], command[1024];

@@ -216,6 +216,8 @@ Test(watch, following_ends) {
     }
     cr_assert(status("--follow", out, sizeof out) == 0);
     cr_assert(strstr(out, "demo: 3 of 3 stages done\n") != NULL, "%s", out);
+    cr_assert(status("--follow --json", out, sizeof out) == 0);
+    cr_assert(strstr(out, "\"active\":false") != NULL, "%s", out);
 }
 
 /* --------------------------------------------------------- hostile folders */
