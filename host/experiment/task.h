@@ -69,6 +69,9 @@ typedef struct ks_exp_child {
     char why[512]; /* after a failure: the command's last words */
 } ks_exp_child;
 
+/* machine.STAGE.KEY of the experiment, else machine.KEY; NULL: neither. */
+const char *ks_exp_machine(const ks_exp_stage *s, const char *key);
+
 /* Starts its first command, or the next (c->command > 0). */
 ks_status ks_exp_task_start(ks_exp_child *c, const ks_exp_run *run,
                             const ks_exp_task *task, const ks_exp_site *site,
