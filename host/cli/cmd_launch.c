@@ -242,6 +242,13 @@ static ks_status launch_there(input *in, ks_exp_run *run, ks_err *err) {
     KS_TRY(ks_cli_check_stages(run, err));
     if (!in->print) KS_TRY(ks_exp_run_hold(run, err));
     KS_TRY(ks_launch_plan(&launch, run, &options, err));
+    const ks_exp_stage *idle = ks_launch_idle_gpus(&launch);
+    if (idle)
+        ks_log(
+            KS_LOG_INFO,
+            "%s asks for GPUs and leaves them idle, since machine.backend is "
+            "cpu; --set machine.backend=cuda would use them",
+            idle->id);
     KS_TRY(in->print ? print(&launch, err) : submit(in, &launch, err));
 done:
     ks_launch_close(&launch);

@@ -24,6 +24,11 @@ long long ks_cli_whole(const char *text, long long low, long long high,
     char *end;
     errno = 0;
     long long value = strtoll(text, &end, 10);
+    if (end > text && (*end == 'e' || *end == 'E')) { /* 1e6 */
+        double real = strtod(text, &end);
+        if (real != rint(real) || fabs(real) > 0x1p53) errno = ERANGE;
+        value = errno ? 0 : (long long)real;
+    }
     if (end == text || *end || errno || value < low || value > high)
         argp_error(state,
                    "--%s takes a whole number from %lld to %lld, got "

@@ -114,6 +114,9 @@ ks_status ks_cli_check_stages(const ks_exp_run *run, ks_err *err) {
     for (size_t i = 0; i < run->plan.n_stages; i++)
         if (ks_exp_run_state(run, (int)i) != KS_EXP_DONE)
             KS_TRY(check_stage(run, (int)i, err));
+    for (size_t i = 0; i < run->plan.n_stages; i++)
+        if (ks_exp_run_state(run, (int)i) != KS_EXP_DONE)
+            KS_TRY(ks_exp_check_reads(&run->plan, (int)i, err));
 done:
     return st;
 }
@@ -136,7 +139,7 @@ static ks_status cost_of(const ks_exp_run *run, int stage, json_t **cost,
     for (size_t i = 0; i < s->n_inputs; i++) {
         int of = s->inputs[i].stage;
         if (of < 0 || ks_exp_run_state(run, of) == KS_EXP_DONE) continue;
-        snprintf(why, 512, "its %s is still to be made", s->inputs[i].role);
+        snprintf(why, 512, "it waits for its %s", s->inputs[i].role);
         return KS_OK;
     }
     if (!ks_section_has(s->section, "dry-run")) return KS_OK;
@@ -151,8 +154,8 @@ static ks_status cost_of(const ks_exp_run *run, int stage, json_t **cost,
     KS_TRY(ask(more, there ? run->folder : NULL, false, &got, err));
     if (got.code == 0) *cost = json_loads(got.out.data, 0, NULL);
     if (!*cost)
-        snprintf(why, 512, "%.*s", (int)strcspn(got.err.data, "\n"),
-                 got.err.data);
+        snprintf(why, 512, "its dry run fails here: %.*s",
+                 (int)strcspn(got.err.data, "\n"), got.err.data);
 done:
     free(more);
     ks_exp_words_free(words);

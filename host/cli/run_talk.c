@@ -39,7 +39,8 @@ static void name_task(const ks_cli_talk *t, const ks_exp_task *task, char *out,
         snprintf(part, sizeof part, " %d/%d", task->shard, task->of);
     if (task->kind == KS_EXP_JOIN)
         snprintf(part, sizeof part, " joins %d", task->of);
-    snprintf(out, n, "%s%s  %s", s->id, part, ks_cli_stage_is(s).text);
+    ks_cli_stage_words is = ks_cli_stage_is(s);
+    snprintf(out, n, "%s%s%s%s", s->id, part, *is.text ? "  " : "", is.text);
 }
 
 /* The child's own progress: "42%, 1:20 left". */

@@ -152,7 +152,8 @@ ks_doc_place ks_doc_where(const ks_doc *doc) {
 ks_doc_place ks_doc_what(const ks_doc *doc) {
     ks_doc_place what;
     if (doc->kind == KS_DOC_LIST)
-        snprintf(what.text, sizeof what.text, "a list");
+        snprintf(what.text, sizeof what.text,
+                 doc->n ? "a list" : "an empty list");
     else if (doc->kind == KS_DOC_MAP)
         snprintf(what.text, sizeof what.text, "a mapping");
     else if (ks_doc_is_none(doc))

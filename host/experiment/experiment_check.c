@@ -130,8 +130,8 @@ static ks_status check_baseline(const ks_exp *e, const ks_doc *b,
     for (size_t i = 0; i < KS_COUNT(sources); i++)
         given += ks_doc_find(b, sources[i]) != NULL;
     KS_CHECK(given == 1, KS_USAGE,
-             "%s: %s: expected one of capture, score, acts, scores, found %zu",
-             ks_doc_where(b).text, path, given);
+             "%s: %s: expected one of capture, score, acts, scores, found %s",
+             ks_doc_where(b).text, path, given ? "several" : "none");
     for (size_t i = 0; i < b->n; i++) {
         const ks_doc *item = &b->items[i];
         const char *key = item->key;

@@ -58,6 +58,11 @@ ks_status ks_exp_run_look(ks_exp_run *run, int stage, ks_err *err);
 /* The version that made a finished stage, if it is not this program's. */
 const char *ks_exp_run_other_version(const ks_exp_run *run, int stage);
 
+/* KS_MISMATCH: what the stage takes from another one is not what that one made;
+ * files that were not written to since are not read for it. */
+ks_status ks_exp_run_check_inputs(const ks_exp_run *run, int stage,
+                                  ks_err *err);
+
 /* RUN/stages/ID[/name] */
 ks_status ks_exp_stage_path(const ks_exp_run *run, int stage, const char *name,
                             char **out, ks_err *err);

@@ -43,6 +43,19 @@ ks_slurm_script ks__launch_script(const ks_launch *launch, int stage,
                              .options = launch->options->slurm};
 }
 
+const ks_exp_stage *ks_launch_idle_gpus(const ks_launch *launch) {
+    for (size_t i = 0; i < launch->n; i++) {
+        const ks_launch_unit *u = &launch->units[i];
+        const ks_exp_stage *s = &launch->run->plan.stages[u->stage];
+        const char *backend = ks_exp_machine(s, "backend");
+        ks_slurm_script script = ks__launch_script(launch, u->stage, u->part);
+        if (u->submit && script.device && ks_slurm_gpus(&script) &&
+            (!backend || strcmp(backend, "cpu") == 0))
+            return s;
+    }
+    return NULL;
+}
+
 /* ------------------------------------------------------------------- units */
 
 typedef struct planning {

@@ -58,6 +58,9 @@ ks_status ks_launch_plan(ks_launch *out, ks_exp_run *run,
 void ks_launch_close(ks_launch *launch);
 /* How many jobs and tasks of arrays are to be submitted. */
 size_t ks_launch_count(const ks_launch *launch);
+/* A stage whose jobs are to ask for GPUs that it would leave idle, since its
+ * backend is cpu; NULL: none. */
+const ks_exp_stage *ks_launch_idle_gpus(const ks_launch *launch);
 
 /* The scripts, and what is said to sbatch, as a shell would take it. */
 ks_status ks_launch_print(const ks_launch *launch, ks_str *out, ks_err *err);

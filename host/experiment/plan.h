@@ -76,6 +76,10 @@ void ks_exp_plan_close(ks_exp_plan *p);
 /* The stage whose key, or id, this is or begins with; -1: none, or several. */
 int ks_exp_plan_find(const ks_exp_plan *p, const char *key);
 
+/* reads.c: everything that the stage's settings read is among what the stages
+ * that it takes from are set to make. KS_USAGE names both lines. */
+ks_status ks_exp_check_reads(const ks_exp_plan *p, int stage, ks_err *err);
+
 /* plan_stages.c: one stage in the making. */
 typedef struct ks__exp_draft {
     ks_exp_plan *plan;

@@ -65,6 +65,62 @@ static bool outputs_are_there(const ks_exp_run *run, int stage) {
     return there;
 }
 
+/* Was the file written to behind stage.json, which comes last, and is it
+ * another one now? A copy of the folder has new times and the same bytes. */
+static ks_status check_output(const char *record, const char *path,
+                              const json_t *output, bool *same, ks_err *err) {
+    const char *had = json_string_value(json_object_get(output, "sha256"));
+    struct stat file, note;
+    char hex[65];
+    *same = true;
+    if (stat(path, &file) != 0 || stat(record, &note) != 0 || !had ||
+        file.st_mtim.tv_sec < note.st_mtim.tv_sec ||
+        (file.st_mtim.tv_sec == note.st_mtim.tv_sec &&
+         file.st_mtim.tv_nsec <= note.st_mtim.tv_nsec))
+        return KS_OK;
+    ks_status st = ks_exp_file_hash(path, hex, err);
+    if (st == KS_OK) *same = strcmp(hex, had) == 0;
+    return st;
+}
+
+static ks_status check_outputs(const ks_exp_run *run, int stage, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_exp_stage *s = &run->plan.stages[stage];
+    char *path = NULL, *record = NULL;
+    size_t i;
+    json_t *one;
+    KS_TRY(ks_exp_stage_path(run, stage, "stage.json", &record, err));
+    json_array_foreach(json_object_get(run->records[stage], "outputs"), i,
+                       one) {
+        const char *file = json_string_value(json_object_get(one, "file"));
+        bool same;
+        if (!file) continue;
+        free(path);
+        path = NULL;
+        KS_TRY(ks_exp_stage_path(run, stage, file, &path, err));
+        KS_TRY(check_output(record, path, one, &same, err));
+        KS_CHECK(same, KS_MISMATCH,
+                 "%s was changed after keystep %s made it: --again %s makes it "
+                 "anew; a file of your own is given in the experiment's file",
+                 path, s->section->name, s->id);
+    }
+done:
+    free(path);
+    free(record);
+    return st;
+}
+
+ks_status ks_exp_run_check_inputs(const ks_exp_run *run, int stage,
+                                  ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_exp_stage *s = &run->plan.stages[stage];
+    for (size_t i = 0; i < s->n_inputs; i++)
+        if (s->inputs[i].stage >= 0)
+            KS_TRY(check_outputs(run, s->inputs[i].stage, err));
+done:
+    return st;
+}
+
 /* Are the inputs that it took those that are there now? */
 static bool took_what_is_there(const ks_exp_run *run, int stage) {
     const ks_exp_stage *s = &run->plan.stages[stage];

@@ -82,8 +82,7 @@ static ks_status output_path(const ks_exp_run *run, const ks_exp_task *task,
     return KS_OK;
 }
 
-/* machine.STAGE.KEY, else machine.KEY; NULL: neither. */
-static const char *machine_value(const ks_exp_stage *s, const char *key) {
+const char *ks_exp_machine(const ks_exp_stage *s, const char *key) {
     const ks_doc *of = ks_doc_find(s->machine, s->section->name);
     const char *value = of ? ks_exp_text(of, key) : NULL;
     return value || !s->machine ? value : ks_exp_text(s->machine, key);
@@ -105,10 +104,10 @@ static ks_status add_machine(list *l, const ks_exp_stage *s,
     ks_status st = KS_OK;
     const ks_section *section = s->section;
     const char *backend =
-        site->backend ? site->backend : machine_value(s, "backend");
-    const char *memory = machine_value(s, "memory");
-    const char *threads = machine_value(s, "threads");
-    const char *batch = machine_value(s, "batch-tokens");
+        site->backend ? site->backend : ks_exp_machine(s, "backend");
+    const char *memory = ks_exp_machine(s, "memory");
+    const char *threads = ks_exp_machine(s, "threads");
+    const char *batch = ks_exp_machine(s, "batch-tokens");
     bool device = backend && strcmp(backend, "cpu") != 0;
     char number[16];
     if (backend && ks_section_has(section, "backend"))
@@ -395,6 +394,7 @@ ks_status ks_exp_task_start(ks_exp_child *c, ks_exp_run *run,
     bool first = c->command == 0;
     if (first) {
         *c = (ks_exp_child){.task = *task, .site = *site};
+        KS_TRY(ks_exp_run_check_inputs(run, task->stage, err));
         KS_TRY(prepare(c, run, err));
     }
     c->pid = 0; /* that of the command before is over */
@@ -498,7 +498,7 @@ static ks_status write_stage(const ks_exp_child *c, ks_exp_run *run,
                              ks_err *err) {
     ks_status st = KS_OK;
     const ks_exp_stage *s = &run->plan.stages[c->task.stage];
-    const char *backend = machine_value(s, "backend");
+    const char *backend = ks_exp_machine(s, "backend");
     char *path = NULL, host[128] = "?";
     json_t *outputs = NULL;
     gethostname(host, sizeof host - 1);

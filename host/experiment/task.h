@@ -69,6 +69,9 @@ typedef struct ks_exp_child {
     char why[512]; /* after a failure: the command's last words */
 } ks_exp_child;
 
+/* machine.STAGE.KEY of the experiment, else machine.KEY; NULL: neither. */
+const char *ks_exp_machine(const ks_exp_stage *s, const char *key);
+
 /* Starts its first command, or the next (c->command > 0). KS_MISMATCH where a
  * given input is not what the stage's key was made of; ks_exp_task_ended finds
  * the same of one that changed meanwhile. */

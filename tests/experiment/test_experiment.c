@@ -66,7 +66,8 @@ Test(experiment, what_is_wrong_is_named_with_its_line) {
         {"model: m\n", "x.yaml: name is missing"},
         {"name: ../x\nmodel: m\n", "is no name for a folder"},
         {SMALL "baselines: [{name: a, capture: {}, acts: y.h5}]\n",
-         "baselines.a: expected one of capture, score, acts, scores, found 2"},
+         "baselines.a: expected one of capture, score, acts, scores, found "
+         "several"},
         {SMALL "baselines: [{capture: {}}]\n", "item 1 has no name"},
         {SMALL "machine: {treads: 2}\n", "did you mean threads?"},
         {SMALL "launch: {ranks: 0}\n",
@@ -76,6 +77,34 @@ Test(experiment, what_is_wrong_is_named_with_its_line) {
         {HEAD "capture: {}\nmatrix: {capture.context: [full, full]}\n",
          "two cells are named 'context full'"}};
     refuse(all, KS_COUNT(all));
+}
+
+/* What would come to light when the capture is done, hours later. */
+Test(experiment, what_nothing_makes_is_named_before_anything_runs) {
+    static const struct wrong all[] = {
+        {HEAD "capture: {positions: [mean, last]}\n"
+              "probe: {positions: [mean, first]}\n",
+         "x.yaml line 6: probe.positions: 'first' is not among capture's "
+         "positions of cell x, which are mean,last (x.yaml line 5)"},
+        {HEAD "capture: {}\nprobe: {streams: attn}\n",
+         "line 6: probe.streams: 'attn' is not among capture's streams of cell "
+         "x, which are resid"},
+        {HEAD "capture: {}\nprobe: {probes: [l1, \"attention:all\"]}\n",
+         "line 6: probe.probes: attention takes positions mean and "
+         "tokens, and capture's are mean,first"},
+        {HEAD "capture: {}\nprobe: {}\nbaselines:\n  - name: said\n"
+              "    score: {what: logprob}\n    field: entropy\n",
+         "line 9: baseline said: field 'entropy' is not among what score makes "
+         "there: logprob"},
+        {HEAD "capture: {}\nmatrix:\n  capture.positions: [mean, last]\n"
+              "transfer: {}\n",
+         "line 8: transfer.positions: 'mean' is not among capture's positions "
+         "of cell positions last"}};
+    refuse(all, KS_COUNT(all));
+    write_experiment(HEAD "capture: {positions: \"mean,tokens\"}\n"
+                          "baselines: [{name: said, score: {}, field: entropy}]"
+                          "\nprobe: {probes: attention, positions: mean}\n");
+    expect_run("run x.yaml --explain", 0);
 }
 
 Test(experiment, hostile_yaml_is_refused_in_a_sentence) {
@@ -155,7 +184,7 @@ Test(experiment, a_grid_shares_what_its_cells_have_in_common) {
     expect_said("4 cells, 6 stages, 6 of them to do");
     expect_said("folds 3, a; folds 4, a");
     expect_said("about ");
-    expect_said("cost not known: its acts is still to be made");
+    expect_said("cost not known: it waits for its acts");
     expect_run("run x.yaml --explain --set matrix.half.b=false", 0);
     expect_said("2 cells, 3 stages");
     write_experiment(HEAD "capture: {}\n");

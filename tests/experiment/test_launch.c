@@ -109,6 +109,18 @@ Test(launch, options_are_set_by_kind) {
     has(report, "#SBATCH --partition=cpu\n");
 }
 
+/* GPUs that a partition is charged for and nothing computes on. */
+Test(launch, idle_gpus_are_told_of) {
+    char out[1 << 15];
+    cr_assert(launch("--print", out, sizeof out) == 0, "%s", out);
+    has(out, " asks for GPUs and leaves them idle");
+    cr_assert(launch("--print --set machine.probe.backend=cuda "
+                     "--set machine.capture.backend=cuda",
+                     out, sizeof out) == 0,
+              "%s", out);
+    cr_assert(strstr(out, "idle") == NULL, "%s", out);
+}
+
 Test(launch, queued_is_not_submitted_again) {
     char out[1 << 15];
     cr_assert(launch("", out, sizeof out) == 0, "%s", out);

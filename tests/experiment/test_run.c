@@ -84,6 +84,24 @@ Test(run, inputs_that_changed_make_stages_anew) {
     expect_said("] capture-");
 }
 
+/* Labels that somebody mended in the run's folder are no longer what the key of
+ * everything made of them says. */
+Test(run, an_output_that_was_changed_is_not_taken_for_what_was_made) {
+    write_experiment("name: x\nmodel: m\nchains: c.jsonl\nlabels: l.jsonl\n"
+                     "split: {}\ncapture: {}\n");
+    expect_run("run x.yaml", 0);
+    cr_assert_eq(system("touch runs/x/stages/split-*/chains.jsonl"), 0);
+    expect_run("run x.yaml --set capture.dtype=f32", 0); /* same bytes */
+    cr_assert_eq(system("sed -i 's/Mona/Anna/' "
+                        "runs/x/stages/split-*/chains.jsonl"),
+                 0);
+    expect_run("run x.yaml --set capture.positions=last", 1);
+    expect_said("chains.jsonl was changed after keystep split made it: --again "
+                "split-");
+    expect_run("run x.yaml --set capture.positions=last --again split", 0);
+    expect_said("] capture-");
+}
+
 Test(run, a_folder_that_moved_goes_on_and_is_read_elsewhere) {
     write_experiment(SMALL);
     expect_run("run x.yaml", 0);

@@ -242,6 +242,8 @@ Test(plan, command) {
     cr_expect_gt(one, 0);
     near(at("plan --model qwen2.5-7b --chains 2000 --json", 2, "gpu_hours"),
          2 * one, 1e-4);
+    near(at("plan --model 7b --chains 1e6 --json", 2, "tokens"),
+         1000 * at("plan --model 7b --json", 2, "tokens"), 1e-9);
     near(at("plan --model 7b --share 0.25 --json", 2, "gpu_hours"), 2 * one,
          1e-4);
     cr_expect_eq(at("plan --model $M --json", 2, "tokens"), 4150000);
@@ -279,6 +281,10 @@ Test(plan, says_what_is_wrong) {
         {"plan --model 7b --gpu abacus", "no device 'abacus'", 2},
         {"plan --model 7b --weights f99", "no weight type 'f99'", 2},
         {"plan --model 7b --chains 0", "--chains takes", 2},
+        {"plan --model 7b --chains 1e-3", "--chains takes", 2},
+        {"plan --model 7b --chains 1e", "--chains takes", 2},
+        {"plan --model 7b --chains 1e30", "--chains takes", 2},
+        {"plan --model 7b --chains 1e999", "--chains takes", 2},
         {"plan --model 7b --steps-per-chain 5000", "a step has a token", 2},
         {"plan --model 7b --positions tokens", "pooled ones alone", 2},
         {"plan --model 7b --measured /dev/null", "/dev/null", 1},
