@@ -170,6 +170,9 @@ static const ks_bench_kind kinds[] = {
      {{"seconds", true, false}, {"over_first", true, true}}},
 };
 
+#define BENCHES                                                                \
+    "capture, probe, label, io, gemm, stream, adamw, influence, scale"
+
 static const ks_bench_kind *find(const char *name) {
     for (size_t i = 0; i < KS_COUNT(kinds); i++)
         if (strcmp(name, kinds[i].name) == 0) return &kinds[i];
@@ -274,12 +277,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case ARGP_KEY_ARG:
         if (in->what) argp_error(state, "one bench at a time: '%s'", arg);
-        if (!find(arg)) argp_error(state, "no bench '%s'", arg);
+        if (!find(arg))
+            argp_error(state, "no bench '%s'; there are " BENCHES, arg);
         in->what = arg;
         return 0;
     case ARGP_KEY_NO_ARGS:
-        argp_error(state, "what to measure: capture, probe, label, io, gemm, "
-                          "stream, adamw, influence or scale");
+        argp_error(state, "what to measure: " BENCHES);
         return 0;
     case ARGP_KEY_END:
         if (in->what && strcmp(in->what, "scale") == 0 && !in->over &&

@@ -266,7 +266,7 @@ Test(bench_command, says_what_is_wrong) {
         int code;
     } cases[] = {
         {"", "what to measure", 2},
-        {"nothing", "no bench 'nothing'", 2},
+        {"nothing", "no bench 'nothing'; there are capture,", 2},
         {"io gemm", "one bench at a time", 2},
         {"io --pairs 0", "expected 1..1000", 2},
         {"io --dir nowhere --size 1", "nowhere", 1},
