@@ -58,6 +58,14 @@ done:
 
 enum { MOST_LAYERS = 512 };
 
+/* Spearman's. Where it is 0, rounding leaves a number of either sign, of which
+ * "above 0" would make an answer. */
+static double rank_correlation(const double *x, const double *y, int32_t n,
+                               double *scratch) {
+    double rho = gsl_stats_spearman(x, 1, y, 1, (size_t)n, scratch);
+    return fabs(rho) < 1e-12 ? 0 : rho;
+}
+
 /* total: right rows by class of each layer, then of the layers chosen in the
  * training folds, then rows by class. Layers are in ascending order, so their
  * places rank like their numbers. What is near is held against the chosen ones:
@@ -78,9 +86,7 @@ static void over_layers(const double *total, const void *user, double *out) {
         }
     }
     for (int32_t l = 0; l < n; l++) near += accuracy[l] >= best - NEAR;
-    out[0] =
-        n < 3 ? NAN
-              : gsl_stats_spearman(place, 1, accuracy, 1, (size_t)n, scratch);
+    out[0] = n < 3 ? NAN : rank_correlation(place, accuracy, n, scratch);
     out[1] = near / n;
 }
 

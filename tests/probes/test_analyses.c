@@ -123,6 +123,43 @@ Test(analyses, layers_that_err_alike_are_near_the_best) {
     free(got.correlation);
 }
 
+/* Four layers right in 3, 1, 4 and 2 of five rows of each class, in every
+ * problem alike: a rank correlation of exactly 0 in every draw, which must not
+ * come out as one above 0. */
+Test(analyses, no_trend_is_no_trend) {
+    enum { N = 200, OF = 10, CELLS = 4 };
+    static const int right[] = {3, 1, 4, 2};
+    static float score[CELLS][N];
+    static int8_t y[N];
+    static int32_t group[N];
+    ks_cell cells[CELLS] = {{0}};
+    for (int i = 0; i < N; i++) {
+        y[i] = i % 2;
+        group[i] = i / OF;
+        for (int c = 0; c < CELLS; c++)
+            score[c][i] = (y[i] == 1) == (i % OF / 2 < right[c]) ? 1 : -1;
+    }
+    for (int c = 0; c < CELLS; c++)
+        cells[c] = (ks_cell){.layer = c + 1, .score = score[c]};
+    ks_dataset d = {.n = N,
+                    .y = y,
+                    .group = group,
+                    .chain = group,
+                    .n_groups = N / OF,
+                    .n_chains = N / OF};
+    ks_series series = {.n_cells = CELLS, .cells = cells, .score = score[2]};
+    ks_grid_options o = {.bootstrap = 50, .seed = 1};
+    ks_analysis_input in = {&d, NULL, NULL, &o};
+    ks_refinement got = {0};
+    cr_assert(eq(int, ks_refine(&got, &in, &series, &err), KS_OK), "%s",
+              err.text);
+    cr_expect(eq(dbl, got.trend.value, 0), "%g", got.trend.value);
+    cr_expect(eq(dbl, got.trend.low, 0), "%g", got.trend.low);
+    cr_expect(eq(dbl, got.trend.high, 0), "%g", got.trend.high);
+    free(got.agreement);
+    free(got.correlation);
+}
+
 /* ------------------------------------------------------------ layer transfer
  */
 
