@@ -8,6 +8,7 @@
 TestSuite(simt_devices, .init = begin, .fini = end);
 
 Test(simt_devices, a_file_of_two_is_the_file_of_one) {
+    if (kernels_alone()) return;
     simt_set_devices(2);
     write_chains("chains.jsonl", (int)cases_here(4, 2));
     ks_capture_options a = options_for("a.h5"), b = options_for("b.h5");
@@ -85,6 +86,7 @@ Test(simt_devices, what_two_generate_one_does) {
     sampled one, two;
     ks_generate_stats alone, both;
     ks_err err = {0};
+    if (kernels_alone()) return;
     simt_set_devices(2);
     cr_assert_eq(generate("cuda:1", &one, &alone, &err), KS_OK, "%s", err.text);
     cr_assert_eq(generate("cuda:0,cuda:1", &two, &both, &err), KS_OK, "%s",
