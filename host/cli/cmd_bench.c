@@ -170,8 +170,18 @@ static const ks_bench_kind kinds[] = {
      {{"seconds", true, false}, {"over_first", true, true}}},
 };
 
-#define BENCHES                                                                \
-    "capture, probe, label, io, gemm, stream, adamw, influence, scale"
+/* No bench, or (arg) none of that name. */
+static void ask_for_kind(const char *arg, struct argp_state *state) {
+    char all[256];
+    size_t at = 0;
+    for (size_t i = 0; i < KS_COUNT(kinds); i++)
+        at += (size_t)snprintf(all + at, sizeof all - at, "%s%s", i ? ", " : "",
+                               kinds[i].name);
+    if (arg)
+        argp_error(state, "no bench '%s'; there are %s", arg, all);
+    else
+        argp_error(state, "what to measure: %s", all);
+}
 
 static const ks_bench_kind *find(const char *name) {
     for (size_t i = 0; i < KS_COUNT(kinds); i++)
@@ -277,12 +287,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case ARGP_KEY_ARG:
         if (in->what) argp_error(state, "one bench at a time: '%s'", arg);
-        if (!find(arg))
-            argp_error(state, "no bench '%s'; there are " BENCHES, arg);
+        if (!find(arg)) ask_for_kind(arg, state);
         in->what = arg;
         return 0;
     case ARGP_KEY_NO_ARGS:
-        argp_error(state, "what to measure: " BENCHES);
+        ask_for_kind(NULL, state);
         return 0;
     case ARGP_KEY_END:
         if (in->what && strcmp(in->what, "scale") == 0 && !in->over &&

@@ -5,7 +5,10 @@
 #ifndef KS_TEST_EXPERIMENT_FIXTURE_H
 #define KS_TEST_EXPERIMENT_FIXTURE_H
 
+#include <fcntl.h>
+#include <glob.h>
 #include <jansson.h>
+#include <time.h>
 
 #include "shell.h"
 
@@ -70,6 +73,32 @@ static inline int keystep(const char *args) {
 static inline void expect_run(const char *args, int code) {
     int got = keystep(args);
     cr_assert_eq(got, code, "keystep %s: exit code %d: %s", args, got, said);
+}
+
+/* keystep in the background, its words in the file `words`. */
+static inline pid_t start(const char *const *words) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        int to = open("words", O_WRONLY | O_CREAT | O_APPEND, 0666);
+        dup2(to, 1);
+        dup2(to, 2);
+        execv(KS_PROGRAM, (char **)(uintptr_t)words);
+        _exit(127);
+    }
+    cr_assert(pid > 0);
+    return pid;
+}
+
+/* Until a file of the pattern is there, 60 s at most. */
+static inline void wait_for(const char *pattern) {
+    for (int i = 0; i < 6000; i++) {
+        glob_t found;
+        bool there = glob(pattern, 0, NULL, &found) == 0;
+        if (there) globfree(&found);
+        if (there) return;
+        nanosleep(&(struct timespec){0, 10000000}, NULL);
+    }
+    cr_assert_fail("%s never came", pattern);
 }
 
 static inline void expect_said(const char *words) {

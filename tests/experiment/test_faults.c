@@ -1,11 +1,7 @@
 /* keystep run where something is not as it was, or not ours: inputs that change
  * under it, folders in the way on the node, shards of other inputs, words that
  * are no text. */
-#include <fcntl.h>
-#include <glob.h>
-#include <signal.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "fixture.h"
 
@@ -15,32 +11,6 @@ TestSuite(faults, .init = make_folder, .fini = drop_folder, .timeout = 300);
 
 static void shell(const char *command) {
     cr_assert_eq(system(command), 0, "%s", command);
-}
-
-/* A run in the background, its words in the file `words`. */
-static pid_t start(const char *file) {
-    pid_t pid = fork();
-    if (pid == 0) {
-        int to = open("words", O_WRONLY | O_CREAT | O_APPEND, 0666);
-        dup2(to, 1);
-        dup2(to, 2);
-        execl(KS_PROGRAM, "keystep", "run", file, (char *)NULL);
-        _exit(127);
-    }
-    cr_assert(pid > 0);
-    return pid;
-}
-
-/* Until a file of the pattern is there, 60 s at most. */
-static void wait_for(const char *pattern) {
-    for (int i = 0; i < 6000; i++) {
-        glob_t found;
-        bool there = glob(pattern, 0, NULL, &found) == 0;
-        if (there) globfree(&found);
-        if (there) return;
-        nanosleep(&(struct timespec){0, 10000000}, NULL);
-    }
-    cr_assert_fail("%s never came", pattern);
 }
 
 /* ------------------------------------------------------------------ inputs */
@@ -54,7 +24,7 @@ static int run_and_change(const char *file) {
                           "probe: {folds: 3, bootstrap: 100, no-text: true, "
                           "analyses: none, layers: 1, strengths: 1}\n"
                           "machine: {threads: 1, batch-tokens: 64}\n");
-    pid_t pid = start("x.yaml");
+    pid_t pid = start((const char *[]){"keystep", "run", "x.yaml", NULL});
     wait_for("runs/x/stages/capture-*/acts.h5.journal");
     snprintf(command, sizeof command, "echo >>%s", file);
     shell(command);

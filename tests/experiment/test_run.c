@@ -1,7 +1,5 @@
 /* keystep run: keys, what is done and stays done, interruptions, folders that
  * move, one task at a time, and what inspect and diff say afterwards. */
-#include <fcntl.h>
-#include <glob.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -149,31 +147,6 @@ Test(run, diff_tells_settings_inputs_and_figures) {
 }
 
 /* ------------------------------------------------------------- interrupted */
-
-static pid_t start(const char *const *words) {
-    pid_t pid = fork();
-    if (pid == 0) {
-        int to = open("words", O_WRONLY | O_CREAT | O_APPEND, 0666);
-        dup2(to, 1);
-        dup2(to, 2);
-        execv(KS_PROGRAM, (char **)(uintptr_t)words);
-        _exit(127);
-    }
-    cr_assert(pid > 0);
-    return pid;
-}
-
-/* Until a file of the pattern is there, 60 s at most. */
-static void wait_for(const char *pattern) {
-    for (int i = 0; i < 6000; i++) {
-        glob_t found;
-        bool there = glob(pattern, 0, NULL, &found) == 0;
-        if (there) globfree(&found);
-        if (there) return;
-        nanosleep(&(struct timespec){0, 10000000}, NULL);
-    }
-    cr_assert_fail("%s never came", pattern);
-}
 
 static void a_moment(void) {
     nanosleep(&(struct timespec){0, 300000000}, NULL);

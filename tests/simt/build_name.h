@@ -22,7 +22,7 @@ static inline bool kernels_alone(void) {
 /* Of n cases: all where numbers are looked at, the first few where accesses are
  * (asan, race) and lines (cover). */
 static inline size_t cases_here(size_t n, size_t few) {
-    return built("asan") || built("race") || built("cover") ? few : n;
+    return built("asan") || kernels_alone() ? few : n;
 }
 
 #endif
