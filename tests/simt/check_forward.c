@@ -248,7 +248,7 @@ static void expect_greedy(const pair *p, const int32_t *ids,
 
 static void check_heads(const precision *precision) {
     size_t n = KS_COUNT(variants);
-    for (size_t i = 0; i < cases_here(n, 3); i++) {
+    for (size_t i = 0; i < cases_here(models_in(precision, n, 3), 3); i++) {
         int32_t ids[TOKENS], target[TOKENS], want[TOKENS], got[TOKENS];
         float logprob[TOKENS], ours[TOKENS];
         pair p = open_pair(&variants[n - 1 - i], precision->isa);
