@@ -4,7 +4,7 @@
 
 #ifdef KS_PROGRAM
 
-TestSuite(experiment, .init = make_folder, .fini = drop_folder, .timeout = 120);
+TestSuite(experiment, .init = make_folder, .fini = drop_folder, .timeout = 300);
 
 struct wrong {
     const char *yaml, *sentence;
