@@ -67,6 +67,22 @@ done:
     return st;
 }
 
+ks_status ks_engine_fit(ks_engine *engine, size_t memory, int32_t most,
+                        ks_err *err) {
+    ks_status st = KS_OK;
+    ks_run_limits one = engine->limits;
+    one.max_tokens = 1;
+    int32_t n = fitting_tokens(engine, engine->limits, memory, most);
+    KS_CHECK(n > 0, KS_LIMIT,
+             "%s: the buffers for one token take %zu bytes, more than the "
+             "%zu allowed; a larger --memory allows more",
+             engine->model->name,
+             ks_run_bytes(engine->ops, &engine->model->config, &one), memory);
+    engine->limits.max_tokens = n;
+done:
+    return st;
+}
+
 ks_status ks_engine_open(ks_engine **out, const char *model,
                          const ks_engine_options *options, ks_err *err) {
     ks_status st = KS_OK;
@@ -83,16 +99,7 @@ ks_status ks_engine_open(ks_engine **out, const char *model,
     int32_t most =
         engine->ops->unified ? DEFAULT_BATCH_TOKENS : DEVICE_BATCH_TOKENS;
     if (o->batch_tokens) most = o->batch_tokens;
-    engine->limits.max_tokens =
-        fitting_tokens(engine, engine->limits, engine->memory, most);
-    ks_run_limits one = engine->limits;
-    one.max_tokens = 1;
-    KS_CHECK(engine->limits.max_tokens > 0, KS_LIMIT,
-             "%s: the buffers for one token take %zu bytes, more than the "
-             "%zu allowed; a larger --memory allows more",
-             engine->model->name,
-             ks_run_bytes(engine->ops, &engine->model->config, &one),
-             engine->memory);
+    KS_TRY(ks_engine_fit(engine, engine->memory, most, err));
     *out = engine;
     engine = NULL;
 done:
