@@ -52,6 +52,8 @@ static ks_status ask(char *const *words, const char *folder, bool parse_only,
         if (parse_only) setenv("KEYSTEP_PARSE_ONLY", "1", 1);
         unsetenv("KEYSTEP_PROGRESS");
         execv("/proc/self/exe", words);
+        dprintf(2, "keystep %s cannot be started: %s\n", words[1],
+                strerror(errno));
         _exit(127);
     }
     KS_CHECK(pid > 0, KS_IO, "cannot start a process: %s", strerror(errno));
@@ -67,21 +69,36 @@ done:
 
 /* ------------------------------------------------------------ command lines */
 
-/* The setting that the sentence names first, as an option; else the section. */
-static const ks_doc *named_in(const ks_exp_stage *s, const char *sentence) {
-    const ks_doc *found = &s->doc;
-    const char *first = sentence + strlen(sentence);
-    for (size_t i = 0; i < s->doc.n; i++) {
+typedef struct naming {
+    const char *sentence, *first; /* where the first option stands in it */
+    const ks_doc *found;
+} naming;
+
+/* Does the sentence name a setting of map, as an option, and ahead of others?
+ */
+static void look_in(naming *n, const ks_doc *map) {
+    for (size_t i = 0; map && map->kind == KS_DOC_MAP && i < map->n; i++) {
         char option[80];
-        snprintf(option, sizeof option, "--%.70s", s->doc.items[i].key);
+        snprintf(option, sizeof option, "--%.70s", map->items[i].key);
         for (char *c = option; *c; c++)
             if (*c == '_') *c = '-';
-        const char *at = strstr(sentence, option);
-        size_t n = strlen(option);
-        bool whole = at && !(at[n] == '-' || (at[n] >= 'a' && at[n] <= 'z'));
-        if (whole && at < first) found = &s->doc.items[i], first = at;
+        const char *at = strstr(n->sentence, option);
+        size_t k = strlen(option);
+        bool whole = at && !(at[k] == '-' || (at[k] >= 'a' && at[k] <= 'z'));
+        if (whole && at < n->first) n->found = &map->items[i], n->first = at;
     }
-    return found;
+}
+
+/* The setting that the sentence names first: of the section, of the machine for
+ * this command and for all, of the experiment; else the section. */
+static const ks_doc *named_in(const ks_exp_run *run, const ks_exp_stage *s,
+                              const char *sentence) {
+    naming n = {sentence, sentence + strlen(sentence), &s->doc};
+    look_in(&n, &s->doc);
+    look_in(&n, ks_doc_find(s->machine, s->section->name));
+    look_in(&n, s->machine);
+    look_in(&n, &run->exp.root);
+    return n.found;
 }
 
 static ks_status check_stage(const ks_exp_run *run, int stage, ks_err *err) {
@@ -99,7 +116,7 @@ static ks_status check_stage(const ks_exp_run *run, int stage, ks_err *err) {
     char front[64];
     snprintf(front, sizeof front, "keystep %s: ", s->section->name);
     if (strncmp(sentence, front, strlen(front)) == 0) sentence += strlen(front);
-    const ks_doc *at = named_in(s, sentence);
+    const ks_doc *at = named_in(run, s, sentence);
     KS_CHECK(at->file, KS_USAGE, "%s: %s", s->section->name, sentence);
     KS_CHECK(false, KS_USAGE, "%s: %s: %s", ks_doc_where(at).text,
              s->section->name, sentence);
