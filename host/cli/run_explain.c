@@ -126,6 +126,40 @@ done:
     return st;
 }
 
+static bool same_stages(const ks_exp_cell_plan *a, const ks_exp_cell_plan *b) {
+    bool same = a->n_stages == b->n_stages && a->n_probes == b->n_probes;
+    for (size_t i = 0; same && i < a->n_stages; i++)
+        same = a->stages[i] == b->stages[i];
+    for (size_t i = 0; same && i < a->n_probes; i++)
+        same = a->probes[i].stage == b->probes[i].stage;
+    return same;
+}
+
+/* What only names tell apart is made once; it may be a slip. */
+static void say_alike(const ks_exp_run *run) {
+    const ks_exp_cell_plan *cells = run->plan.cells;
+    for (size_t i = 0; i < run->exp.n_cells; i++) {
+        const ks_exp_cell_plan *c = &cells[i];
+        size_t k = 0;
+        while (k < i && !same_stages(&cells[k], c)) k++;
+        if (k < i)
+            ks_log(KS_LOG_INFO,
+                   "run: cells '%s' and '%s' differ in nothing that is made: "
+                   "their stages are the same",
+                   cells[k].cell->name, c->cell->name);
+        for (size_t m = 1; m < c->n_probes; m++) {
+            for (k = 0; k < m && c->probes[k].stage != c->probes[m].stage;) k++;
+            if (k < m)
+                ks_log(KS_LOG_INFO,
+                       "run: probes '%s' and '%s' of cell %s differ in nothing "
+                       "but their names",
+                       *c->probes[k].name ? c->probes[k].name : "probe",
+                       *c->probes[m].name ? c->probes[m].name : "probe",
+                       c->cell->name);
+        }
+    }
+}
+
 ks_status ks_cli_check_stages(const ks_exp_run *run, ks_err *err) {
     ks_status st = KS_OK;
     for (size_t i = 0; i < run->plan.n_stages; i++)
@@ -134,6 +168,7 @@ ks_status ks_cli_check_stages(const ks_exp_run *run, ks_err *err) {
     for (size_t i = 0; i < run->plan.n_stages; i++)
         if (ks_exp_run_state(run, (int)i) != KS_EXP_DONE)
             KS_TRY(ks_exp_check_reads(&run->plan, (int)i, err));
+    say_alike(run);
 done:
     return st;
 }
@@ -195,6 +230,8 @@ static void print_cost(json_t *cost) {
                   {"problems", "problems"},
                   {"steps", "steps"},
                   {"tokens", "tokens"},
+                  {"prompt_tokens", "prompt tokens"},
+                  {"most_new_tokens", "new tokens at most"},
                   {"computed", "tokens through the model"}};
     bool first = true;
     fputs("      ", stdout);

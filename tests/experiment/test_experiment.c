@@ -227,6 +227,13 @@ Test(experiment, a_grid_shares_what_its_cells_have_in_common) {
     write_experiment(HEAD "capture: {}\n");
     expect_run("run x.yaml --explain", 0);
     expect_said("\n1 cell, 1 stage, 1 of them to do");
+    expect_silence("differ in nothing");
+    write_experiment(HEAD "capture: {}\nprobe: [{}, {name: other}]\n"
+                          "matrix: {half: {a: {machine.threads: 1}, "
+                          "b: {machine.threads: 2}}}\n");
+    expect_run("run x.yaml --explain", 0);
+    expect_said("cells 'a' and 'b' differ in nothing that is made");
+    expect_said("probes 'probe' and 'other' of cell a differ in nothing but");
 }
 
 /* The form that the documentation ends with is the program's own. */
