@@ -74,10 +74,10 @@ Test(experiment, what_is_wrong_is_named_with_its_line) {
          "x.yaml line 14: capture: --memory takes bytes such as"},
         {SMALL "machine:\n  memory: 2G\n  probe: {memory: 3X}\n",
          "x.yaml line 14: probe: --memory takes bytes such as"},
-        {"name: x\nmodel: m\nproblems: p.jsonl\ngenerate:\n"
+        {"name: x\nmodel: m\nproblems: c.jsonl\ngenerate:\n"
          "  template: chatmul\n",
          "x.yaml line 5: generate: --template: template 'chatmul' is not"},
-        {"name: x\nmodel: m\ntemplate: chatmul\nproblems: p.jsonl\n"
+        {"name: x\nmodel: m\ntemplate: chatmul\nproblems: c.jsonl\n"
          "generate: {}\n",
          "x.yaml line 3: generate: --template: template 'chatmul' is not"},
         {HEAD "capture: {}\nmatrix: {name: [y, z]}\n",
@@ -180,11 +180,10 @@ Test(experiment, hostile_yaml_is_refused_in_a_sentence) {
 Test(experiment, a_setting_too_long_for_a_command_line_is_told_of) {
     static char yaml[(140 << 10) + 256];
     int n = snprintf(yaml, sizeof yaml,
-                     "name: x\nmodel: m\nproblems: p.jsonl\ngenerate:\n"
+                     "name: x\nmodel: m\nproblems: c.jsonl\ngenerate:\n"
                      "  instruction: ");
     memset(yaml + n, 'a', 140 << 10);
     yaml[n + (140 << 10)] = '\n';
-    write_text("p.jsonl", "{\"id\":\"p\",\"question\":\"1?\"}\n", 29);
     write_text("x.yaml", yaml, strlen(yaml));
     expect_run("run x.yaml", 2);
     expect_said("keystep generate cannot be started: Argument list too long");
