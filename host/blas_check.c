@@ -4,6 +4,7 @@
 #include "blas.h"
 
 #include "base.h"
+#include "sanitize.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -33,7 +34,8 @@ static void fill(float *x[2], double *x64[2], int rows, int cols,
 }
 
 /* c [m,N] = a b, a [m,K] */
-static void multiply(double *c, const double *a, const double *b, int m) {
+KS_UNWATCHED static void multiply(double *c, const double *a, const double *b,
+                                  int m) {
     for (int i = 0; i < m * N; i++) c[i] = 0;
     for (int i = 0; i < m; i++)
         for (int k = 0; k < K; k++)

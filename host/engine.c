@@ -67,6 +67,22 @@ done:
     return st;
 }
 
+ks_status ks_engine_fit(ks_engine *engine, size_t memory, int32_t most,
+                        ks_err *err) {
+    ks_status st = KS_OK;
+    ks_run_limits one = engine->limits;
+    one.max_tokens = 1;
+    int32_t n = fitting_tokens(engine, engine->limits, memory, most);
+    KS_CHECK(n > 0, KS_LIMIT,
+             "%s: the buffers for one token take %zu bytes, more than the "
+             "%zu allowed; a larger --memory allows more",
+             engine->model->name,
+             ks_run_bytes(engine->ops, &engine->model->config, &one), memory);
+    engine->limits.max_tokens = n;
+done:
+    return st;
+}
+
 ks_status ks_engine_open(ks_engine **out, const char *model,
                          const ks_engine_options *options, ks_err *err) {
     ks_status st = KS_OK;
@@ -83,11 +99,7 @@ ks_status ks_engine_open(ks_engine **out, const char *model,
     int32_t most =
         engine->ops->unified ? DEFAULT_BATCH_TOKENS : DEVICE_BATCH_TOKENS;
     if (o->batch_tokens) most = o->batch_tokens;
-    engine->limits.max_tokens =
-        fitting_tokens(engine, engine->limits, engine->memory, most);
-    KS_CHECK(engine->limits.max_tokens > 0, KS_LIMIT,
-             "%zu bytes of memory do not hold the buffers for one token of %s",
-             engine->memory, model);
+    KS_TRY(ks_engine_fit(engine, engine->memory, most, err));
     *out = engine;
     engine = NULL;
 done:
@@ -188,7 +200,8 @@ ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
     size_t bytes = ks_run_bytes(engine->ops, &engine->model->config, &both);
     KS_CHECK(!engine->memory || bytes <= engine->memory, KS_LIMIT,
              "run buffers for %d tokens and %d steps take %zu bytes, more than "
-             "the %zu allowed",
+             "the %zu allowed: a smaller batch (--batch-tokens) or shorter "
+             "texts need less, a larger --memory allows more",
              both.max_tokens, both.max_rows, bytes, engine->memory);
     ks_run_close(&engine->run);
     KS_TRY(ks__engine_place(engine, err));

@@ -175,5 +175,8 @@ int32_t ks_engine_longest(const ks_engine *engine, bool *by_memory);
  * into memory bytes (0: any). */
 int32_t ks_engine_tokens(const ks_engine *engine, const ks_run_limits *limits,
                          size_t memory);
+/* Makes that the engine's limit, up to most; KS_LIMIT where it is none. */
+ks_status ks_engine_fit(ks_engine *engine, size_t memory, int32_t most,
+                        ks_err *err);
 
 #endif

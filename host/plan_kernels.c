@@ -20,6 +20,27 @@ static void gemm(ks_plan_kernels *list, const char *name, double calls,
         F32 * m * k + weight * n * k + F32 * m * n, 2 * m * n * k);
 }
 
+/* Around the experts' products. */
+static void experts(ks_plan_kernels *list, const ks_plan_shape *m, double t) {
+    double rows = t * m->active;
+    add(list, "rows by expert", KS_PLAN_FLOAT, m->layers, 4 * 3 * rows, 0);
+    add(list, "sum of the experts", KS_PLAN_FLOAT, m->layers,
+        F32 * (rows + t) * m->d, 2 * rows * m->d);
+}
+
+/* rows: of tokens, or of tokens and experts; t: of tokens. */
+static void gate_and_search(ks_plan_kernels *list, const ks_plan_shape *m,
+                            double rows, double t) {
+    add(list, "gated activation", KS_PLAN_FLOAT, m->layers,
+        3 * F32 * rows * m->ff, 8 * rows * m->ff);
+    add(list, "search for values that are not finite", KS_PLAN_FLOAT, 1,
+        F32 * t * m->d, t * m->d);
+}
+
+static void embed(ks_plan_kernels *list, const ks_plan_shape *m, double t) {
+    add(list, "embed", KS_PLAN_FLOAT, 1, t * m->d * (BF16 + F32), t * m->d);
+}
+
 /* Of `used` experts' matrices [n, k], for rows of tokens and experts. */
 static void grouped(ks_plan_kernels *list, const char *name, double calls,
                     double rows, double n, double k, double used,
@@ -58,7 +79,7 @@ ks_plan_kernels ks_plan_prefill(const ks_plan_shape *m, double t,
     ks_plan_kernels k = {0};
     double d = m->d, q = m->heads * m->dim, kv = m->kv * m->dim, n = m->layers;
     double rows = t, pairs = keys_seen(m, t, context);
-    add(&k, "embed", KS_PLAN_FLOAT, 1, t * d * (BF16 + F32), t * d);
+    embed(&k, m, t);
     add(&k, "norm + residual add", KS_PLAN_FLOAT, 2 * n, 4 * F32 * t * d,
         5 * t * d);
     add(&k, "operands to bf16, for cuBLASLt", KS_PLAN_FLOAT, 3 * n,
@@ -73,15 +94,12 @@ ks_plan_kernels ks_plan_prefill(const ks_plan_shape *m, double t,
                 m->experts, m->weights);
         grouped(&k, "gemm down, grouped", n, rows, d, m->ff, m->experts,
                 m->weights);
-        add(&k, "rows by expert", KS_PLAN_FLOAT, n, 4 * 3 * rows, 0);
-        add(&k, "sum of the experts", KS_PLAN_FLOAT, n, F32 * (rows + t) * d,
-            2 * rows * d);
+        experts(&k, m, t);
     } else {
         gemm(&k, "gemm gate and up", n, t, 2 * m->ff, d, m->weights);
         gemm(&k, "gemm down", n, t, d, m->ff, m->weights);
     }
-    add(&k, "gated activation", KS_PLAN_FLOAT, n, 3 * F32 * rows * m->ff,
-        8 * rows * m->ff);
+    gate_and_search(&k, m, rows, t);
     add(&k, "pool, 5 positions", KS_PLAN_FLOAT, n + 1,
         F32 * t * d + POSITIONS * BF16 * t / step * d, t * d);
     if (scored) head(&k, m, "log-softmax of given tokens", t);
@@ -95,7 +113,8 @@ ks_plan_kernels ks_plan_decode(const ks_plan_shape *m, double t, double prefix,
     /* a block has the heads of a group for as many forks as it has rows: that
      * often the prefix is read */
     double forks = floor(TILE_ROWS / floor(m->heads / m->kv));
-    double reads = ceil(t / fmax(forks, 1));
+    double reads = ceil(t / fmax(forks, 1)), rows = t;
+    embed(&k, m, t);
     add(&k, "norm + residual add", KS_PLAN_FLOAT, 2 * n, 4 * F32 * t * d,
         5 * t * d);
     attention_products(&k, m, t);
@@ -103,15 +122,19 @@ ks_plan_kernels ks_plan_decode(const ks_plan_shape *m, double t, double prefix,
         F32 * (2 * kv * t * own + 2 * t * q) + F32 * 2 * kv * prefix * reads,
         4 * t * (prefix + own) * q);
     if (m->experts > 0) {
-        double of = m->experts, rows = t * m->active;
+        double of = m->experts;
         double used = of * (1 - pow(1 - m->active / of, t));
+        rows = t * m->active;
+        gemm(&k, "router and top-k", n, t, of, d, BF16);
         grouped(&k, "gemm gate and up, grouped", n, rows, 2 * m->ff, d, used,
                 m->weights);
         grouped(&k, "gemm down, grouped", n, rows, d, m->ff, used, m->weights);
+        experts(&k, m, t);
     } else {
         gemm(&k, "gemm gate and up", n, t, 2 * m->ff, d, m->weights);
         gemm(&k, "gemm down", n, t, d, m->ff, m->weights);
     }
+    gate_and_search(&k, m, rows, t);
     head(&k, m, "sample (head and draw)", t);
     return k;
 }

@@ -55,7 +55,8 @@ static ks_status open_store(ks_session *s, ks_err *err) {
     int32_t least = s->max_pages + s->scores;
     KS_CHECK(n >= least, KS_LIMIT,
              "%zu bytes for keys and values hold %lld tokens, the longest "
-             "sequence can come to %d: more memory, or less to sample",
+             "sequence can come to %d: a larger --memory allows more, shorter "
+             "texts or a smaller --max-new need less",
              memory, (long long)n * KS_PAGE, least * KS_PAGE);
     n = KS_MIN(n, INT32_MAX / KS_PAGE);
     KS_TRY(

@@ -86,15 +86,17 @@ void ks__cuda_free(ks_dev *dev, ks_buf *buf) {
     *buf = {NULL, 0};
 }
 
-ks_status ks__cuda_alloc_host(ks_dev *, ks_buf *buf, size_t size,
+ks_status ks__cuda_alloc_host(ks_dev *dev, ks_buf *buf, size_t size,
                               const char *what, ks_err *err) {
     *buf = {NULL, 0};
     void *data;
+    const char *less = dev->less ? dev->less : "";
     cudaError_t error = cudaHostAlloc(&data, size, cudaHostAllocPortable);
     if (error == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError();
         return ks_fail(err, KS_NOMEM,
-                       "no pinned host memory for %s (%zu bytes)", what, size);
+                       "no pinned host memory for %s: %zu bytes wanted%s%s",
+                       what, size, dev->less ? "; " : "", less);
     }
     KS_CUDA_TRY(error, what);
     *buf = {data, size};

@@ -114,11 +114,7 @@ static ks_status open_model(struct ks_label_job *job, ks_err *err) {
     /* batches may take no more than they leave to what measures steps */
     for (int i = 0; ks__measures_between(o) && i < job->engines.n; i++) {
         ks_engine *e = job->engines.at[i];
-        e->limits.max_tokens = ks_engine_tokens(e, &e->limits, e->memory / 2);
-        KS_CHECK(e->limits.max_tokens > 0, KS_LIMIT,
-                 "%zu bytes of memory do not hold the buffers for one token of "
-                 "%s",
-                 e->memory / 2, o->model);
+        KS_TRY(ks_engine_fit(e, e->memory / 2, e->limits.max_tokens, err));
     }
 done:
     free(home);

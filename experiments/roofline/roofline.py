@@ -93,6 +93,10 @@ def prefill(m):
                 FLOAT, layers, 3 * F32 * rows * ff, 8 * rows * ff))
     out.append(("pool, 5 positions", FLOAT, layers + 1,
                 F32 * t * d + 5 * BF16 * t / STEP * d, t * d))
+    out.append(("every token's row, rounded (`tokens`)", FLOAT, "on request",
+                (F32 + BF16) * t * d, t * d))
+    out.append(("search for values that are not finite", FLOAT, 1,
+                F32 * t * d, t * d))
     out.append(("log-softmax of given tokens", TENSOR, 1) +
                (F32 * t * d + BF16 * m["vocab"] * d, 2.0 * t * m["vocab"] * d))
     return out
@@ -102,7 +106,8 @@ def decode(m):
     """One token of FORKS continuations that share a prefix."""
     t, d, q, kv = FORKS, m["d"], m["heads"] * m["dim"], m["kv"] * m["dim"]
     layers, ff = m["layers"], m["ff"]
-    out = [("norm + residual add", FLOAT, 2 * layers, 4 * F32 * t * d,
+    out = [("embed", FLOAT, 1, t * d * (BF16 + F32), t * d),
+           ("norm + residual add", FLOAT, 2 * layers, 4 * F32 * t * d,
             5 * t * d)]
     for name, n, k in (("gemm q", q, d), ("gemm k and v", 2 * kv, d),
                        ("gemm o", d, q)):
@@ -117,24 +122,36 @@ def decode(m):
     for name, calls, reads in (
             ("attention over the prefix tree, %d forks a block" % forks,
              layers, -(-t // forks)),
-            ("the same, prefix read once", 0, 1),
-            ("the same, prefix read by each fork", 0, t)):
+            ("the same, prefix read once", "for comparison", 1),
+            ("the same, prefix read by each fork", "for comparison", t)):
         out.append((name, TENSOR, calls, own + F32 * 2 * kv * PREFIX * reads,
                     flops))
     if m["experts"]:
         of, active = m["experts"]
         rows = t * active
         used = of * (1 - (1 - active / of) ** t)  # experts that a batch meets
+        out.append(("router and top-k", TENSOR, layers) + gemm(t, of, d))
         for name, n, k in (("gemm gate and up, grouped", 2 * ff, d),
                            ("gemm down, grouped", d, ff)):
             moved = F32 * rows * (n + k) + m["weights"] * used * n * k
             out.append((name, TENSOR, layers, moved, 2.0 * rows * n * k))
+        out.append(("rows by expert", FLOAT, layers, 4 * 3 * rows, 0))
+        out.append(("sum of the experts", FLOAT, layers,
+                    F32 * (rows + t) * d, 2 * rows * d))
     else:
+        rows = t
         out.append(("gemm gate and up", TENSOR, layers) +
                    gemm(t, 2 * ff, d, m["weights"]))
         out.append(("gemm down", TENSOR, layers) + gemm(t, d, ff, m["weights"]))
-    out.append(("sample (head and draw)", TENSOR, 1, F32 * t * d +
-                BF16 * m["vocab"] * d, 2.0 * t * m["vocab"] * d))
+    out.append(("gated activation" + (", clamped" if m["experts"] else ""),
+                FLOAT, layers, 3 * F32 * rows * ff, 8 * rows * ff))
+    out.append(("search for values that are not finite", FLOAT, 1,
+                F32 * t * d, t * d))
+    for name, calls in (("sample (head and draw)", 1),
+                        ("share of a set of ids (head and search)",
+                         "on request")):
+        out.append((name, TENSOR, calls, F32 * t * d + BF16 * m["vocab"] * d,
+                    2.0 * t * m["vocab"] * d))
     return out
 
 
@@ -188,6 +205,10 @@ def probes(m):
         ("AdamW, MLP h = 128: an epoch, 50 probes, grouped GEMMs", FLOAT,
          layers, (n / 32) * columns * (6 * F32 * d * 128 + F32 * 32 * d),
          6.0 * n * d * 128 * columns),
+        # Values and logits of every token, then their cotangents' way back.
+        ("attention over a step's tokens: a pass, 50 probes, f32 products",
+         FLOAT, "on request", 2 * F32 * n * STEP * (d + 2 * columns),
+         8.0 * n * STEP * d * columns),
     ]
 
 
@@ -206,13 +227,15 @@ def table(title, rows):
     print("|---|---|---|---|---|---|---|")
     times = [max(moved / BANDWIDTH, flops / peak)
              for _, peak, _, moved, flops in rows]
-    total = sum(t * r[2] for t, r in zip(times, rows))
+    # Calls that are words are not in the sum.
+    total = sum(t * r[2] for t, r in zip(times, rows)
+                if not isinstance(r[2], str))
     for (name, peak, calls, moved, flops), took in zip(rows, times):
         bound = "bytes" if moved / BANDWIDTH >= flops / peak else UNITS[peak]
         print("| %s | %s | %s | %s | %s | %.3g | %s |" % (
-            name, calls or "for comparison", figure(moved, "B"),
-            figure(flops, "FLOP"), bound, took * 1e6,
-            "%.1f%%" % (100 * took * calls / total) if calls else ""))
+            name, calls, figure(moved, "B"), figure(flops, "FLOP"), bound,
+            took * 1e6, "" if isinstance(calls, str) else
+            "%.1f%%" % (100 * took * calls / total)))
     print("\nAll calls: %.3g ms." % (total * 1e3))
     return total
 
@@ -220,7 +243,7 @@ def table(title, rows):
 def main():
     print("""# Roofline on paper: H100 SXM
 
-**Computed, not measured.** `experiments/roofline/roofline.py` prints this page from formulas: for each kernel the bytes that it must move at least (every operand once, f32 activations, weights as stored), the floating point operations that our kernel makes, which of the two takes longer at %.2f TB/s and %d TFLOP/s (bf16 tensor cores; %d TFLOP/s in f32 and %d in double for what does not use them), the shortest time that follows, and its share of the sum. A real kernel takes longer: `experiments/gpu-check` measures how much. Launch times, cache misses and the tail of a grid are not in it; with operands in f32 precision (`dev->precise`) the tensor-bound lines take three times as long.
+**Computed, not measured.** `experiments/roofline/roofline.py` prints this page from formulas: for each kernel the bytes that it must move at least (every operand once, f32 activations, weights as stored), the floating point operations that our kernel makes, which of the two takes longer at %.2f TB/s and %d TFLOP/s (bf16 tensor cores; %d TFLOP/s in f32 and %d in double for what does not use them), the shortest time that follows, and its share of the sum. A real kernel takes longer: `experiments/gpu-check` measures how much. What runs on request alone, or stands for comparison, is not in the sum. Launch times, cache misses and the tail of a grid are not in it; with operands in f32 precision (`dev->precise`) the tensor-bound lines take three times as long.
 
 Prefill: %d packed tokens, chains of %d, steps of %d tokens. Decode: %d continuations of one prefix of %d tokens, each %d tokens long so far. Backward: 8 cotangents a chain of %d tokens. Probes: 20,000 steps, 50 columns (10 strengths x 5 folds), all layers.""" % (
         BANDWIDTH / 1e12, TENSOR / 1e12, FLOAT / 1e12, DOUBLE / 1e12, TOKENS,

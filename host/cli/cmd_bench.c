@@ -517,10 +517,11 @@ static ks_status run(const ks_bench_input *in, ks_err *err) {
     else if (!stdout_csv)
         KS_TRY(print_text(&b, machine, &verdict, err));
     KS_CHECK(verdict.n_slower == 0, KS_MISMATCH,
-             "%d figures are slower than in %s, by more than %g%% and the "
+             "%d figure%s slower than in %s, by more than %g%% and the "
              "noise of both: %.700s%s",
-             verdict.n_slower, in->against, 100 * in->margin,
-             verdict.slower.data, verdict.n_slower > 6 ? "; and others" : "");
+             verdict.n_slower, verdict.n_slower == 1 ? " is" : "s are",
+             in->against, 100 * in->margin, verdict.slower.data,
+             verdict.n_slower > 6 ? "; and others" : "");
 done:
     ks_bench_verdict_free(&verdict);
     json_decref(machine);

@@ -261,12 +261,5 @@ int ks_cmd_text(int argc, char **argv) {
     ks_cli_common_init(&in.common);
     int code = ks_cli_parse(&argp, "text", argc, argv, &in);
     if (code != KS_EXIT_DONE) return code;
-    ks_err err;
-    ks_template known;
-    if (in.common.template_ &&
-        ks_template_find(in.common.template_, &known, &err) != KS_OK) {
-        ks_cli_failed("text", &err);
-        return KS_EXIT_USAGE;
-    }
     return ks_cli_lines(in.topic->answer, &in);
 }

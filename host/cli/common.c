@@ -1,4 +1,5 @@
 /* common.c - options and habits that every subcommand shares. */
+#include "../text/text.h"
 #include "cli.h"
 
 #include <ctype.h>
@@ -114,6 +115,13 @@ static bool is_one_of(const char *text, const char *a, const char *b,
     return false;
 }
 
+static void check_template(const char *name, struct argp_state *state) {
+    ks_template known;
+    ks_err err;
+    if (ks_template_find(name, &known, &err) != KS_OK)
+        argp_error(state, "--template: %s", err.text);
+}
+
 /* cpu, cuda, cuda:1, or a list of them. */
 static void check_backends(const char *list, struct argp_state *state) {
     for (const char *at = list; at; at = strchr(at, ',')) {
@@ -152,9 +160,6 @@ static error_t file_key(ks_cli_common *c, int key, const char *arg) {
         return 0;
     case KS_KEY_OUT:
         c->out = arg;
-        return 0;
-    case KS_KEY_TEMPLATE:
-        c->template_ = arg;
         return 0;
     case KS_KEY_CLEAN:
         c->clean = arg;
@@ -261,6 +266,10 @@ error_t ks_cli_common_key(ks_cli_common *c, int key, char *arg,
         return 0;
     case KS_KEY_DTYPE:
         c->dtype = storage_type(arg, s);
+        return 0;
+    case KS_KEY_TEMPLATE:
+        check_template(arg, s);
+        c->template_ = arg;
         return 0;
     default:
         break;

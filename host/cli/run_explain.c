@@ -52,6 +52,8 @@ static ks_status ask(char *const *words, const char *folder, bool parse_only,
         if (parse_only) setenv("KEYSTEP_PARSE_ONLY", "1", 1);
         unsetenv("KEYSTEP_PROGRESS");
         execv("/proc/self/exe", words);
+        dprintf(2, "keystep %s cannot be started: %s\n", words[1],
+                strerror(errno));
         _exit(127);
     }
     KS_CHECK(pid > 0, KS_IO, "cannot start a process: %s", strerror(errno));
@@ -67,21 +69,36 @@ done:
 
 /* ------------------------------------------------------------ command lines */
 
-/* The setting that the sentence names first, as an option; else the section. */
-static const ks_doc *named_in(const ks_exp_stage *s, const char *sentence) {
-    const ks_doc *found = &s->doc;
-    const char *first = sentence + strlen(sentence);
-    for (size_t i = 0; i < s->doc.n; i++) {
+typedef struct naming {
+    const char *sentence, *first; /* where the first option stands in it */
+    const ks_doc *found;
+} naming;
+
+/* Does the sentence name a setting of map, as an option, and ahead of others?
+ */
+static void look_in(naming *n, const ks_doc *map) {
+    for (size_t i = 0; map && map->kind == KS_DOC_MAP && i < map->n; i++) {
         char option[80];
-        snprintf(option, sizeof option, "--%.70s", s->doc.items[i].key);
+        snprintf(option, sizeof option, "--%.70s", map->items[i].key);
         for (char *c = option; *c; c++)
             if (*c == '_') *c = '-';
-        const char *at = strstr(sentence, option);
-        size_t n = strlen(option);
-        bool whole = at && !(at[n] == '-' || (at[n] >= 'a' && at[n] <= 'z'));
-        if (whole && at < first) found = &s->doc.items[i], first = at;
+        const char *at = strstr(n->sentence, option);
+        size_t k = strlen(option);
+        bool whole = at && !(at[k] == '-' || (at[k] >= 'a' && at[k] <= 'z'));
+        if (whole && at < n->first) n->found = &map->items[i], n->first = at;
     }
-    return found;
+}
+
+/* The setting that the sentence names first: of the section, of the machine for
+ * this command and for all, of the experiment; else the section. */
+static const ks_doc *named_in(const ks_exp_run *run, const ks_exp_stage *s,
+                              const char *sentence) {
+    naming n = {sentence, sentence + strlen(sentence), &s->doc};
+    look_in(&n, &s->doc);
+    look_in(&n, ks_doc_find(s->machine, s->section->name));
+    look_in(&n, s->machine);
+    look_in(&n, &run->exp.root);
+    return n.found;
 }
 
 static ks_status check_stage(const ks_exp_run *run, int stage, ks_err *err) {
@@ -99,7 +116,7 @@ static ks_status check_stage(const ks_exp_run *run, int stage, ks_err *err) {
     char front[64];
     snprintf(front, sizeof front, "keystep %s: ", s->section->name);
     if (strncmp(sentence, front, strlen(front)) == 0) sentence += strlen(front);
-    const ks_doc *at = named_in(s, sentence);
+    const ks_doc *at = named_in(run, s, sentence);
     KS_CHECK(at->file, KS_USAGE, "%s: %s", s->section->name, sentence);
     KS_CHECK(false, KS_USAGE, "%s: %s: %s", ks_doc_where(at).text,
              s->section->name, sentence);
@@ -107,6 +124,40 @@ done:
     ks_exp_words_free(words);
     said_free(&got);
     return st;
+}
+
+static bool same_stages(const ks_exp_cell_plan *a, const ks_exp_cell_plan *b) {
+    bool same = a->n_stages == b->n_stages && a->n_probes == b->n_probes;
+    for (size_t i = 0; same && i < a->n_stages; i++)
+        same = a->stages[i] == b->stages[i];
+    for (size_t i = 0; same && i < a->n_probes; i++)
+        same = a->probes[i].stage == b->probes[i].stage;
+    return same;
+}
+
+/* What only names tell apart is made once; it may be a slip. */
+static void say_alike(const ks_exp_run *run) {
+    const ks_exp_cell_plan *cells = run->plan.cells;
+    for (size_t i = 0; i < run->exp.n_cells; i++) {
+        const ks_exp_cell_plan *c = &cells[i];
+        size_t k = 0;
+        while (k < i && !same_stages(&cells[k], c)) k++;
+        if (k < i)
+            ks_log(KS_LOG_INFO,
+                   "run: cells '%s' and '%s' differ in nothing that is made: "
+                   "their stages are the same",
+                   cells[k].cell->name, c->cell->name);
+        for (size_t m = 1; m < c->n_probes; m++) {
+            for (k = 0; k < m && c->probes[k].stage != c->probes[m].stage;) k++;
+            if (k < m)
+                ks_log(KS_LOG_INFO,
+                       "run: probes '%s' and '%s' of cell %s differ in nothing "
+                       "but their names",
+                       *c->probes[k].name ? c->probes[k].name : "probe",
+                       *c->probes[m].name ? c->probes[m].name : "probe",
+                       c->cell->name);
+        }
+    }
 }
 
 ks_status ks_cli_check_stages(const ks_exp_run *run, ks_err *err) {
@@ -117,6 +168,7 @@ ks_status ks_cli_check_stages(const ks_exp_run *run, ks_err *err) {
     for (size_t i = 0; i < run->plan.n_stages; i++)
         if (ks_exp_run_state(run, (int)i) != KS_EXP_DONE)
             KS_TRY(ks_exp_check_reads(&run->plan, (int)i, err));
+    say_alike(run);
 done:
     return st;
 }
@@ -178,6 +230,8 @@ static void print_cost(json_t *cost) {
                   {"problems", "problems"},
                   {"steps", "steps"},
                   {"tokens", "tokens"},
+                  {"prompt_tokens", "prompt tokens"},
+                  {"most_new_tokens", "new tokens at most"},
                   {"computed", "tokens through the model"}};
     bool first = true;
     fputs("      ", stdout);

@@ -45,6 +45,8 @@ ks_status ks_cli_run_read(const char *folder, json_t **out, ks_err *err) {
         good = json_is_array(json_object_get(*out, lists[i]));
     KS_CHECK(good, KS_FORMAT, "%s/run.json: is not what keystep run writes",
              folder);
+    KS_CHECK(json_integer_value(json_object_get(*out, "version")) == 1,
+             KS_FORMAT, "%s/run.json: version 1 is expected", folder);
 done:
     return st;
 }

@@ -94,7 +94,9 @@ static const char *const machine[][3] = {
     {"threads", "a whole number", "default: all it may use"},
     {"memory", "BYTES", "such as 2G"},
     {"batch-tokens", "a whole number", "most tokens of a packed batch"},
-    {"COMMAND", "a mapping of these", "for this command alone"}};
+    {"COMMAND", "a mapping of these",
+     "for this command alone; with several processes threads are at most "
+     "these"}};
 
 static const char *const launch[][3] = {
     {"ranks", "a whole number", "shards of a stage that can be dealt out"},

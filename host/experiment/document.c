@@ -149,6 +149,20 @@ ks_doc_place ks_doc_where(const ks_doc *doc) {
     return place;
 }
 
+/* On one line; in quotes it is a text whatever it looks like. */
+static void name_text(const ks_doc *doc, ks_doc_place *what) {
+    bool truth;
+    double real;
+    ks_doc bare = {.kind = KS_DOC_TEXT, .plain = true, .text = doc->text};
+    bool looks = !doc->plain &&
+                 (ks_doc_real(&bare, &real) || ks_doc_truth(&bare, &truth));
+    snprintf(what->text, sizeof what->text, "%s'%.*s'%s",
+             looks ? "the text " : "", 60, doc->text,
+             strlen(doc->text) > 60 ? ".." : "");
+    for (char *c = what->text; *c; c++)
+        if (*c == '\n' || *c == '\r' || *c == '\t') *c = ' ';
+}
+
 ks_doc_place ks_doc_what(const ks_doc *doc) {
     ks_doc_place what;
     if (doc->kind == KS_DOC_LIST)
@@ -159,8 +173,7 @@ ks_doc_place ks_doc_what(const ks_doc *doc) {
     else if (ks_doc_is_none(doc))
         snprintf(what.text, sizeof what.text, "nothing");
     else
-        snprintf(what.text, sizeof what.text, "'%.*s'%s", 60, doc->text,
-                 strlen(doc->text) > 60 ? ".." : "");
+        name_text(doc, &what);
     return what;
 }
 

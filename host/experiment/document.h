@@ -17,7 +17,8 @@ typedef struct ks_doc {
     const char *file; /* borrowed: whose line, or "--set KEY" */
     size_t line;      /* from 1; 0: file says all */
     char *key;        /* of a member of a mapping */
-    char *text;       /* UTF-8 without NUL, of KS_DOC_TEXT */
+    char *text;       /* of KS_DOC_TEXT; as key UTF-8 without control
+                         characters, but it may have tabs and lines' ends */
     struct ks_doc *items;
     size_t n, capacity;
 } ks_doc;
@@ -26,6 +27,10 @@ typedef struct ks_doc {
  * the line. */
 ks_status ks_doc_read(ks_doc *out, const char *name, const char *text, size_t n,
                       ks_err *err);
+/* A file's bytes for it, malloc'd, ended by a NUL: no more than it takes,
+ * whatever the file is. */
+ks_status ks_doc_read_bytes(const char *path, char **text, size_t *n,
+                            ks_err *err);
 ks_status ks_doc_copy(ks_doc *out, const ks_doc *from, ks_err *err);
 void ks_doc_free(ks_doc *doc);
 

@@ -1,6 +1,7 @@
 /* document_read.c - libyaml's events become a tree (document.h). Events and not
  * libyaml's documents: depth, size and aliases are bounded while they are read,
  * and a value keeps its line. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
@@ -93,6 +94,15 @@ static ks_status read_alias(reader *r, const yaml_event_t *event, size_t line,
                    r->name, line, name, name);
 }
 
+/* Names, words and titles end on terminals, where an escape is an order. */
+static bool has_control(const char *text, const char *but) {
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+        bool c1 = *c == 0xc2 && c[1] < 0xa0; /* U+0080 to U+009F */
+        if (c1 || *c == 0x7f || (*c < ' ' && !strchr(but, *c))) return true;
+    }
+    return false;
+}
+
 static ks_status read_scalar(reader *r, const yaml_event_t *event, ks_doc *out,
                              ks_err *err) {
     ks_status st = KS_OK;
@@ -101,6 +111,9 @@ static ks_status read_scalar(reader *r, const yaml_event_t *event, ks_doc *out,
     KS_TRY(refuse_tag(r, event->data.scalar.tag, out->line, err));
     KS_CHECK(strlen(text) == n, KS_FORMAT,
              "%s line %zu: a value with a NUL character", r->name, out->line);
+    KS_CHECK(!has_control(text, "\t\n\r"), KS_FORMAT,
+             "%s line %zu: a value with a control character", r->name,
+             out->line);
     out->plain = event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
     out->text = strdup(text);
     KS_CHECK(out->text, KS_NOMEM, "out of memory for %s", r->name);
@@ -143,6 +156,8 @@ static ks_status read_key(const reader *r, const yaml_event_t *event,
     const char *text = (const char *)event->data.scalar.value;
     KS_CHECK(strlen(text) == event->data.scalar.length, KS_FORMAT,
              "%s line %zu: a key with a NUL character", r->name, line);
+    KS_CHECK(!has_control(text, ""), KS_FORMAT,
+             "%s line %zu: a key with a control character", r->name, line);
     KS_CHECK(strcmp(text, "<<") != 0, KS_FORMAT,
              "%s line %zu: merge keys (<<) are not taken", r->name, line);
     ks_doc *twin = ks_doc_find(map, text);
@@ -244,14 +259,34 @@ static size_t line_of(const char *text, size_t at) {
     return line;
 }
 
+ks_status ks_doc_read_bytes(const char *path, char **text, size_t *n,
+                            ks_err *err) {
+    ks_status st = KS_OK;
+    FILE *file = fopen(path, "rbe");
+    char *got = NULL;
+    KS_CHECK(file, KS_IO, "%s: cannot open: %s", path, strerror(errno));
+    KS_TRY(ks_alloc(&got, MOST_BYTES + 2, 1, "an experiment", err));
+    *n = fread(got, 1, MOST_BYTES + 1, file); /* /dev/zero has no end */
+    KS_CHECK(!ferror(file), KS_IO, "%s: cannot read: %s", path,
+             strerror(errno));
+    KS_CHECK(*n <= MOST_BYTES, KS_LIMIT, "%s: more than %d bytes", path,
+             MOST_BYTES);
+    *text = got;
+    got = NULL;
+done:
+    if (file) fclose(file);
+    free(got);
+    return st;
+}
+
 ks_status ks_doc_read(ks_doc *out, const char *name, const char *text, size_t n,
                       ks_err *err) {
     ks_status st = KS_OK;
     reader r = {.name = name};
     *out = (ks_doc){0};
     size_t bad = ks_utf8_check(text, n);
-    KS_CHECK(n <= MOST_BYTES, KS_LIMIT, "%s: %zu bytes, expected at most %d",
-             name, n, MOST_BYTES);
+    KS_CHECK(n <= MOST_BYTES, KS_LIMIT, "%s: more than %d bytes", name,
+             MOST_BYTES);
     KS_CHECK(bad == n, KS_FORMAT, "%s line %zu: byte %zu is no UTF-8", name,
              line_of(text, bad), bad + 1);
     KS_CHECK(yaml_parser_initialize(&r.parser), KS_NOMEM,

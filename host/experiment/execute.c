@@ -135,12 +135,16 @@ static bool may_start(const pool *p, const job *j) {
            (j->task.kind != KS_EXP_JOIN || p->shards_left[stage] == 0);
 }
 
-/* Threads for one more child, beside those that run and will. */
-static int share(const pool *p) {
+/* Threads for one more child, beside those that run and will: no more than
+ * machine.COMMAND.threads. */
+static int share(const pool *p, const ks_exp_stage *s) {
     int beside = p->n_running;
+    const char *most =
+        ks_exp_text(ks_doc_find(s->machine, s->section->name), "threads");
     for (size_t i = 0; i < p->n_jobs; i++) beside += may_start(p, &p->jobs[i]);
     if (p->workers == 1) return p->options->threads;
-    return KS_MAX(1, p->threads / KS_MAX(1, KS_MIN(p->workers, beside)));
+    int n = KS_MAX(1, p->threads / KS_MAX(1, KS_MIN(p->workers, beside)));
+    return most ? (int)KS_MIN(n, strtol(most, NULL, 10)) : n;
 }
 
 static ks_status start(pool *p, size_t at, ks_err *err) {
@@ -152,7 +156,8 @@ static ks_status start(pool *p, size_t at, ks_err *err) {
         if (p->children[i].site.backend == p->backends[slot] &&
             p->backends[slot])
             slot++, i = -1;
-    ks_exp_site site = {.threads = share(p),
+    ks_exp_site site = {.threads =
+                            share(p, &p->run->plan.stages[j->task.stage]),
                         .backend = p->backends[slot],
                         .scratch = p->options->scratch};
     c->command = 0;

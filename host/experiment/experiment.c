@@ -172,7 +172,8 @@ static ks_status set_copy(ks_doc *root, const char *path, const ks_doc *value,
 /* What all cells have together is read once, whatever a cell says. */
 static ks_status refuse_joint(const ks_doc *value, const char *key,
                               ks_err *err) {
-    static const char *const joint[] = {"transfer", "report", "launch"};
+    static const char *const joint[] = {"name",   "about",  "matrix",
+                                        "report", "launch", "transfer"};
     size_t n = strcspn(key, ".");
     for (size_t i = 0; i < KS_COUNT(joint); i++)
         if (strlen(joint[i]) == n && strncmp(key, joint[i], n) == 0)
@@ -285,7 +286,7 @@ ks_status ks_exp_open(ks_exp *e, const ks_section *sections, const char *file,
     ks_status st = KS_OK;
     *e = (ks_exp){.sections = sections, .file = strdup(file)};
     KS_CHECK(e->file, KS_NOMEM, "out of memory for a path");
-    KS_TRY(ks_read_file(file, &e->text, &e->length, err));
+    KS_TRY(ks_doc_read_bytes(file, &e->text, &e->length, err));
     KS_TRY(find_folder(e, folder, err));
     KS_TRY(ks_doc_read(&e->root, e->file, e->text, e->length, err));
     KS_CHECK(e->root.kind == KS_DOC_MAP, KS_FORMAT,

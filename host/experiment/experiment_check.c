@@ -14,9 +14,9 @@ ks_status ks__exp_check_name(const ks_doc *at, const char *name,
              "%s: %s: expected 1 to %d bytes, found '%.80s'", place.text, what,
              MOST_NAME, name);
     KS_CHECK(!strpbrk(name, "=\n\r\t"), KS_USAGE,
-             "%s: %s: '%s' has a character that names cannot have (=, a tab, a "
+             "%s: %s has a character that names cannot have (=, a tab, a "
              "line's end)",
-             place.text, what, name);
+             place.text, what);
 done:
     return st;
 }

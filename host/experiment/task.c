@@ -296,6 +296,7 @@ static void become(const ks_exp_run *run, const ks_exp_child *c, int log,
     setenv("KEYSTEP_PROGRESS", c->progress, 1);
     unsetenv("KEYSTEP_PARSE_ONLY");
     execv("/proc/self/exe", c->words);
+    dprintf(2, "keystep cannot be started: %s\n", strerror(errno));
     _exit(127);
 }
 

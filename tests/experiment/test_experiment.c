@@ -4,7 +4,7 @@
 
 #ifdef KS_PROGRAM
 
-TestSuite(experiment, .init = make_folder, .fini = drop_folder, .timeout = 120);
+TestSuite(experiment, .init = make_folder, .fini = drop_folder, .timeout = 300);
 
 struct wrong {
     const char *yaml, *sentence;
@@ -34,7 +34,7 @@ Test(experiment, what_is_wrong_is_named_with_its_line) {
         {HEAD "capture: {}\nprobe: {folds: many}\n",
          "x.yaml line 6: probe.folds: expected a whole number, found 'many'"},
         {HEAD "capture: {}\nprobe: {folds: \"3\"}\n",
-         "expected a whole number, found '3'"},
+         "expected a whole number, found the text '3'"},
         {HEAD "capture: {}\nprobe: {no-text: 3}\n",
          "probe.no-text: expected true or false, found '3'"},
         {HEAD "capture: {context: half}\n",
@@ -70,6 +70,20 @@ Test(experiment, what_is_wrong_is_named_with_its_line) {
          "several"},
         {SMALL "baselines: [{capture: {}}]\n", "item 1 has no name"},
         {SMALL "machine: {treads: 2}\n", "did you mean threads?"},
+        {SMALL "machine:\n  threads: 1\n  memory: 3X\n",
+         "x.yaml line 14: capture: --memory takes bytes such as"},
+        {SMALL "machine:\n  memory: 2G\n  probe: {memory: 3X}\n",
+         "x.yaml line 14: probe: --memory takes bytes such as"},
+        {"name: x\nmodel: m\nproblems: c.jsonl\ngenerate:\n"
+         "  template: chatmul\n",
+         "x.yaml line 5: generate: --template: template 'chatmul' is not"},
+        {"name: x\nmodel: m\ntemplate: chatmul\nproblems: c.jsonl\n"
+         "generate: {}\n",
+         "x.yaml line 3: generate: --template: template 'chatmul' is not"},
+        {HEAD "capture: {}\nmatrix: {name: [y, z]}\n",
+         "line 6: matrix: name is the same for all cells"},
+        {HEAD "capture: {}\nmatrix: {all: {one: {about: a}}}\n",
+         "line 6: matrix: about is the same for all cells"},
         {SMALL "launch: {ranks: 0}\n",
          "launch.ranks: expected a whole number from 1"},
         {HEAD "matrix: {capture.context: full}\ncapture: {}\n",
@@ -124,6 +138,13 @@ Test(experiment, hostile_yaml_is_refused_in_a_sentence) {
          "expected a whole number, found '99999999999999999999'"},
         {HEAD "capture: {random-weights: 0x10}\n", "expected a whole number"},
         {HEAD "capture: {positions: \"mean\\0\"}\n", "a NUL character"},
+        {HEAD "capture: {positions: \"me\\e[1man\"}\n",
+         "line 5: a value with a control character"},
+        {HEAD "about: \"a\\u009b2Jb\"\n",
+         "line 5: a value with a control character"},
+        {HEAD "\"a\\x7fb\": 1\n", "line 5: a key with a control character"},
+        {HEAD "\"a\\nb\": 1\n", "line 5: a key with a control character"},
+        {HEAD "capture: \"a\\nb\"\n", "found 'a b'\n"},
         {HEAD "capture: {positions: [mean\n", "x.yaml line"},
         {HEAD "? [a, b]\n: c\n", "a key that is no word"},
         {HEAD "--- \nname: y\n", "a second document begins"},
@@ -145,12 +166,27 @@ Test(experiment, hostile_yaml_is_refused_in_a_sentence) {
     memset(long_one, '#', 2 << 20);
     write_text("x.yaml", long_one, 2 << 20);
     expect_run("run x.yaml", 1);
-    expect_said("expected at most 1048576");
+    expect_said("x.yaml: more than 1048576 bytes");
     write_text("x.yaml", "name: x\nabout: a\0b\n", 19);
     expect_run("run x.yaml", 1);
     expect_said("x.yaml line");
     free(deep);
     free(long_one);
+    expect_run("run /dev/zero", 1);
+    expect_said("/dev/zero: more than 1048576 bytes");
+}
+
+/* The kernel takes no longer word. */
+Test(experiment, a_setting_too_long_for_a_command_line_is_told_of) {
+    static char yaml[(140 << 10) + 256];
+    int n = snprintf(yaml, sizeof yaml,
+                     "name: x\nmodel: m\nproblems: c.jsonl\ngenerate:\n"
+                     "  instruction: ");
+    memset(yaml + n, 'a', 140 << 10);
+    yaml[n + (140 << 10)] = '\n';
+    write_text("x.yaml", yaml, strlen(yaml));
+    expect_run("run x.yaml", 2);
+    expect_said("keystep generate cannot be started: Argument list too long");
 }
 
 Test(experiment, anchors_underscores_and_sets_mean_what_they_say) {
@@ -190,6 +226,13 @@ Test(experiment, a_grid_shares_what_its_cells_have_in_common) {
     write_experiment(HEAD "capture: {}\n");
     expect_run("run x.yaml --explain", 0);
     expect_said("\n1 cell, 1 stage, 1 of them to do");
+    expect_silence("differ in nothing");
+    write_experiment(HEAD "capture: {}\nprobe: [{}, {name: other}]\n"
+                          "matrix: {half: {a: {machine.threads: 1}, "
+                          "b: {machine.threads: 2}}}\n");
+    expect_run("run x.yaml --explain", 0);
+    expect_said("cells 'a' and 'b' differ in nothing that is made");
+    expect_said("probes 'probe' and 'other' of cell a differ in nothing but");
 }
 
 /* The form that the documentation ends with is the program's own. */

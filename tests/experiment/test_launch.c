@@ -226,6 +226,19 @@ Test(launch, processes_of_this_machine) {
     has(out, "x: 1 of 1 stages done\n");
 }
 
+/* Of the share that a process has, a command takes what it may. */
+Test(launch, a_command_has_no_more_threads_than_its_own) {
+    char out[1 << 14], command[256];
+    cr_assert(launch("--local 2 --threads 8 --set probe=false "
+                     "--set report=false --set machine.capture.threads=3",
+                     out, sizeof out) == 0,
+              "%s", out);
+    snprintf(command, sizeof command,
+             "grep -- '--threads 3 ' %s/run/stages/capture-*/log-2-of-2.txt",
+             folder);
+    cr_assert(shell_run(command, out, sizeof out) == 0, "%s", out);
+}
+
 /* A relative folder is one of the caller's, not of the processes'. */
 Test(launch, scratch_of_this_machine_is_found) {
     char out[1 << 14], command[256];

@@ -144,6 +144,11 @@ Test(run, diff_tells_settings_inputs_and_figures) {
     json_decref(all);
     expect_run("diff a m", 1);
     expect_said("m: is no run's folder");
+    cr_assert_eq(system("sed -i 's/\"version\": 1,/\"version\": 2,/' "
+                        "b/run.json"),
+                 0);
+    expect_run("diff a b", 1);
+    expect_said("b/run.json: version 1 is expected");
 }
 
 /* ------------------------------------------------------------- interrupted */

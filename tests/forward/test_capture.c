@@ -305,6 +305,9 @@ Test(capture, memory_is_a_limit) {
     cr_expect_eq(ks_engine_open(&engine, DATA "qwen2", &options, &err),
                  KS_LIMIT);
     cr_expect_null(engine);
+    cr_expect(strstr(err.text, "one token take ") &&
+                  strstr(err.text, "the 100 allowed; a larger --memory"),
+              "%s", err.text);
     options.memory = 1 << 20;
     must(ks_engine_open(&engine, DATA "qwen2", &options, err));
     int32_t n = engine->limits.max_tokens;
@@ -318,5 +321,6 @@ Test(capture, memory_is_a_limit) {
     limits.max_tokens = 100000;
     cr_expect_eq(ks_engine_reserve(engine, &limits, &err), KS_LIMIT);
     cr_expect(strstr(err.text, "1048576"), "%s", err.text);
+    cr_expect(strstr(err.text, "(--batch-tokens)"), "%s", err.text);
     ks_engine_close(&engine);
 }

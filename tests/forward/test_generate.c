@@ -207,7 +207,7 @@ Test(generate, refusals) {
     expect_refusal(
         engine, bad,
         (ks_request){.prompt = ids, .n_prompt = 2, .stream = 0, .group = 0},
-        KS_LIMIT, "100");
+        KS_LIMIT, "a smaller --max-new need less");
     ks_interrupted = 1;
     expect_refusal(
         engine, good,

@@ -45,7 +45,7 @@ Test(bench_against, a_clear_loss_is_one_and_named) {
         HEAD ROW("f32", "1", "80", "1.0") ROW("f32", "2", "80.5", "1.0")
             ROW("f32", "3", "79.5", "1.01"));
     cr_expect_eq(compare(""), 1);
-    cr_expect(strstr(out, "1 figures are slower"), "%s", out);
+    cr_expect(strstr(out, "1 figure is slower"), "%s", out);
     cr_expect(strstr(out, "m=8 n=8 k=8 type=f32"), "%s", out);
     cr_expect(strstr(out, "gflops: 0.800"), "%s", out);
     /* beside what ran in turn nothing was lost */

@@ -1,6 +1,11 @@
 /* The GEMM for weights as stored: values, guards, bits. */
 #include "reference.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
 /* Rounding of a chain of K multiply-adds, x below 1: five times the standard
  * deviation of the worst case in practice (errors add up like a random walk of
  * steps that grow like one). */
@@ -175,3 +180,42 @@ static void not_a_number(backend *b) {
 Test(gemm, nan_stays_in_its_row) {
     ON_EVERY_BACKEND(not_a_number);
 }
+
+#if defined(__SANITIZE_ADDRESS__)
+/* Exit code of a child that multiplies with these: 1 is the sanitizer's. */
+static int watched(backend *b, ks_view out, ks_view x, const float *bias) {
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        ks_view w = random_weights(KS_F32, out.cols, x.cols);
+        cr_assert(freopen("/dev/null", "w", stderr));
+        _exit(b->ops->gemm(b->dev, out, x, w, bias, false, &b->err));
+    }
+    cr_assert(child > 0 && waitpid(child, &status, 0) == child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static ks_view exactly(int64_t rows, int64_t cols) {
+    float *data = calloc((size_t)(rows * cols), sizeof *data);
+    return (ks_view){data, rows, cols, cols, KS_F32};
+}
+
+/* The inner loops are not looked at themselves (sanitize.h). */
+Test(gemm, an_operand_that_ends_early_is_reported) {
+    enum { M = 17, N = 35, K = 70 };
+    ks_view x = exactly(M, K), out = exactly(M, N);
+    float *bias = calloc(N, sizeof *bias);
+    for (size_t i = 0; i < sizeof ISAS / sizeof *ISAS; i++) {
+        backend b;
+        if (!backend_open(&b, ISAS[i], 1)) continue;
+        ks_view lower = {(float *)x.data + 1, M, K, K, KS_F32};
+        ks_view wider = {out.data, M, N, N + 1, KS_F32};
+        cr_expect_eq(watched(&b, out, x, bias), KS_OK, "%s", ISAS[i]);
+        cr_expect_eq(watched(&b, out, lower, bias), 1, "%s: x", ISAS[i]);
+        cr_expect_eq(watched(&b, wider, x, bias), 1, "%s: out", ISAS[i]);
+        cr_expect_eq(watched(&b, out, x, bias + 1), 1, "%s: bias", ISAS[i]);
+        backend_close(&b);
+    }
+    free(x.data), free(out.data), free(bias);
+}
+#endif

@@ -21,7 +21,7 @@ static void teardown(void) {
     fixture_free(&f);
 }
 
-TestSuite(probe_cells, .init = setup, .fini = teardown, .timeout = 120);
+TestSuite(probe_cells, .init = setup, .fini = teardown, .timeout = 300);
 
 /* A shell line in the folder; $P is the whole command but for --out, $Q one
  * that is quick. */

@@ -76,7 +76,8 @@ static double worst_of(const kept *got, const kept *ref) {
 static const size_t checked[] = {SINKS, OLMO3, SOFTCAP, LLAMA3};
 
 static void check_gradients(const precision *precision) {
-    for (size_t i = 0; i < cases_here(KS_COUNT(checked), 2); i++) {
+    size_t n = models_in(precision, KS_COUNT(checked), 2);
+    for (size_t i = 0; i < cases_here(n, 2); i++) {
         int32_t ids[TOKENS];
         pair p = open_pair(&variants[checked[i]], precision->isa);
         fill_ids(ids, TOKENS, p.n_vocab);

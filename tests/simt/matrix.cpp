@@ -41,9 +41,13 @@ uint16_t half_of(uint32_t pair, int i) {
 
 } // namespace
 
+/* A row of C in registers: in memory, the address build would look at each of
+ * the 4,096 products. */
+typedef float row8 __attribute__((vector_size(32)));
+
 template <float value(uint16_t)>
 static void mma_op(unsigned, void *const lanes[SIMT_WARP]) {
-    float a[16][16], b[16][8];
+    float a[16][16], b[16][8], c[16][8];
     for (int l = 0; l < SIMT_WARP; l++) {
         const mma_lane *m = (const mma_lane *)lanes[l];
         int g = l / 4, t = l % 4;
@@ -55,12 +59,12 @@ static void mma_op(unsigned, void *const lanes[SIMT_WARP]) {
             for (int i = 0; i < 2; i++)
                 b[2 * t + 8 * r + i][g] = value(half_of(m->b[r], i));
     }
-    float c[16][8];
+    row8 rows[16];
+    memcpy(rows, b, sizeof b);
     for (int row = 0; row < 16; row++) {
-        float sum[8] = {0};
-        for (int k = 0; k < 16; k++)
-            for (int col = 0; col < 8; col++) sum[col] += a[row][k] * b[k][col];
-        memcpy(c[row], sum, sizeof sum);
+        row8 sum = {0};
+        for (int k = 0; k < 16; k++) sum += a[row][k] * rows[k];
+        memcpy(c[row], &sum, sizeof sum);
     }
     for (int l = 0; l < SIMT_WARP; l++) {
         mma_lane *m = (mma_lane *)lanes[l];

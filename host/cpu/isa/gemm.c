@@ -13,6 +13,7 @@
  * Blocks depend on K only, so the bits of a row know nothing of other rows.
  */
 #include "isa.h"
+#include "sanitize.h"
 
 /* ------------------------------------------------------------ micro-kernels */
 
@@ -31,11 +32,13 @@ static void store_edge(const vf *acc, int mr, float *out, int64_t out_stride,
     }
 }
 
-/* mr is a constant after inlining: acc lives in registers. */
-KS_INLINE void multiply(const int mr, int64_t kc, const float *x,
-                        int64_t x_stride, const float *panel, float *out,
-                        int64_t out_stride, int64_t cols, const float *bias,
-                        bool add) {
+/* mr is a constant after inlining: acc lives in registers. Unwatched as those
+ * that it goes into: marks of edge's scope would stay behind on the stack. */
+KS_UNWATCHED KS_INLINE void multiply(const int mr, int64_t kc, const float *x,
+                                     int64_t x_stride, const float *panel,
+                                     float *out, int64_t out_stride,
+                                     int64_t cols, const float *bias,
+                                     bool add) {
     vf acc[MR * NV];
 #pragma GCC unroll 32
     for (int i = 0; i < mr * NV; i++) acc[i] = vset(0);
@@ -68,13 +71,34 @@ KS_INLINE void multiply(const int mr, int64_t kc, const float *x,
     }
 }
 
+/* What multiply touches. */
+static void watch(int mr, int64_t kc, const float *x, int64_t x_stride,
+                  const float *panel, const float *out, int64_t out_stride,
+                  int64_t cols, const float *bias) {
+    size_t width = (size_t)KS_MIN(cols, NR) * sizeof *out;
+    for (int i = 0; i < mr; i++) {
+        ks_watch(x + i * x_stride, (size_t)kc * sizeof *x);
+        ks_watch(out + i * out_stride, width);
+    }
+    ks_watch(panel, (size_t)kc * NR * sizeof *panel);
+    if (bias) ks_watch(bias, width);
+}
+
 #define KERNEL(mr)                                                             \
+    KS_UNWATCHED static void multiply_##mr(                                    \
+        int64_t kc, const float *x, int64_t x_stride, const float *panel,      \
+        float *out, int64_t out_stride, int64_t cols, const float *bias,       \
+        bool add) {                                                            \
+        multiply(mr, kc, x, x_stride, panel, out, out_stride, cols, bias,      \
+                 add);                                                         \
+    }                                                                          \
     static void kernel_##mr(int64_t kc, const float *x, int64_t x_stride,      \
                             const float *panel, float *out,                    \
                             int64_t out_stride, int64_t cols,                  \
                             const float *bias, bool add) {                     \
-        multiply(mr, kc, x, x_stride, panel, out, out_stride, cols, bias,      \
-                 add);                                                         \
+        watch(mr, kc, x, x_stride, panel, out, out_stride, cols, bias);        \
+        multiply_##mr(kc, x, x_stride, panel, out, out_stride, cols, bias,     \
+                      add);                                                    \
     }
 
 /* clang-format off */
