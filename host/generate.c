@@ -121,6 +121,21 @@ static size_t count_groups(const work *w) {
     return groups;
 }
 
+int ks_generate_size(const ks_engines *engines,
+                     const ks_generate_options *options, size_t n) {
+    size_t store = options->room ? options->room / 2 : options->memory;
+    return ks_crew_size(engines, store, n);
+}
+
+ks_generate_options ks_generate_share(const ks_engines *engines,
+                                      const ks_generate_options *options,
+                                      int size) {
+    ks_generate_options share = *options;
+    share.memory = ks_crew_memory(engines, size, options->memory);
+    share.room /= (size_t)size;
+    return share;
+}
+
 /* Requests of one prompt stay together, for they share pages; but where there
  * are fewer prompts than members, idle ones would cost more than prompts that
  * several compute. */
@@ -132,10 +147,8 @@ static ks_status deal(work *w, const ks_engines *engines, int size,
     for (int i = 0; i < size; i++) {
         part *p = &w->parts[i];
         p->work = w;
-        p->options = *w->options;
+        p->options = ks_generate_share(engines, w->options, size);
         p->options.progress = tell;
-        p->options.memory = ks_crew_memory(engines, size, w->options->memory);
-        p->options.room /= (size_t)size;
         KS_TRY(ks_alloc(&p->mine, w->n, sizeof *p->mine, "requests", err));
     }
     bool apart = count_groups(w) < (size_t)size;
@@ -164,8 +177,7 @@ ks_status ks_generate_on(const ks_engines *engines,
               .done = done,
               .user = user,
               .mutex = PTHREAD_MUTEX_INITIALIZER};
-    size_t store = options->room ? options->room / 2 : options->memory;
-    int size = ks_crew_size(engines, store, n);
+    int size = ks_generate_size(engines, options, n);
     KS_TRY(check_options(options, err));
     if (n == 0) goto done;
     KS_TRY(deal(&w, engines, size, err));

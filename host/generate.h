@@ -29,6 +29,14 @@ ks_status ks_generate_on(const ks_engines *engines,
                          ks_generated_fn done, void *user,
                          ks_generate_stats *stats, ks_err *err);
 
+/* How many sessions ks_generate_on deals n requests out to, and what each has
+ * for options. */
+int ks_generate_size(const ks_engines *engines,
+                     const ks_generate_options *options, size_t n);
+ks_generate_options ks_generate_share(const ks_engines *engines,
+                                      const ks_generate_options *options,
+                                      int size);
+
 /* sum += now - was */
 void ks_generate_stats_add(ks_generate_stats *sum, const ks_generate_stats *now,
                            const ks_generate_stats *was);

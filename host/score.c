@@ -146,7 +146,7 @@ done:
 }
 
 /* The judge's longest question first: it computes what the others share. */
-static ks_status begin_item(ks_score_job *job, ks__scored *item, ks_err *err) {
+ks_status ks__score_begin(ks_score_job *job, ks__scored *item, ks_err *err) {
     ks_status st = KS_OK;
     int32_t n = item->chain->n_steps;
     size_t values = (size_t)KS_SCORE_N_KINDS * (size_t)n;
@@ -164,7 +164,7 @@ done:
     return st;
 }
 
-static void end_item(ks__scored *item) {
+void ks__score_end(ks__scored *item) {
     for (size_t i = 0; i < item->n_asks; i++) free(item->asks[i].ids);
     free(item->asks);
     free(item->value);
@@ -212,7 +212,7 @@ static ks_status item_ended(ks__score_worker *w, ks__scored *item,
     if (st == KS_OK) st = ks_part_add(&job->part, item->line, err);
     job->n_done += st == KS_OK;
     pthread_mutex_unlock(&job->mutex);
-    end_item(item);
+    ks__score_end(item);
     return st;
 }
 
@@ -256,7 +256,7 @@ static ks_status take_items(ks__score_worker *w, ks_err *err) {
         ks__scored *item = next_item(w->job);
         if (!item) break;
         w->in_flight++;
-        KS_TRY(begin_item(w->job, item, err));
+        KS_TRY(ks__score_begin(w->job, item, err));
         for (size_t i = 0; i < item->n_asks; i++)
             KS_TRY(ks_session_add(w->session, &item->asks[i].request, err));
         if (item->n_asks == 0) KS_TRY(item_ended(w, item, err));
@@ -291,18 +291,25 @@ done:
     return st;
 }
 
+int ks__score_crew(const ks_score_job *job) {
+    size_t store = job->options.memory;
+    if (job->engines.at[0]->ops->unified) store /= 2;
+    return ks_crew_size(&job->engines, store, ks_score_chains(job));
+}
+
+ks_generate_options ks__score_session(const ks_score_job *job, int size) {
+    size_t memory = ks_crew_memory(&job->engines, size, job->options.memory);
+    return (ks_generate_options){.memory = memory, .room = memory};
+}
+
 static ks_status run_all(ks_score_job *job, ks_err *err) {
     ks_status st = KS_OK;
-    const ks_score_options *o = &job->options;
-    size_t store = o->memory;
-    if (job->engines.at[0]->ops->unified) store /= 2;
-    int size = ks_crew_size(&job->engines, store, ks_score_chains(job));
-    size_t memory = ks_crew_memory(&job->engines, size, o->memory);
+    int size = ks__score_crew(job);
     KS_TRY(ks_alloc(&job->workers, (size_t)size, sizeof *job->workers,
                     "workers", err));
     for (int i = 0; i < size; i++)
         job->workers[i] = (ks__score_worker){
-            .job = job, .options = {.memory = memory, .room = memory}};
+            .job = job, .options = ks__score_session(job, size)};
     st = ks_crew_run(&job->engines, size, work, job, err);
     if (st == KS_OK || !job->part.path) goto done;
     if (st == KS_INTERRUPTED)
@@ -491,7 +498,7 @@ void ks_score_close(ks_score_job **at) {
     ks_score_job *job = *at;
     if (!job) return;
     for (size_t i = 0; job->items && i < job->chains.n; i++) {
-        end_item(&job->items[i]);
+        ks__score_end(&job->items[i]);
         json_decref(job->items[i].line);
     }
     ks_part_close(&job->part, false);

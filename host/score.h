@@ -63,6 +63,23 @@ typedef void (*ks_score_fn)(void *user, size_t done, size_t all,
 ks_status ks_score_run(ks_score_job *job, ks_score_fn progress, void *user,
                        ks_score_sum *sum, ks_err *err);
 size_t ks_score_chains(const ks_score_job *job);
+
+/* What a run will cost, what questions have in common computed once. */
+typedef struct ks_score_cost {
+    size_t chains, walked; /* walked: of which the questions were counted one by
+                              one; the others by their sizes */
+    int64_t steps;
+    int64_t computed; /* tokens through the model */
+    double read;      /* tokens a second, on a short piece of the work */
+    double seconds;   /* that all of it takes */
+    size_t bytes;     /* at most, beside what the process has */
+} ks_score_cost;
+/* All but rate, time and bytes; before a run. */
+ks_status ks_score_estimate(ks_score_job *job, ks_score_cost *out, ks_err *err);
+/* Those, too: of what was estimated. A fraction of a second for a small model,
+ * two forwards of 512 tokens for a large one. */
+ks_status ks_score_measure(ks_score_job *job, ks_score_cost *cost, ks_err *err);
+
 void ks_score_close(ks_score_job **at);
 
 /* ----------------------------------------------------- the judge's question */

@@ -1,5 +1,6 @@
-/* score_state.h - what score.c (reads and asks) and score_line.c (lines, also
- * those of an interrupted run) share. Internal. */
+/* score_state.h - what score.c (reads and asks), score_cost.c (counts what will
+ * be asked) and score_line.c (lines, also those of an interrupted run) share.
+ * Internal. */
 #ifndef KS_SCORE_STATE_H
 #define KS_SCORE_STATE_H
 
@@ -62,6 +63,14 @@ struct ks_score_job {
     ks_score_fn progress;
     void *user;
 };
+
+/* An item's questions, in the order in which they are asked; and what is freed
+ * when they are answered. */
+ks_status ks__score_begin(ks_score_job *job, ks__scored *item, ks_err *err);
+void ks__score_end(ks__scored *item);
+/* Threads or devices at work, and the options of a member's session. */
+int ks__score_crew(const ks_score_job *job);
+ks_generate_options ks__score_session(const ks_score_job *job, int size);
 
 /* settings, and every chain's inputs. */
 ks_status ks__score_settle(ks_score_job *job, ks_err *err);

@@ -58,10 +58,10 @@ static ks_status open_store(ks_session *s, ks_err *err) {
              "sequence can come to %d: a larger --memory allows more, shorter "
              "texts or a smaller --max-new need less",
              memory, (long long)n * KS_PAGE, least * KS_PAGE);
-    n = KS_MIN(n, INT32_MAX / KS_PAGE);
+    s->n_pages = (int32_t)KS_MIN(n, INT32_MAX / KS_PAGE);
     KS_TRY(
-        ks_kv_open(&s->kv, s->engine->dev, s->engine->ops, c, (int32_t)n, err));
-    KS_TRY(ks_kv_tree_open(&s->tree, s->kv, (int32_t)n, err));
+        ks_kv_open(&s->kv, s->engine->dev, s->engine->ops, c, s->n_pages, err));
+    KS_TRY(ks_kv_tree_open(&s->tree, s->kv, s->n_pages, err));
     KS_TRY(ks_alloc(&s->found, (size_t)s->max_pages, sizeof(int32_t), "pages",
                     err));
 done:
@@ -183,6 +183,16 @@ void ks_session_close(ks_session **session) {
     free(s->set_ids);
     free(s);
     *session = NULL;
+}
+
+size_t ks_session_bytes(const ks_session *s) {
+    size_t page = ks_kv_page_bytes(&s->engine->model->config);
+    return taken_beside(s) + (size_t)s->n_pages * page;
+}
+
+int32_t ks_session_holds(const ks_session *s, int32_t tokens) {
+    return KS_MIN(s->n_pages / ks__pages_for(KS_MAX(tokens, 1)),
+                  s->most_active);
 }
 
 const ks_generate_stats *ks_session_stats(const ks_session *s) {

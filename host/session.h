@@ -99,6 +99,12 @@ ks_status ks_session_open(ks_session **out, ks_engine *engine,
                           const ks_generate_options *options, int32_t longest,
                           bool scores, ks_err *err);
 void ks_session_close(ks_session **session);
+/* Bytes of its store, batch and drawing once all of it is used; the engine's
+ * run buffers among them where they are host memory. */
+size_t ks_session_bytes(const ks_session *session);
+/* How many sequences of so many tokens, nothing in common, it runs at a time.
+ */
+int32_t ks_session_holds(const ks_session *session, int32_t tokens);
 
 /* Behind those that wait. KS_LIMIT, KS_MISMATCH: it does not fit the model or
  * the session. */

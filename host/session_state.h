@@ -45,6 +45,7 @@ struct ks_session {
     const ks_generate_options *options;
     ks_kv *kv;
     ks_kv_tree *tree;
+    int32_t n_pages;           /* of the store */
     int32_t *found;            /* [max_pages] of a prompt that may enter */
     ks_sequence *first, *last; /* of those that wait */
     ks_sequence *newest;       /* added last, NULL when it has ended */

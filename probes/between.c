@@ -27,6 +27,15 @@ done:
     return st;
 }
 
+void ks__between_tokens(const int32_t *bounds, int32_t n, int64_t *pulled,
+                        int64_t *behind) {
+    *pulled = *behind = bounds[n];
+    for (int32_t k = 1; k < n; k++) {
+        *pulled += bounds[k + 1] - bounds[0];
+        *behind += bounds[n] - bounds[k];
+    }
+}
+
 size_t ks__between_room(const ks_engine *e) {
     if (!e->memory) return SIZE_MAX;
     size_t taken =

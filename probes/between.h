@@ -11,6 +11,11 @@ ks_status ks__between_check(const ks_engine *engine, const char *what,
                             const int32_t *ids, int32_t n_tokens,
                             const int32_t *bounds, int32_t n, ks_err *err);
 
+/* Tokens through the model for the steps [bounds[k], bounds[k + 1]) of a chain:
+ * *pulled by gradients, forward and back; *behind by suppression. */
+void ks__between_tokens(const int32_t *bounds, int32_t n, int64_t *pulled,
+                        int64_t *behind);
+
 /* Bytes that engine->memory leaves beside the engine's run; SIZE_MAX: any. */
 size_t ks__between_room(const ks_engine *engine);
 

@@ -365,6 +365,24 @@ done:
     return st;
 }
 
+ks_status ks_influence_bytes(ks_influence_job *job, const int32_t *bounds,
+                             int32_t n, const ks_influence_how *how,
+                             size_t *bytes, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_backward_limits limits;
+    job->bounds = bounds;
+    job->n = n;
+    job->how = how;
+    *bytes = 0;
+    KS_TRY(list_targets(job, err));
+    if (job->n_targets == 0) goto done;
+    KS_TRY(plan(job, &limits, err));
+    *bytes = bytes_of(job, &limits);
+done:
+    forget_chain(job);
+    return st;
+}
+
 /* --------------------------------------------------------------- open, close
  */
 

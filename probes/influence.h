@@ -64,5 +64,10 @@ ks_status ks_influence_of(ks_influence_job *job, const int32_t *ids,
                           int32_t n_tokens, const int32_t *bounds, int32_t n,
                           const ks_influence_how *how, double *matrix,
                           ks_err *err);
+/* Bytes that buffers for such a chain take; KS_LIMIT where memory does not hold
+ * them. */
+ks_status ks_influence_bytes(ks_influence_job *job, const int32_t *bounds,
+                             int32_t n, const ks_influence_how *how,
+                             size_t *bytes, ks_err *err);
 
 #endif

@@ -138,7 +138,14 @@ typedef struct ks_label_cost {
                             at their first token */
     int64_t filters;     /* of shared, up to the last filter; curve: all */
     int64_t alone;       /* a prompt and a sample at a time */
+    int64_t sampled;     /* of shared, drawn one by one */
     int64_t between;     /* besides: influences, forward and backward */
+    int64_t suppressed;  /* of between, forward alone */
+    /* Measured on a short piece of the work, tokens a second; 0: none is asked
+     * for. pulled: of between but for what is suppressed. */
+    double read, drawn, pulled, suppressing;
+    double seconds; /* that all of it takes */
+    size_t bytes;   /* that it takes at most beside what the process has */
 } ks_label_cost;
 
 typedef struct ks_label_job ks_label_job;
@@ -154,6 +161,10 @@ ks_label_skip ks_label_skipped(const ks_label_job *job, int64_t i,
  * alone went through all stages; the head of label_cost.c says what else is
  * supposed. Before a run. */
 ks_status ks_label_estimate(ks_label_job *job, ks_label_cost *out, ks_err *err);
+/* Fills rates, seconds and bytes of what ks_label_estimate has counted. A
+ * fraction of a second for a small model, several forwards of 512 tokens for a
+ * large one. */
+ks_status ks_label_measure(ks_label_job *job, ks_label_cost *cost, ks_err *err);
 typedef void (*ks_label_progress_fn)(void *user, int64_t done, int64_t all,
                                      const ks_generate_stats *stats);
 /* KS_INTERRUPTED: OUT.part has what was answered. */

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../host/token_tree.h"
+#include "between.h"
 #include "label_state.h"
 
 /* Tokens of questions that are counted one by one (some seconds of
@@ -18,52 +20,15 @@
  * do. */
 enum { MOST_WALKED = 20000000 };
 
-/* What the store would hold of a chain's questions: a tree by tokens. */
-typedef struct node {
-    int32_t id, child, sibling; /* 0: none */
-} node;
-
 struct ks__count {
-    node *nodes; /* [n]; 0 is the root */
-    size_t n, capacity;
-    bool asked_clean; /* of this chain */
-    int64_t text;     /* its tokens */
-    ks_tokens prompt; /* its own, or that of the chain ahead */
+    ks_token_tree tree; /* what the store would hold of a chain's questions */
+    bool asked_clean;   /* of this chain */
+    int64_t text;       /* its tokens */
+    ks_tokens prompt;   /* its own, or that of the chain ahead */
     ks_label_cost cost;
 };
 
 /* ------------------------------------------------------------------ a chain */
-
-/* The child with this id; *anew: there was none. */
-static ks_status step_down(ks__count *c, int32_t at, int32_t id, int32_t *out,
-                           bool *anew, ks_err *err) {
-    ks_status st = KS_OK;
-    int32_t child = c->nodes[at].child;
-    while (child && c->nodes[child].id != id) child = c->nodes[child].sibling;
-    *anew = child == 0;
-    *out = child;
-    if (child) return KS_OK;
-    KS_TRY(ks_grow(&c->nodes, &c->capacity, c->n + 1, sizeof *c->nodes,
-                   "tokens", err));
-    c->nodes[c->n] = (node){.id = id, .sibling = c->nodes[at].child};
-    c->nodes[at].child = *out = (int32_t)c->n++;
-done:
-    return st;
-}
-
-/* Tokens of ids [n] that are not there yet. */
-static ks_status put(ks__count *c, const int32_t *ids, int32_t n, int64_t *anew,
-                     ks_err *err) {
-    ks_status st = KS_OK;
-    *anew = 0;
-    for (int32_t i = 0, at = 0; i < n; i++) {
-        bool is_new;
-        KS_TRY(step_down(c, at, ids[i], &at, &is_new, err));
-        *anew += is_new;
-    }
-done:
-    return st;
-}
 
 static bool is_needed(const ks__text *t, size_t step) {
     size_t last = t->steps.n - 1, ahead = last - step;
@@ -106,7 +71,7 @@ ks_status ks__count_ask(ks__ask *a, int32_t max_new, ks_err *err) {
     if (a->tally)
         max_new = (int32_t)KS_MIN(
             max_new, KS_MAX((int64_t)c->prompt.n + c->text - a->n, 1));
-    KS_TRY(put(c, a->ids, a->n, &anew, err));
+    KS_TRY(ks_token_tree_put(&c->tree, a->ids, a->n, &anew, err));
     anew = KS_MAX(anew, 1); /* what the last token says is always made */
     if (!scored) {
         one = max_new - 1;
@@ -114,6 +79,7 @@ ks_status ks__count_ask(ks__ask *a, int32_t max_new, ks_err *err) {
         more = a->tally ? most : KS_MIN((is_enough(a) ? 1 : 2) * one, most);
     }
     c->cost.shared += anew + more;
+    c->cost.sampled += more;
     c->cost.least += anew + one;
     c->cost.most += anew + most;
     c->cost.alone += (int64_t)a->wanted * a->n + most;
@@ -125,20 +91,19 @@ done:
 void ks__count_between(ks__item *item, const int32_t *bounds) {
     const ks_label_options *o = &item->job->options;
     ks__count *c = item->job->count;
-    int32_t n = item->q + 1, last = bounds[n];
+    int32_t n = item->q + 1;
     bool gradients = o->method == KS_LABEL_INFLUENCE && !o->ranking;
-    int64_t pulled = 0, behind = 0;
-    for (int32_t k = 1; k < n; k++) {
-        pulled += bounds[k + 1] - bounds[0];
-        behind += last - bounds[k];
-    }
+    int64_t pulled, behind;
+    ks__between_tokens(bounds, n, &pulled, &behind);
     if (gradients)
         c->cost.between +=
-            (last + pulled) * (o->influence.kind == KS_INFLUENCE_INTEGRATED
-                                   ? KS_INFLUENCE_POINTS
-                                   : 1);
-    if (o->suppress || o->method == KS_LABEL_SUPPRESSION)
-        c->cost.between += last + behind;
+            pulled * (o->influence.kind == KS_INFLUENCE_INTEGRATED
+                          ? KS_INFLUENCE_POINTS
+                          : 1);
+    if (o->suppress || o->method == KS_LABEL_SUPPRESSION) {
+        c->cost.between += behind;
+        c->cost.suppressed += behind;
+    }
     /* those of the needed steps alone, alike */
     for (int32_t k = 0; item->matrix && k < n; k++)
         for (int32_t j = 0; j < KS_MIN(k, item->q); j++)
@@ -169,26 +134,12 @@ done:
     return st;
 }
 
-/* A tree with the prompt of the chain ahead alone: what chains have in common
- * is at their beginning. */
-static ks_status begin_chain(ks__count *c, ks_err *err) {
-    ks_status st = KS_OK;
-    int64_t anew;
-    KS_TRY(
-        ks_grow(&c->nodes, &c->capacity, 1, sizeof *c->nodes, "tokens", err));
-    c->nodes[0] = (node){0};
-    c->n = 1;
-    KS_TRY(put(c, c->prompt.ids, (int32_t)c->prompt.n, &anew, err));
-done:
-    return st;
-}
-
 /* The stages of a chain of its own, from the start. */
 static ks_status walk(struct ks_label_job *job, const ks__item *like,
                       int64_t text, ks_err *err) {
     ks_status st = KS_OK;
     ks__count *c = job->count;
-    int64_t before = c->cost.shared;
+    int64_t before = c->cost.shared, anew;
     ks_label_worker worker = {
         .job = job, .in_flight = (int32_t)KS_MIN(job->chains.n, 1000)};
     ks__item item = {.job = job,
@@ -198,7 +149,11 @@ static ks_status walk(struct ks_label_job *job, const ks__item *like,
                      .known = json_object()};
     KS_CHECK(item.known, KS_NOMEM, "out of memory for a chain");
     KS_TRY(ks__text_open(&item.original, item.chain, err));
-    KS_TRY(begin_chain(c, err));
+    /* a tree with the prompt of the chain ahead alone: what chains have in
+     * common is at their beginning */
+    ks_token_tree_clear(&c->tree);
+    KS_TRY(ks_token_tree_put(&c->tree, c->prompt.ids, (int32_t)c->prompt.n,
+                             &anew, err));
     c->asked_clean = false;
     ks_tokens_free(&c->prompt);
     c->prompt = (ks_tokens){0};
@@ -248,9 +203,10 @@ static double size_of(const struct ks_label_job *job, const ks__item *item,
 }
 
 static void scale(ks_label_cost *cost, double by) {
-    int64_t *const counts[] = {&cost->tokens, &cost->shared,  &cost->least,
-                               &cost->most,   &cost->filters, &cost->alone,
-                               &cost->between};
+    int64_t *const counts[] = {
+        &cost->tokens,  &cost->shared,  &cost->least,
+        &cost->most,    &cost->filters, &cost->alone,
+        &cost->between, &cost->sampled, &cost->suppressed};
     for (size_t i = 0; i < KS_COUNT(counts); i++)
         *counts[i] = (int64_t)llround((double)*counts[i] * by);
 }
@@ -301,7 +257,7 @@ ks_status ks_label_estimate(ks_label_job *job, ks_label_cost *out,
 done:
     job->count = NULL;
     job->options.method = method;
-    free(count.nodes);
+    ks_token_tree_free(&count.tree);
     ks_tokens_free(&count.prompt);
     free(sizes);
     free(texts);

@@ -88,26 +88,36 @@ done:
     return st;
 }
 
-static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
-    ks_status st = KS_OK;
+int ks__label_crew(const struct ks_label_job *job) {
+    bool host = job->engines.at[0]->ops->unified;
+    size_t memory = job->options.memory;
+    return ks_crew_size(&job->engines, host ? memory / 2 : memory,
+                        job->end - job->first);
+}
+
+ks_generate_options ks__label_session(const struct ks_label_job *job,
+                                      int size) {
     const ks_label_options *o = &job->options;
     size_t memory = ks_crew_memory(&job->engines, size, o->memory);
-    bool between = ks__measures_between(o);
+    return (ks_generate_options){.temperature = (float)o->temperature,
+                                 .top_p = (float)o->top_p,
+                                 .top_k = o->top_k,
+                                 .seed = o->seed,
+                                 .most_active = MOST_ACTIVE,
+                                 .stops = job->prompt.stops,
+                                 .n_stops = job->prompt.n_stops,
+                                 .memory = memory,
+                                 .room = memory,
+                                 .aside = ks__measures_between(o)};
+}
+
+static ks_status open_workers(struct ks_label_job *job, int size, ks_err *err) {
+    ks_status st = KS_OK;
     KS_TRY(ks_alloc(&job->workers, (size_t)size, sizeof *job->workers,
                     "workers", err));
     for (int i = 0; i < size; i++)
-        job->workers[i] =
-            (ks_label_worker){.job = job,
-                              .options = {.temperature = (float)o->temperature,
-                                          .top_p = (float)o->top_p,
-                                          .top_k = o->top_k,
-                                          .seed = o->seed,
-                                          .most_active = MOST_ACTIVE,
-                                          .stops = job->prompt.stops,
-                                          .n_stops = job->prompt.n_stops,
-                                          .memory = memory,
-                                          .room = memory,
-                                          .aside = between}};
+        job->workers[i] = (ks_label_worker){
+            .job = job, .options = ks__label_session(job, size)};
 done:
     return st;
 }
@@ -233,9 +243,7 @@ ks_status ks_label_run(ks_label_job *job, ks_label_progress_fn progress,
     const ks_label_options *o = &job->options;
     double start = ks_seconds();
     int64_t lines = 0;
-    bool host = job->engines.at[0]->ops->unified;
-    size_t store = host ? o->memory / 2 : o->memory;
-    int size = ks_crew_size(&job->engines, store, job->end - job->first);
+    int size = ks__label_crew(job);
     job->progress = progress;
     job->user = user;
     *summary = (ks_label_summary){0};

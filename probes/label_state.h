@@ -5,6 +5,7 @@
  *   label_run.c    who does which chain, and what is written
  *   label_journal.c what was answered, and what --resume makes of it
  *   label_cost.c   what it will cost, before it runs
+ *   label_rate.c   and how long that takes
  *   label_chain.c  the stages of a chain
  *   label_search.c the stages of the search
  *   label_ask.c    questions about sets of steps
@@ -247,6 +248,10 @@ ks_status ks__longest_question(ks__item *item, int32_t *least, int32_t *most,
 /* Whether another question may be sent: those that are out hold their tokens.
  */
 bool ks__may_ask(const ks__item *item);
+
+/* Threads or devices at work, and the options of a member's session. */
+int ks__label_crew(const struct ks_label_job *job);
+ks_generate_options ks__label_session(const struct ks_label_job *job, int size);
 
 /* In place of sending it and of computing the influences of item's matrix. */
 ks_status ks__count_ask(ks__ask *ask, int32_t max_new, ks_err *err);

@@ -297,6 +297,23 @@ done:
     return st;
 }
 
+ks_status ks_suppression_bytes(ks_suppression_job *job, const int32_t *bounds,
+                               int32_t n, size_t *bytes, ks_err *err) {
+    ks_status st = KS_OK;
+    room r;
+    job->bounds = bounds;
+    job->n = n;
+    job->last = bounds[n] - 1;
+    *bytes = 0;
+    KS_TRY(list_sources(job, err));
+    if (job->n_sources == 0) goto done;
+    KS_TRY(plan(job, &r, err));
+    *bytes = bytes_of(job, r);
+done:
+    forget_chain(job);
+    return st;
+}
+
 /* --------------------------------------------------------------- open, close
  */
 

@@ -39,5 +39,9 @@ void ks_suppression_close(ks_suppression_job **job);
 ks_status ks_suppression_of(ks_suppression_job *job, const int32_t *ids,
                             int32_t n_tokens, const int32_t *bounds, int32_t n,
                             double *matrix, ks_err *err);
+/* Bytes that buffers for such a chain take; KS_LIMIT where memory does not hold
+ * them. */
+ks_status ks_suppression_bytes(ks_suppression_job *job, const int32_t *bounds,
+                               int32_t n, size_t *bytes, ks_err *err);
 
 #endif

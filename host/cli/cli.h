@@ -235,6 +235,20 @@ void ks_cli_print_json(json_t *object);
 /* "35.0 MiB" */
 void ks_cli_bytes(char out[32], uint64_t bytes);
 
+/* "4.2 s", "3:07", "1:00:00" */
+typedef struct ks_cli_time {
+    char text[24];
+} ks_cli_time;
+ks_cli_time ks_cli_time_of(double seconds);
+
+/* What the process has in memory, by the kernel's count: what is resident of a
+ * mapped model and of libraries, and what an allocator holds beside what it was
+ * asked for, no sum can tell. */
+typedef struct ks_cli_resident {
+    uint64_t now, peak; /* bytes */
+} ks_cli_resident;
+ks_cli_resident ks_cli_resident_now(void);
+
 /* The file of this program; false: nobody knows, out is empty. */
 bool ks_cli_self(char out[PATH_MAX]);
 

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "../capture.h"
@@ -109,32 +108,14 @@ static void print_bytes(const char *what, uint64_t bytes, const char *note) {
 /* What a capture takes of memory, at its peak. */
 typedef struct memory {
     uint64_t held; /* resident once all is planned: program, model, chains */
-    uint64_t peak; /* the most so far */
     uint64_t all;
 } memory;
 
-static uint64_t status_kib(const char *text, const char *name) {
-    const char *at = strstr(text, name);
-    return at ? strtoull(at + strlen(name), NULL, 10) : 0;
-}
-
-/* The kernel's count, for what is resident of a mapped model and of libraries,
- * and what an allocator holds beside what it was asked for, no sum can tell. */
 static memory measure(const ks_capture_cost *cost) {
-    memory m = {0};
-    char *text = NULL;
-    if (ks_read_file("/proc/self/status", &text, NULL, NULL) == KS_OK) {
-        m.held = status_kib(text, "\nVmRSS:") << 10;
-        m.peak = status_kib(text, "\nVmHWM:") << 10;
-        free(text);
-    }
-    if (!m.held) { /* no /proc; it counts the starting process along */
-        struct rusage used;
-        getrusage(RUSAGE_SELF, &used);
-        m.held = (uint64_t)used.ru_maxrss << 10;
-    }
-    m.all = KS_MAX(m.peak, m.held + cost->run_bytes + cost->thread_bytes +
-                               cost->store_bytes);
+    ks_cli_resident resident = ks_cli_resident_now();
+    memory m = {.held = resident.now};
+    m.all = KS_MAX(resident.peak, m.held + cost->run_bytes +
+                                      cost->thread_bytes + cost->store_bytes);
     return m;
 }
 

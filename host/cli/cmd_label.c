@@ -342,53 +342,6 @@ static ks_status print_json(json_t *all, ks_err *err) {
                    : ks_fail(err, KS_IO, "standard output: cannot write");
 }
 
-static ks_status print_cost(const ks_label_cost *cost, ks_err *err) {
-    return print_json(
-        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
-                  (json_int_t)cost->chains, "tokens", (json_int_t)cost->tokens,
-                  "walked", (json_int_t)cost->walked, "computed",
-                  (json_int_t)cost->shared, "least", (json_int_t)cost->least,
-                  "most", (json_int_t)cost->most, "filters",
-                  (json_int_t)cost->filters, "alone", (json_int_t)cost->alone,
-                  "influences", (json_int_t)cost->between),
-        err);
-}
-
-static ks_status say_cost(ks_label_job *job, bool json, ks_err *err) {
-    ks_status st = KS_OK;
-    ks_label_cost cost;
-    KS_TRY(ks_label_estimate(job, &cost, err));
-    if (json) return print_cost(&cost, err);
-    bool searched = cost.filters < cost.shared;
-    printf("%lld chains of %lld tokens are asked about.\n"
-           "About %lld tokens go through the model%s",
-           (long long)cost.chains, (long long)cost.tokens,
-           (long long)cost.shared,
-           searched ? ", as if every chain went through all stages, were its "
-                      "own sufficient prefix and every second step needed"
-                    : "");
-    if (cost.least < cost.most)
-        printf("; %lld where all samples of a set are alike, %lld where all "
-               "part at once",
-               (long long)cost.least, (long long)cost.most);
-    printf(".\n");
-    if (searched)
-        printf("A chain that falls to a filter costs less: were all to, about "
-               "%lld.\n",
-               (long long)cost.filters);
-    if (cost.between > 0)
-        printf("Influences between steps take %lld more, forward and "
-               "backward.\n",
-               (long long)cost.between);
-    printf("As published, a prompt and a sample at a time, it would be %lld.\n",
-           (long long)cost.alone);
-    if (cost.walked > 0 && cost.walked < cost.chains)
-        printf("Counted on %lld chains, the others by their sizes.\n",
-               (long long)cost.walked);
-done:
-    return st;
-}
-
 static void say_labels(const ks_label_summary *s) {
     double n = s->steps > 0 ? (double)s->steps : 1;
     ks_log(KS_LOG_INFO,
@@ -476,7 +429,7 @@ static ks_status run(input *in, ks_err *err) {
     KS_TRY(take_common(in, err));
     KS_TRY(ks_label_open(&job, &in->options, err));
     if (in->common.dry_run) {
-        st = say_cost(job, in->common.json, err);
+        st = ks_cli_label_cost(job, in->common.json, err);
         goto done;
     }
     progress = ks_progress_open("label", "chain", (double)ks_label_chains(job));

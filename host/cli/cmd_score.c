@@ -51,6 +51,7 @@ const struct argp_option ks_cmd_score_options[] = {
     KS_CLI_THREADS,
     KS_CLI_MEMORY,
     KS_CLI_BATCH_TOKENS,
+    KS_CLI_DRY_RUN,
     KS_CLI_JSON,
     KS_CLI_QUIET,
     {0}};
@@ -80,7 +81,7 @@ static void check(input *in, struct argp_state *state) {
     ks_cli_common *c = &in->common;
     if (!c->model) argp_error(state, "--model is missing");
     if (c->chains) {
-        if (!c->out) argp_error(state, "--out is missing");
+        if (!c->out && !c->dry_run) argp_error(state, "--out is missing");
         if (c->out && c->json && strcmp(c->out, "-") == 0)
             argp_error(state, "--json and --out - both want standard output");
         ks_cli_shard_outputs(c, (const char **[]){&c->out}, 1, state);
@@ -93,6 +94,7 @@ static void check(input *in, struct argp_state *state) {
                             : in->own_tokenizer ? "tokenizer"
                             : c->resume         ? "resume"
                             : c->force          ? "force"
+                            : c->dry_run        ? "dry-run"
                             : c->json           ? "json"
                             : c->shard.n        ? "shard"
                                                 : NULL;
@@ -287,6 +289,46 @@ static void sum_up(const input *in, const ks_score_sum *sum) {
         sum->took);
 }
 
+static void print_cost(const input *in, const ks_score_cost *cost,
+                       uint64_t held) {
+    char all_text[32], held_text[32];
+    uint64_t all = held + cost->bytes;
+    if (in->common.json) {
+        ks_cli_print_json(json_pack(
+            "{s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f}", "chains",
+            (json_int_t)cost->chains, "walked", (json_int_t)cost->walked,
+            "steps", (json_int_t)cost->steps, "computed",
+            (json_int_t)cost->computed, "held_bytes", (json_int_t)held,
+            "memory_bytes", (json_int_t)all, "tokens_per_second", cost->read,
+            "seconds", cost->seconds));
+        return;
+    }
+    ks_cli_bytes(all_text, all);
+    ks_cli_bytes(held_text, held);
+    printf("%zu chains of %lld steps: about %lld tokens go through the model",
+           cost->chains, (long long)cost->steps, (long long)cost->computed);
+    if (cost->walked < cost->chains)
+        printf(", counted on %zu chains", cost->walked);
+    puts(".");
+    if (cost->read > 0)
+        printf("That takes about %s at %.0f tok/s, as measured on a short "
+               "piece of them.\n",
+               ks_cli_time_of(cost->seconds).text, cost->read);
+    printf("Memory is %s at most, of it %s of program, model and chains.\n",
+           all_text, held_text);
+}
+
+static ks_status dry_run(const input *in, ks_score_job *job, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_score_cost cost;
+    KS_TRY(ks_score_estimate(job, &cost, err));
+    uint64_t held = ks_cli_resident_now().peak;
+    KS_TRY(ks_score_measure(job, &cost, err));
+    print_cost(in, &cost, held);
+done:
+    return st;
+}
+
 static ks_status score_chains(input *in, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &in->common;
@@ -311,6 +353,10 @@ static ks_status score_chains(input *in, ks_err *err) {
     if (c->template_)
         KS_TRY(ks_template_find(c->template_, &options.which, err));
     KS_TRY(ks_score_open(&job, &options, err));
+    if (c->dry_run) {
+        st = dry_run(in, job, err);
+        goto done;
+    }
     in->progress =
         ks_progress_open("score", "chain", (double)ks_score_chains(job));
     in->since = ks_seconds();

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 void ks_cli_common_init(ks_cli_common *common) {
@@ -357,6 +358,40 @@ void ks_cli_bytes(char out[32], uint64_t bytes) {
     size_t u = 0;
     for (; value >= 1024 && u + 1 < KS_COUNT(units); u++) value /= 1024;
     snprintf(out, 32, u ? "%.1f %s" : "%.0f %s", value, units[u]);
+}
+
+ks_cli_time ks_cli_time_of(double seconds) {
+    ks_cli_time time;
+    long long s = (long long)(seconds + 0.5);
+    if (seconds < 10)
+        snprintf(time.text, sizeof time.text, "%.1f s", seconds);
+    else if (s < 3600)
+        snprintf(time.text, sizeof time.text, "%lld:%02lld", s / 60, s % 60);
+    else
+        snprintf(time.text, sizeof time.text, "%lld:%02lld:%02lld", s / 3600,
+                 s / 60 % 60, s % 60);
+    return time;
+}
+
+static uint64_t status_kib(const char *text, const char *name) {
+    const char *at = strstr(text, name);
+    return at ? strtoull(at + strlen(name), NULL, 10) : 0;
+}
+
+ks_cli_resident ks_cli_resident_now(void) {
+    ks_cli_resident r = {0};
+    char *text = NULL;
+    if (ks_read_file("/proc/self/status", &text, NULL, NULL) == KS_OK) {
+        r.now = status_kib(text, "\nVmRSS:") << 10;
+        r.peak = status_kib(text, "\nVmHWM:") << 10;
+        free(text);
+    }
+    if (!r.now) { /* no /proc; it counts the starting process along */
+        struct rusage used;
+        getrusage(RUSAGE_SELF, &used);
+        r.now = r.peak = (uint64_t)used.ru_maxrss << 10;
+    }
+    return r;
 }
 
 void ks_cli_print_json(json_t *object) {

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "../rates.h"
 #include "generate_work.h"
 
 enum { NAMED = 5 }; /* ids in a sentence */
@@ -136,6 +137,9 @@ typedef struct plan {
     size_t problems;
     int64_t prompts, distinct, most_new;
     size_t longest;
+    uint64_t held; /* bytes in memory before the model computes anything */
+    ks_rates rates;
+    double seconds; /* at most */
 } plan;
 
 static ks_status make_plan(const ks_generate_work *w, plan *out, ks_err *err) {
@@ -156,32 +160,97 @@ static ks_status make_plan(const ks_generate_work *w, plan *out, ks_err *err) {
     return KS_OK;
 }
 
-ks_status ks__generate_plan(const ks_generate_work *w, ks_err *err) {
-    plan p;
-    ks_status st = make_plan(w, &p, err);
-    if (st != KS_OK) return st;
-    const char *name = ks_template_name(w->prompt.which);
-    if (w->in->common.json) {
-        json_t *object = json_pack(
-            "{s:I,s:i,s:I,s:s,s:I,s:I,s:I,s:I}", "problems",
-            (json_int_t)p.problems, "samples", w->samples, "chains",
-            (json_int_t)w->n_asked, "template", name, "prompt_tokens",
-            (json_int_t)p.prompts, "shared_tokens",
-            (json_int_t)(p.prompts - p.distinct), "longest_prompt",
-            (json_int_t)p.longest, "most_new_tokens", (json_int_t)p.most_new);
-        add_left_out(w, object);
-        ks_cli_print_json(object);
-        return KS_OK;
+/* Tokens of the first prompts, to measure on. */
+static ks_status some_ids(const ks_generate_work *w, int32_t **ids, int32_t *n,
+                          ks_err *err) {
+    enum { MOST = 4096 };
+    ks_status st = KS_OK;
+    KS_TRY(ks_alloc(ids, MOST, sizeof **ids, "ids", err));
+    for (size_t i = 0; i < w->problems.n; i++) {
+        const ks_tokens *t = &w->tokens[i];
+        if (w->fits[i] != KS_FIT_GOOD) continue;
+        for (size_t k = 0; k < t->n && *n < MOST; k++)
+            (*ids)[(*n)++] = t->ids[k];
     }
+done:
+    return st;
+}
+
+/* What no prompt's end says is how many tokens will follow: at most so many,
+ * and half of them stand there on average while they are drawn. */
+static ks_status measure(const ks_generate_work *w, plan *p, ks_err *err) {
+    ks_status st = KS_OK;
+    int32_t *ids = NULL, n = 0;
+    if (w->n_asked == 0) return KS_OK;
+    int size = ks_generate_size(&w->engines, &w->options, w->n_asked);
+    ks_generate_options session =
+        ks_generate_share(&w->engines, &w->options, size);
+    int64_t chains = (int64_t)w->n_asked;
+    KS_TRY(some_ids(w, &ids, &n, err));
+    ks_rates_of of = {
+        .engines = &w->engines,
+        .size = size,
+        .options = &session,
+        .longest = (int32_t)KS_MIN((int64_t)p->longest + w->options.max_new,
+                                   (int64_t)w->engine->model->config.n_context),
+        .ask = KS_ASK_SAMPLE,
+        .ids = ids,
+        .n_ids = n,
+        .length = (int32_t)KS_MAX(p->prompts / chains, 1),
+        .drawn = w->n_asked,
+        .drawn_length = (int32_t)((p->prompts + p->most_new / 2) / chains)};
+    p->held = ks_cli_resident_now().peak;
+    KS_TRY(ks_rates_measure(&p->rates, &of, err));
+    p->seconds = (double)p->distinct / p->rates.read +
+                 (double)p->most_new / p->rates.drawn;
+done:
+    free(ids);
+    return st;
+}
+
+static void print_plan(const ks_generate_work *w, const plan *p) {
+    json_t *object = json_pack(
+        "{s:I,s:i,s:I,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f}", "problems",
+        (json_int_t)p->problems, "samples", w->samples, "chains",
+        (json_int_t)w->n_asked, "template", ks_template_name(w->prompt.which),
+        "prompt_tokens", (json_int_t)p->prompts, "shared_tokens",
+        (json_int_t)(p->prompts - p->distinct), "longest_prompt",
+        (json_int_t)p->longest, "most_new_tokens", (json_int_t)p->most_new,
+        "held_bytes", (json_int_t)p->held, "memory_bytes",
+        (json_int_t)(p->held + p->rates.bytes), "tokens_per_second",
+        p->rates.read, "sampled_per_second", p->rates.drawn, "most_seconds",
+        p->seconds);
+    add_left_out(w, object);
+    ks_cli_print_json(object);
+}
+
+ks_status ks__generate_plan(const ks_generate_work *w, ks_err *err) {
+    ks_status st = KS_OK;
+    plan p;
+    char all[32], held[32];
+    KS_TRY(make_plan(w, &p, err));
+    KS_TRY(measure(w, &p, err));
+    if (w->in->common.json) {
+        print_plan(w, &p);
+        goto done;
+    }
+    ks_cli_bytes(all, p.held + p.rates.bytes);
+    ks_cli_bytes(held, p.held);
     printf("%zu problems x %d samples: %zu chains, template %s\n", p.problems,
-           w->samples, w->n_asked, name);
+           w->samples, w->n_asked, ks_template_name(w->prompt.which));
     printf("%lld prompt tokens, the longest prompt has %zu; %lld where chains "
            "share what they begin with\n",
            (long long)p.prompts, p.longest, (long long)p.distinct);
     printf("at most %lld new tokens, %d a chain\n", (long long)p.most_new,
            w->options.max_new);
+    printf("at most about %s: prompts are read at %.0f tok/s, tokens drawn at "
+           "%.0f tok/s, as measured on a few\n",
+           ks_cli_time_of(p.seconds).text, p.rates.read, p.rates.drawn);
+    printf("memory is %s at most, of it %s of program, model and prompts\n",
+           all, held);
     say_all_left_out(w);
-    return KS_OK;
+done:
+    return st;
 }
 
 /* ----------------------------------------------------------------------- sums

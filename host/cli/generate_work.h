@@ -71,7 +71,7 @@ ks_status ks__generate_take_over(ks_generate_work *work, bool *whole,
 
 void ks__generate_progress(ks_generate_work *work,
                            const ks_generate_stats *so_far);
-/* --dry-run: nothing is computed. */
+/* --dry-run: little is computed, to measure how fast it goes. */
 ks_status ks__generate_plan(const ks_generate_work *work, ks_err *err);
 void ks__generate_sum_up(const ks_generate_work *work, double took);
 

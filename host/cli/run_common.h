@@ -27,11 +27,6 @@ typedef struct ks_cli_stage_words {
     char text[160];
 } ks_cli_stage_words;
 ks_cli_stage_words ks_cli_stage_is(const ks_exp_stage *stage);
-/* "3:07" */
-typedef struct ks_cli_time {
-    char text[24];
-} ks_cli_time;
-ks_cli_time ks_cli_time_of(double seconds);
 
 /* ------------------------------------------------------------- run_open.c */
 

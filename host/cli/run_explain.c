@@ -247,6 +247,10 @@ static void print_cost(json_t *cost) {
     json_t *seconds = json_object_get(cost, "seconds");
     if (json_is_number(seconds))
         printf(", about %s", ks_cli_time_of(json_number_value(seconds)).text);
+    seconds = json_object_get(cost, "most_seconds");
+    if (json_is_number(seconds))
+        printf(", at most about %s",
+               ks_cli_time_of(json_number_value(seconds)).text);
     putchar('\n');
 }
 

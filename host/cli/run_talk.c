@@ -12,19 +12,6 @@ ks_cli_stage_words ks_cli_stage_is(const ks_exp_stage *stage) {
     return words;
 }
 
-ks_cli_time ks_cli_time_of(double seconds) {
-    ks_cli_time time;
-    long long s = (long long)(seconds + 0.5);
-    if (seconds < 10)
-        snprintf(time.text, sizeof time.text, "%.1f s", seconds);
-    else if (s < 3600)
-        snprintf(time.text, sizeof time.text, "%lld:%02lld", s / 60, s % 60);
-    else
-        snprintf(time.text, sizeof time.text, "%lld:%02lld:%02lld", s / 3600,
-                 s / 60 % 60, s % 60);
-    return time;
-}
-
 static void wipe(ks_cli_talk *t) {
     if (t->line) fputs("\r\033[K", stderr);
     t->line = false;

@@ -1,0 +1,209 @@
+/* label_rate.c - how long a job will take: the tokens that label_cost.c counts,
+ * at rates that are measured here on the beginning of its longest chain.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../host/rates.h"
+#include "between.h"
+#include "label_state.h"
+
+/* Tokens of the steps between which influences are timed. */
+enum { FEW_TOKENS = 128, LEAST_TOKENS = 4 };
+#define LONG_ENOUGH 0.2 /* seconds */
+
+/* Of one member of the crew. */
+typedef struct part {
+    double pulled, suppressing; /* tokens a second */
+    size_t bytes;
+} part;
+
+typedef struct trial {
+    const struct ks_label_job *job;
+    ks_tokens tokens;            /* of the chain, its prompt in front */
+    size_t front;                /* tokens of the prompt, at least one */
+    int32_t *bounds;             /* [n + 1] of its steps, taken to be alike */
+    int32_t n;                   /* 0: the chain is too short to measure on */
+    int32_t few[FEW_TOKENS + 2]; /* [n_few + 1] behind one token ahead */
+    int32_t n_few;
+    const int32_t *ids; /* what few is about */
+    part *parts;        /* [members] */
+} trial;
+
+/* -------------------------------------------------------------------- chain */
+
+static const ks__item *longest_item(const struct ks_label_job *job) {
+    const ks__item *longest = NULL;
+    for (size_t i = job->first; i < job->end; i++) {
+        const ks__item *item = &job->items[i];
+        bool asked = !item->too_long && item->problem->answer &&
+                     item->original.steps.n > 0;
+        if (asked && (!longest || item->longest > longest->longest))
+            longest = item;
+    }
+    return longest;
+}
+
+/* n steps of about the same length in the tokens [from, end). */
+static void divide(int32_t *bounds, int32_t n, int32_t from, int32_t end) {
+    for (int32_t k = 0; k <= n; k++)
+        bounds[k] = from + (int32_t)((int64_t)(end - from) * k / n);
+}
+
+static ks_status open_trial(trial *t, const ks__item *item, ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_chain *c = item->chain;
+    ks_str text = {0};
+    int32_t context = t->job->engines.at[0]->model->config.n_context;
+    KS_TRY(ks_str_add(&text, c->prompt, c->prompt_length, err));
+    KS_TRY(ks_str_add(&text, c->text, c->text_length, err));
+    KS_TRY(ks_tokenize(t->job->tokenizer, text.data, text.length, &t->tokens,
+                       err));
+    int32_t end = (int32_t)KS_MIN(t->tokens.n, (size_t)context);
+    if (end < LEAST_TOKENS) goto done;
+    t->front = 1;
+    while ((int32_t)t->front < end - LEAST_TOKENS + 1 &&
+           (size_t)t->tokens.begin[t->front] < c->prompt_length)
+        t->front++;
+    int32_t steps = (int32_t)KS_MIN(item->original.steps.n, (size_t)INT32_MAX);
+    t->n = KS_MAX(steps, 2);
+    KS_TRY(ks_alloc(&t->bounds, (size_t)t->n + 1, sizeof *t->bounds, "steps",
+                    err));
+    divide(t->bounds, t->n, (int32_t)t->front, end);
+    int32_t few = KS_MIN(FEW_TOKENS, end - (int32_t)t->front);
+    int32_t length = KS_MAX((end - (int32_t)t->front) / t->n, 1);
+    t->n_few = KS_MAX(few / length, 2);
+    divide(t->few, t->n_few, 1, 1 + few);
+    t->ids = t->tokens.ids + t->front - 1;
+done:
+    ks_str_free(&text);
+    return st;
+}
+
+/* --------------------------------------------------------------- influences */
+
+static double rate_of(int passes, int64_t tokens, double since) {
+    return (double)passes * (double)tokens / KS_MAX(ks_seconds() - since, 1e-9);
+}
+
+static ks_status time_gradients(const trial *t, ks_engine *engine, part *p,
+                                double *matrix, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_influence_job *job = NULL;
+    const ks_influence_how *how = &t->job->options.influence;
+    bool integrated = how->kind == KS_INFLUENCE_INTEGRATED;
+    int64_t pulled, behind;
+    int passes = 0;
+    size_t bytes;
+    ks__between_tokens(t->few, t->n_few, &pulled, &behind);
+    if (integrated) pulled *= KS_INFLUENCE_POINTS;
+    KS_TRY(ks_influence_open(&job, engine, err));
+    KS_TRY(ks_influence_bytes(job, t->bounds, t->n, how, &bytes, err));
+    p->bytes = KS_MAX(p->bytes, bytes);
+    double start = ks_seconds();
+    do {
+        KS_TRY(ks_influence_of(job, t->ids, t->few[t->n_few], t->few, t->n_few,
+                               how, matrix, err));
+        p->pulled = rate_of(++passes, pulled, start);
+    } while (ks_seconds() - start < LONG_ENOUGH);
+done:
+    ks_influence_close(&job);
+    return st;
+}
+
+static ks_status time_suppression(const trial *t, ks_engine *engine, part *p,
+                                  double *matrix, ks_err *err) {
+    ks_status st = KS_OK;
+    ks_suppression_job *job = NULL;
+    int64_t pulled, behind;
+    int passes = 0;
+    size_t bytes;
+    ks__between_tokens(t->few, t->n_few, &pulled, &behind);
+    KS_TRY(ks_suppression_open(&job, engine, err));
+    KS_TRY(ks_suppression_bytes(job, t->bounds, t->n, &bytes, err));
+    p->bytes = KS_MAX(p->bytes, bytes);
+    double start = ks_seconds();
+    do {
+        KS_TRY(ks_suppression_of(job, t->ids, t->few[t->n_few], t->few,
+                                 t->n_few, matrix, err));
+        p->suppressing = rate_of(++passes, behind, start);
+    } while (ks_seconds() - start < LONG_ENOUGH);
+done:
+    ks_suppression_close(&job);
+    return st;
+}
+
+static ks_status time_between(void *user, int member, ks_engine *engine,
+                              ks_err *err) {
+    ks_status st = KS_OK;
+    const trial *t = user;
+    const ks_label_options *o = &t->job->options;
+    double *matrix = NULL;
+    size_t n = (size_t)t->n_few;
+    KS_TRY(ks_alloc(&matrix, n * n, sizeof *matrix, "influences", err));
+    if (o->method == KS_LABEL_INFLUENCE)
+        KS_TRY(time_gradients(t, engine, &t->parts[member], matrix, err));
+    if (o->suppress || o->method == KS_LABEL_SUPPRESSION)
+        KS_TRY(time_suppression(t, engine, &t->parts[member], matrix, err));
+done:
+    free(matrix);
+    return st;
+}
+
+/* --------------------------------------------------------------------- all */
+
+static double time_of(int64_t tokens, double rate) {
+    return rate > 0 ? (double)tokens / rate : 0;
+}
+
+static void sum_up(const trial *t, int size, const ks_rates *rates,
+                   ks_label_cost *cost) {
+    cost->read = rates->read;
+    cost->drawn = rates->drawn;
+    cost->bytes = rates->bytes;
+    cost->pulled = cost->suppressing = 0;
+    for (int i = 0; i < size; i++) {
+        cost->pulled += t->parts[i].pulled;
+        cost->suppressing += t->parts[i].suppressing;
+        cost->bytes += t->parts[i].bytes;
+    }
+    cost->seconds = time_of(cost->shared - cost->sampled, cost->read) +
+                    time_of(cost->sampled, cost->drawn) +
+                    time_of(cost->between - cost->suppressed, cost->pulled) +
+                    time_of(cost->suppressed, cost->suppressing);
+}
+
+ks_status ks_label_measure(ks_label_job *job, ks_label_cost *cost,
+                           ks_err *err) {
+    ks_status st = KS_OK;
+    trial t = {.job = job};
+    ks_rates rates;
+    int size = ks__label_crew(job);
+    const ks__item *item = longest_item(job);
+    if (!item || cost->shared == 0) return KS_OK; /* nothing is asked */
+    ks_generate_options session = ks__label_session(job, size);
+    bool between = ks__measures_between(&job->options);
+    KS_TRY(ks_alloc(&t.parts, (size_t)size, sizeof *t.parts, "members", err));
+    KS_TRY(open_trial(&t, item, err));
+    if (t.n == 0) goto done;
+    ks_rates_of of = {.engines = &job->engines,
+                      .size = size,
+                      .options = &session,
+                      .longest = job->longest,
+                      .scores = true,
+                      .ask = job->options.exact ? KS_ASK_SCORE : KS_ASK_SAMPLE,
+                      .ids = t.tokens.ids,
+                      .n_ids = (int32_t)t.tokens.n,
+                      .length = item->longest,
+                      .drawn = cost->sampled > 0 ? SIZE_MAX : 0,
+                      .drawn_length = item->longest,
+                      .besides = between ? time_between : NULL,
+                      .user = &t};
+    KS_TRY(ks_rates_measure(&rates, &of, err));
+    sum_up(&t, size, &rates, cost);
+done:
+    ks_tokens_free(&t.tokens);
+    free(t.bounds);
+    free(t.parts);
+    return st;
+}
