@@ -28,8 +28,7 @@ typedef struct ks_rates_of {
 
 typedef struct ks_rates {
     double read, drawn; /* tokens a second, of all members; 0: not measured */
-    size_t bytes;       /* of their stores of keys and values, batches and
-                           drawing, at most */
+    size_t bytes;       /* ks_session_bytes of all */
 } ks_rates;
 
 /* A fraction of a second, for a large model a few forwards of 512 tokens. What

@@ -72,7 +72,8 @@ typedef struct ks_score_cost {
     int64_t computed; /* tokens through the model */
     double read;      /* tokens a second, on a short piece of the work */
     double seconds;   /* that all of it takes */
-    size_t bytes;     /* at most, beside what the process has */
+    size_t bytes;     /* of host memory for buffers and stores, once all of
+                         them are used */
 } ks_score_cost;
 /* All but rate, time and bytes; before a run. */
 ks_status ks_score_estimate(ks_score_job *job, ks_score_cost *out, ks_err *err);

@@ -187,6 +187,7 @@ void ks_session_close(ks_session **session) {
 
 size_t ks_session_bytes(const ks_session *s) {
     size_t page = ks_kv_page_bytes(&s->engine->model->config);
+    if (!s->engine->ops->unified) return 0;
     return taken_beside(s) + (size_t)s->n_pages * page;
 }
 

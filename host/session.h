@@ -99,8 +99,8 @@ ks_status ks_session_open(ks_session **out, ks_engine *engine,
                           const ks_generate_options *options, int32_t longest,
                           bool scores, ks_err *err);
 void ks_session_close(ks_session **session);
-/* Bytes of its store, batch and drawing once all of it is used; the engine's
- * run buffers among them where they are host memory. */
+/* Bytes of host memory that its store, its batch's buffers and drawing come to;
+ * 0 where they lie on a device. */
 size_t ks_session_bytes(const ks_session *session);
 /* How many sequences of so many tokens, nothing in common, it runs at a time.
  */

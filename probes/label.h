@@ -145,7 +145,8 @@ typedef struct ks_label_cost {
      * for. pulled: of between but for what is suppressed. */
     double read, drawn, pulled, suppressing;
     double seconds; /* that all of it takes */
-    size_t bytes;   /* that it takes at most beside what the process has */
+    size_t bytes;   /* of host memory for buffers and stores, once all of them
+                       are used */
 } ks_label_cost;
 
 typedef struct ks_label_job ks_label_job;

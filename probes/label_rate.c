@@ -165,7 +165,9 @@ static void sum_up(const trial *t, int size, const ks_rates *rates,
     for (int i = 0; i < size; i++) {
         cost->pulled += t->parts[i].pulled;
         cost->suppressing += t->parts[i].suppressing;
-        cost->bytes += t->parts[i].bytes;
+        /* where memory is bounded a session leaves room for them (aside) */
+        const ks_engine *e = t->job->engines.at[0];
+        if (e->ops->unified && !e->memory) cost->bytes += t->parts[i].bytes;
     }
     cost->seconds = time_of(cost->shared - cost->sampled, cost->read) +
                     time_of(cost->sampled, cost->drawn) +

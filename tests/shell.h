@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,6 +33,24 @@ static inline int shell_run(const char *command, char *out, size_t size) {
     out[fread(out, 1, size - 1, pipe)] = 0;
     int status = pclose(pipe);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* The most that was resident of a command, in bytes; getrusage(2) counts in
+ * KiB. It must end well. */
+static inline long long shell_peak(const char *command) {
+    char line[2048];
+    struct rusage used;
+    int status = 0;
+    snprintf(line, sizeof line, "exec %s >/dev/null 2>said", command);
+    pid_t child = fork();
+    if (child == 0) {
+        execl("/bin/sh", "sh", "-c", line, (char *)NULL);
+        _exit(127);
+    }
+    cr_assert_eq(wait4(child, &status, 0, &used), child);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: %#x", command,
+              (unsigned)status);
+    return (long long)used.ru_maxrss << 10;
 }
 
 /* Byte for byte; false too when one cannot be read. */

@@ -314,7 +314,7 @@ static void print_cost(const input *in, const ks_score_cost *cost,
         printf("That takes about %s at %.0f tok/s, as measured on a short "
                "piece of them.\n",
                ks_cli_time_of(cost->seconds).text, cost->read);
-    printf("Memory is %s at most, of it %s of program, model and chains.\n",
+    printf("Memory is about %s at most, of it %s of program, model and chains.\n",
            all_text, held_text);
 }
 

@@ -45,7 +45,7 @@ static void say_time(const ks_label_cost *cost, const memory *m) {
         say_rate("suppressed texts read at", cost->suppressing);
         printf(", as measured on a short piece of them.\n");
     }
-    printf("Memory is %s at most, of it %s of program, model and chains.\n",
+    printf("Memory is about %s at most, of it %s of program, model and chains.\n",
            all, held);
 }
 

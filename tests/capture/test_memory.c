@@ -2,7 +2,6 @@
  * the capture itself: never less, and not far more. Only with many chains does
  * it show what they hold. */
 #include <jansson.h>
-#include <sys/resource.h>
 
 #include "shell.h"
 
@@ -73,26 +72,10 @@ static long long printed(const char *args) {
     return bytes;
 }
 
-/* The most that was resident of a capture: getrusage(2) counts in KiB. */
-static long long peak(const char *args) {
-    char command[1024];
-    struct rusage used;
-    int status = 0;
-    snprintf(command, sizeof command,
-             "exec " CAPTURE "--force %s >/dev/null 2>said", args);
-    pid_t child = fork();
-    if (child == 0) {
-        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
-        _exit(127);
-    }
-    cr_assert_eq(wait4(child, &status, 0, &used), child);
-    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: %#x", args,
-              (unsigned)status);
-    return (long long)used.ru_maxrss << 10;
-}
-
 static void expect_bound(const char *args) {
-    long long says = printed(args), took = peak(args);
+    char command[1024];
+    snprintf(command, sizeof command, CAPTURE "--force %s", args);
+    long long says = printed(args), took = shell_peak(command);
     cr_expect(took <= says, "%s: says %lld bytes, took %lld", args, says, took);
     cr_expect(2 * says <= 3 * took, "%s: says %lld bytes, took only %lld", args,
               says, took);
