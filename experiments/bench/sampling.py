@@ -187,12 +187,13 @@ def bench_generation(options, scratch):
 # ---------------------------------------------------------------------- memory
 
 MEMORY = {"small": (16, 32), "SmolLM2": (100, 200, 400)}  # MiB
-SMALL_CHANGE = 4  # MiB: code that a dry run does not reach, stacks, requests
+SMALL_CHANGE = 4  # MiB: code that was not reached yet, stacks, requests
 
 
 def memory_commands(options, scratch):
-    """Name, options of --memory in MiB, command. Without --memory's work, as a
-    dry run, a process has its libraries, the tokenizer and the model's file."""
+    """Name, options of --memory in MiB, command. Before the model computes, as
+    --dry-run tells, a process has its libraries, the tokenizer and the model's
+    file."""
     folder = options.sampling
     with open(os.path.join(folder, "curve.json"), encoding="utf-8") as file:
         model = json.load(file)["gguf"]
@@ -221,19 +222,21 @@ def memory_commands(options, scratch):
 
 
 def bench_memory(options, scratch):
-    """What a process takes beyond a dry run of it and what it was allowed."""
+    """What a process takes beyond what it holds before the model computes and
+    what it was allowed."""
     rows, figures = [], []
     for name, limits, command in memory_commands(options, scratch):
-        _, dry, _ = run([*command, "--dry-run"])
+        _, _, said = run([*command, "--dry-run", "--json"])
+        held = json.loads(said)["held_bytes"] / 2**20
         for limit in limits:
             took = [run([*command, "--memory", f"{limit}M"])
                     for _ in range(options.rounds)]
-            beyond = [peak - dry - limit for _, peak, _ in took]
+            beyond = [peak - held - limit for _, peak, _ in took]
             rows += [{"command": name, "memory_mib": limit, "round": i + 1,
-                      "seconds": seconds, "peak_mib": peak, "dry_run_mib": dry}
+                      "seconds": seconds, "peak_mib": peak, "held_mib": held}
                      for i, (seconds, peak, _) in enumerate(took)]
             figures.append(figure(
-                f"{name}: MiB beyond a dry run's and --memory {limit}M",
+                f"{name}: MiB beyond what it held before and --memory {limit}M",
                 beyond, SMALL_CHANGE, at_least=False))
     write(options, "memory", rows)
     return figures
