@@ -3,9 +3,16 @@
 
 #include <stdlib.h>
 
-/* Tokens of a first pass; a later one takes MORE times as many where that was
- * too quick to be measured, up to MOST times. */
-enum { FEW_TOKENS = 512, MORE = 4, MOST = 256, NEW_TOKENS = 4 };
+/* Tokens of a pass, behind one that maps weights and wakes threads; the next
+ * takes MORE times as many where it was too quick to be measured, up to MOST
+ * times. */
+enum {
+    WARM_TOKENS = 64,
+    FEW_TOKENS = 512,
+    MORE = 4,
+    MOST = 256,
+    NEW_TOKENS = 4
+};
 #define LONG_ENOUGH 0.2 /* seconds */
 
 typedef struct member {
@@ -19,7 +26,6 @@ typedef struct member {
     ks_rates rates;
 } member;
 
-/* The first pass maps weights and wakes threads. */
 static bool again(int passes, double took, int32_t size) {
     return passes < 2 || (took < LONG_ENOUGH && size < MOST);
 }
@@ -85,10 +91,11 @@ static ks_status measure_read(member *m, const atomic_bool *stop, ks_err *err) {
     length = KS_MAX(length, least);
     int32_t size = 1;
     for (int passes = 0; again(passes, m->took, size); passes++) {
-        int32_t n = KS_MAX(size * FEW_TOKENS / length, 1);
-        KS_TRY(pass(m, of->ask, n, length, 1, stop, err));
+        int32_t tokens = passes ? size * FEW_TOKENS : WARM_TOKENS;
+        int32_t each = KS_MIN(length, tokens);
+        KS_TRY(pass(m, of->ask, tokens / each, each, 1, stop, err));
         m->rates.read = (double)m->computed / m->took;
-        if (m->took < LONG_ENOUGH) size *= MORE;
+        if (passes && m->took < LONG_ENOUGH) size *= MORE;
     }
 done:
     return st;

@@ -31,7 +31,8 @@ typedef struct ks_rates {
     size_t bytes;       /* ks_session_bytes of all */
 } ks_rates;
 
-/* A fraction of a second, for a large model a few forwards of 512 tokens. What
+/* A fraction of a second, for a large model forwards of some 64, 512 and 500
+ * tokens. What
  * is drawn is drawn behind short texts: what has more to look back at is
  * slower. Errors: those of sessions. */
 ks_status ks_rates_measure(ks_rates *out, const ks_rates_of *of, ks_err *err);

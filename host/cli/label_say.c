@@ -51,6 +51,10 @@ static void say_time(const ks_label_cost *cost, const memory *m) {
 
 static void say_tokens(const ks_label_cost *cost) {
     bool searched = cost->filters < cost->shared;
+    if (cost->chains == 0) {
+        puts("No chain is asked about: their texts alone say why not.");
+        return;
+    }
     printf("%lld chains of %lld tokens are asked about.\n"
            "About %lld tokens go through the model%s",
            (long long)cost->chains, (long long)cost->tokens,
