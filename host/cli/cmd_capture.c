@@ -123,7 +123,8 @@ static uint64_t status_kib(const char *text, const char *name) {
 static memory measure(const ks_capture_cost *cost) {
     memory m = {0};
     char *text = NULL;
-    if (ks_read_file("/proc/self/status", &text, NULL, NULL) == KS_OK) {
+    if (ks_read_file("/proc/self/status", SIZE_MAX, &text, NULL, NULL) ==
+        KS_OK) {
         m.held = status_kib(text, "\nVmRSS:") << 10;
         m.peak = status_kib(text, "\nVmHWM:") << 10;
         free(text);

@@ -437,7 +437,7 @@ static void read_last_words(ks_exp_child *c, int status) {
     if (WIFSIGNALED(status))
         snprintf(c->why, sizeof c->why, "ended by signal %d (%s)",
                  WTERMSIG(status), strsignal(WTERMSIG(status)));
-    if (ks_read_file(c->log, &text, NULL, NULL) != KS_OK) return;
+    if (ks_read_file(c->log, SIZE_MAX, &text, NULL, NULL) != KS_OK) return;
     bool said = WIFSIGNALED(status);
     size_t from = KS_MIN((size_t)c->log_from, strlen(text));
     for (char *line = strtok_r(text + from, "\n", &save); line && !said;
