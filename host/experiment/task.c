@@ -278,6 +278,12 @@ done:
 
 /* ---------------------------------------------------------------- children */
 
+void ks_exp_become(char *const *words) {
+    execv("/proc/self/exe", words);
+    dprintf(2, "keystep %s cannot be started: %s\n", words[1], strerror(errno));
+    _exit(127);
+}
+
 /* Only calls that a child may make between fork and exec. */
 static void become(const ks_exp_run *run, const ks_exp_child *c, int log,
                    pid_t parent) {
@@ -295,9 +301,7 @@ static void become(const ks_exp_run *run, const ks_exp_child *c, int log,
         _exit(127);
     setenv("KEYSTEP_PROGRESS", c->progress, 1);
     unsetenv("KEYSTEP_PARSE_ONLY");
-    execv("/proc/self/exe", c->words);
-    dprintf(2, "keystep cannot be started: %s\n", strerror(errno));
-    _exit(127);
+    ks_exp_become(c->words);
 }
 
 static ks_status start_child(ks_exp_child *c, const ks_exp_run *run,
