@@ -130,7 +130,7 @@ ks_status ks__journal_read(const char *path, const char *spec_hash,
     size_t length = 0, capacity = 0;
     *runs = NULL;
     *n = 0;
-    KS_TRY(ks_read_file(path, &text, &length, err));
+    KS_TRY(ks_read_file(path, SIZE_MAX, &text, &length, err));
     char *line = text, *stop = text + length, *end;
     for (size_t at = 0; (end = memchr(line, '\n', (size_t)(stop - line)));
          at++, line = end + 1) {

@@ -80,9 +80,22 @@ typedef struct ks_map {
 ks_status ks_map_open(ks_map *out, const char *path, ks_err *err);
 void ks_map_close(ks_map *map);
 
-/* Whole file ("-": stdin) into malloc'd, NUL-terminated text. */
-ks_status ks_read_file(const char *path, char **text, size_t *length,
-                       ks_err *err);
+/* Opens a file or a pipe to be read, "-": standard input. KS_IO for devices,
+ * which need not end (/dev/zero); /dev/null and a terminal do. */
+ks_status ks_open_input(FILE **out, const char *path, ks_err *err);
+/* NULL: nothing to do. Standard input stays open. */
+void ks_close_input(FILE *file);
+
+/* Of what people and makers of models write (a config, a tokenizer.json), and
+ * of what has a line for each chain. They are there for pipes that never end,
+ * not against large data. */
+#define KS_MOST_CONFIG ((size_t)256 << 20)
+#define KS_MOST_DATA ((size_t)8 << 30)
+/* All that ks_open_input opens, into malloc'd, NUL-terminated text: at most
+ * `most` bytes, KS_LIMIT beyond. SIZE_MAX, no limit, is for what this program
+ * or the kernel wrote. length may be NULL. */
+ks_status ks_read_file(const char *path, size_t most, char **text,
+                       size_t *length, ks_err *err);
 /* Writes path.new, syncs, renames: a file of that name is always whole, and
  * path.part, what a command has so far, stays until path is there. Refuses an
  * existing path unless force. */

@@ -8,6 +8,9 @@
 /* Long enough to feed every GEMM. */
 enum { DEFAULT_BATCH_TOKENS = 2048, DEVICE_BATCH_TOKENS = 8192 };
 
+/* What to do where memory is short. */
+#define LESS "a smaller batch (--batch-tokens) or shorter texts need less"
+
 /* The most tokens, up to `most`, whose buffers fit into memory (0: any). */
 static int32_t fitting_tokens(const ks_engine *engine, ks_run_limits limits,
                               size_t memory, int32_t most) {
@@ -52,10 +55,7 @@ done:
 static ks_status measure_room(ks_engine *engine, ks_err *err) {
     ks_status st = KS_OK;
     if (engine->ops->unified) return KS_OK;
-    KS_TRY(ks_dev_limit(engine->dev, engine->options.memory,
-                        "a smaller batch (--batch-tokens) or shorter texts "
-                        "need less",
-                        err));
+    KS_TRY(ks_dev_limit(engine->dev, engine->options.memory, LESS, err));
     size_t room = ks_dev_room(engine->dev) / 16 * 15;
     size_t weights = ks_place_bytes(engine->ops, engine->model);
     KS_CHECK(weights < room, KS_NOMEM,
@@ -200,8 +200,7 @@ ks_status ks_engine_reserve(ks_engine *engine, const ks_run_limits *want,
     size_t bytes = ks_run_bytes(engine->ops, &engine->model->config, &both);
     KS_CHECK(!engine->memory || bytes <= engine->memory, KS_LIMIT,
              "run buffers for %d tokens and %d steps take %zu bytes, more than "
-             "the %zu allowed: a smaller batch (--batch-tokens) or shorter "
-             "texts need less, a larger --memory allows more",
+             "the %zu allowed: " LESS ", a larger --memory allows more",
              both.max_tokens, both.max_rows, bytes, engine->memory);
     ks_run_close(&engine->run);
     KS_TRY(ks__engine_place(engine, err));

@@ -11,6 +11,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 static ks_status io_error(ks_err *err, const char *path, const char *doing) {
@@ -46,24 +47,64 @@ void ks_map_close(ks_map *map) {
     *map = (ks_map){0};
 }
 
-ks_status ks_read_file(const char *path, char **text, size_t *length,
-                       ks_err *err) {
+static bool is_standard(const char *path) {
+    return strcmp(path, "-") == 0;
+}
+
+static const char *shown(const char *path) {
+    return is_standard(path) ? "standard input" : path;
+}
+
+/* A pipe ends with its writer. */
+static bool has_end(const struct stat *info, int fd) {
+    bool device = S_ISCHR(info->st_mode) || S_ISBLK(info->st_mode);
+    bool null = S_ISCHR(info->st_mode) && info->st_rdev == makedev(1, 3);
+    return !device || null || isatty(fd);
+}
+
+ks_status ks_open_input(FILE **out, const char *path, ks_err *err) {
+    ks_status st = KS_OK;
+    struct stat info;
+    *out = NULL;
+    FILE *file = is_standard(path) ? stdin : fopen(path, "rbe");
+    if (!file) return io_error(err, path, "open");
+    if (fstat(fileno(file), &info) != 0) KS_TRY(io_error(err, path, "stat"));
+    KS_CHECK(has_end(&info, fileno(file)), KS_IO,
+             "%s: is a device, which need not end; expected a file or a pipe",
+             shown(path));
+    *out = file;
+    file = NULL;
+done:
+    ks_close_input(file);
+    return st;
+}
+
+void ks_close_input(FILE *file) {
+    if (file && file != stdin) fclose(file);
+}
+
+ks_status ks_read_file(const char *path, size_t most, char **text,
+                       size_t *length, ks_err *err) {
     ks_status st = KS_OK;
     ks_str all = {0};
-    bool standard = strcmp(path, "-") == 0;
-    FILE *file = standard ? stdin : fopen(path, "rbe");
-    if (!file) return io_error(err, path, "open");
+    FILE *file = NULL;
     char buffer[1 << 16];
     size_t n;
+    KS_TRY(ks_open_input(&file, path, err));
     KS_TRY(ks_str_add(&all, "", 0, err));
-    while ((n = fread(buffer, 1, sizeof buffer, file)) > 0)
+    while ((n = fread(buffer, 1, sizeof buffer, file)) > 0) {
+        KS_CHECK(n <= most - all.length, KS_LIMIT,
+                 "%s: more than %zu bytes, the most that are read here; check "
+                 "that it is the file you mean",
+                 shown(path), most);
         KS_TRY(ks_str_add(&all, buffer, n, err));
+    }
     if (ferror(file)) KS_TRY(io_error(err, path, "read"));
     *text = all.data;
     if (length) *length = all.length;
     all.data = NULL;
 done:
-    if (!standard) fclose(file);
+    ks_close_input(file);
     free(all.data);
     return st;
 }
@@ -180,10 +221,6 @@ static bool same_file(const char *a, const char *b) {
     return !a_there && !b_there && resolve(a, in_a, name_a, sizeof name_a) &&
            resolve(b, in_b, name_b, sizeof name_b) && strcmp(in_a, in_b) == 0 &&
            strcmp(name_a, name_b) == 0;
-}
-
-static bool is_standard(const char *path) {
-    return strcmp(path, "-") == 0;
 }
 
 static ks_status refuse_pair(const ks_use *out, const ks_use *other,

@@ -96,8 +96,8 @@ static ks_status read_lines(FILE *file, const char *name, ks_jsonl_fn each,
         if (st != KS_OK && err) *err = why;
         if (st != KS_OK) goto done;
     }
-    KS_CHECK(!ferror(file), KS_IO, "%s: cannot read: %s", name,
-             strerror(errno));
+    /* of a line that memory does not hold the file knows no error */
+    KS_CHECK(feof(file), KS_IO, "%s: cannot read: %s", name, strerror(errno));
 done:
     free(line);
     return st;
@@ -105,14 +105,12 @@ done:
 
 ks_status ks_jsonl_read_good(const char *path, ks_jsonl_fn each,
                              ks_jsonl_bad_fn bad, void *user, ks_err *err) {
-    bool standard = strcmp(path, "-") == 0;
-    FILE *file = standard ? stdin : fopen(path, "rbe");
-    if (!file)
-        return ks_fail(err, KS_IO, "%s: cannot open: %s", path,
-                       strerror(errno));
-    ks_status st = read_lines(file, standard ? "standard input" : path, each,
-                              bad, user, err);
-    if (!standard) fclose(file);
+    FILE *file = NULL;
+    ks_status st = ks_open_input(&file, path, err);
+    if (st != KS_OK) return st;
+    st = read_lines(file, file == stdin ? "standard input" : path, each, bad,
+                    user, err);
+    ks_close_input(file);
     return st;
 }
 
@@ -158,7 +156,7 @@ static ks_status read_part(const char *path, ks_jsonl_fn each, void *user,
     ks_status st = KS_OK;
     char *text = NULL;
     size_t n = 0;
-    KS_TRY(ks_read_file(path, &text, &n, err));
+    KS_TRY(ks_read_file(path, SIZE_MAX, &text, &n, err));
     while (n > 0 && text[n - 1] != '\n') n--;
     KS_CHECK(truncate(path, (off_t)n) == 0, KS_IO, "%s: cannot truncate: %s",
              path, strerror(errno));

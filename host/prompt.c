@@ -67,7 +67,7 @@ static ks_status load(const char *home, const char *name, json_t **out,
     *out = NULL;
     KS_TRY(ks_path_join(&path, home, name, err));
     if (!ks_file_exists(path)) goto done;
-    KS_TRY(ks_read_file(path, &text, &n, err));
+    KS_TRY(ks_read_file(path, KS_MOST_CONFIG, &text, &n, err));
     *out = ks_json_loadb(text, n, 0, &reason);
     KS_CHECK(json_is_object(*out), KS_FORMAT, "%s: not a JSON object", path);
 done:
@@ -90,7 +90,7 @@ static ks_status find_template(const char *home, json_t *config, char **out,
     json_t *text = json_object_get(config, "chat_template");
     KS_TRY(ks_path_join(&path, home, "chat_template.jinja", err));
     if (ks_file_exists(path)) {
-        KS_TRY(ks_read_file(path, out, &n, err));
+        KS_TRY(ks_read_file(path, KS_MOST_CONFIG, out, &n, err));
         goto done;
     }
     for (size_t i = 0; i < json_array_size(text); i++) {

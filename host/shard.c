@@ -150,7 +150,7 @@ ks_status ks__shard_note_read(const char *path, json_t **out, ks_err *err) {
     KS_CHECK(ks_file_exists(from), KS_FORMAT,
              "%s: %s is not there, which says what it is a shard of", path,
              from);
-    KS_TRY(ks_read_file(from, &text, &n, err));
+    KS_TRY(ks_read_file(from, KS_MOST_CONFIG, &text, &n, err));
     note = ks_json_loadb(text, n, JSON_REJECT_DUPLICATES, &reason);
     KS_CHECK(note, KS_FORMAT, "%s line %d: %s", from, reason.line, reason.text);
     KS_CHECK(json_is_object(note), KS_FORMAT, "%s: expected a JSON object",

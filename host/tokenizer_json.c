@@ -387,7 +387,7 @@ static ks_status load(json_t **out, const char *path, ks_err *err) {
     char *text = NULL;
     size_t n;
     json_error_t reason;
-    ks_status st = ks_read_file(path, &text, &n, err);
+    ks_status st = ks_read_file(path, KS_MOST_CONFIG, &text, &n, err);
     if (st != KS_OK) return st;
     *out = ks_json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL,
                          &reason);

@@ -24,13 +24,14 @@ ks_status ks__l2_open_scratch(ks_l2 *l2, const char *folder, ks_err *err) {
 static int64_t cache_bytes(void) {
     int64_t bytes = 0;
     char *text = NULL;
-    if (ks_read_file("/proc/meminfo", &text, NULL, NULL) == KS_OK) {
+    if (ks_read_file("/proc/meminfo", SIZE_MAX, &text, NULL, NULL) == KS_OK) {
         const char *at = strstr(text, "\nMemAvailable:");
         if (at) bytes = strtoll(at + 14, NULL, 10) << 10;
     }
     free(text);
     text = NULL;
-    if (ks_read_file("/sys/fs/cgroup/memory.max", &text, NULL, NULL) == KS_OK) {
+    if (ks_read_file("/sys/fs/cgroup/memory.max", SIZE_MAX, &text, NULL,
+                     NULL) == KS_OK) {
         int64_t most = strtoll(text, NULL, 10); /* "max": 0 */
         if (most > 0) bytes = KS_MIN(bytes, most);
     }

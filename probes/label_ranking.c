@@ -99,7 +99,7 @@ ks_status ks__rankings_read(struct ks_label_job *job, ks_err *err) {
     size_t n = 0;
     job->rankings = json_object();
     KS_CHECK(job->rankings && r.lines, KS_NOMEM, "out of memory for rankings");
-    KS_TRY(ks_read_file(path, &text, &n, err));
+    KS_TRY(ks_read_file(path, KS_MOST_DATA, &text, &n, err));
     ks_sha256_of(text, n, job->ranking);
     KS_TRY(ks_jsonl_read_text(path, text, n, read_line, &r, err));
 done:

@@ -9,7 +9,8 @@
 size_t ks_process_bytes(void) {
     size_t bytes = 0;
     char *text = NULL;
-    if (ks_read_file("/proc/self/status", &text, NULL, NULL) == KS_OK) {
+    if (ks_read_file("/proc/self/status", SIZE_MAX, &text, NULL, NULL) ==
+        KS_OK) {
         const char *at = strstr(text, "\nRssAnon:");
         if (at) bytes = (size_t)strtoull(at + 9, NULL, 10) << 10;
     }

@@ -57,8 +57,8 @@ static inline long long shell_peak(const char *command) {
 static inline bool same_files(const char *a, const char *b) {
     char *x = NULL, *y = NULL;
     size_t n = 0, m = 0;
-    bool same = ks_read_file(a, &x, &n, NULL) == KS_OK &&
-                ks_read_file(b, &y, &m, NULL) == KS_OK && n == m &&
+    bool same = ks_read_file(a, SIZE_MAX, &x, &n, NULL) == KS_OK &&
+                ks_read_file(b, SIZE_MAX, &y, &m, NULL) == KS_OK && n == m &&
                 memcmp(x, y, n) == 0;
     free(x);
     free(y);

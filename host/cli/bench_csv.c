@@ -4,8 +4,6 @@
 
 #include "bench.h"
 
-enum { MOST_BYTES = 256 << 20 };
-
 typedef struct reader {
     const char *path, *at, *end;
     int64_t line;
@@ -111,9 +109,7 @@ ks_status ks_bench_csv_read(const char *path, json_t **out, ks_err *err) {
     size_t n = 0;
     json_t *names = json_array(), *rows = json_array(), *row = NULL;
     *out = NULL;
-    KS_TRY(ks_read_file(path, &text, &n, err));
-    KS_CHECK(n <= MOST_BYTES, KS_LIMIT, "%s: %zu bytes, at most %d are read",
-             path, n, MOST_BYTES);
+    KS_TRY(ks_read_file(path, KS_MOST_CONFIG, &text, &n, err));
     KS_CHECK(ks_utf8_check(text, n) == n && !memchr(text, 0, n), KS_FORMAT,
              "%s: no table: byte %zu is no text", path,
              KS_MIN(ks_utf8_check(text, n), strlen(text)));

@@ -56,7 +56,7 @@ static ks_status read_input(influence_bench *b, ks_err *err) {
     char *text = NULL;
     size_t length;
     json_error_t where;
-    KS_TRY(ks_read_file(path, &text, &length, err));
+    KS_TRY(ks_read_file(path, KS_MOST_CONFIG, &text, &length, err));
     b->input = json_loadb(text, length, 0, &where);
     KS_CHECK(b->input, KS_FORMAT, "%s, line %d: %s", path, where.line,
              where.text);

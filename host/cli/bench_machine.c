@@ -65,7 +65,7 @@ static void find_processor(char *out, int n) {
 static double memory_gib(void) {
     char *text = NULL;
     double kib = 0;
-    if (ks_read_file("/proc/meminfo", &text, NULL, NULL) == KS_OK) {
+    if (ks_read_file("/proc/meminfo", SIZE_MAX, &text, NULL, NULL) == KS_OK) {
         const char *at = strstr(text, "MemTotal:");
         kib = at ? strtod(at + 9, NULL) : 0;
     }

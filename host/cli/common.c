@@ -381,7 +381,8 @@ static uint64_t status_kib(const char *text, const char *name) {
 ks_cli_resident ks_cli_resident_now(void) {
     ks_cli_resident r = {0};
     char *text = NULL;
-    if (ks_read_file("/proc/self/status", &text, NULL, NULL) == KS_OK) {
+    if (ks_read_file("/proc/self/status", SIZE_MAX, &text, NULL, NULL) ==
+        KS_OK) {
         r.now = status_kib(text, "\nVmRSS:") << 10;
         r.peak = status_kib(text, "\nVmHWM:") << 10;
         free(text);

@@ -92,12 +92,13 @@ static ks_status check(kind what, const char *path, ks_err *err) {
     return st;
 }
 
-/* Every whole line was read, so what failed is the piece after them. */
+/* Every whole line was read, so what failed is the piece after them, and the
+ * file has an end. */
 static bool only_tail_is_torn(const char *path, int64_t lines) {
     char *text = NULL;
     size_t n = 0;
     int64_t whole = 0;
-    if (ks_read_file(path, &text, &n, NULL) != KS_OK) return false;
+    if (ks_read_file(path, SIZE_MAX, &text, &n, NULL) != KS_OK) return false;
     for (size_t i = 0; i < n; i++) whole += text[i] == '\n';
     bool torn = n > 0 && text[n - 1] != '\n' && whole == lines;
     free(text);

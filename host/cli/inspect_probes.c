@@ -141,7 +141,7 @@ ks_status ks__inspect_metrics(const char *path, json_t *o, ks_err *err) {
     size_t n = 0;
     metrics m = {
         json_object(), json_object(), json_array(), json_array(), 0, 0};
-    KS_TRY(ks_read_file(path, &text, &n, err));
+    KS_TRY(ks_read_file(path, KS_MOST_DATA, &text, &n, err));
     KS_TRY(read_rows(&m, path, text, n, err));
     bool good = ks__put(o, "kind", json_string("metrics of probes")) &&
                 ks__put(o, "rows", json_integer(m.rows)) &&

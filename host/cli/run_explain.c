@@ -51,10 +51,7 @@ static ks_status ask(char *const *words, const char *folder, bool parse_only,
             _exit(127);
         if (parse_only) setenv("KEYSTEP_PARSE_ONLY", "1", 1);
         unsetenv("KEYSTEP_PROGRESS");
-        execv("/proc/self/exe", words);
-        dprintf(2, "keystep %s cannot be started: %s\n", words[1],
-                strerror(errno));
-        _exit(127);
+        ks_exp_become(words);
     }
     KS_CHECK(pid > 0, KS_IO, "cannot start a process: %s", strerror(errno));
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;

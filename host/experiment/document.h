@@ -23,14 +23,12 @@ typedef struct ks_doc {
     size_t n, capacity;
 } ks_doc;
 
+enum { KS_DOC_MOST_BYTES = 1 << 20 }; /* of text */
+
 /* name stands in errors and in the tree, which borrows it. The sentence names
  * the line. */
 ks_status ks_doc_read(ks_doc *out, const char *name, const char *text, size_t n,
                       ks_err *err);
-/* A file's bytes for it, malloc'd, ended by a NUL: no more than it takes,
- * whatever the file is. */
-ks_status ks_doc_read_bytes(const char *path, char **text, size_t *n,
-                            ks_err *err);
 ks_status ks_doc_copy(ks_doc *out, const ks_doc *from, ks_err *err);
 void ks_doc_free(ks_doc *doc);
 

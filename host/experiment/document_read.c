@@ -1,7 +1,6 @@
 /* document_read.c - libyaml's events become a tree (document.h). Events and not
  * libyaml's documents: depth, size and aliases are bounded while they are read,
  * and a value keeps its line. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
@@ -9,7 +8,7 @@
 #include "document.h"
 
 /* Experiments are small; what is beyond is a mistake or meant ill. */
-enum { MOST_BYTES = 1 << 20, MOST_VALUES = 20000, MOST_DEPTH = 16 };
+enum { MOST_VALUES = 20000, MOST_DEPTH = 16 };
 
 typedef struct anchor {
     char *name;
@@ -259,34 +258,15 @@ static size_t line_of(const char *text, size_t at) {
     return line;
 }
 
-ks_status ks_doc_read_bytes(const char *path, char **text, size_t *n,
-                            ks_err *err) {
-    ks_status st = KS_OK;
-    FILE *file = fopen(path, "rbe");
-    char *got = NULL;
-    KS_CHECK(file, KS_IO, "%s: cannot open: %s", path, strerror(errno));
-    KS_TRY(ks_alloc(&got, MOST_BYTES + 2, 1, "an experiment", err));
-    *n = fread(got, 1, MOST_BYTES + 1, file); /* /dev/zero has no end */
-    KS_CHECK(!ferror(file), KS_IO, "%s: cannot read: %s", path,
-             strerror(errno));
-    KS_CHECK(*n <= MOST_BYTES, KS_LIMIT, "%s: more than %d bytes", path,
-             MOST_BYTES);
-    *text = got;
-    got = NULL;
-done:
-    if (file) fclose(file);
-    free(got);
-    return st;
-}
-
 ks_status ks_doc_read(ks_doc *out, const char *name, const char *text, size_t n,
                       ks_err *err) {
     ks_status st = KS_OK;
     reader r = {.name = name};
     *out = (ks_doc){0};
     size_t bad = ks_utf8_check(text, n);
-    KS_CHECK(n <= MOST_BYTES, KS_LIMIT, "%s: more than %d bytes", name,
-             MOST_BYTES);
+    /* a file's bytes were counted as they were read, those of --set not */
+    KS_CHECK(n <= KS_DOC_MOST_BYTES, KS_LIMIT, "%s: more than %d bytes", name,
+             KS_DOC_MOST_BYTES);
     KS_CHECK(bad == n, KS_FORMAT, "%s line %zu: byte %zu is no UTF-8", name,
              line_of(text, bad), bad + 1);
     KS_CHECK(yaml_parser_initialize(&r.parser), KS_NOMEM,

@@ -138,11 +138,11 @@ static bool may_start(const pool *p, const job *j) {
 /* Threads for one more child, beside those that run and will: no more than
  * machine.COMMAND.threads. */
 static int share(const pool *p, const ks_exp_stage *s) {
+    if (p->workers == 1) return p->options->threads;
     int beside = p->n_running;
     const char *most =
         ks_exp_text(ks_doc_find(s->machine, s->section->name), "threads");
     for (size_t i = 0; i < p->n_jobs; i++) beside += may_start(p, &p->jobs[i]);
-    if (p->workers == 1) return p->options->threads;
     int n = KS_MAX(1, p->threads / KS_MAX(1, KS_MIN(p->workers, beside)));
     return most ? (int)KS_MIN(n, strtol(most, NULL, 10)) : n;
 }

@@ -286,7 +286,7 @@ ks_status ks_exp_open(ks_exp *e, const ks_section *sections, const char *file,
     ks_status st = KS_OK;
     *e = (ks_exp){.sections = sections, .file = strdup(file)};
     KS_CHECK(e->file, KS_NOMEM, "out of memory for a path");
-    KS_TRY(ks_doc_read_bytes(file, &e->text, &e->length, err));
+    KS_TRY(ks_read_file(file, KS_DOC_MOST_BYTES, &e->text, &e->length, err));
     KS_TRY(find_folder(e, folder, err));
     KS_TRY(ks_doc_read(&e->root, e->file, e->text, e->length, err));
     KS_CHECK(e->root.kind == KS_DOC_MAP, KS_FORMAT,

@@ -136,7 +136,7 @@ ks_status ks_jobs_read(ks_jobs *jobs, const char *run, ks_err *err) {
     json_error_t reason;
     KS_TRY(path_in(run, &path, err));
     if (!ks_file_exists(path)) goto done;
-    KS_TRY(ks_read_file(path, &text, &n, err));
+    KS_TRY(ks_read_file(path, KS_MOST_CONFIG, &text, &n, err));
     root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &reason);
     KS_CHECK(root, KS_FORMAT, "%s line %d: %s", path, reason.line, reason.text);
     KS_TRY(read_all(root, path, jobs, err));

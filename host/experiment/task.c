@@ -278,6 +278,12 @@ done:
 
 /* ---------------------------------------------------------------- children */
 
+void ks_exp_become(char *const *words) {
+    execv("/proc/self/exe", words);
+    dprintf(2, "keystep %s cannot be started: %s\n", words[1], strerror(errno));
+    _exit(127);
+}
+
 /* Only calls that a child may make between fork and exec. */
 static void become(const ks_exp_run *run, const ks_exp_child *c, int log,
                    pid_t parent) {
@@ -295,9 +301,7 @@ static void become(const ks_exp_run *run, const ks_exp_child *c, int log,
         _exit(127);
     setenv("KEYSTEP_PROGRESS", c->progress, 1);
     unsetenv("KEYSTEP_PARSE_ONLY");
-    execv("/proc/self/exe", c->words);
-    dprintf(2, "keystep cannot be started: %s\n", strerror(errno));
-    _exit(127);
+    ks_exp_become(c->words);
 }
 
 static ks_status start_child(ks_exp_child *c, const ks_exp_run *run,
@@ -437,7 +441,7 @@ static void read_last_words(ks_exp_child *c, int status) {
     if (WIFSIGNALED(status))
         snprintf(c->why, sizeof c->why, "ended by signal %d (%s)",
                  WTERMSIG(status), strsignal(WTERMSIG(status)));
-    if (ks_read_file(c->log, &text, NULL, NULL) != KS_OK) return;
+    if (ks_read_file(c->log, SIZE_MAX, &text, NULL, NULL) != KS_OK) return;
     bool said = WIFSIGNALED(status);
     size_t from = KS_MIN((size_t)c->log_from, strlen(text));
     for (char *line = strtok_r(text + from, "\n", &save); line && !said;

@@ -42,6 +42,9 @@ ks_status ks_exp_task_words(const ks_exp_run *run, const ks_exp_task *task,
                             const ks_exp_site *site, int n, char ***words,
                             ks_err *err);
 void ks_exp_words_free(char **words);
+/* In a child, behind fork: becomes the command, or says on its stderr why not
+ * and ends with 127. */
+_Noreturn void ks_exp_become(char *const *words);
 /* As a user would type it. */
 ks_status ks_exp_words_shown(char *const *words, ks_str *out, ks_err *err);
 

@@ -99,7 +99,7 @@ Test(damage, random_bytes_never_crash, .timeout = 120) {
     char *good = NULL;
     size_t n;
     ks_err err = {0};
-    cr_assert_eq(ks_read_file(f.path, &good, &n, &err), KS_OK);
+    cr_assert_eq(ks_read_file(f.path, SIZE_MAX, &good, &n, &err), KS_OK);
     uint32_t state = 2463534242u;
     for (int round = 0; round < 300; round++) {
         char *bad = malloc(n);

@@ -253,7 +253,7 @@ static void cut_and_flip(const char *file, const char *name, size_t flips) {
     size_t n;
     snprintf(source, sizeof source, DATA "%s", file);
     snprintf(suffix, sizeof suffix, "x%s", strrchr(file, '.'));
-    cr_assert(eq(int, ks_read_file(source, &bytes, &n, NULL), KS_OK));
+    cr_assert(eq(int, ks_read_file(source, SIZE_MAX, &bytes, &n, NULL), KS_OK));
     put(suffix, bytes, n);
     int fd = open(path, O_RDWR);
     cr_assert(ge(int, fd, 0));

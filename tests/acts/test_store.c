@@ -180,7 +180,7 @@ Test(store, existing_files_stay) {
     cr_assert_eq(write_file(&f, f.path, plain, 9, &err), KS_EXISTS);
     cr_assert(strstr(err.text, "--force"), "%s", err.text);
     char *text = NULL;
-    ks_read_file(f.path, &text, NULL, &err);
+    ks_read_file(f.path, SIZE_MAX, &text, NULL, &err);
     cr_assert_str_eq(text, "mine");
     free(text);
     ks_acts_options force = {.force = true};

@@ -71,7 +71,7 @@ static char *noted(const char *name) {
     char path[160], *text = NULL;
     snprintf(path, sizeof path, "%s/%s", folder, name);
     if (!ks_file_exists(path)) return strdup("");
-    cr_assert(ks_read_file(path, &text, NULL, NULL) == KS_OK);
+    cr_assert(ks_read_file(path, SIZE_MAX, &text, NULL, NULL) == KS_OK);
     return text;
 }
 

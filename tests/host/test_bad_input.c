@@ -172,6 +172,45 @@ Test(bad_input, chains) {
            {"--chains nowhere.jsonl", {"nowhere.jsonl", "No such file"}});
 }
 
+/* Memory would grow without end, or to the limit that stands here. */
+#define BOUND                                                                  \
+    "ulimit -t 60; [ -n \"$KS_UNDER_SANITIZER\" ] || ulimit -v 4000000; "      \
+    "export OMP_NUM_THREADS=1; "
+
+/* A line of /dev/zero has no end; pipes have one, and are taken. */
+Test(bad_input, devices_without_an_end) {
+    static const char *const lines[] = {
+        "generate --quiet --model m --out x.jsonl --problems /dev/zero",
+        "split --out x.jsonl --chains /dev/zero",
+        "inspect /dev/zero",
+        CAPTURE " --model m --out x.h5 --chains c.jsonl --labels /dev/zero",
+        CAPTURE " --model m --out x.h5 --chains c.jsonl --tokenizer /dev/zero",
+        "label --quiet --model m --out x.jsonl --problems p.jsonl "
+        "--chains c.jsonl --clean y.jsonl --method external "
+        "--ranking /dev/zero",
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        char line[512];
+        snprintf(line, sizeof line, BOUND "$K %s </dev/null", lines[i]);
+        cr_expect_eq(shell(line), 1, "%s: '%s'", line, said);
+        cr_expect(strstr(said, "/dev/zero: is a device") && count_lines() == 1,
+                  "%s: '%s'", line, said);
+        cr_expect(!is_there("x.h5") && !is_there("x.jsonl"), "%s", line);
+    }
+    cr_expect_eq(shell(BOUND "$K split --chains - --out x.jsonl </dev/zero"), 1,
+                 "%s", said);
+    cr_expect(strstr(said, "standard input: is a device"), "%s", said);
+    cr_expect_eq(shell(BOUND "head -c 300000000 /dev/zero | $K " CAPTURE
+                             " --model m --chains c.jsonl --out x.h5 "
+                             "--tokenizer /dev/stdin"),
+                 1, "%s", said);
+    cr_expect(strstr(said, "/dev/stdin: more than 268435456 bytes"), "%s",
+              said);
+    cr_expect_eq(shell("cat c.jsonl | $K split --chains /dev/stdin --out a && "
+                       "$K split --chains c.jsonl --out b && cmp a b"),
+                 0, "%s", said);
+}
+
 Test(bad_input, labels) {
     REFUSE(CAPTURE " --model m --chains c.jsonl --out x.h5",
            {"--labels lid.jsonl", {"lid.jsonl", "\"z\"", "c.jsonl"}},

@@ -4,6 +4,7 @@
 #include <criterion/parameterized.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base.h"
@@ -75,14 +76,71 @@ Test(base, write_file_is_whole_or_absent) {
     cr_assert(strstr(err.text, "--force") != NULL);
     char *text;
     size_t n;
-    cr_assert(ks_read_file(path, &text, &n, &err) == KS_OK);
+    cr_assert(ks_read_file(path, SIZE_MAX, &text, &n, &err) == KS_OK);
     cr_assert(eq(str, text, "hello"));
     free(text);
     cr_assert(ks_write_file(path, "other", 5, true, &err) == KS_OK);
-    cr_assert(ks_read_file(path, &text, &n, &err) == KS_OK);
+    cr_assert(ks_read_file(path, SIZE_MAX, &text, &n, &err) == KS_OK);
     cr_assert(eq(str, text, "other"));
     free(text);
     cr_assert(not(ks_file_exists(in_folder("out.txt.new"))));
+}
+
+/* Where a case fails, memory would grow without end: not beyond this much.
+ * false: a sanitizer needs more than it shows. */
+static bool limit_growth(size_t bytes) {
+    char *text = NULL;
+    if (getenv("KS_UNDER_SANITIZER")) return false;
+    cr_assert(ks_read_file("/proc/self/statm", SIZE_MAX, &text, NULL, NULL) ==
+              KS_OK);
+    rlim_t now = strtoull(text, NULL, 10) * (rlim_t)getpagesize();
+    struct rlimit limit = {now + bytes, now + bytes};
+    free(text);
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+    return true;
+}
+
+static void refuses(const char *path, size_t most, ks_status code,
+                    const char *words) {
+    ks_err err = {0};
+    char *text = NULL;
+    cr_expect_eq(ks_read_file(path, most, &text, NULL, &err), code, "%s: %s",
+                 path, err.text);
+    cr_expect(strstr(err.text, words) && !text, "%s: '%s' lacks '%s'", path,
+              err.text, words);
+}
+
+Test(base, read_file_takes_what_has_an_end_and_no_more_than_most) {
+    ks_err err = {0};
+    char *text = NULL;
+    size_t n = 9;
+    const char *path = in_folder("five");
+    limit_growth(64 << 20);
+    cr_assert(ks_write_file(path, "hello", 5, false, &err) == KS_OK);
+    cr_assert(ks_read_file(path, 5, &text, &n, &err) == KS_OK);
+    cr_assert(eq(str, text, "hello"));
+    free(text);
+    text = NULL;
+    refuses(path, 4, KS_LIMIT, "five: more than 4 bytes");
+    refuses(path, 0, KS_LIMIT, "five: more than 0 bytes");
+    cr_assert(ks_read_file("/dev/null", 0, &text, &n, &err) == KS_OK && n == 0);
+    free(text);
+    refuses("/dev/zero", 5, KS_IO, "/dev/zero: is a device");
+    refuses("/dev/zero", SIZE_MAX, KS_IO, "/dev/zero: is a device");
+    refuses("/dev/urandom", SIZE_MAX, KS_IO, "/dev/urandom: is a device");
+    refuses(folder, SIZE_MAX, KS_IO, "cannot read: Is a directory");
+}
+
+Test(base, read_file_takes_a_pipe) {
+    int ends[2];
+    char path[64], *text = NULL;
+    cr_assert_eq(pipe(ends), 0);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", ends[0]);
+    cr_assert_eq(write(ends[1], "hello", 5), 5);
+    close(ends[1]);
+    cr_assert(ks_read_file(path, 5, &text, NULL, NULL) == KS_OK);
+    cr_assert(eq(str, text, "hello"));
+    free(text);
 }
 
 /* OUT.part is hours of answers, until OUT is there. */
@@ -100,7 +158,7 @@ Test(base, write_file_leaves_the_part_alone) {
     cr_assert(ks_part_add(&part, object, &err) == KS_OK);
     json_decref(object);
     cr_assert(ks_write_file(path, "whole", 5, false, &err) == KS_OK);
-    cr_assert(ks_read_file(part.path, &text, &n, &err) == KS_OK);
+    cr_assert(ks_read_file(part.path, SIZE_MAX, &text, &n, &err) == KS_OK);
     cr_assert(eq(str, text, "{\"a\":1}\n"));
     free(text);
     ks_part_close(&part, true);
@@ -112,6 +170,21 @@ static ks_status count(void *user, size_t line, json_t *object, ks_err *err) {
     (void)line, (void)object, (void)err;
     ++*(int *)user;
     return KS_OK;
+}
+
+/* It is no end of the file: what stands behind it would be lost. */
+Test(base, jsonl_tells_of_a_line_that_memory_does_not_hold) {
+    ks_err err = {0};
+    int n = 0;
+    const char *path = in_folder("long");
+    cr_assert(ks_write_file(path, "{\"a\":1}\n", 8, false, &err) == KS_OK);
+    cr_assert_eq(truncate(path, 1 << 30), 0); /* a hole, without a line's end */
+    if (!limit_growth(64 << 20)) return;
+    cr_assert(eq(int, ks_jsonl_read(path, count, &n, &err), KS_IO));
+    cr_assert(strstr(err.text, "long: cannot read: Cannot allocate memory") !=
+                  NULL,
+              "%s", err.text);
+    cr_assert(eq(int, n, 1));
 }
 
 /* Killed inside its first line: nothing is begun. */

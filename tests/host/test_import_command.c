@@ -47,7 +47,8 @@ Test(import_command, files) {
     cr_expect(run("g.jsonl --out c.jsonl --problems-out p.jsonl", out) == 0,
               "%s", out);
     cr_expect(strstr(out, "1 chains, 2 steps; 0 bad lines") != NULL, "%s", out);
-    cr_assert(ks_read_file(path_of("c.jsonl"), &text, &n, NULL) == KS_OK);
+    cr_assert(ks_read_file(path_of("c.jsonl"), SIZE_MAX, &text, &n, NULL) ==
+              KS_OK);
     cr_expect(strstr(text, "\"id\":\"g/1/0\"") != NULL, "%s", text);
     cr_expect(run("g.jsonl --out c.jsonl", out) == 1 && strstr(out, "c.jsonl"));
     cr_expect(run("g.jsonl --out x.jsonl --problems-out p.jsonl", out) == 1);

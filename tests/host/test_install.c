@@ -31,7 +31,7 @@ __attribute__((format(printf, 1, 2))) static void sh(const char *format, ...) {
     snprintf(command + n, sizeof command - (size_t)n, "; }");
     char path[64];
     snprintf(path, sizeof path, "%s/log", folder);
-    ks_read_file(path, &log, NULL, NULL);
+    ks_read_file(path, SIZE_MAX, &log, NULL, NULL);
     cr_assert(false, "%s\n%s", command, log ? log : "");
 }
 
@@ -52,7 +52,8 @@ static void write_program(void) {
     static const char open[] = "\n```c\n", close[] = "\n```\n";
     char *page = NULL, path[64];
     ks_err err;
-    cr_assert(ks_read_file(KS_DOCS "/library.md", &page, NULL, &err) == KS_OK,
+    cr_assert(ks_read_file(KS_DOCS "/library.md", SIZE_MAX, &page, NULL,
+                           &err) == KS_OK,
               "%s", err.text);
     char *from = strstr(page, open);
     cr_assert(from != NULL, "no C block in docs/library.md");
@@ -82,7 +83,8 @@ static void check_output(const char *name) {
     char path[64], *text = NULL;
     ks_err err;
     snprintf(path, sizeof path, "%s/%s.out", folder, name);
-    cr_assert(ks_read_file(path, &text, NULL, &err) == KS_OK, "%s", err.text);
+    cr_assert(ks_read_file(path, SIZE_MAX, &text, NULL, &err) == KS_OK, "%s",
+              err.text);
     int layers = 0;
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
         int layer;

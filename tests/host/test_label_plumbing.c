@@ -159,7 +159,7 @@ Test(label_plumbing, asks_a_program) {
                                                        "\n",
         1);
     snprintf(command, sizeof command, "%s/log", folder);
-    cr_assert(ks_read_file(command, &log, &n, NULL) == KS_OK);
+    cr_assert(ks_read_file(command, SIZE_MAX, &log, &n, NULL) == KS_OK);
     cr_expect(strcmp(log, "{\"id\":\"p/0\",\"keep\":[0,1,1]}\n"
                           "{\"id\":\"p/0\",\"keep\":[0,0,1]}\n"
                           "{\"keep\":[1,0,1]}\n{\"keep\":[0,1,1]}\n"

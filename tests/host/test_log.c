@@ -26,7 +26,7 @@ static const char *catch_words(void) {
 static char *words_in(const char *path) {
     char *text = NULL;
     fflush(stderr);
-    cr_assert_eq(ks_read_file(path, &text, NULL, NULL), KS_OK);
+    cr_assert_eq(ks_read_file(path, SIZE_MAX, &text, NULL, NULL), KS_OK);
     return text;
 }
 

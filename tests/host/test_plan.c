@@ -27,9 +27,9 @@ Test(plan, kernels_are_those_of_the_roofline) {
                                         "gpt-oss-20b"};
     char *page = NULL;
     ks_plan_device on;
-    cr_assert_eq(
-        ks_read_file(KS_TEST_DATA "/../../docs/roofline.md", &page, NULL, NULL),
-        KS_OK);
+    cr_assert_eq(ks_read_file(KS_TEST_DATA "/../../docs/roofline.md", SIZE_MAX,
+                              &page, NULL, NULL),
+                 KS_OK);
     cr_assert_eq(ks_plan_find_device("h100", &on, NULL), KS_OK);
     char *at = page;
     for (size_t i = 0; i < KS_COUNT(names); i++) {

@@ -18,7 +18,7 @@ static char *inspect(const char *arguments, int *code) {
              arguments, out, file_path("err"));
     int status = system(command);
     *code = WEXITSTATUS(status);
-    cr_assert(eq(int, ks_read_file(out, &text, NULL, &err), 0));
+    cr_assert(eq(int, ks_read_file(out, SIZE_MAX, &text, NULL, &err), 0));
     return text;
 }
 
@@ -128,7 +128,8 @@ static void fails(const char *arguments, int want, const char *words) {
     free(inspect(arguments, &code));
     cr_expect(eq(int, code, want), "%s", arguments);
     cr_assert(
-        eq(int, ks_read_file(file_path("err"), &text_err, NULL, &err), 0));
+        eq(int, ks_read_file(file_path("err"), SIZE_MAX, &text_err, NULL, &err),
+           0));
     cr_expect(strstr(text_err, words) != NULL, "%s", text_err);
     free(text_err);
 }

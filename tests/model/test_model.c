@@ -303,7 +303,7 @@ Test(weights, shards_are_one_model) {
         size_t n;
         snprintf(path, sizeof path,
                  DATA "sharded/model-%05d-of-00004.safetensors", i);
-        cr_assert(eq(int, ks_read_file(path, &text, &n, &err), 0));
+        cr_assert(eq(int, ks_read_file(path, SIZE_MAX, &text, &n, &err), 0));
         ks_str_add(&all, text, n, &err);
         free(text);
     }

@@ -15,7 +15,8 @@ TestSuite(fuzz, .init = files_begin, .fini = files_end, .timeout = 120);
 static char *slurp(const char *path, size_t *n) {
     char *text;
     ks_err err = {0};
-    cr_assert(eq(int, ks_read_file(path, &text, n, &err), 0), "%s", err.text);
+    cr_assert(eq(int, ks_read_file(path, SIZE_MAX, &text, n, &err), 0), "%s",
+              err.text);
     return text;
 }
 

@@ -33,7 +33,7 @@ static ks_status open_all(void) {
 static void edit(const char *path, const char *from, const char *to) {
     char *text;
     size_t n;
-    cr_assert(eq(int, ks_read_file(path, &text, &n, &err), KS_OK));
+    cr_assert(eq(int, ks_read_file(path, SIZE_MAX, &text, &n, &err), KS_OK));
     char *at = strstr(text, from);
     cr_assert(at != NULL);
     FILE *file = fopen(path, "w");

@@ -159,7 +159,8 @@ Test(export_networks, onnx_holds_every_fit) {
                   "%s", said);
         cr_expect(strstr(said, kinds[k].name) != NULL, "%s", said);
         snprintf(name, sizeof name, "%s/p.onnx", f.dir);
-        cr_assert(eq(int, ks_read_file(name, &bytes, &n, NULL), KS_OK));
+        cr_assert(
+            eq(int, ks_read_file(name, SIZE_MAX, &bytes, &n, NULL), KS_OK));
         wire model = {(const uint8_t *)bytes, (const uint8_t *)bytes + n},
              graph = field(model, 7, 0, NULL);
         cr_expect(

@@ -175,8 +175,9 @@ Test(export_probes, onnx) {
                     "--out p.onnx"),
                  0),
               "%s", said);
-    cr_assert(
-        eq(int, ks_read_file(in_folder("p.onnx"), &bytes, &n, NULL), KS_OK));
+    cr_assert(eq(int,
+                 ks_read_file(in_folder("p.onnx"), SIZE_MAX, &bytes, &n, NULL),
+                 KS_OK));
     wire model = {(const uint8_t *)bytes, (const uint8_t *)bytes + n};
     field(field(model, 8, 0, NULL), 2, 0, &v);
     cr_expect(eq(u64, v, 13));

@@ -41,7 +41,8 @@ static const char *read_back(const char *name) {
     free(text);
     text = NULL;
     snprintf(path, sizeof path, "%s/%s", f.dir, name);
-    cr_assert(eq(int, ks_read_file(path, &text, &n, NULL), KS_OK), "%s", path);
+    cr_assert(eq(int, ks_read_file(path, SIZE_MAX, &text, &n, NULL), KS_OK),
+              "%s", path);
     return text;
 }
 

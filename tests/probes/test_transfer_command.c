@@ -77,7 +77,8 @@ static char *read_back(const char *name) {
     char path[128], *text;
     size_t n;
     snprintf(path, sizeof path, "%s/%s", folder, name);
-    cr_assert(eq(int, ks_read_file(path, &text, &n, NULL), KS_OK), "%s", path);
+    cr_assert(eq(int, ks_read_file(path, SIZE_MAX, &text, &n, NULL), KS_OK),
+              "%s", path);
     return text;
 }
 

@@ -213,7 +213,7 @@ Test(report_formats, gnuplot_takes_names_as_names) {
     /* the name stands in the picture as it is */
     char *svg = NULL;
     snprintf(path, sizeof path, "%s/lines.svg", folder);
-    cr_assert(eq(int, ks_read_file(path, &svg, NULL, NULL), KS_OK));
+    cr_assert(eq(int, ks_read_file(path, SIZE_MAX, &svg, NULL, NULL), KS_OK));
     cr_expect(strstr(svg, "{/=30 z}_q ä") != NULL);
     cr_expect(strstr(svg, "`touch ") != NULL);
     free(svg);
@@ -254,7 +254,7 @@ Test(report_formats, one_row_and_a_long_title) {
               err.text);
     char *svg = NULL;
     snprintf(path, sizeof path, "%s/row.svg", folder);
-    cr_assert(eq(int, ks_read_file(path, &svg, NULL, NULL), KS_OK));
+    cr_assert(eq(int, ks_read_file(path, SIZE_MAX, &svg, NULL, NULL), KS_OK));
     cr_expect(strstr(svg, "far beyond what a picture") == NULL, "one line");
     cr_expect(strstr(svg, "to its very last word") != NULL);
     /* gnuplot draws no image of one row, and says nothing */

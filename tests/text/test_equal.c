@@ -35,8 +35,8 @@ Test(equal, table) {
     char *text = NULL;
     size_t n, pairs = 0, wrong = 0;
     ks_err err = {0};
-    cr_assert(ks_read_file(KS_TEST_DATA "/text/equal.tsv", &text, &n, &err) ==
-                  KS_OK,
+    cr_assert(ks_read_file(KS_TEST_DATA "/text/equal.tsv", SIZE_MAX, &text, &n,
+                           &err) == KS_OK,
               "%s", err.text);
     char *rest = text, *line;
     while ((line = strsep(&rest, "\n")) != NULL) {
@@ -84,8 +84,8 @@ Test(equal, examples_of_the_docs) {
     char *text = NULL, *at, *a, *b;
     size_t examples = 0;
     bool same;
-    cr_assert(ks_read_file(KS_TEST_DATA "/../../docs/answers.md", &text, NULL,
-                           NULL) == KS_OK);
+    cr_assert(ks_read_file(KS_TEST_DATA "/../../docs/answers.md", SIZE_MAX,
+                           &text, NULL, NULL) == KS_OK);
     at = text;
     while ((at = next_example(at, &a, &b, &same)) != NULL) {
         cr_expect(equal(a, b, false) == same && equal(b, a, false) == same,
@@ -101,8 +101,8 @@ Test(equal, reflexive) {
     char *text = NULL;
     size_t n;
     ks_err err = {0};
-    cr_assert(ks_read_file(KS_TEST_DATA "/text/equal.tsv", &text, &n, &err) ==
-              KS_OK);
+    cr_assert(ks_read_file(KS_TEST_DATA "/text/equal.tsv", SIZE_MAX, &text, &n,
+                           &err) == KS_OK);
     char *rest = text, *line;
     while ((line = strsep(&rest, "\n")) != NULL) {
         pair p;

@@ -119,9 +119,9 @@ static void score_block(tile *t, int32_t base, int32_t n) {
     for (int32_t i = 0; i < n; i += NR) {
         load_panel(t, base + i, KS_MIN(NR, n - i));
         for (int32_t r = 0; r < t->n_rows; r += MR)
-            ks__kernels[KS_MIN(MR, t->n_rows - r)](
-                d, t->queries + r * d, d, t->panels, t->scores + r * BLOCK + i,
-                BLOCK, NR, NULL, false);
+            ks__multiply(KS_MIN(MR, t->n_rows - r), d, t->queries + r * d, d,
+                         t->panels, t->scores + r * BLOCK + i, BLOCK, NR, NULL,
+                         false);
     }
 }
 
@@ -213,9 +213,9 @@ static void value_block(tile *t, int32_t base, int32_t n) {
     }
     for (int32_t j = 0; j < d; j += NR)
         for (int32_t r = 0; r < t->n_rows; r += MR)
-            ks__kernels[KS_MIN(MR, t->n_rows - r)](
-                n, t->scores + r * BLOCK, BLOCK, t->panels + j * n,
-                t->sums + r * dp + j, dp, NR, NULL, true);
+            ks__multiply(KS_MIN(MR, t->n_rows - r), n, t->scores + r * BLOCK,
+                         BLOCK, t->panels + j * n, t->sums + r * dp + j, dp, NR,
+                         NULL, true);
 }
 
 /* The same, chain for chain, for few rows: the values are not worth a copy.

@@ -51,10 +51,9 @@ static void multiply(int32_t m, int32_t n, int32_t kc, const float *x,
                      int64_t out_stride, bool add) {
     for (int32_t j = 0; j < n; j += NR, panels += (int64_t)kc * NR)
         for (int32_t i = 0; i < m; i += MR)
-            ks__kernels[KS_MIN(MR, m - i)](kc, x + i * x_stride, x_stride,
-                                           panels, out + i * out_stride + j,
-                                           out_stride, KS_MIN(NR, n - j), NULL,
-                                           add);
+            ks__multiply(KS_MIN(MR, m - i), kc, x + i * x_stride, x_stride,
+                         panels, out + i * out_stride + j, out_stride,
+                         KS_MIN(NR, n - j), NULL, add);
 }
 
 /* n rows of one head as panels [n / NR][D, NR]: transposed. */

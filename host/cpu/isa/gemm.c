@@ -13,7 +13,6 @@
  * Blocks depend on K only, so the bits of a row know nothing of other rows.
  */
 #include "isa.h"
-#include "sanitize.h"
 
 /* ------------------------------------------------------------ micro-kernels */
 
@@ -71,34 +70,13 @@ KS_UNWATCHED KS_INLINE void multiply(const int mr, int64_t kc, const float *x,
     }
 }
 
-/* What multiply touches. */
-static void watch(int mr, int64_t kc, const float *x, int64_t x_stride,
-                  const float *panel, const float *out, int64_t out_stride,
-                  int64_t cols, const float *bias) {
-    size_t width = (size_t)KS_MIN(cols, NR) * sizeof *out;
-    for (int i = 0; i < mr; i++) {
-        ks_watch(x + i * x_stride, (size_t)kc * sizeof *x);
-        ks_watch(out + i * out_stride, width);
-    }
-    ks_watch(panel, (size_t)kc * NR * sizeof *panel);
-    if (bias) ks_watch(bias, width);
-}
-
 #define KERNEL(mr)                                                             \
-    KS_UNWATCHED static void multiply_##mr(                                    \
+    KS_UNWATCHED static void kernel_##mr(                                      \
         int64_t kc, const float *x, int64_t x_stride, const float *panel,      \
         float *out, int64_t out_stride, int64_t cols, const float *bias,       \
         bool add) {                                                            \
         multiply(mr, kc, x, x_stride, panel, out, out_stride, cols, bias,      \
                  add);                                                         \
-    }                                                                          \
-    static void kernel_##mr(int64_t kc, const float *x, int64_t x_stride,      \
-                            const float *panel, float *out,                    \
-                            int64_t out_stride, int64_t cols,                  \
-                            const float *bias, bool add) {                     \
-        watch(mr, kc, x, x_stride, panel, out, out_stride, cols, bias);        \
-        multiply_##mr(kc, x, x_stride, panel, out, out_stride, cols, bias,     \
-                      add);                                                    \
     }
 
 /* clang-format off */
@@ -124,9 +102,8 @@ static void pass(int64_t kc, const float *x, int64_t x_stride, int64_t m,
                  const float *panel, float *out, int64_t out_stride, int64_t n,
                  const float *bias, bool add) {
     for (int64_t i = 0; i < m; i += MR)
-        ks__kernels[KS_MIN(MR, m - i)](kc, x + i * x_stride, x_stride, panel,
-                                       out + i * out_stride, out_stride, n,
-                                       bias, add);
+        ks__multiply(KS_MIN(MR, m - i), kc, x + i * x_stride, x_stride, panel,
+                     out + i * out_stride, out_stride, n, bias, add);
 }
 
 /* Columns [k0, k0 + kc) of the product. Up to MB rows pass under a panel at

@@ -4,6 +4,7 @@
 
 #include "simd.h"
 #include "../../ops_check.h"
+#include "../../sanitize.h"
 
 /* ------------------------------------------------------------ the launchers */
 
@@ -132,12 +133,28 @@ typedef struct ks_product {
 void ks__product(const ks_product *p, float *out, int64_t m0, int64_t m1,
                  int64_t n0, int64_t n1, void *scratch);
 
-/* The micro-kernel for mr rows and one panel: out[mr, NR] (its first cols
- * columns) = x panel (+ bias) (+ out if add); the sum over kc is one chain of
- * multiply-adds in order, whatever mr. Entry 0 is NULL. */
+/* The micro-kernels, by their rows; entry 0 is NULL. By ks__multiply alone:
+ * AddressSanitizer does not look at what they touch. */
 typedef void (*ks_kernel)(int64_t kc, const float *x, int64_t x_stride,
                           const float *panel, float *out, int64_t out_stride,
                           int64_t cols, const float *bias, bool add);
 extern const ks_kernel ks__kernels[MR + 1];
+
+/* mr rows (1 to MR) and one panel: out[mr, NR] (its first cols columns) =
+ * x panel (+ bias) (+ out if add); the sum over kc is one chain of
+ * multiply-adds in order, whatever mr. */
+KS_INLINE void ks__multiply(int64_t mr, int64_t kc, const float *x,
+                            int64_t x_stride, const float *panel, float *out,
+                            int64_t out_stride, int64_t cols, const float *bias,
+                            bool add) {
+    size_t width = (size_t)KS_MIN(cols, NR) * sizeof *out;
+    for (int64_t i = 0; i < mr; i++) {
+        ks_watch(x + i * x_stride, (size_t)kc * sizeof *x);
+        ks_watch(out + i * out_stride, width);
+    }
+    ks_watch(panel, (size_t)kc * NR * sizeof *panel);
+    if (bias) ks_watch(bias, width);
+    ks__kernels[mr](kc, x, x_stride, panel, out, out_stride, cols, bias, add);
+}
 
 #endif
