@@ -48,8 +48,8 @@ static inline long long shell_peak(const char *command) {
         _exit(127);
     }
     cr_assert_eq(wait4(child, &status, 0, &used), child);
-    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: %#x", command,
-              (unsigned)status);
+    bool well = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    cr_assert(well, "%s: %#x", command, (unsigned)status);
     return (long long)used.ru_maxrss << 10;
 }
 
