@@ -226,6 +226,8 @@ static void print_cost(json_t *cost) {
     } counts[] = {{"chains", "chains"},
                   {"problems", "problems"},
                   {"steps", "steps"},
+                  {"rows", "rows"},
+                  {"fits", "fits"},
                   {"tokens", "tokens"},
                   {"prompt_tokens", "prompt tokens"},
                   {"most_new_tokens", "new tokens at most"},
@@ -248,6 +250,9 @@ static void print_cost(json_t *cost) {
     if (json_is_number(seconds))
         printf(", at most about %s",
                ks_cli_time_of(json_number_value(seconds)).text);
+    const char *without =
+        json_string_value(json_object_get(cost, "seconds_without"));
+    if (without && *without) printf(" without %s", without);
     putchar('\n');
 }
 
