@@ -413,12 +413,13 @@ static size_t bytes(void *user, int threads, bool scratch) {
            columns * sizeof(ks_attention_column);
 }
 
-size_t ks_attended_bytes(const ks_dataset *d, const ks_folds *folds) {
+size_t ks_attended_bytes(const ks_dataset *d, const ks_folds *folds,
+                         int threads, bool scratch) {
     layer_tokens tokens = {0};
     needs user = {&tokens.rows, folds};
     size_t least = 0;
     if (order_rows(&tokens, d, folds, 0, NULL) == KS_OK)
-        least = bytes(&user, 1, true) +
+        least = bytes(&user, threads, scratch) +
                 (size_t)d->n * (3 * sizeof(int64_t) + 2) +
                 (size_t)d->info->n_steps * sizeof(int64_t);
     free_tokens(&tokens);

@@ -54,7 +54,8 @@ ks_status ks_attended_run(ks_attended *out, ks_others *others,
                           int32_t cell, int32_t *fits, int32_t *unconverged,
                           ks_err *err);
 
-/* Bytes that it takes at least for the rows of a data set. */
-size_t ks_attended_bytes(const ks_dataset *dataset, const ks_folds *folds);
+/* Bytes that it takes for the rows of a data set. */
+size_t ks_attended_bytes(const ks_dataset *dataset, const ks_folds *folds,
+                         int threads, bool scratch);
 
 #endif

@@ -24,12 +24,13 @@ ks_status ks__baseline_fit(ks_baselines_work *w, ks_baseline *b, const float *x,
 /* baselines_words.c: bags, n-grams, with liblinear. */
 ks_status ks__baselines_words(ks_baselines_work *w, ks_err *err);
 /* KS_LIMIT where they do not fit in what --memory leaves, less `kept` bytes. It
- * takes as long as counting the n-grams. */
+ * takes as long as counting the n-grams. takes: the most bytes that they take,
+ * by one thread and by all; may be NULL. */
 ks_status ks__baselines_words_room(const ks_dataset *dataset,
                                    const ks_folds *folds,
                                    const ks_nest_options *nest,
                                    const ks_room *room, size_t kept,
-                                   ks_err *err);
+                                   size_t takes[2], ks_err *err);
 /* baselines_scores.c: scores that others gave. */
 ks_status ks__baselines_scores(ks_baselines_work *w, ks_err *err);
 

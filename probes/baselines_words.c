@@ -138,17 +138,28 @@ static bool begins_rows(size_t k) {
     return k == 0 || kinds[k].row != kinds[k - 1].row;
 }
 
+/* Raises takes to what rows that are built, and fits on them, take. */
+static void count_bytes(const ks_words *all, const ks_folds *folds,
+                        size_t before, int threads, size_t takes[2]) {
+    needs user = {all, folds};
+    size_t now = ks_process_bytes(), built = now > before ? now - before : 0;
+    takes[0] = KS_MAX(takes[0], built + bytes(&user, 1, false));
+    takes[1] = KS_MAX(takes[1], built + bytes(&user, threads, false));
+}
+
 ks_status ks__baselines_words_room(const ks_dataset *d, const ks_folds *folds,
                                    const ks_nest_options *nest,
                                    const ks_room *room, size_t kept,
-                                   ks_err *err) {
+                                   size_t takes[2], ks_err *err) {
     ks_status st = KS_OK;
     ks_words *all = NULL;
     int threads;
+    size_t before = ks_process_bytes();
     for (size_t k = 0; k < KS_COUNT(kinds); k++) {
         if (!begins_rows(k)) continue;
         KS_TRY(build(&all, d, kinds[k].row, room, kept, err));
         KS_TRY(choose_threads(all, folds, nest, room, kept, &threads, err));
+        if (takes) count_bytes(all, folds, before, threads, takes);
         ks_words_close(&all);
     }
 done:

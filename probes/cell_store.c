@@ -69,6 +69,11 @@ done:
 /* --------------------------------------------------------------- open, close
  */
 
+/* After a call that failed. */
+static bool may_be_missing(const ks_cell_store_options *o) {
+    return o->look && !o->need && errno == ENOENT;
+}
+
 ks_status ks_cell_store_open(ks_cell_store **out,
                              const ks_cell_store_options *options,
                              ks_err *err) {
@@ -86,12 +91,13 @@ ks_status ks_cell_store_open(ks_cell_store **out,
     if (options->of)
         snprintf(s->shard, sizeof s->shard, "%d/%d", options->shard,
                  options->of);
-    if (!options->need && mkdir(options->folder, 0777) != 0)
+    if (!options->need && !options->look && mkdir(options->folder, 0777) != 0)
         KS_CHECK(errno == EEXIST, KS_IO, "%s: cannot make the folder: %s",
                  options->folder, strerror(errno));
-    KS_CHECK(stat(options->folder, &what) == 0, KS_IO, "%s: %s",
-             options->folder, strerror(errno));
-    KS_CHECK(S_ISDIR(what.st_mode), KS_EXISTS,
+    bool there = stat(options->folder, &what) == 0;
+    KS_CHECK(there || may_be_missing(options), KS_IO, "%s: %s", options->folder,
+             strerror(errno));
+    KS_CHECK(!there || S_ISDIR(what.st_mode), KS_EXISTS,
              "%s is there and not a folder; --cells names a folder",
              options->folder);
     *out = s;
@@ -263,13 +269,14 @@ static ks_status scan(ks_cell_store *s, others *o, ks_err *err) {
     ks_status st = KS_OK;
     DIR *folder = opendir(s->o.folder);
     char *path = NULL;
+    if (!folder && may_be_missing(&s->o)) return KS_OK;
     KS_CHECK(folder, KS_IO, "%s: cannot read the folder: %s", s->o.folder,
              strerror(errno));
     for (struct dirent *d; (d = readdir(folder));) {
         free(path);
         path = NULL;
         KS_TRY(path_of(s, d->d_name, &path, err));
-        drop_left_over(path, d->d_name);
+        if (!s->o.look) drop_left_over(path, d->d_name);
         if (find(s, d->d_name) || !find_stem(s, d->d_name)) continue;
         if (!o->n++ || strcmp(d->d_name, o->name) < 0)
             snprintf(o->name, sizeof o->name, "%s", d->d_name);

@@ -21,6 +21,8 @@ typedef struct ks_cell_store_options {
     const char *folder; /* NULL: there is no store; made where it is not */
     bool need;          /* nothing is computed: a cell that is missing or
                            unfit is an error */
+    bool look;          /* nothing is put, and no folder made: what is there is
+                           counted */
     int32_t shard, of;  /* compute and keep the shard'th share of `of`, from
                            1; 0: all */
     const char *isa, *backend; /* of the ops that compute; NULL: the CPU's */

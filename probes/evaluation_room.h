@@ -17,4 +17,16 @@ ks_status ks__evaluation_room(const ks_evaluation *evaluation,
                               const ks_grid_options *grid, bool share,
                               ks_err *err);
 
+/* The same count of a run that may go ahead, beyond grid->room.start. It takes
+ * as long as counting n-grams, where there are text baselines. */
+typedef struct ks_evaluation_needs {
+    size_t least;     /* a room.limit that is enough */
+    size_t most;      /* at the peak, as the limit lets it go about it */
+    const char *what; /* the part that takes that */
+} ks_evaluation_needs;
+ks_status ks__evaluation_needs(ks_evaluation_needs *out,
+                               const ks_evaluation *evaluation,
+                               const ks_grid_options *grid, bool share,
+                               ks_err *err);
+
 #endif

@@ -172,7 +172,7 @@ size_t ks_grid_least(const ks_acts_file *file, const ks_folds *folds,
 static ks_status plan_lanes(work *w, ks_err *err) {
     const ks_grid_options *o = w->options;
     int threads = threads_of(o);
-    int64_t bytes = 4 * w->dataset->n * w->out->d, n = w->dataset->n;
+    int64_t bytes = 4 * w->folds->n * w->out->d, n = w->folds->n;
     int lanes = (int)KS_MIN(threads, KS_MAX(1, LANE_BYTES / bytes));
     ks_room room = o->room;
     char what[96];
@@ -185,6 +185,17 @@ static ks_status plan_lanes(work *w, ks_err *err) {
     size_t kept = w->share ? 0 : ks_grid_kept(w->file, w->folds, o);
     return ks_room_choose(&room, kept, cell_bytes, w, lanes, threads, what,
                           &w->plan, err);
+}
+
+size_t ks_grid_takes(const ks_acts_file *file, const ks_folds *folds,
+                     const ks_grid_options *o, int *lanes) {
+    ks_grid out = {.d = ks_acts_get_info(file)->d};
+    work w = {.file = file, .folds = folds, .options = o, .out = &out};
+    ks_err none = {0}; /* what does not fit is told by the run */
+    if (plan_lanes(&w, &none) != KS_OK) w.plan.scratch = o->room.scratch;
+    if (lanes) *lanes = w.plan.lanes;
+    return (size_t)w.plan.lanes *
+           cell_bytes(&w, w.plan.threads, w.plan.scratch != NULL);
 }
 
 /* The fits of a layer. */

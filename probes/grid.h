@@ -76,6 +76,13 @@ ks_status ks_grid_expect(const ks_grid *outline, const ks_dataset *dataset,
                          const ks_acts_file *file, const int64_t *place,
                          const ks_folds *folds, const ks_grid_options *options,
                          ks_err *err);
+/* How many cells of a series of an outline a run would fit: all, but for those
+ * that a settled store has or leaves to another share. */
+ks_status ks_grid_left(const ks_grid *outline, int32_t series,
+                       const ks_dataset *dataset, const ks_acts_file *file,
+                       const int64_t *place, const ks_folds *folds,
+                       const ks_grid_options *options, int32_t *left,
+                       ks_err *err);
 /* Of an outline the store's share: what is missing of it is fitted, put and
  * forgotten. */
 ks_status ks_grid_share(ks_grid *outline, const ks_dataset *dataset,
@@ -89,6 +96,10 @@ size_t ks_grid_kept(const ks_acts_file *file, const ks_folds *folds,
  * ks_grid_share, of which nothing stays. */
 size_t ks_grid_least(const ks_acts_file *file, const ks_folds *folds,
                      const ks_grid_options *options, bool share);
+/* Bytes that its fits take while they are worked on, in the way that the room
+ * lets it choose; *lanes: layers side by side, may be NULL. */
+size_t ks_grid_takes(const ks_acts_file *file, const ks_folds *folds,
+                     const ks_grid_options *options, int *lanes);
 /* Streams and positions that ks_grid_run would make series of, in order; their
  * number. */
 typedef struct ks_grid_shape {

@@ -88,6 +88,26 @@ done:
     return st;
 }
 
+ks_status ks_grid_left(const ks_grid *outline, int32_t series,
+                       const ks_dataset *dataset, const ks_acts_file *file,
+                       const int64_t *place, const ks_folds *folds,
+                       const ks_grid_options *options, int32_t *left,
+                       ks_err *err) {
+    ks_status st = KS_OK;
+    const ks_series *s = &outline->series[series];
+    const ks_cell_rows rows = {dataset, file, place};
+    ks_cell_key *keys = NULL;
+    *left = s->n_cells;
+    if (!options->store) return KS_OK;
+    KS_TRY(ks__grid_keys(&keys, s, &rows, folds, options, err));
+    *left = 0;
+    for (int32_t i = 0; i < s->n_cells; i++)
+        *left += ks_cell_store_missing(options->store, &keys[i]);
+done:
+    ks__grid_keys_free(&keys, s->n_cells);
+    return st;
+}
+
 /* ------------------------------------------------------------------- numbers
  */
 

@@ -159,11 +159,12 @@ done:
 /* ---------------------------------------------------------------------- all */
 
 size_t ks_independence_bytes(const ks_dataset *d, const ks_folds *folds,
-                             const ks_grid_options *o) {
+                             const ks_grid_options *o, int threads,
+                             bool scratch) {
     size_t n = (size_t)d->n, z = KS_SURFACE_FEATURES * n * sizeof(float);
     const ks_l2_source x = {.n = d->n, .d = d->info->d, .type = d->info->dtype};
-    size_t fit =
-        ks_removed_bytes(&x, KS_SURFACE_FEATURES, folds, &o->nest, 1, true);
+    size_t fit = ks_removed_bytes(&x, KS_SURFACE_FEATURES, folds, &o->nest,
+                                  threads, scratch);
     size_t sums =
         (size_t)d->n_groups * TOGETHER * 2 * N_TARGETS * sizeof(double);
     return z + KS_MAX(fit, (TOGETHER + N_TARGETS) * n * sizeof(double) + sums);

@@ -43,9 +43,10 @@ typedef struct ks_independence {
 ks_status ks_independence_run(ks_independence *out, const ks_dataset *dataset,
                               const ks_grid *grid, const ks_folds *folds,
                               const ks_grid_options *options, ks_err *err);
-/* Bytes that it takes at least, of a data set with text. */
+/* Bytes that it takes beside the rows of a layer, of a data set with text. */
 size_t ks_independence_bytes(const ks_dataset *dataset, const ks_folds *folds,
-                             const ks_grid_options *options);
+                             const ks_grid_options *options, int threads,
+                             bool scratch);
 void ks_independence_free(ks_independence *out);
 
 /* A section of the table; nothing without features. */

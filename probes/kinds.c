@@ -408,18 +408,30 @@ done:
     return st;
 }
 
+/* Rows of the layers, or of their mean, in memory. */
+static double rows_of(const ks_recipe *recipe, int32_t layers, int64_t d,
+                      int64_t n) {
+    int32_t matrices = recipe->input == KS_INPUT_MEAN ? 1 : layers;
+    return (double)sizeof(float) * matrices * (double)n * (double)d;
+}
+
 double ks_kinds_bytes(const ks_kinds_options *o, const ks_acts_info *info,
-                      int32_t cells, const ks_folds *folds, double *kept) {
-    double least = 0;
+                      int32_t cells, const ks_folds *folds, bool bounded,
+                      double *kept) {
+    double most = 0, rows = 0;
     for (int32_t r = 0; r < o->n_recipes; r++) {
         const ks_recipe *recipe = &o->recipes[r];
         int32_t probes = recipe->input == KS_INPUT_EACH ? cells : 1;
         double one = least_of(recipe, cells, info->d, folds, o);
-        least = KS_MAX(least, one);
+        double fits = (double)folds->n_seeds * folds->n_folds * probes;
+        if (!bounded)
+            one = KS_MAX(one, KS_MIN(fits * one, (double)KS_TRAINER_ROOM));
+        most = KS_MAX(most, one);
+        rows = KS_MAX(rows, rows_of(recipe, cells, info->d, folds->n));
         *kept += ks_recipe_kept(recipe, inputs_of(recipe, cells, info->d),
                                 probes, folds, MOST_WEIGHTS);
     }
-    return least + ks_stack_least(info);
+    return most + (bounded ? 0 : rows) + ks_stack_least(info);
 }
 
 static work work_of(const ks_dataset *dataset, const ks_grid *grid,

@@ -56,10 +56,12 @@ ks_status ks_kinds_run(ks_kinds *out, ks_others *others,
 /* Fits that ks_kinds_run reports to progress. */
 int64_t ks_kinds_fits(const ks_grid *grid, const ks_folds *folds,
                       const ks_kinds_options *options);
-/* Bytes that it takes at least for a stream and position of so many layers,
- * rows in a scratch file; what of it stays is added to *kept. */
+/* Bytes that it takes for a stream and position of so many layers: at least,
+ * rows in a scratch file and a fit at a time, or with nothing that bounds it;
+ * what of it stays is added to *kept. */
 double ks_kinds_bytes(const ks_kinds_options *options, const ks_acts_info *info,
-                      int32_t cells, const ks_folds *folds, double *kept);
+                      int32_t cells, const ks_folds *folds, bool bounded,
+                      double *kept);
 void ks_kinds_free(ks_kinds *kinds);
 
 #endif

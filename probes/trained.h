@@ -47,6 +47,7 @@ ks_status ks_recipes_read(const char *text, ks_recipe recipes[KS_MOST_RECIPES],
                           int32_t *n, ks_err *err);
 
 /* A recipe's trainer on a stack. */
+enum { KS_TRAINER_ROOM = 512 << 20 };
 typedef struct ks_trainer {
     const ks_recipe *recipe;
     ks_adamw_data *data;
@@ -54,7 +55,7 @@ typedef struct ks_trainer {
     int32_t first;    /* layer of the data that its probes start at */
     int32_t n_probes; /* 1, or the layers of KS_INPUT_EACH */
     int64_t n_inputs;
-    double room; /* bytes for probes that train at once */
+    double room; /* bytes for probes that train at once, KS_TRAINER_ROOM */
 } ks_trainer;
 
 ks_status ks_trainer_open(ks_trainer *out, const ks_recipe *recipe,

@@ -112,7 +112,7 @@ ks_status ks_trainer_open(ks_trainer *out, const ks_recipe *recipe,
     bool mean = recipe->input == KS_INPUT_MEAN;
     bool each = recipe->input == KS_INPUT_EACH;
     int32_t blocks = stack->n_layers - stack->first;
-    *out = (ks_trainer){.recipe = recipe, .room = 512 << 20};
+    *out = (ks_trainer){.recipe = recipe, .room = KS_TRAINER_ROOM};
     KS_TRY(ks_recipe_check(recipe, blocks, err));
     const ks_adamw_file *file = mean ? &stack->mean_file : &stack->file;
     if (file->matrices)

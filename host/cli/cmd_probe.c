@@ -7,6 +7,7 @@
 
 #include "../../probes/export.h"
 #include "../../probes/table.h"
+#include "probe_dry.h"
 #include "probe_options.h"
 #include "sections.h"
 
@@ -140,6 +141,10 @@ const struct argp_option ks_cmd_probe_options[] = {
      "its memory (default: all)",
      0},
     KS_CLI_THREADS,
+    {"dry-run", KS_KEY_DRY_RUN, NULL, 0,
+     "say what it would cost and stop: all is read and checked, a layer or a "
+     "few are fitted, and nothing is written; --out is not needed",
+     0},
     KS_CLI_JSON,
     KS_CLI_QUIET,
     {0}};
@@ -236,9 +241,10 @@ static void read_scores(input *in, const char *text, struct argp_state *state) {
 
 static void check(input *in, struct argp_state *state) {
     const ks_cli_common *c = &in->common;
-    const char *missing = !c->acts                 ? "--acts"
-                          : !c->out && !c->shard.n ? "--out"
-                                                   : NULL;
+    bool writes = !c->shard.n && !c->dry_run;
+    const char *missing = !c->acts            ? "--acts"
+                          : !c->out && writes ? "--out"
+                                              : NULL;
     if (missing) argp_error(state, "%s is missing", missing);
     if (!in->cells && (c->shard.n || in->need))
         argp_error(state, "--%s needs --cells",
@@ -395,6 +401,14 @@ static ks_room bound_memory(const ks_cli_common *c, const char *scratch) {
     return room;
 }
 
+/* Where rows lie that do not fit. A dry run makes no folder, and has them where
+ * one is. */
+static const char *scratch_of(const input *in) {
+    const char *temporary = getenv("TMPDIR");
+    if (in->common.dry_run) return temporary ? temporary : "/tmp";
+    return in->common.shard.n ? in->cells : in->common.out;
+}
+
 static ks_status run(input *in, ks_err *err) {
     ks_status st = KS_OK;
     const ks_cli_common *c = &in->common;
@@ -444,14 +458,18 @@ static ks_status run(input *in, ks_err *err) {
         .begin = ks_cli_stage_begin,
         .end = ks_cli_stage_end};
     bool share = c->shard.n != 0;
-    options.grid.room = bound_memory(c, share ? in->cells : c->out);
-    if (!share)
+    options.grid.room = bound_memory(c, scratch_of(in));
+    if (!share && !c->dry_run)
         KS_TRY(ks_cli_folder(c->out, c->force, N_FILES, file_names, paths,
                              &made, err));
     if (ks_cli_on_device(c->backend)) {
         KS_TRY(ks_dev_open(&dev, &ops, c->backend, c->threads, NULL, err));
         KS_TRY(ks_dev_limit(dev, c->memory, "--backend cpu needs none", err));
         options.grid.nest.ops = ops, options.grid.nest.dev = dev;
+    }
+    if (c->dry_run) {
+        st = ks_cli_probe_cost(&options, c->json, err);
+        goto done;
     }
     st = share ? ks_evaluate_share(&options, err)
                : ks_evaluate(&evaluation, &options, err);

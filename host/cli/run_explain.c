@@ -229,6 +229,8 @@ static void print_cost(json_t *cost) {
     } counts[] = {{"chains", "chains"},
                   {"problems", "problems"},
                   {"steps", "steps"},
+                  {"rows", "rows"},
+                  {"fits", "fits"},
                   {"tokens", "tokens"},
                   {"prompt_tokens", "prompt tokens"},
                   {"most_new_tokens", "new tokens at most"},

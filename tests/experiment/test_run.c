@@ -49,6 +49,11 @@ Test(run, what_is_done_stays_done_and_what_changed_is_made) {
     expect_said("runs/x: all stages are done");
     expect_run("run runs/x", 0);
     expect_silence(": done in");
+    /* the cost of what would be made of what is there */
+    expect_run("run runs/x --set probe.bootstrap=150 --explain", 0);
+    expect_said("24 chains, 24 problems, 96 rows, ");
+    expect_said(" fits, memory ");
+    expect_silence("dry run fails");
     expect_run("run runs/x --set probe.bootstrap=150", 0);
     expect_silence("] capture");
     expect_said("] probe-");

@@ -364,6 +364,51 @@ Test(probe_memory, tokens_beyond_the_limit) {
                  "20M");
 }
 
+/* MiB that a dry run of the line says of key. */
+static double told(const char *line, const char *key) {
+    char command[512], out[32];
+    snprintf(command, sizeof command,
+             "%s --dry-run --json >dry.json && sed -n 's/.*\"%s\": "
+             "\\([0-9]*\\).*/\\1/p' dry.json >told",
+             line, key);
+    cr_assert_eq(run(command), 0, "%s", line);
+    snprintf(command, sizeof command, "cat %s/told", folder);
+    cr_assert_eq(shell_run(command, out, sizeof out), 0);
+    cr_assert(*out, "%s: no %s", line, key);
+    return strtod(out, NULL) / (1 << 20);
+}
+
+/* Within three tenths of the peak: what an allocator keeps of freed memory
+ * nobody counts. The least that it tells is enough. */
+Test(probe_memory, a_dry_run_tells_the_peak) {
+    static const shape few = {"few.h5", 20, 256, 6, 0},
+                       layers = {"layers.h5", 640, 256, 6, 0};
+    static const char *const options[] = {"--analyses none",
+                                          "--analyses all",
+                                          "--analyses none --threads 1",
+                                          "--analyses none --probes lda",
+                                          "--analyses none --probes l1",
+                                          "--analyses none --memory 30M"};
+    make_files(&few, &layers);
+    for (size_t i = 0; i < KS_COUNT(options); i++) {
+        char line[256], whole[512];
+        snprintf(line, sizeof line, "$P --acts layers.h5 %s", options[i]);
+        double said = told(line, "memory_bytes"),
+               least = told(line, "least_memory_bytes");
+        snprintf(whole, sizeof whole, "%s --force --out whole >/dev/null",
+                 line);
+        double was = (double)peak(whole) / 1024;
+        fprintf(stderr, "%s: %.1f MiB said, %.1f were taken, least %.1f\n",
+                options[i], said, was, least);
+        cr_expect(said > 0.7 * was && said < 1.3 * was, "%s: %.1f, %.1f",
+                  options[i], said, was);
+        snprintf(whole, sizeof whole,
+                 "%s --memory %.0fM --force --out whole >/dev/null", line,
+                 ceil(least) + 1);
+        cr_expect_eq(run(whole), 0, "%s", whole);
+    }
+}
+
 /* Text baselines: n-grams are counted ahead of the grid. */
 Test(probe_memory, text_that_does_not_fit_is_told) {
     static const shape file = {"a.h5", 512, 32, 1, 0};
