@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "../../probes/evaluation_cost.h"
-#include "run_common.h"
+#include "cli.h"
 
 /* At the peak: what the process holds once all is open and its libraries have
  * worked, and what the parts of a run take beside that. */
@@ -14,22 +14,13 @@ typedef struct memory {
     uint64_t held, all;
 } memory;
 
-static uint64_t status_kib(const char *text, const char *name) {
-    const char *at = strstr(text, name);
-    return at ? strtoull(at + strlen(name), NULL, 10) : 0;
-}
-
 static memory measure(const ks_evaluation_cost *cost, size_t start) {
     memory m = {0};
-    char *text = NULL;
     if (!cost->most_bytes) return m;
     malloc_trim(0); /* of the layers that were fitted */
-    if (ks_read_file("/proc/self/status", &text, NULL, NULL) == KS_OK) {
-        uint64_t own = status_kib(text, "\nRssAnon:") << 10;
-        m.held = status_kib(text, "\nVmRSS:") << 10;
-        m.held -= KS_MIN(m.held, own > start ? own - start : 0);
-        free(text);
-    }
+    uint64_t own = ks_process_bytes();
+    m.held = ks_cli_resident_now().now;
+    m.held -= KS_MIN(m.held, own > start ? own - start : 0);
     m.all = m.held + cost->most_bytes;
     return m;
 }
