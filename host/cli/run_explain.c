@@ -274,8 +274,24 @@ static const char *state_word(const ks_exp_run *run, int stage, bool to_do) {
     }
 }
 
+/* Of the stages to do. */
+typedef struct total {
+    double seconds;
+    int timed; /* stages that it is of */
+    bool most; /* one of them may take less */
+} total;
+
+static void add_time(total *t, json_t *cost) {
+    json_t *about = json_object_get(cost, "seconds");
+    json_t *most = json_object_get(cost, "most_seconds");
+    if (!json_is_number(about) && !json_is_number(most)) return;
+    t->most |= json_is_number(most);
+    t->seconds += json_number_value(most) + json_number_value(about);
+    t->timed++;
+}
+
 static ks_status show_stage(const ks_exp_run *run, int stage, bool to_do,
-                            ks_err *err) {
+                            total *sum, ks_err *err) {
     ks_status st = KS_OK;
     const ks_exp_stage *s = &run->plan.stages[stage];
     ks_exp_task task = {.stage = stage};
@@ -292,6 +308,7 @@ static ks_status show_stage(const ks_exp_run *run, int stage, bool to_do,
     printf("      $ %s\n", line.data);
     if (to_do) KS_TRY(cost_of(run, stage, &cost, why, err));
     if (cost) print_cost(cost);
+    add_time(sum, cost);
     if (to_do && !cost && *why) printf("      cost not known: %s\n", why);
 done:
     json_decref(cost);
@@ -334,6 +351,7 @@ ks_status ks_cli_explain(ks_exp_run *run, bool json, ks_err *err) {
     ks_status st = KS_OK;
     const ks_exp_plan *p = &run->plan;
     bool *to_do = NULL;
+    total sum = {0};
     KS_TRY(ks_cli_check_stages(run, err));
     KS_TRY(ks_alloc(&to_do, p->n_stages + 1, sizeof *to_do, "stages", err));
     int n = ks_exp_to_do(run, to_do);
@@ -354,7 +372,11 @@ ks_status ks_cli_explain(ks_exp_run *run, bool json, ks_err *err) {
     }
     printf("\n$ cd %s\n", run->folder);
     for (size_t i = 0; i < p->n_stages; i++)
-        KS_TRY(show_stage(run, (int)i, to_do[i], err));
+        KS_TRY(show_stage(run, (int)i, to_do[i], &sum, err));
+    if (sum.timed > 0)
+        printf("\n%sabout %s for %d of the %d stage%s to do\n",
+               sum.most ? "at most " : "", ks_cli_time_of(sum.seconds).text,
+               sum.timed, n, ks_plural((size_t)n));
 done:
     free(to_do);
     return st;
