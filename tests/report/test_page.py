@@ -436,6 +436,13 @@ def text_on_colours_is_read(page):
         for text, sign, ink, on in texts:
             least = 3 if sign else 4.5
             check(contrast(colour(ink), colour(on) if on else paper) >= least, text, ink, on, dark)
+        for kind, drawn, through in page.b.js("""[...document.querySelectorAll(
+                '.chart [stroke-width="2"], .chart .mark, .chart rect[fill-opacity]')].map(n => {
+                const style = getComputedStyle(n);
+                return [n.outerHTML.slice(0, 90), n.matches('[fill=none]') ? style.stroke : style.fill,
+                        Number(style.fillOpacity)]; })"""):
+            mixed = [through * a + (1 - through) * b for a, b in zip(colour(drawn), paper)]
+            check(contrast(mixed, paper) >= 3, kind, drawn, dark)  # WCAG 1.4.11
         seen[dark] = sum(on is not None for *_, on in texts)
         maps = page.b.js("""[...document.querySelectorAll('.chart svg')].map(svg =>
             [...svg.querySelectorAll('.cell.hued')].map(n => getComputedStyle(n).fill))""")

@@ -290,7 +290,7 @@ keystep.oneBar = function (svg, figure, bar, at) {
   keystep.hover(
     svg.append('rect').datum(bar).attr('x', Math.min(a, b)).attr('width', Math.abs(b - a))
       .attr('y', at.y - 8).attr('height', 16).attr('fill', keystep.tone(bar.tone))
-      .attr('fill-opacity', bar.tone < 0 ? 0.55 : 0.85),
+      .attr('fill-opacity', 0.85),
     () => `${bar.name}\n${keystep.interval(figure, bar.value, bar.low, bar.high)}`);
   if (bar.low !== null && bar.high !== null) {
     const [low, high] = [at.x(bar.low * at.times), at.x(bar.high * at.times)];
