@@ -87,7 +87,7 @@ typedef struct ks_report_figure {
     const char *x_label, *y_label;
     double low, high; /* of y, of bars, of the colours */
     bool percent;     /* values are fractions, shown times 100 */
-    bool diverging;   /* colours leave the middle of low and high */
+    bool diverging;   /* colours (ramp.h) leave the middle of low and high */
     bool diagonal;    /* LINES: y = x is what is wanted */
     bool log_x;       /* LINES: x, all above 0, by their logarithms */
     bool whole_x;     /* LINES: x are whole numbers */
@@ -95,7 +95,7 @@ typedef struct ks_report_figure {
     ks_report_line *lines;
     ks_report_point *points;
     ks_report_bar *bars;
-    ks_report_reference *references;
+    ks_report_reference *references; /* HEAT: at low, named by the key */
     size_t n_lines, n_points, n_bars, n_references;
 
     /* HEAT and STRIP: row 0 is the lowest */

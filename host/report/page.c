@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "embed.h"
+#include "ramp.h"
 
 bool ks__page_has_d3(void) {
     return ks__embedded(KS_PAGE_D3).n > 0;
@@ -97,8 +98,8 @@ done:
 
 /* -------------------------------------------------------------------- data */
 
-/* {NAME: base64 of figures/NAME.svg}; a picture that is not there is left out.
- */
+/* {NAME: base64 of figures/NAME.svg}; a picture that is not there is left out,
+ * and so is one whose colours are data: the page draws those itself. */
 static ks_status add_pictures(const ks_report *r, const char *figures,
                               json_t *into, ks_err *err) {
     ks_status st = KS_OK;
@@ -108,7 +109,8 @@ static ks_status add_pictures(const ks_report *r, const char *figures,
     for (size_t s = 0; s < r->n_sections; s++)
         for (size_t p = 0; p < r->sections[s].n_parts; p++) {
             const ks_report_figure *f = r->sections[s].parts[p].figure;
-            if (!f) continue;
+            if (!f || f->kind == KS_FIGURE_HEAT || f->kind == KS_FIGURE_STRIP)
+                continue;
             path.length = 0;
             KS_TRY(ks_str_printf(&path, err, "%s/%s.svg", figures, f->name));
             if (!ks_file_exists(path.data)) continue;
@@ -136,10 +138,10 @@ static ks_status add_data(const ks_report *r, const ks_reader *reader, bool d3,
     ks_embedded licence = ks__embedded(KS_PAGE_D3_LICENCE);
     KS_TRY(ks__report_json(r, &report, err));
     if (!d3 && figures) KS_TRY(add_pictures(r, figures, pictures, err));
-    all = json_pack("{s:O,s:O,s:s,s:O,s:s%}", "report", report, "reader",
+    all = json_pack("{s:O,s:O,s:s,s:O,s:o,s:s%}", "report", report, "reader",
                     reader->runs, "why", reader->why, "pictures", pictures,
-                    "licences", d3 ? licence.data : "",
-                    d3 ? licence.n : (size_t)0);
+                    "ramps", ks__ramps_json(), "licences",
+                    d3 ? licence.data : "", d3 ? licence.n : (size_t)0);
     KS_CHECK(all, KS_NOMEM, "out of memory for the page");
     KS_TRY(ks__page_json(all, out, err));
 done:

@@ -1,5 +1,6 @@
 /* plot.c - gnuplot's commands for a figure; see plot.h. */
 #include "plot_parts.h"
+#include "ramp.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -277,16 +278,17 @@ done:
     return st;
 }
 
-/* Figures in the cells, dark on light ones and light on dark ones. */
+/* Figures in the cells, black on pale ones and white on deep ones. */
 static ks_status heat_numbers(const ks_report_figure *f, bool light,
                               ks_str *out, ks_err *err) {
     ks_status st = KS_OK;
     double times = f->percent ? 100 : 1;
+    const ks_ramp *ramp = ks__ramp(f->diverging);
     KS_TRY(ks_str_printf(out, err, "$%s << EOD\n", light ? "light" : "dark"));
     for (size_t i = 0; i < f->n_values; i++) {
         double part = (f->values[i] - f->low) / (f->high - f->low);
-        bool deep = f->diverging ? fabs(part - 0.5) > 0.4 : part > 0.58;
-        if (!isfinite(f->values[i]) || deep != light) continue;
+        if (!isfinite(f->values[i]) || ks__ramp_deep(ramp, part) != light)
+            continue;
         double v = times * f->values[i];
         int digits = f->percent ? 0 : 1;
         KS_TRY(ks_str_printf(out, err, "%zu %zu %.*f\n", i % f->n_columns,
@@ -310,6 +312,17 @@ static ks_status strip_marks(const ks_report_figure *f, ks_str *out,
                              : f->marks[i] == 0 ? "\u25CB"
                                                 : "\u00B7",
                              i, f->marks[i] == 1 ? "#b35806" : "#2166ac"));
+done:
+    return st;
+}
+
+static ks_status heat_palette(const ks_ramp *ramp, ks_str *out, ks_err *err) {
+    ks_status st = KS_OK;
+    for (int i = 0; i < KS_RAMP_STOPS; i++)
+        KS_TRY(ks_str_printf(out, err, "%s%d '%s'",
+                             i ? ", " : "set palette defined (", i,
+                             ramp->light[i]));
+    KS_TRY(ks_str_printf(out, err, ")\n"));
 done:
     return st;
 }
@@ -340,13 +353,10 @@ static ks_status heat(const ks_report_figure *f, ks_str *out, ks_err *err) {
         "graph 0.02,0.8 noborder\nset rmargin 9\n"
         "set cbtics scale 0.4 textcolor rgb '#444444'\n"
         "set cbrange [%.6g:%.6g]\nset xrange [-0.5:%.1f]\n"
-        "set yrange [%.1f:%.1f]\nset palette defined (%s)\n",
+        "set yrange [%.1f:%.1f]\n",
         times * f->low, times * f->high, (double)f->n_columns - 0.5,
-        f->n_marks ? -1.7 : -0.5, (double)f->n_rows - 0.5,
-        f->diverging ? "0 '#2166ac', 0.25 '#92c5de', 0.5 '#f7f7f7', 0.75 "
-                       "'#fdb863', 1 '#b35806'"
-                     : "0 '#f7fbff', 0.25 '#c6dbef', 0.5 '#6baed6', 0.75 "
-                       "'#2171b5', 1 '#08306b'"));
+        f->n_marks ? -1.7 : -0.5, (double)f->n_rows - 0.5));
+    KS_TRY(heat_palette(ks__ramp(f->diverging), out, err));
     /* an image has two rows and two columns or more */
     KS_TRY(ks_str_printf(
         out, err,
@@ -357,7 +367,7 @@ static ks_status heat(const ks_report_figure *f, ks_str *out, ks_err *err) {
     if (numbers)
         KS_TRY(ks_str_printf(
             out, err,
-            ", $dark with labels textcolor rgb '#222222', $light with "
+            ", $dark with labels textcolor rgb '#000000', $light with "
             "labels textcolor rgb '#ffffff'"));
     KS_TRY(ks_str_printf(out, err, "\n"));
 done:

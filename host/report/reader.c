@@ -301,9 +301,9 @@ static void strip(const builder *b, size_t run, const ks_shown *s,
     f->finding = ks__report_text(
         r,
         "The probe's score of each step at each layer: orange important, "
-        "blue removable, white undecided. Beneath, the label: a full dot "
-        "important, an empty one removable. The chosen layers judge %.0f%% "
-        "of its steps as labelled.",
+        "blue removable, the fainter the less sure. Beneath, the label: a full "
+        "dot important, an empty one removable. The chosen layers judge "
+        "%.0f%% of its steps as labelled.",
         100 * c->right);
     ks__figure_end(f);
 }

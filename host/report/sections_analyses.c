@@ -59,6 +59,7 @@ static void one_layer_transfer(ks_report *r, const ks_runs *runs, size_t run,
     f->y_label = "trained on layer";
     f->percent = true;
     f->low = 0.5, f->high = 1;
+    ks__reference(f, "chance", 0.5);
     f->finding = "Balanced accuracy in percent of a layer's probe on another "
                  "layer's activations: where rows look alike, layers say it in "
                  "the same direction.";

@@ -221,6 +221,7 @@ static void layer_heat(ks_report *r, const ks_runs *runs, size_t run,
     }
     f->low = 0.5;
     f->high = 1;
+    ks__reference(f, "chance", 0.5);
     f->finding = "The same figures as the lines over layers, as colours: "
                  "from chance, 50%, to 100%.";
     ks__figure_end(f);

@@ -66,6 +66,7 @@ static void heat(ks_report *r, const ks_runs *runs, size_t run,
     f->y_label = m->y;
     f->percent = true;
     f->low = 0.5, f->high = 1;
+    if (strcmp(m->matrix, "agreement") != 0) ks__reference(f, "chance", 0.5);
     f->finding = m->finding;
     for (size_t k = 0; k < n; k++) ks__heat_column(f, name_at(r, entry, k));
     for (size_t row = n; row-- > 0;) {

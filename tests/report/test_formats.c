@@ -6,6 +6,7 @@
 
 #include "report/page.h"
 #include "report/plot.h"
+#include "report/ramp.h"
 #include "report/sections.h"
 #include "shell.h"
 
@@ -263,6 +264,35 @@ Test(report_formats, one_row_and_a_long_title) {
     cr_expect(strstr(text.data, "with boxxyerror lc palette") != NULL);
     free(svg);
     drop_temporary(folder);
+}
+
+/* A figure in a cell has a contrast of 4.5 (WCAG AA), whatever its colour. */
+Test(report_formats, figures_in_cells_are_read) {
+    static const double weight[] = {0.2126, 0.7152, 0.0722};
+    for (int i = 0; i <= 400; i++) {
+        const ks_ramp *ramp = ks__ramp(i % 2);
+        double part = i / 400.0, at = 4 * part, y = 0;
+        int stop = part < 1 ? (int)at : 3;
+        for (int k = 0; k < 3; k++) {
+            unsigned from[3], to[3];
+            cr_assert(eq(int, 3,
+                         sscanf(ramp->light[stop], "#%2x%2x%2x", &from[0],
+                                &from[1], &from[2])));
+            cr_assert(eq(int, 3,
+                         sscanf(ramp->light[stop + 1], "#%2x%2x%2x", &to[0],
+                                &to[1], &to[2])));
+            double v =
+                (from[k] + (at - stop) * ((double)to[k] - from[k])) / 255;
+            y += weight[k] *
+                 (v <= 0.04045 ? v / 12.92 : pow((v + 0.055) / 1.055, 2.4));
+        }
+        double ink =
+            ks__ramp_deep(ramp, part) ? 1.05 / (y + 0.05) : (y + 0.05) / 0.05;
+        cr_expect(ink >= 4.5, "%s at %g: %g", ramp->name, part, ink);
+    }
+    /* values beyond have the end's colour, and its ink */
+    cr_expect(ks__ramp_deep(ks__ramp(false), 7));
+    cr_expect(not(ks__ramp_deep(ks__ramp(false), -7)));
 }
 
 Test(report_formats, gnuplot_that_fails_leaves_nothing) {

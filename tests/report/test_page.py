@@ -187,6 +187,42 @@ def same(found, expected):
     check(found == expected, f"{found!r}, expected {expected!r}")
 
 
+# -------------------------------------------------------------------- colours
+
+def colour(text):
+    """As a computed style has it; one that lets others through is none."""
+    found = re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", text)
+    check(found, "not a colour of its own:", text)
+    return tuple(map(int, found.groups()))
+
+
+def luminance(rgb):
+    """Of WCAG 2."""
+    parts = [v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in rgb]
+    return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), parts))
+
+
+def contrast(one, other):
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def lightness(rgb):
+    """CIE L*, of 0 to 100."""
+    y = luminance(rgb)
+    return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+
+
+def in_light_and_dark(page):
+    for dark in (False, True):
+        page.b.size(1280, 900, dark=dark)
+        page.b.wait("document.getAnimations().length === 0")
+        paper = colour(page.b.js("getComputedStyle(document.body).backgroundColor"))
+        same(dark, luminance(paper) < 0.1)
+        yield dark, paper
+    page.b.size(1280, 900)
+
+
 def opens_without_network_or_error(page):
     same(page.b.requests, [page.url])
     same(page.b.words, [])
@@ -354,6 +390,111 @@ def light_and_dark(page):
     same(paper(), dark)
     page.b.key("d")
     same(paper(), light)
+    page.b.js("keystep.setTheme('system')")  # or no later test sees the dark
+
+
+def colours_keep_their_order(page):
+    """Equal steps of a value are equal steps of lightness, away from the page;
+    on every colour its ink is read (WCAG AA)."""
+    page.findings()
+    for dark, paper in in_light_and_dark(page):
+        for ramp in ("sequential", "diverging"):
+            got = page.b.js("""((ramp) => {
+                const svg = keystep.draw('svg', {class: 'chart'});
+                document.body.append(svg);
+                const all = [...Array(101).keys()].map(i => ['rect', 'text'].map(name => {
+                    const node = keystep.hue(keystep.draw(name, {class: 'cell'}), ramp, i / 100);
+                    svg.append(node);
+                    return getComputedStyle(node).fill; }));
+                svg.remove();
+                return all; })(%s)""" % json.dumps(ramp))
+            cells = [colour(fill) for fill, _ in got]
+            for fill, ink in got:
+                check(contrast(colour(fill), colour(ink)) >= 4.5, ramp, dark, fill, ink)
+            sides = [cells] if ramp == "sequential" else [cells[50::-1], cells[50:]]
+            for side in sides:
+                away = [abs(lightness(c) - lightness(paper)) for c in side]
+                check(all(b > a for a, b in zip(away, away[2:])), ramp, dark, away)
+                # between stops sRGB is not even, but nearly so
+                steps = np.diff(away[::10])
+                check(max(steps) < 1.7 * min(steps), ramp, dark, steps)
+                check(away[0] < 8, "what says nothing stands out:", ramp, dark, away[0])
+                check(away[-1] - away[0] > 35, ramp, dark, away)
+            ends = [lightness(cells[0]), lightness(cells[-1])]
+            check(ramp == "sequential" or abs(ends[0] - ends[1]) < 3, "uneven ends", ends)
+            check(not dark or max(map(luminance, cells)) < 0.55, "glares", ramp)
+
+
+def text_on_colours_is_read(page):
+    seen = {}
+    for dark, paper in in_light_and_dark(page):
+        page.findings()
+        texts = page.b.js("""[...document.querySelectorAll('.chart text')].map(n => {
+            const on = n.matches('.hued') ? n.previousElementSibling : null;
+            return [n.textContent, n.matches('.dot'), getComputedStyle(n).fill,
+                    on && getComputedStyle(on).fill]; })""")
+        for text, sign, ink, on in texts:
+            least = 3 if sign else 4.5
+            check(contrast(colour(ink), colour(on) if on else paper) >= least, text, ink, on, dark)
+        for kind, drawn, through in page.b.js("""[...document.querySelectorAll(
+                '.chart [stroke-width="2"], .chart .mark, .chart rect[fill-opacity]')].map(n => {
+                const style = getComputedStyle(n);
+                return [n.outerHTML.slice(0, 90), n.matches('[fill=none]') ? style.stroke : style.fill,
+                        Number(style.fillOpacity)]; })"""):
+            mixed = [through * a + (1 - through) * b for a, b in zip(colour(drawn), paper)]
+            check(contrast(mixed, paper) >= 3, kind, drawn, dark)  # WCAG 1.4.11
+        seen[dark] = sum(on is not None for *_, on in texts)
+        maps = page.b.js("""[...document.querySelectorAll('.chart svg')].map(svg =>
+            [...svg.querySelectorAll('.cell.hued')].map(n => getComputedStyle(n).fill))""")
+        maps = [np.mean([luminance(colour(c)) for c in cells]) for cells in maps if cells]
+        check(len(maps) >= 3, maps)
+        check(max(maps) < 0.3 if dark else min(maps) > 0.15, "maps glare:", dark, maps)
+        page.reader()
+        grounds = set()
+        for chain in range(len(page.run["chains"])):
+            page.b.js(f"keystep.openChain({chain})")
+            page.b.wait("document.getAnimations().length === 0")
+            for text, sign, ink, on in page.b.js("""[...document.querySelectorAll(
+                    '#steps li > :not(.hidden), #steps .gap')].map(n => [n.textContent.slice(0, 40),
+                    n.matches('.dot, .apart'), getComputedStyle(n).color,
+                    getComputedStyle(n.closest('li')).backgroundColor])"""):
+                on = paper if on == "rgba(0, 0, 0, 0)" else colour(on)
+                grounds.add(on)
+                check(contrast(colour(ink), on) >= (3 if sign else 4.5), text, ink, on, dark)
+        deepest = max(abs(lightness(on) - lightness(paper)) for on in grounds)
+        check(len(grounds) > 20 and 5 < deepest < 22, len(grounds), deepest)
+    check(seen[False] == seen[True] >= 20, seen)
+
+
+def on_paper_all_is_light(page):
+    page.findings()
+    page.b.size(1280, 900, dark=True)
+    page.b.on("Emulation.setEmulatedMedia", media="print", features=[
+        {"name": "prefers-color-scheme", "value": "dark"}])
+    inks = page.b.js("""[document.body, document.querySelector('.chart text:not(.hued)'),
+        ...document.querySelectorAll('figcaption .small')].map(n =>
+        n.matches('text') ? getComputedStyle(n).fill : getComputedStyle(n).color)""")
+    cells = page.b.js("""[...document.querySelectorAll('figure .key')].map(n =>
+        getComputedStyle(n.querySelector('rect:nth-of-type(' +
+            (n.closest('figure').querySelector('.dot') ? 15 : 1) + ')')).fill)""")
+    page.b.on("Emulation.setEmulatedMedia", media="", features=[])
+    page.b.size(1280, 900)
+    check(all(contrast(colour(ink), (255, 255, 255)) >= 4.5 for ink in inks), inks)
+    check(cells and all(luminance(colour(c)) > 0.8 for c in cells), cells)
+
+
+def chance_is_told(page):
+    """By each map of accuracies, at the low end of its colours."""
+    page.findings()
+    maps = page.b.js("""JSON.parse(document.getElementById('data').textContent).report.sections
+        .flatMap(s => s.parts).map(p => p.figure).filter(f => f && f.kind === 'heat')
+        .map(f => [f.title, f.y_label, f.references.length, f.values.flat().some(v => v < f.low)])""")
+    keys = dict(page.b.js("""[...document.querySelectorAll('figure')].filter(f =>
+        f.querySelector('.key')).map(f => [f.querySelector('h3').textContent,
+        [...f.querySelectorAll('.key text')].map(n => n.textContent)])"""))
+    check(sum(told for _, _, told, _ in maps) >= 2, maps)
+    for title, _, told, below in maps:
+        same(keys[title], [("≤ " if below else "") + "50%" + (", chance" if told else ""), "100%"])
 
 
 def fits_a_phone(page):
@@ -384,6 +525,7 @@ def accessible(page):
                               (page.reader, 360, False)]:
         page.b.size(width, 800, dark=dark)
         view()
+        same(page.b.js("document.documentElement.dataset.theme"), "dark" if dark else "light")
         page.b.js("document.querySelectorAll('details').forEach(d => d.open = %s);"
                   "keystep.openChain(1); keystep.openStep(1, true)"
                   % ("false" if dark else "true"))
@@ -473,7 +615,21 @@ def pictures_in_place_of_d3(page):
     page.b.wait("[...document.querySelectorAll('figure img')].every(i => i.complete)")
     shown = page.b.js("[...document.querySelectorAll('figure img')].map(i => "
                       "[i.naturalWidth > 100, i.alt.length > 30])")
-    check(len(shown) >= 12 and all(a and b for a, b in shown), shown)
+    check(len(shown) >= 9 and all(a and b for a, b in shown), shown)
+    # maps and chains are drawn all the same: their colours are of both modes
+    same(page.b.js("document.querySelectorAll('.chart svg').length"),
+         len(re.findall("\"kind\": ?\"(?:heat|strip)\"", page.b.js(
+             "document.getElementById('data').textContent"))))
+    for dark, _ in in_light_and_dark(page):
+        grey = page.b.js("""[...document.querySelectorAll('figure img')].map(img => {
+            const pen = Object.assign(document.createElement('canvas'),
+                {width: 90, height: 50}).getContext('2d');
+            pen.filter = getComputedStyle(img).filter;
+            pen.drawImage(img, 0, 0, 90, 50);
+            const all = pen.getImageData(0, 0, 90, 50).data;
+            return all.reduce((sum, v) => sum + v, 0) / all.length; })""")
+        # of 255, the opaque fourth too: 191 is 170 of the colours
+        check(max(grey) < 130 if dark else min(grey) > 191, dark, grey)
     page.reader()
     page.b.key("j")
     same(page.at()[1], 1)
@@ -499,7 +655,9 @@ def bad_chains_are_refused(page):
 
 
 TESTS = [opens_without_network_or_error, hostile_text_stays_text, scores_are_those_of_the_file,
-         keys_do_what_help_says, mouse_and_slider, search_and_order, light_and_dark, fits_a_phone,
+         keys_do_what_help_says, mouse_and_slider, search_and_order, light_and_dark,
+         colours_keep_their_order, text_on_colours_is_read, on_paper_all_is_light,
+         chance_is_told, fits_a_phone,
          accessible, charts_are_whole, tables_are_those_of_the_files, links_open_a_place,
          policy_forbids_all_else, pictures_in_place_of_d3, bad_chains_are_refused]
 
@@ -519,13 +677,21 @@ def report(run, name, *more):
 def pictures(page, folder):
     os.makedirs(folder, exist_ok=True)
     for name, size in {"light": (1280, 900, False, False), "dark": (1280, 900, True, False),
-                       "phone": (360, 780, False, True)}.items():
+                       "phone": (360, 780, False, True),
+                       "phone-dark": (360, 780, True, True)}.items():
         page.b.size(*size)
         for view in (page.findings, page.reader):
             view()
             page.b.js("keystep.openChain(1)")
             page.b.settle()
             page.b.picture(os.path.join(folder, f"{view.__name__}-{name}.png"))
+        page.findings()
+        for kind in ("map", "chain"):
+            page.b.js("""[...document.querySelectorAll('figure')].filter(f => f.querySelector('.key')
+                && Boolean(f.querySelector('.dot')) === %s)[0].scrollIntoView({block: 'center'})"""
+                      % json.dumps(kind == "chain"))
+            page.b.settle()
+            page.b.picture(os.path.join(folder, f"{kind}-{name}.png"))
     page.b.size(1280, 900)
 
 

@@ -42,11 +42,52 @@ keystep.marks = [
   'M0,-4.6L4,0L0,4.6L-4,0Z', 'M0,4.4L4,-3L-4,-3Z'];
 keystep.mark = (tone) => keystep.marks[tone >= 0 ? tone % 5 : 0];
 
-// Orange for important, blue for removable, white between; part of [-1, 1].
-keystep.leaning = function (part, most) {
-  const depth = Math.min(1, Math.abs(part)) * (most || 1);
-  return part >= 0 ? `rgba(209, 98, 0, ${depth.toFixed(3)})`
-                   : `rgba(33, 102, 172, ${depth.toFixed(3)})`;
+// Colours of ramp.h, straight in sRGB between its stops; part of [0, 1].
+keystep.between = function (stops, part) {
+  const at = Math.max(0, Math.min(1, part)) * (stops.length - 1);
+  const i = Math.min(Math.floor(at), stops.length - 2);
+  return [1, 3, 5].map((k) => {
+    const [from, to] = [stops[i], stops[i + 1]].map((stop) => parseInt(stop.slice(k, k + 2), 16));
+    return Math.round(from + (to - from) * (at - i));
+  });
+};
+
+keystep.luminance = (rgb) => rgb.map((v) => v / 255)
+  .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + [0.2126, 0.7152, 0.0722][i] * v, 0);
+
+// The page's inks where one has a contrast of 4.5 on the colour; between them
+// white or black has.
+keystep.inks = [[230, 228, 223], [31, 35, 40], [255, 255, 255], [0, 0, 0]];
+keystep.inkOn = (rgb) => keystep.inks.find((ink) => {
+  const [one, other] = [keystep.luminance(ink) + 0.05, keystep.luminance(rgb) + 0.05];
+  return Math.max(one, other) / Math.min(one, other) >= 4.5;
+});
+
+// Both modes' colours go into the element; the style sheet takes one of them.
+keystep.hue = function (node, ramp, part) {
+  node.classList.add('hued');
+  for (const mode of ['light', 'dark']) {
+    const rgb = keystep.between(keystep.ramps[ramp][mode], part);
+    node.style.setProperty(`--on-${mode}`, `rgb(${rgb.join()})`);
+    node.style.setProperty(`--ink-on-${mode}`, `rgb(${keystep.inkOn(rgb).join()})`);
+  }
+  return node;
+};
+
+// A bar of the ramp's colours between two words, from left on; its width too.
+keystep.key = function (ramp, words, left, room) {
+  const [before, after] = words.map((word) => Math.round(6.6 * word.length + 10));
+  const wide = 30 * Math.max(1, Math.min(4, Math.floor((room - before - after) / 30)));
+  const node = keystep.draw('g', { class: 'key' });
+  node.append(
+    keystep.draw('text', { x: left + before - 6, y: 10, 'text-anchor': 'end' }, words[0]),
+    keystep.draw('text', { x: left + before + wide + 6, y: 10 }, words[1]));
+  for (let i = 0; i < 30; i++)
+    node.append(keystep.hue(keystep.draw('rect', {
+      x: left + before + i * wide / 30, width: wide / 30, height: 12,
+      'shape-rendering': 'crispEdges' }), ramp, i / 29));
+  return { node, width: before + wide + after };
 };
 
 keystep.tip = {
@@ -76,6 +117,12 @@ keystep.hover = (selection, words) => selection
     else keystep.tip.show(first, words(second));
   })
   .on('pointerleave', () => keystep.tip.hide());
+
+// The same of one element that is there without D3.
+keystep.tell = function (node, words) {
+  node.addEventListener('pointermove', (event) => keystep.tip.show(event, words()));
+  node.addEventListener('pointerleave', () => keystep.tip.hide());
+};
 
 keystep.interval = function (figure, value, low, high) {
   const one = keystep.number(value, figure.percent);
@@ -243,7 +290,7 @@ keystep.oneBar = function (svg, figure, bar, at) {
   keystep.hover(
     svg.append('rect').datum(bar).attr('x', Math.min(a, b)).attr('width', Math.abs(b - a))
       .attr('y', at.y - 8).attr('height', 16).attr('fill', keystep.tone(bar.tone))
-      .attr('fill-opacity', bar.tone < 0 ? 0.55 : 0.85),
+      .attr('fill-opacity', 0.85),
     () => `${bar.name}\n${keystep.interval(figure, bar.value, bar.low, bar.high)}`);
   if (bar.low !== null && bar.high !== null) {
     const [low, high] = [at.x(bar.low * at.times), at.x(bar.high * at.times)];
@@ -257,6 +304,7 @@ keystep.oneBar = function (svg, figure, bar, at) {
 
 // ------------------------------------------------------------- heat and strip
 
+// Drawn without D3: what gnuplot makes of it has one colour for both modes.
 keystep.heat = function (svg, figure, width) {
   const [rows, columns] = [figure.rows.length, figure.columns.length];
   const strip = figure.kind === 'strip';
@@ -270,71 +318,88 @@ keystep.heat = function (svg, figure, width) {
   const above = rows * tall < 6.6 * figure.y_label.length;
   const bottom = (above ? 26 : 8) + rows * tall;
   const height = bottom + (strip ? 62 : 44);
-  svg.attr('viewBox', `0 0 ${width} ${height}`);
-  const deep = (value) => (value - figure.low) / (figure.high - figure.low);
-  const sequential = d3.interpolateRgbBasis(
-    ['#f7fbff', '#c6dbef', '#6baed6', '#2171b5', '#08306b']);
-  // through these colours, so that white is white
-  const middles = ['#2166ac', '#92c5de', '#f7f7f7', '#fdb863', '#b35806'];
-  const scale = d3.scaleLinear([0, 0.25, 0.5, 0.75, 1], middles);
-  const diverging = (part) => scale(part);
-  const part = (value) => Math.max(0, Math.min(1, deep(value)));
-  figure.values.forEach((row, r) => row.forEach((value, c) => {
-    const [px, py] = [left + c * cell, bottom - (r + 1) * tall];
-    const box = svg.append('rect').attr('x', px).attr('y', py)
-      .attr('width', cell - 0.5).attr('height', tall - 0.5)
-      .attr('fill', value === null ? 'none'
-        : (figure.diverging ? diverging : sequential)(part(value)))
-      .attr('stroke', value === null ? 'var(--line)' : null)
-      .attr('pointer-events', 'all');
-    keystep.hover(box.datum(value), () =>
-      `${figure.y_label} ${figure.rows[r]}, ${figure.x_label} ${figure.columns[c]}\n` +
-      keystep.number(value, figure.percent));
-    if (value === null || cell < 26 || tall < 14 || strip) return;
-    const dark = figure.diverging ? Math.abs(part(value) - 0.5) > 0.36 : part(value) > 0.52;
-    svg.append('text').attr('x', px + cell / 2).attr('y', py + tall / 2).attr('dy', '.35em')
-      .attr('text-anchor', 'middle').style('fill', dark ? '#fff' : '#222')
-      .style('pointer-events', 'none')
-      .text(figure.percent ? (100 * value).toFixed(0) : value.toFixed(1));
-  }));
-  keystep.heatNames(svg, figure, { left, bottom, cell, tall, strip, height, above });
+  svg.setAttribute('viewBox', `0 0 ${width} ${height + 28}`);
+  const at = { left, bottom, cell, tall, strip, height, above };
+  figure.values.forEach((row, r) =>
+    row.forEach((value, c) => keystep.heatCell(svg, figure, at, r, c, value)));
+  keystep.heatNames(svg, figure, at);
+  keystep.heatKey(svg, figure, at, width);
 };
 
+keystep.heatCell = function (svg, figure, at, r, c, value) {
+  const [x, y] = [at.left + c * at.cell, at.bottom - (r + 1) * at.tall];
+  const box = keystep.draw('rect', {
+    x, y, width: at.cell - 0.5, height: at.tall - 0.5, class: 'cell' });
+  if (value !== null)
+    keystep.hue(box, keystep.rampOf(figure), (value - figure.low) / (figure.high - figure.low));
+  keystep.tell(box, () =>
+    `${figure.y_label} ${figure.rows[r]}, ${figure.x_label} ${figure.columns[c]}\n` +
+    keystep.number(value, figure.percent));
+  svg.append(box);
+  if (value === null || at.cell < 26 || at.tall < 14 || at.strip) return;
+  const text = keystep.draw('text', {
+    x: x + at.cell / 2, y: y + at.tall / 2, dy: '.35em', 'text-anchor': 'middle', class: 'hued',
+  }, figure.percent ? (100 * value).toFixed(0) : value.toFixed(1));
+  text.style.cssText = box.style.cssText;
+  svg.append(text);
+};
+
+keystep.rampOf = (figure) => figure.diverging ? 'diverging' : 'sequential';
+
 keystep.heatNames = function (svg, figure, at) {
+  const put = (attributes, text) => svg.append(keystep.draw('text', attributes, text));
   const every = Math.ceil(figure.columns.length * 26 / (at.cell * figure.columns.length));
   figure.columns.forEach((name, c) => {
-    const middle = at.left + (c + 0.5) * at.cell;
-    if (at.strip)
-      svg.append('text').attr('x', middle).attr('y', at.bottom + 15).attr('text-anchor', 'middle')
-        .style('fill', figure.labels[c] === 1 ? 'var(--important)' : 'var(--removable)')
-        .text(figure.labels[c] === 1 ? '●' : figure.labels[c] === 0 ? '○' : '·');
+    const middle = { x: at.left + (c + 0.5) * at.cell, 'text-anchor': 'middle' };
+    if (at.strip) {
+      const mark = keystep.labelMark(figure.labels[c]);
+      put({ ...middle, y: at.bottom + 15, class: mark.class }, mark.sign);
+    }
     if (c % every === 0)
-      svg.append('text').attr('x', middle).attr('y', at.bottom + (at.strip ? 32 : 16))
-        .attr('text-anchor', 'middle').text(keystep.cut(name, Math.max(3, Math.floor(at.cell * every / 6.6))));
+      put({ ...middle, y: at.bottom + (at.strip ? 32 : 16) },
+        keystep.cut(name, Math.max(3, Math.floor(at.cell * every / 7.2))));
   });
   const step = Math.ceil(13 / at.tall);
   figure.rows.forEach((name, r) => {
     if (r % step === 0)
-      svg.append('text').attr('x', at.left - 7).attr('y', at.bottom - (r + 0.5) * at.tall)
-        .attr('dy', '.35em').attr('text-anchor', 'end')
-        .text(keystep.cut(name, Math.floor((at.left - 26) / 6.4)));
+      put({ x: at.left - 7, y: at.bottom - (r + 0.5) * at.tall, dy: '.35em', 'text-anchor': 'end' },
+        keystep.cut(name, Math.floor((at.left - 26) / 6.4)));
   });
-  svg.append('text').attr('x', at.left).attr('y', at.height - 6).text(figure.x_label);
-  const name = svg.append('text').text(figure.y_label);
-  if (at.above) name.attr('x', at.left - 7).attr('y', 16).attr('text-anchor', 'end');
-  else
-    name.attr('transform', `translate(11,${8 + (at.bottom - 8) / 2}) rotate(-90)`)
-      .attr('text-anchor', 'middle');
+  put({ x: at.left, y: at.height - 6 }, figure.x_label);
+  put(at.above ? { x: at.left - 7, y: 16, 'text-anchor': 'end' } : {
+    transform: `translate(11,${8 + (at.bottom - 8) / 2}) rotate(-90)`, 'text-anchor': 'middle',
+  }, figure.y_label);
+};
+
+keystep.labelMark = (label) => label === 1 ? { sign: '●', class: 'dot important' }
+  : label === 0 ? { sign: '○', class: 'dot removable' } : { sign: '·', class: 'dot' };
+
+// What the colours stand for, at both ends: values beyond have the end's.
+keystep.heatKey = function (svg, figure, at, width) {
+  const all = figure.values.flat().filter((value) => value !== null);
+  const end = (value, beyond, name) => (beyond ? `${beyond} ` : '') +
+    (figure.percent ? `${(100 * value).toFixed(0)}%` : String(value).replace('-', '−')) +
+    (name ? `, ${name}` : '');
+  const chance = figure.references.find((reference) => reference.at === figure.low);
+  const words = [
+    end(figure.low, all.some((value) => value < figure.low) ? '≤' : '',
+      at.strip ? 'removable' : chance && chance.name),
+    end(figure.high, all.some((value) => value > figure.high) ? '≥' : '',
+      at.strip ? 'important' : '')];
+  const key = keystep.key(keystep.rampOf(figure), words, at.left, width - at.left - 8);
+  key.node.setAttribute('transform', `translate(0,${at.height + 8})`);
+  svg.append(key.node);
 };
 
 // ------------------------------------------------------------------------ all
 
 // A figure with its title and what one sees in it. Without D3 the picture that
-// gnuplot made stands there, and where there is none only the words.
+// gnuplot made stands there for lines and bars, or only the words.
 keystep.figure = function (figure, picture) {
   const words = keystep.make('figcaption', null, keystep.make('h3', null, figure.title));
   const node = keystep.make('figure', null, words);
-  if (typeof d3 !== 'undefined') {
+  const own = figure.kind === 'heat' || figure.kind === 'strip';
+  if (own || typeof d3 !== 'undefined') {
     const place = keystep.make('div', { class: 'chart' });
     node.append(place);
     const redraw = () => {
@@ -342,9 +407,11 @@ keystep.figure = function (figure, picture) {
       if (width < 40 || String(width) === place.dataset.width) return;
       place.dataset.width = width;
       place.textContent = '';
-      const svg = d3.select(place).append('svg')
-        .attr('role', 'img').attr('aria-label', `${figure.title}. ${figure.finding}`);
-      keystep[figure.kind === 'strip' ? 'heat' : figure.kind](svg, figure, width);
+      const svg = keystep.draw('svg', {
+        role: 'img', 'aria-label': `${figure.title}. ${figure.finding}` });
+      place.append(svg);
+      if (own) keystep.heat(svg, figure, width);
+      else keystep[figure.kind](d3.select(svg), figure, width);
     };
     new ResizeObserver(redraw).observe(place);
   } else if (picture) {

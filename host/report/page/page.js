@@ -92,6 +92,7 @@ keystep.boot = function () {
   keystep.by('foot').textContent = `Written by ${data.report.program}. Everything is in this ` +
     'file; it asks no network for anything.';
   keystep.by('licences').textContent = data.licences;
+  keystep.ramps = data.ramps;
   keystep.findings(data.report, data.pictures);
   if (data.reader.length) {
     keystep.openReader(data.reader);

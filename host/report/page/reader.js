@@ -178,9 +178,8 @@ keystep.buildSteps = function (chain) {
     },
     keystep.make('span', { class: 'at' }, String(i + 1)),
     keystep.make('span', {
-      class: `dot ${label === 1 ? 'important' : label === 0 ? 'removable' : ''}`,
-      'aria-hidden': 'true',
-    }, label === 1 ? '●' : label === 0 ? '○' : '·'),
+      class: keystep.labelMark(label).class, 'aria-hidden': 'true',
+    }, keystep.labelMark(label).sign),
     keystep.make('span', { class: 'score' }),
     keystep.make('span', { class: 'apart', 'aria-hidden': 'true' }),
     said,
@@ -208,6 +207,12 @@ keystep.openStep = function (index, focus) {
   keystep.drawStrip();
 };
 
+// The score's place among the colours, as in the figure of a chain (reader.c),
+// where 4 and more is the end; most: how far from the middle that end may be.
+keystep.surest = 4;
+keystep.leaning = (score, most) =>
+  0.5 + 0.5 * (most || 1) * Math.max(-1, Math.min(1, score / keystep.surest));
+
 // Colours, figures and marks at the layer that the slider stands on.
 keystep.showScores = function () {
   const r = keystep.reader;
@@ -217,8 +222,9 @@ keystep.showScores = function () {
     const score = keystep.now.score(chain, i);
     const label = chain.labels[i];
     const differs = score !== null && label !== null && (score > 0) !== (label === 1);
-    item.style.backgroundColor = score === null ? '' :
-      keystep.leaning(Math.tanh(score / 3), 0.3);
+    item.classList.remove('hued');
+    // faint: the step's text is read on it, in the page's quiet ink too
+    if (score !== null) keystep.hue(item, 'diverging', keystep.leaning(score, 0.2));
     item.querySelector('.score').textContent = score === null ? '' :
       `${score > 0 ? '▲' : '▼'} ${keystep.shownScore(score)}`;
     const mark = item.querySelector('.apart');
@@ -290,18 +296,18 @@ keystep.buildStrip = function (chain, layers) {
   for (let i = 0; i < chain.n; i++) {
     for (let l = 0; l < layers.length; l++) {
       const score = keystep.score(chain, i, l, r.position);
-      svg.append(keystep.draw('rect', {
+      const cell = keystep.draw('rect', {
         x: left + i * wide, y: (layers.length - 1 - l) * tall, width: wide - 1,
-        height: tall - 0.5, 'data-step': i, 'data-layer': l,
-        fill: score === null ? 'var(--wash)' : keystep.leaning(Math.tanh(score / 3), 0.95),
-      }));
+        height: tall - 0.5, 'data-step': i, 'data-layer': l, class: 'cell',
+      });
+      if (score !== null) keystep.hue(cell, 'diverging', keystep.leaning(score));
+      svg.append(cell);
     }
-    const label = chain.labels[i];
+    const mark = keystep.labelMark(chain.labels[i]);
     svg.append(keystep.draw('text', {
       x: left + (i + 0.5) * wide - 0.5, y: height - 8, 'text-anchor': 'middle',
-      'font-size': Math.min(11, wide),
-      fill: label === 1 ? 'var(--important)' : 'var(--removable)',
-    }, label === 1 ? '●' : label === 0 ? '○' : '·'));
+      'font-size': Math.min(11, wide), class: mark.class,
+    }, mark.sign));
   }
   svg.addEventListener('click', (event) => {
     const cell = event.target.dataset;
@@ -372,7 +378,7 @@ keystep.drawScores = function (chain, index) {
     svg.append(keystep.draw('polyline', {
       points: points.map(([layer, score]) => `${x(layer)},${y(score)}`).join(' '),
       fill: 'none', stroke: keystep.tone(position.tone),
-      'stroke-width': p === r.position ? 2.2 : 1, opacity: p === r.position ? 1 : 0.4,
+      'stroke-width': p === r.position ? 2.2 : 1, opacity: p === r.position ? 1 : 0.6,
     }));
   });
   const score = keystep.score(chain, index, r.layer, r.position);
@@ -429,6 +435,11 @@ keystep.readPlace = function () {
 keystep.openReader = function (runs) {
   const r = keystep.reader;
   r.runs = runs;
+  const key = keystep.key('diverging', ['≤ −4', '≥ 4'], 0, 170);
+  const colours = keystep.draw('svg', {
+    class: 'chart', width: key.width, height: 14, 'aria-hidden': 'true' });
+  colours.append(key.node);
+  keystep.by('colours').append(colours);
   runs.forEach(keystep.prepare);
   keystep.by('run').replaceChildren(...runs.map((run, i) =>
     keystep.make('option', { value: i }, run.name)));
