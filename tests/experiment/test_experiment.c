@@ -93,6 +93,33 @@ Test(experiment, what_is_wrong_is_named_with_its_line) {
     refuse(all, KS_COUNT(all));
 }
 
+/* A folder stands for a model, and for the tokenizer in it, alone. */
+Test(experiment, a_folder_in_place_of_a_file_is_named_with_its_line) {
+    static const struct wrong all[] = {
+        {"name: x\nmodel: m\nproblems: .\ngenerate: {}\n",
+         "x.yaml line 3: problems: "},
+        {"name: x\nmodel: m\nproblems: m\ngenerate: {}\n",
+         "/m: expected a file, found a folder\n"},
+        {"name: x\nmodel: m\nchains: .\ncapture: {}\n",
+         "x.yaml line 3: chains: "},
+        {"name: x\nmodel: m\nimport:\n  file: m\n", "x.yaml line 4: file: "},
+        {"name: x\nmodel: m\nproblems: c.jsonl\nchains: c.jsonl\n"
+         "label:\n  ranking: m\n",
+         "x.yaml line 6: ranking: "},
+        {SMALL "baselines:\n  - name: a\n    scores: m\n",
+         "x.yaml line 14: scores: "},
+        {"name: x\nmatrix: {acts: [m, .]}\ntransfer: {}\n",
+         "x.yaml line 2: acts: "}};
+    for (size_t i = 0; i < KS_COUNT(all); i++) {
+        const struct wrong kind = {all[i].yaml, "expected a file, found a"};
+        refuse(&kind, 1);
+    }
+    refuse(all, KS_COUNT(all));
+    write_experiment("name: x\nmodel: m\ntokenizer: m\nchains: c.jsonl\n"
+                     "capture: {}\n");
+    expect_run("run x.yaml --explain", 0);
+}
+
 /* What would come to light when the capture is done, hours later. */
 Test(experiment, what_nothing_makes_is_named_before_anything_runs) {
     static const struct wrong all[] = {
