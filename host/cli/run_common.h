@@ -21,6 +21,7 @@ typedef struct ks_cli_talk {
 void ks_cli_tell(void *talk, const ks_exp_event *event);
 void ks_cli_left(void *talk, const char *path);
 void ks_cli_reading(void *talk, const char *path, uint64_t bytes);
+void ks_cli_spoilt(void *talk, const char *why);
 
 /* "foreign: no context": of what a stage is, without its command. */
 typedef struct ks_cli_stage_words {

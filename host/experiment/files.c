@@ -16,15 +16,12 @@
 
 enum { TICK = 2 }; /* seconds between two times of the coarsest file system */
 
-ks_status ks_exp_files_open(ks_exp_files *files, const char *path,
+/* What is in path into files->known. */
+static ks_status read_known(ks_exp_files *files, const char *path,
                             ks_err *err) {
     ks_status st = KS_OK;
     json_error_t reason;
-    json_t *all = NULL, *known;
-    *files = (ks_exp_files){.known = json_object()};
-    KS_CHECK(files->known, KS_NOMEM, "out of memory for inputs");
-    if (!path || !ks_file_exists(path)) return KS_OK;
-    all = json_load_file(path, JSON_REJECT_DUPLICATES, &reason);
+    json_t *all = json_load_file(path, JSON_REJECT_DUPLICATES, &reason), *known;
     KS_CHECK(all, KS_FORMAT, "%s line %d: %s", path, reason.line, reason.text);
     known = json_object_get(all, "files");
     KS_CHECK(json_is_object(known), KS_FORMAT,
@@ -33,6 +30,17 @@ ks_status ks_exp_files_open(ks_exp_files *files, const char *path,
 done:
     json_decref(all);
     return st;
+}
+
+ks_status ks_exp_files_open(ks_exp_files *files, const char *path,
+                            ks_err *err) {
+    *files = (ks_exp_files){.known = json_object()};
+    if (!files->known)
+        return ks_fail(err, KS_NOMEM, "out of memory for inputs");
+    if (path && ks_file_exists(path) &&
+        read_known(files, path, &files->spoilt) != KS_OK)
+        files->changed = true; /* what is there gives way */
+    return KS_OK;
 }
 
 void ks_exp_files_close(ks_exp_files *files) {
@@ -88,7 +96,9 @@ static json_int_t modified(const struct stat *info) {
 static const char *known_hash(const ks_exp_files *files, const char *path) {
     const char *hex = json_string_value(
         json_object_get(json_object_get(files->known, path), "sha256"));
-    return hex && strlen(hex) == 64 ? hex : NULL;
+    return hex && strlen(hex) == 64 && strspn(hex, "0123456789abcdef") == 64
+               ? hex
+               : NULL;
 }
 
 static ks_status remember(ks_exp_files *files, const char *path, json_t *entry,
