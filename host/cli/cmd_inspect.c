@@ -49,6 +49,19 @@ static void show_scalar(const json_t *v) {
         printf("%.7g", json_number_value(v));
 }
 
+/* Seconds are for programs; people read 3:07, under a name that says no unit.
+ */
+static bool is_time(const char *key) {
+    return strcmp(key, "seconds") == 0;
+}
+
+static void show_member(const char *key, const json_t *v) {
+    if (is_time(key) && json_is_number(v))
+        fputs(ks_cli_time_of(json_number_value(v)).text, stdout);
+    else
+        show_scalar(v);
+}
+
 /* Lists of scalars on one line; of objects, such as tensors, a line each under
  * the names of their members. */
 static void show_list(const json_t *list) {
@@ -56,7 +69,7 @@ static void show_list(const json_t *list) {
     json_t *v, *part;
     const char *key;
     json_object_foreach(json_array_get(list, 0), key, part)
-        printf("%s%s", named++ ? ", " : "", key);
+        printf("%s%s", named++ ? ", " : "", is_time(key) ? "took" : key);
     json_array_foreach(list, i, v) {
         if (!json_is_object(v)) {
             fputs(i ? ", " : "", stdout);
@@ -71,7 +84,7 @@ static void show_list(const json_t *list) {
                 show_list(part);
                 fputs("]", stdout);
             } else {
-                show_scalar(part);
+                show_member(key, part);
             }
         }
     }
