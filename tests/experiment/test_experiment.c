@@ -239,6 +239,36 @@ Test(experiment, anchors_underscores_and_sets_mean_what_they_say) {
     expect_said("no section says what to do");
 }
 
+/* As on a command's own line, 1e3 is a whole number, and the same one. */
+Test(experiment, whole_numbers_may_have_exponents) {
+    char plain[128], key[128];
+    static const char probe[] = HEAD "capture: {random-weights: 100}\n"
+                                     "probe: {bootstrap: 1000, seeds: 2}\n";
+    write_experiment(probe);
+    plan_says("x.yaml", "probe", "key", plain);
+    write_experiment(HEAD "capture: {random-weights: 1E2}\n"
+                          "probe: {bootstrap: 1e3, seeds: 20e-1}\n");
+    plan_says("x.yaml", "probe", "key", key);
+    cr_expect_str_eq(key, plain);
+    write_experiment(probe);
+    plan_says("x.yaml --set probe.bootstrap=1e+3", "probe", "key", key);
+    cr_expect_str_eq(key, plain);
+    static const struct wrong all[] = {
+        {HEAD "capture: {}\nprobe: {seeds: 15e-1}\n",
+         "line 6: probe.seeds: expected a whole number, found '15e-1'"},
+        {HEAD "capture: {}\nprobe: {seeds: 1.5e3}\n",
+         "expected a whole number, found '1.5e3'"},
+        {HEAD "capture: {random-weights: 1e16}\n", "expected a whole number"},
+        {HEAD "capture: {random-weights: 1e}\n", "expected a whole number"},
+        {HEAD "capture: {random-weights: \"1e3\"}\n",
+         "expected a whole number, found the text '1e3'"},
+        {HEAD "capture: {}\nmachine: {threads: 1e1}\n",
+         "machine.threads: expected a whole number in digits, found '1e1'"},
+        {HEAD "capture: {}\nlaunch: {ranks: 1e4}\n",
+         "launch.ranks: expected a whole number from 1 to 4096, found '1e4'"}};
+    refuse(all, KS_COUNT(all));
+}
+
 Test(experiment, a_grid_shares_what_its_cells_have_in_common) {
     write_experiment(SMALL "matrix:\n  probe.folds: [3, 4]\n  half:\n"
                            "    a: {capture.context: full}\n"
