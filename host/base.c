@@ -101,6 +101,11 @@ const char *ks_plural(size_t n) {
     return n == 1 ? "" : "s";
 }
 
+bool ks_ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && strcmp(text + n - k, end) == 0;
+}
+
 bool ks_whole(const char *text, int64_t *out) {
     char *end;
     errno = 0;

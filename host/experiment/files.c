@@ -139,17 +139,12 @@ done:
 
 /* ----------------------------------------------------------------- folders */
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), k = strlen(end);
-    return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 /* Files that a model or a tokenizer is read from. */
 static int is_part(const struct dirent *entry) {
     static const char *const ends[] = {".json", ".safetensors", ".jinja",
                                        ".model", ".txt"};
     for (size_t i = 0; i < KS_COUNT(ends); i++)
-        if (*entry->d_name != '.' && ends_with(entry->d_name, ends[i]))
+        if (*entry->d_name != '.' && ks_ends_with(entry->d_name, ends[i]))
             return 1;
     return 0;
 }
@@ -192,7 +187,7 @@ static ks_status find_config(const char *path, char **out, ks_err *err) {
     char *copy = strdup(path);
     *out = NULL;
     KS_CHECK(copy, KS_NOMEM, "out of memory for a path");
-    if (!ends_with(path, ".json") || ends_with(path, name)) goto done;
+    if (!ks_ends_with(path, ".json") || ks_ends_with(path, name)) goto done;
     KS_TRY(ks_path_join(out, dirname(copy), name, err));
     if (ks_file_exists(*out)) goto done;
     free(*out);
@@ -242,8 +237,8 @@ ks_status ks_exp_files_hash(ks_exp_files *files, const char *path, char hex[65],
         return KS_OK;
     }
     if (S_ISDIR(info.st_mode)) return hash_folder(files, path, hex, err);
-    if (ends_with(path, ".safetensors") ||
-        ends_with(path, ".safetensors.index.json"))
+    if (ks_ends_with(path, ".safetensors") ||
+        ks_ends_with(path, ".safetensors.index.json"))
         return hash_beside(files, path, hex, err);
     return hash_with_config(files, path, hex, err);
 }

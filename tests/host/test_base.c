@@ -67,6 +67,15 @@ Test(base, whole_numbers) {
     }
 }
 
+Test(base, ends_of_texts) {
+    cr_expect(ks_ends_with("a.json", ".json"));
+    cr_expect(ks_ends_with(".json", ".json"));
+    cr_expect(ks_ends_with("a", ""));
+    cr_expect(ks_ends_with("json", ".json") == false);
+    cr_expect(ks_ends_with("a.json.part", ".json") == false);
+    cr_expect(ks_ends_with("", "a") == false);
+}
+
 Test(base, fail_cuts_a_long_sentence) {
     ks_err err = {0};
     char *text = malloc(5000);
