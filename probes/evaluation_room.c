@@ -1,10 +1,9 @@
 /* evaluation_room.c - see evaluation_room.h. */
 #include "evaluation_room.h"
 
-#include <omp.h>
-
 #include "baselines_state.h"
 #include "layer.h"
+#include "n_threads.h"
 #include "ridge.h"
 
 typedef struct work {
@@ -53,8 +52,7 @@ static void add_grids(work *w, bool share) {
 static void add_analyses(work *w) {
     const ks_folds *f = &w->r->folds;
     uint32_t which = w->r->options->analyses;
-    int threads =
-        w->grid->nest.threads ? w->grid->nest.threads : omp_get_max_threads();
+    int threads = ks_threads(w->grid->nest.threads);
     for (int32_t k = 0; k < w->n_shapes; k++) {
         int32_t n = w->shapes[k].n_cells;
         if (which >> KS_LAYER_TRANSFER & 1)
