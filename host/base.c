@@ -1,6 +1,8 @@
 /* base.c - errors, checked memory, growing strings, names of types. */
 #include "base.h"
 
+#include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -97,6 +99,25 @@ void ks_join_word(char *out, size_t n, const char *list, const char *word) {
 
 const char *ks_plural(size_t n) {
     return n == 1 ? "" : "s";
+}
+
+bool ks_ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && strcmp(text + n - k, end) == 0;
+}
+
+bool ks_whole(const char *text, int64_t *out) {
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (end > text && (*end == 'e' || *end == 'E')) { /* 1e6 */
+        double real = strtod(text, &end);
+        if (real != rint(real) || fabs(real) > 0x1p53) return false;
+        value = (long long)real;
+    }
+    if (end == text || *end || errno) return false;
+    *out = value;
+    return true;
 }
 
 ks_status ks_str_add(ks_str *s, const char *bytes, size_t n, ks_err *err) {

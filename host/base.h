@@ -70,6 +70,11 @@ void ks_join_word(char *out, size_t n, const char *list, const char *word);
 /* What a noun has behind it: "%zu step%s". */
 const char *ks_plural(size_t n);
 
+bool ks_ends_with(const char *text, const char *end);
+
+/* A text that is a whole number and no more: 1000, -3, and 1e6 up to 2^53. */
+bool ks_whole(const char *text, int64_t *out);
+
 /* ------------------------------------------------------------------- files */
 
 /* A whole file mapped read-only. data is NULL for an empty file. */

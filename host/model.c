@@ -433,11 +433,6 @@ done:
     return st;
 }
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), k = strlen(end);
-    return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 ks_status ks_model_open(ks_model **out, const char *path, ks_err *err) {
     ks_status st = KS_OK;
     binder b = {.path = path, .prefix = ""};
@@ -446,11 +441,11 @@ ks_status ks_model_open(ks_model **out, const char *path, ks_err *err) {
     KS_CHECK(stat(path, &info) == 0, KS_IO, "%s: there is no such model", path);
     KS_TRY(ks_alloc(&b.model, 1, sizeof *b.model, "a model", err));
     bool is_folder = S_ISDIR(info.st_mode);
-    if (is_folder || ends_with(path, ".safetensors") ||
-        ends_with(path, ".safetensors.index.json")) {
+    if (is_folder || ks_ends_with(path, ".safetensors") ||
+        ks_ends_with(path, ".safetensors.index.json")) {
         KS_TRY(open_hugging_face(&b, path, is_folder, err));
     } else {
-        KS_CHECK(ks_gguf_is(path) || ends_with(path, ".gguf"), KS_FORMAT,
+        KS_CHECK(ks_gguf_is(path) || ks_ends_with(path, ".gguf"), KS_FORMAT,
                  "%s: not a model: expected a GGUF file, a .safetensors file "
                  "or a folder with config.json and model.safetensors",
                  path);

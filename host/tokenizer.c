@@ -189,18 +189,13 @@ const char *ks_tokenizer_hash(const ks_tokenizer *t) {
 /* ------------------------------------------------------------- open and close
  */
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 /* The file to read: a folder's tokenizer.json, or the one beside weights. */
 static ks_status find_file(char **out, const char *path, ks_err *err) {
     struct stat info;
     bool folder = stat(path, &info) == 0 && S_ISDIR(info.st_mode);
     if (folder) return ks_path_join(out, path, "tokenizer.json", err);
-    if (ends_with(path, ".safetensors") ||
-        ends_with(path, ".safetensors.index.json")) {
+    if (ks_ends_with(path, ".safetensors") ||
+        ks_ends_with(path, ".safetensors.index.json")) {
         const char *slash = strrchr(path, '/');
         char *dir =
             slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");

@@ -2,13 +2,13 @@
 #include "attention.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "attention_state.h"
 #include "blas.h"
+#include "n_threads.h"
 #include "scratch.h"
 #include "window.h"
 
@@ -214,7 +214,7 @@ ks_status ks_attention_open(ks_attention **out, const ks_l2_place *at,
     KS_TRY(ks_alloc(&a, 1, sizeof *a, "attention", err));
     a->rows = *rows;
     a->fd = -1;
-    a->threads = at->threads > 0 ? at->threads : omp_get_max_threads();
+    a->threads = ks_threads(at->threads);
     if (at->dev && !at->ops->unified) a->ops = at->ops, a->dev = at->dev;
     KS_TRY(ks_alloc(&a->shift, d, sizeof(double), "moments", err));
     KS_TRY(ks_alloc(&a->unit, d, sizeof(double), "moments", err));

@@ -1,8 +1,8 @@
 /* baselines_words.c - see baselines.h: what the wording tells. */
-#include <omp.h>
 #include <stdlib.h>
 
 #include "baselines_state.h"
+#include "n_threads.h"
 #include "words.h"
 
 enum { LONGEST_BEFORE = 1 /* longer ones of a chain so far are too many */ };
@@ -28,7 +28,7 @@ static ks_status choose_threads(const ks_words *words, const ks_folds *folds,
     ks_status st = KS_OK;
     needs user = {words, folds};
     ks_room_plan plan;
-    int most = nest->threads ? nest->threads : omp_get_max_threads();
+    int most = ks_threads(nest->threads);
     KS_TRY(ks_room_choose(room, kept, bytes, &user, 1, most, WHAT, &plan, err));
     *threads = plan.threads;
 done:

@@ -1,10 +1,9 @@
 /* evaluation_room.c - see evaluation_room.h. */
 #include "evaluation_room.h"
 
-#include <omp.h>
-
 #include "baselines_state.h"
 #include "layer.h"
+#include "n_threads.h"
 #include "ridge.h"
 
 typedef struct work {
@@ -21,10 +20,6 @@ typedef struct work {
     int threads;
     bool scratch;
 } work;
-
-static int threads_of(const ks_grid_options *o) {
-    return o->nest.threads ? o->nest.threads : omp_get_max_threads();
-}
 
 /* A part's bytes and what stays of it. */
 static void add(work *w, size_t bytes, size_t stays, const char *what,
@@ -91,7 +86,7 @@ static void add_fits(work *w) {
 static void add_analyses(work *w) {
     const ks_folds *f = &w->r->folds;
     uint32_t which = w->r->options->analyses;
-    int threads = threads_of(w->grid);
+    int threads = ks_threads(w->grid->nest.threads);
     for (int32_t k = 0; k < w->n_shapes; k++) {
         int32_t n = w->shapes[k].n_cells;
         if (which >> KS_LAYER_TRANSFER & 1)
@@ -181,7 +176,7 @@ static work work_of(const ks_evaluation *r, const ks_grid_options *grid,
     return (work){.r = r,
                   .grid = grid,
                   .x = {.n = r->dataset->n, .d = info->d, .type = info->dtype},
-                  .threads = bounded ? 1 : threads_of(grid),
+                  .threads = bounded ? 1 : ks_threads(grid->nest.threads),
                   .scratch = bounded};
 }
 

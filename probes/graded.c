@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "n_threads.h"
 #include "rank.h"
 #include "ridge.h"
 #include "rows.h"
@@ -138,7 +139,7 @@ static ks_status spearman(ks_interval *out, const ks_dataset *d,
     ks_status st = KS_OK;
     ks_ranked all = {0};
     double *draws = NULL, *own = NULL, value;
-    int threads = o->nest.threads ? o->nest.threads : omp_get_max_threads();
+    int threads = ks_threads(o->nest.threads);
     KS_TRY(ks_ranked_open(&all, score, target, d->n, err));
     size_t scratch = ks_ranked_scratch(&all);
     size_t lane = scratch + (size_t)d->n + (size_t)d->n_groups;

@@ -6,6 +6,7 @@
 
 #include "grid_cells.h"
 #include "layer.h"
+#include "n_threads.h"
 #include "significance.h"
 
 static const int64_t LANE_BYTES = (int64_t)512 << 20;
@@ -63,7 +64,7 @@ int64_t ks_grid_cells(const ks_acts_file *file, const ks_grid_options *o) {
 }
 
 static int threads_of(const ks_grid_options *o) {
-    return o->nest.threads ? o->nest.threads : omp_get_max_threads();
+    return ks_threads(o->nest.threads);
 }
 
 /* ----------------------------------------------------------------- intervals

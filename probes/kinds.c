@@ -1,11 +1,11 @@
 /* kinds.c - see kinds.h. */
 #include "kinds.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kinds_cells.h"
+#include "n_threads.h"
 
 static const size_t MOST_WEIGHTS = (size_t)KS_KINDS_KEPT_MIB << 20;
 
@@ -173,9 +173,8 @@ done:
  * trained at once than keeps the processors busy. A device takes what fits. */
 static int32_t runs_at_once(const work *w) {
     enum { RUNS = 4 }; /* of a thread */
-    int threads = w->grid_options->nest.threads;
     if (!w->grid_options->store || !w->ops->unified) return 0;
-    return RUNS * (threads ? threads : omp_get_max_threads());
+    return RUNS * ks_threads(w->grid_options->nest.threads);
 }
 
 /* -------------------------------------------------------------------- honest
@@ -491,7 +490,7 @@ ks_status ks_kinds_run(ks_kinds *out, ks_others *others,
     KS_TRY(ks_alloc(&out->protocols, most, sizeof *out->protocols, "protocols",
                     err));
     if (!w.dev) {
-        int threads = nest->threads ? nest->threads : omp_get_max_threads();
+        int threads = ks_threads(nest->threads);
         KS_TRY(ks_dev_open(&w.dev, &w.ops, "cpu", threads, NULL, err));
         w.own_dev = true;
     }

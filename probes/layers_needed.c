@@ -8,11 +8,11 @@
  * is so small that subsets are compared on the rows that train it. */
 #include <lapacke.h>
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "analyses.h"
+#include "n_threads.h"
 
 static const double RIDGE = 1e-4, TOLERANCE = 1e-7;
 
@@ -328,8 +328,7 @@ ks_status ks_layers_needed_run(ks_layers_needed *out,
     KS_CHECK(series->n_cells <= MOST, KS_LIMIT,
              "%d layers; subsets are chosen among at most %d", series->n_cells,
              MOST);
-    w.threads = in->options->nest.threads ? in->options->nest.threads
-                                          : omp_get_max_threads();
+    w.threads = ks_threads(in->options->nest.threads);
     for (int32_t k = 0; k < few; k++) out->size[out->n_sizes++] = k + 1;
     out->size[out->n_sizes++] = series->n_cells;
     KS_TRY(ks_alloc(&out->chosen,

@@ -2,12 +2,12 @@
 #include "nest.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "holds.h"
 #include "l2.h"
+#include "n_threads.h"
 
 static const double TOLERANCE = 1e-6;
 
@@ -285,8 +285,7 @@ ks_status ks_nest_fit_from(ks_nest *out, const ks_l2_source *source,
     KS_TRY(alloc_work(&w, folds->n, d, err));
     ks_l2_place place = {.ops = options->ops,
                          .dev = options->dev,
-                         .threads = options->threads ? options->threads
-                                                     : omp_get_max_threads(),
+                         .threads = ks_threads(options->threads),
                          .scratch = options->scratch};
     KS_TRY(
         ks_l2_open_from(&w.l2, source, &place, designs, folds->n_seeds, err));

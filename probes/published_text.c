@@ -2,11 +2,11 @@
 #include "published_text.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "layer.h"
+#include "n_threads.h"
 #include "window.h"
 #include "words_state.h"
 
@@ -372,7 +372,7 @@ ks_status ks_published_texts_run(ks_published_texts *out,
         w.removable[i] = dataset->y[i] != 1;
     for (int32_t s = 0; s < KS_PUBLISHED_SEEDS; s++) KS_TRY(split(&w, s, err));
     if (!nest->dev) {
-        int threads = nest->threads ? nest->threads : omp_get_max_threads();
+        int threads = ks_threads(nest->threads);
         KS_TRY(ks_dev_open(&w.dev, &w.ops, "cpu", threads, NULL, err));
     }
     if (words && dataset->has_text) KS_TRY(run_words(&w, out, err));

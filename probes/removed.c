@@ -3,10 +3,10 @@
 
 #include <lapacke.h>
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "n_threads.h"
 #include "window.h"
 
 enum { MOST = 64, BLOCK = 64 /* dimensions that a thread sums at a time */ };
@@ -192,7 +192,7 @@ static ks_status open_work(work *w, ks_err *err) {
     ks_status st = KS_OK;
     size_t k = (size_t)w->k, d = (size_t)w->x->d;
     w->n = w->x->n, w->d = w->x->d;
-    if (w->threads <= 0) w->threads = omp_get_max_threads();
+    w->threads = ks_threads(w->threads);
     KS_CHECK(w->k >= 1 && w->k <= MOST, KS_USAGE,
              "%d features, expected 1 to %d", w->k, MOST);
     KS_TRY(ks_alloc(&w->mean, d, sizeof *w->mean, "features", err));

@@ -1,10 +1,11 @@
 /* room.c - see room.h. */
 #include "room.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "n_threads.h"
 
 size_t ks_process_bytes(void) {
     size_t bytes = 0;
@@ -70,7 +71,7 @@ ks_status ks_room_fit(const ks_room *room, ks_room_fn need, void *user,
     ks_status st = KS_OK;
     const ks_room none = {0};
     ks_room_plan plan;
-    int threads = options->threads ? options->threads : omp_get_max_threads();
+    int threads = ks_threads(options->threads);
     KS_TRY(ks_room_choose(options->dev ? &none : room, 0, need, user, 1,
                           threads, what, &plan, err));
     options->threads = plan.threads;

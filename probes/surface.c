@@ -1,8 +1,9 @@
 /* surface.c - see surface.h. */
 #include "surface.h"
 
-#include <omp.h>
 #include <stdlib.h>
+
+#include "n_threads.h"
 
 enum { POSITION, RELATIVE, TOKENS, CHARACTERS, WORDS, NUMBERS, OPERATORS };
 enum { CATEGORY = OPERATORS + 1, TFIDF = CATEGORY + KS_N_CATEGORIES };
@@ -87,8 +88,7 @@ ks_status ks_surface_features(const ks_dataset *d, ks_surface_set set,
                     err));
     begin[d->n_chains] = d->n;
     for (int64_t i = d->n - 1; i >= 0; i--) begin[d->chain[i]] = i;
-#pragma omp parallel for schedule(dynamic)                                     \
-    num_threads(threads > 0 ? threads : omp_get_max_threads())
+#pragma omp parallel for schedule(dynamic) num_threads(ks_threads(threads))
     for (int32_t c = 0; c < d->n_chains; c++) {
         ks_err mine = {0};
         ks_status got =

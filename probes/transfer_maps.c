@@ -7,12 +7,12 @@
  * of ridge is the one with the best R^2 on inner parts of them (nest.h). The
  * steps of fold f are then mapped and scored. No label goes into a map. */
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "holds.h"
 #include "linear_map.h"
+#include "n_threads.h"
 #include "shuffle.h"
 #include "transfer.h"
 
@@ -253,8 +253,7 @@ done:
 /* ---------------------------------------------------------------- all folds */
 
 static int threads_of(const work *w) {
-    int asked = w->transfer->options->grid.nest.threads;
-    return asked ? asked : omp_get_max_threads();
+    return ks_threads(w->transfer->options->grid.nest.threads);
 }
 
 /* Side by side, as threads and memory allow. */

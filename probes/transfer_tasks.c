@@ -1,11 +1,11 @@
 /* transfer_tasks.c - one model's sets on different chains: trained on all of
  * one, tested on another. */
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "l2.h"
+#include "n_threads.h"
 #include "split.h"
 #include "transfer.h"
 
@@ -199,8 +199,7 @@ static ks_status open_solver(const work *w, const training *t, const float *x,
     for (int32_t s = 0; s < t->folds.n_seeds; s++)
         designs[s] = (ks_l2_design){t->y, t->fold + s * t->n};
     return ks_l2_open_on(l2, o->ops, o->dev, x, t->n, d, designs,
-                         t->folds.n_seeds,
-                         o->threads ? o->threads : omp_get_max_threads(), err);
+                         t->folds.n_seeds, ks_threads(o->threads), err);
 }
 
 static ks_status solve(work *w, ks_l2 *l2, ks_l2_column *columns, int32_t n,

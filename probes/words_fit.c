@@ -3,10 +3,10 @@
 
 #include <linear.h>
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 
 #include "holds.h"
+#include "n_threads.h"
 
 static const double strengths[] = {0.01, 0.1, 1, 10, 100};
 enum { N_STRENGTHS = (int)KS_COUNT(strengths) };
@@ -295,7 +295,7 @@ ks_status ks_words_fit(const ks_words *words, ks_words_kind kind,
                        float *score, double *strength, ks_err *err) {
     ks_status st = KS_OK;
     set_print_string_function(silent);
-    if (threads <= 0) threads = omp_get_max_threads();
+    threads = ks_threads(threads);
     for (int32_t s = 0; s < folds->n_seeds; s++)
         KS_TRY(fit_seed(words, kind, y, folds, folds->fold + s * folds->n,
                         threads, score + s * folds->n,

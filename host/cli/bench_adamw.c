@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "../blas.h"
+#include "../n_threads.h"
 #include "../../probes/layer.h"
 #include "../../probes/published.h"
 #include "../../probes/window.h"
@@ -278,8 +279,7 @@ static double bare_state(adamw_bench *b) {
 static ks_status open_bench(adamw_bench *b, ks_err *err) {
     ks_status st = KS_OK;
     const ks_bench_input *in = b->bench->in;
-    b->threads =
-        in->common.threads ? in->common.threads : omp_get_max_threads();
+    b->threads = ks_threads(in->common.threads);
     b->hidden = in->hidden;
     b->epochs = in->epochs;
     KS_TRY(ks_dev_open(&b->dev, &b->ops,

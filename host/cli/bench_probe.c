@@ -18,6 +18,7 @@
 #include "../blas.h"
 #include "../../probes/layer.h"
 #include "../../probes/nest.h"
+#include "../n_threads.h"
 #include "../ops.h"
 #include "bench.h"
 
@@ -405,8 +406,7 @@ done:
 static ks_status open_bench(probe_bench *b, int pairs, ks_err *err) {
     ks_status st = KS_OK;
     const ks_bench_input *in = b->bench->in;
-    int threads =
-        in->common.threads ? in->common.threads : omp_get_max_threads();
+    int threads = ks_threads(in->common.threads);
     const char *backend = in->common.backend;
     if (ks_cli_on_device(backend))
         KS_TRY(ks_dev_open(&b->dev, &b->ops, backend, 1, NULL, err));

@@ -18,6 +18,7 @@
 
 #include "../../probes/layer.h"
 #include "../../probes/nest.h"
+#include "../n_threads.h"
 #include "../ops.h"
 #include "bench.h"
 
@@ -223,8 +224,7 @@ static ks_status open_bench(stream_bench *b, int pairs, ks_err *err) {
     const ks_bench_input *in = b->bench->in;
     KS_TRY(find_data(b, err));
     size_t n = (size_t)b->source.n;
-    b->threads =
-        in->common.threads ? in->common.threads : omp_get_max_threads();
+    b->threads = ks_threads(in->common.threads);
     b->n_columns = in->folds * (in->folds - 1) / 2 * STRENGTHS;
     ks_nest_default_strengths(b->strength);
     KS_TRY(ks_alloc(&b->fold, n, 1, "folds", err));

@@ -1,6 +1,5 @@
 /* cmd_capture.c - keystep capture: chains in, activations of every layer in
  * HDF5 out. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -47,18 +46,6 @@ const struct argp_option ks_cmd_capture_options[] = {
      "control: the model's shapes with weights drawn anew", 0},
     {0}};
 
-static int64_t seed_of(const char *text, struct argp_state *state) {
-    char *end;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (end == text || *end || errno || value < 0)
-        argp_error(state,
-                   "--random-weights takes a seed of 0 or more, got "
-                   "'%s'",
-                   text);
-    return value;
-}
-
 static void check(input *in, struct argp_state *state) {
     ks_cli_common *c = &in->common;
     const char *missing = !c->model    ? "--model"
@@ -78,7 +65,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     input *in = state->input;
     switch (key) {
     case KEY_RANDOM:
-        in->random_weights = seed_of(arg, state);
+        in->random_weights =
+            ks_cli_whole(arg, 0, INT64_MAX, "random-weights", state);
         return 0;
     case KEY_TRUNCATE:
         in->truncate = true;

@@ -49,6 +49,19 @@ static void show_scalar(const json_t *v) {
         printf("%.7g", json_number_value(v));
 }
 
+/* Seconds are for programs; people read 3:07, under a name that says no unit.
+ */
+static bool is_time(const char *key) {
+    return strcmp(key, "seconds") == 0;
+}
+
+static void show_member(const char *key, const json_t *v) {
+    if (is_time(key) && json_is_number(v))
+        fputs(ks_cli_time_of(json_number_value(v)).text, stdout);
+    else
+        show_scalar(v);
+}
+
 /* Lists of scalars on one line; of objects, such as tensors, a line each under
  * the names of their members. */
 static void show_list(const json_t *list) {
@@ -56,7 +69,7 @@ static void show_list(const json_t *list) {
     json_t *v, *part;
     const char *key;
     json_object_foreach(json_array_get(list, 0), key, part)
-        printf("%s%s", named++ ? ", " : "", key);
+        printf("%s%s", named++ ? ", " : "", is_time(key) ? "took" : key);
     json_array_foreach(list, i, v) {
         if (!json_is_object(v)) {
             fputs(i ? ", " : "", stdout);
@@ -71,7 +84,7 @@ static void show_list(const json_t *list) {
                 show_list(part);
                 fputs("]", stdout);
             } else {
-                show_scalar(part);
+                show_member(key, part);
             }
         }
     }
@@ -99,11 +112,6 @@ static void show(const json_t *o, int indent) {
 
 /* ------------------------------------------------------------------- whole */
 
-bool ks__ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), k = strlen(end);
-    return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 /* The first bytes of a file are these. */
 static bool begins_with(const char *path, const char *magic, size_t n) {
     char head[256] = {0};
@@ -115,14 +123,14 @@ static bool begins_with(const char *path, const char *magic, size_t n) {
 }
 
 static bool is_model(const char *path) {
-    return ks_gguf_is(path) || ks__ends_with(path, ".gguf") ||
-           ks__ends_with(path, ".safetensors") ||
-           ks__ends_with(path, ".safetensors.index.json");
+    return ks_gguf_is(path) || ks_ends_with(path, ".gguf") ||
+           ks_ends_with(path, ".safetensors") ||
+           ks_ends_with(path, ".safetensors.index.json");
 }
 
 static ks_status inspect_hdf5(const char *path, json_t *o, ks_err *err) {
     if (ks_probes_is(path)) return ks__inspect_probes(path, o, err);
-    if (ks__ends_with(path, ".part")) return ks__inspect_part(path, o, err);
+    if (ks_ends_with(path, ".part")) return ks__inspect_part(path, o, err);
     return ks__inspect_acts(path, o, err);
 }
 
@@ -167,11 +175,11 @@ static ks_status inspect(const input *in, json_t *o, ks_err *err) {
     if (is_model(path)) return ks__inspect_model(path, in->tensors, o, err);
     if (begins_with(path, "\x89HDF\r\n\x1a\n", 8))
         return inspect_hdf5(path, o, err);
-    if (ks__ends_with(path, "tokenizer.json"))
+    if (ks_ends_with(path, "tokenizer.json"))
         return ks__inspect_tokenizer(path, o, err);
     if (begins_with(path, KS_METRICS_HEAD, strlen(KS_METRICS_HEAD)))
         return ks__inspect_metrics(path, o, err);
-    if (ks__ends_with(path, ".part") && begins_with(path, "\0\0\0\0", 4))
+    if (ks_ends_with(path, ".part") && begins_with(path, "\0\0\0\0", 4))
         return ks_fail(err, KS_FORMAT,
                        "%s: nothing is in it yet: its capture stopped before "
                        "the first row; --resume starts it afresh",

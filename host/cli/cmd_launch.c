@@ -201,6 +201,10 @@ static void say_jobs(const ks_launch *l) {
     ks_str_free(&ids);
 }
 
+static void say_done(const ks_launch *l) {
+    ks_log(KS_LOG_INFO, "%s: all stages are done", l->run->shown);
+}
+
 static ks_status submit(input *in, ks_launch *l, ks_err *err) {
     ks_status st = ks_launch_submit(l, tell_unit, in, err);
     if (st == KS_INTERRUPTED)
@@ -208,7 +212,7 @@ static ks_status submit(input *in, ks_launch *l, ks_err *err) {
                 "interrupted; the jobs that were submitted stay, and the same "
                 "command submits the others");
     if (!l->n)
-        ks_log(KS_LOG_INFO, "%s: all stages are done", l->run->shown);
+        say_done(l);
     else
         say_jobs(l);
     if (st == KS_OK && in->experiment.common.json)
@@ -218,8 +222,16 @@ static ks_status submit(input *in, ks_launch *l, ks_err *err) {
 
 static ks_status print(const ks_launch *l, ks_err *err) {
     ks_str out = {0};
-    ks_status st = ks_launch_print(l, &out, err);
-    if (st == KS_OK) fputs(out.data, stdout);
+    ks_status st = KS_OK;
+    if (!l->n) {
+        say_done(l);
+    } else if (!ks_launch_count(l) && !l->n_cancel) {
+        ks_log(KS_LOG_INFO, "%s: all that is not done is queued already",
+               l->run->shown);
+    } else {
+        st = ks_launch_print(l, &out, err);
+        if (st == KS_OK) fputs(out.data, stdout);
+    }
     ks_str_free(&out);
     return st;
 }

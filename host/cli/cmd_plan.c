@@ -149,11 +149,6 @@ static ks_status bytes_of_type(const char *name, double *out, ks_err *err) {
     return ks_fail(err, KS_USAGE, "--weights: no weight type '%.40s'", name);
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 /* A config.json alone says nothing of how weights are stored: bf16. */
 static ks_status shape_of_config(const char *path, const char *name,
                                  ks_plan_shape *out, ks_err *err) {
@@ -192,8 +187,9 @@ static ks_status find_shape(const input *in, ks_plan_shape *out, ks_err *err) {
                                out, err));
         snprintf(out->source, sizeof out->source, "%.150s", config);
     } else {
-        KS_TRY(ends_with(path, ".json") ? shape_of_config(path, path, out, err)
-                                        : shape_of_model(path, out, err));
+        KS_TRY(ks_ends_with(path, ".json")
+                   ? shape_of_config(path, path, out, err)
+                   : shape_of_model(path, out, err));
         snprintf(out->source, sizeof out->source, "%.150s", path);
     }
     if (in->weights) {

@@ -3,7 +3,6 @@
 #include "cli.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -23,15 +22,8 @@ void ks_cli_common_init(ks_cli_common *common) {
 
 long long ks_cli_whole(const char *text, long long low, long long high,
                        const char *option, struct argp_state *state) {
-    char *end;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (end > text && (*end == 'e' || *end == 'E')) { /* 1e6 */
-        double real = strtod(text, &end);
-        if (real != rint(real) || fabs(real) > 0x1p53) errno = ERANGE;
-        value = errno ? 0 : (long long)real;
-    }
-    if (end == text || *end || errno || value < low || value > high)
+    int64_t value = 0;
+    if (!ks_whole(text, &value) || value < low || value > high)
         argp_error(state,
                    "--%s takes a whole number from %lld to %lld, got "
                    "'%s'",

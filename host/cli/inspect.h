@@ -23,8 +23,6 @@ static inline json_t *ks__text(const char *text) {
     return value ? value : json_string("(not UTF-8)");
 }
 
-bool ks__ends_with(const char *s, const char *end);
-
 /* inspect_model.c; tensors: list every one */
 ks_status ks__inspect_model(const char *path, bool tensors, json_t *o,
                             ks_err *err);

@@ -199,13 +199,13 @@ done:
 }
 
 ks_status ks__inspect_lines(const char *path, json_t *o, ks_err *err) {
-    if (ks__ends_with(path, note_end)) return say_note(path, o, err);
+    if (ks_ends_with(path, note_end)) return say_note(path, o, err);
     tally t = {.names = json_object(),
                .problems = json_object(),
                .scores = json_object(),
                .fields = json_object()};
     ks_status st = ks_jsonl_read(path, add, &t, err);
-    bool part = ks__ends_with(path, ".part"), torn = false, shard = false;
+    bool part = ks_ends_with(path, ".part"), torn = false, shard = false;
     if (t.kind == JOURNAL) {
         st = ks__inspect_journal(path, o, err);
         goto done;

@@ -21,6 +21,7 @@ typedef struct ks_cli_talk {
 void ks_cli_tell(void *talk, const ks_exp_event *event);
 void ks_cli_left(void *talk, const char *path);
 void ks_cli_reading(void *talk, const char *path, uint64_t bytes);
+void ks_cli_spoilt(void *talk, const char *why);
 
 /* "foreign: no context": of what a stage is, without its command. */
 typedef struct ks_cli_stage_words {
@@ -68,8 +69,8 @@ ks_status ks_cli_explain(ks_exp_run *run, bool json, ks_err *err);
 
 /* run.json of a folder, its form checked; *out is the caller's. */
 ks_status ks_cli_run_read(const char *folder, json_t **out, ks_err *err);
-/* [{"stage","state","shards","took","program","host","of"}], what is known of
- * each; states are the watch's, NULL: none. */
+/* [{"stage","state","shards","seconds","program","host","of"}], what is known
+ * of each; states are the watch's, NULL: none. */
 json_t *ks_cli_run_stages(const char *folder, json_t *run,
                           const ks_watch *watch);
 /* [{"cell","probe","stream","position","balanced_accuracy","low","high"}], of

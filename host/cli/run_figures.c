@@ -117,10 +117,7 @@ json_t *ks_cli_run_stages(const char *folder, json_t *run,
         json_t *row = json_pack("{s:s}", "stage", id);
         if (watch && i < watch->n) add_state(row, &watch->stages[i]);
         json_t *seconds = json_object_get(from, "seconds");
-        if (json_is_number(seconds))
-            json_object_set_new(
-                row, "took",
-                json_string(ks_cli_time_of(json_number_value(seconds)).text));
+        if (json_is_number(seconds)) json_object_set(row, "seconds", seconds);
         if (done)
             json_object_set_new(row, "program",
                                 json_string(text_of(done, "program")));

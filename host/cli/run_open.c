@@ -24,6 +24,7 @@ ks_status ks_cli_experiment_open(ks_cli_experiment *e, ks_exp_run *run,
                                    .n_sets = e->n_sets,
                                    .left = ks_cli_left,
                                    .reading = ks_cli_reading,
+                                   .spoilt = ks_cli_spoilt,
                                    .user = &e->talk};
     e->talk.quiet = e->common.quiet;
     ks_exp_set_commit(ks_build_commit());

@@ -97,3 +97,9 @@ void ks_cli_reading(void *talk, const char *path, uint64_t bytes) {
     ks_log(KS_LOG_INFO, "run: reading %s (%.1f GB) for its SHA-256", path,
            (double)bytes / 1e9);
 }
+
+void ks_cli_spoilt(void *talk, const char *why) {
+    (void)talk;
+    ks_log(KS_LOG_INFO, "run: given files are read anew for their SHA-256: %s",
+           why);
+}

@@ -4,6 +4,7 @@
 #include "ops_cpu.h"
 
 #include "blas.h"
+#include "n_threads.h"
 
 #include <cpuid.h>
 #include <limits.h>
@@ -100,7 +101,7 @@ static ks_status cpu_open(ks_dev **out, const struct ks_ops **ops, int ordinal,
     KS_TRY(choose(ops, isa, err));
     KS_TRY(ks_alloc(&dev, 1, sizeof *dev, "the CPU backend", err));
     dev->backend = &ks__backend_cpu;
-    dev->threads = threads ? threads : omp_get_max_threads();
+    dev->threads = ks_threads(threads);
     ks_buf scratch = {0};
     KS_TRY(ks__cpu_alloc(dev, &scratch, (size_t)dev->threads * KS_SCRATCH,
                          "the threads' scratch", err));
@@ -158,7 +159,7 @@ static void cpu_name(char *text, size_t size) {
 static ks_status cpu_facts(int ordinal, ks_dev_facts *out, ks_err *err) {
     (void)ordinal, (void)err;
     cpu_name(out->name, sizeof out->name);
-    out->threads = omp_get_max_threads();
+    out->threads = ks_threads(0);
     for (size_t i = 0; i < KS_COUNT(sets); i++)
         if (sets[i].runs_here())
             strcat(strcat(out->isa, out->isa[0] ? " " : ""), sets[i].ops->isa);

@@ -1,7 +1,6 @@
 /* document.c - see document.h: the tree and its values. */
 #include "document.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -197,14 +196,7 @@ bool ks_doc_truth(const ks_doc *doc, bool *out) {
 
 bool ks_doc_whole(const ks_doc *doc, int64_t *out) {
     if (doc->kind != KS_DOC_TEXT || !doc->plain) return false;
-    const char *t = doc->text;
-    char *end;
-    errno = 0;
-    long long value = strtoll(t, &end, 10);
-    if (strspn(t, "+-0123456789") != strlen(t) || end == t || *end || errno)
-        return false;
-    *out = value;
-    return true;
+    return ks_whole(doc->text, out);
 }
 
 bool ks_doc_real(const ks_doc *doc, double *out) {

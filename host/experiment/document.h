@@ -55,7 +55,7 @@ ks_doc_place ks_doc_what(const ks_doc *doc);
 /* Nothing: an empty or null value. */
 bool ks_doc_is_none(const ks_doc *doc);
 /* false where doc is no such scalar. Truths are true and false, yes and no,
- * on and off. */
+ * on and off; whole numbers are what options take for one, 1e3 too. */
 bool ks_doc_truth(const ks_doc *doc, bool *out);
 bool ks_doc_whole(const ks_doc *doc, int64_t *out);
 bool ks_doc_real(const ks_doc *doc, double *out);

@@ -16,15 +16,12 @@
 
 enum { TICK = 2 }; /* seconds between two times of the coarsest file system */
 
-ks_status ks_exp_files_open(ks_exp_files *files, const char *path,
+/* What is in path into files->known. */
+static ks_status read_known(ks_exp_files *files, const char *path,
                             ks_err *err) {
     ks_status st = KS_OK;
     json_error_t reason;
-    json_t *all = NULL, *known;
-    *files = (ks_exp_files){.known = json_object()};
-    KS_CHECK(files->known, KS_NOMEM, "out of memory for inputs");
-    if (!path || !ks_file_exists(path)) return KS_OK;
-    all = json_load_file(path, JSON_REJECT_DUPLICATES, &reason);
+    json_t *all = json_load_file(path, JSON_REJECT_DUPLICATES, &reason), *known;
     KS_CHECK(all, KS_FORMAT, "%s line %d: %s", path, reason.line, reason.text);
     known = json_object_get(all, "files");
     KS_CHECK(json_is_object(known), KS_FORMAT,
@@ -33,6 +30,17 @@ ks_status ks_exp_files_open(ks_exp_files *files, const char *path,
 done:
     json_decref(all);
     return st;
+}
+
+ks_status ks_exp_files_open(ks_exp_files *files, const char *path,
+                            ks_err *err) {
+    *files = (ks_exp_files){.known = json_object()};
+    if (!files->known)
+        return ks_fail(err, KS_NOMEM, "out of memory for inputs");
+    if (path && ks_file_exists(path) &&
+        read_known(files, path, &files->spoilt) != KS_OK)
+        files->changed = true; /* what is there gives way */
+    return KS_OK;
 }
 
 void ks_exp_files_close(ks_exp_files *files) {
@@ -88,7 +96,9 @@ static json_int_t modified(const struct stat *info) {
 static const char *known_hash(const ks_exp_files *files, const char *path) {
     const char *hex = json_string_value(
         json_object_get(json_object_get(files->known, path), "sha256"));
-    return hex && strlen(hex) == 64 ? hex : NULL;
+    return hex && strlen(hex) == 64 && strspn(hex, "0123456789abcdef") == 64
+               ? hex
+               : NULL;
 }
 
 static ks_status remember(ks_exp_files *files, const char *path, json_t *entry,
@@ -129,17 +139,12 @@ done:
 
 /* ----------------------------------------------------------------- folders */
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), k = strlen(end);
-    return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 /* Files that a model or a tokenizer is read from. */
 static int is_part(const struct dirent *entry) {
     static const char *const ends[] = {".json", ".safetensors", ".jinja",
                                        ".model", ".txt"};
     for (size_t i = 0; i < KS_COUNT(ends); i++)
-        if (*entry->d_name != '.' && ends_with(entry->d_name, ends[i]))
+        if (*entry->d_name != '.' && ks_ends_with(entry->d_name, ends[i]))
             return 1;
     return 0;
 }
@@ -182,7 +187,7 @@ static ks_status find_config(const char *path, char **out, ks_err *err) {
     char *copy = strdup(path);
     *out = NULL;
     KS_CHECK(copy, KS_NOMEM, "out of memory for a path");
-    if (!ends_with(path, ".json") || ends_with(path, name)) goto done;
+    if (!ks_ends_with(path, ".json") || ks_ends_with(path, name)) goto done;
     KS_TRY(ks_path_join(out, dirname(copy), name, err));
     if (ks_file_exists(*out)) goto done;
     free(*out);
@@ -232,8 +237,8 @@ ks_status ks_exp_files_hash(ks_exp_files *files, const char *path, char hex[65],
         return KS_OK;
     }
     if (S_ISDIR(info.st_mode)) return hash_folder(files, path, hex, err);
-    if (ends_with(path, ".safetensors") ||
-        ends_with(path, ".safetensors.index.json"))
+    if (ks_ends_with(path, ".safetensors") ||
+        ks_ends_with(path, ".safetensors.index.json"))
         return hash_beside(files, path, hex, err);
     return hash_with_config(files, path, hex, err);
 }

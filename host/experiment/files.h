@@ -8,12 +8,15 @@
 typedef struct ks_exp_files {
     json_t *known; /* path -> {"bytes","modified","sha256"} */
     bool changed;
+    ks_err spoilt; /* why what was there is not known; KS_OK: it is */
     /* called ahead of a file that takes a while; may be NULL */
     void (*reading)(void *user, const char *path, uint64_t bytes);
     void *user;
 } ks_exp_files;
 
-/* What RUN/inputs.json knows; path NULL or not there: nothing. */
+/* What RUN/inputs.json knows; path NULL or not there: nothing. It spares
+ * reading and no more: one that is not what keystep run writes is as good as
+ * none (spoilt), and is written anew. */
 ks_status ks_exp_files_open(ks_exp_files *files, const char *path, ks_err *err);
 void ks_exp_files_close(ks_exp_files *files);
 /* Writes it to path where something new was found. */

@@ -180,6 +180,8 @@ ks_status ks_exp_run_open(ks_exp_run *run, const ks_exp_open_options *o,
     KS_TRY(check_name(run, err));
     KS_TRY(join(run, "inputs.json", &inputs, err));
     KS_TRY(ks_exp_files_open(&run->files, inputs, err));
+    if (run->files.spoilt.code != KS_OK && o->spoilt)
+        o->spoilt(o->user, run->files.spoilt.text);
     run->files.reading = o->reading;
     run->files.user = o->user;
     KS_TRY(ks_exp_plan_open(&run->plan, &run->exp, &run->files, o->left,

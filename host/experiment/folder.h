@@ -36,6 +36,7 @@ typedef struct ks_exp_open_options {
     size_t n_sets;
     ks_exp_left_fn left;
     void (*reading)(void *user, const char *path, uint64_t bytes);
+    void (*spoilt)(void *user, const char *why); /* inputs.json; may be NULL */
     void *user;
 } ks_exp_open_options;
 

@@ -14,11 +14,6 @@ static bool begins_with(const char *s, const char *start) {
     return strncmp(s, start, strlen(start)) == 0;
 }
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), k = strlen(end);
-    return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 /* "labels.2-of-4.jsonl" and the note beside it: all in the file that they were
  * joined to. */
 static bool is_shard_of_lines(const char *name) {
@@ -35,7 +30,7 @@ static bool is_beside(const char *name) {
     for (size_t i = 0; i < KS_COUNT(starts); i++)
         if (begins_with(name, starts[i])) return true;
     for (size_t i = 0; i < KS_COUNT(ends); i++)
-        if (ends_with(name, ends[i])) return true;
+        if (ks_ends_with(name, ends[i])) return true;
     return is_shard_of_lines(name);
 }
 

@@ -29,15 +29,6 @@ static source given(const builder *b, const char *key) {
     return (source){-1, ks_exp_text(&b->draft.cell->cell->root, key)};
 }
 
-/* A failure of a given file names the line that gives it. */
-static ks_status with_place(const ks_doc *at, ks_status st, ks_err *err) {
-    ks_err first;
-    if (st != KS_IO || !at || !err) return st;
-    first = *err;
-    return ks_fail(err, st, "%s: %s: %s", ks_doc_where(at).text,
-                   at->key ? at->key : "", first.text);
-}
-
 static ks_status need(const ks_doc *section, source from, const char *what,
                       const char *who, ks_err *err) {
     if (from.name) return KS_OK;
@@ -48,7 +39,7 @@ static ks_status need(const ks_doc *section, source from, const char *what,
 static ks_status take(builder *b, const char *option, source from,
                       const char *key, ks_err *err) {
     const ks_doc *at = section_of(b, key);
-    return with_place(at, ks__exp_take(&b->draft, option, from, err), err);
+    return ks__exp_place(at, ks__exp_take(&b->draft, option, from, err), err);
 }
 
 /* The section's settings, the one output and the stage itself. */
@@ -78,7 +69,7 @@ static ks_status plan_import(builder *b, cell_files *f, const ks_doc *section,
     const ks_doc *file = ks_doc_find(section, "file");
     int made;
     KS_TRY(ks__exp_begin(d, "import", section, "", err));
-    KS_TRY(with_place(
+    KS_TRY(ks__exp_place(
         file, ks__exp_input(d, "file", (source){-1, file->text}, &path, err),
         err));
     KS_TRY(ks__exp_word(d, path.data, err));
@@ -268,8 +259,9 @@ static ks_status add_baseline(builder *b, const ks_doc *baseline, source from,
     if (!from.name) return KS_OK;
     KS_TRY(ks_str_printf(&role, err, "baseline %s", name));
     KS_TRY(ks_str_printf(&word, err, "%s=", name));
-    KS_TRY(with_place(baseline, ks__exp_input(d, role.data, from, &word, err),
-                      err));
+    const ks_doc *file = ks_doc_find(baseline, scores ? "scores" : "acts");
+    KS_TRY(ks__exp_place(file, ks__exp_input(d, role.data, from, &word, err),
+                         err));
     if (field) KS_TRY(ks_str_printf(&word, err, ":%s", field));
     if (field) KS_TRY(ks__exp_setting(d, role.data, json_string(field), err));
     KS_TRY(
@@ -432,7 +424,9 @@ static ks_status take_of_cells(builder *b, const char *option, size_t offset,
         snprintf(role, sizeof role, "%s %zu", option, i + 1);
         snprintf(words, sizeof words, "--%s", option);
         path.length = 0;
-        KS_TRY(ks__exp_input(&b->draft, role, *from, &path, err));
+        const ks_doc *at = ks_doc_find(&b->draft.exp->cells[i].root, option);
+        KS_TRY(ks__exp_place(
+            at, ks__exp_input(&b->draft, role, *from, &path, err), err));
         KS_TRY(ks__exp_word(&b->draft, words, err));
         KS_TRY(ks__exp_word(&b->draft, path.data, err));
     }
@@ -447,6 +441,7 @@ static ks_status add_set(builder *b, const ks_doc *section, size_t i,
     ks_status st = KS_OK;
     const cell_files *f = &b->files[i];
     const char *name = b->draft.exp->cells[i].name;
+    const ks_doc *root = &b->draft.exp->cells[i].root;
     ks_str word = {0}, role = {0};
     KS_CHECK(f->acts.name, KS_USAGE,
              "%s: transfer: cell '%s' has no activations: capture (or acts) is "
@@ -454,12 +449,16 @@ static ks_status add_set(builder *b, const ks_doc *section, size_t i,
              ks_doc_where(section).text, name);
     KS_TRY(ks_str_printf(&word, err, "%s=", name));
     KS_TRY(ks_str_printf(&role, err, "acts of %s", name));
-    KS_TRY(ks__exp_input(&b->draft, role.data, f->acts, &word, err));
+    KS_TRY(ks__exp_place(
+        ks_doc_find(root, "acts"),
+        ks__exp_input(&b->draft, role.data, f->acts, &word, err), err));
     if (f->labels.name) {
         role.length = 0;
         KS_TRY(ks_str_printf(&role, err, "labels of %s", name));
         KS_TRY(ks_str_add(&word, ":", 1, err));
-        KS_TRY(ks__exp_input(&b->draft, role.data, f->labels, &word, err));
+        KS_TRY(ks__exp_place(
+            ks_doc_find(root, "labels"),
+            ks__exp_input(&b->draft, role.data, f->labels, &word, err), err));
     }
     KS_TRY(ks__exp_word(&b->draft, "--set", err));
     KS_TRY(ks__exp_word(&b->draft, word.data, err));

@@ -106,6 +106,9 @@ ks_status ks__exp_take(ks__exp_draft *d, const char *option,
 /* The path alone, for words made of several things. */
 ks_status ks__exp_input(ks__exp_draft *d, const char *role, ks__exp_source from,
                         ks_str *path, ks_err *err);
+/* A failure of a given file (st) names the line that gives it; at NULL: no line
+ * does. */
+ks_status ks__exp_place(const ks_doc *at, ks_status st, ks_err *err);
 /* Options of the section, and the experiment's tokenizer and template. */
 ks_status ks__exp_settings(ks__exp_draft *d, ks_err *err);
 ks_status ks__exp_setting(ks__exp_draft *d, const char *name, json_t *value,

@@ -1,6 +1,7 @@
 /* plan_stages.c - one stage in the making: its words, its inputs, its key. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "plan.h"
 
@@ -59,6 +60,23 @@ ks_status ks__exp_setting(ks__exp_draft *d, const char *name, json_t *value,
 
 /* ------------------------------------------------------------------ inputs */
 
+ks_status ks__exp_place(const ks_doc *at, ks_status st, ks_err *err) {
+    ks_err first;
+    if (st != KS_IO || !at || !err) return st;
+    first = *err;
+    return ks_fail(err, st, "%s: %s: %s", ks_doc_where(at).text,
+                   at->key ? at->key : "", first.text);
+}
+
+/* A model may be a folder, and a tokenizer one that has its file. */
+static ks_status expect_file(const char *role, const char *path, ks_err *err) {
+    struct stat info;
+    if (strcmp(role, "model") == 0 || strcmp(role, "tokenizer") == 0 ||
+        stat(path, &info) != 0 || !S_ISDIR(info.st_mode))
+        return KS_OK;
+    return ks_fail(err, KS_IO, "%s: expected a file, found a folder", path);
+}
+
 ks_status ks__exp_input(ks__exp_draft *d, const char *role, ks__exp_source from,
                         ks_str *path, ks_err *err) {
     ks_status st = KS_OK;
@@ -76,6 +94,7 @@ ks_status ks__exp_input(ks__exp_draft *d, const char *role, ks__exp_source from,
                              d->plan->stages[from.stage].id, from.name));
     } else {
         KS_TRY(ks_exp_path(d->exp, from.name, &in->name, err));
+        KS_TRY(expect_file(role, in->name, err));
         KS_TRY(
             ks_exp_files_hash(d->files, in->name, in->sha256, &in->there, err));
         KS_TRY(ks_str_add(path, in->name, strlen(in->name), err));
@@ -124,7 +143,10 @@ static ks_status add_setting(ks__exp_draft *d, const struct argp_option *o,
     ks_str text = {0};
     bool given;
     if (kind == KS_SETTING_PATH)
-        return ks__exp_take(d, o->name, (ks__exp_source){-1, value->text}, err);
+        return ks__exp_place(
+            value,
+            ks__exp_take(d, o->name, (ks__exp_source){-1, value->text}, err),
+            err);
     KS_TRY(ks_setting_argument(value, kind, &text, &given, err));
     if (!given) goto done;
     KS_TRY(ks__exp_setting(d, o->name, ks_setting_canonical(value, kind), err));

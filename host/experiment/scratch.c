@@ -68,16 +68,11 @@ done:
     return st;
 }
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), k = strlen(end);
-    return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 /* Journals behind what they tell of: a journal that was moved alone would count
  * rows that are not there. */
 static int journals_last(const struct dirent **a, const struct dirent **b) {
-    int x = ends_with((*a)->d_name, ".journal"),
-        y = ends_with((*b)->d_name, ".journal");
+    int x = ks_ends_with((*a)->d_name, ".journal"),
+        y = ks_ends_with((*b)->d_name, ".journal");
     return x != y ? x - y : strcmp((*a)->d_name, (*b)->d_name);
 }
 
@@ -92,7 +87,7 @@ static ks_status copy_folder(const char *from, const char *to, ks_err *err) {
     for (int i = 0; i < n; i++) {
         const char *name = names[i]->d_name;
         struct stat info;
-        if (*name == '.' || ends_with(name, ".lock")) continue;
+        if (*name == '.' || ks_ends_with(name, ".lock")) continue;
         KS_TRY(ks_path_join(&a, from, name, err));
         KS_TRY(ks_path_join(&b, to, name, err));
         KS_CHECK(lstat(a, &info) == 0, KS_IO, "%s: %s", a, strerror(errno));

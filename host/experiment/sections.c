@@ -230,8 +230,11 @@ done:
 ks_status ks_setting_argument(const ks_doc *value, ks_setting_kind kind,
                               ks_str *out, bool *given, ks_err *err) {
     ks_status st = KS_OK;
+    int64_t whole;
     *given = true;
     KS_TRY(ks_str_add(out, "", 0, err));
+    if (kind == KS_SETTING_WHOLE && ks_doc_whole(value, &whole))
+        return ks_str_printf(out, err, "%lld", (long long)whole);
     bool may = kind == KS_SETTING_TRUTH || kind == KS_SETTING_TRUTH_OR_LIST;
     if (may && ks_doc_truth(value, given)) return KS_OK;
     if (value->kind == KS_DOC_TEXT)

@@ -62,14 +62,94 @@ done:
     return st;
 }
 
-/* gpus=4 or gpus=a100:4 */
+/* ------------------------------------------------------------ forms of values
+ */
+
+static bool is_number(const char *text, size_t n) {
+    size_t sign = n > 0 && *text == '+';
+    return n > sign && strspn(text + sign, "0123456789") >= n - sign;
+}
+
+/* cpus-per-task=8 */
+static bool is_count(const char *text) {
+    return is_number(text, strlen(text)) && strspn(text, "+0") < strlen(text);
+}
+
+/* mem=64G, also 64GB; of mebibytes 65536 */
+static bool is_size(const char *text) {
+    size_t n = strlen(text);
+    size_t byte = n > 1 && strchr("bB", text[n - 1]);
+    size_t unit = n > 1 + byte && strchr("kKmMgGtT", text[n - 1 - byte]);
+    return byte <= unit && is_number(text, n - byte - unit);
+}
+
+/* What sbatch takes for a time: groups of digits between at most one dash and,
+ * behind it, at most two colons, as many groups as these part. */
+static bool is_time(const char *text) {
+    int groups = 0, dashes = 0, colons = 0;
+    if (strcasecmp(text, "unlimited") == 0 || strcasecmp(text, "infinite") == 0)
+        return true;
+    for (const char *at = text; *at;) {
+        size_t digits = strspn(at, "0123456789");
+        groups += digits > 0;
+        at += digits;
+        if (!*at) break;
+        if (*at == '-' && colons) return false;
+        if (*at != '-' && *at != ':') return false;
+        dashes += *at == '-';
+        colons += *at == ':';
+        at++;
+    }
+    int least = colons ? dashes + colons + 1 : 1; /* -1: without end; 1- */
+    return groups >= least && dashes <= 1 && colons <= 2;
+}
+
+/* gpus=4 or gpus=a100:4; of several types nobody could say which rank has what.
+ */
 static int count_of(const char *value) {
+    if (value && strchr(value, ',')) return -1;
     const char *colon = value ? strrchr(value, ':') : NULL;
     const char *digits = colon ? colon + 1 : value;
     if (!digits || !*digits || strlen(digits) > 3 ||
         strspn(digits, "0123456789") != strlen(digits))
         return -1;
     return (int)strtol(digits, NULL, 10);
+}
+
+static bool is_gpus(const char *text) {
+    return count_of(text) >= 1;
+}
+
+/* Options whose values have a form that can be told here, ahead of a queue. */
+static ks_status check_form(const ks_slurm_option *o, const char *where,
+                            ks_err *err) {
+    static const char times[] =
+        "minutes, minutes:seconds, hours:minutes:seconds, days-hours, "
+        "days-hours:minutes, days-hours:minutes:seconds, UNLIMITED or INFINITE "
+        "is expected";
+    static const char sizes[] =
+        "a whole number of megabytes, or one with K, M, G or T, is expected";
+    static const char counts[] = "a whole number from 1 is expected";
+    static const struct {
+        const char *name;
+        bool (*fits)(const char *text);
+        const char *expected;
+    } forms[] = {
+        {"time", is_time, times},
+        {"time-min", is_time, times},
+        {"mem", is_size, sizes},
+        {"mem-per-cpu", is_size, sizes},
+        {"mem-per-gpu", is_size, sizes},
+        {"tmp", is_size, sizes},
+        {"cpus-per-task", is_count, counts},
+        {"cpus-per-gpu", is_count, counts},
+        {"gpus", is_gpus, "a number from 1, or type:number, is expected"}};
+    const char *value = o->value ? o->value : "";
+    for (size_t i = 0; i < KS_COUNT(forms); i++)
+        if (strcmp(forms[i].name, o->name) == 0 && !forms[i].fits(value))
+            return ks_fail(err, KS_USAGE, "%s: %s=%.60s: %s", where, o->name,
+                           value, forms[i].expected);
+    return KS_OK;
 }
 
 static bool same_text(const char *a, const char *b) {
@@ -87,10 +167,7 @@ static ks_status add(ks_slurm_options *options, const char *kind, size_t n_kind,
     if (value) fresh.value = strndup(value, n_value);
     KS_CHECK(fresh.name && (!n_kind || fresh.kind) && (!value || fresh.value),
              KS_NOMEM, "out of memory for an option");
-    if (strcmp(fresh.name, "gpus") == 0)
-        KS_CHECK(count_of(fresh.value) >= 1, KS_USAGE,
-                 "%s: gpus=%s: a number from 1, or type:number, is expected",
-                 where, fresh.value ? fresh.value : "");
+    KS_TRY(check_form(&fresh, where, err));
     size_t at = 0;
     while (at < options->n && !(same_text(options->at[at].kind, fresh.kind) &&
                                 same_text(options->at[at].name, fresh.name)))

@@ -93,6 +93,33 @@ Test(experiment, what_is_wrong_is_named_with_its_line) {
     refuse(all, KS_COUNT(all));
 }
 
+/* A folder stands for a model, and for the tokenizer in it, alone. */
+Test(experiment, a_folder_in_place_of_a_file_is_named_with_its_line) {
+    static const struct wrong all[] = {
+        {"name: x\nmodel: m\nproblems: .\ngenerate: {}\n",
+         "x.yaml line 3: problems: "},
+        {"name: x\nmodel: m\nproblems: m\ngenerate: {}\n",
+         "/m: expected a file, found a folder\n"},
+        {"name: x\nmodel: m\nchains: .\ncapture: {}\n",
+         "x.yaml line 3: chains: "},
+        {"name: x\nmodel: m\nimport:\n  file: m\n", "x.yaml line 4: file: "},
+        {"name: x\nmodel: m\nproblems: c.jsonl\nchains: c.jsonl\n"
+         "label:\n  ranking: m\n",
+         "x.yaml line 6: ranking: "},
+        {SMALL "baselines:\n  - name: a\n    scores: m\n",
+         "x.yaml line 14: scores: "},
+        {"name: x\nmatrix: {acts: [m, .]}\ntransfer: {}\n",
+         "x.yaml line 2: acts: "}};
+    for (size_t i = 0; i < KS_COUNT(all); i++) {
+        const struct wrong kind = {all[i].yaml, "expected a file, found a"};
+        refuse(&kind, 1);
+    }
+    refuse(all, KS_COUNT(all));
+    write_experiment("name: x\nmodel: m\ntokenizer: m\nchains: c.jsonl\n"
+                     "capture: {}\n");
+    expect_run("run x.yaml --explain", 0);
+}
+
 /* What would come to light when the capture is done, hours later. */
 Test(experiment, what_nothing_makes_is_named_before_anything_runs) {
     static const struct wrong all[] = {
@@ -214,6 +241,36 @@ Test(experiment, anchors_underscores_and_sets_mean_what_they_say) {
     expect_said("--set takes KEY=VALUE");
     expect_run("run x.yaml --set capture=false", 2);
     expect_said("no section says what to do");
+}
+
+/* As on a command's own line, 1e3 is a whole number, and the same one. */
+Test(experiment, whole_numbers_may_have_exponents) {
+    char plain[128], key[128];
+    static const char probe[] = HEAD "capture: {random-weights: 100}\n"
+                                     "probe: {bootstrap: 1000, seeds: 2}\n";
+    write_experiment(probe);
+    plan_says("x.yaml", "probe", "key", plain);
+    write_experiment(HEAD "capture: {random-weights: 1E2}\n"
+                          "probe: {bootstrap: 1e3, seeds: 20e-1}\n");
+    plan_says("x.yaml", "probe", "key", key);
+    cr_expect_str_eq(key, plain);
+    write_experiment(probe);
+    plan_says("x.yaml --set probe.bootstrap=1e+3", "probe", "key", key);
+    cr_expect_str_eq(key, plain);
+    static const struct wrong all[] = {
+        {HEAD "capture: {}\nprobe: {seeds: 15e-1}\n",
+         "line 6: probe.seeds: expected a whole number, found '15e-1'"},
+        {HEAD "capture: {}\nprobe: {seeds: 1.5e3}\n",
+         "expected a whole number, found '1.5e3'"},
+        {HEAD "capture: {random-weights: 1e16}\n", "expected a whole number"},
+        {HEAD "capture: {random-weights: 1e}\n", "expected a whole number"},
+        {HEAD "capture: {random-weights: \"1e3\"}\n",
+         "expected a whole number, found the text '1e3'"},
+        {HEAD "capture: {}\nmachine: {threads: 1e1}\n",
+         "machine.threads: expected a whole number in digits, found '1e1'"},
+        {HEAD "capture: {}\nlaunch: {ranks: 1e4}\n",
+         "launch.ranks: expected a whole number from 1 to 4096, found '1e4'"}};
+    refuse(all, KS_COUNT(all));
 }
 
 Test(experiment, a_grid_shares_what_its_cells_have_in_common) {

@@ -79,6 +79,44 @@ Test(faults, a_new_file_is_not_known_by_its_time) {
     cr_expect_str_neq(before, after, "what was there before is taken for it");
 }
 
+/* inputs.json spares reading, and no more. */
+Test(faults, a_damaged_list_of_inputs_is_made_anew) {
+    static const struct {
+        const char *damage, *why;
+    } all[] = {{"head -c 40 runs/x/inputs.json >cut && "
+                "cp cut runs/x/inputs.json",
+                "inputs.json line "},
+               {": >runs/x/inputs.json", "inputs.json line "},
+               {"echo '[]' >runs/x/inputs.json", "expected an object 'files'"},
+               {"echo '{\"files\":[]}' >runs/x/inputs.json",
+                "expected an object 'files'"}};
+    char key[128], again[128];
+    write_experiment(HEAD "capture: {positions: mean}\n");
+    shell("touch -d '1 hour ago' c.jsonl");
+    expect_run("run x.yaml", 0);
+    plan_says("x.yaml", "capture", "key", key);
+    shell("cp runs/x/inputs.json whole");
+    for (size_t i = 0; i < KS_COUNT(all); i++) {
+        shell(all[i].damage);
+        expect_run("run runs/x", 0);
+        expect_said("run: given files are read anew for their SHA-256: /");
+        expect_said(all[i].why);
+        expect_said("all stages are done");
+        shell("cmp whole runs/x/inputs.json");
+        expect_run("run runs/x", 0);
+        expect_silence("anew");
+    }
+    /* one entry that is none is one file that is read */
+    shell("sed -i 's/\"sha256\": \"......../\"sha256\": \"zzzzzzzz/; "
+          "s/\"bytes\": [0-9]*/\"bytes\": []/' runs/x/inputs.json");
+    plan_says("x.yaml", "capture", "key", again);
+    cr_expect_str_eq(again, key);
+    expect_run("run runs/x", 0);
+    expect_silence("anew");
+    expect_said("all stages are done");
+    shell("cmp whole runs/x/inputs.json");
+}
+
 /* A baseline's capture reads what the main one reads, or another file. */
 Test(faults, diff_tells_inputs_of_baselines_apart) {
     write_experiment(HEAD "capture: {positions: mean, tokenizer: t/a.json}\n"

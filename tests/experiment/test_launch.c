@@ -97,6 +97,16 @@ Test(launch, print_writes_nothing) {
     cr_assert(ks_file_exists(path) == false);
 }
 
+Test(launch, print_of_what_is_done_says_so) {
+    static const char capture_alone[] = "--set probe=false --set report=false ";
+    char out[1 << 15], options[160];
+    snprintf(options, sizeof options, "%s --local 1", capture_alone);
+    cr_assert(launch(options, out, sizeof out) == 0, "%s", out);
+    snprintf(options, sizeof options, "%s --print", capture_alone);
+    cr_assert(launch(options, out, sizeof out) == 0, "%s", out);
+    cr_assert(strcmp(out, "run: all stages are done\n") == 0, "%s", out);
+}
+
 Test(launch, options_are_set_by_kind) {
     char out[1 << 15];
     cr_assert(launch("--print --slurm gpus=a100:2,join.time=5 --ranks 3", out,
@@ -151,6 +161,9 @@ Test(launch, queued_is_not_submitted_again) {
     notes = noted("submitted");
     cr_assert(lines(notes) == n);
     free(notes);
+    cr_assert(launch("--print", out, sizeof out) == 0, "%s", out);
+    has(out, "run: all that is not done is queued already\n");
+    cr_assert(strstr(out, "==>") == NULL, "%s", out);
     cr_assert(launch("--ranks 2", out, sizeof out) == 1);
     has(out, "is queued with 3 shards");
 }

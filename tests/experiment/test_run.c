@@ -121,6 +121,27 @@ Test(run, a_folder_that_moved_goes_on_and_is_read_elsewhere) {
     expect_run("run z", 0); /* all done: the inputs are not asked for */
 }
 
+/* What a stage took is a number for programs, and a time for people. */
+Test(run, seconds_are_numbers_in_json) {
+    static const char *const commands[] = {KS_PROGRAM
+                                           " run x.yaml --json --quiet",
+                                           KS_PROGRAM " inspect runs/x --json"};
+    write_experiment(HEAD "capture: {positions: mean}\n");
+    for (size_t i = 0; i < KS_COUNT(commands); i++) {
+        cr_assert_eq(shell_run(commands[i], said, sizeof said), 0, "%s", said);
+        json_t *all = json_loads(said, 0, NULL);
+        json_t *stage = json_array_get(json_object_get(all, "stages"), 0);
+        json_t *seconds = json_object_get(stage, "seconds");
+        cr_expect(json_is_number(seconds) && json_number_value(seconds) > 0 &&
+                      json_number_value(seconds) < 300,
+                  "%s: %s", commands[i], said);
+        json_decref(all);
+    }
+    expect_run("inspect runs/x", 0);
+    expect_said("stage, state, took, program, host, of\n");
+    expect_said(" s " KS_VERSION);
+}
+
 Test(run, diff_tells_settings_inputs_and_figures) {
     write_experiment(SMALL);
     expect_run("run x.yaml --out a", 0);

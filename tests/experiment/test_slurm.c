@@ -73,6 +73,94 @@ Test(slurm, refused_options) {
     }
 }
 
+/* As sbatch of Slurm 22.05 takes and refuses them. */
+Test(slurm, forms_of_values) {
+    static const char *const good[] = {"time=10",
+                                       "time=10:00",
+                                       "time=1:2:3",
+                                       "time=1-2",
+                                       "time=1-2:3",
+                                       "time=1-2:3:4",
+                                       "time=UNLIMITED",
+                                       "time=infinite",
+                                       "time=-1",
+                                       "time=1-",
+                                       "time=0",
+                                       "time-min=1:60",
+                                       "mem=64",
+                                       "mem=64K",
+                                       "mem=64g",
+                                       "mem=64GB",
+                                       "mem=0",
+                                       "mem=+5",
+                                       "mem=64tb",
+                                       "mem-per-cpu=2G",
+                                       "mem-per-gpu=64G",
+                                       "tmp=100G",
+                                       "cpus-per-task=16",
+                                       "cpus-per-gpu=+4",
+                                       "capture.time=5",
+                                       "gpus=a100:2",
+                                       "nodelist=4hours",
+                                       "deadline=4hours",
+                                       "exclusive"};
+    static const struct {
+        const char *list, *words;
+    } bad[] = {
+        {"time=4hours", "--slurm: time=4hours: minutes, minutes:seconds, "
+                        "hours:minutes:seconds, days-hours, "},
+        {"capture.time=4h", "time=4h: minutes"},
+        {"time", "time=: minutes"},
+        {"time=", "time=: minutes"},
+        {"time=1.5", "minutes"},
+        {"time=+5", "minutes"},
+        {"time=:5", "minutes"},
+        {"time=5:", "minutes"},
+        {"time=1:2:3:4", "minutes"},
+        {"time=1-2:3:4:5", "minutes"},
+        {"time=1-1-1", "minutes"},
+        {"time=1:2-", "minutes"},
+        {"time=-", "minutes"},
+        {"time=-1:2", "minutes"},
+        {"time=1::2", "minutes"},
+        {"time-min=4h", "time-min=4h: minutes"},
+        {"mem=1.5G", "mem=1.5G: a whole number of megabytes, or one with K"},
+        {"mem=many", "megabytes"},
+        {"mem=-5", "megabytes"},
+        {"mem=64P", "megabytes"},
+        {"mem=64B", "megabytes"},
+        {"mem=64GG", "megabytes"},
+        {"mem=64GiB", "megabytes"},
+        {"mem=G", "megabytes"},
+        {"mem=GB", "megabytes"},
+        {"mem=+", "megabytes"},
+        {"mem=1e3", "megabytes"},
+        {"mem", "megabytes"},
+        {"mem-per-gpu=1.5G", "megabytes"},
+        {"cpus-per-task=0", "cpus-per-task=0: a whole number from 1"},
+        {"cpus-per-task=4k", "whole number from 1"},
+        {"cpus-per-task=+", "whole number from 1"},
+        {"cpus-per-gpu=many", "whole number from 1"}};
+    ks_slurm_options o = {0};
+    for (size_t i = 0; i < KS_COUNT(good); i++) {
+        ks_err err = {0};
+        cr_expect(ks_slurm_parse(&o, good[i], "--slurm", &err) == KS_OK,
+                  "%s: %s", good[i], err.text);
+    }
+    for (size_t i = 0; i < KS_COUNT(bad); i++) {
+        ks_err err = {0};
+        cr_expect(ks_slurm_parse(&o, bad[i].list, "--slurm", &err) == KS_USAGE,
+                  "%s", bad[i].list);
+        cr_expect(strstr(err.text, bad[i].words) != NULL, "%s: %s", bad[i].list,
+                  err.text);
+    }
+    json_t *map = json_pack("{s:s}", "gpus", "a100:4,h100:2");
+    ks_err err = {0};
+    cr_expect(ks_slurm_from_json(&o, map, "x.yaml line 3", &err) == KS_USAGE);
+    json_decref(map);
+    ks_slurm_free(&o);
+}
+
 /* --------------------------------------------------------------- scripts */
 
 static char *script_of(const char *list, ks_job_part part, bool device,

@@ -38,6 +38,45 @@ Test(base, fail_keeps_the_code_and_one_sentence) {
     cr_assert(eq(int, ks_fail(NULL, KS_IO, "nobody reads"), KS_IO));
 }
 
+Test(base, whole_numbers) {
+    static const struct {
+        const char *text;
+        int64_t value;
+    } good[] = {{"0", 0},
+                {"-3", -3},
+                {"+5", 5},
+                {"007", 7},
+                {"1e6", 1000000},
+                {"1E+3", 1000},
+                {"20e-1", 2},
+                {"9e15", 9000000000000000},
+                {"9223372036854775807", INT64_MAX}};
+    static const char *const bad[] = {
+        "",   "x",    "1x",   "1.0",   "1.5e3",  "15e-1", "1e",
+        "e3", "0x10", "1e16", "1e999", "1e-999", "1e3x",  "9223372036854775808",
+        "1 "};
+    for (size_t i = 0; i < KS_COUNT(good); i++) {
+        int64_t value = -1;
+        cr_expect(ks_whole(good[i].text, &value), "%s", good[i].text);
+        cr_expect(value == good[i].value, "%s: %lld", good[i].text,
+                  (long long)value);
+    }
+    for (size_t i = 0; i < KS_COUNT(bad); i++) {
+        int64_t value = -1;
+        cr_expect(ks_whole(bad[i], &value) == false && value == -1, "%s",
+                  bad[i]);
+    }
+}
+
+Test(base, ends_of_texts) {
+    cr_expect(ks_ends_with("a.json", ".json"));
+    cr_expect(ks_ends_with(".json", ".json"));
+    cr_expect(ks_ends_with("a", ""));
+    cr_expect(ks_ends_with("json", ".json") == false);
+    cr_expect(ks_ends_with("a.json.part", ".json") == false);
+    cr_expect(ks_ends_with("", "a") == false);
+}
+
 Test(base, fail_cuts_a_long_sentence) {
     ks_err err = {0};
     char *text = malloc(5000);
