@@ -314,8 +314,9 @@ static void print_cost(const input *in, const ks_score_cost *cost,
         printf("That takes about %s at %.0f tok/s, as measured on a short "
                "piece of them.\n",
                ks_cli_time_of(cost->seconds).text, cost->read);
-    printf("Memory is about %s at most, of it %s of program, model and chains.\n",
-           all_text, held_text);
+    printf(
+        "Memory is about %s at most, of it %s of program, model and chains.\n",
+        all_text, held_text);
 }
 
 static ks_status dry_run(const input *in, ks_score_job *job, ks_err *err) {

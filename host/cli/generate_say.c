@@ -246,8 +246,9 @@ ks_status ks__generate_plan(const ks_generate_work *w, ks_err *err) {
     printf("at most about %s: prompts are read at %.0f tok/s, tokens drawn at "
            "%.0f tok/s, as measured on a few\n",
            ks_cli_time_of(p.seconds).text, p.rates.read, p.rates.drawn);
-    printf("memory is about %s at most, of it %s of program, model and prompts\n",
-           all, held);
+    printf(
+        "memory is about %s at most, of it %s of program, model and prompts\n",
+        all, held);
     say_all_left_out(w);
 done:
     return st;

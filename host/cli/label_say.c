@@ -45,8 +45,9 @@ static void say_time(const ks_label_cost *cost, const memory *m) {
         say_rate("suppressed texts read at", cost->suppressing);
         printf(", as measured on a short piece of them.\n");
     }
-    printf("Memory is about %s at most, of it %s of program, model and chains.\n",
-           all, held);
+    printf(
+        "Memory is about %s at most, of it %s of program, model and chains.\n",
+        all, held);
 }
 
 static void say_tokens(const ks_label_cost *cost) {
