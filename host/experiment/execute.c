@@ -135,16 +135,22 @@ static bool may_start(const pool *p, const job *j) {
            (j->task.kind != KS_EXP_JOIN || p->shards_left[stage] == 0);
 }
 
+/* machine.threads, or machine.COMMAND.threads; 0: not said. */
+static int threads_in(const ks_doc *machine) {
+    const ks_doc *item = ks_doc_find(machine, "threads");
+    int64_t n = 0;
+    return item && ks_doc_whole(item, &n) ? (int)n : 0;
+}
+
 /* Threads for one more child, beside those that run and will: no more than
  * machine.COMMAND.threads. */
 static int share(const pool *p, const ks_exp_stage *s) {
     if (p->workers == 1) return p->options->threads;
     int beside = p->n_running;
-    const char *most =
-        ks_exp_text(ks_doc_find(s->machine, s->section->name), "threads");
+    int most = threads_in(ks_doc_find(s->machine, s->section->name));
     for (size_t i = 0; i < p->n_jobs; i++) beside += may_start(p, &p->jobs[i]);
     int n = KS_MAX(1, p->threads / KS_MAX(1, KS_MIN(p->workers, beside)));
-    return most ? (int)KS_MIN(n, strtol(most, NULL, 10)) : n;
+    return most ? KS_MIN(n, most) : n;
 }
 
 static ks_status start(pool *p, size_t at, ks_err *err) {
@@ -309,10 +315,9 @@ static ks_status open_pool(pool *p, ks_exp_run *run,
     sigprocmask(SIG_BLOCK, &p->ours, &p->before);
     p->workers = KS_MAX(1, options->workers);
     p->ranks = options->ranks ? options->ranks : p->workers;
-    const char *threads =
-        ks_exp_text(ks_doc_find(&run->exp.root, "machine"), "threads");
+    int threads = threads_in(ks_doc_find(&run->exp.root, "machine"));
     p->threads = options->threads ? options->threads
-                 : threads        ? (int)strtol(threads, NULL, 10)
+                 : threads        ? threads
                                   : processors();
     size_t w = (size_t)p->workers;
     KS_TRY(ks_alloc(&p->dealt, n, sizeof *p->dealt, "stages", err));
