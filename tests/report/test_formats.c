@@ -150,9 +150,9 @@ Test(report_formats, names_and_long_texts) {
 }
 
 Test(report_formats, json_in_a_script_element) {
-    json_t *value = json_string("</script><!--<b>&amp;\u2028\u2029\"\\");
-    cr_assert(
-        eq(int, ks__page_json(json_pack("[o]", value), &text, NULL), KS_OK));
+    json_t *all = json_pack("[s]", "</script><!--<b>&amp;\u2028\u2029\"\\");
+    cr_assert(eq(int, ks__page_json(all, &text, NULL), KS_OK));
+    json_decref(all);
     cr_expect(eq(str, text.data,
                  (char *)"[\"\\u003c/script\\u003e\\u003c!--\\u003cb\\u003e"
                          "\\u0026amp;\\u2028\\u2029\\\"\\\\\"]"));
