@@ -108,10 +108,11 @@ static ks_status measure_drawn(member *m, const atomic_bool *stop,
     ks_status st = KS_OK;
     const ks_rates_of *of = m->of;
     enum { AHEAD = 2 };
-    int32_t n = ks_session_holds(m->session, of->drawn_length);
-    int64_t share = (int64_t)(of->drawn / (size_t)of->size);
+    size_t holds = (size_t)ks_session_holds(m->session, of->drawn_length);
+    size_t share = of->drawn / (size_t)of->size;
+    int32_t n = (int32_t)KS_MAX(KS_MIN(holds, share), 1);
     int32_t ahead = KS_MIN(AHEAD, of->longest - 1), size = 1;
-    n = (int32_t)KS_MAX(KS_MIN(n, share), 1);
+    m->rates.at_once = n;
     /* weights are there */
     for (int passes = 1; again(passes, m->took, size); passes++) {
         int32_t new = KS_MIN(size * NEW_TOKENS, of->longest - ahead);
@@ -158,6 +159,7 @@ ks_status ks_rates_measure(ks_rates *out, const ks_rates_of *of, ks_err *err) {
     for (int i = 0; i < of->size; i++) {
         out->read += w.members[i].rates.read;
         out->drawn += w.members[i].rates.drawn;
+        out->at_once += w.members[i].rates.at_once;
         out->bytes += w.members[i].rates.bytes;
     }
 done:

@@ -15,7 +15,8 @@ typedef struct ks_rates_of {
     bool scores;                        /* score, as for ks_session_open */
     ks_ask ask;         /* what is asked of a text: KS_ASK_SAMPLE
                            where most are read and no more */
-    const int32_t *ids; /* [n_ids], 2 or more, of its texts */
+    const int32_t *ids; /* [n_ids] of its texts, 2 or more where they are
+                                           scored */
     int32_t n_ids;
     int32_t length;       /* tokens of a text */
     size_t drawn;         /* sequences that are sampled; 0: none */
@@ -28,13 +29,13 @@ typedef struct ks_rates_of {
 
 typedef struct ks_rates {
     double read, drawn; /* tokens a second, of all members; 0: not measured */
+    int64_t at_once;    /* sequences that were drawn from at a time */
     size_t bytes;       /* ks_session_bytes of all */
 } ks_rates;
 
-/* A fraction of a second, for a large model forwards of some 64, 512 and 500
- * tokens. What
- * is drawn is drawn behind short texts: what has more to look back at is
- * slower. Errors: those of sessions. */
+/* A fraction of a second; for a large model forwards of 64, of 512 and of some
+ * 500 tokens. What is drawn is drawn behind short texts: what has more to look
+ * back at is slower. Errors: those of sessions. */
 ks_status ks_rates_measure(ks_rates *out, const ks_rates_of *of, ks_err *err);
 
 #endif

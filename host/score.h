@@ -78,7 +78,7 @@ typedef struct ks_score_cost {
 /* All but rate, time and bytes; before a run. */
 ks_status ks_score_estimate(ks_score_job *job, ks_score_cost *out, ks_err *err);
 /* Those, too: of what was estimated. A fraction of a second for a small model,
- * two forwards of 512 tokens for a large one. */
+ * forwards of 64 and of 512 tokens for a large one. */
 ks_status ks_score_measure(ks_score_job *job, ks_score_cost *cost, ks_err *err);
 
 void ks_score_close(ks_score_job **at);

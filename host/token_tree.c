@@ -12,6 +12,8 @@ static ks_status step_down(ks_token_tree *t, int32_t at, int32_t id,
     *anew = child == 0;
     *out = child;
     if (child) return KS_OK;
+    KS_CHECK(t->n < INT32_MAX, KS_LIMIT, "questions of %zu tokens are too many",
+             t->n);
     KS_TRY(ks_grow(&t->nodes, &t->capacity, t->n + 1, sizeof *t->nodes,
                    "tokens", err));
     t->nodes[t->n] = (ks_token_node){.id = id, .sibling = t->nodes[at].child};

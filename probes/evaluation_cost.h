@@ -28,7 +28,7 @@ typedef struct ks_evaluation_cost {
     size_t least_bytes, most_bytes;
     const char *most_of; /* the part that takes most_bytes */
     /* fitted to see how long it takes, side by side as a run has them; 0 where
-     * nothing is left */
+     * nothing is left, and nothing follows */
     int32_t measured;
     double measured_seconds, seconds; /* of what is left and of later_fits, at
                                          that rate */

@@ -144,9 +144,10 @@ typedef struct ks_label_cost {
     /* Measured on a short piece of the work, tokens a second; 0: none is asked
      * for. pulled: of between but for what is suppressed. */
     double read, drawn, pulled, suppressing;
-    double seconds; /* that all of it takes */
-    size_t bytes;   /* of host memory for buffers and stores, once all of them
-                       are used */
+    int64_t at_once; /* samples that are drawn at a time */
+    double seconds;  /* that all of it takes */
+    size_t bytes;    /* of host memory for buffers and stores, once all of them
+                        are used */
 } ks_label_cost;
 
 typedef struct ks_label_job ks_label_job;

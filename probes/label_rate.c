@@ -20,7 +20,8 @@ typedef struct part {
 
 typedef struct trial {
     const struct ks_label_job *job;
-    ks_tokens tokens;            /* of the chain, its prompt in front */
+    const ks__item *item;        /* the longest chain */
+    ks_tokens tokens;            /* of it, its prompt in front */
     size_t front;                /* tokens of the prompt, at least one */
     int32_t *bounds;             /* [n + 1] of its steps, taken to be alike */
     int32_t n;                   /* 0: the chain is too short to measure on */
@@ -50,8 +51,9 @@ static void divide(int32_t *bounds, int32_t n, int32_t from, int32_t end) {
         bounds[k] = from + (int32_t)((int64_t)(end - from) * k / n);
 }
 
-static ks_status open_trial(trial *t, const ks__item *item, ks_err *err) {
+static ks_status open_trial(trial *t, ks_err *err) {
     ks_status st = KS_OK;
+    const ks__item *item = t->item;
     const ks_chain *c = item->chain;
     ks_str text = {0};
     int32_t context = t->job->engines.at[0]->model->config.n_context;
@@ -82,8 +84,29 @@ done:
 
 /* --------------------------------------------------------------- influences */
 
-static double rate_of(int passes, int64_t tokens, double since) {
-    return (double)passes * (double)tokens / KS_MAX(ks_seconds() - since, 1e-9);
+/* Of a chain's steps between which influences take `tokens`: the last pass
+ * counts, once all of them took long enough; the first makes buffers. */
+typedef struct watch {
+    double all, last; /* seconds */
+    int passes;
+} watch;
+
+static bool goes_on(const watch *c) {
+    return c->passes < 2 || c->all < LONG_ENOUGH;
+}
+
+static double tick(watch *c, double since, int64_t tokens) {
+    c->last = KS_MAX(ks_seconds() - since, 1e-9);
+    c->all += c->last;
+    c->passes++;
+    return (double)tokens / c->last;
+}
+
+/* What the run says where a chain does not fit. */
+static ks_status name_chain(const trial *t, ks_status st, ks_err *err) {
+    if (st != KS_LIMIT) return st;
+    return ks_fail_more(err, st, "; a larger --memory is needed for chain %s",
+                        t->item->chain->id);
 }
 
 static ks_status time_gradients(const trial *t, ks_engine *engine, part *p,
@@ -93,19 +116,20 @@ static ks_status time_gradients(const trial *t, ks_engine *engine, part *p,
     const ks_influence_how *how = &t->job->options.influence;
     bool integrated = how->kind == KS_INFLUENCE_INTEGRATED;
     int64_t pulled, behind;
-    int passes = 0;
+    watch c = {0};
     size_t bytes;
     ks__between_tokens(t->few, t->n_few, &pulled, &behind);
     if (integrated) pulled *= KS_INFLUENCE_POINTS;
     KS_TRY(ks_influence_open(&job, engine, err));
-    KS_TRY(ks_influence_bytes(job, t->bounds, t->n, how, &bytes, err));
+    st = ks_influence_bytes(job, t->bounds, t->n, how, &bytes, err);
+    KS_TRY(name_chain(t, st, err));
     p->bytes = KS_MAX(p->bytes, bytes);
-    double start = ks_seconds();
-    do {
+    while (goes_on(&c)) {
+        double start = ks_seconds();
         KS_TRY(ks_influence_of(job, t->ids, t->few[t->n_few], t->few, t->n_few,
                                how, matrix, err));
-        p->pulled = rate_of(++passes, pulled, start);
-    } while (ks_seconds() - start < LONG_ENOUGH);
+        p->pulled = tick(&c, start, pulled);
+    }
 done:
     ks_influence_close(&job);
     return st;
@@ -116,18 +140,19 @@ static ks_status time_suppression(const trial *t, ks_engine *engine, part *p,
     ks_status st = KS_OK;
     ks_suppression_job *job = NULL;
     int64_t pulled, behind;
-    int passes = 0;
+    watch c = {0};
     size_t bytes;
     ks__between_tokens(t->few, t->n_few, &pulled, &behind);
     KS_TRY(ks_suppression_open(&job, engine, err));
-    KS_TRY(ks_suppression_bytes(job, t->bounds, t->n, &bytes, err));
+    st = ks_suppression_bytes(job, t->bounds, t->n, &bytes, err);
+    KS_TRY(name_chain(t, st, err));
     p->bytes = KS_MAX(p->bytes, bytes);
-    double start = ks_seconds();
-    do {
+    while (goes_on(&c)) {
+        double start = ks_seconds();
         KS_TRY(ks_suppression_of(job, t->ids, t->few[t->n_few], t->few,
                                  t->n_few, matrix, err));
-        p->suppressing = rate_of(++passes, behind, start);
-    } while (ks_seconds() - start < LONG_ENOUGH);
+        p->suppressing = tick(&c, start, behind);
+    }
 done:
     ks_suppression_close(&job);
     return st;
@@ -160,6 +185,7 @@ static void sum_up(const trial *t, int size, const ks_rates *rates,
                    ks_label_cost *cost) {
     cost->read = rates->read;
     cost->drawn = rates->drawn;
+    cost->at_once = rates->at_once;
     cost->bytes = rates->bytes;
     cost->pulled = cost->suppressing = 0;
     for (int i = 0; i < size; i++) {
@@ -178,15 +204,14 @@ static void sum_up(const trial *t, int size, const ks_rates *rates,
 ks_status ks_label_measure(ks_label_job *job, ks_label_cost *cost,
                            ks_err *err) {
     ks_status st = KS_OK;
-    trial t = {.job = job};
+    trial t = {.job = job, .item = longest_item(job)};
     ks_rates rates;
     int size = ks__label_crew(job);
-    const ks__item *item = longest_item(job);
-    if (!item || cost->shared == 0) return KS_OK; /* nothing is asked */
+    if (!t.item || cost->shared == 0) return KS_OK; /* nothing is asked */
     ks_generate_options session = ks__label_session(job, size);
     bool between = ks__measures_between(&job->options);
     KS_TRY(ks_alloc(&t.parts, (size_t)size, sizeof *t.parts, "members", err));
-    KS_TRY(open_trial(&t, item, err));
+    KS_TRY(open_trial(&t, err));
     if (t.n == 0) goto done;
     ks_rates_of of = {.engines = &job->engines,
                       .size = size,
@@ -196,9 +221,9 @@ ks_status ks_label_measure(ks_label_job *job, ks_label_cost *cost,
                       .ask = job->options.exact ? KS_ASK_SCORE : KS_ASK_SAMPLE,
                       .ids = t.tokens.ids,
                       .n_ids = (int32_t)t.tokens.n,
-                      .length = item->longest,
+                      .length = t.item->longest,
                       .drawn = cost->sampled > 0 ? SIZE_MAX : 0,
-                      .drawn_length = item->longest,
+                      .drawn_length = t.item->longest,
                       .besides = between ? time_between : NULL,
                       .user = &t};
     KS_TRY(ks_rates_measure(&rates, &of, err));

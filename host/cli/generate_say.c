@@ -181,6 +181,7 @@ done:
 static ks_status measure(const ks_generate_work *w, plan *p, ks_err *err) {
     ks_status st = KS_OK;
     int32_t *ids = NULL, n = 0;
+    p->held = ks_cli_resident_now().peak;
     if (w->n_asked == 0) return KS_OK;
     int size = ks_generate_size(&w->engines, &w->options, w->n_asked);
     ks_generate_options session =
@@ -199,7 +200,6 @@ static ks_status measure(const ks_generate_work *w, plan *p, ks_err *err) {
         .length = (int32_t)KS_MAX(p->prompts / chains, 1),
         .drawn = w->n_asked,
         .drawn_length = (int32_t)((p->prompts + p->most_new / 2) / chains)};
-    p->held = ks_cli_resident_now().peak;
     KS_TRY(ks_rates_measure(&p->rates, &of, err));
     p->seconds = (double)p->distinct / p->rates.read +
                  (double)p->most_new / p->rates.drawn;
@@ -210,7 +210,7 @@ done:
 
 static void print_plan(const ks_generate_work *w, const plan *p) {
     json_t *object = json_pack(
-        "{s:I,s:i,s:I,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f}", "problems",
+        "{s:I,s:i,s:I,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:I,s:f}", "problems",
         (json_int_t)p->problems, "samples", w->samples, "chains",
         (json_int_t)w->n_asked, "template", ks_template_name(w->prompt.which),
         "prompt_tokens", (json_int_t)p->prompts, "shared_tokens",
@@ -218,8 +218,8 @@ static void print_plan(const ks_generate_work *w, const plan *p) {
         (json_int_t)p->longest, "most_new_tokens", (json_int_t)p->most_new,
         "held_bytes", (json_int_t)p->held, "memory_bytes",
         (json_int_t)(p->held + p->rates.bytes), "tokens_per_second",
-        p->rates.read, "sampled_per_second", p->rates.drawn, "most_seconds",
-        p->seconds);
+        p->rates.read, "sampled_per_second", p->rates.drawn, "sampled_at_once",
+        (json_int_t)p->rates.at_once, "most_seconds", p->seconds);
     add_left_out(w, object);
     ks_cli_print_json(object);
 }
@@ -243,9 +243,11 @@ ks_status ks__generate_plan(const ks_generate_work *w, ks_err *err) {
            (long long)p.prompts, p.longest, (long long)p.distinct);
     printf("at most %lld new tokens, %d a chain\n", (long long)p.most_new,
            w->options.max_new);
-    printf("at most about %s: prompts are read at %.0f tok/s, tokens drawn at "
-           "%.0f tok/s, as measured on a few\n",
-           ks_cli_time_of(p.seconds).text, p.rates.read, p.rates.drawn);
+    if (p.rates.read > 0)
+        printf("at most about %s: prompts are read at %.0f tok/s, tokens drawn "
+               "at %.0f tok/s, %lld chains at a time, as measured on a few\n",
+               ks_cli_time_of(p.seconds).text, p.rates.read, p.rates.drawn,
+               (long long)p.rates.at_once);
     printf(
         "memory is about %s at most, of it %s of program, model and prompts\n",
         all, held);

@@ -21,11 +21,12 @@ static void print_cost(const ks_label_cost *cost, const memory *m) {
         "memory_bytes", (json_int_t)m->all);
     if (cost->read > 0)
         json_object_update_new(
-            all,
-            json_pack("{s:f,s:f,s:f,s:f,s:f}", "tokens_per_second", cost->read,
-                      "sampled_per_second", cost->drawn, "gradients_per_second",
-                      cost->pulled, "suppressed_per_second", cost->suppressing,
-                      "seconds", cost->seconds));
+            all, json_pack("{s:f,s:f,s:I,s:f,s:f,s:f}", "tokens_per_second",
+                           cost->read, "sampled_per_second", cost->drawn,
+                           "sampled_at_once", (json_int_t)cost->at_once,
+                           "gradients_per_second", cost->pulled,
+                           "suppressed_per_second", cost->suppressing,
+                           "seconds", cost->seconds));
     ks_cli_print_json(all);
 }
 

@@ -219,8 +219,13 @@ static void print_bytes(const char *what, json_t *bytes) {
     printf(", %s %s", what, text);
 }
 
+static const char *said_without(json_t *cost) {
+    json_t *text = json_object_get(cost, "seconds_without");
+    return json_is_string(text) ? json_string_value(text) : "";
+}
+
 /* The figures that commands have in common, where they have them. */
-static void print_cost(json_t *cost) {
+static void print_cost(json_t *cost, bool begun) {
     static const struct {
         const char *name, *shown;
     } counts[] = {{"chains", "chains"},
@@ -250,9 +255,10 @@ static void print_cost(json_t *cost) {
     if (json_is_number(seconds))
         printf(", at most about %s",
                ks_cli_time_of(json_number_value(seconds)).text);
-    const char *without =
-        json_string_value(json_object_get(cost, "seconds_without"));
-    if (without && *without) printf(" without %s", without);
+    if (*said_without(cost)) printf(" without %s", said_without(cost));
+    /* a probe's dry run knows which cells are there, the others' do not */
+    if (begun && !json_object_get(cost, "stored_there"))
+        fputs("; all of it as if from the start", stdout);
     putchar('\n');
 }
 
@@ -277,8 +283,9 @@ static const char *state_word(const ks_exp_run *run, int stage, bool to_do) {
 /* Of the stages to do. */
 typedef struct total {
     double seconds;
-    int timed; /* stages that it is of */
-    bool most; /* one of them may take less */
+    int timed;    /* stages that it is of */
+    bool most;    /* one of them may take less */
+    bool without; /* or more, for what is not in its time */
 } total;
 
 static void add_time(total *t, json_t *cost) {
@@ -286,6 +293,7 @@ static void add_time(total *t, json_t *cost) {
     json_t *most = json_object_get(cost, "most_seconds");
     if (!json_is_number(about) && !json_is_number(most)) return;
     t->most |= json_is_number(most);
+    t->without |= *said_without(cost) != 0;
     t->seconds += json_number_value(most) + json_number_value(about);
     t->timed++;
 }
@@ -307,7 +315,7 @@ static ks_status show_stage(const ks_exp_run *run, int stage, bool to_do,
     if (other) printf("      made by keystep %s\n", other);
     printf("      $ %s\n", line.data);
     if (to_do) KS_TRY(cost_of(run, stage, &cost, why, err));
-    if (cost) print_cost(cost);
+    if (cost) print_cost(cost, ks_exp_run_state(run, stage) == KS_EXP_BEGUN);
     add_time(sum, cost);
     if (to_do && !cost && *why) printf("      cost not known: %s\n", why);
 done:
@@ -374,9 +382,10 @@ ks_status ks_cli_explain(ks_exp_run *run, bool json, ks_err *err) {
     for (size_t i = 0; i < p->n_stages; i++)
         KS_TRY(show_stage(run, (int)i, to_do[i], &sum, err));
     if (sum.timed > 0)
-        printf("\n%sabout %s for %d of the %d stage%s to do\n",
+        printf("\n%sabout %s for %d of %d stage%s%s\n",
                sum.most ? "at most " : "", ks_cli_time_of(sum.seconds).text,
-               sum.timed, n, ks_plural((size_t)n));
+               sum.timed, n, ks_plural((size_t)n),
+               sum.without ? ", without what is named above" : "");
 done:
     free(to_do);
     return st;

@@ -282,7 +282,7 @@ Test(experiment, a_grid_shares_what_its_cells_have_in_common) {
     expect_said("folds 3, a; folds 4, a");
     expect_said("about ");
     expect_said("cost not known: it waits for its acts");
-    expect_said(" of the 6 stages to do\n");
+    expect_said(" of 6 stages\n");
     expect_run("run x.yaml --explain --set matrix.half.b=false", 0);
     expect_said("2 cells, 3 stages");
     write_experiment(HEAD "capture: {}\n");

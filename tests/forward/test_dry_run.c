@@ -67,6 +67,7 @@ Test(dry_run, of_generate) {
              prompts / number(said, "tokens_per_second") +
                  new / number(said, "sampled_per_second"),
              1e-3);
+        cr_expect_eq(number(said, "sampled_at_once"), 6); /* all of them */
         shell("test \"$(ls)\" = \"$(printf 'c.jsonl\\nproblems.jsonl')\"");
         snprintf(args, sizeof args, "%s %s --out a.jsonl", GENERATE,
                  memories[i]);
@@ -74,6 +75,21 @@ Test(dry_run, of_generate) {
         shell("rm -f a.jsonl said");
         json_decref(said);
     }
+    /* of a share, the second half of two, whose prompt no context holds */
+    shell("head -n 1 problems.jsonl >two && python3 -c \"print('{\\\"id\\\":"
+          "\\\"long\\\",\\\"question\\\":\\\"' + 'Ben has 2. ' * 4000 + "
+          "'\\\"}')\" >>two");
+    json_t *said =
+        asked("generate --model $M --problems two --shard 2/2", "--dry-run");
+    cr_expect(number(said, "chains") == 0 && number(said, "held_bytes") > 0 &&
+              number(said, "most_seconds") == 0);
+    json_decref(said);
+    cr_expect_eq(keystep(out, sizeof out,
+                         "generate --model $M --problems two --shard 2/2 "
+                         "--dry-run"),
+                 0);
+    cr_expect(!strstr(out, "tok/s") && strstr(out, "left out: long"), "%s",
+              out);
     drop_folder();
 }
 
@@ -137,6 +153,9 @@ Test(dry_run, of_label) {
         bool suppressed = strstr(ways[i], "--suppression");
         cr_expect_eq(number(said, "gradients_per_second") > 0, gradients);
         cr_expect_eq(number(said, "suppressed_per_second") > 0, suppressed);
+        /* as many at a time as a store holds */
+        cr_expect_eq(number(said, "sampled_at_once") > 1,
+                     number(said, "sampled") > 0);
         if (number(said, "sampled") > 0)
             seconds +=
                 number(said, "sampled") / number(said, "sampled_per_second");
@@ -152,6 +171,8 @@ Test(dry_run, of_label) {
         json_decref(said);
     }
     expect_said(LABEL "--dry-run", 0, "That takes about ");
+    expect_said(LABEL "--dry-run --memory 4M", 1,
+                "; a larger --memory is needed for chain ");
     shell("test \"$(ls)\" = \"$(printf 'c.jsonl\\np')\"");
     drop_folder();
 }
