@@ -13,7 +13,7 @@ enum {
     MOST = 256,
     NEW_TOKENS = 4
 };
-#define LONG_ENOUGH 0.2 /* seconds */
+#define LONG_ENOUGH 0.1 /* seconds */
 
 typedef struct member {
     const ks_rates_of *of;

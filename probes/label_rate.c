@@ -10,7 +10,7 @@
 
 /* Tokens of the steps between which influences are timed. */
 enum { FEW_TOKENS = 128, LEAST_TOKENS = 4 };
-#define LONG_ENOUGH 0.2 /* seconds */
+#define LONG_ENOUGH 0.1 /* seconds */
 
 /* Of one member of the crew. */
 typedef struct part {
