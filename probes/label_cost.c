@@ -186,7 +186,7 @@ static int64_t count_tokens(const struct ks_label_job *job, const char *text,
     return count;
 }
 
-static bool may_be_asked(const ks__item *item) {
+bool ks__may_be_asked(const ks__item *item) {
     return !item->too_long && item->skip == KS_SKIP_NONE &&
            item->problem->answer && item->original.steps.n > 0;
 }
@@ -196,7 +196,7 @@ static double size_of(const struct ks_label_job *job, const ks__item *item,
                       int64_t *text) {
     enum { QUESTIONS_A_STEP = 8 };
     const ks_chain *c = item->chain;
-    if (!may_be_asked(item)) return 0;
+    if (!ks__may_be_asked(item)) return 0;
     *text = count_tokens(job, c->text, c->text_length);
     return (double)(*text + count_tokens(job, c->prompt, c->prompt_length)) *
            (double)item->original.steps.n * QUESTIONS_A_STEP;

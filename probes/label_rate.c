@@ -37,9 +37,8 @@ static const ks__item *longest_item(const struct ks_label_job *job) {
     const ks__item *longest = NULL;
     for (size_t i = job->first; i < job->end; i++) {
         const ks__item *item = &job->items[i];
-        bool asked = !item->too_long && item->problem->answer &&
-                     item->original.steps.n > 0;
-        if (asked && (!longest || item->longest > longest->longest))
+        if (ks__may_be_asked(item) &&
+            (!longest || item->longest > longest->longest))
             longest = item;
     }
     return longest;
@@ -84,10 +83,10 @@ done:
 
 /* --------------------------------------------------------------- influences */
 
-/* Of a chain's steps between which influences take `tokens`: the last pass
- * counts, once all of them took long enough; the first makes buffers. */
+/* Of passes over the same steps: the last one's rate counts, once there were
+ * two, since the first makes buffers, and all took long enough. */
 typedef struct watch {
-    double all, last; /* seconds */
+    double all; /* seconds */
     int passes;
 } watch;
 
@@ -95,11 +94,12 @@ static bool goes_on(const watch *c) {
     return c->passes < 2 || c->all < LONG_ENOUGH;
 }
 
+/* The rate of a pass over so many tokens. */
 static double tick(watch *c, double since, int64_t tokens) {
-    c->last = KS_MAX(ks_seconds() - since, 1e-9);
-    c->all += c->last;
+    double took = KS_MAX(ks_seconds() - since, 1e-9);
+    c->all += took;
     c->passes++;
-    return (double)tokens / c->last;
+    return (double)tokens / took;
 }
 
 /* What the run says where a chain does not fit. */

@@ -253,6 +253,8 @@ bool ks__may_ask(const ks__item *item);
 int ks__label_crew(const struct ks_label_job *job);
 ks_generate_options ks__label_session(const struct ks_label_job *job, int size);
 
+/* Before a run: whether anything may be asked about the item. */
+bool ks__may_be_asked(const ks__item *item);
 /* In place of sending it and of computing the influences of item's matrix. */
 ks_status ks__count_ask(ks__ask *ask, int32_t max_new, ks_err *err);
 void ks__count_between(ks__item *item, const int32_t *bounds);

@@ -1,22 +1,13 @@
 /* room.c - see room.h. */
 #include "room.h"
 
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "n_threads.h"
+#include "resident.h"
 
 size_t ks_process_bytes(void) {
-    size_t bytes = 0;
-    char *text = NULL;
-    if (ks_read_file("/proc/self/status", SIZE_MAX, &text, NULL, NULL) ==
-        KS_OK) {
-        const char *at = strstr(text, "\nRssAnon:");
-        if (at) bytes = (size_t)strtoull(at + 9, NULL, 10) << 10;
-    }
-    free(text);
-    return bytes;
+    return ks_resident("RssAnon");
 }
 
 size_t ks_room_left(const ks_room *room) {

@@ -241,13 +241,14 @@ typedef struct ks_cli_time {
 } ks_cli_time;
 ks_cli_time ks_cli_time_of(double seconds);
 
-/* What the process has in memory, by the kernel's count: what is resident of a
- * mapped model and of libraries, and what an allocator holds beside what it was
- * asked for, no sum can tell. */
+/* What the process has in memory (host/resident.h). */
 typedef struct ks_cli_resident {
     uint64_t now, peak; /* bytes */
 } ks_cli_resident;
 ks_cli_resident ks_cli_resident_now(void);
+/* Of a dry run on chains: bytes before the model computes anything, and in all,
+ * on stdout. */
+void ks_cli_print_memory(uint64_t held, uint64_t all);
 
 /* The file of this program; false: nobody knows, out is empty. */
 bool ks_cli_self(char out[PATH_MAX]);

@@ -291,7 +291,6 @@ static void sum_up(const input *in, const ks_score_sum *sum) {
 
 static void print_cost(const input *in, const ks_score_cost *cost,
                        uint64_t held) {
-    char all_text[32], held_text[32];
     uint64_t all = held + cost->bytes;
     if (in->common.json) {
         ks_cli_print_json(json_pack(
@@ -303,8 +302,6 @@ static void print_cost(const input *in, const ks_score_cost *cost,
             "seconds", cost->seconds));
         return;
     }
-    ks_cli_bytes(all_text, all);
-    ks_cli_bytes(held_text, held);
     printf("%zu chains of %lld steps: about %lld tokens go through the model",
            cost->chains, (long long)cost->steps, (long long)cost->computed);
     if (cost->walked < cost->chains)
@@ -314,9 +311,7 @@ static void print_cost(const input *in, const ks_score_cost *cost,
         printf("That takes about %s at %.0f tok/s, as measured on a short "
                "piece of them.\n",
                ks_cli_time_of(cost->seconds).text, cost->read);
-    printf(
-        "Memory is about %s at most, of it %s of program, model and chains.\n",
-        all_text, held_text);
+    ks_cli_print_memory(held, all);
 }
 
 static ks_status dry_run(const input *in, ks_score_job *job, ks_err *err) {

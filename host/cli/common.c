@@ -1,4 +1,5 @@
 /* common.c - options and habits that every subcommand shares. */
+#include "../resident.h"
 #include "../text/text.h"
 #include "cli.h"
 
@@ -365,26 +366,23 @@ ks_cli_time ks_cli_time_of(double seconds) {
     return time;
 }
 
-static uint64_t status_kib(const char *text, const char *name) {
-    const char *at = strstr(text, name);
-    return at ? strtoull(at + strlen(name), NULL, 10) : 0;
-}
-
 ks_cli_resident ks_cli_resident_now(void) {
-    ks_cli_resident r = {0};
-    char *text = NULL;
-    if (ks_read_file("/proc/self/status", SIZE_MAX, &text, NULL, NULL) ==
-        KS_OK) {
-        r.now = status_kib(text, "\nVmRSS:") << 10;
-        r.peak = status_kib(text, "\nVmHWM:") << 10;
-        free(text);
-    }
+    ks_cli_resident r = {ks_resident("VmRSS"), ks_resident("VmHWM")};
     if (!r.now) { /* no /proc; it counts the starting process along */
         struct rusage used;
         getrusage(RUSAGE_SELF, &used);
         r.now = r.peak = (uint64_t)used.ru_maxrss << 10;
     }
     return r;
+}
+
+void ks_cli_print_memory(uint64_t held, uint64_t all) {
+    char all_text[32], held_text[32];
+    ks_cli_bytes(all_text, all);
+    ks_cli_bytes(held_text, held);
+    printf(
+        "Memory is about %s at most, of it %s of program, model and chains.\n",
+        all_text, held_text);
 }
 
 void ks_cli_print_json(json_t *object) {

@@ -4,12 +4,8 @@
 #include "cli.h"
 #include "label.h"
 
-/* Bytes at the peak: before the model computes anything, and in all. */
-typedef struct memory {
-    uint64_t held, all;
-} memory;
-
-static void print_cost(const ks_label_cost *cost, const memory *m) {
+static void print_cost(const ks_label_cost *cost, uint64_t held) {
+    uint64_t memory = held + cost->bytes;
     json_t *all = json_pack(
         "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "chains",
         (json_int_t)cost->chains, "tokens", (json_int_t)cost->tokens, "walked",
@@ -17,8 +13,8 @@ static void print_cost(const ks_label_cost *cost, const memory *m) {
         "sampled", (json_int_t)cost->sampled, "least", (json_int_t)cost->least,
         "most", (json_int_t)cost->most, "filters", (json_int_t)cost->filters,
         "alone", (json_int_t)cost->alone, "influences",
-        (json_int_t)cost->between, "held_bytes", (json_int_t)m->held,
-        "memory_bytes", (json_int_t)m->all);
+        (json_int_t)cost->between, "held_bytes", (json_int_t)held,
+        "memory_bytes", (json_int_t)memory);
     if (cost->read > 0)
         json_object_update_new(
             all, json_pack("{s:f,s:f,s:I,s:f,s:f,s:f}", "tokens_per_second",
@@ -34,21 +30,14 @@ static void say_rate(const char *what, double rate) {
     if (rate > 0) printf(", %s %.0f tok/s", what, rate);
 }
 
-static void say_time(const ks_label_cost *cost, const memory *m) {
-    char all[32], held[32];
-    ks_cli_bytes(all, m->all);
-    ks_cli_bytes(held, m->held);
-    if (cost->read > 0) {
-        printf("That takes about %s: texts are read at %.0f tok/s",
-               ks_cli_time_of(cost->seconds).text, cost->read);
-        say_rate("samples drawn at", cost->drawn);
-        say_rate("gradients pulled at", cost->pulled);
-        say_rate("suppressed texts read at", cost->suppressing);
-        printf(", as measured on a short piece of them.\n");
-    }
-    printf(
-        "Memory is about %s at most, of it %s of program, model and chains.\n",
-        all, held);
+static void say_time(const ks_label_cost *cost) {
+    if (cost->read <= 0) return;
+    printf("That takes about %s: texts are read at %.0f tok/s",
+           ks_cli_time_of(cost->seconds).text, cost->read);
+    say_rate("samples drawn at", cost->drawn);
+    say_rate("gradients pulled at", cost->pulled);
+    say_rate("suppressed texts read at", cost->suppressing);
+    printf(", as measured on a short piece of them.\n");
 }
 
 static void say_tokens(const ks_label_cost *cost) {
@@ -88,15 +77,15 @@ ks_status ks_cli_label_cost(ks_label_job *job, bool json, ks_err *err) {
     ks_status st = KS_OK;
     ks_label_cost cost;
     KS_TRY(ks_label_estimate(job, &cost, err));
-    memory m = {.held = ks_cli_resident_now().peak};
+    uint64_t held = ks_cli_resident_now().peak;
     KS_TRY(ks_label_measure(job, &cost, err));
-    m.all = m.held + cost.bytes;
     if (json) {
-        print_cost(&cost, &m);
+        print_cost(&cost, held);
         goto done;
     }
     say_tokens(&cost);
-    say_time(&cost, &m);
+    say_time(&cost);
+    ks_cli_print_memory(held, held + cost.bytes);
 done:
     return st;
 }
